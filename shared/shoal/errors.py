@@ -1,0 +1,218 @@
+"""Every error that Shoal reports, as one tree.
+
+::
+
+    ShoalError                       internal_error            500
+    ├── InvalidRequest               invalid_request           422   the request can never work as sent
+    │   ├── UnknownModel             unknown_model             422
+    │   ├── PathOutsideRoot          path_outside_root         422
+    │   ├── PathNotFound             path_not_found            422
+    │   ├── NoImages                 no_images                 422
+    │   ├── LabelsRequired           labels_required           422
+    │   ├── LabelsInvalid            labels_invalid            422
+    │   ├── ClustersInvalid          clusters_invalid          422
+    │   ├── NotFinite                not_finite                422
+    │   ├── DimensionMismatch        dimension_mismatch        422
+    │   └── ImportInvalid            import_invalid            422
+    ├── NotFound                     not_found                 404
+    │   ├── JobNotFound              job_not_found             404
+    │   ├── EmbeddingsNotFound       embeddings_not_found      404
+    │   ├── ClusteringNotFound       clustering_not_found      404
+    │   └── ClusterNotFound          cluster_not_found         404
+    ├── Conflict                     conflict                  409
+    │   ├── EmbeddingsIncomplete     embeddings_incomplete     409
+    │   ├── EmbeddingsInUse          embeddings_in_use         409
+    │   ├── IdempotencyConflict      idempotency_conflict      409
+    │   └── JobFinished              job_finished              409
+    ├── JobError                     job_failed                500   why a job failed
+    │   ├── TooManyFailures          too_many_failures         500
+    │   ├── WeightsMissing           weights_missing           500
+    │   ├── WeightsInvalid           weights_invalid           500
+    │   ├── WorkerDied               worker_died               500
+    │   ├── ChildSilent              child_silent              500
+    │   └── TransientFailure         transient_failure         503   worth another attempt
+    ├── StoreError                   store_error               500
+    │   ├── StoreCorrupt             store_corrupt             500
+    │   └── StoreFull                store_full                507
+    └── Unavailable                  unavailable               503
+        └── QueueUnavailable         queue_unavailable         503
+
+``code`` is stable and meant for programs, ``detail`` says in a sentence what is wrong and what would have been right.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+JsonValue = Any
+
+
+class ShoalError(Exception):
+    """An error with a stable code, an HTTP status and a sentence that says what to do.
+
+    Parameters
+    ----------
+    detail
+        One or two sentences: what is wrong (the file, row or field named), and what would have been right.
+    **members
+        Further members of the RFC 9457 problem, for programs: JSON values only.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str, **members: JsonValue) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.members = members
+
+    def problem(self) -> dict[str, JsonValue]:
+        """The error as an RFC 9457 problem object."""
+        return {
+            "type": f"urn:shoal:error:{self.code}",
+            "title": self.code.replace("_", " "),
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            **self.members,
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.detail, self.members))
+
+
+def _rebuild(cls: type[ShoalError], detail: str, members: dict[str, JsonValue]) -> ShoalError:
+    return cls(detail, **members)
+
+
+class InvalidRequest(ShoalError):
+    code, status = "invalid_request", 422
+
+
+class UnknownModel(InvalidRequest):
+    code = "unknown_model"
+
+
+class PathOutsideRoot(InvalidRequest):
+    code = "path_outside_root"
+
+
+class PathNotFound(InvalidRequest):
+    code = "path_not_found"
+
+
+class NoImages(InvalidRequest):
+    code = "no_images"
+
+
+class LabelsRequired(InvalidRequest):
+    code = "labels_required"
+
+
+class LabelsInvalid(InvalidRequest):
+    code = "labels_invalid"
+
+
+class ClustersInvalid(InvalidRequest):
+    code = "clusters_invalid"
+
+
+class NotFinite(InvalidRequest):
+    code = "not_finite"
+
+
+class DimensionMismatch(InvalidRequest):
+    code = "dimension_mismatch"
+
+
+class ImportInvalid(InvalidRequest):
+    code = "import_invalid"
+
+
+class NotFound(ShoalError):
+    code, status = "not_found", 404
+
+
+class JobNotFound(NotFound):
+    code = "job_not_found"
+
+
+class EmbeddingsNotFound(NotFound):
+    code = "embeddings_not_found"
+
+
+class ClusteringNotFound(NotFound):
+    code = "clustering_not_found"
+
+
+class ClusterNotFound(NotFound):
+    code = "cluster_not_found"
+
+
+class Conflict(ShoalError):
+    code, status = "conflict", 409
+
+
+class EmbeddingsIncomplete(Conflict):
+    code = "embeddings_incomplete"
+
+
+class EmbeddingsInUse(Conflict):
+    code = "embeddings_in_use"
+
+
+class IdempotencyConflict(Conflict):
+    code = "idempotency_conflict"
+
+
+class JobFinished(Conflict):
+    code = "job_finished"
+
+
+class JobError(ShoalError):
+    code = "job_failed"
+
+
+class TooManyFailures(JobError):
+    code = "too_many_failures"
+
+
+class WeightsMissing(JobError):
+    code = "weights_missing"
+
+
+class WeightsInvalid(JobError):
+    code = "weights_invalid"
+
+
+class WorkerDied(JobError):
+    code = "worker_died"
+
+
+class ChildSilent(JobError):
+    code = "child_silent"
+
+
+class TransientFailure(JobError):
+    code, status, retryable = "transient_failure", 503, True
+
+
+class StoreError(ShoalError):
+    code = "store_error"
+
+
+class StoreCorrupt(StoreError):
+    code = "store_corrupt"
+
+
+class StoreFull(StoreError):
+    code, status = "store_full", 507
+
+
+class Unavailable(ShoalError):
+    code, status, retryable = "unavailable", 503, True
+
+
+class QueueUnavailable(Unavailable):
+    code = "queue_unavailable"
