@@ -13,7 +13,16 @@
     │   ├── ClustersInvalid          clusters_invalid          422
     │   ├── NotFinite                not_finite                422
     │   ├── DimensionMismatch        dimension_mismatch        422
-    │   └── ImportInvalid            import_invalid            422
+    │   ├── ImportInvalid            import_invalid            422
+    │   └── ImageInvalid             image_invalid             422   one image, also as a row of errors
+    │       ├── ImageEmpty           image_empty               422
+    │       ├── ImageTruncated       image_truncated           422
+    │       ├── ImageUnrecognised    image_unrecognised        422
+    │       ├── ImageTooLarge        image_too_large           422
+    │       ├── ImageUnreadable      image_unreadable          422
+    │       ├── ImageOutsideRoot     image_outside_root        422
+    │       ├── ImageDecoderDied     image_decoder_died        422
+    │       └── ImageNotFinite       image_not_finite          422
     ├── NotFound                     not_found                 404
     │   ├── JobNotFound              job_not_found             404
     │   ├── EmbeddingsNotFound       embeddings_not_found      404
@@ -82,6 +91,24 @@ class ShoalError(Exception):
         return (_rebuild, (type(self), self.detail, self.members))
 
 
+def by_code(problem: dict[str, JsonValue]) -> ShoalError:
+    """The exception that ``problem`` stands for, so that a client raises what the service raised.
+
+    A code that this version does not know becomes a plain `ShoalError` that keeps the code.
+    """
+    known = {cls.code: cls for cls in _tree(ShoalError)}
+    cls = known.get(str(problem.get("code")), ShoalError)
+    members = {key: value for key, value in problem.items() if key not in {"type", "title", "status", "detail"}}
+    code = members.pop("code", cls.code)
+    error = cls(str(problem.get("detail", "")), **members)
+    error.__dict__["code"] = code
+    return error
+
+
+def _tree(root: type[ShoalError]) -> list[type[ShoalError]]:
+    return [root, *(cls for child in root.__subclasses__() for cls in _tree(child))]
+
+
 def _rebuild(cls: type[ShoalError], detail: str, members: dict[str, JsonValue]) -> ShoalError:
     return cls(detail, **members)
 
@@ -128,6 +155,42 @@ class DimensionMismatch(InvalidRequest):
 
 class ImportInvalid(InvalidRequest):
     code = "import_invalid"
+
+
+class ImageInvalid(InvalidRequest):
+    code = "image_invalid"
+
+
+class ImageEmpty(ImageInvalid):
+    code = "image_empty"
+
+
+class ImageTruncated(ImageInvalid):
+    code = "image_truncated"
+
+
+class ImageUnrecognised(ImageInvalid):
+    code = "image_unrecognised"
+
+
+class ImageTooLarge(ImageInvalid):
+    code = "image_too_large"
+
+
+class ImageUnreadable(ImageInvalid):
+    code = "image_unreadable"
+
+
+class ImageOutsideRoot(ImageInvalid):
+    code = "image_outside_root"
+
+
+class ImageDecoderDied(ImageInvalid):
+    code = "image_decoder_died"
+
+
+class ImageNotFinite(ImageInvalid):
+    code = "image_not_finite"
 
 
 class NotFound(ShoalError):

@@ -1,0 +1,59 @@
+"""The `shoal` command line: a thin layer over `shoal.Client` and `shoal.embedded`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from shoal import __version__
+from shoal.cli import data, jobs, models, stack
+from shoal.cli.output import fail
+from shoal.errors import ShoalError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Group large collections of unlabelled images by what they show, and say how good the groups are.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"shoal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+app.command("up")(stack.up)
+app.command("run")(stack.run)
+app.command("demo")(stack.demo)
+app.command("doctor")(stack.doctor)
+app.command("extract")(jobs.extract)
+app.command("cluster")(jobs.cluster)
+app.command("jobs")(jobs.list_jobs)
+app.command("watch")(jobs.watch)
+app.command("cancel")(jobs.cancel)
+app.command("show")(jobs.show)
+app.command("import")(data.import_)
+app.command("verify")(data.verify)
+app.add_typer(models.app, name="models")
+
+
+def main() -> None:
+    """Entry point: problems are one line on stderr and exit status 1, never a traceback."""
+    try:
+        app()
+    except ShoalError as error:
+        fail(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

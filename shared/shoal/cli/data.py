@@ -1,0 +1,48 @@
+"""`import` and `verify`: what works on the store itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shoal.cli.output import err
+from shoal.settings import Settings
+
+StoreRoot = Annotated[Path | None, typer.Option("--store", envvar="SHOAL_STORE", help="Root of the store.")]
+
+
+def import_(
+    path: Annotated[Path, typer.Argument(help="One .npy of shape (n, dim), or a clip-retrieval folder.")],
+    name: Annotated[str, typer.Option(help="Start of the embeddings' id.")],
+    labels: Annotated[Path | None, typer.Option(help="Labels: .npy, CSV or Parquet.")] = None,
+    split: Annotated[str | None, typer.Option(help="Name written beside every row.")] = None,
+    store: StoreRoot = None,
+) -> None:
+    """Bring existing embeddings into the store; prints their id."""
+    from shoal.importer import import_embeddings
+    from shoal.store import Store
+
+    root = store or Settings().store
+    embeddings_id = import_embeddings(Store(root), path, name=name, labels=labels, split=split)
+    typer.echo(embeddings_id)
+
+
+def verify(
+    ids: Annotated[list[str] | None, typer.Argument(help="Embeddings ids; all if left out.")] = None,
+    store: StoreRoot = None,
+) -> None:
+    """Check every checksum, row and value of embeddings in the store."""
+    from shoal.store import Store
+
+    opened = Store(store or Settings().store)
+    bad = 0
+    for embeddings_id in ids or opened.embeddings_ids():
+        report = opened.verify(embeddings_id)
+        bad += len(report.problems)
+        for problem in report.problems:
+            err.print(f"{embeddings_id}: {problem}", highlight=False, markup=False)
+        typer.echo(f"{embeddings_id}: {'ok' if not report.problems else f'{len(report.problems)} problems'}")
+    if bad:
+        raise typer.Exit(1)

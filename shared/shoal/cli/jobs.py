@@ -1,0 +1,192 @@
+"""`extract`, `cluster`, `jobs`, `watch`, `cancel`, `show`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from shoal.cli.output import err, jobs_table, metrics_table, out, progress_bars, watch_job
+from shoal.client import Client
+from shoal.errors import InvalidRequest, JobNotFound, NotFound
+from shoal.schemas import Job
+
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end, with a progress bar.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", envvar="SHOAL_MODEL", help="Catalogue name, timm:<name>, or a JSON description."),
+]
+Labels = Annotated[
+    str,
+    typer.Option(envvar="SHOAL_LABELS", help="folder, none, or a CSV/Parquet file as FILE[:PATH_COLUMN:LABEL_COLUMN]."),
+]
+DEFAULT_MODEL = "tf_efficientnet_lite0"
+
+
+def parse_model(text: str) -> str | dict[str, Any]:
+    """A model as the API takes it: a name, or a JSON object."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        parsed: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"--model starts with a brace but is not JSON: {error}.") from None
+    return parsed
+
+
+def parse_labels(text: str) -> str | dict[str, str]:
+    """Labels as the API takes them."""
+    if text in {"folder", "none"}:
+        return text
+    parts = text.split(":")
+    if len(parts) not in {1, 3}:
+        raise InvalidRequest("--labels is folder, none, FILE, or FILE:PATH_COLUMN:LABEL_COLUMN.")
+    return dict(zip(("file", "path_column", "label_column"), parts, strict=False))
+
+
+def finish(client: Client, job: Job, wait: bool, as_json: bool = False) -> Job:
+    """Print the job, after its end when asked to wait; its id alone is on stdout otherwise."""
+    if wait:
+        with progress_bars() as progress:
+            job = watch_job(client, job, progress)
+    if as_json:
+        typer.echo(job.model_dump_json(indent=2))
+    else:
+        result = job.result or {}
+        typer.echo(result.get("embeddings") or result.get("clustering") or result.get("sweep") or job.id)
+    return job
+
+
+def extract(
+    path: Annotated[str, typer.Argument(help="Folder of images, relative to the data root of the service.")],
+    model: Model = DEFAULT_MODEL,
+    labels: Labels = "folder",
+    split: Annotated[str | None, typer.Option(envvar="SHOAL_SPLIT", help="Name written beside every row.")] = None,
+    name: Annotated[str | None, typer.Option(help="Start of the embeddings' id.")] = None,
+    batch_size: Annotated[int | None, typer.Option(envvar="SHOAL_BATCH_SIZE")] = None,
+    dtype: Annotated[str | None, typer.Option(envvar="SHOAL_DTYPE", help="float16 or float32.")] = None,
+    shard_rows: Annotated[int | None, typer.Option(envvar="SHOAL_SHARD_ROWS")] = None,
+    max_failed_fraction: Annotated[float | None, typer.Option(envvar="SHOAL_MAX_FAILED_FRACTION")] = None,
+    wait: Wait = True,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a folder of images into embeddings; prints the embeddings' id."""
+    with Client() as client:
+        job = client.extract(
+            path,
+            model=parse_model(model),
+            labels=parse_labels(labels),
+            **({"split": split} if split else {}),
+            name=name,
+            batch_size=batch_size,
+            dtype=dtype,
+            shard_rows=shard_rows,
+            max_failed_fraction=max_failed_fraction,
+        )
+        finish(client, job, wait, as_json)
+
+
+def cluster(
+    embeddings: Annotated[str, typer.Argument(help="Embeddings id that k-means is fitted on.")],
+    score: Annotated[list[str] | None, typer.Option(help="Embeddings id to score instead; repeatable.")] = None,
+    clusters: Annotated[int | None, typer.Option("--clusters", "-k", help="Number of clusters.")] = None,
+    over: Annotated[float | None, typer.Option(help="Clusters as a multiple of the number of classes.")] = None,
+    pca: Annotated[int | None, typer.Option(help="Keep this many principal components.")] = None,
+    whiten: Annotated[bool, typer.Option(help="Whiten the principal components.")] = False,
+    normalize: Annotated[bool, typer.Option(help="Scale embeddings to unit length first.")] = True,
+    engine: Annotated[str | None, typer.Option(envvar="SHOAL_ENGINE")] = None,
+    iterations: Annotated[int | None, typer.Option(help="At most this many.")] = None,
+    restarts: Annotated[int | None, typer.Option(help="Runs per seed; the lowest inertia wins.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Repeatable.")] = None,
+    label_map: Annotated[str | None, typer.Option(help="train or scored.")] = None,
+    wait: Wait = True,
+    as_json: AsJson = False,
+) -> None:
+    """Cluster embeddings; prints the clustering's id."""
+    kmeans = {"engine": engine, "iterations": iterations, "restarts": restarts}
+    kmeans = {key: value for key, value in kmeans.items() if value is not None}
+    with Client() as client:
+        job = client.cluster(
+            {"train": embeddings, "score": score} if score else embeddings,
+            clusters=clusters,
+            over=over,
+            pca={"components": pca, "whiten": whiten} if pca or whiten else None,
+            normalize=normalize,
+            kmeans=kmeans or None,
+            seeds=seed or None,
+            label_map=label_map,
+        )
+        finish(client, job, wait, as_json)
+
+
+def list_jobs(
+    state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = None,
+    kind: Annotated[str | None, typer.Option(help="extract:torch, extract:tfserving or cluster.")] = None,
+    limit: Annotated[int, typer.Option(help="At most this many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    with Client() as client:
+        page = client.jobs(state=state, kind=kind, limit=limit)
+    if as_json:
+        typer.echo(page.model_dump_json(indent=2))
+    else:
+        out.print(jobs_table(page.jobs))
+
+
+def watch(
+    job_id: Annotated[str | None, typer.Argument(help="The newest running or queued job if left out.")] = None,
+) -> None:
+    """Follow a job with a progress bar until it ends."""
+    with Client() as client:
+        job = client.job(job_id) if job_id else _newest_live(client)
+        finish(client, job, wait=True)
+
+
+def cancel(job_id: Annotated[str, typer.Argument(help="The job's id.")]) -> None:
+    """Cancel a job."""
+    with Client() as client:
+        job = client.cancel(job_id)
+    err.print(f"{job.id} is {'being cancelled' if not job.state.terminal else job.state}.")
+
+
+def show(
+    which: Annotated[str, typer.Argument(help="A clustering, embeddings or job id.")], as_json: AsJson = False
+) -> None:
+    """Show a clustering's metrics, or the facts of embeddings or of a job."""
+    with Client() as client:
+        facts, table = _look_up(client, which)
+    if as_json or table is None:
+        out.print_json(json.dumps(facts))
+    else:
+        out.print(table)
+
+
+def _look_up(client: Client, which: str) -> tuple[dict[str, Any], Any]:
+    try:
+        job = client.job(which)
+    except NotFound:
+        pass
+    else:
+        found = (job.result or {}).get("clustering")
+        if not found:
+            return job.model_dump(mode="json"), None
+        which = str(found)
+    try:
+        metrics = client.metrics(which)
+    except NotFound:
+        facts: dict[str, Any] = client.embeddings(which)
+        return facts, None
+    facts = client.clustering(which)
+    title = f"{which}: k = {facts['k']}, n = {facts['n']:,}, {facts['engine']}, seeds {facts['seeds']}"
+    return {**facts, "metrics": metrics}, metrics_table(metrics, title)
+
+
+def _newest_live(client: Client) -> Job:
+    for state in ("running", "queued"):
+        jobs = client.jobs(state=state, limit=1).jobs
+        if jobs:
+            return jobs[0]
+    raise JobNotFound("No job is running or queued; `shoal jobs` lists the others.")

@@ -1,0 +1,149 @@
+"""What the command line prints: results on stdout, everything about the way there on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from shoal.client import Client
+from shoal.errors import ShoalError
+from shoal.schemas import Job
+
+out = Console()
+err = Console(stderr=True)
+
+SHOWN_METRICS = (
+    ("accuracy", "Accuracy, Hungarian"),
+    ("accuracy_majority", "Accuracy, majority"),
+    ("accuracy_one_to_one", "Accuracy, one to one"),
+    ("nmi_arithmetic", "NMI (arithmetic mean)"),
+    ("ami", "AMI"),
+    ("ari", "ARI"),
+    ("v_measure", "V-measure"),
+    ("fowlkes_mallows", "Fowlkes-Mallows"),
+    ("purity", "Purity"),
+    ("inertia", "Inertia"),
+    ("size_imbalance", "Size imbalance"),
+    ("empty_clusters", "Empty clusters"),
+)
+
+
+def fail(error: ShoalError) -> None:
+    """Print a problem."""
+    err.print(f"[bold red]{error.code}[/]: {escape(error.detail)}", highlight=False)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Bars with rate and time left, on stderr."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[eta]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err) as progress:
+        yield progress
+
+
+def watch_job(client: Client, job: Job, progress: Progress) -> Job:
+    """Follow one job to its end, a bar a stage.
+
+    Raises
+    ------
+    ShoalError
+        The job failed or was cancelled.
+    """
+    bars: dict[str, TaskID] = {}
+
+    def show(current: Job) -> None:
+        if current.state == "queued" and "" not in bars:
+            bars[""] = progress.add_task(f"{current.kind} queued", total=None, rate="", eta="")
+        if current.progress is None:
+            return
+        at = current.progress
+        if at.stage not in bars:
+            for bar in bars.values():
+                finished = progress.tasks[bar].total or 1
+                progress.update(bar, completed=finished, total=finished, eta="")
+            bars[at.stage] = progress.add_task(f"{current.kind} {at.stage}", total=at.total, rate="", eta="")
+        rate = f"{at.rate:,.1f} {at.unit}/s" if at.rate else ""
+        eta = f"{duration(at.eta_s)} left" if at.eta_s else ""
+        progress.update(bars[at.stage], completed=at.done, total=at.total, rate=rate, eta=eta)
+
+    try:
+        return client.wait(job, show)
+    finally:
+        for bar in bars.values():
+            total = progress.tasks[bar].total or progress.tasks[bar].completed or 1
+            progress.update(bar, total=total, eta="")
+            progress.stop_task(bar)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def jobs_table(jobs: Iterable[Job]) -> Table:
+    """Jobs, one a row."""
+    table = Table("id", "kind", "state", "created", "progress", "result or error", box=None, header_style="bold")
+    for job in jobs:
+        at = job.progress
+        how_far = f"{at.stage} {at.done}/{at.total or '?'}" if at and job.state == "running" else ""
+        end = (job.error or {}).get("code") or " ".join(
+            str(value) for key, value in (job.result or {}).items() if key in {"embeddings", "clustering", "sweep"}
+        )
+        table.add_row(job.id, job.kind, job.state, f"{job.created_at:%Y-%m-%d %H:%M:%S}", how_far, end)
+    return table
+
+
+def metrics_table(metrics: dict[str, Any], title: str | None = None) -> Table:
+    """Each scored set's metrics as mean ± standard deviation over the seeds, chance beside them."""
+    table = Table(title=title, box=None, header_style="bold", title_justify="left")
+    table.add_column("metric")
+    sets = metrics["scored"]
+    for name in sets:
+        table.add_column(name, justify="right")
+        table.add_column("chance", justify="right")
+    for key, label in SHOWN_METRICS:
+        cells = [cell for scored in sets.values() for cell in _cells(scored, key)]
+        if any(cells):
+            table.add_row(label, *cells)
+    return table
+
+
+def _cells(scored: dict[str, Any], key: str) -> tuple[str, str]:
+    mean, std = metric_of(scored["mean"], key), metric_of(scored["std"], key)
+    chance = (scored["mean"].get("chance") or {}).get({"nmi_arithmetic": "nmi"}.get(key, key))
+    if isinstance(chance, dict):
+        chance = None
+    return number(mean, std), number(chance)
+
+
+def metric_of(values: dict[str, Any], key: str) -> float | None:
+    """A metric of metrics.json by the name of its row in our tables."""
+    if key in {"accuracy", "accuracy_majority"}:
+        rule = "majority" if key == "accuracy_majority" else "hungarian"
+        accuracy = (values.get("accuracy") or {}).get(rule) or {}
+        found = accuracy.get("train")
+        return float(found) if found is not None else accuracy.get("scored")
+    return values.get(key)
+
+
+def number(value: float | None, std: float | None = None) -> str:
+    """A number with its spread, or nothing."""
+    if value is None:
+        return ""
+    text = f"{value:,.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{text} ± {std:.3f}" if std is not None and abs(value) < 1000 else text

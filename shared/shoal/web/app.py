@@ -1,0 +1,73 @@
+"""The application that both services are built from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from prometheus_client import Counter, Histogram
+
+from shoal import __version__
+from shoal.jobs.queue import JobQueue
+from shoal.settings import Settings
+from shoal.store import Store
+from shoal.web import health, jobs, problems
+
+SUMMARY = {
+    "extractor": "Turns images into embeddings with pretrained networks and streams them into the store.",
+    "clusterer": "Runs PCA and k-means over embeddings and says how good the groups are.",
+}
+
+
+def create_app(
+    *,
+    service: str,
+    routers: Sequence[APIRouter],
+    kinds: Sequence[str],
+    settings: Settings | None = None,
+    queue: JobQueue | None = None,
+    store: Store | None = None,
+) -> FastAPI:
+    """An API with jobs, health, metrics and problems, plus the service's own routes.
+
+    Parameters
+    ----------
+    service
+        ``extractor`` or ``clusterer``.
+    routers
+        The service's own routes.
+    kinds
+        Kinds of jobs that the service submits: it is ready when a worker of one of them lives.
+    settings, queue, store
+        What the routes work on; from the environment when left out.
+    """
+    settings = settings or Settings()
+    app = FastAPI(title=f"Shoal {service}", summary=SUMMARY.get(service), version=__version__)
+    app.state.settings = settings
+    app.state.queue = queue or JobQueue.from_url(settings.redis_url.get_secret_value(), lease_s=settings.lease_s)
+    app.state.store = store or Store(settings.store)
+    app.state.kinds = tuple(kinds)
+    app.state.registry = health.registry_for(app.state.queue, settings)
+    problems.install(app)
+    _count_requests(app, service)
+    for router in [*routers, jobs.router, health.router]:
+        app.include_router(router)
+    return app
+
+
+def _count_requests(app: FastAPI, service: str) -> None:
+    registry = app.state.registry
+    labels = ["service", "method", "route", "status"]
+    requests = Counter("shoal_http_requests", "Requests answered.", labels, registry=registry)
+    seconds = Histogram("shoal_http_request_duration_seconds", "Seconds a request took.", labels[:3], registry=registry)
+
+    @app.middleware("http")
+    async def count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        start = time.perf_counter()
+        response = await call_next(request)
+        # The route's template, not the path: ids must not become label values.
+        route = getattr(request.scope.get("route"), "path", "unmatched")
+        requests.labels(service, request.method, route, str(response.status_code)).inc()
+        seconds.labels(service, request.method, route).observe(time.perf_counter() - start)
+        return response

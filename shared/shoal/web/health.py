@@ -1,0 +1,134 @@
+"""Liveness, readiness and metrics."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+from pydantic import BaseModel
+
+from shoal import __version__
+from shoal.errors import ShoalError
+from shoal.jobs.queue import JobQueue
+from shoal.settings import Settings
+from shoal.store import Store
+from shoal.web.deps import QueueDep, SettingsDep, StoreDep
+
+MIN_FREE_BYTES = 512 * 2**20
+WORKER_ALIVE_S = 60.0
+
+
+class Health(BaseModel):
+    """Answer of `/healthz`: the process lives."""
+
+    status: Literal["ok"] = "ok"
+    version: str = __version__
+
+
+class Readiness(BaseModel):
+    """Answer of `/readyz`: what the service needs, and whether it has it."""
+
+    ready: bool
+    checks: dict[str, str]
+
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz")
+def healthz() -> Health:
+    """Whether the process lives; asks nothing else."""
+    return Health()
+
+
+@router.get("/readyz", responses={503: {"model": Readiness}})
+def readyz(request: Request, response: Response, queue: QueueDep, store: StoreDep, settings: SettingsDep) -> Readiness:
+    """Whether a job that is sent now would run: queue, store, disk, and a live worker."""
+    kinds: tuple[str, ...] = request.app.state.kinds
+    checks = {
+        "queue": _check_queue(queue),
+        "store": _check_store(store),
+        "disk": _check_disk(store),
+        "workers": _check_workers(queue, kinds),
+    }
+    ready = all(answer == "ok" for answer in checks.values())
+    response.status_code = 200 if ready else 503
+    return Readiness(ready=ready, checks=checks)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def metrics(request: Request) -> Response:
+    """Prometheus metrics."""
+    registry: CollectorRegistry = request.app.state.registry
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _check_queue(queue: JobQueue) -> str:
+    try:
+        queue.ping()
+    except ShoalError as error:
+        return error.detail
+    return "ok"
+
+
+def _check_store(store: Store) -> str:
+    return "ok" if store.root.is_dir() and os.access(store.root, os.W_OK) else "the store is not a writable folder"
+
+
+def _check_disk(store: Store) -> str:
+    try:
+        free = shutil.disk_usage(store.root).free
+    except OSError as error:
+        return f"the store's disk cannot be read: {error}"
+    return "ok" if free >= MIN_FREE_BYTES else f"only {free >> 20} MiB are free for the store"
+
+
+def _check_workers(queue: JobQueue, kinds: tuple[str, ...]) -> str:
+    try:
+        beats = queue.workers()
+    except ShoalError as error:
+        return error.detail
+    alive = [kind for kind in kinds if time.time() - beats.get(kind, 0.0) < WORKER_ALIVE_S]
+    return "ok" if alive else f"no live worker for {' or '.join(kinds)}"
+
+
+class QueueCollector(Collector):
+    """The queue's depths and counts, read when Prometheus asks."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+
+    def collect(self) -> Iterator[Metric]:
+        """The families of one scrape; none of the queue's when it cannot be reached."""
+        yield InfoMetricFamily("shoal_build", "Version of this service.", value={"version": __version__})
+        try:
+            depths, counts, beats = self._queue.depths(), self._queue.counts(), self._queue.workers()
+        except ShoalError:
+            yield GaugeMetricFamily("shoal_queue_up", "Whether the queue answers.", value=0)
+            return
+        yield GaugeMetricFamily("shoal_queue_up", "Whether the queue answers.", value=1)
+        yield _family("shoal_queue_depth", "Jobs that wait for a worker.", "kind", depths)
+        yield _family("shoal_jobs", "Jobs kept, by state.", "state", counts)
+        yield _family("shoal_worker_last_heartbeat_seconds", "Unix time of the last heartbeat.", "kind", beats)
+
+
+def _family(name: str, text: str, label: str, values: dict[str, float] | dict[str, int]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for key, value in sorted(values.items()):
+        family.add_metric([key], value)
+    return family
+
+
+def registry_for(queue: JobQueue, settings: Settings) -> CollectorRegistry:
+    """A fresh registry with the queue's collector, so that several applications fit into one process."""
+    registry = CollectorRegistry()
+    registry.register(QueueCollector(queue))
+    return registry

@@ -1,0 +1,106 @@
+"""Jobs over HTTP: submit, list, read, cancel, follow. The same routes in both services."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
+from sse_starlette import EventSourceResponse
+
+from shoal.errors import QueueUnavailable, ShoalError
+from shoal.jobs.queue import JobQueue
+from shoal.jobs.states import JobState
+from shoal.schemas import Id, Job, JobPage
+from shoal.web.deps import QueueDep
+from shoal.web.problems import problem_responses
+
+POLL_S = 0.25
+router = APIRouter(tags=["jobs"])
+
+
+def with_links(job: Job) -> Job:
+    """``job`` with the addresses a client goes to next."""
+    links = {"self": f"/jobs/{job.id}", "events": f"/jobs/{job.id}/events"}
+    result = job.result or {}
+    if "embeddings" in result:
+        links["result"] = f"/embeddings/{result['embeddings']}"
+    elif "clustering" in result:
+        links["result"] = f"/clusterings/{result['clustering']}"
+        links["report"] = f"/clusterings/{result['clustering']}/report"
+    elif "sweep" in result:
+        links["result"] = f"/sweeps/{result['sweep']}"
+    return job.model_copy(update={"links": links})
+
+
+def submit(queue: JobQueue, kind: str, body: BaseModel, idempotency_key: str | None) -> Job:
+    """Queue ``body`` as a job of ``kind``; the request is kept as it was sent."""
+    request: dict[str, Any] = body.model_dump(mode="json", exclude_unset=True)
+    job, _ = queue.submit(kind, request, idempotency_key=idempotency_key)
+    return job
+
+
+def accepted(job: Job, response: Response) -> Job:
+    """Answer 202 with the job's address."""
+    response.status_code = 202
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return with_links(job)
+
+
+@router.get("/jobs", responses=problem_responses(422, 503))
+def list_jobs(
+    queue: QueueDep,
+    state: JobState | None = None,
+    kind: Annotated[str | None, Query(max_length=100)] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    cursor: Annotated[str | None, Query(max_length=500)] = None,
+) -> JobPage:
+    """Jobs, newest first."""
+    page = queue.list(state=state, kind=kind, limit=limit, cursor=cursor)
+    return page.model_copy(update={"jobs": [with_links(job) for job in page.jobs]})
+
+
+@router.get("/jobs/{job_id}", responses=problem_responses(404, 422, 503))
+def get_job(job_id: Id, queue: QueueDep) -> Job:
+    """One job."""
+    return with_links(queue.get(job_id))
+
+
+@router.delete("/jobs/{job_id}", status_code=202, responses=problem_responses(404, 409, 422, 503))
+def cancel_job(job_id: Id, queue: QueueDep) -> Job:
+    """Cancel a job: a queued one ends at once, a running one within seconds."""
+    return with_links(queue.cancel(job_id))
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_class=EventSourceResponse,
+    responses={200: {"content": {"text/event-stream": {}}}, **problem_responses(404, 422, 503)},
+)
+async def follow_job(job_id: Id, queue: QueueDep, request: Request) -> EventSourceResponse:
+    """Server-sent events: a `job` event at every change, the last one when the job has ended."""
+    await run_in_threadpool(queue.get, job_id)
+    return EventSourceResponse(_events(queue, job_id), ping=15)
+
+
+async def _events(queue: JobQueue, job_id: str) -> AsyncIterator[dict[str, str]]:
+    seen: int | None = None
+    while True:
+        try:
+            version = await run_in_threadpool(queue.version, job_id)
+            if version != seen:
+                job = with_links(await run_in_threadpool(queue.get, job_id))
+                seen = version
+                yield {"event": "job", "id": str(version), "data": job.model_dump_json()}
+                if job.state.terminal:
+                    return
+        except QueueUnavailable:
+            # An outage of the queue ends no stream: the client would only reconnect into the same outage.
+            pass
+        except ShoalError as error:
+            yield {"event": "error", "data": error.detail}
+            return
+        await asyncio.sleep(POLL_S)

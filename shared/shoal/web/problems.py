@@ -1,0 +1,118 @@
+"""Every error leaves as RFC 9457 `application/problem+json` with a stable code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from shoal.errors import ShoalError
+from shoal.schemas import Problem
+
+log = structlog.get_logger()
+
+PROBLEM_JSON = "application/problem+json"
+
+_CODES = {
+    "extra_forbidden": "unknown_field",
+    "missing": "missing_field",
+    "finite_number": "not_finite",
+    "json_invalid": "invalid_json",
+    "greater_than": "out_of_range",
+    "greater_than_equal": "out_of_range",
+    "less_than": "out_of_range",
+    "less_than_equal": "out_of_range",
+    "too_long": "out_of_range",
+    "too_short": "out_of_range",
+    "string_too_long": "out_of_range",
+    "string_too_short": "out_of_range",
+}
+_MESSAGES = {
+    "unknown_field": "There is no field of this name; see /docs for the fields there are.",
+    "missing_field": "This field is required.",
+    "not_finite": "NaN and infinity are not allowed.",
+}
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries for the problems that a route may answer with."""
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "model": Problem, "content": {PROBLEM_JSON: schema}}
+        for status in statuses
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Turn every exception that leaves a route of ``app`` into a problem."""
+    app.add_exception_handler(ShoalError, _shoal_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def problem_response(error: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
+    """A problem as a response."""
+    return JSONResponse(error, status_code=error["status"], media_type=PROBLEM_JSON, headers=headers)
+
+
+def _shoal_error(request: Request, error: Exception) -> JSONResponse:
+    known = error if isinstance(error, ShoalError) else ShoalError(str(error))
+    headers = {"Retry-After": "5"} if known.status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return problem_response(known.problem(), headers)
+
+
+def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    errors = field_errors(error.errors()) if isinstance(error, RequestValidationError) else []
+    codes = {each["code"] for each in errors}
+    code = codes.pop() if len(codes) == 1 else "invalid_request"
+    detail = "; ".join(f"{each['field'] or 'body'}: {each['message']}" for each in errors[:5])
+    return problem_response(
+        {
+            "type": f"urn:shoal:error:{code}",
+            "title": code.replace("_", " "),
+            "status": 422,
+            "detail": detail or "The request does not fit the schema; see /docs.",
+            "code": code,
+            "errors": errors,
+        }
+    )
+
+
+def field_errors(errors: Sequence[Any]) -> list[dict[str, str]]:
+    """pydantic's errors as (field, code, message), without the offending input: it may be huge, or secret."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for error in errors:
+        where = [str(part) for part in error["loc"] if part not in {"body", "query", "header", "path"}]
+        kind = str(error["type"])
+        code = _CODES.get(
+            kind, "wrong_type" if kind.endswith(("_type", "_parsing", "_from_float")) else "invalid_value"
+        )
+        field = ".".join(where)
+        message = _MESSAGES.get(code) or str(error["msg"]).removeprefix("Value error, ")
+        found.setdefault((field, message), {"field": field, "code": code, "message": message})
+    return list(found.values())
+
+
+def _http_exception(request: Request, error: Exception) -> JSONResponse:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    phrase = HTTPStatus(status).phrase
+    code = phrase.lower().replace(" ", "_")
+    detail = f"{request.method} {request.url.path}: {phrase}. The routes are listed at /docs."
+    return problem_response(
+        {"type": f"urn:shoal:error:{code}", "title": phrase, "status": status, "detail": detail, "code": code}, headers
+    )
+
+
+def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
+    return problem_response(
+        ShoalError("The service failed on this request; its log holds the traceback. Please report it.").problem()
+    )
