@@ -1,0 +1,57 @@
+# Every target is safe to call again: what is already there is kept.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt
+export UV_HTTP_TIMEOUT ?= 300
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(VENV)/laptop ## Install, fetch real images, extract, cluster, print the metrics, draw the groups
+	$(BIN)/shoal demo
+
+.PHONY: test
+test: $(VENV)/dev ## Install what the tests need and run all of them
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(VENV)/dev ## Formatting, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: fix
+fix: $(VENV)/dev ## Format, and mend what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: install
+install: $(VENV)/laptop ## Install everything a laptop needs into .venv (then: .venv/bin/shoal up)
+
+.PHONY: constraints
+constraints: $(VENV)/uv ## Pin the newest versions that resolve together
+	$(BIN)/uv pip compile --quiet --all-extras --upgrade --no-annotate --no-header --no-emit-index-url \
+		--no-emit-find-links --python-version 3.11 --output-file constraints.txt pyproject.toml
+
+.PHONY: clean
+clean: ## Remove the virtual environment and the demo's output
+	rm -rf $(VENV) demo
+
+$(VENV)/uv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+$(VENV)/laptop: $(VENV)/uv pyproject.toml constraints.txt
+	$(PIP) --editable ".[laptop]"
+	@touch $@
+
+$(VENV)/dev: $(VENV)/uv pyproject.toml constraints.txt
+	$(PIP) --editable ".[dev]"
+	@touch $@
