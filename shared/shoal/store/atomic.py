@@ -1,0 +1,211 @@
+"""Files and folders that appear whole or not at all.
+
+Each function leaves either the old state or the new one behind, whenever the process or the machine stops.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from shoal.errors import StoreError, StoreFull
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors about a full disk into `StoreFull`, other failures of I/O into `StoreError`.
+
+    ``FileNotFoundError`` and ``FileExistsError`` pass, since they tell callers who won a race.
+    """
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreFull(
+                f"No space is left to write {path.name} ({os.strerror(error.errno)}): free some below {path.parent} "
+                "and submit the job again; it goes on from the last committed shard.",
+                path=str(path),
+            ) from error
+        raise StoreError(f"{path} could not be written: {error}.", path=str(path)) from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_file(file: BinaryIO) -> None:
+    """Make the content of an open file durable."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _write_temporary(final: Path, write: Callable[[BinaryIO], object], folder: Path | None) -> Path:
+    """Write a durable file under a name of its own, in ``folder`` or hidden beside ``final``."""
+    temporary = (folder or final.parent) / f".{final.name}.{secrets.token_hex(8)}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            write(file)
+            fsync_file(file)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def publish_file(final: Path, write: Callable[[BinaryIO], object], *, temporary_folder: Path | None = None) -> bool:
+    """Create ``final`` with all of its content, unless it exists.
+
+    Parameters
+    ----------
+    final
+        The file to create.
+    write
+        Writes the content to the binary file that it is given.
+    temporary_folder
+        Where the content is written first; must be on the same file system. Beside ``final`` by default.
+
+    Returns
+    -------
+    bool
+        True: ``final`` is there, durable, and ours. False: somebody else's was there first and stays as it is.
+
+    Raises
+    ------
+    StoreFull, StoreError
+        The content could not be written; nothing is left behind.
+    """
+    with storage_errors(final):
+        temporary = _write_temporary(final, write, temporary_folder)
+        try:
+            return link_absent(temporary, final)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def link_absent(source: Path, final: Path) -> bool:
+    """Give ``source`` the second name ``final`` unless that name is taken, durably.
+
+    A hard link is the one call of POSIX that both publishes a whole file and fails when the name is taken.
+
+    Raises
+    ------
+    StoreError
+        The file system has no hard links.
+    """
+    try:
+        os.link(source, final)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            raise StoreError(
+                f"The file system of {final.parent} has no hard links, which the store's commits need: put SHOAL_STORE "
+                "on a local disk or on NFS.",
+                path=str(final),
+            ) from error
+        raise
+    fsync_folder(final.parent)
+    return True
+
+
+def replace_file(final: Path, write: Callable[[BinaryIO], object], *, temporary_folder: Path | None = None) -> None:
+    """Create or replace ``final`` in one step, durably.
+
+    Raises
+    ------
+    StoreFull, StoreError
+        The content could not be written; what was there stays.
+    """
+    with storage_errors(final):
+        temporary = _write_temporary(final, write, temporary_folder)
+        try:
+            temporary.replace(final)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        fsync_folder(final.parent)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Make every file and name below ``folder`` durable."""
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            fsync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    fsync_folder(folder)
+
+
+def publish_folder(temporary: Path, final: Path) -> bool:
+    """Rename the prepared, not empty folder ``temporary`` to ``final``, unless ``final`` exists.
+
+    Returns
+    -------
+    bool
+        True: ``final`` is there, durable with all in it, and ours. False: somebody else's was there first; ours is
+        removed.
+
+    Raises
+    ------
+    StoreFull, StoreError
+        The rename failed for another reason; ``temporary`` stays.
+    """
+    with storage_errors(final):
+        fsync_tree(temporary)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.rename(final)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise
+            shutil.rmtree(temporary, ignore_errors=True)
+            return False
+        fsync_folder(final.parent)
+        return True
+
+
+def remove_folder(folder: Path, trash: Path) -> bool:
+    """Make ``folder`` disappear in one step, then remove its files.
+
+    Parameters
+    ----------
+    folder
+        The folder to remove.
+    trash
+        A folder on the same file system; what a killed process left in it is removed too.
+
+    Returns
+    -------
+    bool
+        False: there was no such folder.
+    """
+    with storage_errors(folder):
+        trash.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.rename(trash / f"{folder.name}.{secrets.token_hex(8)}")
+        except FileNotFoundError:
+            return False
+        fsync_folder(folder.parent)
+    for leftover in trash.iterdir():
+        shutil.rmtree(leftover, ignore_errors=True)
+    return True

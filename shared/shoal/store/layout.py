@@ -1,0 +1,149 @@
+"""Every path of the store, in one place. FORMAT.md is the specification that this module follows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,159}")
+"""What an embeddings or clustering id looks like; anything else is no id and never becomes part of a path."""
+SHARD_DIGITS = 5
+"""Least width of a shard number in file names."""
+COMMIT_NAME = re.compile(r"([0-9]{5,})\.json")
+
+IMG_EMB, METADATA, ERRORS, THUMBS = "img_emb", "metadata", "errors", "thumbs"
+DATA_KINDS = {IMG_EMB: "npy", METADATA: "parquet", ERRORS: "parquet", THUMBS: "parquet"}
+"""The data folders of an embeddings folder and the extension of the files in each."""
+
+
+def is_id(text: str) -> bool:
+    """Whether ``text`` may name an embeddings or clustering folder."""
+    return ID_PATTERN.fullmatch(text) is not None
+
+
+@dataclass(frozen=True)
+class EmbeddingsLayout:
+    """Paths of one embeddings folder.
+
+    Parameters
+    ----------
+    folder
+        ``<root>/embeddings/<id>``.
+    digits
+        Width of the shard numbers in file names: the same for all shards of a plan, so that the files' names sort as
+        their numbers do.
+    """
+
+    folder: Path
+    digits: int = SHARD_DIGITS
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / "plan.json"
+
+    @property
+    def listing(self) -> Path:
+        return self.folder / "listing.parquet"
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+    @property
+    def commits(self) -> Path:
+        return self.folder / "commits"
+
+    @property
+    def work(self) -> Path:
+        """Folder of what is being written: nothing in it counts unless a commit names it."""
+        return self.folder / "work"
+
+    def commit(self, shard: int) -> Path:
+        return self.commits / f"{shard:0{self.digits}d}.json"
+
+    def data_name(self, kind: str, shard: int) -> str:
+        """Path of a shard's file relative to the embeddings folder, with forward slashes."""
+        return f"{kind}/{kind}_{shard:0{self.digits}d}.{DATA_KINDS[kind]}"
+
+    def data(self, kind: str, shard: int) -> Path:
+        return self.folder / self.data_name(kind, shard)
+
+    def staging(self, token: str) -> Path:
+        """Folder of one attempt at one shard."""
+        return self.work / token
+
+    def staged(self, token: str, data_name: str) -> Path:
+        """Where an attempt keeps the file that will become ``data_name`` once it is committed."""
+        return self.staging(token) / data_name.rpartition("/")[2]
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders that exist from the start."""
+        return (*(self.folder / kind for kind in DATA_KINDS), self.commits, self.work)
+
+
+@dataclass(frozen=True)
+class ClusteringLayout:
+    """Paths of one clustering folder, ``<root>/clusterings/<id>``."""
+
+    folder: Path
+
+    @property
+    def spec(self) -> Path:
+        return self.folder / "spec.json"
+
+    @property
+    def transform(self) -> Path:
+        return self.folder / "transform.npz"
+
+    @property
+    def centroids(self) -> Path:
+        return self.folder / "centroids.npy"
+
+    @property
+    def assignments(self) -> Path:
+        return self.folder / "assignments.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
+    @property
+    def iterations(self) -> Path:
+        return self.folder / "iterations.parquet"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report"
+
+
+@dataclass(frozen=True)
+class StoreLayout:
+    """Paths of a store."""
+
+    root: Path
+
+    @property
+    def embeddings_folder(self) -> Path:
+        return self.root / "embeddings"
+
+    @property
+    def clusterings_folder(self) -> Path:
+        return self.root / "clusterings"
+
+    @property
+    def trash(self) -> Path:
+        """Where deleted folders go by one rename before their files are removed."""
+        return self.root / ".trash"
+
+    @property
+    def temporary(self) -> Path:
+        """Where folders are prepared before one rename makes them visible."""
+        return self.root / ".tmp"
+
+    def embeddings(self, embeddings_id: str, digits: int = SHARD_DIGITS) -> EmbeddingsLayout:
+        return EmbeddingsLayout(self.embeddings_folder / embeddings_id, digits)
+
+    def clustering(self, clustering_id: str) -> ClusteringLayout:
+        return ClusteringLayout(self.clusterings_folder / clustering_id)

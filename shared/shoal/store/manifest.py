@@ -1,0 +1,288 @@
+"""The store's records: what stands in plan.json, commits/*.json and manifest.json, and the schemas of the tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from shoal.errors import StoreError
+from shoal.store.layout import SHARD_DIGITS
+
+FORMAT = 1
+"""Version of the on-disk format that this code writes."""
+
+_Fields = list[tuple[str, Any, bool]]
+
+
+def _schema(fields: _Fields) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, nullable=nullable) for name, kind, nullable in fields])
+
+
+LISTING_SCHEMA = _schema(
+    [
+        ("image_id", pa.string(), False),
+        ("image_path", pa.string(), False),
+        ("label", pa.string(), True),
+        ("split", pa.string(), True),
+        ("stamp", pa.string(), True),
+    ]
+)
+"""Schema of listing.parquet. ``stamp`` tells two contents of one path apart (size and time of change, or a hash)."""
+METADATA_SCHEMA = _schema(
+    [
+        ("row", pa.int64(), False),
+        ("image_id", pa.string(), False),
+        ("image_path", pa.string(), False),
+        ("label", pa.string(), True),
+        ("split", pa.string(), True),
+        ("width", pa.int32(), True),
+        ("height", pa.int32(), True),
+        ("bytes", pa.int64(), True),
+        ("sha256", pa.string(), True),
+    ]
+)
+ERRORS_SCHEMA = _schema([(name, pa.string(), False) for name in ("image_id", "image_path", "code", "message")])
+THUMBS_SCHEMA = _schema([("row", pa.int64(), False), ("image", pa.binary(), False)])
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+SetName = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def image_id(image_path: str) -> str:
+    """Id of an image within its listing: 16 hex digits of the XXH3-64 of its path in UTF-8."""
+    return xxhash.xxh3_64_hexdigest(image_path.encode("utf-8"))
+
+
+def canonical_json(document: Any) -> bytes:
+    """JSON with sorted keys and no white space, in UTF-8: the bytes that hashes are taken of."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def conform_listing(listing: pa.Table) -> pa.Table:
+    """``listing`` with exactly the columns of `LISTING_SCHEMA`; an absent nullable column becomes all null.
+
+    Raises
+    ------
+    StoreError
+        A column that must be there is absent, or is not text.
+    """
+    columns = []
+    for field in LISTING_SCHEMA:
+        if field.name in listing.column_names:
+            columns.append(listing.column(field.name))
+        elif field.nullable:
+            columns.append(pa.nulls(listing.num_rows, field.type))
+        else:
+            raise StoreError(f"The listing lacks the column `{field.name}`.")
+    try:
+        table = pa.table(columns, names=LISTING_SCHEMA.names).cast(LISTING_SCHEMA)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        raise StoreError(f"The listing's columns must be text: {error}.") from error
+    return table
+
+
+def listing_sha256(listing: pa.Table) -> str:
+    """SHA-256 of a listing's content, whatever the file that holds it.
+
+    Of one line per row, each a JSON array ``[image_id, image_path, label, split, stamp]`` without white space, in
+    UTF-8, ended by a line feed.
+    """
+    digest = hashlib.sha256()
+    table = conform_listing(listing)
+    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    for batch in table.to_batches(max_chunksize=65_536):
+        columns = [batch.column(i).to_pylist() for i in range(batch.num_columns)]
+        digest.update("".join(encode(row) + "\n" for row in zip(*columns, strict=True)).encode("utf-8"))
+    return digest.hexdigest()
+
+
+class Record(BaseModel):
+    """Base of the store's JSON documents. Readers ignore fields that they do not know."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+class Source(Record):
+    """Where the rows come from."""
+
+    kind: Literal["images", "import"]
+    path: str
+    labels: str | dict[str, Any] | None = None
+    split: str | None = None
+    count: int = Field(ge=0)
+    listing_sha256: Sha256
+
+    @classmethod
+    def of(
+        cls,
+        listing: pa.Table,
+        *,
+        kind: Literal["images", "import"],
+        path: str,
+        labels: str | dict[str, Any] | None = None,
+        split: str | None = None,
+    ) -> Source:
+        """The source whose frozen listing is ``listing``."""
+        return cls(
+            kind=kind,
+            path=path,
+            labels=labels,
+            split=split,
+            count=listing.num_rows,
+            listing_sha256=listing_sha256(listing),
+        )
+
+
+class ModelRecord(Record):
+    """What made the embeddings."""
+
+    name: str
+    backend: str
+    architecture: str
+    weights_sha256: Sha256 | None = None
+    weights_file: str | None = None
+    layout: str | None = None
+    embedding: str
+    seed: int | None = None
+
+
+class Plan(Record):
+    """What an embeddings folder will hold, fixed before the first row: plan.json.
+
+    Attributes
+    ----------
+    dim
+        Length of an embedding.
+    shard_rows
+        Shard ``i`` is the slice ``[i * shard_rows, (i + 1) * shard_rows)`` of the listing.
+    libraries
+        Versions of the libraries at work. Not part of the id: an update of them does not start the work anew.
+    """
+
+    format: int = FORMAT
+    name: SetName
+    source: Source
+    model: ModelRecord
+    transform: dict[str, Any] = Field(default_factory=dict)
+    dim: int = Field(ge=1)
+    dtype: Literal["float16", "float32"]
+    shard_rows: int = Field(ge=1)
+    thumbnails: bool = False
+    libraries: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The embeddings' id: the name and 12 hex digits of what else the plan says."""
+        return plan_id(self.model_dump(mode="json"))
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return -(-self.source.count // self.shard_rows)
+
+    @property
+    def shard_digits(self) -> int:
+        """Width of a shard's number in file names."""
+        return max(SHARD_DIGITS, len(str(self.shards - 1)))
+
+    def shard_range(self, shard: int) -> tuple[int, int]:
+        """First listing row of ``shard`` and the one after its last.
+
+        Raises
+        ------
+        IndexError
+            The plan has no such shard.
+        """
+        if not 0 <= shard < self.shards:
+            raise IndexError(f"shard {shard} of a plan with {self.shards}")
+        start = shard * self.shard_rows
+        return start, min(start + self.shard_rows, self.source.count)
+
+
+def plan_id(document: Mapping[str, Any]) -> str:
+    """Id that belongs to the content of a plan.json."""
+    content = {key: value for key, value in document.items() if key != "libraries"}
+    return f"{document['name']}-{hashlib.sha256(canonical_json(content)).hexdigest()[:12]}"
+
+
+class FileRecord(Record):
+    """A file as it was when it was committed. ``path`` is relative to the embeddings folder."""
+
+    path: str
+    bytes: int = Field(ge=0)
+    xxh3_64: str
+    sha256: Sha256
+
+
+class ShardCommit(Record):
+    """commits/NNNNN.json: the shard's one commit point."""
+
+    format: int = FORMAT
+    shard: int = Field(ge=0)
+    start: int = Field(ge=0)
+    stop: int = Field(ge=0)
+    rows: int = Field(ge=0)
+    failed: int = Field(ge=0)
+    files: tuple[FileRecord, ...]
+    attempt: int
+    owner: str
+    token: str
+    committed_at: datetime
+
+
+class ShardEntry(Record):
+    """A shard within manifest.json. ``offset`` is the global row of its first row."""
+
+    shard: int
+    start: int
+    stop: int
+    offset: int
+    rows: int
+    failed: int
+
+
+class Manifest(Record):
+    """manifest.json: written last, over the finished whole."""
+
+    format: int = FORMAT
+    id: str
+    complete: Literal[True] = True
+    rows: int
+    failed: int
+    dim: int
+    dtype: str
+    shards: tuple[ShardEntry, ...]
+    files: tuple[FileRecord, ...]
+    finished_at: datetime
+    seal: str = ""
+
+    def sealed(self) -> Manifest:
+        """The same manifest with `seal`, the XXH3-64 of its canonical JSON without that field."""
+        return self.model_copy(update={"seal": seal_of(self.model_dump(mode="json"))})
+
+
+def seal_of(document: Mapping[str, Any]) -> str:
+    """What the field ``seal`` of a manifest.json must say."""
+    return xxhash.xxh3_64_hexdigest(canonical_json({k: v for k, v in document.items() if k != "seal"}))
+
+
+@dataclass(frozen=True, slots=True)
+class RowMetadata:
+    """What is known of one embedded image. ``sha256`` is that of the image file's bytes."""
+
+    image_id: str
+    image_path: str
+    label: str | None = None
+    split: str | None = None
+    width: int | None = None
+    height: int | None = None
+    bytes: int | None = None
+    sha256: str | None = None

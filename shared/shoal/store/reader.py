@@ -1,0 +1,378 @@
+"""Reading an embeddings folder: committed shards only, vectors without copying."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import DTypeLike, NDArray
+from pydantic import ValidationError
+
+from shoal.errors import StoreCorrupt, StoreError
+from shoal.store import commits, npyfile
+from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
+from shoal.store.manifest import ERRORS_SCHEMA, FORMAT, METADATA_SCHEMA, Manifest, Plan, ShardCommit, ShardEntry
+
+Array = NDArray[Any]
+
+
+class EmbeddingSet:
+    """One embeddings folder, as it was when it was opened.
+
+    Global rows number the rows of the committed shards in the order of the shards. They are final once the set is
+    `complete`; before that a shard committed later may shift them, in sets opened later.
+
+    Parameters
+    ----------
+    layout
+        Paths of the folder.
+    plan
+        Its plan.
+    """
+
+    def __init__(self, layout: EmbeddingsLayout, plan: Plan) -> None:
+        self.layout = layout
+        self.plan = plan
+        self.manifest = read_manifest(layout)
+        self._entries = list(self.manifest.shards) if self.manifest else shard_entries(self.commits.values())
+        self._offsets = np.array([e.offset for e in self._entries] + [self.rows], dtype=np.int64)
+        self._by_shard = {entry.shard: entry for entry in self._entries}
+        self._mapped = lru_cache(maxsize=8)(self.shard)  # each map holds a file descriptor
+
+    @property
+    def id(self) -> str:
+        """The embeddings' id."""
+        return self.layout.folder.name
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.plan.dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float16 or float32, as stored."""
+        return np.dtype(self.plan.dtype)
+
+    @property
+    def rows(self) -> int:
+        """Number of committed embeddings."""
+        return sum(entry.rows for entry in self._entries)
+
+    @property
+    def failed(self) -> int:
+        """Number of images that could not be embedded, in committed shards."""
+        return sum(entry.failed for entry in self._entries)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is committed and manifest.json is written."""
+        return self.manifest is not None
+
+    @cached_property
+    def commits(self) -> dict[int, ShardCommit]:
+        """The commits by shard number, ascending."""
+        return {
+            shard: commits.read_commit(self.layout.commit(shard)) for shard in commits.committed_shards(self.layout)
+        }
+
+    def missing_shards(self) -> list[int]:
+        """Numbers of the shards that are not committed."""
+        return [shard for shard in range(self.plan.shards) if shard not in self._by_shard]
+
+    def shard(self, shard: int) -> Array:
+        """The vectors of a committed shard.
+
+        Returns
+        -------
+        ndarray
+            ``(rows, dim)`` of the stored dtype: a read-only memmap of the file, nothing is copied.
+
+        Raises
+        ------
+        StoreError
+            The shard is not committed.
+        StoreCorrupt
+            Its file is missing, cut off, or of another shape.
+        """
+        entry = self._by_shard.get(shard)
+        if entry is None:
+            raise StoreError(f"Shard {shard} of {self.id} is not committed.")
+        if not entry.rows:
+            return np.empty((0, self.dim), self.dtype)
+        path = self.layout.data(IMG_EMB, shard)
+        try:
+            return npyfile.open_npy(path, entry.rows, self.dim, self.plan.dtype)
+        except FileNotFoundError:
+            located = self._locate(shard, IMG_EMB)
+            if located is None:
+                raise StoreCorrupt(f"The commit of shard {shard} names no vectors.", file=str(path)) from None
+            return npyfile.open_npy(located, entry.rows, self.dim, self.plan.dtype)
+
+    def iter_batches(
+        self,
+        batch_rows: int = 8192,
+        *,
+        dtype: DTypeLike = np.float32,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Iterator[tuple[int, Array]]:
+        """All vectors from ``start`` to ``stop`` in global row order, in batches that cross the borders of shards.
+
+        Parameters
+        ----------
+        batch_rows
+            Rows per batch; the last one may have fewer.
+        dtype
+            Of the batches.
+
+        Yields
+        ------
+        first : int
+            Global row of the batch's first row.
+        batch : ndarray
+            ``(b, dim)`` of ``dtype``. A read-only view of the file where the dtype is the stored one and the batch lies
+            within one shard, else a copy.
+        """
+        stop = self.rows if stop is None else min(stop, self.rows)
+        if batch_rows < 1 or start < 0:
+            raise ValueError(f"batch_rows is {batch_rows} and start {start}: at least 1 and 0 are needed")
+        for first in range(start, stop, batch_rows):
+            yield first, self._slice(first, min(first + batch_rows, stop), np.dtype(dtype))
+
+    def _slice(self, start: int, stop: int, dtype: np.dtype[Any]) -> Array:
+        first = int(np.searchsorted(self._offsets, start, side="right")) - 1
+        last = int(np.searchsorted(self._offsets, stop, side="left"))
+        parts = []
+        for entry in self._entries[first:last]:
+            lo, hi = max(start - entry.offset, 0), min(stop - entry.offset, entry.rows)
+            if lo < hi:
+                parts.append(self._mapped(entry.shard)[lo:hi])
+        if len(parts) == 1:
+            return parts[0].astype(dtype, copy=False)
+        out = np.empty((stop - start, self.dim), dtype)
+        np.concatenate(parts, out=out, casting="same_kind")
+        return out
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors of some global rows, in the order asked for.
+
+        Parameters
+        ----------
+        rows
+            ``(m,)`` integers, repeats allowed. The files are read in ascending order whatever the order here.
+
+        Returns
+        -------
+        ndarray
+            ``(m, dim)`` float32.
+
+        Raises
+        ------
+        IndexError
+            A row is negative or not below `rows`.
+        """
+        wanted = self._valid_rows(rows)
+        order = np.argsort(wanted, kind="stable")
+        ordered = wanted[order]
+        out = np.empty((len(wanted), self.dim), np.float32)
+        borders = np.searchsorted(ordered, self._offsets)
+        for entry, lo, hi in zip(self._entries, borders[:-1], borders[1:], strict=True):
+            if lo < hi:
+                out[order[lo:hi]] = self._mapped(entry.shard)[ordered[lo:hi] - entry.offset]
+        return out
+
+    def metadata(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows' metadata in global row order.
+
+        Parameters
+        ----------
+        columns
+            Which columns besides ``row``; all by default.
+
+        Returns
+        -------
+        pyarrow.Table
+            ``row`` (int64, global) first.
+        """
+        names = [name for name in METADATA_SCHEMA.names if name != "row" and (columns is None or name in columns)]
+        unknown = set(columns or ()) - set(METADATA_SCHEMA.names)
+        if unknown:
+            raise ValueError(f"metadata has no column {sorted(unknown)}; it has {METADATA_SCHEMA.names}")
+        schema = pa.schema([METADATA_SCHEMA.field(name) for name in ("row", *names)])
+        tables = []
+        for entry in self._entries:
+            if entry.rows:
+                table = self._read(entry.shard, METADATA, schema)
+                if table.num_rows != entry.rows:
+                    raise StoreCorrupt(
+                        f"The metadata of shard {entry.shard} of {self.id} have {table.num_rows} rows, its commit says "
+                        f"{entry.rows}."
+                    )
+                tables.append(table.set_column(0, schema.field(0), pc.add(table.column(0), entry.offset)))
+        return pa.concat_tables(tables) if tables else schema.empty_table()
+
+    def labels(self) -> list[str | None] | None:
+        """The labels in global row order; None when no row has one."""
+        column = self.metadata(["label"]).column("label")
+        return None if column.null_count == len(column) else column.to_pylist()
+
+    def errors(self) -> pa.Table:
+        """The images that could not be embedded: image_id, image_path, code, message."""
+        tables = [self._read(entry.shard, ERRORS, ERRORS_SCHEMA) for entry in self._entries if entry.failed]
+        return pa.concat_tables(tables) if tables else ERRORS_SCHEMA.empty_table()
+
+    def thumbnails(self, rows: NDArray[np.int64] | Sequence[int]) -> dict[int, bytes]:
+        """WebP thumbnails by global row, of those rows that have one.
+
+        Raises
+        ------
+        IndexError
+            A row is negative or not below `rows`.
+        """
+        wanted = np.unique(self._valid_rows(np.asarray(rows, dtype=np.int64)))
+        found: dict[int, bytes] = {}
+        borders = np.searchsorted(wanted, self._offsets)
+        for entry, lo, hi in zip(self._entries, borders[:-1], borders[1:], strict=True):
+            path = self._locate(entry.shard, THUMBS) if lo < hi else None
+            if path is not None:
+                local = (wanted[lo:hi] - entry.offset).tolist()
+                table = pq.read_table(path, columns=["row", "image"], filters=pc.field("row").isin(local))
+                for row, image in zip(*(table.column(name).to_pylist() for name in ("row", "image")), strict=True):
+                    found[int(row) + entry.offset] = image
+        return found
+
+    def listing(self, start: int = 0, stop: int | None = None) -> pa.Table:
+        """The frozen listing, or its slice ``[start, stop)``: image_id, image_path, label, split, stamp."""
+        return read_listing(self.layout, start, stop)
+
+    def summary(self) -> dict[str, Any]:
+        """What `GET /embeddings/{id}` shows: JSON values only."""
+        labels = pq.read_table(self.layout.listing, columns=["label"]).column("label")
+        return {
+            "id": self.id,
+            "name": self.plan.name,
+            "complete": self.complete,
+            "rows": self.rows,
+            "failed": self.failed,
+            "images": self.plan.source.count,
+            "dim": self.dim,
+            "dtype": self.plan.dtype,
+            "classes": pc.count_distinct(labels, mode="only_valid").as_py() or None,
+            "shards": {"total": self.plan.shards, "committed": len(self._entries), "rows": self.plan.shard_rows},
+            "thumbnails": self.plan.thumbnails,
+            "finished_at": self.manifest.finished_at.isoformat() if self.manifest else None,
+            "source": self.plan.source.model_dump(mode="json"),
+            "model": self.plan.model.model_dump(mode="json"),
+            "transform": self.plan.transform,
+            "libraries": self.plan.libraries,
+        }
+
+    def _valid_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.rows:
+            raise IndexError(f"rows {wanted.min()}..{wanted.max()} of an embedding set with {self.rows}")
+        return wanted
+
+    def _locate(self, shard: int, kind: str) -> Path | None:
+        """Path of a committed shard's file; None when it has none of that kind."""
+        final = self.layout.data(kind, shard)
+        if final.exists():
+            return final
+        return commits.locate(self.layout, self._commit(shard), kind)
+
+    def _commit(self, shard: int) -> ShardCommit:
+        return commits.read_commit(self.layout.commit(shard))
+
+    def _read(self, shard: int, kind: str, schema: pa.Schema) -> pa.Table:
+        """The columns of ``schema`` of a shard's table."""
+        path = self._locate(shard, kind)
+        if path is None:
+            raise StoreCorrupt(f"The commit of shard {shard} of {self.id} names no {kind} file.")
+        try:
+            return pq.read_table(path, columns=schema.names, partitioning=None).cast(schema)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise StoreCorrupt(f"{path} is no complete Parquet file: {error}.", file=str(path)) from error
+
+
+def read_plan(layout: EmbeddingsLayout) -> Plan:
+    """The plan of a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none: the folder is no embeddings folder.
+    StoreError
+        A newer version of Shoal wrote it.
+    StoreCorrupt
+        It is no plan.
+    """
+    content = layout.plan.read_bytes()
+    try:
+        document = json.loads(content)
+        version = document["format"]
+        if version == FORMAT:
+            return Plan.model_validate(document)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreCorrupt(f"{layout.plan} is no plan: {error}.", file=str(layout.plan)) from error
+    raise StoreError(f"{layout.folder.name} has format {version!r}, this Shoal reads {FORMAT}: update Shoal.")
+
+
+def read_manifest(layout: EmbeddingsLayout) -> Manifest | None:
+    """The manifest of a folder; None when it is not finished.
+
+    Raises
+    ------
+    StoreCorrupt
+        It is no manifest.
+    """
+    try:
+        return Manifest.model_validate_json(layout.manifest.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise StoreCorrupt(
+            f"{layout.manifest} is no manifest: {error.errors()[0]['msg']}.", file=str(layout.manifest)
+        ) from error
+
+
+def read_listing(layout: EmbeddingsLayout, start: int = 0, stop: int | None = None) -> pa.Table:
+    """Rows ``[start, stop)`` of listing.parquet; only the row groups that hold them are read.
+
+    Raises
+    ------
+    StoreCorrupt
+        The file is missing or no Parquet.
+    """
+    try:
+        with pq.ParquetFile(layout.listing) as file:
+            stop = file.metadata.num_rows if stop is None else stop
+            groups, skipped, first = [], 0, 0
+            for group in range(file.num_row_groups):
+                last = first + file.metadata.row_group(group).num_rows
+                if first < stop and start < last:
+                    groups.append(group)
+                elif last <= start:
+                    skipped = last
+                first = last
+            return file.read_row_groups(groups).slice(start - skipped, max(stop - start, 0))
+    except (pa.ArrowException, OSError) as error:
+        raise StoreCorrupt(f"{layout.listing} cannot be read: {error}.", file=str(layout.listing)) from error
+
+
+def shard_entries(shard_commits: Iterable[ShardCommit]) -> list[ShardEntry]:
+    """The shards with their global offsets."""
+    entries, offset = [], 0
+    for c in shard_commits:
+        entries.append(
+            ShardEntry(shard=c.shard, start=c.start, stop=c.stop, offset=offset, rows=c.rows, failed=c.failed)
+        )
+        offset += c.rows
+    return entries

@@ -1,0 +1,279 @@
+"""Checking an embeddings folder byte by byte against its commits, its plan and its manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shoal.errors import ShoalError
+from shoal.store import commits
+from shoal.store.layout import DATA_KINDS, ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
+from shoal.store.manifest import FileRecord, Manifest, Plan, ShardCommit, listing_sha256, plan_id, seal_of
+from shoal.store.npyfile import open_npy
+from shoal.store.reader import read_listing, read_manifest, read_plan, shard_entries
+
+_SCAN_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be. ``file`` is relative to the embeddings folder."""
+
+    file: str
+    problem: str
+
+
+@dataclass
+class VerifyReport:
+    """What `Store.verify` found.
+
+    Attributes
+    ----------
+    complete
+        Whether manifest.json is there. A set that is not complete is no problem by itself.
+    missing_shards
+        Shards not yet committed.
+    files, bytes
+        How much was read.
+    rows, failed
+        Sums over the committed shards.
+    """
+
+    id: str
+    complete: bool = False
+    missing_shards: int = 0
+    files: int = 0
+    bytes: int = 0
+    rows: int = 0
+    failed: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def add(self, file: str, problem: str) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(file, problem))
+
+
+def verify_embeddings(layout: EmbeddingsLayout) -> VerifyReport:
+    """Check every file of an embeddings folder.
+
+    Parameters
+    ----------
+    layout
+        Of the folder.
+
+    Returns
+    -------
+    VerifyReport
+        Never raises for what is wrong with the files: every problem found is in the report.
+    """
+    report = VerifyReport(layout.folder.name)
+    plan = _check_plan(layout, report)
+    if plan is None:
+        return report
+    layout = EmbeddingsLayout(layout.folder, plan.shard_digits)
+    listing = _check_listing(layout, plan, report)
+    found = _check_commits(layout, plan, report)
+    for commit in found.values():
+        _check_shard(layout, plan, commit, listing, report)
+        report.rows += commit.rows
+        report.failed += commit.failed
+    report.missing_shards = plan.shards - len(found)
+    _check_manifest(layout, found, report)
+    for name in _strangers(layout, found.values() if report.ok or found else ()):
+        report.add(name, "no commit names this file: other programs that read the folder would take it for data")
+    return report
+
+
+def _check_plan(layout: EmbeddingsLayout, report: VerifyReport) -> Plan | None:
+    report.files += 1
+    try:
+        plan = read_plan(layout)
+        expected = plan_id(json.loads(layout.plan.read_bytes()))
+    except (ShoalError, OSError) as error:
+        report.add("plan.json", str(error))
+        return None
+    if expected != report.id:
+        report.add("plan.json", f"its content belongs to the id {expected}")
+    return plan
+
+
+def _check_listing(layout: EmbeddingsLayout, plan: Plan, report: VerifyReport) -> pa.Table | None:
+    report.files += 1
+    try:
+        listing = read_listing(layout)
+        digest = listing_sha256(listing)
+    except (ShoalError, pa.ArrowException, ValueError) as error:
+        report.add("listing.parquet", str(error))
+        return None
+    if (listing.num_rows, digest) != (plan.source.count, plan.source.listing_sha256):
+        report.add("listing.parquet", "its content is not what the plan's listing_sha256 and count say")
+        return None
+    return listing
+
+
+def _check_commits(layout: EmbeddingsLayout, plan: Plan, report: VerifyReport) -> dict[int, ShardCommit]:
+    found = {}
+    for shard in commits.committed_shards(layout):
+        name = layout.commit(shard).relative_to(layout.folder).as_posix()
+        report.files += 1
+        try:
+            commit = commits.read_commit(layout.commit(shard))
+        except (ShoalError, OSError) as error:
+            report.add(name, str(error))
+            continue
+        if shard >= plan.shards or commit.shard != shard or (commit.start, commit.stop) != plan.shard_range(shard):
+            report.add(name, "its shard or range is not one of the plan's")
+            continue
+        if commit.rows + commit.failed != commit.stop - commit.start:
+            report.add(name, f"{commit.rows} rows and {commit.failed} errors for {commit.stop - commit.start} images")
+        kinds = {record.path: kind for kind in DATA_KINDS for record in commit.files if record.path.startswith(kind)}
+        wanted = {IMG_EMB, METADATA} if commit.rows else set()
+        wanted |= {ERRORS} if commit.failed else set()
+        if set(kinds.values()) - {THUMBS} != wanted or any(
+            path != layout.data_name(kind, shard) for path, kind in kinds.items()
+        ):
+            report.add(name, f"its files are {sorted(kinds)}, not one each of {sorted(wanted)}")
+        found[shard] = commit
+    return found
+
+
+def _check_file(layout: EmbeddingsLayout, record: FileRecord, path: Path, report: VerifyReport) -> bool:
+    """Compare a file's bytes with its record."""
+    report.files += 1
+    try:
+        size, fast, strong = commits.hash_file(path)
+    except OSError as error:
+        report.add(record.path, f"cannot be read: {error}")
+        return False
+    report.bytes += size
+    if size != record.bytes:
+        report.add(record.path, f"has {size} bytes, {record.bytes} were committed")
+    elif (fast, strong) != (record.xxh3_64, record.sha256):
+        report.add(record.path, "its checksum is not the committed one: the file was damaged or changed")
+    else:
+        return True
+    return False
+
+
+def _check_shard(
+    layout: EmbeddingsLayout, plan: Plan, commit: ShardCommit, listing: pa.Table | None, report: VerifyReport
+) -> None:
+    paths: dict[str, Path] = {}
+    for record in commit.files:
+        kind = record.path.partition("/")[0]
+        try:
+            path = commits.locate(layout, commit, kind)
+        except ShoalError:
+            report.add(record.path, "is missing, though it was committed")
+            continue
+        if path is not None and _check_file(layout, record, path, report):
+            paths[kind] = path
+    if IMG_EMB in paths:
+        _check_vectors(plan, commit, paths[IMG_EMB], report)
+    names = {kind: layout.data_name(kind, commit.shard) for kind in DATA_KINDS}
+    tables = {}
+    for kind in {METADATA, ERRORS, THUMBS} & paths.keys():
+        try:
+            tables[kind] = pq.read_table(paths[kind], partitioning=None)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            report.add(names[kind], f"is no complete Parquet file: {error}")
+            return
+    for problem_kind, problem in _table_problems(commit, tables):
+        report.add(names[problem_kind], problem)
+    if listing is not None and {METADATA, ERRORS} & {r.path.partition("/")[0] for r in commit.files} <= tables.keys():
+        _check_ids(layout, commit, listing, tables, report)
+
+
+def _check_vectors(plan: Plan, commit: ShardCommit, path: Path, report: VerifyReport) -> None:
+    name = f"{IMG_EMB}/{path.name}"
+    try:
+        array = open_npy(path, commit.rows, plan.dim, plan.dtype)
+    except (ShoalError, OSError) as error:
+        report.add(name, str(error))
+        return
+    for first in range(0, len(array), _SCAN_ROWS):
+        finite = np.isfinite(array[first : first + _SCAN_ROWS]).all(axis=1)
+        if not finite.all():
+            report.add(name, f"row {first + int(np.argmin(finite))} holds NaN or infinity")
+            return
+
+
+def _table_problems(commit: ShardCommit, tables: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for kind, rows in ((METADATA, commit.rows), (ERRORS, commit.failed)):
+        if kind in tables and tables[kind].num_rows != rows:
+            yield kind, f"has {tables[kind].num_rows} rows, its commit says {rows}"
+    if METADATA in tables and tables[METADATA].column("row").to_pylist() != list(range(tables[METADATA].num_rows)):
+        yield METADATA, "its column `row` does not count from 0"
+    if THUMBS in tables:
+        rows = tables[THUMBS].column("row").to_pylist()
+        if len(set(rows)) != len(rows) or not set(rows) <= set(range(commit.rows)):
+            yield THUMBS, "its column `row` repeats a row or names one that is not there"
+
+
+def _check_ids(
+    layout: EmbeddingsLayout, commit: ShardCommit, listing: pa.Table, tables: dict[str, Any], report: VerifyReport
+) -> None:
+    """The ids of rows and errors together must be the shard's slice of the listing, each once."""
+    expected: list[Any] = listing.column("image_id").slice(commit.start, commit.stop - commit.start).to_pylist()
+    present: list[Any] = [
+        value for kind in (METADATA, ERRORS) if kind in tables for value in tables[kind].column("image_id").to_pylist()
+    ]
+    if sorted(expected) != sorted(present):
+        missing, extra = set(expected) - set(present), set(present) - set(expected)
+        repeated = len(present) - len(set(present))
+        report.add(
+            layout.commit(commit.shard).relative_to(layout.folder).as_posix(),
+            f"its rows and errors are not the listing's slice: {len(missing)} images missing, {len(extra)} foreign, "
+            f"{repeated} repeated",
+        )
+
+
+def _check_manifest(layout: EmbeddingsLayout, found: dict[int, ShardCommit], report: VerifyReport) -> None:
+    try:
+        manifest: Manifest | None = read_manifest(layout)
+    except (ShoalError, OSError) as error:
+        report.add("manifest.json", str(error))
+        return
+    if manifest is None:
+        return
+    report.complete = True
+    report.files += 1
+    if seal_of(json.loads(layout.manifest.read_bytes())) != manifest.seal:
+        report.add("manifest.json", "its seal does not fit: the file was damaged or changed")
+    if manifest.id != report.id:
+        report.add("manifest.json", f"it belongs to {manifest.id}")
+    if report.missing_shards:
+        report.add("manifest.json", f"says complete, but {report.missing_shards} shards have no readable commit")
+    elif list(manifest.shards) != shard_entries(found.values()):
+        report.add("manifest.json", "its shards are not those of the commits")
+    if (manifest.rows, manifest.failed) != (
+        sum(s.rows for s in manifest.shards),
+        sum(s.failed for s in manifest.shards),
+    ):
+        report.add("manifest.json", "its totals are not the sums over its shards")
+    for record in manifest.files:
+        _check_file(layout, record, layout.folder / record.path, report)
+
+
+def _strangers(layout: EmbeddingsLayout, found: Any) -> list[str]:
+    """Files in the data folders that no commit names."""
+    known = {record.path for commit in found for record in commit.files}
+    names = (
+        path.relative_to(layout.folder).as_posix()
+        for kind in DATA_KINDS
+        for path in (layout.folder / kind).rglob("*")
+        if path.is_file()
+    )
+    return sorted(set(names) - known)

@@ -1,0 +1,284 @@
+"""Writing one shard: rows stream to a folder of the attempt's own; `ShardWriter.commit` makes them count."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import astuple
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shoal.errors import DimensionMismatch, NotFinite, StoreError
+from shoal.store import commits
+from shoal.store.atomic import fsync_file, fsync_folder, storage_errors
+from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
+from shoal.store.manifest import ERRORS_SCHEMA, METADATA_SCHEMA, THUMBS_SCHEMA, Plan, RowMetadata, ShardCommit
+from shoal.store.npyfile import NpyWriter
+
+METADATA_GROUP, THUMBS_GROUP = 10_000, 256
+"""Rows per Parquet row group. Small groups of thumbnails let a report read a few without reading all."""
+
+
+class _Table:
+    """A Parquet file to which rows are added."""
+
+    def __init__(self, file: BinaryIO, schema: pa.Schema, group_rows: int) -> None:
+        self._schema = schema
+        self._group_rows = group_rows
+        self._writer = pq.ParquetWriter(file, schema, compression="zstd")
+        self._rows: list[tuple[Any, ...]] = []
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= self._group_rows:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = zip(*self._rows, strict=True)
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
+        self._writer.write_table(pa.table(arrays, schema=self._schema))
+        self._rows = []
+
+    def close(self) -> None:
+        if self._rows:
+            self._flush()
+        self._writer.close()
+
+
+class ShardWriter:
+    """Writes one attempt at one shard. As a context manager it discards what was not committed.
+
+    Memory holds at most one row group of each table: embeddings go to the disk as they come. A shard in which every
+    image failed has neither vectors nor metadata files, only errors.
+
+    Parameters
+    ----------
+    layout, plan
+        Of the embeddings folder.
+    shard
+        Number of the shard.
+    expected_ids
+        Image ids of the shard's slice of the listing: each must come exactly once, embedded or failed.
+    attempt, owner
+        Written into the commit, for people.
+    """
+
+    def __init__(
+        self,
+        layout: EmbeddingsLayout,
+        plan: Plan,
+        shard: int,
+        expected_ids: Sequence[str],
+        *,
+        attempt: int,
+        owner: str,
+    ) -> None:
+        self._layout, self._plan, self._shard = layout, plan, shard
+        self._attempt, self._owner = attempt, owner
+        self._start, self._stop = plan.shard_range(shard)
+        self._missing = set(expected_ids)
+        self._expected = frozenset(self._missing)
+        self._token = f"{shard:0{layout.digits}d}-{attempt}-{secrets.token_hex(8)}"
+        self._staging = layout.staging(self._token)
+        self._files: dict[str, BinaryIO] = {}
+        self._tables: dict[str, _Table] = {}
+        self._vectors: NpyWriter | None = None
+        self._closed = False
+        self.rows = 0
+        self.failed = 0
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    def append(
+        self,
+        embeddings: NDArray[Any],
+        metadata: Sequence[RowMetadata],
+        thumbnails: Sequence[bytes | None] | None = None,
+    ) -> None:
+        """Add rows; either all of them or, when this raises before writing, none.
+
+        Parameters
+        ----------
+        embeddings
+            ``(m, dim)`` floating point; converted to the plan's dtype.
+        metadata
+            One record per row.
+        thumbnails
+            One WebP image or None per row.
+
+        Raises
+        ------
+        DimensionMismatch
+            ``embeddings`` has another shape.
+        NotFinite
+            A value is NaN or infinite, or does not fit into the plan's dtype; the image is named.
+        StoreError
+            An image is not part of this shard or came before, or the counts differ.
+        StoreFull
+            The disk is full. The writer is of no further use.
+        """
+        values = self._checked(embeddings, metadata, thumbnails)
+        if not len(metadata):
+            return
+        self._take_ids([record.image_id for record in metadata])
+        with storage_errors(self._staging):
+            if self._vectors is None:
+                self._vectors = NpyWriter(self._open(IMG_EMB), self._plan.dim, values.dtype)
+            self._vectors.append(values)
+            table = self._table(METADATA, METADATA_SCHEMA, METADATA_GROUP)
+            for row, record in enumerate(metadata, start=self.rows):
+                table.add((row, *astuple(record)))
+            for row, image in enumerate(thumbnails or (), start=self.rows):
+                if image is not None:
+                    self._table(THUMBS, THUMBS_SCHEMA, THUMBS_GROUP).add((row, image))
+        self.rows += len(metadata)
+
+    def append_error(self, image_id: str, image_path: str, code: str, message: str) -> None:
+        """Add an image that could not be embedded.
+
+        Raises
+        ------
+        StoreError
+            The image is not part of this shard or came before.
+        StoreFull
+            The disk is full.
+        """
+        self._take_ids([image_id])
+        with storage_errors(self._staging):
+            self._table(ERRORS, ERRORS_SCHEMA, METADATA_GROUP).add((image_id, image_path, code, message))
+        self.failed += 1
+
+    def commit(self) -> bool:
+        """Make the shard count.
+
+        Returns
+        -------
+        bool
+            True: this attempt's rows are the shard. False: another attempt committed the shard first; what was
+            written here is discarded.
+
+        Raises
+        ------
+        StoreError
+            Images of the shard are missing. Nothing was committed.
+        StoreFull
+            The disk is full. Nothing was committed.
+        """
+        self._require_open()
+        if self._missing:
+            raise StoreError(
+                f"Shard {self._shard} misses {len(self._missing)} of its {self._stop - self._start} images, such as "
+                f"{min(self._missing)}: append each as a row or as an error before the commit."
+            )
+        with storage_errors(self._staging):
+            self._staging.mkdir(exist_ok=True)
+            self._finish_files()
+            records = tuple(
+                commits.record_file(self._layout.staged(self._token, name), name)
+                for name in (self._layout.data_name(kind, self._shard) for kind in self._files)
+            )
+            fsync_folder(self._staging)
+            fsync_folder(self._layout.work)
+        commit = ShardCommit(
+            shard=self._shard,
+            start=self._start,
+            stop=self._stop,
+            rows=self.rows,
+            failed=self.failed,
+            files=records,
+            attempt=self._attempt,
+            owner=self._owner,
+            token=self._token,
+            committed_at=datetime.now(UTC),
+        )
+        won = commits.publish_commit(self._layout, commit)
+        self._closed = True
+        # A loser helps too: the winner may have been killed right after its commit.
+        commits.promote(self._layout, commit if won else commits.read_commit(self._layout.commit(self._shard)))
+        if not won:
+            shutil.rmtree(self._staging, ignore_errors=True)
+        return won
+
+    def discard(self) -> None:
+        """Drop what was written. Without effect after `commit`."""
+        if self._closed:
+            return
+        self._closed = True
+        for file in self._files.values():
+            with suppress(OSError):
+                file.close()
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"The writer of shard {self._shard} was committed or discarded before.")
+
+    def _checked(
+        self, embeddings: NDArray[Any], metadata: Sequence[RowMetadata], thumbnails: Sequence[bytes | None] | None
+    ) -> NDArray[Any]:
+        """``embeddings`` in the plan's dtype, every value finite."""
+        self._require_open()
+        shape = (len(metadata), self._plan.dim)
+        if embeddings.shape != shape:
+            raise DimensionMismatch(f"Embeddings are {embeddings.shape}, the plan and the metadata ask for {shape}.")
+        if thumbnails is not None and len(thumbnails) != len(metadata):
+            raise StoreError(f"{len(thumbnails)} thumbnails came with {len(metadata)} rows: send one or None per row.")
+        with np.errstate(over="ignore"):
+            values = embeddings.astype(self._plan.dtype, copy=False)
+        finite = np.isfinite(values).all(axis=1)
+        if not finite.all():
+            row = int(np.argmin(finite))
+            if np.isfinite(embeddings[row]).all():
+                reason = f"holds a value too large for {self._plan.dtype}: use float32"
+            else:
+                reason = "holds NaN or infinity: look at the model's weights and at this image"
+            path = metadata[row].image_path
+            raise NotFinite(f"The embedding of {path} {reason}.", image_path=path)
+        return values
+
+    def _take_ids(self, ids: Sequence[str]) -> None:
+        self._require_open()
+        for position, image_id in enumerate(ids):
+            if image_id not in self._missing:
+                self._missing.update(ids[:position])
+                what = "came twice" if image_id in self._expected else "is not part of the shard's slice of the listing"
+                raise StoreError(f"Image {image_id} {what} (shard {self._shard}).")
+            self._missing.remove(image_id)
+
+    def _open(self, kind: str) -> BinaryIO:
+        self._staging.mkdir(exist_ok=True)
+        path: Path = self._layout.staged(self._token, self._layout.data_name(kind, self._shard))
+        file = path.open("xb")
+        self._files[kind] = file
+        return file
+
+    def _table(self, kind: str, schema: pa.Schema, group_rows: int) -> _Table:
+        table = self._tables.get(kind)
+        if table is None:
+            table = self._tables[kind] = _Table(self._open(kind), schema, group_rows)
+        return table
+
+    def _finish_files(self) -> None:
+        """Complete, sync and close every file."""
+        if self._vectors is not None:
+            self._vectors.finish()
+        for table in self._tables.values():
+            table.close()
+        for file in self._files.values():
+            fsync_file(file)
+            file.close()
