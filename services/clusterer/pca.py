@@ -12,6 +12,9 @@ from shoal.errors import InvalidRequest
 
 from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, Rows
 
+NO_VARIANCE = 1e-12
+"""Share of the largest variance below which a component is rounding noise of the float32 rows."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -76,7 +79,7 @@ class Pca:
         """
         if not self.whiten:
             return np.ones(self.dim)
-        floor = self.explained_variance[0] * np.finfo(np.float32).eps if self.dim else 0.0
+        floor = self.explained_variance[0] * NO_VARIANCE if self.dim else 0.0
         alive = self.explained_variance > floor
         return np.where(alive, 1.0 / np.sqrt(np.where(alive, self.explained_variance, 1.0)), 0.0)
 

@@ -164,6 +164,8 @@ def _draw(weight: Float64Array, size: int, taken: IntArray, rng: np.random.Gener
     if edges[-1] > 0:
         # The clip guards against the last edge's rounding.
         found = np.searchsorted(edges, rng.random(size) * edges[-1], side="right")
-        return np.minimum(found, len(weight) - 1)
+        drawn: IntArray = np.minimum(found, len(weight) - 1)
+        return drawn
     free: IntArray = np.setdiff1d(np.arange(len(weight)), taken)
-    return free[rng.integers(len(free), size=size)]
+    picked: IntArray = free[rng.integers(len(free), size=size)]
+    return picked
