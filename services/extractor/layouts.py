@@ -47,6 +47,9 @@ class Layout:
         ``efficientnet_pytorch``: names that depend on the network's blocks, see `extractor.checkpoints.names`.
     converted_by_timm
         Let the architecture's own conversion in timm try, where the names do not fit directly.
+    averaged
+        The layout reads averaged weights; `auto` takes it only in a file that has no others, so that an error speaks
+        of the weights that were meant.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Layout:
     renames: tuple[Rename, ...] = ()
     names: str | None = None
     converted_by_timm: bool = False
+    averaged: bool = False
 
     def is_head(self, key: str) -> bool:
         """Whether `key`, without ``module.``, belongs to a known head."""
@@ -186,6 +190,7 @@ LAYOUTS: tuple[Layout, ...] = (
         prefixes=("", "encoder.", "backbone."),
         heads=(*CLASSIFIERS, r"head_jig\..*", r"projector\..*", r"n_averaged"),
         converted_by_timm=True,
+        averaged=True,
     ),
     Layout(
         "plain",

@@ -82,7 +82,8 @@ def load_into(module: nn.Module, path: Path, layout: str = "auto") -> LoadReport
 
 def _candidates(content: Mapping[str, Any], layout: str) -> list[Layout]:
     if layout == "auto":
-        return [known for known in LAYOUTS if signed(content, known)]
+        found = [known for known in LAYOUTS if signed(content, known)]
+        return [known for known in found if not known.averaged] or found
     found = [known for known in LAYOUTS if known.name == layout]
     if not found:
         names = ", ".join(known.name for known in LAYOUTS)
