@@ -82,7 +82,8 @@ class Client:
 
         ``labels`` and ``split`` go to ``images``; every other option is a field of `POST /extract`.
         """
-        images = {"path": path, **{key: options.pop(key) for key in ("labels", "split") if key in options}}
+        images: Json = {"path": path}
+        images.update({key: options.pop(key) for key in ("labels", "split") if key in options})
         body = {"images": images, "model": model, **options}
         return Job.model_validate(self._post(self._extractor, "/extract", body, idempotency_key))
 

@@ -71,6 +71,12 @@ class CustomModel(Request):
     )
     layout: str = Field("auto", max_length=100, description="Key layout of the checkpoint; `auto` tries all.")
     transform: TransformOverride | None = None
+    embedding: str = Field(
+        "pooled",
+        min_length=1,
+        max_length=200,
+        description="`pooled`, `cls`, `patch_mean`, or the name of a module inside the network.",
+    )
     seed: Seed = Field(0, description="Seed of `random` weights.")
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _comma_separated(value: Any) -> Any:
+    """A variable's text as the set of its parts; anything else unchanged."""
+    return frozenset(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -57,4 +63,13 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         128_000_000, gt=0, validation_alias="SHOAL_MAX_IMAGE_PIXELS", description="Larger images are refused."
     )
+    catalogue: Path | None = Field(
+        None, validation_alias="SHOAL_CATALOGUE", description="TOML file of models, merged over the built-in ones."
+    )
+    handlers: Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_separated)] = Field(
+        frozenset(),
+        validation_alias="SHOAL_HANDLERS",
+        description="Handlers that may run, as module:Class, comma separated.",
+    )
+    offline: bool = Field(False, validation_alias="SHOAL_OFFLINE", description="Never download weights.")
     device: str = Field("auto", validation_alias="SHOAL_DEVICE", description="auto, cpu, cuda or cuda:N.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
@@ -96,7 +96,7 @@ def _check_workers(queue: JobQueue, kinds: tuple[str, ...]) -> str:
         beats = queue.workers()
     except ShoalError as error:
         return error.detail
-    alive = [kind for kind in kinds if time.time() - beats.get(kind, 0.0) < WORKER_ALIVE_S]
+    alive = [kind for kind in kinds if kind in beats and time.time() - beats[kind].timestamp() < WORKER_ALIVE_S]
     return "ok" if alive else f"no live worker for {' or '.join(kinds)}"
 
 
@@ -114,13 +114,14 @@ class QueueCollector(Collector):
         except ShoalError:
             yield GaugeMetricFamily("shoal_queue_up", "Whether the queue answers.", value=0)
             return
+        seen = {kind: at.timestamp() for kind, at in beats.items()}
         yield GaugeMetricFamily("shoal_queue_up", "Whether the queue answers.", value=1)
         yield _family("shoal_queue_depth", "Jobs that wait for a worker.", "kind", depths)
         yield _family("shoal_jobs", "Jobs kept, by state.", "state", counts)
-        yield _family("shoal_worker_last_heartbeat_seconds", "Unix time of the last heartbeat.", "kind", beats)
+        yield _family("shoal_worker_last_heartbeat_seconds", "Unix time of the last heartbeat.", "kind", seen)
 
 
-def _family(name: str, text: str, label: str, values: dict[str, float] | dict[str, int]) -> GaugeMetricFamily:
+def _family(name: str, text: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, text, labels=[label])
     for key, value in sorted(values.items()):
         family.add_metric([key], value)

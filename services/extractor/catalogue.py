@@ -1,0 +1,317 @@
+"""Which models there are: the built-in catalogue, the user's own, every model of timm, and custom descriptions.
+
+Nothing here imports torch or timm, so that the API can refuse a bad request before a job exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from shoal.errors import InvalidRequest, UnknownModel
+from shoal.paths import confine
+from shoal.schemas import CustomModel, TransformOverride
+from shoal.settings import Settings
+
+from extractor import timm_names
+from extractor.modelspec import CropMode, ModelSpec, Readiness, Transform, WeightsSource
+
+__all__ = ["ModelSpec", "Readiness", "Transform", "WeightsSource", "all_models", "catalogue_files", "resolve"]
+
+BUILT_IN = Path(__file__).with_name("models.toml")
+USER_CATALOGUE = "catalogue.toml"
+"""Read from the models root when `SHOAL_CATALOGUE` names no other file."""
+TIMM_PREFIX = "timm:"
+HANDLER_PREFIX = "handler:"
+
+
+class _TransformRow(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    size: int | None = Field(None, ge=8, le=4096)
+    crop_fraction: float | None = Field(None, gt=0, le=1)
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "nearest"] | None = None
+    mean: list[float] | None = Field(None, min_length=3, max_length=3)
+    std: list[float] | None = Field(None, min_length=3, max_length=3)
+    crop_mode: CropMode | None = None
+
+
+class _Row(BaseModel):
+    """One table ``[models.<name>]`` of a catalogue file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    description: str = ""
+    backend: Literal["torch", "tfserving"] = "torch"
+    timm: str | None = Field(None, description="Name in timm that the fields left out are taken from.")
+    architecture: str | None = None
+    weights: Literal["none", "random", "file"] = "file"
+    file: str | None = Field(None, description="Name below the models root.")
+    files: list[str] = Field(default_factory=list, description="Further names that are accepted.")
+    package: str | None = None
+    resource: str | None = None
+    url: str | None = None
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
+    layout: str | None = None
+    transform: _TransformRow | None = None
+    dim: int | None = Field(None, ge=1)
+    embedding: str = "pooled"
+    seed: int | None = Field(None, ge=0)
+    handler: str | None = Field(None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    licence: str | None = None
+    paper: str | None = None
+    linear_probe: float | None = Field(None, ge=0, le=100)
+    options: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _says_enough(self) -> _Row:
+        if self.timm is None and self.architecture is None and self.handler is None:
+            raise ValueError("give `architecture`, `timm` or `handler`")
+        if self.timm is not None and timm_names.find(self.timm) is None:
+            raise ValueError(f"timm has no model {self.timm!r}")
+        if (self.package is None) != (self.resource is None):
+            raise ValueError("`package` and `resource` belong together")
+        needs_file = self.weights == "file" and self.timm is None and self.handler is None
+        if needs_file and not (self.file or self.files or self.package):
+            raise ValueError("give `file` (a name below the models root), or `weights` as `random` or `none`")
+        for name in (*self.files, *([self.file] if self.file else [])):
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"{name!r} must be a path below the models root")
+        return self
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    models: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+def resolve(model: str | CustomModel, models_root: Path, *, settings: Settings | None = None) -> ModelSpec:
+    """The specification of the model that a request asks for.
+
+    Parameters
+    ----------
+    model
+        A catalogue name, ``timm:<name>``, ``handler:<module>:<Class>``, or a custom model.
+    models_root
+        Folder of checkpoint files.
+    settings
+        Where the user's catalogue and the allow-list of handlers are named; read from the environment by default.
+
+    Raises
+    ------
+    UnknownModel
+        No such name; the message lists near ones.
+    PathOutsideRoot, PathNotFound
+        A custom model's weights are not a file below `models_root`.
+    InvalidRequest
+        The handler is not on the operator's allow-list, or the user's catalogue cannot be read.
+    """
+    settings = settings or Settings()
+    if isinstance(model, CustomModel):
+        return _custom(model, models_root, settings)
+    if model.startswith(TIMM_PREFIX):
+        return _timm(model.removeprefix(TIMM_PREFIX))
+    if model.startswith(HANDLER_PREFIX):
+        handler = model.removeprefix(HANDLER_PREFIX)
+        return _spec(model, _checked_row(model, {"handler": handler}, "the request"), settings)
+    for path in reversed(catalogue_files(models_root, settings)):
+        rows = _rows(path)
+        if model in rows:
+            return _spec(model, rows[model], settings)
+    raise _unknown(model, models_root, settings)
+
+
+def all_models(models_root: Path, *, settings: Settings | None = None) -> list[ModelSpec]:
+    """Every model of the catalogue by name, a user's row in place of ours of the same name; timm's are not listed."""
+    settings = settings or Settings()
+    merged: dict[str, _Row] = {}
+    for path in catalogue_files(models_root, settings):
+        merged.update(_rows(path))
+    return [_spec(name, row, settings, check_handler=False) for name, row in merged.items()]
+
+
+def catalogue_files(models_root: Path, settings: Settings) -> list[Path]:
+    """The catalogue files in use; a later one overrules the earlier."""
+    user = settings.catalogue or models_root / USER_CATALOGUE
+    if settings.catalogue is not None and not user.is_file():
+        raise InvalidRequest(f"The catalogue {user} (SHOAL_CATALOGUE) does not exist.")
+    return [BUILT_IN, user] if user.is_file() else [BUILT_IN]
+
+
+def _rows(path: Path) -> dict[str, _Row]:
+    status = path.stat()
+    return _read(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, _mtime: int, _size: int) -> dict[str, _Row]:
+    try:
+        document = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"The catalogue {path} is not valid TOML: {error}.") from error
+    except ValidationError as error:
+        raise InvalidRequest(f"The catalogue {path}: {_sentence(error)}.") from error
+    return {name: _checked_row(name, row, str(path)) for name, row in document.models.items()}
+
+
+def _checked_row(name: str, row: dict[str, Any], where: str) -> _Row:
+    try:
+        return _Row.model_validate(row)
+    except ValidationError as error:
+        raise InvalidRequest(f"Model {name!r} in {where}: {_sentence(error)}.") from error
+
+
+def _sentence(error: ValidationError) -> str:
+    parts = []
+    for item in error.errors():
+        place = ".".join(str(p) for p in item["loc"])
+        text = item["msg"].removeprefix("Value error, ")
+        parts.append(f"`{place}`: {text}" if place else text)
+    return "; ".join(parts)
+
+
+def _spec(name: str, row: _Row, settings: Settings, *, check_handler: bool = True) -> ModelSpec:
+    base = _timm(row.timm) if row.timm else None
+    if row.handler and check_handler and row.handler not in settings.handlers:
+        raise InvalidRequest(
+            f"The handler {row.handler!r} is not on the operator's list: SHOAL_HANDLERS must name it, as module:Class."
+        )
+    return ModelSpec(
+        name=name,
+        backend=row.backend,
+        architecture=row.architecture or (base.architecture if base else "handler"),
+        weights=_source(row, base),
+        layout=row.layout or ("timm" if base else "auto"),
+        transform=_merged(base.transform if base else Transform(), row.transform),
+        dim=row.dim if row.dim or row.embedding != "pooled" else (base.dim if base else None),
+        embedding=row.embedding,
+        seed=row.seed if row.seed is not None or row.weights != "random" else 0,
+        handler=row.handler,
+        description=row.description,
+        licence=row.licence or (base.licence if base else None),
+        paper=row.paper,
+        linear_probe=row.linear_probe,
+        options=row.options,
+    )
+
+
+def _source(row: _Row, base: ModelSpec | None) -> WeightsSource:
+    if row.weights != "file":
+        return WeightsSource(row.weights)
+    own = tuple(name for name in (row.file, *row.files) if name)
+    files = own + (base.weights.files if base else ())
+    if not files and row.package is None:
+        return WeightsSource("none")
+    url = row.url or (base.weights.url if base and not own else None)
+    return WeightsSource(
+        "package" if row.package else "file",
+        files=files,
+        url=url,
+        sha256=row.sha256 or (base.weights.sha256 if base and not own else None),
+        package=row.package,
+        resource=row.resource,
+    )
+
+
+def _merged(base: Transform, over: _TransformRow | TransformOverride | None) -> Transform:
+    if over is None:
+        return base
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in over.model_dump(exclude_none=True).items()}
+    return Transform(**{**vars(base), **given})
+
+
+def _timm(name: str) -> ModelSpec:
+    found = timm_names.find(name)
+    if found is None:
+        near = difflib.get_close_matches(name, timm_names.names(), n=5, cutoff=0.5)
+        raise UnknownModel(
+            f"timm {timm_names.version()} has no model {name!r}."
+            + (f" Near: {', '.join(TIMM_PREFIX + n for n in near)}." if near else ""),
+            near=[TIMM_PREFIX + n for n in near],
+        )
+    size, crop_fraction, crop_mode, interpolation, mean, std = found.transform
+    return ModelSpec(
+        name=TIMM_PREFIX + name,
+        backend="torch",
+        architecture=found.architecture,
+        weights=WeightsSource("file", files=found.files, url=found.url, sha256=found.sha256),
+        layout="timm",
+        transform=_merged(
+            Transform(),
+            _TransformRow(
+                size=size,
+                crop_fraction=crop_fraction,
+                interpolation=interpolation,  # type: ignore[arg-type]  # pydantic checks it
+                mean=list(mean),
+                std=list(std),
+                crop_mode=crop_mode,  # type: ignore[arg-type]
+            ),
+        ),
+        dim=found.dim,
+        description="timm",
+        licence=found.licence,
+    )
+
+
+def _custom(model: CustomModel, models_root: Path, settings: Settings) -> ModelSpec:
+    base = _architecture(model.architecture, models_root, settings)
+    transform = _merged(base.transform, model.transform)
+    dim = base.dim if model.embedding == "pooled" else None
+    if base.architecture == "pixels":
+        dim = 3 * transform.size**2
+    if model.weights == "random":
+        weights = WeightsSource("random")
+        name = f"{base.architecture}-random{model.seed}"
+    else:
+        path = confine(models_root, model.weights, "weights")
+        if not path.is_file():
+            raise InvalidRequest(f"`weights` is {model.weights!r}: that is a folder, name the checkpoint file in it.")
+        weights = WeightsSource("file", files=(model.weights,))
+        name = f"{base.architecture}-{path.name.partition('.')[0]}"
+    return ModelSpec(
+        name=name,
+        backend="torch",
+        architecture=base.architecture,
+        weights=weights,
+        layout=model.layout,
+        transform=transform,
+        dim=dim,
+        embedding=model.embedding,
+        seed=model.seed if model.weights == "random" else None,
+        description="custom",
+    )
+
+
+def _architecture(name: str, models_root: Path, settings: Settings) -> ModelSpec:
+    """A specification with the architecture called `name`, its transform and its dimension."""
+    name = name.removeprefix(TIMM_PREFIX)
+    if timm_names.find(name) is not None:
+        return _timm(name)
+    known = {spec.architecture: spec for spec in all_models(models_root, settings=settings) if not spec.handler}
+    known |= {spec.name: spec for spec in all_models(models_root, settings=settings) if not spec.handler}
+    if name in known and known[name].backend == "torch":
+        return known[name]
+    near = difflib.get_close_matches(name, [*known, *timm_names.names()], n=5, cutoff=0.5)
+    raise UnknownModel(
+        f"There is no architecture {name!r}." + (f" Near: {', '.join(near)}." if near else ""),
+        near=near,
+        field="architecture",
+    )
+
+
+def _unknown(name: str, models_root: Path, settings: Settings) -> UnknownModel:
+    names = [spec.name for spec in all_models(models_root, settings=settings)]
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    if not near:
+        found = difflib.get_close_matches(name, timm_names.names(), n=5, cutoff=0.5)
+        near = [TIMM_PREFIX + n for n in found]
+    hint = f" Near: {', '.join(near)}." if near else ""
+    return UnknownModel(
+        f"There is no model {name!r} in the catalogue.{hint} `GET /models` lists all; timm's are `timm:<name>`.",
+        near=near,
+    )

@@ -1,0 +1,146 @@
+"""What is known of a model before anything is loaded: plain data, no numerical library."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+Readiness = Literal["ready", "downloadable", "needs_file"]
+CropMode = Literal["center", "squash"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How an image becomes the network's input; pixels are scaled to [0, 1] before mean and std apply.
+
+    Attributes
+    ----------
+    size
+        Side of the square input, pixels.
+    crop_fraction
+        Side of the centre crop divided by the side after resizing.
+    interpolation
+        ``bilinear``, ``bicubic``, ``lanczos`` or ``nearest``.
+    mean, std
+        Per channel R, G, B.
+    crop_mode
+        ``center`` resizes the shorter side and keeps the aspect; ``squash`` resizes both sides to the same length.
+    """
+
+    size: int = 224
+    crop_fraction: float = 0.875
+    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    crop_mode: CropMode = "center"
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where the numbers of a network come from.
+
+    Attributes
+    ----------
+    kind
+        ``none``: the model has no weights. ``random``: seeded initialisation. ``file``: a file below the models root.
+        ``package``: a file inside an installed Python package.
+    files
+        Names accepted below the models root, in this order; a download is stored under the first.
+    url
+        Where the first of `files` can be downloaded; None when it must be put there by hand.
+    sha256
+        Of the published file, in hex; None when its publisher states none. A prefix of at least 8 digits is enough.
+    package, resource
+        Python package and the file inside it.
+    """
+
+    kind: Literal["none", "random", "file", "package"]
+    files: tuple[str, ...] = ()
+    url: str | None = None
+    sha256: str | None = None
+    package: str | None = None
+    resource: str | None = None
+
+    def packaged_file(self) -> Path | None:
+        """The file inside the Python package, None when the package is not installed."""
+        if self.package is None or self.resource is None:
+            return None
+        module = find_spec(self.package)
+        for folder in (module.submodule_search_locations or ()) if module else ():
+            path = Path(folder) / self.resource
+            if path.is_file():
+                return path
+        return None
+
+    def local_file(self, models_root: Path) -> Path | None:
+        """The first of the accepted files that exists, the one inside the package last; None when there is none."""
+        for name in self.files:
+            path = models_root / name
+            if path.is_file():
+                return path
+        return self.packaged_file()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model that images can be embedded with.
+
+    Attributes
+    ----------
+    name
+        What a request says: a catalogue name, ``timm:<name>``, or a name made of a custom model's parts.
+    backend
+        ``torch`` or ``tfserving``; a job's kind is ``extract:<backend>``.
+    architecture
+        A name of timm, one of `extractor.architectures`, ``pixels`` (no network) or ``handler``.
+    layout
+        Key layout of the checkpoint; ``auto`` tries all.
+    dim
+        Width of the embedding; None when it is known only after loading.
+    embedding
+        ``pooled``, ``cls``, ``patch_mean`` or the name of a module inside the network.
+    handler
+        ``module:Class`` of a handler that replaces the network; None for all others.
+    linear_probe
+        Published top-1 accuracy on ImageNet of a linear classifier on this embedding, percent.
+    paper
+        arXiv number or URL.
+    """
+
+    name: str
+    backend: Literal["torch", "tfserving"]
+    architecture: str
+    weights: WeightsSource
+    transform: Transform
+    layout: str = "auto"
+    dim: int | None = None
+    embedding: str = "pooled"
+    seed: int | None = None
+    handler: str | None = None
+    description: str = ""
+    licence: str | None = None
+    paper: str | None = None
+    linear_probe: float | None = None
+    options: dict[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def kind(self) -> str:
+        """The kind of this model's jobs."""
+        return f"extract:{self.backend}"
+
+    @property
+    def slug(self) -> str:
+        """The name with nothing but letters, digits, ``.``, ``_`` and ``-``: fit for an id and a file name."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-._") or "model"
+
+    def readiness(self, models_root: Path, *, offline: bool = False) -> Readiness:
+        """Whether the weights are here, can be downloaded, or must be put below `models_root` by hand."""
+        if self.weights.kind in ("none", "random") or self.weights.local_file(models_root) is not None:
+            return "ready"
+        return "downloadable" if self.weights.url and not offline else "needs_file"

@@ -1,0 +1,48 @@
+-- limit, problem -> {'grace' | 'reaped', id, id, ...}
+local limit = tonumber(arg(1))
+
+-- After an outage every lease looks ended although its worker is alive. An outage shows as a server that was started
+-- anew, or as a lease's time without anybody reaping: then all leases start again.
+local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
+local last = redis.call('HMGET', REAPER, 'run_id', 'at')
+local outage = last[1] ~= run_id or NOW - tonumber(last[2]) > LEASE
+redis.call('HSET', REAPER, 'run_id', run_id, 'at', str(NOW))
+
+local forget = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', str(NOW), 'LIMIT', 0, limit)
+for _, member in ipairs(forget) do
+  local state, kind, id = string.match(member, '^(%S+) (%S+) (%S+)$')
+  for _, s in ipairs({'*', state}) do
+    redis.call('ZREM', index_key(s, '*'), id)
+    redis.call('ZREM', index_key(s, kind), id)
+  end
+  local digest = redis.call('HGET', job_key(id), 'idempotency')
+  if digest and redis.call('HGET', idempotency_key(digest), 'job') == id then
+    redis.call('DEL', idempotency_key(digest))
+  end
+  redis.call('DEL', job_key(id))
+  redis.call('ZREM', EXPIRY, member)
+  if redis.call('EXISTS', index_key('*', kind)) == 0 then redis.call('SREM', KINDS, kind) end
+end
+
+if outage then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', str(NOW + LEASE))) do
+    redis.call('ZADD', LEASES, str(NOW + LEASE), id)
+  end
+  return {'grace'}
+end
+
+local reaped = {'reaped'}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', str(NOW), 'LIMIT', 0, limit)) do
+  local job = load(id)
+  if not job or job.state ~= 'running' then
+    redis.call('ZREM', LEASES, id)
+  else
+    if job.cancel_requested or tonumber(job.attempt) < tonumber(job.max_attempts) then
+      requeue(job, job.created_at)
+    else
+      finish(job, 'failed', 'error', arg(2))
+    end
+    reaped[#reaped + 1] = id
+  end
+end
+return reaped

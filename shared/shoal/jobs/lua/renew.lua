@@ -1,0 +1,10 @@
+-- id, owner, attempt, progress or '' -> {'held', cancel requested '1' | ''} | {'lost'}
+-- A lease that has ended is renewed as well, as long as nobody has taken the job: the work of days survives an outage.
+local job = held(arg(1), arg(2), arg(3))
+if not job then return {'lost'} end
+redis.call('ZADD', LEASES, str(NOW + LEASE), job.id)
+if arg(4) ~= '' and arg(4) ~= job.progress then
+  redis.call('HSET', job_key(job.id), 'progress', arg(4))
+  touch(job.id)
+end
+return {'held', job.cancel_requested or ''}

@@ -1,0 +1,415 @@
+"""The job queue on Redis 7 or Valkey.
+
+Every transition is one atomic script on the server's own clock. A worker that claims a job holds a lease, and is
+fenced by the attempt's number and a random owner token: once another worker has the job, nothing that the first one
+sends changes it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from shoal.errors import (
+    IdempotencyConflict,
+    InvalidRequest,
+    JobFinished,
+    JobNotFound,
+    WorkerDied,
+)
+from shoal.jobs.scripts import Client, Scripts, connect, unavailable_when_unreachable
+from shoal.jobs.states import JobState
+from shoal.schemas import Job, JobPage, Progress
+
+RETENTION_S = 30 * 24 * 3600.0
+"""How long an ended job can be asked for."""
+BACKOFF_CAP_S = 300.0
+MAX_PAGE = 500
+REAP_LIMIT = 100
+
+_KIND = re.compile(r"[a-z][a-z0-9_:.-]{0,63}")
+_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,80}")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A worker's right to run a job; it ends when the lease is lost."""
+
+    job: Job
+    owner: str
+    """The worker's name and a random token: no two claims share it. Safe in file names."""
+    attempt: int
+    """Counts from 1; an attempt that was handed back does not count."""
+    max_attempts: int = 3
+    checkpoint: dict[str, Any] | None = None
+    """What the attempt before left behind."""
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """What a worker learns when it renews its lease."""
+
+    held: bool
+    """False: the job belongs to somebody else or has ended; stop at once and write nothing more."""
+    cancel_requested: bool = False
+
+
+class JobQueue:
+    """Jobs, waiting, running and ended.
+
+    Parameters
+    ----------
+    client
+        A synchronous redis-py client.
+    lease_s
+        Seconds after which a worker that stopped renewing loses its job.
+    prefix
+        Start of every key.
+    retention_s
+        Seconds for which an ended job can be asked for.
+    backoff_s
+        Seconds before the second attempt after a failure that may pass; doubles with each attempt up to 5 minutes.
+    clock_offset_s
+        Moves the server's clock, so that tests need not wait.
+
+    Raises
+    ------
+    QueueUnavailable
+        From every method: the server is away.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        lease_s: float = 30.0,
+        prefix: str = "shoal",
+        retention_s: float = RETENTION_S,
+        backoff_s: float = 5.0,
+        clock_offset_s: float = 0.0,
+    ) -> None:
+        self.lease_s = lease_s
+        self._backoff_s = backoff_s
+        self._client = client
+        self._scripts = Scripts(client, prefix, (_micros(clock_offset_s), _micros(lease_s), _micros(retention_s)))
+
+    @classmethod
+    def from_url(cls, url: str, *, lease_s: float = 30.0) -> JobQueue:
+        """A queue on ``redis://``, ``rediss://`` or ``unix://``; connects at the first call."""
+        return cls(connect(url), lease_s=lease_s)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    # ---- what clients do
+
+    def submit(
+        self, kind: str, request: dict[str, Any], *, idempotency_key: str | None = None, max_attempts: int = 3
+    ) -> tuple[Job, bool]:
+        """Put a job into the queue of its kind.
+
+        Parameters
+        ----------
+        kind
+            Which workers can run it, such as ``extract:torch``.
+        request
+            What to do: JSON.
+        idempotency_key
+            The same key with the same kind and request gives the same job back, for as long as that job is kept.
+        max_attempts
+            How often it is started at most.
+
+        Returns
+        -------
+        Job
+        bool
+            Whether it is new.
+
+        Raises
+        ------
+        IdempotencyConflict
+            The key came before with another kind or request.
+        """
+        if not _KIND.fullmatch(kind):
+            raise ValueError(f"{kind!r} is no kind of job: lower case letters, digits and any of _ : . -")
+        if max_attempts < 1:
+            raise ValueError(f"max_attempts is {max_attempts}: at least 1")
+        body = _json(request)
+        digest = hashlib.sha256(_json([kind, request], sort_keys=True).encode()).hexdigest()
+        answer, reply = self._scripts.run(
+            "submit", secrets.token_hex(8), kind, body, max_attempts, _key_digest(idempotency_key), digest
+        )
+        if answer == "conflict":
+            raise IdempotencyConflict(
+                f"This Idempotency-Key belongs to job {reply}, which was asked for with another body: "
+                "send the same body again, or another key.",
+                job=reply,
+            )
+        return _job(reply), answer == "created"
+
+    def get(self, job_id: str) -> Job:
+        """The job.
+
+        Raises
+        ------
+        JobNotFound
+            There is none, or it ended more than the retention ago.
+        """
+        answer, *reply = self._scripts.run("get", job_id)
+        if answer == "missing":
+            raise _no_job(job_id)
+        return _job(reply[0])
+
+    def list(
+        self,
+        *,
+        state: JobState | str | None = None,
+        kind: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> JobPage:
+        """A page of jobs, newest first.
+
+        Jobs that are submitted while somebody turns the pages never shift them: a cursor is a place in the order of
+        submission.
+
+        Raises
+        ------
+        InvalidRequest
+            ``cursor`` is none that this method gave, or ``state`` or ``limit`` is out of range.
+        """
+        if not 1 <= limit <= MAX_PAGE:
+            raise InvalidRequest(f"`limit` is {limit}: between 1 and {MAX_PAGE}.", field="limit")
+        try:
+            wanted = JobState(state).value if state is not None else "*"
+        except ValueError:
+            raise InvalidRequest(f"`state` is {state!r}: one of {', '.join(JobState)}.", field="state") from None
+        start = f"({_decode_cursor(cursor)}" if cursor is not None else "+inf"
+        last, *jobs = self._scripts.run("list", wanted, kind if kind is not None else "*", limit, start)
+        return JobPage(jobs=[_job(job) for job in jobs], next_cursor=_encode_cursor(last) if last else None)
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a queued job at once; ask the worker of a running one to stop.
+
+        Raises
+        ------
+        JobNotFound
+            There is no such job.
+        JobFinished
+            It has ended already.
+        """
+        answer, *reply = self._scripts.run("cancel", job_id)
+        if answer == "missing":
+            raise _no_job(job_id)
+        job = _job(reply[0])
+        if answer == "ended":
+            raise JobFinished(f"Job {job_id} has {job.state.value} already: there is nothing to cancel.", job=job_id)
+        return job
+
+    def version(self, job_id: str) -> int:
+        """A number that grows with every change of the job: what those who watch it poll.
+
+        Raises
+        ------
+        JobNotFound
+            There is no such job.
+        """
+        reply = self._scripts.run("version", job_id)
+        if reply is None:
+            raise _no_job(job_id)
+        return int(reply)
+
+    # ---- what workers do
+
+    def claim(self, kinds: Sequence[str], owner: str) -> Claim | None:
+        """Take the job that has waited longest among ``kinds``; None when nothing is ready.
+
+        ``owner`` names the worker; the claim's own ``owner`` carries a random token behind it.
+        """
+        if not _OWNER.fullmatch(owner):
+            raise ValueError(f"{owner!r} cannot name a worker: letters, digits and any of _ . -")
+        answer, *reply = self._scripts.run("claim", f"{owner}.{secrets.token_hex(6)}", *kinds)
+        if answer == "none":
+            return None
+        fields = _fields(reply[0])
+        return Claim(
+            job=_job(reply[0]),
+            owner=fields["owner"],
+            attempt=int(fields["attempt"]),
+            max_attempts=int(fields["max_attempts"]),
+            checkpoint=_loads(fields.get("checkpoint")),
+        )
+
+    def renew(self, claim: Claim, progress: Progress | None = None) -> Renewal:
+        """Hold the lease for another ``lease_s`` and say how far the job is.
+
+        A lease that has run out is renewed too, as long as no other worker has taken the job.
+        """
+        text = progress.model_dump_json() if progress is not None else ""
+        answer, *flags = self._scripts.run("renew", *_fence(claim), text)
+        return Renewal(held=answer == "held", cancel_requested=flags == ["1"])
+
+    def save_checkpoint(self, claim: Claim, checkpoint: dict[str, Any]) -> bool:
+        """Keep a small JSON document for the next attempt; False when the lease is lost."""
+        return bool(self._scripts.run("checkpoint", *_fence(claim), _json(checkpoint)) == ["held"])
+
+    def succeed(self, claim: Claim, result: dict[str, Any]) -> bool:
+        """End the job with its result; False when the lease is lost, and then nothing has changed."""
+        return bool(self._scripts.run("finish", *_fence(claim), "succeeded", _json(result)) == ["held"])
+
+    def cancelled(self, claim: Claim) -> bool:
+        """End the job as cancelled; False when the lease is lost."""
+        return bool(self._scripts.run("finish", *_fence(claim), "cancelled", "") == ["held"])
+
+    def fail(self, claim: Claim, problem: dict[str, Any], *, retry: bool) -> bool:
+        """End the job with an error, or queue it again after a back-off; False when the lease is lost.
+
+        Parameters
+        ----------
+        problem
+            An RFC 9457 problem.
+        retry
+            The failure may pass: try again until ``max_attempts`` is reached.
+        """
+        delay = min(self._backoff_s * 2.0 ** (claim.attempt - 1), BACKOFF_CAP_S)
+        reply = self._scripts.run("fail", *_fence(claim), _json(problem), "1" if retry else "", _micros(delay))
+        return bool(reply == ["held"])
+
+    def hand_back(self, claim: Claim) -> bool:
+        """Queue the job again, first in line and without counting the attempt; False when the lease is lost."""
+        return bool(self._scripts.run("hand_back", *_fence(claim)) == ["held"])
+
+    def reap(self) -> Sequence[str]:
+        """Take the jobs of dead workers away from them, and forget the jobs whose retention is over.
+
+        A job whose lease has ended is queued again, or ends failed (``worker_died``) after its last attempt. When the
+        server was away, all leases start again instead: their workers are most likely alive. To be called at least
+        once a lease; every worker does so.
+
+        Returns
+        -------
+        list of str
+            Ids of the jobs taken away.
+        """
+        problem = WorkerDied(
+            "The worker of the job's last attempt died or lost its machine: it stopped renewing its lease. "
+            "Look for a crash or for too little memory in the worker's log before you send the job again."
+        )
+        _, *ids = self._scripts.run("reap", REAP_LIMIT, _json(problem.problem()))
+        return [str(job_id) for job_id in ids]
+
+    def beat(self, owner: str, kinds: Sequence[str]) -> None:
+        """Say that the worker ``owner`` is alive and runs jobs of ``kinds``."""
+        self._scripts.run("beat", owner, "1", *kinds)
+
+    def leave(self, owner: str, kinds: Sequence[str]) -> None:
+        """Say that the worker ``owner`` has stopped."""
+        self._scripts.run("beat", owner, "", *kinds)
+
+    # ---- what operators see
+
+    def depths(self) -> dict[str, int]:
+        """Queued jobs of each kind that has jobs."""
+        reply = self._scripts.run("depths")
+        return {kind: int(depth) for kind, depth in sorted(_pairs(reply))}
+
+    def counts(self) -> dict[str, int]:
+        """Jobs in each state."""
+        states = [state.value for state in JobState]
+        return dict(zip(states, map(int, self._scripts.run("counts", *states)), strict=True))
+
+    def workers(self) -> dict[str, datetime]:
+        """Each kind that a live worker runs, with the last heartbeat."""
+        latest: dict[str, datetime] = {}
+        for member, at in _pairs(self._scripts.run("workers")):
+            latest[member.split(" ")[0]] = _time(at)
+        return latest
+
+    def ping(self) -> None:
+        """Raise ``QueueUnavailable`` unless the server answers."""
+        with unavailable_when_unreachable():
+            self._client.ping()
+
+
+def _micros(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+
+
+def _time(micros: str | float) -> datetime:
+    return datetime.fromtimestamp(float(micros) / 1_000_000, UTC)
+
+
+def _json(value: Any, *, sort_keys: bool = False) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
+
+
+def _loads(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _fields(flat: Sequence[str]) -> dict[str, str]:
+    return dict(_pairs(flat))
+
+
+def _fence(claim: Claim) -> tuple[str, str, int]:
+    return claim.job.id, claim.owner, claim.attempt
+
+
+def _job(flat: Sequence[str]) -> Job:
+    fields = _fields(flat)
+    times = {name: _time(fields[name]) for name in ("created_at", "started_at", "finished_at") if name in fields}
+    return Job(
+        id=fields["id"],
+        kind=fields["kind"],
+        state=JobState(fields["state"]),
+        created_at=times["created_at"],
+        started_at=times.get("started_at"),
+        finished_at=times.get("finished_at"),
+        attempt=int(fields["attempt"]),
+        cancel_requested="cancel_requested" in fields,
+        progress=_loads(fields.get("progress")),
+        request=json.loads(fields["request"]),
+        result=_loads(fields.get("result")),
+        error=_loads(fields.get("error")),
+    )
+
+
+def _no_job(job_id: str) -> JobNotFound:
+    return JobNotFound(f"There is no job {job_id!r}. Ended jobs are kept for 30 days; GET /jobs lists them.")
+
+
+def _key_digest(idempotency_key: str | None) -> str:
+    if idempotency_key is None:
+        return ""
+    if not 1 <= len(idempotency_key) <= 255:
+        raise InvalidRequest("The Idempotency-Key must have between 1 and 255 characters.", field="Idempotency-Key")
+    return hashlib.sha256(idempotency_key.encode()).hexdigest()
+
+
+def _encode_cursor(sequence: str) -> str:
+    return base64.urlsafe_b64encode(f"seq:{int(float(sequence))}".encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str) -> int:
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+        match = re.fullmatch(r"seq:([0-9]{1,15})", text)
+    except ValueError:
+        match = None
+    if match is None:
+        raise InvalidRequest(
+            "`cursor` is not valid: send the `next_cursor` of the page before, or none.", field="cursor"
+        )
+    return int(match[1])

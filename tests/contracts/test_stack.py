@@ -1,0 +1,168 @@
+"""The main job through the front door: `shoal up`, plain HTTP, the command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from shoal import Client
+
+from tests.contracts.conftest import CLASSES, PER_CLASS, START_S, Running, is_ready, paint, start
+
+ROWS = len(CLASSES) * PER_CLASS
+
+
+def finished(url: str, wait_until: Callable[..., None]) -> dict[str, Any]:
+    """The job at ``url`` once it has ended."""
+    wait_until(lambda: httpx.get(url).json()["finished_at"], deadline_s=240, what=url)
+    job: dict[str, Any] = httpx.get(url).json()
+    return job
+
+
+def test_plain_http_does_the_whole_job(stack: Running, wait_until: Callable[..., None]) -> None:
+    body: dict[str, Any] = {"images": {"path": "colours"}, "model": "tf_efficientnet_lite0"}
+    answer = httpx.post(f"{stack.extractor}/extract", json=body)
+    assert answer.status_code == 202
+    assert answer.json()["kind"] == "extract:torch"
+    job = finished(stack.extractor + answer.headers["Location"], wait_until)
+    assert job["state"] == "succeeded", job["error"]
+    assert (job["result"]["rows"], job["result"]["failed"], job["result"]["dim"]) == (ROWS, 0, 1280)
+
+    answer = httpx.post(f"{stack.clusterer}/cluster", json={"embeddings": job["result"]["embeddings"], "over": 1.0})
+    job = finished(stack.clusterer + answer.headers["Location"], wait_until)
+    assert job["state"] == "succeeded", job["error"]
+    clustering = f"{stack.clusterer}/clusterings/{job['result']['clustering']}"
+    facts = httpx.get(clustering).json()
+    assert (facts["n"], facts["dim"], facts["k"], facts["seeds"]) == (ROWS, 1280, 3, [0, 1, 2])
+    [scored] = httpx.get(f"{clustering}/metrics").json()["scored"].values()
+    assert scored["mean"]["accuracy"]["hungarian"]["train"] == pytest.approx(1.0)
+    assert scored["mean"]["ari"] == pytest.approx(1.0)
+    rows = httpx.get(f"{clustering}/assignments", params={"format": "csv"}).text.splitlines()
+    assert len(rows) == ROWS + 1
+    assert "text/html" in httpx.get(f"{clustering}/report").headers["content-type"]
+
+
+def test_a_running_job_is_stopped_within_ten_seconds(stack: Running, wait_until: Callable[..., None]) -> None:
+    paint(stack.root / "data" / "many", per_class=3000)
+    body = {"images": {"path": "many"}, "model": "tf_efficientnet_lite0", "shard_rows": 64}
+    url = stack.extractor + httpx.post(f"{stack.extractor}/extract", json=body).headers["Location"]
+    wait_until(lambda: (httpx.get(url).json()["progress"] or {}).get("stage") == "embed", deadline_s=120, what="embed")
+    asked = time.monotonic()
+    assert httpx.delete(url).json()["cancel_requested"]
+    wait_until(lambda: httpx.get(url).json()["state"] == "cancelled", deadline_s=20, what="cancelled")
+    assert time.monotonic() - asked < 10
+
+
+@pytest.mark.parametrize(
+    ("service", "path", "body", "status", "code"),
+    [
+        ("extractor", "/extract", {"images": {"path": "colours"}, "model": "resnet9000"}, 422, "unknown_model"),
+        ("extractor", "/extract", {"images": {"path": "nowhere"}, "model": "raw_pixels"}, 422, "path_not_found"),
+        ("extractor", "/extract", {"images": {"path": "../colours"}, "model": "raw_pixels"}, 422, "path_outside_root"),
+        ("extractor", "/extract", {"images": {"path": "/etc"}, "model": "raw_pixels"}, 422, "path_outside_root"),
+        ("extractor", "/extract", {"images": {"path": "empty"}, "model": "raw_pixels"}, 422, "no_images"),
+        ("clusterer", "/cluster", {"embeddings": "nothing-1", "clusters": 3}, 404, "embeddings_not_found"),
+        ("clusterer", "/cluster", {"embeddings": "x", "clusters": 3, "over": 1.0}, 422, "invalid_value"),
+    ],
+)
+def test_bad_requests_are_refused_at_once(
+    stack: Running, service: str, path: str, body: dict[str, Any], status: int, code: str
+) -> None:
+    (stack.root / "data" / "empty").mkdir(exist_ok=True)
+    answer = httpx.post(getattr(stack, service) + path, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_the_command_line_does_the_whole_job(stack: Running, client: Client) -> None:
+    embeddings = stack.cli("extract", "colours", "--model", "raw_pixels")
+    assert client.embeddings(embeddings)["rows"] == ROWS
+    clustering = stack.cli("cluster", embeddings, "--over", "1", "--pca", "8", "--seed", "5")
+    assert client.clustering(clustering)["seeds"] == [5]
+    shown = stack.cli("show", clustering)
+    assert "NMI (arithmetic mean)" in shown
+    assert "chance" in shown
+    assert embeddings in stack.cli("jobs", "--kind", "extract:torch")
+    assert "tf_efficientnet_lite0" in stack.cli("models", "list")
+    assert stack.cli("verify", embeddings) == f"{embeddings}: ok"
+    assert "ready" in stack.cli("doctor")
+
+
+def test_existing_embeddings_are_imported_and_clustered(stack: Running, client: Client, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(4), 25)
+    np.save(tmp_path / "features.npy", (np.eye(4, 16)[labels] * 9 + rng.normal(size=(100, 16))).astype(np.float32))
+    np.save(tmp_path / "labels.npy", labels)
+    files = (str(tmp_path / "features.npy"), "--labels", str(tmp_path / "labels.npy"))
+    embeddings = stack.cli("import", *files, "--name", "mine")
+    clustering = stack.cli("cluster", embeddings, "--over", "1")
+    [scored] = client.metrics(clustering)["scored"].values()
+    assert scored["mean"]["ari"] == pytest.approx(1.0)
+
+
+def test_a_stopped_system_leaves_nothing_running_and_goes_on_with_its_jobs(
+    tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    paint(tmp_path / "data" / "many", per_class=1500)
+    first = start(tmp_path)
+    wait_until(lambda: is_ready(first), deadline_s=START_S, what="readiness")
+    body = {"images": {"path": "many"}, "model": "raw_pixels", "shard_rows": 250}
+    location = httpx.post(f"{first.extractor}/extract", json=body).headers["Location"]
+    wait_until(lambda: (httpx.get(first.extractor + location).json()["progress"] or {}).get("done"), deadline_s=120)
+    first.process.send_signal(signal.SIGINT)
+    assert first.process.wait(60) == 0
+    wait_until(lambda: not _processes_of(tmp_path), deadline_s=30, what="the end of every process")
+
+    second = start(tmp_path)
+    try:
+        wait_until(lambda: is_ready(second), deadline_s=START_S, what="readiness")
+        job = finished(second.extractor + location, wait_until)
+        assert job["state"] == "succeeded", job["error"]
+        assert job["result"]["rows"] == 4500
+    finally:
+        second.process.kill()
+        second.process.wait()
+    wait_until(lambda: not _processes_of(tmp_path), deadline_s=30, what="the death of every process")
+
+
+def _processes_of(root: Path) -> list[str]:
+    marker = f"SHOAL_STORE={root}/store".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            try:
+                if marker in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue
+    return found
+
+
+def test_a_second_system_on_the_same_store_is_refused(stack: Running) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "shoal.cli",
+            "up",
+            "--store",
+            f"{stack.root}/store",
+            "--extractor-port",
+            "0",
+            "--clusterer-port",
+            "0",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "already runs" in done.stderr

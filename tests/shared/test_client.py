@@ -1,0 +1,129 @@
+"""The client against a server that answers as scripted."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from shoal import Client
+from shoal.embedded import free_port
+from shoal.errors import JobNotFound, ShoalError, TooManyFailures, Unavailable
+
+JOB = {"id": "j1", "kind": "cluster", "state": "queued", "created_at": "2026-01-01T00:00:00Z", "request": {}}
+
+
+class Script(ThreadingHTTPServer):
+    """Answers in order; the last one again and again."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: list[tuple[int, dict[str, Any]]] = []
+        self.seen: list[tuple[str, str, dict[str, str], Any]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Script
+
+    def answer(self) -> None:
+        length = int(self.headers.get("content-length", 0))
+        body = json.loads(self.rfile.read(length)) if length else None
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.seen.append((self.command, self.path, headers, body))
+        answers = self.server.answers
+        status, payload = answers.pop(0) if len(answers) > 1 else answers[0]
+        data = json.dumps(payload).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(data)))
+        self.send_header("retry-after", "0")
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_DELETE = answer
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    server = Script()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def client(script: Script) -> Iterator[Client]:
+    with Client(script.url, script.url, api_key="key-1") as client:
+        yield client
+
+
+def test_a_request_carries_the_key_and_only_what_was_given(client: Client, script: Script) -> None:
+    script.answers = [(202, JOB)]
+    client.extract("photos", model="m", labels="none", dtype="float16", name=None)
+    method, path, headers, body = script.seen[0]
+    assert (method, path, headers["authorization"]) == ("POST", "/extract", "Bearer key-1")
+    assert body == {"images": {"path": "photos", "labels": "none"}, "model": "m", "dtype": "float16"}
+
+
+def test_a_repeated_post_keeps_its_idempotency_key(client: Client, script: Script) -> None:
+    script.answers = [(503, {"code": "queue_unavailable"}), (202, JOB)]
+    assert client.cluster("e", clusters=3).id == "j1"
+    keys = [headers["idempotency-key"] for _, _, headers, _ in script.seen]
+    assert len(keys) == 2
+    assert keys[0] == keys[1]
+
+
+def test_a_problem_is_raised_as_its_exception(client: Client, script: Script) -> None:
+    script.answers = [(404, JobNotFound("There is no job j9.").problem())]
+    with pytest.raises(JobNotFound, match="no job j9"):
+        client.job("j9")
+
+
+def test_an_answer_that_is_no_problem_still_says_where(client: Client, script: Script) -> None:
+    script.answers = [(500, {})]
+    with pytest.raises(ShoalError, match="/jobs/j1 answered 500"):
+        client.job("j1")
+
+
+def test_waiting_ends_with_the_job(client: Client, script: Script) -> None:
+    running = {**JOB, "state": "running", "progress": {"stage": "kmeans", "done": 1, "total": 2}}
+    script.answers = [(200, JOB), (200, running), (200, {**JOB, "state": "succeeded", "result": {"clustering": "c"}})]
+    seen: list[str] = []
+    job = client.wait("j1", lambda current: seen.append(current.state))
+    assert job.result == {"clustering": "c"}
+    assert seen == ["queued", "running", "succeeded"]
+
+
+def test_waiting_for_a_failed_job_raises_its_problem(client: Client, script: Script) -> None:
+    script.answers = [(200, {**JOB, "state": "failed", "error": TooManyFailures("9 of 10 images").problem()})]
+    with pytest.raises(TooManyFailures, match="9 of 10"):
+        client.wait("j1")
+    script.answers = [(200, {**JOB, "state": "cancelled"})]
+    with pytest.raises(ShoalError) as caught:
+        client.wait("j1")
+    assert caught.value.code == "job_cancelled"
+
+
+def test_nothing_listens() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with Client(url, url, retries=0) as client, pytest.raises(Unavailable, match="does not answer"):
+        client.jobs()
+    with Client(url, url) as client:
+        assert {name: answer["ready"] for name, answer in client.ready().items()} == {
+            "extractor": False,
+            "clusterer": False,
+        }

@@ -1,0 +1,134 @@
+"""Jobs, problems, health and metrics as every service answers them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, Response
+from fastapi.testclient import TestClient
+from shoal.jobs.queue import JobQueue
+from shoal.schemas import ClusterRequest, Job
+from shoal.settings import Settings
+from shoal.store import Store
+from shoal.web import IdempotencyKey, QueueDep, accepted, create_app, submit
+
+router = APIRouter()
+KIND = "test"
+
+
+@router.post("/things", status_code=202)
+def post_thing(body: ClusterRequest, response: Response, queue: QueueDep, key: IdempotencyKey = None) -> Job:
+    return accepted(submit(queue, KIND, body, key), response)
+
+
+@router.get("/broken")
+def broken() -> None:
+    raise RuntimeError("a secret that must not leave")
+
+
+@pytest.fixture
+def client(queue: JobQueue, tmp_path: Path) -> TestClient:
+    settings = Settings(store=tmp_path)
+    app = create_app(
+        service="test", routers=[router], kinds=[KIND], settings=settings, queue=queue, store=Store(tmp_path)
+    )
+    return TestClient(app, raise_server_exceptions=False)
+
+
+BODY = {"embeddings": "a", "clusters": 3}
+
+
+def test_a_submitted_job_is_accepted_and_found_again(client: TestClient) -> None:
+    answer = client.post("/things", json=BODY)
+    assert answer.status_code == 202
+    job = answer.json()
+    assert answer.headers["Location"] == f"/jobs/{job['id']}" == job["links"]["self"]
+    assert (job["state"], job["request"], job["kind"]) == ("queued", BODY, KIND)
+    assert client.get(answer.headers["Location"]).json() == job
+    assert [each["id"] for each in client.get("/jobs", params={"state": "queued"}).json()["jobs"]] == [job["id"]]
+
+
+def test_the_same_key_gives_the_same_job_back(client: TestClient) -> None:
+    headers = {"Idempotency-Key": "monday"}
+    first, second = (client.post("/things", json=BODY, headers=headers).json() for _ in range(2))
+    assert first["id"] == second["id"]
+    other = client.post("/things", json={**BODY, "clusters": 4}, headers=headers)
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+
+
+def test_a_queued_job_is_cancelled_at_once_and_its_events_end(client: TestClient) -> None:
+    job = client.post("/things", json=BODY).json()
+    cancelled = client.delete(f"/jobs/{job['id']}")
+    assert (cancelled.status_code, cancelled.json()["state"]) == (202, "cancelled")
+    with client.stream("GET", f"/jobs/{job['id']}/events") as events:
+        lines = [line for line in events.iter_lines() if line.startswith("data: ")]
+    assert json.loads(lines[-1].removeprefix("data: "))["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "field"),
+    [
+        ({**BODY, "clusters": 1}, "out_of_range", "clusters"),
+        ({**BODY, "clusters": "3"}, "wrong_type", "clusters"),
+        ({**BODY, "k": 3}, "unknown_field", "k"),
+        ({"clusters": 3}, "missing_field", "embeddings"),
+        ({**BODY, "over": 1.5}, "invalid_value", ""),
+    ],
+)
+def test_a_refused_body_names_code_and_field(client: TestClient, body: dict[str, Any], code: str, field: str) -> None:
+    answer = client.post("/things", json=body)
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["code"] == code
+    assert problem["errors"][0]["field"] == field
+    assert problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(b'{"embeddings": "a", "over": NaN}', "not_finite"), (b"{", "invalid_json"), (b"[]", "wrong_type")],
+)
+def test_bodies_that_are_no_json_objects_are_refused(client: TestClient, content: bytes, code: str) -> None:
+    answer = client.post("/things", content=content, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+
+
+def test_unknown_jobs_routes_and_cursors_are_problems(client: TestClient) -> None:
+    for path, status, code in [
+        ("/jobs/nothing", 404, "job_not_found"),
+        ("/jobs/nothing/events", 404, "job_not_found"),
+        ("/nowhere", 404, "not_found"),
+        ("/jobs?cursor=rubbish", 422, "invalid_request"),
+        ("/jobs?state=sleeping", 422, "invalid_value"),
+    ]:
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (status, code), path
+    assert client.put("/jobs").json()["code"] == "method_not_allowed"
+
+
+def test_an_unexpected_error_says_nothing_of_its_inside(client: TestClient) -> None:
+    answer = client.get("/broken")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert "secret" not in answer.text
+
+
+def test_readiness_waits_for_a_worker(client: TestClient, queue: JobQueue) -> None:
+    assert client.get("/healthz").json()["status"] == "ok"
+    before = client.get("/readyz")
+    assert (before.status_code, before.json()["checks"]["queue"]) == (503, "ok")
+    assert "no live worker" in before.json()["checks"]["workers"]
+    queue.beat("me", [KIND])
+    assert client.get("/readyz").status_code == 200
+
+
+def test_metrics_show_the_queue(client: TestClient) -> None:
+    client.post("/things", json=BODY)
+    client.get("/jobs/nothing")
+    text = client.get("/metrics").text
+    assert f'shoal_queue_depth{{kind="{KIND}"}} 1.0' in text
+    assert 'shoal_jobs{state="queued"} 1.0' in text
+    assert 'route="/jobs/{job_id}",service="test",status="404"' in text
