@@ -63,7 +63,7 @@ def save(network: Network, scaling: Scaling, folder: Path, *, size: int | None, 
         return {OUTPUT: tf.ensure_shape(tf.identity(embedding), [None, dim])}
 
     spec = tf.TensorSpec([None, size, size, 3], dtype, name=INPUT)
-    module.serve = tf.function(serve, input_signature=[spec])
+    module.serve = tf.function(serve, input_signature=[spec], autograph=False)
     tf.saved_model.save(module, str(folder), signatures={SIGNATURE: module.serve})
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shoal.store.atomic import replace_file
+from shoal.store.atomic import fsync_folder, fsync_tree, replace_file
 
 MODEL_CONFIG = "model.config"
 BATCHING_CONFIG = "batching.config"
@@ -48,6 +48,7 @@ def served_models(root: Path) -> Iterator[tuple[str, int]]:
 
 def publish(prepared: Path, folder: Path) -> int:
     """Move a finished version folder into a model's folder under the next version, which it returns."""
+    fsync_tree(prepared)
     version = max(versions(folder), default=0) + 1
     while True:
         try:
@@ -57,6 +58,7 @@ def publish(prepared: Path, folder: Path) -> int:
                 raise
             version += 1
         else:
+            fsync_folder(folder)
             return version
 
 

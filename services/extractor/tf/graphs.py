@@ -97,9 +97,10 @@ class _Tf1Reader:
         graph.node.extend(kept)
 
         def call(images: Any) -> Any:
+            here = tf.compat.v1.get_default_graph()
             fed = {source: images}
             for name, (variable, by_handle) in variables.items():
-                fed[f"{name}:0"] = variable.handle if by_handle else variable.read_value()
+                fed[f"{name}:0"] = here.capture(variable.handle) if by_handle else variable.read_value()
             (output,) = tf.graph_util.import_graph_def(graph, input_map=fed, return_elements=[sink], name="")
             return output
 
@@ -215,16 +216,25 @@ class _Tf2Reader:
 
 
 def _inference_function(loaded: Any) -> Any:
-    """The traced form of ``loaded(...)`` whose switches (``trainable``, ``training``) are all off; None without one."""
+    """The traced form of ``loaded(...)`` whose switches (``trainable``, ``training``) are all off; None without one.
+
+    Of several, the one that fixes the fewest lengths of its input.
+    """
     function = getattr(loaded, CALL, None)
     tf = tensorflow()
+    found = []
     for concrete in getattr(function, "concrete_functions", ()):
-        args, kwargs = concrete.structured_input_signature
-        values = tf.nest.flatten([args, kwargs])
+        values = tf.nest.flatten(concrete.structured_input_signature)
         tensors = [value for value in values if isinstance(value, tf.TensorSpec)]
         if len(tensors) == 1 and not any(value for value in values if not isinstance(value, tf.TensorSpec)):
-            return concrete
-    return None
+            found.append(concrete)
+    return min(found, key=_fixed_lengths, default=None)
+
+
+def _fixed_lengths(concrete: Any) -> int:
+    tf = tensorflow()
+    (spec,) = (s for s in tf.nest.flatten(concrete.structured_input_signature) if isinstance(s, tf.TensorSpec))
+    return 0 if spec.shape.rank is None else sum(length is not None for length in spec.shape.as_list())
 
 
 def _specs(structure: Any) -> Iterator[tuple[str, Shape]]:
