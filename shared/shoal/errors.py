@@ -44,6 +44,7 @@
     │   ├── ServingRefused           serving_refused           500
     │   ├── ServingFailed            serving_failed            500
     │   ├── ServingUnavailable       serving_unavailable       503   committed shards stay; the job can go on later
+    │   ├── OutOfMemory              out_of_memory             500
     │   └── TransientFailure         transient_failure         503   worth another attempt
     ├── StoreError                   store_error               500
     │   ├── StoreCorrupt             store_corrupt             500
@@ -280,6 +281,10 @@ class ServingFailed(JobError):
 
 class ServingUnavailable(JobError):
     code, status, retryable = "serving_unavailable", 503, True
+
+
+class OutOfMemory(JobError):
+    code = "out_of_memory"
 
 
 class TransientFailure(JobError):
