@@ -1,9 +1,11 @@
-"""``python -m extractor``: the API, the worker, and what a worker starts for each job."""
+"""``python -m extractor``: the API, the worker, what a worker starts for each job, and TensorFlow's models."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+
+from extractor.tf import commands as tf_commands
 
 BACKENDS = ("torch", "tfserving")
 
@@ -29,7 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     worker = commands.add_parser("worker", help="run extraction jobs")
     worker.add_argument("--backend", choices=BACKENDS, default="torch", help="whose jobs to run (%(default)s)")
     commands.add_parser("run-job", help="run the one job on standard input; workers start this")
+    tf_commands.add_parsers(commands)
     options = parser.parse_args(arguments)
+    if "run" in options:
+        return int(options.run(options))
     if options.command == "api":
         return _api(options.host, options.port)
     return _worker(options.backend) if options.command == "worker" else _run_job()

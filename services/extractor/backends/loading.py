@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-from shoal.errors import UnknownModel
 from shoal.settings import Settings
 from shoal.store import ModelRecord
 
@@ -20,7 +19,13 @@ def record_of(spec: ModelSpec, settings: Settings) -> ModelRecord:
     ------
     WeightsMissing
         The model's weights are not on this machine.
+    JobError
+        TensorFlow Serving, which has the weights of its models, cannot be asked for the version that it serves.
     """
+    if spec.backend == "tfserving":
+        from extractor.backends import tfserving
+
+        return tfserving.record_of(spec, settings)
     path = weights.locate(spec, settings.models)
     digest = None
     if path is not None:
@@ -45,6 +50,8 @@ def open_backend(spec: ModelSpec, settings: Settings, record: ModelRecord) -> Ba
     ------
     WeightsMissing, WeightsInvalid
         The weights are not here, or do not fit the architecture.
+    JobError
+        The model is not served, or not as the catalogue describes it.
     """
     if spec.architecture == "pixels":
         from extractor.backends.pixels import PixelsBackend
@@ -54,4 +61,6 @@ def open_backend(spec: ModelSpec, settings: Settings, record: ModelRecord) -> Ba
         from extractor.backends.torch import TorchBackend
 
         return TorchBackend(spec, settings, record)
-    raise UnknownModel(f"The model {spec.name!r} needs the backend {spec.backend!r}, which this version lacks.")
+    from extractor.backends.tfserving import TFServingBackend
+
+    return TFServingBackend(spec, settings, record)

@@ -27,7 +27,10 @@ INPUT = "images"
 OUTPUT = "embedding"
 MAX_REQUEST_BYTES = 512 * 2**20
 """A larger batch is sent in parts: gRPC's own limit is 2 GiB, and the server holds several at once."""
-_INPUT_DTYPES = {DataType.DT_UINT8: np.dtype(np.uint8), DataType.DT_FLOAT: np.dtype(np.float32)}
+_INPUT_DTYPES: dict[int, np.dtype[Any]] = {
+    DataType.DT_UINT8: np.dtype(np.uint8),
+    DataType.DT_FLOAT: np.dtype(np.float32),
+}
 
 
 @dataclass(frozen=True)
@@ -156,9 +159,7 @@ class TFServingBackend:
         signature = signatures[SIGNATURE]
         inputs, outputs = signature.inputs, signature.outputs
         if set(inputs) != {INPUT} or OUTPUT not in outputs:
-            raise _mismatch(
-                spec, f"maps {sorted(inputs)} to {sorted(outputs)} instead of {INPUT!r} to {OUTPUT!r}"
-            )
+            raise _mismatch(spec, f"maps {sorted(inputs)} to {sorted(outputs)} instead of {INPUT!r} to {OUTPUT!r}")
         _check_images(spec, inputs[INPUT])
         if outputs[OUTPUT].dtype != DataType.DT_FLOAT:
             raise _mismatch(spec, f"gives {dtype_name(outputs[OUTPUT].dtype)} embeddings, not float32")

@@ -105,7 +105,7 @@ class Batcher:
             try:
                 outputs = self._run(_joined(live))
                 parts = _split(outputs, [request.rows for request in live])
-            except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to the callers
+            except Exception as error:  # whatever it is, it belongs to the callers
                 for request in live:
                     request.future.set_exception(error)
             else:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from shoal.errors import ImportInvalid
 
 TOLERANCE = 1e-3
@@ -69,7 +68,7 @@ def check_export(
     together = served(images)
     if together.shape != reference.shape or together.dtype != np.float32:
         raise ImportInvalid(
-            f"The export gives {together.dtype} {together.shape} for {len(images)} images, the source {reference.shape}."
+            f"{len(images)} images give {together.dtype} {together.shape} as exported, {reference.shape} in the source."
         )
     if not np.isfinite(together).all():
         raise ImportInvalid("The embeddings are not finite: the weights are damaged, or the input scaling is wrong.")
@@ -84,7 +83,7 @@ def check_export(
     batch_difference = float(np.abs(alone - together).max()) / scale
     if batch_difference > TOLERANCE:
         raise ImportInvalid(
-            f"An image's embedding depends on the others in its batch (by {batch_difference:.2g} of the largest value): "
+            f"An image's embedding depends on the others in its batch, by {batch_difference:.2g} of the largest value: "
             "this graph is in training mode. Export the model for inference.",
             batch_difference=batch_difference,
         )

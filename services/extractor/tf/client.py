@@ -13,6 +13,8 @@ from typing import Any
 
 import grpc
 import structlog
+from shoal.errors import JobError, ModelMismatch, ModelNotServed, ServingFailed, ServingRefused, ServingUnavailable
+from shoal.settings import Settings
 
 from extractor.tf.stubs import (
     GetModelMetadataRequest,
@@ -22,8 +24,6 @@ from extractor.tf.stubs import (
     PredictionServiceStub,
     SignatureDefMap,
 )
-from shoal.errors import JobError, ModelMismatch, ModelNotServed, ServingFailed, ServingRefused, ServingUnavailable
-from shoal.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +32,7 @@ LONGEST_DELAY_S = 3.0
 POLL_S = 0.5
 STATUS_DEADLINE_S = 30.0
 _AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+_COMING = (ModelVersionStatus.START, ModelVersionStatus.LOADING)
 _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -142,8 +143,7 @@ class ServingClient:
             available = [n for n, v in versions.items() if v.state == ModelVersionStatus.AVAILABLE]
             if available:
                 return max(available)
-            loading = [v for v in versions.values() if v.state in (ModelVersionStatus.START, ModelVersionStatus.LOADING)]
-            if not loading:
+            if not any(v.state in _COMING for v in versions.values()):
                 raise self._not_served(name, "; ".join(v.status.error_message for v in versions.values()))
             if time.monotonic() > deadline:
                 raise ServingUnavailable(
@@ -223,7 +223,7 @@ class ServingClient:
             if now - max(first_failure, self._answered_at) > self._gone_s:
                 raise self._gone(failure)
             log.warning("serving is away", target=self.address.target, reason=failure.details())
-            self._pause(delay * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, no secret
+            self._pause(delay * random.uniform(0.5, 1.0))  # jitter, no secret
             delay = min(2 * delay, LONGEST_DELAY_S)
 
     def close(self) -> None:

@@ -71,13 +71,21 @@ def report(folder: Path, version: int) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
+def latest_report(root: Path, name: str) -> dict[str, Any] | None:
+    """The report about the highest version of a model; None when there is no such model, or no report."""
+    if Path(name).name != name:
+        return None
+    found = versions(root / name)
+    return report(root / name, found[-1]) if found else None
+
+
 def write_configs(root: Path, serving_root: str = SERVING_ROOT) -> None:
     """Write ``model.config``, naming every model below `root`, and ``batching.config`` unless there is one."""
-    entries = "".join(
-        f'  config {{\n    name: "{name}"\n    base_path: "{serving_root}/{name}"\n    model_platform: "tensorflow"\n  }}\n'
+    entries = (
+        f'  config {{ name: "{name}" base_path: "{serving_root}/{name}" model_platform: "tensorflow" }}\n'
         for name, _ in served_models(root)
     )
-    _replace(root / MODEL_CONFIG, f"model_config_list {{\n{entries}}}\n")
+    _replace(root / MODEL_CONFIG, f"model_config_list {{\n{''.join(entries)}}}\n")
     if not (root / BATCHING_CONFIG).exists():
         _replace(root / BATCHING_CONFIG, _BATCHING)
 

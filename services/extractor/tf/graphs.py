@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from shoal.errors import ImportInvalid
 
 from extractor.tf.loading import tensorflow
 from extractor.tf.sources import CALL, Choice, SavedModelFolder, Shape, Signature
-from shoal.errors import ImportInvalid
 
 _REFERENCE_VARIABLES = ("Variable", "VariableV2")
 _RESOURCE_VARIABLE = "VarHandleOp"
@@ -184,16 +184,13 @@ class _Tf2Reader:
         self.callable = _inference_function(self.loaded)
 
     def signatures(self) -> list[Signature]:
-        found = [
-            Signature(name, dict(_specs(function.structured_input_signature[1])), dict(_specs(function.structured_outputs)))
-            for name, function in sorted(self.loaded.signatures.items())
-        ]
+        functions = dict(sorted(self.loaded.signatures.items()))
         if self.callable is not None:
-            args, kwargs = self.callable.structured_input_signature
-            found.append(
-                Signature(CALL, dict(_specs([args, kwargs])), dict(_specs(self.callable.structured_outputs)))
-            )
-        return found
+            functions[CALL] = self.callable
+        return [
+            Signature(name, dict(_specs(f.structured_input_signature)), dict(_specs(f.structured_outputs)))
+            for name, f in functions.items()
+        ]
 
     def network(self, choice: Choice) -> Network:
         tf = self.tf

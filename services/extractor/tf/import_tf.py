@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
+from shoal.errors import ImportInvalid, UnknownModel
+from shoal.schemas import Name, TransformOverride
 
 from extractor import catalogue
 from extractor.modelspec import ModelSpec, Transform
@@ -25,8 +28,6 @@ from extractor.tf.export import INPUT, OUTPUT, SIGNATURE, InputDtype, Scaling, f
 from extractor.tf.graphs import Network, Reader, reader
 from extractor.tf.loading import tensorflow
 from extractor.tf.sources import Choice, SavedModelFolder, choose, read_folder
-from shoal.errors import ImportInvalid, UnknownModel
-from shoal.schemas import Name
 
 DEFAULT_SIZE = 224
 BIGBIGAN = Transform(256, 1.0, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -81,7 +82,7 @@ def import_savedmodel(
     output: str | None = None,
     *,
     dtype: InputDtype = "uint8",
-    transform: Transform | None = None,
+    transform: Mapping[str, Any] | None = None,
 ) -> ImportReport:
     """Export the model in `source` as ``<models_root>/<name>/<version>`` after checking it.
 
@@ -97,8 +98,8 @@ def import_savedmodel(
     dtype
         Of the exported input. uint8 is a quarter of the bytes and loses nothing.
     transform
-        How images are prepared, for a name that is not in the catalogue: by default BigBiGAN's for the signature
-        ``encode``, SimCLR's for all others.
+        Fields of `Transform` that differ from the default, for a name that is not in the catalogue: how images are
+        prepared. The default is BigBiGAN's for the signature ``encode``, SimCLR's for all others.
 
     Raises
     ------
@@ -110,7 +111,7 @@ def import_savedmodel(
     found = read_folder(source)
     read = reader(found)
     choice = choose(read.signatures(), signature, output or _output_of(spec))
-    prepared = transform or (spec.transform if spec is not None else _default_transform(choice))
+    prepared = _transform(name, spec, choice, transform or {})
     size = _checked_size(choice, prepared)
     images = sample_images(size, dtype)
     scaling = Scaling(prepared.mean, prepared.std)
@@ -196,9 +197,20 @@ def _output_of(spec: ModelSpec | None) -> str | None:
     return spec.embedding if spec is not None and spec.embedding != "pooled" else None
 
 
-def _default_transform(choice: Choice) -> Transform:
+def _transform(name: str, spec: ModelSpec | None, choice: Choice, changes: Mapping[str, Any]) -> Transform:
+    if spec is not None:
+        if changes:
+            raise ImportInvalid(
+                f"The catalogue says how images are prepared for {name}: {', '.join(changes)} is fixed."
+            )
+        return spec.transform
     family = BIGBIGAN if choice.signature == "encode" else SIMCLR
-    return Transform(**{**vars(family), "size": choice.size or family.size})
+    default = {**vars(family), "size": choice.size or family.size}
+    try:
+        TransformOverride.model_validate({k: list(v) if isinstance(v, tuple) else v for k, v in changes.items()})
+    except ValidationError as error:
+        raise ImportInvalid(f"The preprocessing is not valid: {error.errors()[0]['msg']}.") from error
+    return Transform(**{**default, **changes})
 
 
 def _checked_size(choice: Choice, transform: Transform) -> int:

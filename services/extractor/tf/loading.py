@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def tensorflow() -> Any:
@@ -24,3 +29,25 @@ def tensorflow() -> Any:
             raise ImportError("TensorFlow is not installed: install `shoal[tf]`.") from error
     tf.get_logger().setLevel("ERROR")
     return tf
+
+
+def quietly(do: Callable[[], T]) -> T:
+    """Call `do` with standard error held back: its libraries greet there before their own switches apply.
+
+    What they wrote appears when it fails.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            result = do()
+        except BaseException:
+            os.dup2(kept, 2)
+            held.seek(0)
+            sys.stderr.write(held.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    return result

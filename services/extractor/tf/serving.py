@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from shoal.errors import Unavailable
 
 from extractor.tf.batching import BatchLimits
 from extractor.tf.folders import served_models
@@ -31,7 +32,6 @@ from extractor.tf.stubs import (
     add_PredictionServiceServicer_to_server,
 )
 from extractor.tf.tensors import from_proto, to_proto
-from shoal.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -198,5 +198,3 @@ def serve(root: Path, port: int, *, host: str = "127.0.0.1", limits: BatchLimits
     stopping.wait()
     server.stop()
     return 0
-
-

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from google.protobuf.message import DecodeError
+from shoal.errors import ImportInvalid
 
 from extractor.tf.stubs import SavedModel
-from shoal.errors import ImportInvalid
 
 Layout = Literal["tf1-hub", "tf1", "tf2"]
 CALL = "__call__"
