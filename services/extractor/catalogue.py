@@ -50,7 +50,7 @@ class _Row(BaseModel):
     backend: Literal["torch", "tfserving"] = "torch"
     timm: str | None = Field(None, description="Name in timm that the fields left out are taken from.")
     architecture: str | None = None
-    weights: Literal["none", "random", "file", "served"] = "file"
+    weights: Literal["none", "random", "file"] = "file"
     file: str | None = Field(None, description="Name below the models root.")
     files: list[str] = Field(default_factory=list, description="Further names that are accepted.")
     package: str | None = None
@@ -74,12 +74,10 @@ class _Row(BaseModel):
             raise ValueError("give `architecture`, `timm` or `handler`")
         if self.timm is not None and timm_names.find(self.timm) is None:
             raise ValueError(f"timm has no model {self.timm!r}")
-        if (self.backend == "tfserving") != (self.weights == "served"):
-            raise ValueError('`backend = "tfserving"` and `weights = "served"` belong together')
         if (self.package is None) != (self.resource is None):
             raise ValueError("`package` and `resource` belong together")
-        needs_file = self.weights == "file" and self.timm is None and self.handler is None
-        if needs_file and not (self.file or self.files or self.package):
+        held_here = self.backend != "tfserving" and self.timm is None and self.handler is None
+        if self.weights == "file" and held_here and not (self.file or self.files or self.package):
             raise ValueError("give `file` (a name below the models root), or `weights` as `random` or `none`")
         for name in (*self.files, *([self.file] if self.file else [])):
             if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -196,7 +194,7 @@ def _spec(name: str, row: _Row, settings: Settings, *, check_handler: bool = Tru
         name=name,
         backend=row.backend,
         architecture=row.architecture or (base.architecture if base else "handler"),
-        weights=WeightsSource("served", files=(name,)) if row.weights == "served" else _source(row, base),
+        weights=WeightsSource("served", files=(name,)) if row.backend == "tfserving" else _source(row, base),
         layout=row.layout or ("timm" if base else "auto"),
         transform=_merged(base.transform if base else Transform(), row.transform),
         dim=row.dim if row.dim or row.embedding != "pooled" else (base.dim if base else None),
@@ -217,7 +215,6 @@ def _imported(name: str, report: dict[str, Any], settings: Settings) -> ModelSpe
         "description": "Imported from TensorFlow.",
         "backend": "tfserving",
         "architecture": "savedmodel",
-        "weights": "served",
         "layout": "savedmodel",
         **{key: report.get(key) for key in ("transform", "dim")},
         "embedding": report.get("output"),

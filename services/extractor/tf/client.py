@@ -32,6 +32,7 @@ LONGEST_DELAY_S = 3.0
 POLL_S = 0.5
 STATUS_DEADLINE_S = 30.0
 _AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 _COMING = (ModelVersionStatus.START, ModelVersionStatus.LOADING)
 _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -236,9 +237,11 @@ class ServingClient:
             raise ServingFailed("The client was closed.")
 
     def _translated(self, error: Any, deadline_s: float) -> Exception:
-        code, details, target = error.code(), error.details(), self.address.target
+        code, details, target = error.code(), error.details() or "", self.address.target
         if code == grpc.StatusCode.NOT_FOUND:
             return _NotFound(details)
+        if _UNTRUSTED in details:
+            return ServingRefused(f"The certificate of {target} is not trusted: name its authority in TF_SERVING_CA.")
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             return ServingRefused(f"{target} refuses the client ({details}): check TF_SERVING_TOKEN and TF_SERVING_CA.")
         if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
@@ -274,9 +277,9 @@ class _NotFound(Exception):
 
 
 def _may_pass(error: Any) -> bool:
-    # A message that is over the server's limit is as large the next time.
-    too_large = error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (error.details() or "")
-    return error.code() in _AWAY and not too_large
+    # A message that is over the server's limit is as large the next time, a certificate as little trusted.
+    lasting = ("larger than max", _UNTRUSTED)
+    return error.code() in _AWAY and not any(text in (error.details() or "") for text in lasting)
 
 
 def _metadata(settings: Settings, address: Address) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""`import-tf` and `serve-savedmodel` on the command line of ``python -m extractor``."""
+"""`import-tf`, `export-lite0` and `serve-savedmodel` on the command line of ``python -m extractor``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest")
 
 
 def add_parsers(commands: Any) -> None:
-    """Add the two commands; the parsed options then hold what to call as ``run``."""
+    """Add the commands; the parsed options then hold what to call as ``run``."""
     parser = commands.add_parser("import-tf", help="turn a TensorFlow model into a folder that TF Serving serves")
     parser.add_argument("name", help="name in the catalogue, or a new one")
     parser.add_argument("source", type=Path, help="TF1 hub module, TF1 or TF2 SavedModel directory")
@@ -32,6 +32,10 @@ def add_parsers(commands: Any) -> None:
     own.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of values in [0, 1]")
     own.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"))
     parser.set_defaults(run=_import)
+
+    parser = commands.add_parser("export-lite0", help="write EfficientNet-Lite0 as a SavedModel that import-tf takes")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder to write")
+    parser.set_defaults(run=_export)
 
     parser = commands.add_parser("serve-savedmodel", help="serve SavedModels over TensorFlow Serving's gRPC")
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of <name>/<version>/saved_model.pb")
@@ -81,6 +85,18 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
     names = ("size", "crop_fraction", "interpolation", "mean", "std")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def _export(options: argparse.Namespace) -> int:
+    try:
+        quietly(tensorflow)
+        from extractor.tf.lite0 import save_lite0, torch_state
+
+        save_lite0(torch_state(Settings()), options.folder)
+    except (ShoalError, ImportError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
 
 
 def _serve(options: argparse.Namespace) -> int:

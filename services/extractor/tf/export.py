@@ -40,11 +40,15 @@ class Scaling:
         return scaled
 
 
-def save(network: Network, scaling: Scaling, folder: Path, *, size: int | None, dim: int, dtype: InputDtype) -> None:
+def save(
+    network: Network, scaling: Scaling | None, folder: Path, *, size: int | None, dim: int, dtype: InputDtype
+) -> None:
     """Write the SavedModel that serves `network`.
 
     Parameters
     ----------
+    scaling
+        None for a network that takes uint8 and scales it itself.
     folder
         Becomes the version folder.
     size
@@ -59,7 +63,10 @@ def save(network: Network, scaling: Scaling, folder: Path, *, size: int | None, 
     module.network = network.tracked
 
     def serve(images: Any) -> Any:
-        embedding = network.call(scaling.apply(tf.cast(images, tf.float32)))
+        if scaling is None:
+            embedding = network.call(tf.cast(images, tf.uint8))
+        else:
+            embedding = network.call(scaling.apply(tf.cast(images, tf.float32)))
         return {OUTPUT: tf.ensure_shape(tf.identity(embedding), [None, dim])}
 
     spec = tf.TensorSpec([None, size, size, 3], dtype, name=INPUT)

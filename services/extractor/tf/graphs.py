@@ -18,6 +18,7 @@ from shoal.errors import ImportInvalid
 
 from extractor.tf.loading import tensorflow
 from extractor.tf.sources import CALL, Choice, SavedModelFolder, Shape, Signature
+from extractor.tf.tensors import dtype_name
 
 _REFERENCE_VARIABLES = ("Variable", "VariableV2")
 _RESOURCE_VARIABLE = "VarHandleOp"
@@ -31,7 +32,8 @@ class Network:
     Attributes
     ----------
     call
-        Maps a tensor of images (n, size, size, 3) float32, scaled as the network wants it, to (n, dim).
+        Maps a tensor of images (n, size, size, 3), of the choice's dtype and scaled as the network wants it, to
+        (n, dim).
     tracked
         What holds its variables: to be made an attribute of the exported module.
     """
@@ -49,7 +51,7 @@ class Reader(Protocol):
     def network(self, choice: Choice) -> Network:
         """The part of it from the chosen input to the chosen output."""
 
-    def reference(self, choice: Choice, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def reference(self, choice: Choice, images: NDArray[Any]) -> NDArray[np.float32]:
         """The chosen output as the source itself computes it, to compare with."""
 
 
@@ -78,6 +80,7 @@ class _Tf1Reader:
                 name,
                 {key: _shape(info.tensor_shape) for key, info in definition.inputs.items()},
                 {key: _shape(info.tensor_shape) for key, info in definition.outputs.items()},
+                {key: dtype_name(info.dtype) for key, info in definition.inputs.items()},
             )
             for name, definition in sorted(self.meta_graph.signature_def.items())
         ]
@@ -106,7 +109,7 @@ class _Tf1Reader:
 
         return Network(call, [variable for variable, _ in variables.values()])
 
-    def reference(self, choice: Choice, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def reference(self, choice: Choice, images: NDArray[Any]) -> NDArray[np.float32]:
         tf = self.tf
         source, sink = self._tensors(choice)
         with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -188,7 +191,12 @@ class _Tf2Reader:
         if self.callable is not None:
             functions[CALL] = self.callable
         return [
-            Signature(name, dict(_specs(f.structured_input_signature)), dict(_specs(f.structured_outputs)))
+            Signature(
+                name,
+                {key: _known_shape(spec) for key, spec in _specs(f.structured_input_signature)},
+                {key: _known_shape(spec) for key, spec in _specs(f.structured_outputs)},
+                {key: spec.dtype.name for key, spec in _specs(f.structured_input_signature)},
+            )
             for name, f in functions.items()
         ]
 
@@ -208,7 +216,7 @@ class _Tf2Reader:
 
         return Network(call, self.loaded)
 
-    def reference(self, choice: Choice, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def reference(self, choice: Choice, images: NDArray[Any]) -> NDArray[np.float32]:
         return np.asarray(self.network(choice).call(self.tf.constant(images)))
 
 
@@ -234,11 +242,15 @@ def _fixed_lengths(concrete: Any) -> int:
     return 0 if spec.shape.rank is None else sum(length is not None for length in spec.shape.as_list())
 
 
-def _specs(structure: Any) -> Iterator[tuple[str, Shape]]:
+def _specs(structure: Any) -> Iterator[tuple[str, Any]]:
     tf = tensorflow()
     for name, value in _leaves(structure):
         if isinstance(value, tf.TensorSpec) or tf.is_tensor(value):
-            yield name, None if value.shape.rank is None else tuple(value.shape.as_list())
+            yield name, value
+
+
+def _known_shape(spec: Any) -> Shape:
+    return None if spec.shape.rank is None else tuple(spec.shape.as_list())
 
 
 def _leaves(structure: Any, name: str = "output") -> Iterator[tuple[str, Any]]:

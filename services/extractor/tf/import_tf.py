@@ -114,8 +114,8 @@ def import_savedmodel(
     prepared = _transform(name, spec, choice, transform or {})
     size = _checked_size(choice, prepared)
     images = sample_images(size, dtype)
-    scaling = Scaling(prepared.mean, prepared.std)
-    reference = _reference(read, choice, np.asarray(scaling.apply(images.astype(np.float32)), np.float32))
+    scaling = Scaling(prepared.mean, prepared.std) if choice.dtype == "float32" else None
+    reference = _reference(read, choice, _source_input(images, scaling))
     dim = _checked_dim(reference, spec, choice)
     network = read.network(choice)
 
@@ -142,7 +142,7 @@ def _prepare(
     network: Network,
     reference: NDArray[np.float32],
     images: NDArray[Any],
-    scaling: Scaling,
+    scaling: Scaling | None,
     *,
     choice: Choice,
     source: SavedModelFolder,
@@ -235,7 +235,13 @@ def _checked_dim(reference: NDArray[np.float32], spec: ModelSpec | None, choice:
     return dim
 
 
-def _reference(read: Reader, choice: Choice, images: NDArray[np.float32]) -> NDArray[np.float32]:
+def _source_input(images: NDArray[Any], scaling: Scaling | None) -> NDArray[Any]:
+    if scaling is None:
+        return images.astype(np.uint8)
+    return np.asarray(scaling.apply(images.astype(np.float32)), np.float32)
+
+
+def _reference(read: Reader, choice: Choice, images: NDArray[Any]) -> NDArray[np.float32]:
     tf = tensorflow()
     try:
         return read.reference(choice, images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,11 +31,14 @@ class Signature:
     ----------
     inputs, outputs
         Shape of each by name; None where the rank is unknown, and for single lengths that are.
+    dtypes
+        Of the inputs, where they are not float32.
     """
 
     name: str
     inputs: Mapping[str, Shape]
     outputs: Mapping[str, Shape]
+    dtypes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,15 @@ class Choice:
     ----------
     size
         Side of the square input when the graph fixes it, None when any will do.
+    dtype
+        Of the input: float32, scaled by whoever calls, or uint8, which the graph scales itself.
     """
 
     signature: str
     input: str
     output: str
     size: int | None
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,10 @@ def choose(signatures: Sequence[Signature], signature: str | None, output: str |
         raise ImportInvalid(
             f"The input {images!r} of {chosen.name!r} is {height} x {width} pixels: only square inputs are served."
         )
-    return Choice(chosen.name, images, _output(chosen, output), height)
+    dtype = chosen.dtypes.get(images, "float32")
+    if dtype not in ("float32", "uint8"):
+        raise ImportInvalid(f"The input {images!r} of {chosen.name!r} is {dtype}: float32 or uint8 is needed.")
+    return Choice(chosen.name, images, _output(chosen, output), height, dtype)
 
 
 def _signature(named: Mapping[str, Signature], wish: str | None) -> Signature:

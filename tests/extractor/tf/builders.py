@@ -43,7 +43,7 @@ class Resnet:
 
     def normalise(self, x: Any, name: str, training: bool, relu: bool = True) -> Any:
         channels = int(x.shape[-1])
-        gamma, beta = (self.variable(f"{name}/{part}", channels) for part in ("gamma", "beta"))
+        gamma, beta = (self.variable(f"{name}/{part}", channels, low=0.1, high=0.4) for part in ("gamma", "beta"))
         mean = self.variable(f"{name}/moving_mean", channels, low=-0.5, high=0.5)
         variance = self.variable(f"{name}/moving_variance", channels)
         if training:
@@ -113,22 +113,30 @@ def write_hub_module(
     (folder / "tfhub_module.pb").write_bytes(b"\x08\x03")
 
 
-def graph_variable(use_resource: bool) -> GetVariable:
+def graph_variable(use_resource: bool, shards: int = 1) -> GetVariable:
     """What makes variables in a TF1 graph: reference variables, as SimCLR's own export has, or resources."""
 
     def get(name: str, value: np.ndarray) -> Any:
-        return v1.get_variable(name, initializer=value, use_resource=use_resource)
+        def part(shape: Any, dtype: Any = None, partition_info: Any = None) -> Any:
+            offset = partition_info.var_offset if partition_info is not None else [0] * value.ndim
+            return tf.constant(value[tuple(slice(o, o + int(n)) for o, n in zip(offset, shape, strict=True))])
+
+        split = v1.fixed_size_partitioner(shards, axis=value.ndim - 1) if shards > 1 else None
+        made = v1.get_variable(name, value.shape, initializer=part, use_resource=use_resource, partitioner=split)
+        return tf.convert_to_tensor(made) if shards > 1 else made
 
     return get
 
 
-def simclr_hub(folder: Path, *, width: int = 1, selective: bool = False, use_resource: bool = False) -> None:
+def simclr_hub(
+    folder: Path, *, width: int = 1, selective: bool = False, use_resource: bool = False, shards: int = 1
+) -> None:
     """SimCLR's and SimCLRv2's hub module: graphs without tags and tagged ``train``, one signature ``default``."""
 
     def build(training: bool) -> Signatures:
         images = v1.placeholder(tf.float32, [None, None, None, 3])
         with v1.variable_scope("base_model"):
-            net = Resnet(graph_variable(use_resource), width=width, selective=selective)
+            net = Resnet(graph_variable(use_resource, shards), width=width, selective=selective)
             outputs = net(images, training)
         with v1.variable_scope("head_supervised"):
             outputs["logits_sup"] = outputs["final_avg_pool"] @ net.variable("kernel", 32 * net.base, 10)
@@ -203,3 +211,17 @@ def plain_tf2(folder: Path, embed: Callable[[Any], Any], *, size: int | None = N
     spec = tf.TensorSpec([None, size, size, 3], dtype, name="images")
     module.serve = tf.function(lambda images: {"embedding": embed(tf.cast(images, tf.float32))}, input_signature=[spec])
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+
+
+def session_output(folder: Path, signature: str, output: str, images: np.ndarray) -> np.ndarray:
+    """What a TF1 module itself gives, by TF1's own loader."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        meta_graph = v1.saved_model.loader.load(session, [], str(folder))
+        definition = meta_graph.signature_def[signature]
+        (source,) = definition.inputs.values()
+        return session.run(definition.outputs[output].name, {source.name: images})
+
+
+def call_output(folder: Path, output: str, images: np.ndarray) -> np.ndarray:
+    """What a TF2 directory itself gives, called as SimCLRv2's examples do."""
+    return tf.saved_model.load(str(folder))(tf.constant(images), trainable=False)[output].numpy()
