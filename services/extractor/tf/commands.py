@@ -89,10 +89,12 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
 
 def _export(options: argparse.Namespace) -> int:
     try:
-        quietly(tensorflow)
         from extractor.tf.lite0 import save_lite0, torch_state
 
-        save_lite0(torch_state(Settings()), options.folder)
+        # PyTorch first: its compiler, Triton, crashes the process when it is loaded after TensorFlow.
+        state = torch_state(Settings())
+        quietly(tensorflow)
+        save_lite0(state, options.folder)
     except (ShoalError, ImportError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

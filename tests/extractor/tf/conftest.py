@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,6 +36,9 @@ def tf() -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        # Triton, which PyTorch loads on occasion, crashes a process that has loaded TensorFlow before it.
+        with contextlib.suppress(ImportError):
+            import triton  # noqa: F401
         return tensorflow()
 
 
