@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -84,16 +83,6 @@ def contingency(clusters: ArrayLike, classes: ArrayLike, k: int, c: int) -> Cont
     else:
         cells, counts = np.unique(cell, return_counts=True)
     return Contingency((k, c), cells // max(c, 1), cells % max(c, 1), counts.astype(np.int64))
-
-
-def encode_labels(labels: Sequence[str | None] | None, vocabulary: Sequence[str], rows: int) -> IntArray:
-    """Class labels as ``(rows,) int64`` positions in the sorted ``vocabulary``; None becomes `UNLABELLED`."""
-    if labels is None:
-        return np.full(rows, UNLABELLED, dtype=np.int64)
-    position = {label: index for index, label in enumerate(vocabulary)}
-    return np.fromiter(
-        (position.get(label, UNLABELLED) if label is not None else UNLABELLED for label in labels), np.int64, rows
-    )
 
 
 def entropy(sizes: IntArray) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from clusterer import contingency as tables
-from clusterer.contingency import UNLABELLED, contingency, encode_labels
+from clusterer.contingency import UNLABELLED, contingency
 from clusterer.labels import UNMAPPED, LabelRule, accuracy, learn_map
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,12 +27,6 @@ def test_counting_by_sorting_and_by_table_agree(monkeypatch: pytest.MonkeyPatch)
     large = contingency(clusters, classes, 7, 5)
     assert np.array_equal(small.dense(), large.dense())
     assert np.array_equal(small.cluster, large.cluster)
-
-
-def test_labels_are_any_strings() -> None:
-    vocabulary = ["", "0010", "10", "ä b"]
-    assert encode_labels(["10", None, "ä b", "0010", ""], vocabulary, 5).tolist() == [2, UNLABELLED, 3, 1, 0]
-    assert encode_labels(None, vocabulary, 3).tolist() == [UNLABELLED] * 3
 
 
 def test_one_to_one_leaves_surplus_clusters_without_a_class_and_mixed_does_not() -> None:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from clusterer.kmeans.engine import Assigner, Assignment, OnRows
+from clusterer.nearest import squared_distances
 from clusterer.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
 
 TOLERANCE = 1e-5
+RESEED_CANDIDATES = 1024
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def lloyd(
 
 
 def update(rows: Rows, centroids: Float32Array, found: Assignment) -> tuple[Float32Array, int]:
-    """The mean of the rows of each cluster; an empty cluster gets the row farthest from its centroid.
+    """The mean of the rows of each cluster; an empty cluster gets a row that is far from its centroid.
 
     Returns
     -------
@@ -143,21 +145,28 @@ def update(rows: Rows, centroids: Float32Array, found: Assignment) -> tuple[Floa
 
 
 def _reseed(rows: Rows, found: Assignment, empty: IntArray, sums: Float64Array, counts: IntArray) -> None:
-    """Give each empty cluster the farthest row left, taken out of its cluster; of equally far rows the first."""
-    far = np.lexsort((np.arange(len(found.squared)), -found.squared))[: 4 * len(empty)]
-    far = far[found.squared[far] > 0]
-    points = rows.take(far).astype(np.float64)
+    """Give each empty cluster a row that is far from its centroid and from the rows given before, in place.
+
+    The candidates are the rows farthest from their centroids; of equally far ones the first. A row leaves the cluster
+    where it was, unless it is alone there.
+    """
+    order = np.lexsort((np.arange(len(found.squared)), -found.squared))
+    candidates = order[: RESEED_CANDIDATES + 4 * len(empty)]
+    points = rows.take(candidates)
+    distance = found.squared[candidates].astype(np.float64)
+    donors = found.labels[candidates]
     waiting = list(empty)
-    for row, point in zip(far, points, strict=True):
-        donor = found.labels[row]
-        if not waiting:
+    while waiting:
+        distance[counts[donors] <= 1] = 0.0
+        farthest = int(distance.argmax())
+        if distance[farthest] <= 0.0:
             return
-        if counts[donor] > 1:
-            cluster = waiting.pop(0)
-            sums[donor] -= point
-            counts[donor] -= 1
-            sums[cluster] = point
-            counts[cluster] = 1
+        cluster, point = waiting.pop(0), points[farthest].astype(np.float64)
+        sums[donors[farthest]] -= point
+        counts[donors[farthest]] -= 1
+        sums[cluster], counts[cluster] = point, 1
+        distance = np.minimum(distance, squared_distances(points, points[farthest : farthest + 1])[:, 0])
+        distance[farthest] = 0.0
 
 
 def _moved(state: State, found: Assignment) -> int:

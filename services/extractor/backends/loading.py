@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from shoal.settings import Settings
 from shoal.store import ModelRecord
 
 from extractor import weights
 from extractor.backends.base import Backend
+from extractor.download import OnProgress, sha256
 from extractor.modelspec import ModelSpec
 
 
-def record_of(spec: ModelSpec, settings: Settings) -> ModelRecord:
+def record_of(spec: ModelSpec, settings: Settings, on_progress: OnProgress | None = None) -> ModelRecord:
     """What the store notes about the model, from its files alone: nothing is loaded.
+
+    Weights that are not on this machine are downloaded where that is possible; ``on_progress`` hears of it.
 
     Raises
     ------
     WeightsMissing
-        The model's weights are not on this machine.
+        The model's weights are not on this machine and cannot be downloaded.
+    WeightsInvalid
+        What was downloaded is not the published file.
     JobError
         TensorFlow Serving, which has the weights of its models, cannot be asked for the version that it serves.
     """
@@ -26,11 +29,8 @@ def record_of(spec: ModelSpec, settings: Settings) -> ModelRecord:
         from extractor.backends import tfserving
 
         return tfserving.record_of(spec, settings)
-    path = weights.locate(spec, settings.models)
-    digest = None
-    if path is not None:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    path = weights.obtain(spec, settings.models, offline=settings.offline, on_progress=on_progress)
+    digest = sha256(path) if path is not None else None
     return ModelRecord(
         name=spec.name,
         backend=spec.backend,
@@ -53,6 +53,10 @@ def open_backend(spec: ModelSpec, settings: Settings, record: ModelRecord) -> Ba
     JobError
         The model is not served, or not as the catalogue describes it.
     """
+    if spec.handler is not None:
+        from extractor.backends.handler import HandlerBackend
+
+        return HandlerBackend(spec, settings, record)
     if spec.architecture == "pixels":
         from extractor.backends.pixels import PixelsBackend
 

@@ -90,12 +90,14 @@ class Batcher:
         return request.future
 
     def close(self) -> None:
-        """Finish what waits and end the threads."""
+        """Finish what waits and end the threads; what nobody can finish fails."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        while self._waiting:
+            self._take().future.set_exception(QueueFull("the server is stopping"))
 
     def _work(self) -> None:
         while batch := self._next():
