@@ -84,6 +84,7 @@ def client_settings(tmp_path: Path) -> Callable[..., Settings]:
                 "models": tmp_path / "models",
                 "store": tmp_path / "store",
                 "decode_workers": 1,
+                "device": "cpu",
                 "tf_serving_url": f"127.0.0.1:{port}",
                 "tf_serving_gone_s": 30.0,
                 **fields,
