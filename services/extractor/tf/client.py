@@ -223,7 +223,8 @@ class ServingClient:
                 raise self._translated(failure, deadline_s)
             if now - max(first_failure, self._answered_at) > self._gone_s:
                 raise self._gone(failure)
-            log.warning("serving is away", target=self.address.target, reason=failure.details())
+            if first_failure == now:
+                log.warning("waiting for TensorFlow Serving", target=self.address.target, reason=failure.details())
             self._pause(delay * random.uniform(0.5, 1.0))  # jitter, no secret
             delay = min(2 * delay, LONGEST_DELAY_S)
 

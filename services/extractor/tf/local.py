@@ -59,9 +59,14 @@ class LocalServer:
         self.stop()
         os.environ.pop("TF_SERVING_URL", None)
 
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server; None while none runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
     def ensure(self) -> None:
         """Start it unless it runs. It answers after some seconds; clients wait for it."""
-        if self._process is not None and self._process.poll() is None:
+        if self.pid is not None:
             return
         if self._process is not None:
             log.warning("the TensorFlow server ended; starting another", status=self._process.returncode)
