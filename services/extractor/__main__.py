@@ -1,9 +1,11 @@
-"""``python -m extractor``: the API, the worker, and what a worker starts for each job."""
+"""``python -m extractor``: the API, the worker, what a worker starts for each job, and TensorFlow's models."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+
+from extractor.tf import commands as tf_commands
 
 BACKENDS = ("torch", "tfserving")
 
@@ -31,7 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("run-job", help="run the one job on standard input; workers start this")
     pull = commands.add_parser("pull", help="download a model's weights, resumed and checked")
     pull.add_argument("name", help="catalogue name or timm:<name>")
+    tf_commands.add_parsers(commands)
     options = parser.parse_args(arguments)
+    if "run" in options:
+        return int(options.run(options))
     if options.command == "api":
         return _api(options.host, options.port)
     if options.command == "pull":
@@ -61,7 +66,14 @@ def _worker(backend: str) -> int:
     queue = JobQueue.from_url(settings.redis_url.get_secret_value(), lease_s=settings.lease_s)
     # Somebody waits for the answer to a small request, so it goes first.
     kinds = [f"{KIND_PREFIX}{backend}", f"extract:{backend}"]
-    Worker(queue, kinds, [sys.executable, "-m", "extractor", "run-job"], settings=settings).run()
+    command = [sys.executable, "-m", "extractor", "run-job"]
+    if backend == "tfserving" and not settings.tf_serving_url:
+        from extractor.tf.local import LocalServer
+
+        with LocalServer(settings.models) as server:
+            Worker(queue, kinds, command, settings=settings, prepare=server.ensure).run()
+    else:
+        Worker(queue, kinds, command, settings=settings).run()
     return 0
 
 

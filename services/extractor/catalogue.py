@@ -1,4 +1,4 @@
-"""Which models there are: the built-in catalogue, the user's own, every model of timm, and custom descriptions.
+"""Which models there are: the catalogues, imported TensorFlow models, every model of timm, and custom descriptions.
 
 Nothing here imports torch or timm, so that the API can refuse a bad request before a job exists.
 """
@@ -21,6 +21,7 @@ from shoal.settings import Settings
 from extractor import timm_names
 from extractor.layouts import LAYOUT_NAMES
 from extractor.modelspec import CropMode, ModelSpec, Readiness, Transform, WeightsSource
+from extractor.tf import folders
 
 __all__ = ["ModelSpec", "Readiness", "Transform", "WeightsSource", "all_models", "catalogue_files", "resolve"]
 
@@ -79,8 +80,8 @@ class _Row(BaseModel):
             raise ValueError(f"timm has no model {self.timm!r}")
         if (self.package is None) != (self.resource is None):
             raise ValueError("`package` and `resource` belong together")
-        needs_file = self.weights == "file" and self.timm is None and self.handler is None
-        if needs_file and not (self.file or self.files or self.package):
+        held_here = self.backend != "tfserving" and self.timm is None and self.handler is None
+        if self.weights == "file" and held_here and not (self.file or self.files or self.package):
             raise ValueError("give `file` (a name below the models root), or `weights` as `random` or `none`")
         for name in (*self.files, *([self.file] if self.file else [])):
             if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -127,6 +128,9 @@ def resolve(model: str | CustomModel, models_root: Path, *, settings: Settings |
         rows = _rows(path)
         if model in rows:
             return _spec(model, rows[model], settings)
+    imported = folders.latest_report(models_root, model)
+    if imported is not None:
+        return _imported(model, imported, settings)
     raise _unknown(model, models_root, settings)
 
 
@@ -136,7 +140,12 @@ def all_models(models_root: Path, *, settings: Settings | None = None) -> list[M
     merged: dict[str, _Row] = {}
     for path in catalogue_files(models_root, settings):
         merged.update(_rows(path))
-    return [_spec(name, row, settings, check_handler=False) for name, row in merged.items()]
+    specs = [_spec(name, row, settings, check_handler=False) for name, row in merged.items()]
+    for name, _ in folders.served_models(models_root):
+        report = folders.latest_report(models_root, name) if name not in merged else None
+        if report is not None:
+            specs.append(_imported(name, report, settings))
+    return specs
 
 
 def catalogue_files(models_root: Path, settings: Settings) -> list[Path]:
@@ -189,8 +198,8 @@ def _spec(name: str, row: _Row, settings: Settings, *, check_handler: bool = Tru
         name=name,
         backend=row.backend,
         architecture=row.architecture or (base.architecture if base else f"{HANDLER_PREFIX}{row.handler}"),
-        weights=_source(row, base),
-        layout=row.layout or ("timm" if base else "auto"),
+        weights=WeightsSource("served", files=(name,)) if row.backend == "tfserving" else _source(row, base),
+        layout=row.layout or ("timm" if base else "savedmodel" if row.backend == "tfserving" else "auto"),
         transform=_merged(base.transform if base else Transform(), row.transform),
         dim=row.dim if row.dim or row.embedding != "pooled" else (base.dim if base else None),
         embedding=row.embedding,
@@ -202,6 +211,18 @@ def _spec(name: str, row: _Row, settings: Settings, *, check_handler: bool = Tru
         linear_probe=row.linear_probe,
         options=row.options,
     )
+
+
+def _imported(name: str, report: dict[str, Any], settings: Settings) -> ModelSpec:
+    """A TensorFlow model that was imported under a name that is in no catalogue: its own report describes it."""
+    row = {
+        "description": "Imported from TensorFlow.",
+        "backend": "tfserving",
+        "architecture": "savedmodel",
+        **{key: report.get(key) for key in ("transform", "dim")},
+        "embedding": report.get("output"),
+    }
+    return _spec(name, _checked_row(name, row, f"its import report ({folders.REPORT})"), settings)
 
 
 def _source(row: _Row, base: ModelSpec | None) -> WeightsSource:

@@ -49,7 +49,8 @@ class WeightsSource:
     ----------
     kind
         ``none``: the model has no weights. ``random``: seeded initialisation. ``file``: a file below the models root.
-        ``package``: a file inside an installed Python package.
+        ``package``: a file inside an installed Python package. ``served``: TensorFlow Serving holds them; they lie in
+        the folder of that name below the models root when it is on this machine.
     files
         Names accepted below the models root, in this order; a download is stored under the first.
     url
@@ -64,7 +65,7 @@ class WeightsSource:
         Python package and the file inside it.
     """
 
-    kind: Literal["none", "random", "file", "package"]
+    kind: Literal["none", "random", "file", "package", "served"]
     files: tuple[str, ...] = ()
     url: str | None = None
     sha256: str | None = None
@@ -88,6 +89,8 @@ class WeightsSource:
         """The first of the accepted files that exists, the one inside the package last; None when there is none."""
         for name in self.files:
             path = models_root / name
+            if self.kind == "served":
+                path = max(path.glob("[0-9]*/saved_model.pb"), default=path)
             if path.is_file():
                 return path
         return self.packaged_file()

@@ -205,6 +205,9 @@ class Stack:
         yield "clusterer-api", ["clusterer", "api", *listen, str(self.clusterer_port)]
         if importlib.util.find_spec("torch"):
             yield "extractor-torch-worker", ["extractor", "worker", "--backend", "torch"]
+        # Without TF_SERVING_URL this worker starts a server of its own when a TensorFlow model is first asked for.
+        if importlib.util.find_spec("tensorflow"):
+            yield "extractor-tfserving-worker", ["extractor", "worker", "--backend", "tfserving"]
         if importlib.util.find_spec("faiss"):
             yield "clusterer-worker", ["clusterer", "worker"]
 

@@ -39,6 +39,11 @@
     │   ├── WeightsInvalid           weights_invalid           500
     │   ├── WorkerDied               worker_died               500
     │   ├── ChildSilent              child_silent              500
+    │   ├── ModelNotServed           model_not_served          500
+    │   ├── ModelMismatch            model_mismatch            500
+    │   ├── ServingRefused           serving_refused           500
+    │   ├── ServingFailed            serving_failed            500
+    │   ├── ServingUnavailable       serving_unavailable       503   committed shards stay; the job can go on later
     │   ├── OutOfMemory              out_of_memory             500
     │   └── TransientFailure         transient_failure         503   worth another attempt
     ├── StoreError                   store_error               500
@@ -256,6 +261,26 @@ class WorkerDied(JobError):
 
 class ChildSilent(JobError):
     code = "child_silent"
+
+
+class ModelNotServed(JobError):
+    code = "model_not_served"
+
+
+class ModelMismatch(JobError):
+    code = "model_mismatch"
+
+
+class ServingRefused(JobError):
+    code = "serving_refused"
+
+
+class ServingFailed(JobError):
+    code = "serving_failed"
+
+
+class ServingUnavailable(JobError):
+    code, status, retryable = "serving_unavailable", 503, True
 
 
 class OutOfMemory(JobError):

@@ -29,7 +29,24 @@ class Settings(BaseSettings):
     )
     extractor_url: str = Field("http://127.0.0.1:8001", validation_alias="SHOAL_EXTRACTOR_URL")
     clusterer_url: str = Field("http://127.0.0.1:8002", validation_alias="SHOAL_CLUSTERER_URL")
-    tf_serving_url: str | None = Field(None, validation_alias="TF_SERVING_URL", description="host:port of gRPC.")
+    tf_serving_url: str | None = Field(
+        None, validation_alias="TF_SERVING_URL", description="host:port of TF Serving's gRPC; grpcs:// means TLS."
+    )
+    tf_serving_ca: Path | None = Field(
+        None, validation_alias="TF_SERVING_CA", description="PEM file of the authority to trust; turns TLS on."
+    )
+    tf_serving_token: SecretStr | None = Field(
+        None, validation_alias="TF_SERVING_TOKEN", description="Bearer token sent with every call."
+    )
+    tf_serving_deadline_s: float = Field(
+        300.0, gt=0, validation_alias="TF_SERVING_DEADLINE_S", description="Longest time for one batch, seconds."
+    )
+    tf_serving_gone_s: float = Field(
+        30.0, gt=0, validation_alias="TF_SERVING_GONE_S", description="A server away for longer fails the job."
+    )
+    tf_serving_in_flight: int = Field(
+        3, ge=1, le=64, validation_alias="TF_SERVING_IN_FLIGHT", description="Requests under way at once."
+    )
     api_key: SecretStr | None = Field(None, validation_alias="SHOAL_API_KEY", description="Bearer token of the client.")
 
     lease_s: float = Field(30.0, gt=0, validation_alias="SHOAL_LEASE_S", description="Lease of a claimed job, seconds.")

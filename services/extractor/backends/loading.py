@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shoal.errors import UnknownModel
 from shoal.settings import Settings
 from shoal.store import ModelRecord
 
@@ -23,7 +22,13 @@ def record_of(spec: ModelSpec, settings: Settings, on_progress: OnProgress | Non
         The model's weights are not on this machine and cannot be downloaded.
     WeightsInvalid
         What was downloaded is not the published file.
+    JobError
+        TensorFlow Serving, which has the weights of its models, cannot be asked for the version that it serves.
     """
+    if spec.backend == "tfserving":
+        from extractor.backends import tfserving
+
+        return tfserving.record_of(spec, settings)
     path = weights.obtain(spec, settings.models, offline=settings.offline, on_progress=on_progress)
     digest = sha256(path) if path is not None else None
     return ModelRecord(
@@ -45,6 +50,8 @@ def open_backend(spec: ModelSpec, settings: Settings, record: ModelRecord) -> Ba
     ------
     WeightsMissing, WeightsInvalid
         The weights are not here, or do not fit the architecture.
+    JobError
+        The model is not served, or not as the catalogue describes it.
     """
     if spec.handler is not None:
         from extractor.backends.handler import HandlerBackend
@@ -58,4 +65,6 @@ def open_backend(spec: ModelSpec, settings: Settings, record: ModelRecord) -> Ba
         from extractor.backends.torch import TorchBackend
 
         return TorchBackend(spec, settings, record)
-    raise UnknownModel(f"The model {spec.name!r} needs the backend {spec.backend!r}, which this version lacks.")
+    from extractor.backends.tfserving import TFServingBackend
+
+    return TFServingBackend(spec, settings, record)

@@ -49,6 +49,8 @@ class Worker:
         Periods and patience.
     name
         Names the worker in claims and heartbeats; host and process id by default.
+    prepare
+        Called before each child is started.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Worker:
         *,
         settings: Settings,
         name: str | None = None,
+        prepare: Callable[[], object] = lambda: None,
     ) -> None:
         self._queue = queue
+        self._prepare = prepare
         self._kinds = tuple(kinds)
         self._command = tuple(command)
         self._settings = settings
@@ -101,6 +105,7 @@ class Worker:
                 claim.job.id, claim.job.kind, claim.attempt, claim.owner, claim.job.request, claim.checkpoint
             )
             try:
+                self._prepare()
                 child = ChildProcess(self._command, job)
             except OSError as error:
                 log.exception("the child cannot be started", command=self._command)

@@ -1,0 +1,140 @@
+"""Images a second through gRPC, beside calling the same SavedModel in this process at the same batch size.
+
+The server is `serve-savedmodel` in a process of its own, or the one that ``--url`` names, serving the same folder. Both
+ways embed the same pixels from memory, in turns, so that each round is a pair under the same load of the machine; the
+largest difference between their embeddings is part of the result. EfficientNet-Lite0 unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import finish, parser, spread
+from extractor import catalogue
+from extractor.backends.tfserving import TFServingBackend, record_of
+from extractor.tf import folders
+from extractor.tf.loading import quietly, tensorflow
+from numpy.typing import NDArray
+from shoal.settings import Settings
+
+START_S = 300.0
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = parser(__doc__)
+    options.add_argument("--models", type=Path, help="models root with an imported model; default: a fresh one")
+    options.add_argument("--model", default="lite0_tf", help="name below the models root (%(default)s)")
+    options.add_argument("--url", help="host:port of a server of that folder; default: one is started")
+    options.add_argument("--batch-size", type=int, default=64, help="images a batch (%(default)s)")
+    options.add_argument("--batches", type=int, default=4, help="batches a round (%(default)s)")
+    options.add_argument("--rounds", type=int, default=7, help="pairs of rounds (%(default)s)")
+    options.add_argument("--in-flight", type=int, default=3, help="requests under way at once (%(default)s)")
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="shoal-tfserving-") as temporary, contextlib.ExitStack() as stack:
+        models = chosen.models or prepared(Path(temporary), chosen.model)
+        url = chosen.url or stack.enter_context(server(models))
+        settings = Settings(
+            models=models, tf_serving_url=url, tf_serving_in_flight=chosen.in_flight, tf_serving_gone_s=START_S
+        )
+        spec = catalogue.resolve(chosen.model, models, settings=settings)
+        backend = TFServingBackend(spec, settings, record_of(spec, settings))
+        stack.callback(backend.close)
+        folder = models / chosen.model / str(folders.versions(models / chosen.model)[-1])
+        size = spec.transform.size
+        generator = np.random.default_rng(0)
+        batches = [
+            generator.integers(0, 256, (chosen.batch_size, size, size, 3), dtype=np.uint8)
+            for _ in range(chosen.batches)
+        ]
+        pairs, difference = measure(backend, in_process(folder), batches, chosen.rounds)
+    report(chosen, pairs, difference)
+
+
+def measure(
+    backend: TFServingBackend, network: Any, batches: list[NDArray[np.uint8]], rounds: int
+) -> tuple[list[tuple[float, float]], float]:
+    """Seconds a round through gRPC and in this process, after one round of warm-up; the largest difference."""
+    pairs = []
+    difference = 0.0
+    for index in range(rounds + 1):
+        remote_s, remote = timed(lambda: [f.result() for f in [backend.submit(batch) for batch in batches]])
+        local_s, local = timed(lambda: [network(batch) for batch in batches])
+        difference = max(difference, *(float(np.abs(a - b).max()) for a, b in zip(remote, local, strict=True)))
+        if index > 0:
+            pairs.append((remote_s, local_s))
+    return pairs, difference
+
+
+def timed(work: Any) -> tuple[float, Any]:
+    """Seconds and result of a call."""
+    begun = time.perf_counter()
+    result = work()
+    return time.perf_counter() - begun, result
+
+
+def in_process(folder: Path) -> Any:
+    """The SavedModel's signature as a function of arrays."""
+    tf = quietly(tensorflow)
+    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    return lambda pixels: signature(images=tf.constant(pixels))["embedding"].numpy()
+
+
+def prepared(root: Path, name: str) -> Path:
+    """A models root with EfficientNet-Lite0 in it."""
+    env = {**os.environ, "SHOAL_MODELS": str(root / "models")}
+    (root / "models").mkdir()
+    for arguments in (["export-lite0", str(root / "source")], ["import-tf", name, str(root / "source")]):
+        subprocess.run([sys.executable, "-m", "extractor", *arguments], env=env, check=True)
+    return root / "models"
+
+
+@contextlib.contextmanager
+def server(models: Path) -> Iterator[str]:
+    """The address of a server of `models`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "extractor", "serve-savedmodel", str(models), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def report(chosen: Any, pairs: list[tuple[float, float]], difference: float) -> None:
+    """Print rates and their ratio."""
+    images = chosen.batch_size * chosen.batches
+    ratios = [local_s / remote_s for remote_s, local_s in pairs]
+    grpc, local = ([images / pair[i] for pair in pairs] for i in (0, 1))
+    print(f"gRPC        {statistics.median(grpc):8.1f} images/s")
+    print(f"in process  {statistics.median(local):8.1f} images/s")
+    print(f"ratio       {statistics.median(ratios):8.3f} (median of {len(ratios)} pairs)")
+    print(f"largest difference {difference:.2g}")
+    result = {
+        "benchmark": "tfserving",
+        "model": chosen.model,
+        "batch_size": chosen.batch_size,
+        "in_flight": chosen.in_flight,
+        "images_per_s": {"grpc": spread(grpc, 1), "in_process": spread(local, 1)},
+        "ratio": {"median": round(statistics.median(ratios), 4), **spread(ratios)},
+        "largest_difference": difference,
+    }
+    finish(result, as_json=chosen.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Networks run by TensorFlow Serving, reached over gRPC. Nothing here imports TensorFlow."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from shoal.errors import ModelMismatch
+from shoal.settings import Settings
+from shoal.store import ModelRecord
+
+from extractor.backends.base import Backend
+from extractor.modelspec import ModelSpec, Transform
+from extractor.tf import folders
+from extractor.tf.client import ServingClient
+from extractor.tf.stubs import DataType, PredictRequest
+from extractor.tf.tensors import dtype_name, from_proto, to_proto
+
+log = structlog.get_logger(__name__)
+
+SIGNATURE = "serving_default"
+INPUT = "images"
+OUTPUT = "embedding"
+MAX_REQUEST_BYTES = 512 * 2**20
+"""A larger batch is sent in parts: gRPC's own limit is 2 GiB, and the server holds several at once."""
+_INPUT_DTYPES: dict[int, np.dtype[Any]] = {
+    DataType.DT_UINT8: np.dtype(np.uint8),
+    DataType.DT_FLOAT: np.dtype(np.float32),
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the server says about a model, checked against what the catalogue says.
+
+    Attributes
+    ----------
+    dtype
+        What ``images`` takes: uint8, or float32 of 0 to 255.
+    dim
+        Width of the embedding.
+    """
+
+    name: str
+    version: int
+    dtype: np.dtype[Any]
+    dim: int
+
+
+def record_of(spec: ModelSpec, settings: Settings) -> ModelRecord:
+    """What the store notes about the model: which version the server has, and its weights' hash where it is known.
+
+    The hash is the one that the import wrote, when the models root of this machine has that version.
+
+    Raises
+    ------
+    JobError
+        The server does not serve the model, or cannot be reached.
+    """
+    client = ServingClient(settings)
+    try:
+        version = client.served_version(spec.name)
+    finally:
+        client.close()
+    imported = folders.report(settings.models / spec.name, version) or {}
+    return ModelRecord(
+        name=spec.name,
+        backend=spec.backend,
+        architecture=spec.architecture,
+        weights_sha256=imported.get("weights_sha256"),
+        weights_file=f"{spec.name}/{version}",
+        layout=spec.layout,
+        embedding=imported.get("output", spec.embedding),
+    )
+
+
+class TFServingBackend:
+    """A model of TensorFlow Serving.
+
+    The version is the one in the record: every request names it, so that embeddings of two versions never meet in one
+    set.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    settings
+        Where the server is and how long to wait for it.
+    record
+        As `record_of` made it.
+
+    Raises
+    ------
+    ModelNotServed
+        The server has no such model, or not this version.
+    ModelMismatch
+        The model's signature, dtypes or width are not those of the catalogue.
+    ServingUnavailable, ServingRefused, ServingFailed
+        The server cannot be used.
+    """
+
+    def __init__(self, spec: ModelSpec, settings: Settings, record: ModelRecord) -> None:
+        self.transform: Transform = spec.transform
+        self.record = record
+        self.max_in_flight = settings.tf_serving_in_flight
+        self._client = ServingClient(settings)
+        try:
+            self.served = self._described(spec)
+        except BaseException:
+            self._client.close()
+            raise
+        self.dim = self.served.dim
+        self._executor = ThreadPoolExecutor(self.max_in_flight, thread_name_prefix="tfserving")
+        row_bytes = 3 * spec.transform.size**2 * self.served.dtype.itemsize
+        self._request_rows = max(1, MAX_REQUEST_BYTES // row_bytes)
+        log.info("model served", model=spec.name, version=self.served.version, dim=self.dim)
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:
+        """Embed (n, size, size, 3) uint8 as (n, dim) float32; `max_in_flight` batches are on their way at once."""
+        return self._executor.submit(self._embed, pixels)
+
+    def close(self) -> None:
+        """End calls under way, the threads and the connection."""
+        self._client.close()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        step = self._request_rows
+        parts = [self._predict(pixels[start : start + step]) for start in range(0, len(pixels), step)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        request = PredictRequest(output_filter=[OUTPUT])
+        request.model_spec.name = self.served.name
+        request.model_spec.version.value = self.served.version
+        request.model_spec.signature_name = SIGNATURE
+        request.inputs[INPUT].CopyFrom(to_proto(pixels.astype(self.served.dtype, copy=False)))
+        response = self._client.predict(request)
+        try:
+            embeddings = from_proto(response.outputs[OUTPUT])
+        except (TypeError, ValueError) as error:
+            raise ModelMismatch(f"The server's answer for {self.served.name!r} cannot be read: {error}.") from error
+        if embeddings.shape != (len(pixels), self.dim) or embeddings.dtype != np.float32:
+            raise ModelMismatch(
+                f"The server gave {embeddings.dtype} {embeddings.shape} for {len(pixels)} images of "
+                f"{self.served.name!r}; float32 {(len(pixels), self.dim)} was announced."
+            )
+        return embeddings
+
+    def _described(self, spec: ModelSpec) -> Served:
+        version = _version_of(self.record)
+        signatures = self._client.signatures(spec.name, version)
+        if SIGNATURE not in signatures:
+            raise _mismatch(spec, f"has no signature {SIGNATURE!r}, only {', '.join(sorted(signatures)) or 'none'}")
+        signature = signatures[SIGNATURE]
+        inputs, outputs = signature.inputs, signature.outputs
+        if set(inputs) != {INPUT} or OUTPUT not in outputs:
+            raise _mismatch(spec, f"maps {sorted(inputs)} to {sorted(outputs)} instead of {INPUT!r} to {OUTPUT!r}")
+        _check_images(spec, inputs[INPUT])
+        if outputs[OUTPUT].dtype != DataType.DT_FLOAT:
+            raise _mismatch(spec, f"gives {dtype_name(outputs[OUTPUT].dtype)} embeddings, not float32")
+        shape = _shape(outputs[OUTPUT])
+        if shape is None or len(shape) != 2 or shape[1] < 1:
+            raise _mismatch(spec, f"gives embeddings of shape {shape}: (N, dim) with a fixed dim is needed")
+        if spec.dim not in (None, shape[1]):
+            raise _mismatch(spec, f"gives embeddings of width {shape[1]}, the catalogue says {spec.dim}")
+        return Served(spec.name, version, _INPUT_DTYPES[inputs[INPUT].dtype], shape[1])
+
+
+def _version_of(record: ModelRecord) -> int:
+    version = (record.weights_file or "").rpartition("/")[2]
+    if not version.isdecimal():
+        raise ModelMismatch(f"The record of {record.name!r} names no version of a served model.")
+    return int(version)
+
+
+def _check_images(spec: ModelSpec, info: Any) -> None:
+    if info.dtype not in _INPUT_DTYPES:
+        raise _mismatch(spec, f"takes images of {dtype_name(info.dtype)}: uint8 or float32 is needed")
+    size = spec.transform.size
+    shape = _shape(info)
+    wanted = (-1, size, size, 3)
+    if shape is not None and (
+        len(shape) != 4 or any(have not in (-1, want) for have, want in zip(shape[1:], wanted[1:], strict=True))
+    ):
+        raise _mismatch(spec, f"takes images of shape {shape}, the catalogue's preprocessing gives {wanted}")
+
+
+def _shape(info: Any) -> tuple[int, ...] | None:
+    return None if info.tensor_shape.unknown_rank else tuple(int(dim.size) for dim in info.tensor_shape.dim)
+
+
+def _mismatch(spec: ModelSpec, what: str) -> ModelMismatch:
+    return ModelMismatch(
+        f"The served model {spec.name!r} {what}. Import it again with `shoal models import-tf {spec.name} SOURCE_DIR`.",
+        model=spec.name,
+    )
+
+
+def _conforms(backend: TFServingBackend) -> Backend:  # A type checker's proof that the protocol is met.
+    return backend

@@ -1,0 +1,287 @@
+"""Whole extractions with a TensorFlow model: from images on disk through a server to the store."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from extractor import catalogue
+from extractor.api import build
+from extractor.backends.loading import open_backend, record_of
+from extractor.pipeline import extract
+from extractor.tf.client import ServingClient
+from extractor.tf.import_tf import import_savedmodel
+from extractor.tf.lite0 import save_lite0, torch_state
+from fastapi.testclient import TestClient
+from PIL import Image
+from shoal.errors import ModelMismatch, ServingUnavailable
+from shoal.jobs.child import JobContext
+from shoal.jobs.queue import JobQueue
+from shoal.schemas import Progress
+from shoal.settings import Settings
+from shoal.store import EmbeddingSet, Store
+
+SIZE = 32
+GRID = 8
+
+
+@pytest.fixture(scope="module")
+def models(tf: Any, builders: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``grid`` gives an 8 x 8 picture of its input, ``simclr2`` is a small SimCLRv2, ``lite0`` EfficientNet-Lite0."""
+    root, sources = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("sources")
+
+    def grid(images: Any) -> Any:
+        return tf.reshape(tf.nn.avg_pool2d(images, SIZE // GRID, SIZE // GRID, "VALID"), [-1, 3 * GRID**2])
+
+    builders.plain_tf2(sources / "grid", grid, dtype="float32")
+    import_savedmodel("grid", sources / "grid", root, transform={"size": SIZE, "crop_fraction": 1.0})
+    builders.simclr_tf2(sources / "simclr2", selective=True)
+    import_savedmodel("simclr2", sources / "simclr2", root, transform={"size": SIZE})
+    save_lite0(torch_state(Settings(models=root)), sources / "lite0")
+    import_savedmodel("lite0", sources / "lite0", root)
+    return root
+
+
+@pytest.fixture
+def server(serve: Callable[..., Any], models: Path) -> Any:
+    return serve(models)
+
+
+@pytest.fixture
+def settings(server: Any, models: Path, client_settings: Callable[..., Settings]) -> Settings:
+    return client_settings(server.port, models=models)
+
+
+@pytest.fixture
+def folder(settings: Settings) -> Path:
+    path = settings.data / "set"
+    path.mkdir()
+    return path
+
+
+def request(model: str, **fields: Any) -> dict[str, Any]:
+    return {"images": {"path": "set"}, "model": model, "batch_size": 4, "shard_rows": 8, **fields}
+
+
+def run(body: dict[str, Any], settings: Settings, **context: Any) -> EmbeddingSet:
+    ctx = JobContext.local(body, kind="extract:tfserving", **context)
+    return Store(settings.store).embeddings(extract(ctx, settings)["embeddings"])
+
+
+def rows_of(embeddings: EmbeddingSet) -> np.ndarray:
+    return np.concatenate([batch for _, batch in embeddings.iter_batches()])
+
+
+def grey(folder: Path, name: str, level: int) -> None:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (40, 40), (level, level, level)).save(path)
+
+
+class TestRight:
+    @pytest.mark.parametrize("shape", [(500, 375), (375, 500)], ids=["wide", "tall"])
+    def test_the_crop_of_a_375_by_500_image_is_its_centred_square(
+        self, settings: Settings, folder: Path, shape: tuple[int, int]
+    ) -> None:
+        width, height = shape
+        across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+        picture = np.stack([across, down, np.zeros_like(across)], axis=2).astype(np.uint8)
+        Image.fromarray(picture).save(folder / "ramp.png")
+        got = rows_of(run(request("grid"), settings)).reshape(GRID, GRID, 3) * 255
+        centres = (np.arange(GRID) + 0.5) * 375 / GRID - 0.5
+        wanted_across = (centres + (width - 375) / 2) * 255 / (width - 1)
+        wanted_down = (centres + (height - 375) / 2) * 255 / (height - 1)
+        assert np.abs(got[:, :, 0] - wanted_across).max() < 2
+        assert np.abs(got[:, :, 1] - wanted_down[:, None]).max() < 2
+
+    def test_paths_and_labels_stand_beside_their_rows_whatever_the_order_of_the_folder(
+        self, settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        levels = {f"{'ab'[i % 2]}/{i:02}.png": 10 * i for i in range(20)}
+        for name in random.Random(5).sample(sorted(levels), len(levels)):
+            grey(folder, name, levels[name])
+        monkeypatch.setattr(os, "scandir", shuffled(os.scandir))
+        embeddings = run(request("grid"), settings)
+        table = embeddings.metadata().to_pylist()
+        assert [row["image_path"] for row in table] == sorted(levels)
+        for row, vector in zip(table, rows_of(embeddings), strict=True):
+            assert row["label"] == row["image_path"][0]
+            assert np.allclose(vector * 255, levels[row["image_path"]], atol=1)
+
+    def test_a_tensorflow_model_goes_to_its_own_queue_and_the_job_says_what_was_served(
+        self, settings: Settings, folder: Path, queue: JobQueue
+    ) -> None:
+        for i in range(10):
+            grey(folder, f"{i % 2}/{i}.png", 20 * i)
+        api = TestClient(build(settings, queue))
+        answer = api.post("/extract", json=request("simclr2"))
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["kind"] == "extract:tfserving"
+        assert queue.claim(["extract:torch", "cluster"], "torch") is None
+        claim = queue.claim(["extract:tfserving"], "tf")
+        assert claim is not None
+        embeddings = run(claim.job.request, settings)
+        record = embeddings.plan.model
+        assert (embeddings.rows, embeddings.dim, record.weights_file) == (10, 128, "simclr2/1")
+        assert re.fullmatch("[0-9a-f]{64}", record.weights_sha256 or "")
+        assert Store(settings.store).verify(embeddings.id).ok
+
+    def test_the_same_network_gives_the_same_in_tensorflow_as_in_pytorch(self, settings: Settings) -> None:
+        generator = np.random.default_rng(0)
+        small = generator.integers(0, 256, (6, 9, 9, 3), dtype=np.uint8)
+        pictures = [Image.fromarray(each).resize((224, 224), Image.Resampling.BICUBIC) for each in small]
+        pixels = np.stack([np.asarray(picture) for picture in pictures])
+        outcomes = []
+        for name in ("tf_efficientnet_lite0", "lite0"):
+            spec = catalogue.resolve(name, settings.models, settings=settings)
+            backend = open_backend(spec, settings, record_of(spec, settings))
+            outcomes.append(backend.submit(pixels).result(120))
+            backend.close()
+        assert np.abs(outcomes[0] - outcomes[1]).max() <= 1e-3
+        assert np.ptp(outcomes[0]) > 1
+
+
+def shuffled(scandir: Callable[..., Any]) -> Callable[..., Any]:
+    """``os.scandir`` in another order each time."""
+
+    class Entries:
+        def __init__(self, *arguments: Any) -> None:
+            with scandir(*arguments) as entries:
+                self.entries = random.Random(len(str(arguments))).sample(found := list(entries), len(found))
+
+        def __iter__(self) -> Iterator[Any]:
+            return iter(self.entries)
+
+        def __enter__(self) -> Entries:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    return Entries
+
+
+@pytest.fixture
+def after_batches(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
+    """``after_batches(n, action)`` calls ``action`` once, when the nth batch has been embedded."""
+    predict = ServingClient.predict
+
+    def arm(n: int, action: Callable[[], object]) -> None:
+        left = iter([*[lambda: None] * (n - 1), action])
+
+        def counted(client: ServingClient, request: Any) -> Any:
+            answer = predict(client, request)
+            next(left, lambda: None)()
+            return answer
+
+        monkeypatch.setattr(ServingClient, "predict", counted)
+
+    return arm
+
+
+class TestAway:
+    @pytest.fixture
+    def images(self, folder: Path) -> None:
+        for i in range(40):
+            grey(folder, f"{i:02}.png", 6 * i)
+
+    def test_a_restarted_server_lets_the_job_go_on(
+        self,
+        server: Any,
+        serve: Callable[..., Any],
+        models: Path,
+        settings: Settings,
+        images: None,
+        after_batches: Callable[..., None],
+    ) -> None:
+        def restart() -> None:
+            server.stop(grace_s=0)
+            serve(models, server.port)
+
+        after_batches(3, restart)
+        embeddings = run(request("grid"), settings.model_copy(update={"tf_serving_in_flight": 1}))
+        assert embeddings.rows == 40
+        assert np.allclose(rows_of(embeddings)[:, 0] * 255, np.arange(40) * 6, atol=1)
+
+    def test_a_server_that_stays_away_fails_the_job_which_goes_on_when_it_is_back(
+        self,
+        server: Any,
+        serve: Callable[..., Any],
+        models: Path,
+        settings: Settings,
+        images: None,
+        after_batches: Callable[..., None],
+    ) -> None:
+        impatient = settings.model_copy(update={"tf_serving_in_flight": 1, "tf_serving_gone_s": 2.0})
+        after_batches(6, lambda: server.stop(grace_s=0))
+        with pytest.raises(ServingUnavailable, match="Committed shards are kept"):
+            run(request("grid"), impatient)
+        store = Store(settings.store)
+        (embeddings_id,) = store.embeddings_ids()
+        kept = store.embeddings(embeddings_id)
+        committed = set(range(5)) - set(kept.missing_shards())
+        assert committed
+        assert not kept.complete
+        serve(models, server.port)
+        finished = run(request("grid"), settings)
+        assert finished.id == embeddings_id
+        assert finished.rows == 40
+        assert all(finished.commits[shard] == kept.commits[shard] for shard in committed)
+
+    def test_a_model_of_another_width_is_refused_before_the_first_image(
+        self, settings: Settings, models: Path, images: None
+    ) -> None:
+        own = settings.store.parent / "catalogue.toml"
+        row = '[models.grid]\nbackend = "tfserving"\narchitecture = "grid"\ndim = 99\ntransform = {size = 32}\n'
+        own.write_text(row)
+        stages: list[Progress] = []
+        with pytest.raises(ModelMismatch, match="width 192, the catalogue says 99"):
+            run(request("grid"), settings.model_copy(update={"catalogue": own}), on_progress=stages.append)
+        assert "embed" not in [progress.stage for progress in stages]
+
+
+def test_the_command_serves_and_a_job_survives_that_it_is_killed(
+    models: Path, client_settings: Callable[..., Settings], after_batches: Callable[..., None]
+) -> None:
+    restarted: list[subprocess.Popen[str]] = []
+    command = [sys.executable, "-m", "extractor", "serve-savedmodel", str(models), "--port"]
+    process = subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        port = next(int(found[1]) for line in process.stdout if (found := re.search(r"port=(\d+)", plain(line))))
+        settings = client_settings(port, models=models, tf_serving_gone_s=280.0, tf_serving_in_flight=1)
+        (settings.data / "set").mkdir()
+        for i in range(40):
+            grey(settings.data / "set", f"{i:02}.png", 6 * i)
+
+        def restart() -> None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            restarted.append(subprocess.Popen([*command, str(port)], text=True, stdout=subprocess.DEVNULL))
+
+        after_batches(3, restart)
+        embeddings = run(request("grid"), settings)
+        assert embeddings.rows == 40
+        restarted[0].terminate()
+        assert restarted[0].wait(60) == 0
+    finally:
+        for each in (process, *restarted):
+            each.kill()
+            each.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def plain(line: str) -> str:
+    """A line without colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", line)
