@@ -39,6 +39,7 @@
     │   ├── WeightsInvalid           weights_invalid           500
     │   ├── WorkerDied               worker_died               500
     │   ├── ChildSilent              child_silent              500
+    │   ├── OutOfMemory              out_of_memory             500
     │   └── TransientFailure         transient_failure         503   worth another attempt
     ├── StoreError                   store_error               500
     │   ├── StoreCorrupt             store_corrupt             500
@@ -255,6 +256,10 @@ class WorkerDied(JobError):
 
 class ChildSilent(JobError):
     code = "child_silent"
+
+
+class OutOfMemory(JobError):
+    code = "out_of_memory"
 
 
 class TransientFailure(JobError):

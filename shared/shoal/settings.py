@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     kill_grace_s: float = Field(
         5.0, gt=0, validation_alias="SHOAL_KILL_GRACE_S", description="Seconds between SIGTERM and SIGKILL on cancel."
     )
+    drain_s: float = Field(
+        8.0, gt=0, validation_alias="SHOAL_DRAIN_S", description="Seconds a stopping worker gives its job to stop."
+    )
     decode_workers: int = Field(
         0, ge=0, le=256, validation_alias="SHOAL_DECODE_WORKERS", description="Decode processes; 0 means one a core."
     )

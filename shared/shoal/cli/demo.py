@@ -69,7 +69,7 @@ def fetch_images(target: Path, dataset: str, say: Callable[[str], None]) -> Path
         with tempfile.TemporaryDirectory() as work:
             try:
                 classes = dict(fetch(Path(work)))
-                _lay_out(classes, folder)
+                _lay_out(classes, Path(work), folder)
             except (subprocess.CalledProcessError, OSError) as error:
                 reasons.append(f"{name}: {_reason(error)}")
                 continue
@@ -98,14 +98,15 @@ def _fetch_emoji(work: Path) -> Iterator[tuple[str, list[Path]]]:
         yield label, [work / "package/img/google/64" / row["image"] for row in rows[:EMOJI_PER_CLASS]]
 
 
-def _lay_out(classes: dict[str, list[Path]], folder: Path) -> None:
+def _lay_out(classes: dict[str, list[Path]], work: Path, folder: Path) -> None:
     # Into a folder of another name first: a fetch that breaks off must not look like a finished one.
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for label, images in classes.items():
         (partial / label).mkdir(parents=True)
         for image in images:
-            shutil.copyfile(image, partial / label / f"{image.parent.name}-{image.name}")
+            # Sub-folders reuse names (`dollar/1.png`, `euro/1.png`): the copies carry the folders' names.
+            shutil.copyfile(image, partial / label / "-".join(image.relative_to(work).parts[-3:]))
     partial.rename(folder)
 
 

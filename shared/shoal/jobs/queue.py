@@ -7,14 +7,12 @@ sends changes it.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from shoal.errors import (
@@ -23,6 +21,18 @@ from shoal.errors import (
     JobFinished,
     JobNotFound,
     WorkerDied,
+)
+from shoal.jobs.records import (
+    decode_cursor,
+    encode_cursor,
+    fields_of,
+    from_json,
+    from_micros,
+    key_digest,
+    micros,
+    pairs,
+    to_job,
+    to_json,
 )
 from shoal.jobs.scripts import Client, Scripts, connect, unavailable_when_unreachable
 from shoal.jobs.states import JobState
@@ -98,7 +108,7 @@ class JobQueue:
         self.lease_s = lease_s
         self._backoff_s = backoff_s
         self._client = client
-        self._scripts = Scripts(client, prefix, (_micros(clock_offset_s), _micros(lease_s), _micros(retention_s)))
+        self._scripts = Scripts(client, prefix, (micros(clock_offset_s), micros(lease_s), micros(retention_s)))
 
     @classmethod
     def from_url(cls, url: str, *, lease_s: float = 30.0) -> JobQueue:
@@ -142,10 +152,10 @@ class JobQueue:
             raise ValueError(f"{kind!r} is no kind of job: lower case letters, digits and any of _ : . -")
         if max_attempts < 1:
             raise ValueError(f"max_attempts is {max_attempts}: at least 1")
-        body = _json(request)
-        digest = hashlib.sha256(_json([kind, request], sort_keys=True).encode()).hexdigest()
+        body = to_json(request)
+        digest = hashlib.sha256(to_json([kind, request], sort_keys=True).encode()).hexdigest()
         answer, reply = self._scripts.run(
-            "submit", secrets.token_hex(8), kind, body, max_attempts, _key_digest(idempotency_key), digest
+            "submit", secrets.token_hex(8), kind, body, max_attempts, key_digest(idempotency_key), digest
         )
         if answer == "conflict":
             raise IdempotencyConflict(
@@ -153,7 +163,7 @@ class JobQueue:
                 "send the same body again, or another key.",
                 job=reply,
             )
-        return _job(reply), answer == "created"
+        return to_job(reply), answer == "created"
 
     def get(self, job_id: str) -> Job:
         """The job.
@@ -166,7 +176,7 @@ class JobQueue:
         answer, *reply = self._scripts.run("get", job_id)
         if answer == "missing":
             raise _no_job(job_id)
-        return _job(reply[0])
+        return to_job(reply[0])
 
     def list(
         self,
@@ -192,9 +202,9 @@ class JobQueue:
             wanted = JobState(state).value if state is not None else "*"
         except ValueError:
             raise InvalidRequest(f"`state` is {state!r}: one of {', '.join(JobState)}.", field="state") from None
-        start = f"({_decode_cursor(cursor)}" if cursor is not None else "+inf"
+        start = f"({decode_cursor(cursor)}" if cursor is not None else "+inf"
         last, *jobs = self._scripts.run("list", wanted, kind if kind is not None else "*", limit, start)
-        return JobPage(jobs=[_job(job) for job in jobs], next_cursor=_encode_cursor(last) if last else None)
+        return JobPage(jobs=[to_job(job) for job in jobs], next_cursor=encode_cursor(last) if last else None)
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a queued job at once; ask the worker of a running one to stop.
@@ -209,7 +219,7 @@ class JobQueue:
         answer, *reply = self._scripts.run("cancel", job_id)
         if answer == "missing":
             raise _no_job(job_id)
-        job = _job(reply[0])
+        job = to_job(reply[0])
         if answer == "ended":
             raise JobFinished(f"Job {job_id} has {job.state.value} already: there is nothing to cancel.", job=job_id)
         return job
@@ -239,13 +249,13 @@ class JobQueue:
         answer, *reply = self._scripts.run("claim", f"{owner}.{secrets.token_hex(6)}", *kinds)
         if answer == "none":
             return None
-        fields = _fields(reply[0])
+        fields = fields_of(reply[0])
         return Claim(
-            job=_job(reply[0]),
+            job=to_job(reply[0]),
             owner=fields["owner"],
             attempt=int(fields["attempt"]),
             max_attempts=int(fields["max_attempts"]),
-            checkpoint=_loads(fields.get("checkpoint")),
+            checkpoint=from_json(fields.get("checkpoint")),
         )
 
     def renew(self, claim: Claim, progress: Progress | None = None) -> Renewal:
@@ -253,17 +263,17 @@ class JobQueue:
 
         A lease that has run out is renewed too, as long as no other worker has taken the job.
         """
-        text = progress.model_dump_json() if progress is not None else ""
+        text = to_json(progress.model_dump()) if progress is not None else ""
         answer, *flags = self._scripts.run("renew", *_fence(claim), text)
         return Renewal(held=answer == "held", cancel_requested=flags == ["1"])
 
     def save_checkpoint(self, claim: Claim, checkpoint: dict[str, Any]) -> bool:
         """Keep a small JSON document for the next attempt; False when the lease is lost."""
-        return bool(self._scripts.run("checkpoint", *_fence(claim), _json(checkpoint)) == ["held"])
+        return bool(self._scripts.run("checkpoint", *_fence(claim), to_json(checkpoint)) == ["held"])
 
     def succeed(self, claim: Claim, result: dict[str, Any]) -> bool:
         """End the job with its result; False when the lease is lost, and then nothing has changed."""
-        return bool(self._scripts.run("finish", *_fence(claim), "succeeded", _json(result)) == ["held"])
+        return bool(self._scripts.run("finish", *_fence(claim), "succeeded", to_json(result)) == ["held"])
 
     def cancelled(self, claim: Claim) -> bool:
         """End the job as cancelled; False when the lease is lost."""
@@ -280,7 +290,7 @@ class JobQueue:
             The failure may pass: try again until ``max_attempts`` is reached.
         """
         delay = min(self._backoff_s * 2.0 ** (claim.attempt - 1), BACKOFF_CAP_S)
-        reply = self._scripts.run("fail", *_fence(claim), _json(problem), "1" if retry else "", _micros(delay))
+        reply = self._scripts.run("fail", *_fence(claim), to_json(problem), "1" if retry else "", micros(delay))
         return bool(reply == ["held"])
 
     def hand_back(self, claim: Claim) -> bool:
@@ -303,7 +313,7 @@ class JobQueue:
             "The worker of the job's last attempt died or lost its machine: it stopped renewing its lease. "
             "Look for a crash or for too little memory in the worker's log before you send the job again."
         )
-        _, *ids = self._scripts.run("reap", REAP_LIMIT, _json(problem.problem()))
+        _, *ids = self._scripts.run("reap", REAP_LIMIT, to_json(problem.problem()))
         return [str(job_id) for job_id in ids]
 
     def beat(self, owner: str, kinds: Sequence[str]) -> None:
@@ -319,7 +329,7 @@ class JobQueue:
     def depths(self) -> dict[str, int]:
         """Queued jobs of each kind that has jobs."""
         reply = self._scripts.run("depths")
-        return {kind: int(depth) for kind, depth in sorted(_pairs(reply))}
+        return {kind: int(depth) for kind, depth in sorted(pairs(reply))}
 
     def counts(self) -> dict[str, int]:
         """Jobs in each state."""
@@ -329,8 +339,8 @@ class JobQueue:
     def workers(self) -> dict[str, datetime]:
         """Each kind that a live worker runs, with the last heartbeat."""
         latest: dict[str, datetime] = {}
-        for member, at in _pairs(self._scripts.run("workers")):
-            latest[member.split(" ")[0]] = _time(at)
+        for member, at in pairs(self._scripts.run("workers")):
+            latest[member.split(" ")[0]] = from_micros(at)
         return latest
 
     def ping(self) -> None:
@@ -339,77 +349,9 @@ class JobQueue:
             self._client.ping()
 
 
-def _micros(seconds: float) -> int:
-    return round(seconds * 1_000_000)
-
-
-def _time(micros: str | float) -> datetime:
-    return datetime.fromtimestamp(float(micros) / 1_000_000, UTC)
-
-
-def _json(value: Any, *, sort_keys: bool = False) -> str:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
-
-
-def _loads(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
-
-
-def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
-    return list(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _fields(flat: Sequence[str]) -> dict[str, str]:
-    return dict(_pairs(flat))
-
-
 def _fence(claim: Claim) -> tuple[str, str, int]:
     return claim.job.id, claim.owner, claim.attempt
 
 
-def _job(flat: Sequence[str]) -> Job:
-    fields = _fields(flat)
-    times = {name: _time(fields[name]) for name in ("created_at", "started_at", "finished_at") if name in fields}
-    return Job(
-        id=fields["id"],
-        kind=fields["kind"],
-        state=JobState(fields["state"]),
-        created_at=times["created_at"],
-        started_at=times.get("started_at"),
-        finished_at=times.get("finished_at"),
-        attempt=int(fields["attempt"]),
-        cancel_requested="cancel_requested" in fields,
-        progress=_loads(fields.get("progress")),
-        request=json.loads(fields["request"]),
-        result=_loads(fields.get("result")),
-        error=_loads(fields.get("error")),
-    )
-
-
 def _no_job(job_id: str) -> JobNotFound:
     return JobNotFound(f"There is no job {job_id!r}. Ended jobs are kept for 30 days; GET /jobs lists them.")
-
-
-def _key_digest(idempotency_key: str | None) -> str:
-    if idempotency_key is None:
-        return ""
-    if not 1 <= len(idempotency_key) <= 255:
-        raise InvalidRequest("The Idempotency-Key must have between 1 and 255 characters.", field="Idempotency-Key")
-    return hashlib.sha256(idempotency_key.encode()).hexdigest()
-
-
-def _encode_cursor(sequence: str) -> str:
-    return base64.urlsafe_b64encode(f"seq:{int(float(sequence))}".encode()).decode().rstrip("=")
-
-
-def _decode_cursor(cursor: str) -> int:
-    try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-        match = re.fullmatch(r"seq:([0-9]{1,15})", text)
-    except ValueError:
-        match = None
-    if match is None:
-        raise InvalidRequest(
-            "`cursor` is not valid: send the `next_cursor` of the page before, or none.", field="cursor"
-        )
-    return int(match[1])

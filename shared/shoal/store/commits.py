@@ -74,13 +74,7 @@ def publish_commit(layout: EmbeddingsLayout, commit: ShardCommit) -> bool:
     """
     content = commit.model_dump_json(indent=2).encode() + b"\n"
     final = layout.commit(commit.shard)
-    try:
-        published = publish_file(final, lambda file: file.write(content), temporary_folder=layout.staging(commit.token))
-    except FileNotFoundError:
-        # Whoever finished the whole has swept our staging folder; that needs a commit of this very shard.
-        if not final.exists():
-            raise
-        published = False
+    published = publish_file(final, lambda file: file.write(content), temporary_folder=layout.staging(commit.token))
     # The link may have been made although its call failed, as over NFS when the answer is lost.
     return published or read_commit(final).token == commit.token
 
@@ -95,7 +89,6 @@ def promote(layout: EmbeddingsLayout, commit: ShardCommit) -> None:
     StoreCorrupt
         A file that the commit names is nowhere.
     """
-    changed: set[Path] = set()
     for record in commit.files:
         final, staged = layout.folder / record.path, layout.staged(commit.token, record.path)
         if final.exists():
@@ -109,8 +102,8 @@ def promote(layout: EmbeddingsLayout, commit: ShardCommit) -> None:
                     raise StoreCorrupt(
                         f"{final} is committed but neither there nor in {staged.parent}.", file=record.path
                     ) from None
-        changed.add(final.parent)
-    for folder in changed:
+    # All folders, even where another process did the renaming: it may not have come to make them durable.
+    for folder in {(layout.folder / record.path).parent for record in commit.files}:
         fsync_folder(folder)
     shutil.rmtree(layout.staging(commit.token), ignore_errors=True)
 

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import DTypeLike, NDArray
-from pydantic import ValidationError
 
 from shoal.errors import StoreCorrupt, StoreError
 from shoal.store import commits, npyfile
+from shoal.store.documents import read_listing, read_manifest, shard_entries
 from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
-from shoal.store.manifest import ERRORS_SCHEMA, FORMAT, METADATA_SCHEMA, Manifest, Plan, ShardCommit, ShardEntry
+from shoal.store.manifest import (
+    ERRORS_SCHEMA,
+    METADATA_SCHEMA,
+    THUMBS_SCHEMA,
+    Plan,
+    ShardCommit,
+)
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 
 class EmbeddingSet:
@@ -107,14 +113,7 @@ class EmbeddingSet:
             raise StoreError(f"Shard {shard} of {self.id} is not committed.")
         if not entry.rows:
             return np.empty((0, self.dim), self.dtype)
-        path = self.layout.data(IMG_EMB, shard)
-        try:
-            return npyfile.open_npy(path, entry.rows, self.dim, self.plan.dtype)
-        except FileNotFoundError:
-            located = self._locate(shard, IMG_EMB)
-            if located is None:
-                raise StoreCorrupt(f"The commit of shard {shard} names no vectors.", file=str(path)) from None
-            return npyfile.open_npy(located, entry.rows, self.dim, self.plan.dtype)
+        return self._open(shard, IMG_EMB, lambda path: npyfile.open_npy(path, entry.rows, self.dim, self.plan.dtype))
 
     def iter_batches(
         self,
@@ -241,10 +240,9 @@ class EmbeddingSet:
         found: dict[int, bytes] = {}
         borders = np.searchsorted(wanted, self._offsets)
         for entry, lo, hi in zip(self._entries, borders[:-1], borders[1:], strict=True):
-            path = self._locate(entry.shard, THUMBS) if lo < hi else None
-            if path is not None:
+            if lo < hi and self._locate(entry.shard, THUMBS):
                 local = (wanted[lo:hi] - entry.offset).tolist()
-                table = pq.read_table(path, columns=["row", "image"], filters=pc.field("row").isin(local))
+                table = self._read(entry.shard, THUMBS, THUMBS_SCHEMA, pc.field("row").isin(local))
                 for row, image in zip(*(table.column(name).to_pylist() for name in ("row", "image")), strict=True):
                     found[int(row) + entry.offset] = image
         return found
@@ -286,93 +284,29 @@ class EmbeddingSet:
         final = self.layout.data(kind, shard)
         if final.exists():
             return final
-        return commits.locate(self.layout, self._commit(shard), kind)
+        return commits.locate(self.layout, commits.read_commit(self.layout.commit(shard)), kind)
 
-    def _commit(self, shard: int) -> ShardCommit:
-        return commits.read_commit(self.layout.commit(shard))
+    def _open(self, shard: int, kind: str, load: Callable[[Path], T]) -> T:
+        """What ``load`` makes of a committed shard's file of ``kind``."""
+        for _ in range(2):  # the file may be promoted between the look and the load, once
+            path = self._locate(shard, kind)
+            if path is None:
+                break
+            try:
+                return load(path)
+            except FileNotFoundError:
+                continue
+        raise StoreCorrupt(f"Shard {shard} of {self.id} has no {kind} file.", file=self.layout.data_name(kind, shard))
 
-    def _read(self, shard: int, kind: str, schema: pa.Schema) -> pa.Table:
+    def _read(self, shard: int, kind: str, schema: pa.Schema, filters: Any = None) -> pa.Table:
         """The columns of ``schema`` of a shard's table."""
-        path = self._locate(shard, kind)
-        if path is None:
-            raise StoreCorrupt(f"The commit of shard {shard} of {self.id} names no {kind} file.")
-        try:
-            return pq.read_table(path, columns=schema.names, partitioning=None).cast(schema)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise StoreCorrupt(f"{path} is no complete Parquet file: {error}.", file=str(path)) from error
 
+        def load(path: Path) -> pa.Table:
+            try:
+                return pq.read_table(path, columns=schema.names, filters=filters, partitioning=None).cast(schema)
+            except FileNotFoundError:
+                raise
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise StoreCorrupt(f"{path} is no complete Parquet file: {error}.", file=str(path)) from error
 
-def read_plan(layout: EmbeddingsLayout) -> Plan:
-    """The plan of a folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is none: the folder is no embeddings folder.
-    StoreError
-        A newer version of Shoal wrote it.
-    StoreCorrupt
-        It is no plan.
-    """
-    content = layout.plan.read_bytes()
-    try:
-        document = json.loads(content)
-        version = document["format"]
-        if version == FORMAT:
-            return Plan.model_validate(document)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreCorrupt(f"{layout.plan} is no plan: {error}.", file=str(layout.plan)) from error
-    raise StoreError(f"{layout.folder.name} has format {version!r}, this Shoal reads {FORMAT}: update Shoal.")
-
-
-def read_manifest(layout: EmbeddingsLayout) -> Manifest | None:
-    """The manifest of a folder; None when it is not finished.
-
-    Raises
-    ------
-    StoreCorrupt
-        It is no manifest.
-    """
-    try:
-        return Manifest.model_validate_json(layout.manifest.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        raise StoreCorrupt(
-            f"{layout.manifest} is no manifest: {error.errors()[0]['msg']}.", file=str(layout.manifest)
-        ) from error
-
-
-def read_listing(layout: EmbeddingsLayout, start: int = 0, stop: int | None = None) -> pa.Table:
-    """Rows ``[start, stop)`` of listing.parquet; only the row groups that hold them are read.
-
-    Raises
-    ------
-    StoreCorrupt
-        The file is missing or no Parquet.
-    """
-    try:
-        with pq.ParquetFile(layout.listing) as file:
-            stop = file.metadata.num_rows if stop is None else stop
-            groups, skipped, first = [], 0, 0
-            for group in range(file.num_row_groups):
-                last = first + file.metadata.row_group(group).num_rows
-                if first < stop and start < last:
-                    groups.append(group)
-                elif last <= start:
-                    skipped = last
-                first = last
-            return file.read_row_groups(groups).slice(start - skipped, max(stop - start, 0))
-    except (pa.ArrowException, OSError) as error:
-        raise StoreCorrupt(f"{layout.listing} cannot be read: {error}.", file=str(layout.listing)) from error
-
-
-def shard_entries(shard_commits: Iterable[ShardCommit]) -> list[ShardEntry]:
-    """The shards with their global offsets."""
-    entries, offset = [], 0
-    for c in shard_commits:
-        entries.append(
-            ShardEntry(shard=c.shard, start=c.start, stop=c.stop, offset=offset, rows=c.rows, failed=c.failed)
-        )
-        offset += c.rows
-    return entries
+        return self._open(shard, kind, load)

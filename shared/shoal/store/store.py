@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 from shoal.errors import EmbeddingsIncomplete, EmbeddingsNotFound, StoreError
 from shoal.store import commits
 from shoal.store.atomic import publish_file, publish_folder, remove_folder, storage_errors
+from shoal.store.documents import read_listing, read_manifest, read_plan, shard_entries
 from shoal.store.layout import EmbeddingsLayout, StoreLayout, is_id
 from shoal.store.manifest import Manifest, Plan, conform_listing, listing_sha256
-from shoal.store.reader import EmbeddingSet, read_listing, read_manifest, read_plan, shard_entries
+from shoal.store.reader import EmbeddingSet
 from shoal.store.verify import VerifyReport, verify_embeddings
 from shoal.store.writer import ShardWriter
 

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from shoal.errors import ShoalError
 from shoal.store import commits
+from shoal.store.documents import read_listing, read_manifest, read_plan, shard_entries
 from shoal.store.layout import DATA_KINDS, ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
 from shoal.store.manifest import FileRecord, Manifest, Plan, ShardCommit, listing_sha256, plan_id, seal_of
 from shoal.store.npyfile import open_npy
-from shoal.store.reader import read_listing, read_manifest, read_plan, shard_entries
 
 _SCAN_ROWS = 16_384
 
@@ -28,6 +28,9 @@ class Problem:
 
     file: str
     problem: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.problem}"
 
 
 @dataclass
@@ -91,7 +94,8 @@ def verify_embeddings(layout: EmbeddingsLayout) -> VerifyReport:
         report.failed += commit.failed
     report.missing_shards = plan.shards - len(found)
     _check_manifest(layout, found, report)
-    for name in _strangers(layout, found.values() if report.ok or found else ()):
+    unread = set(commits.committed_shards(layout)) - found.keys()
+    for name in [] if unread else _strangers(layout, found.values()):
         report.add(name, "no commit names this file: other programs that read the folder would take it for data")
     return report
 

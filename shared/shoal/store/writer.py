@@ -6,8 +6,9 @@ import secrets
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import astuple
+from dataclasses import fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shoal.errors import DimensionMismatch, NotFinite, StoreError
+from shoal.errors import DimensionMismatch, EmbeddingsNotFound, NotFinite, StoreError
 from shoal.store import commits
 from shoal.store.atomic import fsync_file, fsync_folder, storage_errors
 from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
@@ -26,6 +27,7 @@ from shoal.store.npyfile import NpyWriter
 
 METADATA_GROUP, THUMBS_GROUP = 10_000, 256
 """Rows per Parquet row group. Small groups of thumbnails let a report read a few without reading all."""
+_VALUES = attrgetter(*(field.name for field in fields(RowMetadata)))
 
 
 class _Table:
@@ -52,6 +54,12 @@ class _Table:
         if self._rows:
             self._flush()
         self._writer.close()
+
+    def abandon(self) -> None:
+        """Close whatever state the file is in: the writer would otherwise try again when it is collected."""
+        with suppress(OSError, ValueError, pa.ArrowException):
+            self._writer.close()
+        self._writer.is_open = False
 
 
 class ShardWriter:
@@ -142,7 +150,7 @@ class ShardWriter:
             self._vectors.append(values)
             table = self._table(METADATA, METADATA_SCHEMA, METADATA_GROUP)
             for row, record in enumerate(metadata, start=self.rows):
-                table.add((row, *astuple(record)))
+                table.add((row, *_VALUES(record)))
             for row, image in enumerate(thumbnails or (), start=self.rows):
                 if image is not None:
                     self._table(THUMBS, THUMBS_SCHEMA, THUMBS_GROUP).add((row, image))
@@ -185,6 +193,26 @@ class ShardWriter:
                 f"Shard {self._shard} misses {len(self._missing)} of its {self._stop - self._start} images, such as "
                 f"{min(self._missing)}: append each as a row or as an error before the commit."
             )
+        final = self._layout.commit(self._shard)
+        try:
+            commit = self._stage()
+            won = commits.publish_commit(self._layout, commit)
+        except FileNotFoundError:
+            # Whoever finished the whole has swept our staging folder, which needs a commit of this very shard.
+            if not final.exists():
+                raise self._gone() from None
+            won = False
+        if won:
+            self._closed = True
+            commits.promote(self._layout, commit)
+        else:
+            self.discard()
+            # The winner may have been killed right after its commit.
+            commits.promote(self._layout, commits.read_commit(final))
+        return won
+
+    def _stage(self) -> ShardCommit:
+        """Make the files durable in the staging folder; returns the commit that names them."""
         with storage_errors(self._staging):
             self._staging.mkdir(exist_ok=True)
             self._finish_files()
@@ -194,7 +222,7 @@ class ShardWriter:
             )
             fsync_folder(self._staging)
             fsync_folder(self._layout.work)
-        commit = ShardCommit(
+        return ShardCommit(
             shard=self._shard,
             start=self._start,
             stop=self._stop,
@@ -206,23 +234,21 @@ class ShardWriter:
             token=self._token,
             committed_at=datetime.now(UTC),
         )
-        won = commits.publish_commit(self._layout, commit)
-        self._closed = True
-        # A loser helps too: the winner may have been killed right after its commit.
-        commits.promote(self._layout, commit if won else commits.read_commit(self._layout.commit(self._shard)))
-        if not won:
-            shutil.rmtree(self._staging, ignore_errors=True)
-        return won
 
     def discard(self) -> None:
         """Drop what was written. Without effect after `commit`."""
         if self._closed:
             return
         self._closed = True
+        for table in self._tables.values():
+            table.abandon()
         for file in self._files.values():
             with suppress(OSError):
                 file.close()
         shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _gone(self) -> EmbeddingsNotFound:
+        return EmbeddingsNotFound(f"{self._layout.folder.name} was deleted while shard {self._shard} was written.")
 
     def _require_open(self) -> None:
         if self._closed:
@@ -261,7 +287,10 @@ class ShardWriter:
             self._missing.remove(image_id)
 
     def _open(self, kind: str) -> BinaryIO:
-        self._staging.mkdir(exist_ok=True)
+        try:
+            self._staging.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            raise self._gone() from None
         path: Path = self._layout.staged(self._token, self._layout.data_name(kind, self._shard))
         file = path.open("xb")
         self._files[kind] = file

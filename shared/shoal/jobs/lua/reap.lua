@@ -2,10 +2,10 @@
 local limit = tonumber(arg(1))
 
 -- After an outage every lease looks ended although its worker is alive. An outage shows as a server that was started
--- anew, or as a lease's time without anybody reaping: then all leases start again.
+-- anew, or as half a lease without anybody reaping: then all leases start again.
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
 local last = redis.call('HMGET', REAPER, 'run_id', 'at')
-local outage = last[1] ~= run_id or NOW - tonumber(last[2]) > LEASE
+local outage = last[1] ~= run_id or NOW - tonumber(last[2]) > LEASE / 2
 redis.call('HSET', REAPER, 'run_id', run_id, 'at', str(NOW))
 
 local forget = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', str(NOW), 'LIMIT', 0, limit)

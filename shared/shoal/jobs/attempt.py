@@ -1,0 +1,181 @@
+"""One attempt at a job: watches over the child from its start until the queue knows how it ended."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import structlog
+
+from shoal.errors import ChildSilent, WorkerDied
+from shoal.jobs.process import ChildProcess, exit_text
+from shoal.jobs.protocol import Checkpointed, Event, Failed, Outcome, Progressed, Stopped, Succeeded
+from shoal.jobs.queue import Claim, JobQueue, Renewal
+from shoal.schemas import Progress
+from shoal.settings import Settings
+
+PROGRESS_PERIOD_S = 0.5
+RENEW_PERIOD_S = 1.0
+"""Renewing is also how a worker learns that its job was cancelled: often enough for a DELETE to work in seconds."""
+
+log = structlog.get_logger(__name__)
+
+Call = Callable[..., Any]
+
+
+class Ending(Enum):
+    """Why the worker ends its child."""
+
+    CANCEL = "the job was cancelled"
+    DRAIN = "the worker is to stop"
+    SILENT = "the child has said nothing for too long"
+    FENCED = "another worker has the job"
+
+
+class Attempt:
+    """Watches over one child.
+
+    Parameters
+    ----------
+    queue, claim, child
+        The job's queue, the right to run it, and the process that does.
+    settings
+        Periods and patience.
+    reach
+        Calls a method of the queue and returns its answer, or None while the queue cannot be reached.
+    """
+
+    def __init__(
+        self, queue: JobQueue, claim: Claim, child: ChildProcess, settings: Settings, reach: Callable[..., Any]
+    ) -> None:
+        now = time.monotonic()
+        self._queue = queue
+        self._claim = claim
+        self._child = child
+        self._settings = settings
+        self._reach = reach
+        self._period_s = min(RENEW_PERIOD_S, settings.beat_s, queue.lease_s / 4)
+        self._ending: Ending | None = None
+        self._kill_at: float | None = None
+        self._heard_at = now
+        self._renewed_at = now
+        self._progress: Progress | None = None
+        self._checkpoint: dict[str, Any] | None = None
+        self._outcome: Outcome | None = None
+
+    def take(self, events: list[Event]) -> None:
+        """Note what the child says."""
+        for event in events:
+            self._heard_at = time.monotonic()
+            match event:
+                case Progressed(progress):
+                    self._progress = progress
+                case Checkpointed(data):
+                    self._checkpoint = data
+                case Succeeded() | Failed() | Stopped():
+                    self._outcome = event
+
+    def step(self, stops: int) -> None:
+        """Do what is due: renew, relay, stop, kill.
+
+        Parameters
+        ----------
+        stops
+            How often the worker was told to stop: once to drain, twice to kill at once.
+        """
+        now = time.monotonic()
+        due = PROGRESS_PERIOD_S if self._progress is not None else RENEW_PERIOD_S
+        if now - self._renewed_at >= min(due, self._period_s):
+            self._renew()
+        if stops and self._ending is None:
+            self._end(Ending.DRAIN, grace_s=self._settings.drain_s)
+        if now - self._heard_at > self._settings.child_silence_s and self._ending is None:
+            self._end(Ending.SILENT)
+        if stops > 1 or (self._kill_at is not None and time.monotonic() >= self._kill_at):
+            self._child.kill()
+
+    def settle(self, status: int, stops: int) -> tuple[Call, tuple[Any, ...]] | None:
+        """How the attempt ended: the queue's method to call and its arguments; None when there is nothing to say.
+
+        Parameters
+        ----------
+        status
+            Exit status of the child; minus the signal's number when a signal ended it.
+        """
+        queue, claim = self._queue, self._claim
+        stopped = isinstance(self._outcome, Stopped) or status == -signal.SIGTERM
+        if self._ending is None and stopped and stops:
+            self._ending = Ending.DRAIN
+        match self._ending, self._outcome:
+            case Ending.FENCED, _:
+                return None
+            case _, Succeeded(result):
+                return queue.succeed, (claim, result)
+            case Ending.CANCEL, _:
+                return queue.cancelled, (claim,)
+            case Ending.DRAIN, _:
+                return queue.hand_back, (claim,)
+            case Ending.SILENT, _:
+                return self._fail, (self._silent().problem(), True)
+            case _, Failed(problem, retry):
+                return self._fail, (problem, retry)
+        return self._fail, (self._died(status).problem(), True)
+
+    def flush(self) -> None:
+        """Hand on what the child said and the queue does not know yet.
+
+        Raises
+        ------
+        QueueUnavailable
+            The queue is away.
+        """
+        if self._checkpoint is not None:
+            self._queue.save_checkpoint(self._claim, self._checkpoint)
+            self._checkpoint = None
+        if self._progress is not None:
+            self._queue.renew(self._claim, self._progress)
+            self._progress = None
+
+    def _fail(self, problem: dict[str, Any], retry: bool) -> bool:
+        return self._queue.fail(self._claim, problem, retry=retry)
+
+    def _renew(self) -> None:
+        self._reach(self.flush)
+        renewal: Renewal | None = self._reach(self._queue.renew, self._claim)
+        self._renewed_at = time.monotonic()
+        if renewal is None:
+            return
+        if not renewal.held:
+            if self._ending is not Ending.FENCED:
+                self._end(Ending.FENCED)
+        elif renewal.cancel_requested and self._ending is None:
+            self._end(Ending.CANCEL, grace_s=self._settings.kill_grace_s)
+
+    def _end(self, ending: Ending, grace_s: float | None = None) -> None:
+        log.info("ending the child", why=ending.value)
+        self._ending = ending
+        if grace_s is None:
+            self._kill_at = time.monotonic()
+            return
+        self._kill_at = time.monotonic() + grace_s
+        self._child.terminate()
+
+    def _silent(self) -> ChildSilent:
+        return ChildSilent(
+            f"The job gave no sign of life for {self._settings.child_silence_s:g} seconds in attempt "
+            f"{self._claim.attempt} of {self._claim.max_attempts} and was killed. If its steps truly take longer, "
+            "raise SHOAL_CHILD_SILENCE_S.",
+            attempt=self._claim.attempt,
+        )
+
+    def _died(self, status: int) -> WorkerDied:
+        hint = " It may have run out of memory." if status == -signal.SIGKILL else ""
+        return WorkerDied(
+            f"The process that ran the job {exit_text(status)} in attempt {self._claim.attempt} of "
+            f"{self._claim.max_attempts}, without a result.{hint} The worker's log has the details.",
+            attempt=self._claim.attempt,
+            **({"signal": signal.Signals(-status).name} if -status in set(signal.Signals) else {"exit_status": status}),
+        )

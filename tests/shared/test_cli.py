@@ -1,0 +1,77 @@
+"""The command line's own logic; the commands themselves run against a real system in tests/contracts."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from shoal.cli import demo, jobs, output, stack
+from shoal.errors import InvalidRequest, PathNotFound
+
+
+def test_a_model_is_a_name_or_a_json_object() -> None:
+    assert jobs.parse_model("timm:resnet18") == "timm:resnet18"
+    assert jobs.parse_model('{"architecture": "resnet18", "weights": "a.pth"}') == {
+        "architecture": "resnet18",
+        "weights": "a.pth",
+    }
+    with pytest.raises(InvalidRequest, match="not JSON"):
+        jobs.parse_model("{architecture: resnet18}")
+
+
+def test_labels_are_a_word_or_a_file() -> None:
+    assert jobs.parse_labels("none") == "none"
+    assert jobs.parse_labels("l.csv") == {"file": "l.csv"}
+    assert jobs.parse_labels("l.csv:p:l") == {"file": "l.csv", "path_column": "p", "label_column": "l"}
+    with pytest.raises(InvalidRequest):
+        jobs.parse_labels("l.csv:p")
+
+
+@pytest.mark.parametrize(
+    ("facts", "choice"), [({"classes": 7, "rows": 200}, (None, 1.0)), ({"classes": 0, "rows": 200}, (10, None))]
+)
+def test_k_is_chosen_from_the_classes_or_the_rows(facts: dict[str, Any], choice: tuple[Any, Any]) -> None:
+    assert stack.choose_clusters(facts) == choice
+
+
+def test_durations_and_numbers_read_well() -> None:
+    assert [output.duration(seconds) for seconds in (4.2, 75, 3700)] == ["4 s", "1 min 15 s", "1 h 01 min"]
+    assert [output.number(0.5, 0.01), output.number(12345.6), output.number(None)] == ["0.500 ± 0.010", "12,346", ""]
+
+
+def _fake_tools(monkeypatch: pytest.MonkeyPatch, tools: set[str], files: dict[str, bytes]) -> None:
+    def run(words: list[str], cwd: Path, **options: Any) -> None:
+        if words[0] not in tools:
+            raise subprocess.CalledProcessError(1, words, stderr="noise\nE: Unable to locate package")
+        for name, content in files.items():
+            (cwd / name).parent.mkdir(parents=True, exist_ok=True)
+            (cwd / name).write_bytes(content)
+
+    monkeypatch.setattr(demo.subprocess, "run", run)
+    monkeypatch.setattr(demo.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+
+
+def test_stamps_of_equal_names_are_all_kept_and_variants_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    png = (tmp_path / "a.png").read_bytes()
+    root = "files/usr/share/tuxpaint/stamps"
+    files = {"package.deb": b""}
+    files.update({f"{root}/{folder}/one.png": png for folder in demo.STAMPS.values()})
+    money = ("dollar/1.png", "euro/1.png", "euro/1_mirror.png", "cartoon/1.png")
+    files.update({f"{root}/symbols/money/{name}": png for name in money})
+    _fake_tools(monkeypatch, {"apt-get", "dpkg-deb"}, files)
+    folder = demo.fetch_images(tmp_path / "images", "stamps", lambda text: None)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(demo.STAMPS)
+    assert len(list((folder / "money").iterdir())) == 3
+
+
+def test_a_failed_fetch_says_why_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _fake_tools(monkeypatch, set(), {})
+    with pytest.raises(PathNotFound, match=r"stamps: E: Unable to locate package; emoji: .*shoal run FOLDER"):
+        demo.fetch_images(tmp_path, "auto", lambda text: None)
+    assert not (tmp_path / "stamps").exists()
