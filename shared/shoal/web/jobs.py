@@ -16,6 +16,7 @@ from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.schemas import Id, Job, JobPage
 from shoal.web.deps import QueueDep
+from shoal.web.limits import limits
 from shoal.web.problems import problem_responses
 
 POLL_S = 0.25
@@ -39,7 +40,12 @@ def with_links(job: Job) -> Job:
 def submit(queue: JobQueue, kind: str, body: BaseModel, idempotency_key: str | None) -> Job:
     """Queue ``body`` as a job of ``kind``; the request is kept as it was sent."""
     request: dict[str, Any] = body.model_dump(mode="json", exclude_unset=True)
+    allowed = limits.get()
+    if allowed is not None:
+        allowed.check(queue, kind)
     job, _ = queue.submit(kind, request, idempotency_key=idempotency_key)
+    if allowed is not None:
+        allowed.count(job.id)
     return job
 
 
