@@ -14,14 +14,14 @@ from typing import Any, Protocol
 import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from shoal.errors import QueueUnavailable
 
-_REFUSALS = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "MISCONF", "OOM", "BUSY", "NOREPLICAS", "NOAUTH")
-"""Starts of the error replies of a server that is there but cannot work now."""
+_REFUSALS = ("MISCONF", "BUSY", "NOREPLICAS")
+"""Starts of those error replies of a server that cannot work now for which redis-py has no class."""
 
 
 class Client(Protocol):
@@ -51,6 +51,8 @@ def unavailable_when_unreachable() -> Iterator[None]:
         yield
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise QueueUnavailable(f"The job queue's server does not answer: {error}. Check REDIS_URL.") from error
+    except (OutOfMemoryError, ReadOnlyError, MasterDownError) as error:
+        raise QueueUnavailable(f"The job queue's server refuses to work: {error}") from error
     except ResponseError as error:
         if not str(error).startswith(_REFUSALS):
             raise

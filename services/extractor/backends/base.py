@@ -1,0 +1,59 @@
+"""What every backend is: something that turns batches of pixels into embeddings."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from shoal.store import ModelRecord
+
+from extractor.modelspec import Transform
+
+
+class Backend(Protocol):
+    """A loaded model.
+
+    Attributes
+    ----------
+    dim
+        Width of an embedding.
+    max_in_flight
+        How many batches may be submitted before the first is taken: what keeps the device busy.
+    record
+        What the store notes about the model.
+    transform
+        What the pixels must look like; the backend applies mean and std itself.
+    """
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def max_in_flight(self) -> int: ...
+
+    @property
+    def record(self) -> ModelRecord: ...
+
+    @property
+    def transform(self) -> Transform: ...
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:
+        """Embed a batch.
+
+        Parameters
+        ----------
+        pixels
+            (n, size, size, 3) uint8, RGB. The caller leaves the array alone until the future is done.
+
+        Returns
+        -------
+        Future of (n, dim) float32
+            Row i depends on image i alone, up to 1e-5. The future raises `ShoalError` when the model fails.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the device and of every thread."""
+        ...

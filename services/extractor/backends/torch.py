@@ -1,0 +1,137 @@
+"""Networks run by PyTorch, on the CPU or a GPU of this machine."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import structlog
+import timm
+import torch
+from numpy.typing import NDArray
+from shoal.errors import JobError, UnknownModel
+from shoal.settings import Settings
+from shoal.store import ModelRecord
+from torch import nn
+
+from extractor import checkpoints, weights
+from extractor.backends.base import Backend
+from extractor.modelspec import ModelSpec, Transform
+
+log = structlog.get_logger(__name__)
+
+
+class TorchBackend:
+    """A timm network without its classifier, in evaluation mode.
+
+    One thread runs the batches in order, so that the next one is ready when a batch ends. float32 everywhere: on a
+    CPU the same batch gives the same bits.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    settings
+        Models root and device.
+    record
+        What the store notes about the model.
+
+    Raises
+    ------
+    WeightsMissing, WeightsInvalid
+        The weights are not here, or do not fit the architecture.
+    JobError
+        The device is not there.
+    """
+
+    max_in_flight = 2
+
+    def __init__(self, spec: ModelSpec, settings: Settings, record: ModelRecord) -> None:
+        self.transform: Transform = spec.transform
+        self.record = record
+        self.device = pick_device(settings.device)
+        self.network = build_network(spec, settings).eval().requires_grad_(False).to(self.device)
+        self._mean = self._channels(spec.transform.mean)
+        self._std = self._channels(spec.transform.std)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="torch")
+        size = spec.transform.size
+        self.dim = int(self._embed(np.zeros((1, size, size, 3), np.uint8)).shape[1])
+        log.info("model loaded", model=spec.name, device=str(self.device), dim=self.dim)
+
+    def submit(self, pixels: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:
+        """Embed (n, size, size, 3) uint8 as (n, dim) float32."""
+        return self._executor.submit(self._embed, pixels)
+
+    def close(self) -> None:
+        """End the thread, without waiting for batches that nobody will take."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _channels(self, values: tuple[float, float, float]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self.device).view(1, 3, 1, 1)
+
+    def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        try:
+            return self._forward(pixels)
+        except torch.cuda.OutOfMemoryError as error:
+            if len(pixels) == 1:
+                raise JobError("The GPU has too little memory for a single image of this model.") from error
+            torch.cuda.empty_cache()
+            half = len(pixels) // 2
+            log.warning("the batch does not fit into the GPU's memory; it is halved", batch=len(pixels))
+        return np.concatenate([self._embed(pixels[:half]), self._embed(pixels[half:])])
+
+    def _forward(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).to(torch.float32)
+            output = self.network(batch.div_(255).sub_(self._mean).div_(self._std))
+            if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(pixels):
+                raise JobError(
+                    f"{self.record.name} gives no (n, dim) tensor: its architecture has no pooled embedding."
+                )
+            embeddings: NDArray[np.float32] = output.float().cpu().numpy()
+            return embeddings
+
+
+def build_network(spec: ModelSpec, settings: Settings) -> nn.Module:
+    """The network of ``spec``, filled from its checkpoint or by its seed.
+
+    Raises
+    ------
+    UnknownModel
+        timm has no such architecture.
+    WeightsMissing, WeightsInvalid
+        The weights are not here, or do not fit.
+    """
+    path = weights.locate(spec, settings.models)
+    if spec.seed is not None:
+        torch.manual_seed(spec.seed)
+    try:
+        network: nn.Module = timm.create_model(spec.architecture, pretrained=False, num_classes=0)
+    except (RuntimeError, ValueError) as error:
+        raise UnknownModel(f"timm {timm.__version__} cannot build {spec.architecture!r}: {error}.") from error
+    if path is not None:
+        checkpoints.load_into(network, path, spec.layout)
+    return network
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device named by SHOAL_DEVICE; ``auto`` takes a GPU where there is one.
+
+    Raises
+    ------
+    JobError
+        The device is not there: better than days on the wrong one.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise JobError(f"SHOAL_DEVICE is {wanted!r}: say auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise JobError(f"SHOAL_DEVICE is {wanted!r}, and there are {torch.cuda.device_count()} CUDA devices here.")
+    return device
+
+
+def _conforms(backend: TorchBackend) -> Backend:  # A type checker's proof that the protocol is met.
+    return backend

@@ -1,0 +1,134 @@
+"""What runs inside a decode process: reads files, decodes them, writes the pixels into shared memory.
+
+Started by `extractor.decode` as ``python -m extractor.decoder SOCKET MEMORY PARENT``; the first two are inherited
+file descriptors. Imports no tensor library, so that a process starts in a fraction of a second and stays small.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import signal
+import sys
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from shoal.errors import ImageInvalid
+from shoal.jobs.lifeline import die_with_parent
+
+from extractor.images import decode_image, read_image_file
+from extractor.modelspec import Transform
+from extractor.preprocess import network_input, thumbnail
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """What every decode process of a pool works by.
+
+    Attributes
+    ----------
+    root
+        No image outside of it is read; symlinks resolved.
+    folder
+        Where the images' relative paths start.
+    max_pixels
+        Larger images are refused.
+    """
+
+    root: Path
+    folder: Path
+    transform: Transform
+    max_pixels: int
+    thumbnails: bool
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one image's pixels in the shared memory."""
+        return self.transform.size**2 * 3
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Decode ``path`` into the memory slot ``slot``; ``ticket`` comes back with the outcome."""
+
+    ticket: int
+    slot: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A decoded image, whose pixels lie in the slot. Sides are those of the upright image."""
+
+    ticket: int
+    width: int
+    height: int
+    file_bytes: int
+    sha256: str
+    thumbnail: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Undecodable:
+    """Why an image has no pixels."""
+
+    ticket: int
+    code: str
+    message: str
+
+
+def slots_of(memory: mmap.mmap, transform: Transform) -> NDArray[np.uint8]:
+    """The shared memory as (slots, size, size, 3) uint8."""
+    size = transform.size
+    return np.frombuffer(memory, np.uint8).reshape(-1, size, size, 3)
+
+
+def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decoded | Undecodable:
+    """Decode one image into ``slot``, (size, size, 3) uint8."""
+    try:
+        data = read_image_file(config.root, config.folder / task.path)
+        image = decode_image(data, max_pixels=config.max_pixels)
+        slot[:] = network_input(image, config.transform, max_pixels=config.max_pixels)
+    except ImageInvalid as error:
+        return Undecodable(task.ticket, error.code, error.detail)
+    return Decoded(
+        ticket=task.ticket,
+        width=image.width,
+        height=image.height,
+        file_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        thumbnail=thumbnail(image) if config.thumbnails else None,
+    )
+
+
+def serve(connection: Connection, memory: mmap.mmap) -> None:
+    """Answer tasks until the other side hangs up."""
+    config = connection.recv()
+    slots = slots_of(memory, config.transform)
+    connection.send("ready")
+    while True:
+        task = connection.recv()
+        connection.send(decode(task, config, slots[task.slot]))
+
+
+def main(arguments: list[str]) -> None:
+    """Run a decode process on the two inherited descriptors."""
+    socket, memory, parent = (int(argument) for argument in arguments)
+    # A signal to the whole process group must not look like images that kill their decoder: the parent ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    die_with_parent(parent)
+    try:
+        serve(Connection(socket), mmap.mmap(memory, 0))
+    except (EOFError, ConnectionError):
+        return
+
+
+if __name__ == "__main__":
+    # Under its importable name, so that the outcomes that it pickles are found by the other side.
+    from extractor import decoder
+
+    decoder.main(sys.argv[1:])

@@ -1,0 +1,159 @@
+"""A few images sent within a request: embedded by a worker, answered at once.
+
+The images travel through a folder of the store's root, not through the queue, whose memory is not for megabytes:
+``inline/<token>/00000.image …``, and ``vectors.npy`` when the job is done. The API deletes the folder with its answer;
+one that nobody came back for is swept away after an hour.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, StringConstraints
+from shoal.errors import ImageInvalid, NotFinite, StoreError
+from shoal.schemas import Request
+from shoal.settings import Settings
+from shoal.store.atomic import publish_file, storage_errors
+
+if TYPE_CHECKING:
+    from shoal.jobs.child import JobContext
+
+KIND_PREFIX = "embed:"
+MAX_IMAGES = 64
+MAX_BYTES = 32 * 2**20
+ABANDONED_S = 3600.0
+
+
+class InlineRequest(Request):
+    """Request of a job of kind ``embed:<backend>``; made by the API, not by clients."""
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=300)]
+    inline: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    count: int = Field(ge=1, le=MAX_IMAGES)
+
+
+class InlineResult(BaseModel):
+    """Result of such a job: the vectors are in the folder."""
+
+    inline: str
+    rows: int
+    dim: int
+
+
+@dataclass(frozen=True)
+class InlineFolder:
+    """One request's folder below the store's root."""
+
+    root: Path
+    token: str
+
+    @classmethod
+    def create(cls, root: Path, images: Sequence[bytes]) -> InlineFolder:
+        """Write ``images`` to a new folder.
+
+        Raises
+        ------
+        StoreFull, StoreError
+            They cannot be written.
+        """
+        folder = cls(root, secrets.token_hex(16))
+        with storage_errors(folder.path):
+            folder.path.mkdir(parents=True)
+            for index, data in enumerate(images):
+                (folder.path / image_name(index)).write_bytes(data)
+        return folder
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.root / "inline" / self.token
+
+    def write(self, vectors: NDArray[np.float32]) -> None:
+        """Keep (n, dim) float32 for the API."""
+        publish_file(self.path / "vectors.npy", lambda file: np.save(file, vectors))
+
+    def read(self) -> NDArray[np.float32]:
+        """What `write` kept.
+
+        Raises
+        ------
+        StoreError
+            It is not there any more.
+        """
+        try:
+            vectors: NDArray[np.float32] = np.load(self.path / "vectors.npy", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise StoreError(f"The embeddings of this request are gone ({error}): send it again.") from error
+        return vectors
+
+    def remove(self) -> None:
+        """Delete it, and those that were abandoned."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            for folder in self.path.parent.iterdir():
+                with suppress(OSError):
+                    if time.time() - folder.stat().st_mtime > ABANDONED_S:
+                        shutil.rmtree(folder, ignore_errors=True)
+
+
+def image_name(index: int) -> str:
+    """File name of a request's image."""
+    return f"{index:05d}.image"
+
+
+def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
+    """Embed the images of one request, in this process: there are too few to start others for.
+
+    Returns
+    -------
+    dict
+        An `InlineResult`.
+
+    Raises
+    ------
+    ImageInvalid
+        An image cannot be decoded; the message says which.
+    NotFinite
+        The model's output for an image is not finite.
+    """
+    from extractor import catalogue
+    from extractor.model import Model
+
+    request = InlineRequest.model_validate(ctx.request)
+    folder = InlineFolder(settings.store, request.inline)
+    spec = catalogue.resolve(request.model, settings.models, settings=settings)
+    with Model(spec, settings, ctx) as model:
+        pixels = _pixels(folder, request.count, model, settings)
+        backend = model.backend
+        ctx.progress("embed", 0, request.count, "images")
+        vectors = backend.submit(pixels).result()
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise NotFinite(f"The model's output for input {int(np.argmin(finite))} holds NaN or infinity.")
+    folder.write(vectors)
+    return InlineResult(inline=folder.token, rows=len(vectors), dim=int(vectors.shape[1])).model_dump()
+
+
+def _pixels(folder: InlineFolder, count: int, model: Any, settings: Settings) -> NDArray[np.uint8]:
+    from extractor.images import decode_image, read_image_file
+    from extractor.preprocess import network_input
+
+    root = folder.path.resolve()
+    transform = model.spec.transform
+    pixels = np.empty((count, transform.size, transform.size, 3), np.uint8)
+    for index in range(count):
+        try:
+            image = decode_image(read_image_file(root, root / image_name(index)), max_pixels=settings.max_image_pixels)
+            pixels[index] = network_input(image, transform, max_pixels=settings.max_image_pixels)
+        except ImageInvalid as error:
+            raise type(error)(f"Input {index}: {error.detail}", input=index) from error
+    return pixels

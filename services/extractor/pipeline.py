@@ -1,0 +1,91 @@
+"""A folder of images to a committed set of embeddings: source → decode → backend → store. Start reading here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.jobs.child import JobContext
+from shoal.schemas import ExtractRequest
+from shoal.settings import Settings
+from shoal.store import EmbeddingSet, Store
+
+from extractor import catalogue, inline
+from extractor.batches import batches, decode_pool
+from extractor.failures import Tolerance
+from extractor.model import Model
+from extractor.planning import open_plan
+from extractor.sink import ShardSink
+
+
+def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
+    """Do the job of one child process, whichever of the extractor's kinds it is."""
+    if ctx.kind.startswith(inline.KIND_PREFIX):
+        return inline.run(ctx, settings)
+    return extract(ctx, settings)
+
+
+def extract(ctx: JobContext, settings: Settings) -> dict[str, Any]:
+    """Embed every image of a folder that is not embedded yet.
+
+    Parameters
+    ----------
+    ctx
+        The job: an `ExtractRequest`. Its checkpoint names the plan that an earlier attempt froze.
+    settings
+        Data, models and store roots; decode processes; device.
+
+    Returns
+    -------
+    dict
+        ``embeddings`` (the id), ``rows``, ``failed``, ``dim``, and ``resumed_rows``: images that earlier attempts or
+        jobs had done.
+
+    Raises
+    ------
+    TooManyFailures
+        More than ``max_failed_fraction`` of the images cannot be embedded. Committed shards are kept.
+    ShoalError
+        The model, the source or the store cannot be used as the request says.
+    """
+    request = ExtractRequest.model_validate(ctx.request)
+    store = Store(settings.store)
+    spec = catalogue.resolve(request.model, settings.models, settings=settings)
+    with Model(spec, settings, ctx) as model:
+        embeddings = open_plan(ctx, request, model, settings, store)
+        tolerance = Tolerance(request.max_failed_fraction, embeddings)
+        tolerance.check()
+        if embeddings.missing_shards():
+            embed_missing(ctx, request, embeddings, model, settings, store, tolerance)
+    manifest = store.finish_embeddings(embeddings.id)
+    return {
+        "embeddings": embeddings.id,
+        "rows": manifest.rows,
+        "failed": manifest.failed,
+        "dim": manifest.dim,
+        "resumed_rows": embeddings.rows,
+    }
+
+
+def embed_missing(
+    ctx: JobContext,
+    request: ExtractRequest,
+    embeddings: EmbeddingSet,
+    model: Model,
+    settings: Settings,
+    store: Store,
+    tolerance: Tolerance,
+) -> None:
+    """Embed the shards that are not committed yet, decoding ahead of the network and committing behind it."""
+    backend = model.backend_for(embeddings.plan)
+    total = embeddings.plan.source.count
+    before = embeddings.rows + embeddings.failed
+    with (
+        decode_pool(request, embeddings.plan, model.spec, settings) as pool,
+        ShardSink(store, embeddings, attempt=ctx.attempt, owner=ctx.owner) as sink,
+    ):
+        ctx.progress("embed", before, total, "images")
+        for batch in batches(ctx, pool, backend, sink.paths(), request.batch_size):
+            failures = sink.add(batch)
+            tolerance.count(failures)
+            ctx.progress("embed", before + sink.done, total, "images")
+        sink.finish()

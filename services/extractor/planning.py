@@ -1,0 +1,93 @@
+"""The plan of an extraction: frozen before the first image is read, found again by every later attempt."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from shoal.errors import EmbeddingsNotFound
+from shoal.schemas import ExtractRequest, LabelFile
+from shoal.settings import Settings
+from shoal.store import EmbeddingSet, Plan, Source, Store
+
+from extractor.model import Model
+from extractor.modelspec import Transform
+from extractor.sources import list_images
+
+if TYPE_CHECKING:
+    from shoal.jobs.child import JobContext
+
+CHECKPOINT = "embeddings"
+LIBRARIES = ("numpy", "pillow", "torch", "timm", "tensorflow")
+
+
+def open_plan(ctx: JobContext, request: ExtractRequest, model: Model, settings: Settings, store: Store) -> EmbeddingSet:
+    """The set of embeddings that the job fills.
+
+    An earlier attempt's plan is taken up as it was frozen, whatever has happened to the folder since; else the folder
+    is listed. The same request on unchanged files makes the same plan, and so finds what other jobs have committed.
+
+    Raises
+    ------
+    ShoalError
+        The source cannot be listed, or the model is no longer the one of the frozen plan.
+    """
+    frozen = _frozen(ctx, store)
+    if frozen is not None:
+        model.require_unchanged(frozen.plan)
+        return frozen
+    ctx.progress("list")
+    listing = list_images(request.images, settings.data)
+    embeddings = store.create_embeddings(make_plan(request, model, listing), listing)
+    ctx.save_checkpoint({CHECKPOINT: embeddings.id})
+    return embeddings
+
+
+def _frozen(ctx: JobContext, store: Store) -> EmbeddingSet | None:
+    embeddings_id = (ctx.checkpoint or {}).get(CHECKPOINT)
+    if embeddings_id is None:
+        return None
+    try:
+        return store.embeddings(embeddings_id)
+    except EmbeddingsNotFound:  # Deleted between two attempts: nothing is left to go on from.
+        return None
+
+
+def make_plan(request: ExtractRequest, model: Model, listing: pa.Table) -> Plan:
+    """What the set of embeddings will hold."""
+    labels = request.images.labels
+    return Plan(
+        name=request.name or model.spec.slug[:100],
+        source=Source.of(
+            listing,
+            kind="images",
+            path=request.images.path,
+            labels=labels.model_dump(mode="json") if isinstance(labels, LabelFile) else labels,
+            split=request.images.split,
+        ),
+        model=model.record,
+        transform=transform_record(model.spec.transform),
+        dim=model.dim,
+        dtype=request.dtype,
+        shard_rows=request.shard_rows,
+        thumbnails=request.thumbnails,
+        libraries=library_versions(),
+    )
+
+
+def transform_record(transform: Transform) -> dict[str, Any]:
+    """``transform`` as JSON has it: equal to what is read back."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(transform).items()}
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the installed libraries that the numbers may depend on."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

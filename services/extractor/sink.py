@@ -1,0 +1,184 @@
+"""Where embedded batches go: into the shards of the store, committed behind the network's back."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from shoal.errors import ImageNotFinite
+from shoal.store import EmbeddingSet, RowMetadata, ShardWriter, Store
+
+from extractor.batches import Batch
+from extractor.decoder import Decoded, Undecodable
+from extractor.failures import Failure
+
+COMMITS_WAITING = 2
+"""More commits than this are waited for: a disk slower than the network must not fill the memory."""
+
+
+@dataclass(slots=True)
+class _OpenShard:
+    writer: ShardWriter
+    rows: list[dict[str, Any]]
+    """The shard's slice of the listing."""
+    position: int = 0
+
+    @property
+    def left(self) -> int:
+        return len(self.rows) - self.position
+
+
+class ShardSink:
+    """Writes batches, which may cross shards, and commits each full shard in a thread of its own.
+
+    As a context manager it waits for the commits that are under way and discards the shard that is not full.
+
+    Parameters
+    ----------
+    store, embeddings
+        Where the shards belong; the missing ones are written, in their order.
+    attempt, owner
+        Who writes.
+    """
+
+    def __init__(self, store: Store, embeddings: EmbeddingSet, *, attempt: int, owner: str) -> None:
+        self._store, self._embeddings = store, embeddings
+        self._attempt, self._owner = attempt, owner
+        self._missing = embeddings.missing_shards()
+        self._todo = deque(self._missing)
+        self._current: _OpenShard | None = None
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._commits: deque[Future[bool]] = deque()
+        self.done = 0
+
+    def __enter__(self) -> ShardSink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._committer.shutdown(wait=True)
+        if self._current is not None:
+            self._current.writer.discard()
+
+    def paths(self) -> Iterator[str]:
+        """The paths of the images to embed, in the order in which `add` expects their outcomes."""
+        for shard in self._missing:
+            yield from self._slice(shard, ["image_path"]).column("image_path").to_pylist()
+
+    def add(self, batch: Batch) -> list[Failure]:
+        """Write a batch.
+
+        Returns
+        -------
+        list of Failure
+            The images that became rows of errors.
+
+        Raises
+        ------
+        StoreFull, StoreError
+            This batch, or a commit since the last one, could not be written.
+        """
+        failures: list[Failure] = []
+        outcomes, vectors = batch.outcomes, batch.vectors
+        while outcomes:
+            shard = self._open()
+            part = outcomes[: shard.left]
+            embedded = sum(isinstance(outcome, Decoded) for outcome in part)
+            failures += self._write(shard, part, vectors[:embedded])
+            outcomes, vectors = outcomes[len(part) :], vectors[embedded:]
+            shard.position += len(part)
+            self.done += len(part)
+            if not shard.left:
+                self._current = None
+                self._commit(shard.writer)
+        return failures
+
+    def finish(self) -> None:
+        """Wait until every commit is done.
+
+        Raises
+        ------
+        StoreFull, StoreError
+            A commit failed.
+        """
+        while self._commits:
+            self._commits.popleft().result()
+
+    def _open(self) -> _OpenShard:
+        if self._current is None:
+            number = self._todo.popleft()
+            rows = self._slice(number).to_pylist()
+            writer = self._store.shard_writer(self._embeddings.id, number, attempt=self._attempt, owner=self._owner)
+            self._current = _OpenShard(writer, rows)
+        return self._current
+
+    def _slice(self, shard: int, columns: Sequence[str] | None = None) -> Any:
+        listing = self._embeddings.listing(*self._embeddings.plan.shard_range(shard))
+        return listing if columns is None else listing.select(list(columns))
+
+    def _commit(self, writer: ShardWriter) -> None:
+        while self._commits and (self._commits[0].done() or len(self._commits) >= COMMITS_WAITING):
+            self._commits.popleft().result()
+        self._commits.append(self._committer.submit(_commit_or_discard, writer))
+
+    def _write(
+        self, shard: _OpenShard, outcomes: Sequence[Decoded | Undecodable], vectors: NDArray[np.float32]
+    ) -> list[Failure]:
+        rows = shard.rows[shard.position : shard.position + len(outcomes)]
+        finite = self._finite(vectors)
+        metadata: list[RowMetadata] = []
+        thumbnails: list[bytes | None] = []
+        failures: list[Failure] = []
+        row_of_vector = iter(range(len(vectors)))
+        for row, outcome in zip(rows, outcomes, strict=True):
+            error = outcome if isinstance(outcome, Undecodable) else None
+            if isinstance(outcome, Decoded):
+                vector = next(row_of_vector)
+                if finite[vector]:
+                    metadata.append(_metadata(row, outcome))
+                    thumbnails.append(outcome.thumbnail)
+                else:
+                    error = self._not_finite(outcome, vectors[vector])
+            if error is not None:
+                shard.writer.append_error(row["image_id"], row["image_path"], error.code, error.message)
+                failures.append(Failure(row["image_path"], error.code))
+        if metadata:
+            shard.writer.append(vectors[finite], metadata, thumbnails if self._embeddings.plan.thumbnails else None)
+        return failures
+
+    def _finite(self, vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Which rows are finite in the type that they are stored in."""
+        with np.errstate(over="ignore"):
+            stored = vectors.astype(self._embeddings.dtype, copy=False)
+        finite: NDArray[np.bool_] = np.isfinite(stored).all(axis=1)
+        return finite
+
+    def _not_finite(self, outcome: Decoded, vector: NDArray[np.float32]) -> Undecodable:
+        if np.isfinite(vector).all():
+            message = f"Its embedding holds a value too large for {self._embeddings.plan.dtype}: ask for float32."
+        else:
+            message = "The model's output for it holds NaN or infinity: are the weights those of this model?"
+        return Undecodable(outcome.ticket, ImageNotFinite.code, message)
+
+
+def _commit_or_discard(writer: ShardWriter) -> bool:
+    with writer:
+        return writer.commit()
+
+
+def _metadata(row: dict[str, Any], outcome: Decoded) -> RowMetadata:
+    return RowMetadata(
+        image_id=row["image_id"],
+        image_path=row["image_path"],
+        label=row["label"],
+        split=row["split"],
+        width=outcome.width,
+        height=outcome.height,
+        bytes=outcome.file_bytes,
+        sha256=outcome.sha256,
+    )
