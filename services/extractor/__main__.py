@@ -36,26 +36,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _api(host: str, port: int) -> int:
-    import uvicorn
+    from shoal.web.serve import serve
 
     from extractor.api import build
 
-    uvicorn.run(build(), host=host, port=port, log_level="info")
+    serve(build, "extractor-api", host=host, port=port)
     return 0
 
 
 def _worker(backend: str) -> int:
-    from shoal.jobs.queue import JobQueue
-    from shoal.jobs.worker import Worker
-    from shoal.settings import Settings
+    from shoal.jobs.service import run_worker
 
     from extractor.inline import KIND_PREFIX
 
-    settings = Settings()
-    queue = JobQueue.from_url(settings.redis_url.get_secret_value(), lease_s=settings.lease_s)
     # Somebody waits for the answer to a small request, so it goes first.
     kinds = [f"{KIND_PREFIX}{backend}", f"extract:{backend}"]
-    Worker(queue, kinds, [sys.executable, "-m", "extractor", "run-job"], settings=settings).run()
+    run_worker("extractor-worker", kinds, [sys.executable, "-m", "extractor", "run-job"])
     return 0
 
 

@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-import redis
-
 from shoal.errors import InvalidRequest, NotAuthenticated, NotFound, RateLimited
 from shoal.jobs.scripts import connect, unavailable_when_unreachable
 
@@ -85,21 +83,25 @@ class ApiKey:
 class KeyStore:
     """The API keys on one Redis server.
 
+    Parameters
+    ----------
+    client
+        A synchronous redis-py client.
+
     Raises
     ------
     QueueUnavailable
         From every method: the server is away.
     """
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: Any) -> None:
         self._client = client
         self._admit = client.register_script(_ADMIT)
 
     @classmethod
     def from_url(cls, url: str) -> KeyStore:
         """Keys on ``redis://``, ``rediss://`` or ``unix://``; connects at the first call."""
-        client: Any = connect(url)
-        return cls(client)
+        return cls(connect(url))
 
     def close(self) -> None:
         """Close the connections."""
@@ -137,7 +139,7 @@ class KeyStore:
             **({"rate": repr(rate)} if rate is not None else {}),
         }
         with unavailable_when_unreachable(), self._client.pipeline() as pipe:
-            pipe.hset(_key(key_id), mapping=fields)  # type: ignore[arg-type]
+            pipe.hset(_key(key_id), mapping=fields)
             pipe.sadd(f"{PREFIX}:ids", key_id)
             pipe.execute()
         return ApiKey(key_id, name, scope, now, rate, None), f"shoal_{key_id}_{secret}"
@@ -203,13 +205,13 @@ class KeyStore:
     def tracked(self, key_id: str) -> set[str]:
         """Jobs of the key that have not been forgotten."""
         with unavailable_when_unreachable():
-            members: Any = self._client.smembers(f"{PREFIX}:jobs:{key_id}")
+            members = self._client.smembers(f"{PREFIX}:jobs:{key_id}")
         return {_text(member) for member in members}
 
     def tracked_count(self, key_id: str) -> int:
         """How many those are."""
         with unavailable_when_unreachable():
-            count: Any = self._client.scard(f"{PREFIX}:jobs:{key_id}")
+            count = self._client.scard(f"{PREFIX}:jobs:{key_id}")
         return int(count)
 
     def forget(self, key_id: str, job_ids: Collection[str]) -> None:
@@ -222,7 +224,7 @@ class KeyStore:
         return self._client.smembers(f"{PREFIX}:ids")
 
     def _fields(self, key_id: str) -> dict[str, str]:
-        found: Any = self._client.hgetall(_key(key_id))
+        found = self._client.hgetall(_key(key_id))
         return {_text(name): _text(value) for name, value in found.items()}
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -80,8 +81,8 @@ class Settings(BaseSettings):
         validation_alias="SHOAL_AUTH",
         description="auto: API keys are needed beyond loopback. required: always. off: never.",
     )
-    allowed_hosts: str = Field(
-        "",
+    allowed_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_separated)] = Field(
+        frozenset(),
         validation_alias="SHOAL_ALLOWED_HOSTS",
         description="Comma-separated host names under which an API without keys may be asked.",
     )
@@ -108,6 +109,11 @@ class Settings(BaseSettings):
         validation_alias="SHOAL_MAX_INLINE_BYTES",
         description="Of a request that carries images or embeddings.",
     )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, validation_alias="SHOAL_METRICS_PORT", description="Of a worker's own metrics; 0: none."
+    )
+    metrics_host: str = Field("127.0.0.1", validation_alias="SHOAL_METRICS_HOST")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", validation_alias="SHOAL_LOG_LEVEL")
 
     @field_validator("redis_url")
     @classmethod

@@ -16,7 +16,7 @@ from shoal.store import Store
 from shoal.web import auth, health, jobs, problems
 from shoal.web.audit import Audit
 from shoal.web.headers import SecurityHeaders
-from shoal.web.limits import Limits, middleware_options
+from shoal.web.limits import Limits, QueueLimits
 
 SUMMARY = {
     "extractor": "Turns images into embeddings with pretrained networks and streams them into the store.",
@@ -66,11 +66,15 @@ def _guard(app: FastAPI, service: str, settings: Settings) -> None:
     needed = auth.keys_needed(settings)
     store = KeyStore.from_url(settings.redis_url.get_secret_value()) if needed else None
     app.state.keys = store
-    app.add_middleware(Limits, **middleware_options(settings, store))
+    app.add_middleware(
+        Limits,
+        max_bytes=settings.max_body_bytes,
+        max_inline_bytes=settings.max_inline_bytes,
+        queue_limits=QueueLimits(settings.max_queued, settings.max_queued_per_key, store),
+    )
     auth.install(app, settings, store)
     app.add_middleware(Audit, service=service)
-    hosts = frozenset(host.strip().lower() for host in settings.allowed_hosts.split(",") if host.strip())
-    app.add_middleware(SecurityHeaders, check_host=not needed, allowed_hosts=hosts)
+    app.add_middleware(SecurityHeaders, check_host=not needed, allowed_hosts=settings.allowed_hosts)
 
 
 def _count_requests(app: FastAPI, service: str) -> None:

@@ -36,7 +36,7 @@ def keys_needed(settings: Settings) -> bool:
     """Whether requests need a key."""
     if settings.auth == "auto":
         return not _is_loopback(settings.published_host or settings.host)
-    return settings.auth == "required"
+    return bool(settings.auth == "required")
 
 
 def check_before_listening(settings: Settings, store: KeyStore) -> None:
@@ -159,7 +159,11 @@ def install(app: FastAPI, settings: Settings, store: KeyStore | None) -> None:
 def describe(document: dict[str, Any]) -> None:
     """Add the security scheme, and the answers that any route may give, to an OpenAPI ``document``."""
     schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
-    schemes["bearer"] = {"type": "http", "scheme": "bearer", "description": "An API key; `shoal keys create` makes one."}
+    schemes["bearer"] = {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key; `shoal keys create` makes one.",
+    }
     for path, operations in document["paths"].items():
         if path in OPEN_PATHS:
             continue

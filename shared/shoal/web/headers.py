@@ -94,7 +94,7 @@ def host_is_ours(host: str, allowed: frozenset[str]) -> bool:
     """Whether a Host header is an address, a name without a dot, or one of ``allowed``."""
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
     name = name.lower().rstrip(".")
-    if name in allowed:
+    if name in {each.lower() for each in allowed}:
         return True
     try:
         ipaddress.ip_address(name.strip("[]"))

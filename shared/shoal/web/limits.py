@@ -14,7 +14,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shoal.errors import BodyTooLarge, JobNotFound, QueueFull, RequestTimeout, ShoalError
 from shoal.jobs.queue import JobQueue
 from shoal.keys import KeyStore
-from shoal.settings import Settings
 from shoal.web.asgi import header_values, refuse
 from shoal.web.auth import caller
 
@@ -120,7 +119,9 @@ class Limits:
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         inline = scope["path"] == "/v1/embeddings" or scope["path"].endswith("/assign")
         most = self._max_inline_bytes if inline else self._max_bytes
-        too_large = BodyTooLarge(f"The body has more than {most} bytes, the most that this route takes.", max_bytes=most)
+        too_large = BodyTooLarge(
+            f"The body has more than {most} bytes, the most that this route takes.", max_bytes=most
+        )
         declared = header_values(scope, "content-length")
         if any(not value.isdigit() or int(value) > most for value in declared):
             raise too_large
@@ -147,12 +148,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return pending.pop() if pending else await receive()
 
     return replayed
-
-
-def middleware_options(settings: Settings, store: KeyStore | None) -> dict[str, int | QueueLimits]:
-    """The options of `Limits` that ``settings`` ask for."""
-    return {
-        "max_bytes": settings.max_body_bytes,
-        "max_inline_bytes": settings.max_inline_bytes,
-        "queue_limits": QueueLimits(settings.max_queued, settings.max_queued_per_key, store),
-    }
