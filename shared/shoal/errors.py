@@ -23,6 +23,7 @@
     │       ├── ImageOutsideRoot     image_outside_root        422
     │       ├── ImageDecoderDied     image_decoder_died        422
     │       └── ImageNotFinite       image_not_finite          422
+    ├── MalformedRequest             malformed_request         400
     ├── NotAuthenticated             not_authenticated         401
     ├── Forbidden                    forbidden                 403
     ├── RequestTimeout               request_timeout           408
@@ -200,6 +201,10 @@ class ImageDecoderDied(ImageInvalid):
 
 class ImageNotFinite(ImageInvalid):
     code = "image_not_finite"
+
+
+class MalformedRequest(ShoalError):
+    code, status = "malformed_request", 400
 
 
 class NotAuthenticated(ShoalError):

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from shoal import __version__
-from shoal.cli import data, jobs, models, stack
+from shoal.cli import data, jobs, keys, models, stack
 from shoal.cli.output import fail
 from shoal.errors import ShoalError
 
@@ -46,6 +46,7 @@ app.command("show")(jobs.show)
 app.command("import")(data.import_)
 app.command("verify")(data.verify)
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

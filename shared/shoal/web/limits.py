@@ -11,7 +11,7 @@ import anyio
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shoal.errors import BodyTooLarge, JobNotFound, QueueFull, RequestTimeout, ShoalError
+from shoal.errors import BodyTooLarge, JobNotFound, MalformedRequest, QueueFull, RequestTimeout, ShoalError
 from shoal.jobs.queue import JobQueue
 from shoal.keys import KeyStore
 from shoal.web.asgi import header_values, refuse
@@ -123,6 +123,9 @@ class Limits:
             f"The body has more than {most} bytes, the most that this route takes.", max_bytes=most
         )
         declared = header_values(scope, "content-length")
+        if declared and header_values(scope, "transfer-encoding"):
+            # Two lengths: a proxy before us may believe the other one, and take what follows for another request.
+            raise MalformedRequest("The request gives its length in two ways.")
         if any(not value.isdigit() or int(value) > most for value in declared):
             raise too_large
         chunks, size = [], 0

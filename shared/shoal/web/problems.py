@@ -69,6 +69,9 @@ def shoal_problem(error: ShoalError) -> JSONResponse:
         headers["Retry-After"] = "5"
     if "retry_after_s" in error.members:
         headers["Retry-After"] = str(error.members["retry_after_s"])
+    if error.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
+        # What is left of the request was not read, and is not the next request.
+        headers["Connection"] = "close"
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     return problem_response(error.problem(), headers)
