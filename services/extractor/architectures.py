@@ -7,20 +7,23 @@ from functools import partial
 
 import timm
 import torch
-from shoal.errors import UnknownModel
+from shoal.errors import InvalidRequest, UnknownModel
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
 
 Builder = Callable[[], nn.Module]
 
 
-def build(architecture: str, *, seed: int | None = None) -> nn.Module:
+def build(architecture: str, *, size: int | None = None, seed: int | None = None) -> nn.Module:
     """The network called `architecture`, without classifier, in evaluation mode, on the CPU, randomly initialised.
 
     Parameters
     ----------
     architecture
-        A key of `OWN` or a name of timm.
+        A key of `OWN` or a name of timm, with or without a tag.
+    size
+        Side of the input, pixels; None for the architecture's own. A transformer whose position embedding is made for
+        another size keeps it as published and interpolates it when it runs.
     seed
         Makes the initialisation repeatable; the process's own random state is left as it was.
 
@@ -28,16 +31,31 @@ def build(architecture: str, *, seed: int | None = None) -> nn.Module:
     ------
     UnknownModel
         There is no such architecture.
+    InvalidRequest
+        The architecture takes another input size only.
     """
     if architecture not in OWN and not timm.is_model(architecture):
         raise UnknownModel(f"timm {timm.__version__} has no architecture {architecture!r}, nor have we.")
-    builder: Builder = OWN.get(architecture) or partial(
-        timm.create_model, architecture, pretrained=False, num_classes=0
-    )
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        return builder().eval()
+        own = OWN.get(architecture)
+        return (own() if own else _of_timm(architecture, size)).eval()
+
+
+def _of_timm(architecture: str, size: int | None) -> nn.Module:
+    cfg = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    fixed = cfg is not None and cfg.fixed_input_size and size is not None and cfg.input_size[-1] != size
+    options = {"dynamic_img_size": True} if fixed else {}
+    try:
+        network: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
+    except TypeError as error:
+        if not fixed:
+            raise
+        raise InvalidRequest(
+            f"{architecture!r} takes images of {cfg.input_size[-1]} pixels, not of {size}: leave `transform.size` out."
+        ) from error
+    return network
 
 
 def resnet(layers: tuple[int, ...], *, groups: int = 1, group_width: int = 64, widen: int = 1) -> nn.Module:
@@ -67,7 +85,7 @@ def resnet(layers: tuple[int, ...], *, groups: int = 1, group_width: int = 64, w
     if widen > 1:
         network.conv1 = nn.Conv2d(3, stem, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 OWN: dict[str, Builder] = {

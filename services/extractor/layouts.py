@@ -211,4 +211,4 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
 )
 
-LAYOUT_NAMES = ("auto", *(layout.name for layout in LAYOUTS))
+LAYOUT_NAMES = ("auto", "none", *(layout.name for layout in LAYOUTS))

@@ -27,7 +27,12 @@ def settings(tmp_path: Path) -> Settings:
     for name in ("data", "models", "store"):
         (tmp_path / name).mkdir()
     return Settings(
-        data=tmp_path / "data", models=tmp_path / "models", store=tmp_path / "store", decode_workers=2, device="cpu"
+        data=tmp_path / "data",
+        models=tmp_path / "models",
+        store=tmp_path / "store",
+        decode_workers=2,
+        device="cpu",
+        offline=True,
     )
 
 

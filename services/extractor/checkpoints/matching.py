@@ -212,7 +212,7 @@ def _accounted(key: Any, value: Any) -> bool:
 
 def _holds_tensors(value: Any) -> bool:
     if isinstance(value, Tensor):
-        return value.numel() > 1
+        return int(value.numel()) > 1
     if isinstance(value, Mapping):
         return any(_holds_tensors(v) for v in value.values())
     return isinstance(value, list | tuple) and any(_holds_tensors(v) for v in value)
