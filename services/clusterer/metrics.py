@@ -14,9 +14,10 @@ import numpy as np
 from clusterer.contingency import UNLABELLED, Contingency, contingency, entropy
 from clusterer.emi import expected_mutual_information
 from clusterer.labels import LabelRule, accuracy, learn_map
-from clusterer.rows import IntArray
+from clusterer.rows import IntArray, LabelArray
 
 Metrics = dict[str, Any]
+ClusterLabels = IntArray | LabelArray
 
 PERMUTED_ROWS = 2_000_000
 MAX_PERMUTATIONS = 20
@@ -77,7 +78,7 @@ def size_imbalance(sizes: IntArray) -> float | None:
 
 
 def score_set(
-    clusters: IntArray,
+    clusters: ClusterLabels,
     classes: IntArray,
     *,
     k: int,
@@ -158,7 +159,7 @@ def accuracy_metrics(scored: Contingency, train: Contingency | None) -> dict[str
     }
 
 
-def chance(clusters: IntArray, classes: IntArray, *, k: int, c: int, seed: int = 0) -> Metrics:
+def chance(clusters: ClusterLabels, classes: IntArray, *, k: int, c: int, seed: int = 0) -> Metrics:
     """What clusters of these sizes reach on these classes when rows are dealt out at random.
 
     The mean over seeded permutations of the labels: as many as two million rows allow, at least 1, at most 20.

@@ -93,11 +93,14 @@ class StoredRows:
     ----------
     read_s
         Seconds spent reading so far.
+    zero_rows
+        Rows of zeros in the last whole pass.
     """
 
     shards: Shards
     name: str
     read_s: float = field(default=0.0, init=False)
+    zero_rows: int = field(default=0, init=False)
 
     @property
     def n(self) -> int:
@@ -109,14 +112,17 @@ class StoredRows:
 
     def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, Float32Array]]:
         source = iter(self.shards.iter_batches(batch_rows))
+        zeros = 0
         while True:
             started = time.perf_counter()
             item = next(source, None)
             if item is not None:
                 first, batch = item[0], np.ascontiguousarray(item[1], dtype=np.float32)
                 _require_finite(batch, first, self.name)
+                zeros += len(batch) - int(np.count_nonzero(batch.any(axis=1)))
             self.read_s += time.perf_counter() - started
             if item is None:
+                self.zero_rows = zeros
                 return
             yield first, batch
 
