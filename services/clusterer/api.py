@@ -1,4 +1,4 @@
-"""The clusterer's REST API. It reads and writes the queue and the store only: no clustering library is imported here."""
+"""The clusterer's REST API: it reads and writes the queue and the store, and imports no clustering library."""
 
 from __future__ import annotations
 

@@ -23,14 +23,14 @@ def photo(seed: int, size: tuple[int, int] = (60, 40)) -> Image.Image:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Data, models and store below the test's own folder; two decode processes."""
+    """Data, models and store below the test's own folder; one decode process."""
     for name in ("data", "models", "store"):
         (tmp_path / name).mkdir()
     return Settings(
         data=tmp_path / "data",
         models=tmp_path / "models",
         store=tmp_path / "store",
-        decode_workers=2,
+        decode_workers=1,
         device="cpu",
         offline=True,
     )

@@ -59,8 +59,11 @@ def test_the_file_systems_order_does_not_matter(
             with scan(path) as entries:
                 self.entries = list(entries)[::-1]
 
-        def __enter__(self) -> Any:
+        def __iter__(self) -> Any:
             return iter(self.entries)
+
+        def __enter__(self) -> Any:
+            return self
 
         def __exit__(self, *_: object) -> None: ...
 

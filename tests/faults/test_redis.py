@@ -9,7 +9,7 @@ import pytest
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 
-LEASE_S = 2.0
+LEASE_S = 3.0
 
 
 @pytest.fixture
@@ -51,18 +51,18 @@ def assert_one_run(queue, job_id, file, wait_until) -> None:
 def test_restarted_server_makes_no_job_run_twice(own_redis, own_queue, scene, wait_until):
     job_id, file, workers = scene
     own_redis.kill()
-    run_on_for(3 * LEASE_S, workers, file)
-    own_redis.start()
     run_on_for(2 * LEASE_S, workers, file)
+    own_redis.start()
+    run_on_for(1.5 * LEASE_S, workers, file)
     assert_one_run(own_queue, job_id, file, wait_until)
 
 
 def test_hanging_server_makes_no_job_run_twice(own_redis, own_queue, scene, wait_until):
     job_id, file, workers = scene
     own_redis.pause()
-    run_on_for(3 * LEASE_S, workers, file)
-    own_redis.resume()
     run_on_for(2 * LEASE_S, workers, file)
+    own_redis.resume()
+    run_on_for(1.5 * LEASE_S, workers, file)
     assert_one_run(own_queue, job_id, file, wait_until)
 
 

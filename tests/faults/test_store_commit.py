@@ -80,7 +80,8 @@ def test_an_attempt_killed_before_any_of_its_steps_is_made_good_by_the_next(
         store = Store(root)
         _check_whole(store, plan.id, attempts, ("a", "b"))
         committed_by_the_dead += 0 in store.embeddings(plan.id).commits and code == 9
-        attempts.attempt(store, plan, 0, "cc")
+        for shard in store.embeddings(plan.id).missing_shards():
+            attempts.attempt(store, plan, shard, "cc")
         manifest = store.finish_embeddings(plan.id)
         assert (manifest.rows, manifest.failed) == (10, 2)
         _check_whole(store, plan.id, attempts, ("a", "b", "cc"))

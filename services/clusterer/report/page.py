@@ -10,16 +10,16 @@ from shoal.store.clustering import Clustering
 
 from clusterer.report.gallery import data_uri, open_gallery
 
-MEMBERS = {"nearest": 8, "borderline": 4, "farthest": 4}
+MEMBERS = {"nearest": 7, "borderline": 4, "farthest": 3}
 METRICS = (
     # key, name, chance, what it says
     ("ari", "ARI", 0.0, "agreement of pairs of images, 0 at chance"),
     ("ami", "AMI", 0.0, "shared information, 0 at chance"),
     ("nmi_arithmetic", "NMI (arithmetic mean)", "nmi", "shared information, not adjusted for chance"),
-    ("accuracy.hungarian.train", "Accuracy, one to one", None, "map from clusters to classes learnt on the train set"),
-    ("accuracy.hungarian.scored", "… map learnt on these images", "accuracy", "flatters: an upper bound"),
-    ("accuracy.majority.train", "Accuracy, majority", None, "several clusters may share a class"),
-    ("accuracy.majority.scored", "… map learnt on these images", "accuracy_majority", "the same as purity"),
+    ("accuracy.hungarian.train", "Accuracy, one to one", None, "one class a cluster, learnt on the train set"),
+    ("accuracy.hungarian.scored", "Accuracy, one to one, own map", "accuracy", "map learnt on these images: flatters"),
+    ("accuracy.majority.train", "Accuracy, majority", None, "clusters may share a class, learnt on the train set"),
+    ("accuracy.majority.scored", "Accuracy, majority, own map", "accuracy_majority", "the same as purity"),
     ("homogeneity", "Homogeneity", None, "clusters hold one class each"),
     ("completeness", "Completeness", None, "classes lie in one cluster each"),
     ("fowlkes_mallows", "Fowlkes-Mallows", None, "precision and recall of pairs"),
@@ -50,7 +50,10 @@ def render_page(clustering: Clustering, embeddings: EmbeddingSet) -> str:
         embeddings=embeddings.id,
         model=clustering.spec["model"]["name"],
         options=_options(clustering.spec),
-        tables=[_metric_table(name, scored) for name, scored in clustering.metrics()["scored"].items()],
+        tables=[
+            _metric_table(name, scored, itself=name == clustering.spec["train"])
+            for name, scored in clustering.metrics()["scored"].items()
+        ],
         gallery=gallery,
         strips=list(MEMBERS),
         images={row: data_uri(image) for row, image in gallery.thumbnails.items()},
@@ -70,15 +73,18 @@ def _options(spec: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _metric_table(name: str, scored: dict[str, Any]) -> dict[str, Any]:
+def _metric_table(name: str, scored: dict[str, Any], *, itself: bool) -> dict[str, Any]:
+    """The figures of one scored set; ``itself`` says that it is the train set, so that both label maps are one."""
     rows = []
-    chance = scored["mean"]["chance"] or {}
+    mean, std = scored["mean"], scored["std"]
     for key, label, by_chance, meaning in METRICS:
-        value = _lookup(scored["mean"], key)
-        if value is not None:
-            level = chance.get(by_chance) if isinstance(by_chance, str) else by_chance
-            rows.append((label, _figure(value), _figure(_lookup(scored["std"], key)), _figure(level), meaning))
-    return {"name": name, "rows": rows, "n": int(scored["mean"]["n"]), "seeds": len(scored["seeds"])}
+        value = _lookup(mean, key)
+        if value is None or (itself and key.endswith(".train")):
+            continue
+        level = _lookup(mean, f"chance.{by_chance}") if isinstance(by_chance, str) else by_chance
+        digits = 3 if abs(value) < 1000 else 0
+        rows.append((label, *(_figure(each, digits) for each in (value, _lookup(std, key), level)), meaning))
+    return {"name": name, "rows": rows, "n": int(mean["n"]), "seeds": len(scored["seeds"])}
 
 
 def _lookup(values: dict[str, Any], key: str) -> float | None:
@@ -88,7 +94,5 @@ def _lookup(values: dict[str, Any], key: str) -> float | None:
     return None if found is None else float(found)
 
 
-def _figure(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+def _figure(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"

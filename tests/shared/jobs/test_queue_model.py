@@ -41,6 +41,7 @@ class ModelJob:
 
     def requeue(self, ready: tuple[float, int]) -> None:
         self.ready = ready
+        self.owner = self.owner if self.cancel else None
         self.move(JobState.CANCELLED if self.cancel else JobState.QUEUED)
 
 
@@ -222,6 +223,10 @@ def test_queue_behaves_as_its_model(redis_client):
     run_state_machine_as_test(
         lambda: QueueMachine(redis_client),
         settings=settings(
-            max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=50,
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
         ),
     )
