@@ -25,7 +25,7 @@ def _routes(client: TestClient) -> list[tuple[str, str]]:
 
 def test_no_route_but_health_answers_without_a_key(client_with: ClientWith) -> None:
     client = client_with(None)
-    routes = _routes(client) + [("GET", "/nothing"), ("PUT", "/jobs"), ("OPTIONS", "/jobs"), ("TRACE", "/jobs")]
+    routes = [*_routes(client), ("GET", "/nothing"), ("PUT", "/jobs"), ("OPTIONS", "/jobs"), ("TRACE", "/jobs")]
     assert len(routes) > 10
     for method, path in routes:
         status = client.request(method, path).status_code

@@ -50,7 +50,7 @@ class Audit:
             key=who.key_id,
             caller=who.name,
             target=target,
-            job=target.removeprefix("/jobs/") if target.startswith("/jobs/") else None,
+            job=target.split("/")[2] if target.startswith("/jobs/") else None,
             status=status,
             client=client[0] if client else None,
             request_id=scope.get("shoal.request_id"),

@@ -1,0 +1,120 @@
+"""Both services under requests that their OpenAPI documents allow, and under ones they do not.
+
+`SHOAL_FUZZ_CASES` sets how many requests each service gets at least: 120 by default, 2000 with `make test-fuzz`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from clusterer import api as clusterer_api
+from extractor import api as extractor_api
+from extractor import openai
+from fastapi import FastAPI
+from hypothesis import HealthCheck, Phase, given, settings, strategies
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from shoal.jobs.queue import JobQueue
+from shoal.keys import KeyStore, Scope
+from shoal.settings import Settings
+from shoal.store import Store
+
+CASES = int(os.environ.get("SHOAL_FUZZ_CASES", "120"))
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+SERVICES = {"extractor": extractor_api.build, "clusterer": clusterer_api.build}
+
+
+@pytest.fixture
+def known_ids(queue: JobQueue) -> dict[str, str]:
+    """Ids that exist, so that not every request ends at 404."""
+    job, _ = queue.submit("cluster", {"embeddings": "none", "clusters": 2})
+    queue.cancel(job.id)
+    return {"job_id": job.id}
+
+
+@pytest.fixture(params=SERVICES)
+def app(
+    request: pytest.FixtureRequest,
+    redis_server: str,
+    queue: JobQueue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[FastAPI]:
+    """One of the services, with keys and without a worker."""
+    # No worker is there to embed what is sent along, and the answer to that is fixed.
+    monkeypatch.setattr(openai, "TIMEOUT_S", 0.0)
+    # Nobody works, but somebody seems to: the services are ready.
+    queue.beat("tests", ["extract:torch", "cluster"])
+    for folder in ("data", "models", "store"):
+        (tmp_path / folder).mkdir()
+    chosen = Settings(
+        data=tmp_path / "data",
+        models=tmp_path / "models",
+        store=tmp_path / "store",
+        redis_url=redis_server,
+        auth="required",
+        rate_limit=1e6,
+        max_queued=1_000_000,
+        max_queued_per_key=1_000_000,
+    )
+    app = SERVICES[request.param](chosen, queue, Store(chosen.store))
+    yield app
+    app.state.keys.close()
+
+
+def fuzz(app: FastAPI, token: str, known_ids: dict[str, str], cases: int) -> int:
+    """Send at least ``cases`` requests; how many it were."""
+    headers = {"Authorization": f"Bearer {token}"}
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app, headers=headers)
+    operations = [result.ok() for result in schema.get_all_operations()]
+    each = -(-cases // len(operations))
+    sent = 0
+    for operation in operations:
+        wild = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
+        tame = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
+
+        @settings(
+            max_examples=each,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=strategies.one_of(tame, wild), known=strategies.booleans())
+        def check(case: Any, known: bool) -> None:
+            nonlocal sent
+            sent += 1
+            for name in set(known_ids) & set(case.path_parameters or {}) if known else ():
+                case.path_parameters[name] = known_ids[name]
+            case.call_and_validate(headers=headers, checks=CHECKS)
+
+        check()
+    return sent
+
+
+def test_no_request_breaks_a_service_or_gets_an_answer_that_is_not_documented(
+    app: FastAPI, keys: KeyStore, known_ids: dict[str, str]
+) -> None:
+    _, token = keys.create("fuzz", Scope.ADMIN)
+    assert fuzz(app, token, known_ids, CASES) >= CASES * 0.9
+
+
+def test_every_documented_route_but_health_needs_a_key(app: FastAPI, keys: KeyStore) -> None:
+    _, token = keys.create("fuzz", Scope.READ)
+    document = app.openapi()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert ("security" in operation) == (path not in {"/healthz", "/readyz"}), path
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert token not in repr(document)
