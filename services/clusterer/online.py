@@ -11,6 +11,7 @@ from shoal.errors import DimensionMismatch, InvalidRequest, NotFinite, Unavailab
 from shoal.schemas import Request
 from shoal.settings import Settings
 from shoal.store.clustering import Clustering
+from shoal.web.auth import forwarded_headers
 
 from clusterer.nearest import distance_and_margin, nearest
 from clusterer.rows import Float32Array
@@ -90,7 +91,9 @@ def embed_images(images: list[str], model: dict[str, Any], settings: Settings) -
         raise InvalidRequest(
             "These embeddings were imported, so their model is not known here: send `embeddings`.", field="images"
         )
-    headers = {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"} if settings.api_key else {}
+    headers = forwarded_headers()
+    if not headers and settings.api_key:
+        headers = {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"}
     body = {"model": model["name"], "input": images, "encoding_format": "float"}
     url = f"{settings.extractor_url.rstrip('/')}/v1/embeddings"
     try:

@@ -69,6 +69,7 @@ class Stack:
         self.files = [ROOT / "docker-compose.yml", OVERRIDES / "quick.yml"]
         self.profiles: list[str] = []
         self._command = command
+        self._clients: dict[str | None, tuple[httpx.Client, httpx.Client]] = {}
         self.extractor_port, self.clusterer_port = free_port(), free_port()
         self.env = {
             **os.environ,
@@ -105,13 +106,23 @@ class Stack:
         return docker(*arguments)
 
     def http(self, token: str | None = None) -> tuple[httpx.Client, httpx.Client]:
-        """Clients of both APIs."""
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        ports = (self.extractor_port, self.clusterer_port)
-        extractor, clusterer = (
-            httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) for port in ports
-        )
-        return extractor, clusterer
+        """Clients of both APIs, closed with the stack."""
+        if token not in self._clients:
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            ports = (self.extractor_port, self.clusterer_port)
+            extractor, clusterer = (
+                httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) for port in ports
+            )
+            self._clients[token] = extractor, clusterer
+        return self._clients[token]
+
+    def close(self) -> None:
+        """Remove everything, the volumes too."""
+        for http in (http for pair in self._clients.values() for http in pair):
+            http.close()
+        if os.environ.get("SHOAL_COMPOSE_LOGS"):
+            Path(os.environ["SHOAL_COMPOSE_LOGS"]).write_text(self.compose("logs", "--no-color", check=False))
+        self.compose("down", "-v", "--remove-orphans", check=False)
 
     def wait_ready(self) -> None:
         """Until both APIs are ready for jobs."""
@@ -187,7 +198,4 @@ def stack(compose_command: list[str], data: Path) -> Iterator[Stack]:
         stack.wait_ready()
         yield stack
     finally:
-        if os.environ.get("SHOAL_COMPOSE_LOGS"):
-            Path(os.environ["SHOAL_COMPOSE_LOGS"]).write_text(stack.compose("logs", "--no-color", check=False))
-        stack.profiles = ["tf", "monitoring"]
-        stack.compose("down", "-v", "--remove-orphans", check=False)
+        stack.close()

@@ -26,6 +26,15 @@ caller: ContextVar[Caller] = ContextVar("shoal_caller", default=ANONYMOUS)
 """Who sent the request that is being answered."""
 
 
+_token: ContextVar[str | None] = ContextVar("shoal_token", default=None)
+
+
+def forwarded_headers() -> dict[str, str]:
+    """What a service sends along when it asks another one for the caller: the caller's own key."""
+    token = _token.get()
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+
 class NoKeys(ShoalError):
     """An API was to listen beyond loopback although no key exists."""
 
@@ -105,11 +114,12 @@ class Authentication:
             await refuse(error, scope, receive, send)
             return
         scope["shoal.caller"] = who
-        token = caller.set(who)
+        before = caller.set(who), _token.set(bearer_token(header_values(scope, "authorization")))
         try:
             await self._app(scope, receive, send)
         finally:
-            caller.reset(token)
+            caller.reset(before[0])
+            _token.reset(before[1])
 
     async def _authenticate(self, scope: Scope, store: KeyStore) -> Caller:
         token = bearer_token(header_values(scope, "authorization"))
