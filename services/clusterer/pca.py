@@ -10,7 +10,7 @@ from scipy.linalg import eigh
 from scipy.linalg.blas import dsyrk
 from shoal.errors import InvalidRequest
 
-from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, Rows
+from clusterer.rows import BATCH_ROWS, Float64Array, Rows
 
 NO_VARIANCE = 1e-12
 """Share of the largest variance below which a component is rounding noise of the float32 rows."""
@@ -169,8 +169,3 @@ def fit_pca(moments: Moments, components: int | None = None, *, whiten: bool = F
         total_variance=float(np.trace(moments.covariance)),
         whiten=whiten,
     )
-
-
-def project(batch: Float32Array, mean: Float32Array, matrix: Float32Array) -> Float32Array:
-    """``(b, d) -> (b, c) float32``: the centred rows times the ``(d, c)`` matrix of scaled components."""
-    return np.ascontiguousarray((batch - mean) @ matrix)

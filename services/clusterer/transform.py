@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from shoal.errors import DimensionMismatch
 
-from clusterer.pca import Pca, project
 from clusterer.rows import Float32Array, Float64Array, MappedRows, Rows, l2_normalize
+
+if TYPE_CHECKING:
+    from clusterer.pca import Pca
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ class Transform:
         if self.normalize:
             batch = l2_normalize(batch)
         if self._projection is not None:
-            batch = project(batch, *self._projection)
+            mean, matrix = self._projection
+            batch = np.ascontiguousarray((batch - mean) @ matrix)
         return batch
 
     def view(self, rows: Rows, name: str = "the rows") -> Rows:

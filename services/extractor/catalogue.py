@@ -316,10 +316,10 @@ def _architecture(name: str, models_root: Path, settings: Settings) -> ModelSpec
 
 def _unknown(name: str, models_root: Path, settings: Settings) -> UnknownModel:
     names = [spec.name for spec in all_models(models_root, settings=settings)]
-    near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    near = [TIMM_PREFIX + name] if timm_names.find(name) is not None else []
+    near += difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     if not near:
-        found = difflib.get_close_matches(name, timm_names.names(), n=5, cutoff=0.5)
-        near = [TIMM_PREFIX + n for n in found]
+        near = [TIMM_PREFIX + n for n in difflib.get_close_matches(name, timm_names.names(), n=5, cutoff=0.5)]
     hint = f" Near: {', '.join(near)}." if near else ""
     return UnknownModel(
         f"There is no model {name!r} in the catalogue.{hint} `GET /models` lists all; timm's are `timm:<name>`.",

@@ -19,7 +19,6 @@ from shoal.fetch import public_client
 
 OnProgress = Callable[[int, int | None], None]
 """Called with the bytes that are here and the bytes there are (None when unknown); may raise to stop."""
-CHUNK = 1 << 20
 ATTEMPTS = 5
 REFUSED = {401: "it asks for a login", 403: "it asks for a login or an accepted licence", 404: "it has no such file"}
 
@@ -75,15 +74,15 @@ def download(
         if target.is_file():
             return sha256(target)
         part = _Part(target)
-        for fresh in (False, True):
-            resumed = part.size > 0 and not fresh
+        while True:
             _fetch(url, part, report, timeout_s, pause)
             fault = _fault(part.path, target, checksums or Checksums())
             if fault is None:
                 return part.publish()
             part.discard()
-            if not resumed:  # A file put together from two tries deserves another one from the start.
+            if not part.joined:
                 break
+            part.joined = False  # A file put together from several answers deserves another try from the start.
         raise WeightsInvalid(f"What {url} sent is not the file it should be: {fault}. It was deleted.", url=url)
 
 
@@ -104,6 +103,7 @@ class _Part:
         self.target = target
         self.path = target.with_name(target.name + ".part")
         self._note = target.with_name(target.name + ".part.json")
+        self.joined = False
 
     @property
     def size(self) -> int:
@@ -178,12 +178,14 @@ def _receive(client: httpx.Client, url: str, part: _Part, report: OnProgress) ->
         length = response.headers.get("content-length")
         total = done + int(length) if length and length.isdigit() else None
         _require_room(part.path.parent, (total or 0) - done)
-        if not resumed:
+        if resumed:
+            part.joined = True
+        else:
             part.path.unlink(missing_ok=True)
         part.remember(url, response)
         report(done, total)
         with part.path.open("ab") as file:
-            for chunk in response.iter_bytes(CHUNK):
+            for chunk in response.iter_bytes():
                 file.write(chunk)
                 done += len(chunk)
                 report(done, total)

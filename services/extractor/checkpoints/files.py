@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +60,8 @@ def _is_safetensors(path: Path) -> bool:
 
 def _load_pickle(path: Path) -> Any:
     # Only the zip format can be mapped into memory; then an optimizer's state is never read from disk.
-    with torch.serialization.safe_globals(list(PLAIN_CLASSES)):
+    with torch.serialization.safe_globals(list(PLAIN_CLASSES)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # On pickle protocols that PyTorch may not support: it then raises as well.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
