@@ -1,17 +1,20 @@
 """OpenTelemetry traces, where the extra `tracing` is installed and OTEL_EXPORTER_OTLP_ENDPOINT is set.
 
-A job's span belongs to the trace of the request that submitted it: the request's context travels with the job.
+An API has a span for each request, a worker one for each attempt at a job; both carry the job's id.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
+
+from shoal.jobs.observer import Observer
+
+if TYPE_CHECKING:
+    from shoal.jobs.queue import Claim
 
 log = structlog.get_logger(__name__)
 
@@ -20,45 +23,62 @@ def wanted() -> bool:
     """Whether traces are to be sent, and can be."""
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         return False
-    if importlib.util.find_spec("opentelemetry.sdk") is None:
+    try:
+        found = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
         log.warning("traces are asked for, but the extra `tracing` is not installed")
-        return False
-    return True
+    return found
 
 
-def configure(service: str, exporter: Any = None) -> None:
-    """Send this process' spans to the collector, or to ``exporter`` in tests."""
-    from opentelemetry import trace
+def provider(service: str, exporter: Any = None) -> Any:
+    """Makes spans of ``service`` and sends them to the collector, or at once to ``exporter``."""
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
+    made = TracerProvider(resource=Resource.create({"service.name": f"shoal-{service}"}))
     if exporter is None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        exporter = OTLPSpanExporter()
-    provider = TracerProvider(resource=Resource.create({"service.name": f"shoal-{service}"}))
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
+        made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    else:
+        made.add_span_processor(SimpleSpanProcessor(exporter))
+    return made
 
 
-def instrument(app: Any, service: str) -> None:
-    """Trace every request of ``app``, when traces are wanted."""
-    if not wanted():
-        return
+def instrument(app: Any, tracer_provider: Any) -> None:
+    """A span for each request that ``app`` answers, but for health and metrics."""
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
-    configure(service)
-    FastAPIInstrumentor.instrument_app(app, excluded_urls="healthz,readyz,metrics")
+    def name_the_job(span: Any, scope: dict[str, Any], message: dict[str, Any]) -> None:
+        for name, value in message.get("headers", ()):
+            if name.lower() == b"location" and value.startswith(b"/jobs/"):
+                span.set_attribute("shoal.job.id", value.decode().removeprefix("/jobs/"))
+
+    FastAPIInstrumentor.instrument_app(
+        app,
+        tracer_provider=tracer_provider,
+        excluded_urls="healthz,readyz,metrics",
+        client_response_hook=name_the_job,
+        exclude_spans=["receive", "send"],
+    )
 
 
-@contextmanager
-def span(name: str, **attributes: str | int | float) -> Iterator[None]:
-    """A span around a block; nothing where OpenTelemetry is not installed."""
-    if importlib.util.find_spec("opentelemetry.trace") is None:
-        yield
-        return
-    from opentelemetry import trace
+class JobSpans(Observer):
+    """A span for each attempt at a job."""
 
-    with trace.get_tracer("shoal").start_as_current_span(name, attributes=attributes):
-        yield
+    def __init__(self, tracer_provider: Any) -> None:
+        self._tracer = tracer_provider.get_tracer("shoal")
+        self._span: Any = None
+
+    def started(self, claim: Claim) -> None:
+        """A child was started for the claim."""
+        attributes = {"shoal.job.id": claim.job.id, "shoal.job.kind": claim.job.kind, "shoal.attempt": claim.attempt}
+        self._span = self._tracer.start_span(f"job {claim.job.kind}", attributes=attributes)
+
+    def ended(self, claim: Claim, how: str) -> None:
+        """The attempt is over."""
+        self._span.set_attribute("shoal.outcome", how)
+        self._span.end()

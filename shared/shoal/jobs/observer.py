@@ -21,3 +21,25 @@ class Observer:
 
     def ended(self, claim: Claim, how: str) -> None:
         """The attempt is over: ``succeed``, ``fail``, ``cancelled``, ``hand_back`` or ``lost``."""
+
+
+class Observers(Observer):
+    """Tells several."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def started(self, claim: Claim) -> None:
+        """A child was started for the claim."""
+        for observer in self._observers:
+            observer.started(claim)
+
+    def heard(self, claim: Claim, events: Sequence[Event]) -> None:
+        """The child said something."""
+        for observer in self._observers:
+            observer.heard(claim, events)
+
+    def ended(self, claim: Claim, how: str) -> None:
+        """The attempt is over."""
+        for observer in self._observers:
+            observer.ended(claim, how)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shoal import logs
-from shoal.jobs.observer import Observer
+from shoal import logs, tracing
+from shoal.jobs.observer import Observer, Observers
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.worker import Worker
 from shoal.settings import Settings
@@ -25,12 +25,15 @@ def run_worker(service: str, kinds: Sequence[str], command: Sequence[str]) -> No
     """
     settings = Settings()
     logs.configure(service, level=settings.log_level)
-    observer = Observer()
+    observers: list[Observer] = []
     if settings.metrics_port:
         # Only where it is asked for: a worker needs no metrics library.
         from shoal.jobs.metrics import WorkerMetrics
 
-        observer = metrics = WorkerMetrics()
+        metrics = WorkerMetrics()
         metrics.serve(settings.metrics_host, settings.metrics_port)
+        observers.append(metrics)
+    if tracing.wanted():
+        observers.append(tracing.JobSpans(tracing.provider(service)))
     queue = JobQueue.from_url(settings.redis_url.get_secret_value(), lease_s=settings.lease_s)
-    Worker(queue, kinds, command, settings=settings, observer=observer).run()
+    Worker(queue, kinds, command, settings=settings, observer=Observers(observers)).run()

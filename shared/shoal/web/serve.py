@@ -42,7 +42,8 @@ def serve(build: Callable[[Settings], FastAPI], service: str, *, host: str, port
     finally:
         store.close()
     app = build(settings)
-    tracing.instrument(app, service)
+    if tracing.wanted():
+        tracing.instrument(app, tracing.provider(service))
     uvicorn.run(
         app,
         host=host,
