@@ -21,7 +21,7 @@ from extractor.modelspec import ModelSpec, Transform
 
 CPU_PIXELS = 4 * 224**2
 """Input pixels that a CPU takes through the network at once. With more, each layer's output exceeds what malloc keeps,
-so that every layer pays for fresh pages: measured with EfficientNet-Lite0, a batch of 64 at once takes twice the processor
+so that every layer pays for fresh pages: with EfficientNet-Lite0, a batch of 64 at once takes twice the processor
 time of one in parts of 4."""
 
 log = structlog.get_logger(__name__)
