@@ -66,9 +66,9 @@ def check_before_listening(settings: Settings, store: KeyStore) -> None:
     except QueueUnavailable:
         return
     raise NoKeys(
-        f"This API would listen on {settings.published_host or settings.host}, where others can reach it, and there is "
-        "no API key. Make one with `shoal keys create --name NAME --scope admin`, listen on 127.0.0.1, or set "
-        "SHOAL_AUTH=off to let everybody in."
+        f"This API asks for keys (it would listen on {settings.published_host or settings.host}), and there is none: "
+        "nobody could use it. Make one with `shoal keys create --name NAME --scope admin`, or listen on 127.0.0.1 with "
+        "SHOAL_AUTH=auto, or set SHOAL_AUTH=off to let everybody in who can reach it."
     )
 
 

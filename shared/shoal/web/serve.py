@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
@@ -11,6 +13,8 @@ from shoal import logs, tracing
 from shoal.keys import KeyStore
 from shoal.settings import Settings
 from shoal.web import auth
+
+log = structlog.get_logger(__name__)
 
 KEEP_ALIVE_S = 30
 STOP_S = 10
@@ -31,14 +35,17 @@ def serve(build: Callable[[Settings], FastAPI], service: str, *, host: str, port
 
     Raises
     ------
-    NoKeys
-        Others could reach the API and no key exists.
+    SystemExit
+        Others could reach the API and no key exists; the log says what to do.
     """
     settings = Settings().model_copy(update={"host": host})
     logs.configure(service, level=settings.log_level)
     store = KeyStore.from_url(settings.redis_url.get_secret_value())
     try:
         auth.check_before_listening(settings, store)
+    except auth.NoKeys as error:
+        log.error("not listening", code=error.code, detail=error.detail)
+        sys.exit(1)
     finally:
         store.close()
     app = build(settings)
