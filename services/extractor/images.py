@@ -60,7 +60,7 @@ def read_image_file(root: Path, path: Path) -> bytes:
         with open_confined(root, path) as file:
             if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
                 raise ImageTooLarge(f"The file has {size} bytes, more than the limit of {MAX_FILE_BYTES}.")
-            return file.read(MAX_FILE_BYTES)
+            return file.read(size)
     except PathOutsideRoot as error:
         raise ImageOutsideRoot(error.detail) from None
     except FileNotFoundError:

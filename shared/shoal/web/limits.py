@@ -77,8 +77,22 @@ def _has_ended(queue: JobQueue, job_id: str) -> bool:
         return True
 
 
-limits: ContextVar[QueueLimits | None] = ContextVar("shoal_limits", default=None)
+_limits: ContextVar[QueueLimits | None] = ContextVar("shoal_limits", default=None)
 """The limits of the application that answers the request."""
+
+
+def check_queue(queue: JobQueue, kind: str) -> None:
+    """Raise ``QueueFull`` unless the caller of the request that is being answered may submit a job of ``kind``."""
+    limits = _limits.get()
+    if limits is not None:
+        limits.check(queue, kind)
+
+
+def count_job(job_id: str) -> None:
+    """Put the job to the account of the caller of the request that is being answered."""
+    limits = _limits.get()
+    if limits is not None:
+        limits.count(job_id)
 
 
 class Limits:
@@ -110,11 +124,11 @@ class Limits:
             return
         except ClientDisconnect:
             return
-        token = limits.set(self._queue_limits)
+        token = _limits.set(self._queue_limits)
         try:
             await self._app(scope, _replay(body, receive), send)
         finally:
-            limits.reset(token)
+            _limits.reset(token)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         inline = scope["path"] == "/v1/embeddings" or scope["path"].endswith("/assign")
