@@ -21,7 +21,7 @@ from shoal.jobs.observer import Observer
 from shoal.jobs.protocol import Event, Progressed, Succeeded
 from shoal.jobs.queue import Claim
 
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 SECONDS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 3 * 24 * 3600)
 
