@@ -19,14 +19,18 @@ from clusterer.transform import Transform
 
 MAX_ROWS = 10_000
 MAX_IMAGES = 64
+MAX_DIM = 100_000
+MAX_IMAGE_CHARACTERS = 64 * 2**20
 EXTRACTOR_TIMEOUT_S = 150.0
 
 
 class AssignRequest(Request):
     """Body of `POST /clusterings/{id}/assign`: exactly one of the two."""
 
-    embeddings: list[list[float]] | None = Field(None, min_length=1, max_length=MAX_ROWS, description="One list a row.")
-    images: list[Annotated[str, StringConstraints(min_length=1)]] | None = Field(
+    embeddings: list[Annotated[list[float], Field(max_length=MAX_DIM)]] | None = Field(
+        None, min_length=1, max_length=MAX_ROWS, description="One list a row."
+    )
+    images: list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_IMAGE_CHARACTERS)]] | None = Field(
         None, min_length=1, max_length=MAX_IMAGES, description="Images as data URIs; the extractor must be running."
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def app(
     # No worker is there to embed what is sent along, and the answer to that is fixed.
     monkeypatch.setattr(openai, "TIMEOUT_S", 0.0)
     # Nobody works, but somebody seems to: the services are ready.
-    queue.beat("tests", ["extract:torch", "cluster"])
+    alive = dict.fromkeys(("extract:torch", "cluster"), datetime.now(UTC) + timedelta(days=1))
+    monkeypatch.setattr(queue, "workers", lambda: alive)
     for folder in ("data", "models"):
         (tmp_path / folder).mkdir()
     shutil.copytree(stored, tmp_path / "store")
@@ -145,3 +147,40 @@ def test_every_documented_route_but_health_needs_a_key(app: FastAPI, keys: KeySt
             assert ("security" in operation) == (path not in {"/healthz", "/readyz"}), path
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     assert token not in repr(document)
+
+
+def test_everything_that_a_request_carries_has_a_bound(app: FastAPI) -> None:
+    document = app.openapi()
+    unbounded: list[str] = []
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            for parameter in operation.get("parameters", ()):
+                unbounded += _unbounded(document, parameter["schema"], f"{method} {path} {parameter['name']}", set())
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                unbounded += _unbounded(document, content["schema"], f"{method} {path}", set())
+    # The values of an embedding are checked as they are turned into float32: only there is their bound known.
+    assert [where for where in unbounded if not where.endswith(".embeddings[][]")] == []
+
+
+def _unbounded(document: dict[str, Any], schema: dict[str, Any], where: str, seen: set[str]) -> Iterator[str]:
+    """Names of the numbers, texts and lists within ``schema`` that may be as large as one likes."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        if name not in seen:
+            yield from _unbounded(document, document["components"]["schemas"][name], name, seen | {name})
+        return
+    number = ({"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"})
+    bounds = {
+        "integer": number,
+        "number": number,
+        "array": ({"maxItems"},),
+        "string": ({"maxLength", "enum", "const"},),
+    }
+    if not all(each & set(schema) for each in bounds.get(schema.get("type", ""), ())):
+        yield where
+    for inner in (inner for union in ("anyOf", "oneOf", "allOf") for inner in schema.get(union, ())):
+        yield from _unbounded(document, inner, where, seen)
+    for name, inner in schema.get("properties", {}).items():
+        yield from _unbounded(document, inner, f"{where}.{name}", seen)
+    if "items" in schema:
+        yield from _unbounded(document, schema["items"], f"{where}[]", seen)
