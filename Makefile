@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt
 export UV_HTTP_TIMEOUT ?= 300
 
+PROFILES ?=
+COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) \
+	$(foreach profile,$(PROFILES),--profile $(profile))
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -18,6 +22,23 @@ demo: $(VENV)/laptop ## Install, fetch real images, extract, cluster, print the 
 .PHONY: test
 test: $(VENV)/dev ## Install what the tests need and run all of them
 	$(BIN)/python -m pytest
+
+.PHONY: test-fuzz
+test-fuzz: $(VENV)/dev ## Send each service 2,000 generated requests
+	SHOAL_FUZZ_CASES=2000 $(BIN)/python -m pytest tests/security/test_openapi.py --timeout 3600
+
+.PHONY: up
+up: ## Build the images and start the services with Docker (PROFILES="tf monitoring" for more)
+	@mkdir -p data
+	$(COMPOSE) up -d --build
+
+.PHONY: down
+down: ## Stop the services; data, models, store and queue are kept
+	$(COMPOSE) down
+
+.PHONY: test-compose
+test-compose: $(VENV)/dev ## Run the main job on the real images, killing containers on the way
+	SHOAL_REQUIRE_DOCKER=1 $(BIN)/python -m pytest tests/compose
 
 .PHONY: check
 check: $(VENV)/dev ## Formatting, lint, types, import contracts

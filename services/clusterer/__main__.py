@@ -37,22 +37,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _api(host: str, port: int) -> int:
-    import uvicorn
+    from shoal.web.serve import serve
 
     from clusterer.api import build
 
-    uvicorn.run(build(), host=host, port=port, log_level="info")
+    serve(build, "clusterer-api", host=host, port=port)
     return 0
 
 
 def _worker() -> int:
-    from shoal.jobs.queue import JobQueue
-    from shoal.jobs.worker import Worker
-    from shoal.settings import Settings
+    from shoal.jobs.service import run_worker
 
-    settings = Settings()
-    queue = JobQueue.from_url(settings.redis_url.get_secret_value(), lease_s=settings.lease_s)
-    Worker(queue, ["cluster"], [sys.executable, "-m", "clusterer", "run-job"], settings=settings).run()
+    run_worker("clusterer-worker", ["cluster"], [sys.executable, "-m", "clusterer", "run-job"])
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Query, Response
+from fastapi import APIRouter, FastAPI, Path, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from shoal.errors import ClusteringNotFound
 from shoal.jobs.queue import JobQueue
@@ -89,7 +89,7 @@ def get_clusters(
 @router.get("/clusterings/{clustering_id}/clusters/{cluster}", tags=["clusters"], responses=problem_responses(404, 422))
 def get_cluster(
     clustering_id: Id,
-    cluster: int,
+    cluster: Annotated[int, Path(ge=-(2**31), le=2**31 - 1)],
     store: StoreDep,
     embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
     thumbnails: Annotated[bool, Query(description="Add each member's thumbnail as a data URI.")] = False,

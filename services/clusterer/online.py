@@ -11,6 +11,7 @@ from shoal.errors import DimensionMismatch, InvalidRequest, NotFinite, Unavailab
 from shoal.schemas import Request
 from shoal.settings import Settings
 from shoal.store.clustering import Clustering
+from shoal.web.auth import forwarded_headers
 
 from clusterer.nearest import distance_and_margin, nearest
 from clusterer.rows import Float32Array
@@ -18,14 +19,18 @@ from clusterer.transform import Transform
 
 MAX_ROWS = 10_000
 MAX_IMAGES = 64
+MAX_DIM = 100_000
+MAX_IMAGE_CHARACTERS = 64 * 2**20
 EXTRACTOR_TIMEOUT_S = 150.0
 
 
 class AssignRequest(Request):
     """Body of `POST /clusterings/{id}/assign`: exactly one of the two."""
 
-    embeddings: list[list[float]] | None = Field(None, min_length=1, max_length=MAX_ROWS, description="One list a row.")
-    images: list[Annotated[str, StringConstraints(min_length=1)]] | None = Field(
+    embeddings: list[Annotated[list[float], Field(max_length=MAX_DIM)]] | None = Field(
+        None, min_length=1, max_length=MAX_ROWS, description="One list a row."
+    )
+    images: list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_IMAGE_CHARACTERS)]] | None = Field(
         None, min_length=1, max_length=MAX_IMAGES, description="Images as data URIs; the extractor must be running."
     )
 
@@ -90,7 +95,9 @@ def embed_images(images: list[str], model: dict[str, Any], settings: Settings) -
         raise InvalidRequest(
             "These embeddings were imported, so their model is not known here: send `embeddings`.", field="images"
         )
-    headers = {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"} if settings.api_key else {}
+    headers = forwarded_headers()
+    if not headers and settings.api_key:
+        headers = {"Authorization": f"Bearer {settings.api_key.get_secret_value()}"}
     body = {"model": model["name"], "input": images, "encoding_format": "float"}
     url = f"{settings.extractor_url.rstrip('/')}/v1/embeddings"
     try:

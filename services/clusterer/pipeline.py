@@ -19,7 +19,7 @@ from clusterer.kmeans import Engine, KMeansFit, State, fit_kmeans, sample_rows, 
 from clusterer.metrics import Metrics, score_set, summarize
 from clusterer.pca import accumulate_moments, fit_pca
 from clusterer.planning import Plan, make_plan
-from clusterer.report import write_report
+from clusterer.report.build import write_report
 from clusterer.rows import ArrayRows, IntArray, MappedRows, Rows, StoredRows, in_memory, l2_normalize
 from clusterer.stopwatch import Stopwatch
 from clusterer.transform import Transform

@@ -45,35 +45,31 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _api(host: str, port: int) -> int:
-    import uvicorn
+    from shoal.web.serve import serve
 
     from extractor.api import build
 
-    uvicorn.run(build(), host=host, port=port, log_level="info")
+    serve(build, "extractor-api", host=host, port=port)
     return 0
 
 
 def _worker(backend: str) -> int:
-    from shoal import logs
-    from shoal.jobs.queue import JobQueue
-    from shoal.jobs.worker import Worker
+    from shoal.jobs.service import run_worker
     from shoal.settings import Settings
 
     from extractor.inline import KIND_PREFIX
 
-    logs.configure("extractor-worker")
-    settings = Settings()
-    queue = JobQueue.from_url(settings.redis_url.get_secret_value(), lease_s=settings.lease_s)
     # Somebody waits for the answer to a small request, so it goes first.
     kinds = [f"{KIND_PREFIX}{backend}", f"extract:{backend}"]
     command = [sys.executable, "-m", "extractor", "run-job"]
+    settings = Settings()
     if backend == "tfserving" and not settings.tf_serving_url:
         from extractor.tf.local import LocalServer
 
         with LocalServer(settings.models) as server:
-            Worker(queue, kinds, command, settings=settings, prepare=server.ensure).run()
+            run_worker("extractor-worker", kinds, command, prepare=server.ensure)
     else:
-        Worker(queue, kinds, command, settings=settings).run()
+        run_worker("extractor-worker", kinds, command)
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query, Response
+from fastapi import APIRouter, FastAPI, Path, Query, Response
 from shoal.errors import EmbeddingsInUse
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
@@ -54,7 +54,7 @@ def list_models(settings: SettingsDep) -> dict[str, list[dict[str, Any]]]:
 
 
 @router.get("/models/{name:path}", tags=["models"], responses=problem_responses(422))
-def get_model(name: str, settings: SettingsDep) -> dict[str, Any]:
+def get_model(name: Annotated[str, Path(max_length=300)], settings: SettingsDep) -> dict[str, Any]:
     """One model: of the catalogue, or `timm:<name>`."""
     return describe(catalogue.resolve(name, settings.models, settings=settings), settings)
 
@@ -81,7 +81,7 @@ def get_embeddings(embeddings_id: Id, store: StoreDep) -> dict[str, Any]:
 def get_errors(
     embeddings_id: Id,
     store: StoreDep,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
     """The images that could not be embedded, and why."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import resource
 import signal
 import sys
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from shoal.errors import ImageInvalid
+from shoal.errors import ImageInvalid, ImageTooLarge
 from shoal.jobs.lifeline import die_with_parent
 
 from extractor.images import decode_image, read_image_file
 from extractor.modelspec import Transform
 from extractor.preprocess import network_input, thumbnail
+
+BASE_BYTES = 2 * 2**30
+"""What a decode process may have beside an image's pixels: libraries, and the largest file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,8 @@ def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decode
         slot[:] = network_input(image, config.transform, max_pixels=config.max_pixels)
     except ImageInvalid as error:
         return Undecodable(task.ticket, error.code, error.detail)
+    except MemoryError:
+        return Undecodable(task.ticket, ImageTooLarge.code, "The image takes more memory than a decoder may have.")
     return Decoded(
         ticket=task.ticket,
         width=image.width,
@@ -104,9 +110,20 @@ def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decode
     )
 
 
+def limit_memory(max_pixels: int) -> None:
+    """Let this process have what the largest allowed image takes, and no more: what a bomb gets then is an error.
+
+    Sixteen bytes a pixel are two copies as RGBA and one as RGB with room to spare; shared memory does not count.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = BASE_BYTES + 16 * max_pixels
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
 def serve(connection: Connection, memory: mmap.mmap) -> None:
     """Answer tasks until the other side hangs up."""
     config = connection.recv()
+    limit_memory(config.max_pixels)
     slots = slots_of(memory, config.transform)
     connection.send("ready")
     while True:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 from shoal.errors import WeightsInvalid
+from shoal.fetch import public_client
 
 OnProgress = Callable[[int, int | None], None]
 """Called with the bytes that are here and the bytes there are (None when unknown); may raise to stop."""
@@ -144,7 +145,7 @@ def _fetch(url: str, part: _Part, report: OnProgress, timeout_s: float, pause: C
     """Try until the file is whole; a try that brought bytes does not count."""
     timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, 10.0))
     tries = 0
-    with httpx.Client(timeout=timeout, follow_redirects=True, headers={"Accept-Encoding": "identity"}) as client:
+    with public_client(url, timeout=timeout, headers={"Accept-Encoding": "identity"}) as client:
         while True:
             before = part.size
             try:

@@ -6,6 +6,7 @@ would become a wrong embedding that nobody notices.
 
 from __future__ import annotations
 
+import os
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +21,9 @@ from shoal.errors import (
     ImageTruncated,
     ImageUnreadable,
     ImageUnrecognised,
+    PathOutsideRoot,
 )
+from shoal.paths import open_confined
 
 # The size is checked from the header in `open_image`, where the limit is the operator's and the error has a code.
 Image.MAX_IMAGE_PIXELS = None
@@ -54,14 +57,12 @@ def read_image_file(root: Path, path: Path) -> bytes:
         The file would fill the decode process's memory before its header is seen.
     """
     try:
-        real = path.resolve(strict=True)
-        if not real.is_relative_to(root):
-            raise ImageOutsideRoot("A symlink on the way leaves the configured root: put the file itself there.")
-        if not real.is_file():
-            raise ImageUnreadable("It is not a regular file.")
-        if (size := real.stat().st_size) > MAX_FILE_BYTES:
-            raise ImageTooLarge(f"The file has {size} bytes, more than the limit of {MAX_FILE_BYTES}.")
-        return real.read_bytes()
+        with open_confined(root, path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
+                raise ImageTooLarge(f"The file has {size} bytes, more than the limit of {MAX_FILE_BYTES}.")
+            return file.read(size)
+    except PathOutsideRoot as error:
+        raise ImageOutsideRoot(error.detail) from None
     except FileNotFoundError:
         raise ImageUnreadable("The file is gone since it was listed, or its name is not valid UTF-8.") from None
     except (OSError, RuntimeError) as error:

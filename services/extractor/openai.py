@@ -20,6 +20,7 @@ from shoal.jobs.states import JobState
 from shoal.schemas import Job, Request
 from shoal.settings import Settings
 from shoal.web import QueueDep, SettingsDep
+from shoal.web.limits import check_queue
 from shoal.web.problems import problem_responses
 
 from extractor import catalogue
@@ -127,7 +128,9 @@ def _submit(model: str, inputs: list[str], queue: JobQueue, settings: Settings) 
     folder = InlineFolder.create(settings.store, decode_data_uris(inputs))
     try:
         request = InlineRequest(model=model, inline=folder.token, count=len(inputs)).model_dump(mode="json")
-        job, _ = queue.submit(KIND_PREFIX + spec.backend, request, max_attempts=MAX_ATTEMPTS)
+        kind = KIND_PREFIX + spec.backend
+        check_queue(queue, kind)
+        job, _ = queue.submit(kind, request, max_attempts=MAX_ATTEMPTS)
     except BaseException:
         folder.remove()
         raise

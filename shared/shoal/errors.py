@@ -23,6 +23,15 @@
     │       ├── ImageOutsideRoot     image_outside_root        422
     │       ├── ImageDecoderDied     image_decoder_died        422
     │       └── ImageNotFinite       image_not_finite          422
+    ├── MalformedRequest             malformed_request         400
+    ├── NotAuthenticated             not_authenticated         401
+    ├── Forbidden                    forbidden                 403
+    ├── RequestTimeout               request_timeout           408
+    ├── BodyTooLarge                 body_too_large            413
+    ├── HostNotAllowed               host_not_allowed          421
+    ├── TooManyRequests              too_many_requests         429   with `retry_after_s`
+    │   ├── RateLimited              rate_limited              429
+    │   └── QueueFull                queue_full                429
     ├── NotFound                     not_found                 404
     │   ├── JobNotFound              job_not_found             404
     │   ├── EmbeddingsNotFound       embeddings_not_found      404
@@ -197,6 +206,42 @@ class ImageDecoderDied(ImageInvalid):
 
 class ImageNotFinite(ImageInvalid):
     code = "image_not_finite"
+
+
+class MalformedRequest(ShoalError):
+    code, status = "malformed_request", 400
+
+
+class NotAuthenticated(ShoalError):
+    code, status = "not_authenticated", 401
+
+
+class Forbidden(ShoalError):
+    code, status = "forbidden", 403
+
+
+class RequestTimeout(ShoalError):
+    code, status = "request_timeout", 408
+
+
+class BodyTooLarge(ShoalError):
+    code, status = "body_too_large", 413
+
+
+class HostNotAllowed(ShoalError):
+    code, status = "host_not_allowed", 421
+
+
+class TooManyRequests(ShoalError):
+    code, status, retryable = "too_many_requests", 429, True
+
+
+class RateLimited(TooManyRequests):
+    code = "rate_limited"
+
+
+class QueueFull(TooManyRequests):
+    code = "queue_full"
 
 
 class NotFound(ShoalError):

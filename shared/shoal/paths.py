@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from shoal.errors import PathNotFound, PathOutsideRoot
 
@@ -42,3 +47,35 @@ def confine(root: Path, relative: str, what: str) -> Path:
     if not path.is_relative_to(base):
         raise PathOutsideRoot(f"`{what}` is {relative!r}: a symlink on the way leaves the configured root.", field=what)
     return path
+
+
+@contextmanager
+def open_confined(root: Path, path: Path) -> Iterator[BinaryIO]:
+    """Open the regular file ``path`` for reading, which must lie below ``root``.
+
+    What counts is where the opened file lies, not where its path pointed when it was checked: a symlink that is put
+    in its place in between gains nothing. A pipe or a device does not block.
+
+    Parameters
+    ----------
+    root
+        With symlinks resolved.
+
+    Raises
+    ------
+    PathOutsideRoot
+        The file lies elsewhere.
+    OSError
+        It cannot be opened, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        real = Path(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115 - as text: it may be gone already
+        if not real.is_relative_to(root):
+            raise PathOutsideRoot("A symlink on the way leaves the configured root: put the file itself there.")
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("it is not a regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)

@@ -33,8 +33,10 @@ class LabelFile(Request):
     """Labels from a CSV or Parquet file with one row an image."""
 
     file: RelativePath = Field(description="CSV or Parquet file, relative to the data root.")
-    path_column: str = Field("path", description="Column with the image's path, relative to `images.path`.")
-    label_column: str = Field("label", description="Column with the label.")
+    path_column: str = Field(
+        "path", max_length=300, description="Column with the image's path, relative to `images.path`."
+    )
+    label_column: str = Field("label", max_length=300, description="Column with the label.")
 
 
 class ImageSource(Request):
@@ -54,8 +56,10 @@ class TransformOverride(Request):
     size: int | None = Field(None, ge=8, le=4096, description="Side of the square input, pixels.")
     crop_fraction: float | None = Field(None, gt=0, le=1, description="Side of the centre crop / side after resizing.")
     interpolation: Literal["bilinear", "bicubic", "lanczos", "nearest"] | None = None
-    mean: list[float] | None = Field(None, min_length=3, max_length=3, description="Per channel, of values in [0, 1].")
-    std: list[Annotated[float, Field(gt=0)]] | None = Field(None, min_length=3, max_length=3)
+    mean: list[Annotated[float, Field(ge=-1000, le=1000)]] | None = Field(
+        None, min_length=3, max_length=3, description="Per channel, of values in [0, 1]."
+    )
+    std: list[Annotated[float, Field(gt=0, le=1000)]] | None = Field(None, min_length=3, max_length=3)
 
 
 class CustomModel(Request):
@@ -117,7 +121,10 @@ class KMeansOptions(Request):
     iterations: int = Field(50, ge=1, le=10_000, description="At most; stops earlier when the inertia stands still.")
     restarts: int = Field(1, ge=1, le=100, description="Per seed; the one with the lowest inertia is kept.")
     max_points_per_centroid: int | None = Field(
-        None, ge=1, description="null trains on every row. A number trains on a sample, which the result then states."
+        None,
+        ge=1,
+        le=2**31 - 1,
+        description="null trains on every row. A number trains on a sample, which the result then states.",
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -24,8 +25,16 @@ class Settings(BaseSettings):
     store: Path = Field(
         Path("store"), validation_alias="SHOAL_STORE", description="Root of embeddings and clusterings."
     )
+    redis_password_file: Path | None = Field(
+        None,
+        validation_alias="SHOAL_REDIS_PASSWORD_FILE",
+        description="File with the server's password, so that it need not stand in `REDIS_URL`.",
+    )
     redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), validation_alias="REDIS_URL", description="Redis 7 or Valkey."
+        SecretStr("redis://127.0.0.1:6379/0"),
+        validation_alias="REDIS_URL",
+        validate_default=True,
+        description="Redis 7 or Valkey.",
     )
     extractor_url: str = Field("http://127.0.0.1:8001", validation_alias="SHOAL_EXTRACTOR_URL")
     clusterer_url: str = Field("http://127.0.0.1:8002", validation_alias="SHOAL_CLUSTERER_URL")
@@ -76,3 +85,79 @@ class Settings(BaseSettings):
     )
     offline: bool = Field(False, validation_alias="SHOAL_OFFLINE", description="Never download weights.")
     device: str = Field("auto", validation_alias="SHOAL_DEVICE", description="auto, cpu, cuda or cuda:N.")
+
+    # Who may ask, and for how much.
+    host: str = Field("127.0.0.1", validation_alias="SHOAL_HOST", description="Address that an API listens on.")
+    published_host: str | None = Field(
+        None,
+        validation_alias="SHOAL_PUBLISHED_HOST",
+        description="Address of the machine under which a container's port is published: what counts in place of host.",
+    )
+    auth: Literal["auto", "required", "off"] = Field(
+        "auto",
+        validation_alias="SHOAL_AUTH",
+        description="auto: API keys are needed beyond loopback. required: always. off: never.",
+    )
+    allowed_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_separated)] = Field(
+        frozenset(),
+        validation_alias="SHOAL_ALLOWED_HOSTS",
+        description="Comma-separated host names under which an API without keys may be asked.",
+    )
+    metrics_token_file: Path | None = Field(
+        None,
+        validation_alias="SHOAL_METRICS_TOKEN_FILE",
+        description="File with a bearer token that opens /metrics and nothing else.",
+    )
+    rate_limit: float = Field(
+        100.0, gt=0, le=1e6, validation_alias="SHOAL_RATE_LIMIT", description="Requests a second of one API key."
+    )
+    max_queued: int = Field(
+        10_000, ge=1, validation_alias="SHOAL_MAX_QUEUED", description="Jobs of one kind that may wait."
+    )
+    max_queued_per_key: int = Field(
+        1_000, ge=1, validation_alias="SHOAL_MAX_QUEUED_PER_KEY", description="Unfinished jobs of one API key."
+    )
+    max_body_bytes: int = Field(
+        2**20, ge=1024, validation_alias="SHOAL_MAX_BODY_BYTES", description="Of a request that describes a job."
+    )
+    max_inline_bytes: int = Field(
+        64 * 2**20,
+        ge=1024,
+        validation_alias="SHOAL_MAX_INLINE_BYTES",
+        description="Of a request that carries images or embeddings.",
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, validation_alias="SHOAL_METRICS_PORT", description="Of a worker's own metrics; 0: none."
+    )
+    metrics_host: str = Field("127.0.0.1", validation_alias="SHOAL_METRICS_HOST")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", validation_alias="SHOAL_LOG_LEVEL")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _with_password(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+        file: Path | None = info.data.get("redis_password_file")
+        return url if file is None else SecretStr(_insert_password(url.get_secret_value(), read_secret(file)))
+
+
+def read_secret(file: Path) -> str:
+    """The one line of a secret's file.
+
+    Raises
+    ------
+    ValueError
+        The file cannot be read or is empty; the message names the file, never what is in it.
+    """
+    try:
+        secret = file.read_text().strip()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {type(error).__name__}") from None
+    if not secret:
+        raise ValueError(f"{file} is empty")
+    return secret
+
+
+def _insert_password(url: str, password: str) -> str:
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    user = user.partition(":")[0]
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from shoal import __version__
-from shoal.cli import data, jobs, models, stack
+from shoal.cli import data, gc, jobs, keys, models, stack
 from shoal.cli.output import fail
 from shoal.errors import ShoalError
 
@@ -45,7 +45,9 @@ app.command("cancel")(jobs.cancel)
 app.command("show")(jobs.show)
 app.command("import")(data.import_)
 app.command("verify")(data.verify)
+app.command("gc")(gc.gc)
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

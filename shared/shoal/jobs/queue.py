@@ -316,6 +316,28 @@ class JobQueue:
         _, *ids = self._scripts.run("reap", REAP_LIMIT, to_json(problem.problem()))
         return [str(job_id) for job_id in ids]
 
+    def forget(self, older_than_s: float, *, really: bool) -> int:
+        """Forget jobs that ended at least ``older_than_s`` ago, sooner than their retention would.
+
+        Parameters
+        ----------
+        really
+            False only counts them.
+
+        Returns
+        -------
+        int
+            How many there are, or were.
+        """
+        age = micros(older_than_s)
+        if not really:
+            return int(self._scripts.run("forget", age, -1, ""))
+        total = 0
+        # In parts, so that the server answers others in between.
+        while forgotten := int(self._scripts.run("forget", age, REAP_LIMIT, "1")):
+            total += forgotten
+        return total
+
     def beat(self, owner: str, kinds: Sequence[str]) -> None:
         """Say that the worker ``owner`` is alive and runs jobs of ``kinds``."""
         self._scripts.run("beat", owner, "1", *kinds)

@@ -20,6 +20,7 @@ import structlog
 
 from shoal.errors import QueueUnavailable, WorkerDied
 from shoal.jobs.attempt import Attempt
+from shoal.jobs.observer import Observer
 from shoal.jobs.process import ChildProcess
 from shoal.jobs.protocol import ChildJob
 from shoal.jobs.queue import Claim, JobQueue
@@ -51,6 +52,8 @@ class Worker:
         Names the worker in claims and heartbeats; host and process id by default.
     prepare
         Called before each child is started.
+    observer
+        Told what happens to each job.
     """
 
     def __init__(
@@ -62,9 +65,11 @@ class Worker:
         settings: Settings,
         name: str | None = None,
         prepare: Callable[[], object] = lambda: None,
+        observer: Observer | None = None,
     ) -> None:
         self._queue = queue
         self._prepare = prepare
+        self._observer = observer or Observer()
         self._kinds = tuple(kinds)
         self._command = tuple(command)
         self._settings = settings
@@ -112,20 +117,25 @@ class Worker:
                 problem = WorkerDied(f"The process for the job cannot be started: {error}.").problem()
                 self._deliver(lambda: self._queue.fail(claim, problem, retry=True))
                 return
+            self._observer.started(claim)
             self._watch(claim, child)
 
     def _watch(self, claim: Claim, child: ChildProcess) -> None:
         attempt = Attempt(self._queue, claim, child, self._settings, self._reach)
         try:
             while not child.exited():
-                attempt.take(child.wait(TICK_S, self._wake_read))
+                heard = child.wait(TICK_S, self._wake_read)
+                attempt.take(heard)
+                self._observer.heard(claim, heard)
                 self._drain_wakeups()
                 attempt.step(self._stops)
                 self._housekeep()
         finally:
             status, events = child.end()
         attempt.take(events)
+        self._observer.heard(claim, events)
         ended = attempt.settle(status, self._stops)
+        self._observer.ended(claim, ended[0].__name__.strip("_") if ended else "lost")
         if ended is None:
             log.warning("job left to another worker")
             return

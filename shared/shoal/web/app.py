@@ -10,9 +10,13 @@ from prometheus_client import Counter, Histogram
 
 from shoal import __version__
 from shoal.jobs.queue import JobQueue
+from shoal.keys import KeyStore
 from shoal.settings import Settings
 from shoal.store import Store
-from shoal.web import health, jobs, problems
+from shoal.web import auth, health, jobs, problems
+from shoal.web.audit import Audit
+from shoal.web.headers import SecurityHeaders
+from shoal.web.limits import Limits, QueueLimits
 
 SUMMARY = {
     "extractor": "Turns images into embeddings with pretrained networks and streams them into the store.",
@@ -51,9 +55,26 @@ def create_app(
     app.state.registry = health.registry_for(app.state.queue, settings)
     problems.install(app)
     _count_requests(app, service)
+    _guard(app, service, settings)
     for router in [*routers, jobs.router, health.router]:
         app.include_router(router)
     return app
+
+
+def _guard(app: FastAPI, service: str, settings: Settings) -> None:
+    """Stand before every route: the last one added sees a request first."""
+    needed = auth.keys_needed(settings)
+    store = KeyStore.from_url(settings.redis_url.get_secret_value()) if needed else None
+    app.state.keys = store
+    app.add_middleware(
+        Limits,
+        max_bytes=settings.max_body_bytes,
+        max_inline_bytes=settings.max_inline_bytes,
+        queue_limits=QueueLimits(settings.max_queued, settings.max_queued_per_key, store),
+    )
+    auth.install(app, settings, store)
+    app.add_middleware(Audit, service=service)
+    app.add_middleware(SecurityHeaders, check_host=not needed, allowed_hosts=settings.allowed_hosts)
 
 
 def _count_requests(app: FastAPI, service: str) -> None:

@@ -128,8 +128,24 @@ def _family(name: str, text: str, label: str, values: Mapping[str, float]) -> Ga
     return family
 
 
+class DiskCollector(Collector):
+    """What is left for the store, read when Prometheus asks."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._store = settings.store
+
+    def collect(self) -> Iterator[Metric]:
+        """The one gauge; none when the disk cannot be read."""
+        try:
+            free = shutil.disk_usage(self._store).free
+        except OSError:
+            return
+        yield GaugeMetricFamily("shoal_store_free_bytes", "Bytes that are left for the store.", value=free)
+
+
 def registry_for(queue: JobQueue, settings: Settings) -> CollectorRegistry:
-    """A fresh registry with the queue's collector, so that several applications fit into one process."""
+    """A fresh registry with the collectors, so that several applications fit into one process."""
     registry = CollectorRegistry()
     registry.register(QueueCollector(queue))
+    registry.register(DiskCollector(settings))
     return registry

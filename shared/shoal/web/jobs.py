@@ -16,6 +16,7 @@ from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.schemas import Id, Job, JobPage
 from shoal.web.deps import QueueDep
+from shoal.web.limits import check_queue, count_job
 from shoal.web.problems import problem_responses
 
 POLL_S = 0.25
@@ -39,7 +40,9 @@ def with_links(job: Job) -> Job:
 def submit(queue: JobQueue, kind: str, body: BaseModel, idempotency_key: str | None) -> Job:
     """Queue ``body`` as a job of ``kind``; the request is kept as it was sent."""
     request: dict[str, Any] = body.model_dump(mode="json", exclude_unset=True)
+    check_queue(queue, kind)
     job, _ = queue.submit(kind, request, idempotency_key=idempotency_key)
+    count_job(job.id)
     return job
 
 

@@ -62,10 +62,23 @@ def problem_response(error: dict[str, Any], headers: dict[str, str] | None = Non
     return JSONResponse(error, status_code=error["status"], media_type=PROBLEM_JSON, headers=headers)
 
 
+def shoal_problem(error: ShoalError) -> JSONResponse:
+    """``error`` as a response, with the headers that its status asks for."""
+    headers = {}
+    if error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "5"
+    if "retry_after_s" in error.members:
+        headers["Retry-After"] = str(error.members["retry_after_s"])
+    if error.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
+        # What is left of the request was not read, and is not the next request.
+        headers["Connection"] = "close"
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    return problem_response(error.problem(), headers)
+
+
 def _shoal_error(request: Request, error: Exception) -> JSONResponse:
-    known = error if isinstance(error, ShoalError) else ShoalError(str(error))
-    headers = {"Retry-After": "5"} if known.status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return problem_response(known.problem(), headers)
+    return shoal_problem(error if isinstance(error, ShoalError) else ShoalError(str(error)))
 
 
 def _validation_error(request: Request, error: Exception) -> JSONResponse:

@@ -88,3 +88,19 @@ local function requeue(job, ready_at)
   redis.call('ZADD', ready_key(job.kind), ready_at, job.id)
   move(job, 'queued')
 end
+
+-- Remove every trace of an ended job, named as its member of EXPIRY.
+local function forget(member)
+  local state, kind, id = string.match(member, '^(%S+) (%S+) (%S+)$')
+  for _, s in ipairs({'*', state}) do
+    redis.call('ZREM', index_key(s, '*'), id)
+    redis.call('ZREM', index_key(s, kind), id)
+  end
+  local digest = redis.call('HGET', job_key(id), 'idempotency')
+  if digest and redis.call('HGET', idempotency_key(digest), 'job') == id then
+    redis.call('DEL', idempotency_key(digest))
+  end
+  redis.call('DEL', job_key(id))
+  redis.call('ZREM', EXPIRY, member)
+  if redis.call('EXISTS', index_key('*', kind)) == 0 then redis.call('SREM', KINDS, kind) end
+end

@@ -8,21 +8,8 @@ local last = redis.call('HMGET', REAPER, 'run_id', 'at')
 local outage = last[1] ~= run_id or NOW - tonumber(last[2]) > LEASE / 2
 redis.call('HSET', REAPER, 'run_id', run_id, 'at', str(NOW))
 
-local forget = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', str(NOW), 'LIMIT', 0, limit)
-for _, member in ipairs(forget) do
-  local state, kind, id = string.match(member, '^(%S+) (%S+) (%S+)$')
-  for _, s in ipairs({'*', state}) do
-    redis.call('ZREM', index_key(s, '*'), id)
-    redis.call('ZREM', index_key(s, kind), id)
-  end
-  local digest = redis.call('HGET', job_key(id), 'idempotency')
-  if digest and redis.call('HGET', idempotency_key(digest), 'job') == id then
-    redis.call('DEL', idempotency_key(digest))
-  end
-  redis.call('DEL', job_key(id))
-  redis.call('ZREM', EXPIRY, member)
-  if redis.call('EXISTS', index_key('*', kind)) == 0 then redis.call('SREM', KINDS, kind) end
-end
+local expired = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', str(NOW), 'LIMIT', 0, limit)
+for _, member in ipairs(expired) do forget(member) end
 
 if outage then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', str(NOW + LEASE))) do

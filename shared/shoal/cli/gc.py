@@ -1,0 +1,52 @@
+"""`gc`: remove what nobody will ask for again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shoal.cli.data import StoreRoot
+from shoal.cli.output import err
+
+
+def gc(
+    store: StoreRoot = None,
+    really: Annotated[bool, typer.Option("--really", help="Remove it; without this it is only listed.")] = False,
+    jobs_days: Annotated[
+        float | None,
+        typer.Option(help="Also forget jobs that ended so many days ago (30 days is what all get).", min=0),
+    ] = None,
+    incomplete_days: Annotated[
+        float | None,
+        typer.Option(
+            help="Also remove incomplete embeddings that no job wants and nobody wrote to for so long.", min=0
+        ),
+    ] = None,
+    work_hours: Annotated[
+        float, typer.Option(help="Work files of dead processes count when untouched for so long.", min=1)
+    ] = 24.0,
+) -> None:
+    """List what can be removed: work files of dead processes, old jobs, abandoned embeddings. Then remove it."""
+    from shoal.gc import DAY_S, find, remove
+    from shoal.jobs.queue import JobQueue
+    from shoal.settings import Settings
+    from shoal.store import Store
+
+    settings = Settings()
+    opened = Store(store or settings.store)
+    queue = JobQueue.from_url(settings.redis_url.get_secret_value(), lease_s=settings.lease_s)
+    try:
+        age = incomplete_days * DAY_S if incomplete_days is not None else None
+        count = total = 0
+        for garbage in find(opened, queue, work_age_s=work_hours * 3600, incomplete_age_s=age):
+            count += 1
+            total += remove(opened, garbage) if really else garbage.bytes
+            typer.echo(f"{garbage.kind}\t{garbage.bytes}\t{garbage.path}")
+        done = "removed" if really else "to remove; --really removes it"
+        err.print(f"{count} entries, {total / 2**20:,.1f} MiB {done}.", highlight=False)
+        if jobs_days is not None:
+            jobs = queue.forget(jobs_days * DAY_S, really=really)
+            err.print(f"{jobs} jobs {'forgotten' if really else 'to forget'}.", highlight=False)
+    finally:
+        queue.close()

@@ -1,0 +1,73 @@
+"""`keys create|list|revoke`: who may ask the services."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from shoal.cli.output import err, out
+from shoal.keys import KeyStore, Scope
+from shoal.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="API keys: who may ask the services (REDIS_URL names their server).")
+
+
+@contextmanager
+def _store() -> Iterator[KeyStore]:
+    store = KeyStore.from_url(Settings().redis_url.get_secret_value())
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Option(help="Who uses it: what the audit log says.")],
+    scope: Annotated[Scope, typer.Option(help="read, submit (includes read) or admin (includes both).")] = Scope.SUBMIT,
+    rate: Annotated[float | None, typer.Option(help="Requests a second; the service's limit if left out.")] = None,
+) -> None:
+    """Make a key; prints it, once."""
+    with _store() as store:
+        key, token = store.create(name, scope, rate=rate)
+    typer.echo(token)
+    err.print(f"Key {key.id} may {key.scope}. It is shown this once: keep it, and send it as SHOAL_API_KEY.")
+
+
+@app.command("list")
+def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the keys, revoked ones too; never what would let anybody in."""
+    with _store() as store:
+        keys = store.list()
+    if as_json:
+        rows = [
+            {
+                "id": key.id,
+                "name": key.name,
+                "scope": key.scope,
+                "created_at": key.created_at.isoformat(),
+                "rate": key.rate,
+                "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
+            }
+            for key in keys
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("id", "name", "scope", "created", "requests/s", "revoked", box=None, header_style="bold")
+    for key in keys:
+        revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
+        table.add_row(key.id, key.name, key.scope, f"{key.created_at:%Y-%m-%d %H:%M}", str(key.rate or ""), revoked)
+    out.print(table)
+
+
+@app.command()
+def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as `shoal keys list` shows it.")]) -> None:
+    """Refuse a key from the next request on."""
+    with _store() as store:
+        key = store.revoke(key_id)
+    err.print(f"Key {key.id} ({key.name}) is revoked.")

@@ -1,0 +1,127 @@
+"""A transport that fetches from the public network alone, wherever names and redirects point.
+
+What is downloaded comes from addresses in the catalogue, which operators may extend. A publisher's server, or whoever
+answers for its name, must not be able to make a worker talk to the machines of its own network.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpcore
+import httpx
+from httpcore import NetworkBackend, NetworkStream, SyncBackend
+
+PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+
+
+class ForbiddenAddress(httpx.RequestError):
+    """A name or a redirect leads where nothing may be fetched from."""
+
+
+class PublicBackend(NetworkBackend):
+    """Connects to public addresses only, and to the very address that was checked.
+
+    Parameters
+    ----------
+    allowed
+        Hosts that may be private: those that the operator wrote down as an address.
+    """
+
+    def __init__(self, allowed: frozenset[str] = frozenset()) -> None:
+        self._backend = SyncBackend()
+        self._allowed = allowed
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> NetworkStream:
+        """Resolve, check every address, and connect to the first that answers."""
+        *others, last = [host] if host in self._allowed else public_addresses(host, port)
+        for address in others:
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
+        return self._backend.connect_tcp(last, port, timeout, local_address, socket_options)
+
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> NetworkStream:
+        """Never."""
+        raise ForbiddenAddress(f"{path} is no public address.")
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        self._backend.sleep(seconds)
+
+
+def public_addresses(host: str, port: int) -> list[str]:
+    """The addresses of ``host``.
+
+    Raises
+    ------
+    ForbiddenAddress
+        One of its addresses is not public: loopback, private, link-local, shared, multicast or reserved.
+    httpcore.ConnectError
+        The name has no address.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise httpcore.ConnectError(str(error)) from error
+    addresses = [str(each[4][0]) for each in found]
+    for address in addresses:
+        if not is_public(address):
+            raise ForbiddenAddress(f"{host} leads to {address}, which is no public address: nothing is fetched there.")
+    return list(dict.fromkeys(addresses))
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to the public network."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        # An IPv4 address in IPv6's clothes leads where the IPv4 address leads.
+        inner = parsed.ipv4_mapped or parsed.sixtofour or (parsed.teredo[1] if parsed.teredo else None)
+        if inner is None and parsed in ipaddress.ip_network("64:ff9b::/96"):
+            inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return parsed.is_global and not parsed.is_multicast
+
+
+def public_client(url: str, **options: Any) -> httpx.Client:
+    """A client for ``url`` and whatever it redirects to, on the public network alone.
+
+    An address (not a name) in ``url`` itself is what the operator wrote, such as a mirror within the house, and is
+    allowed. A redirect may not leave https for http. Where a proxy is configured, the proxy decides what is reached.
+    """
+    first = urlsplit(url)
+    hooks = {"request": [lambda request: _refuse_downgrade(first.scheme, request)]}
+    options = {**options, "follow_redirects": True, "max_redirects": 5, "event_hooks": hooks}
+    if any(os.environ.get(name) or os.environ.get(name.lower()) for name in PROXIES):
+        return httpx.Client(**options)
+    transport = httpx.HTTPTransport()
+    # httpx offers no public way to say how a connection is made; a test holds that this one works.
+    transport._pool._network_backend = PublicBackend(frozenset(_literal(first.hostname)))
+    return httpx.Client(transport=transport, **options)
+
+
+def _literal(host: str | None) -> list[str]:
+    try:
+        return [host] if host and ipaddress.ip_address(host) else []
+    except ValueError:
+        return []
+
+
+def _refuse_downgrade(scheme: str, request: httpx.Request) -> None:
+    if request.url.scheme not in {"http", "https"} or (scheme == "https" and request.url.scheme != "https"):
+        raise ForbiddenAddress(f"{request.url} is not https: nothing is fetched there.", request=request)

@@ -1,0 +1,145 @@
+"""What a store and a queue keep that nobody will ever ask for again: found first, removed when told so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.jobs.queue import JobQueue
+from shoal.jobs.states import JobState
+from shoal.store import EmbeddingSet, Store
+
+DAY_S = 86_400.0
+WORK_AGE_S = DAY_S
+"""Work that nothing was written to for so long belongs to a dead process: each of ours writes every few seconds."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """One thing to remove.
+
+    Attributes
+    ----------
+    kind
+        ``work``: what a killed process was writing. ``incomplete``: embeddings that nobody goes on with.
+    path
+        File or folder.
+    bytes
+        What it occupies.
+    embeddings_id
+        With ``incomplete``.
+    """
+
+    kind: str
+    path: Path
+    bytes: int
+    embeddings_id: str | None = None
+
+
+def find(
+    store: Store, queue: JobQueue, *, work_age_s: float = WORK_AGE_S, incomplete_age_s: float | None = None
+) -> Iterator[Garbage]:
+    """What could be removed from the store.
+
+    Parameters
+    ----------
+    work_age_s
+        Work files untouched for at least so long.
+    incomplete_age_s
+        Incomplete embeddings untouched for at least so long, and of no unfinished job; None keeps them all, since a
+        job of the same request would go on with them.
+
+    Raises
+    ------
+    QueueUnavailable
+        Only with ``incomplete_age_s``: without the queue nobody knows what is still wanted.
+    """
+    layout = store.layout
+    for folder in (layout.temporary, layout.trash, layout.root / "inline"):
+        yield from _old(_entries(folder), work_age_s)
+    wanted = _wanted(queue) if incomplete_age_s is not None else ""
+    for embeddings_id in store.embeddings_ids():
+        embeddings = store.embeddings(embeddings_id)
+        if incomplete_age_s is not None and _abandoned(embeddings, wanted, incomplete_age_s):
+            folder = embeddings.layout.folder
+            yield Garbage("incomplete", folder, _size(folder), embeddings_id)
+        else:
+            yield from _old(_leftovers(embeddings), work_age_s)
+
+
+def remove(store: Store, garbage: Garbage) -> int:
+    """Remove one finding; the bytes that it occupied, 0 if it is gone already or cannot be removed."""
+    if garbage.embeddings_id is not None:
+        store.delete_embeddings(garbage.embeddings_id)
+    elif garbage.path.is_dir() and not garbage.path.is_symlink():
+        shutil.rmtree(garbage.path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            garbage.path.unlink()
+    return 0 if garbage.path.exists() else garbage.bytes
+
+
+def _leftovers(embeddings: EmbeddingSet) -> Iterator[Path]:
+    # A committed attempt's folder may still hold the shard's files: whoever opens the set moves them to their place.
+    committed = {commit.token for commit in embeddings.commits.values()}
+    return (path for path in _entries(embeddings.layout.work) if embeddings.complete or path.name not in committed)
+
+
+def _abandoned(embeddings: EmbeddingSet, wanted: str, age_s: float) -> bool:
+    if embeddings.complete or _age_s(embeddings.layout.folder) < age_s:
+        return False
+    return not any(_quoted(text) in wanted for text in (embeddings.id, embeddings.plan.source.path))
+
+
+def _wanted(queue: JobQueue) -> str:
+    """The requests of all unfinished jobs, as one text to look ids and paths up in."""
+    requests = []
+    for state in (JobState.QUEUED, JobState.RUNNING):
+        cursor = None
+        while True:
+            page = queue.list(state=state, limit=500, cursor=cursor)
+            requests += [job.model_dump_json(include={"request"}) for job in page.jobs]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+    return "\n".join(requests)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _old(paths: Iterable[Path], age_s: float) -> Iterator[Garbage]:
+    return (Garbage("work", path, _size(path)) for path in paths if _age_s(path) >= age_s)
+
+
+def _tree(path: Path) -> Iterator[Path]:
+    yield path
+    if path.is_dir() and not path.is_symlink():
+        yield from path.rglob("*")
+
+
+def _age_s(path: Path) -> float:
+    """Seconds since anything in it was written."""
+    newest = 0.0
+    for each in _tree(path):
+        with suppress(OSError):
+            newest = max(newest, each.lstat().st_mtime)
+    return time.time() - newest
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for each in _tree(path):
+        with suppress(OSError):
+            total += each.lstat().st_size
+    return total

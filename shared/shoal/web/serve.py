@@ -1,0 +1,66 @@
+"""Runs an API: checks who can reach it, then listens."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from shoal import logs, tracing
+from shoal.keys import KeyStore
+from shoal.settings import Settings
+from shoal.web import auth
+
+log = structlog.get_logger(__name__)
+
+KEEP_ALIVE_S = 30
+STOP_S = 10
+MAX_CONNECTIONS = 2000
+
+
+def serve(build: Callable[[Settings], FastAPI], service: str, *, host: str, port: int) -> None:
+    """Listen until SIGTERM or SIGINT.
+
+    Parameters
+    ----------
+    build
+        Makes the application.
+    service
+        Names it in logs and traces.
+    host, port
+        Where to listen.
+
+    Raises
+    ------
+    SystemExit
+        Others could reach the API and no key exists; the log says what to do.
+    """
+    settings = Settings().model_copy(update={"host": host})
+    logs.configure(service, level=settings.log_level)
+    store = KeyStore.from_url(settings.redis_url.get_secret_value())
+    try:
+        auth.check_before_listening(settings, store)
+    except auth.NoKeys as error:
+        log.error("not listening", code=error.code, detail=error.detail)
+        sys.exit(1)
+    finally:
+        store.close()
+    app = build(settings)
+    if tracing.wanted():
+        tracing.instrument(app, tracing.provider(service))
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        # Our own log has what uvicorn's would say, and never a query string. No proxy is believed about who asks.
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=STOP_S,
+        limit_concurrency=MAX_CONNECTIONS,
+    )

@@ -1,0 +1,136 @@
+"""`shoal gc` removes what is dead, and nothing else, and nothing before it is told to."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shoal.cli import app as cli
+from shoal.gc import DAY_S, find, remove
+from shoal.importer import import_embeddings
+from shoal.jobs.queue import JobQueue
+from shoal.jobs.states import JobState
+from shoal.store import Store
+from typer.testing import CliRunner
+
+OLD_S = 3 * DAY_S
+
+
+def _write(path: Path, *, age_s: float = 0.0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * 1000)
+    _set_age(path.parent, age_s)
+    return path
+
+
+def _set_age(folder: Path, age_s: float) -> None:
+    at = time.time() - age_s
+    for each in [*folder.rglob("*"), folder]:
+        os.utime(each, (at, at))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    np.save(tmp_path / "vectors.npy", np.eye(4, dtype=np.float32))
+    store = Store(tmp_path / "store")
+    import_embeddings(store, tmp_path / "vectors.npy", name="kept", labels=None, split=None)
+    return store
+
+
+def _incomplete(store: Store) -> str:
+    [embeddings_id] = store.embeddings_ids()
+    folder = store.embeddings(embeddings_id).layout.folder
+    (folder / "manifest.json").unlink()
+    _set_age(folder, OLD_S)
+    return embeddings_id
+
+
+def test_old_work_is_found_and_fresh_work_is_not(store: Store, queue: JobQueue) -> None:
+    [embeddings_id] = store.embeddings_ids()
+    work = store.embeddings(embeddings_id).layout.work
+    old = [
+        _write(store.root / ".tmp/half/plan.json", age_s=OLD_S).parent,
+        _write(store.root / ".trash/gone/a.npy", age_s=OLD_S).parent,
+        _write(store.root / "inline/abc/00000.image", age_s=OLD_S).parent,
+        _write(work / "dead/img.npy", age_s=OLD_S).parent,
+    ]
+    _write(store.root / ".tmp/fresh/plan.json")
+    _write(work / "alive/img.npy")
+    found = list(find(store, queue))
+    assert {garbage.path for garbage in found} == set(old)
+    assert all(garbage.bytes >= 1000 for garbage in found)
+    assert sum(remove(store, garbage) for garbage in found) >= 4000
+    assert not [path for path in old if path.exists()]
+    assert store.verify(embeddings_id).problems == []
+    assert list(find(store, queue)) == []
+
+
+def test_a_folder_in_which_one_file_is_fresh_is_alive(store: Store, queue: JobQueue) -> None:
+    folder = _write(store.root / ".tmp/long/a.npy", age_s=OLD_S).parent
+    (folder / "b.npy").write_bytes(b"")
+    _set_age_of_folder = time.time() - OLD_S
+    os.utime(folder, (_set_age_of_folder, _set_age_of_folder))
+    assert list(find(store, queue)) == []
+
+
+def test_committed_files_that_wait_for_their_place_are_kept(store: Store, queue: JobQueue) -> None:
+    embeddings_id = _incomplete(store)
+    embeddings = store.embeddings(embeddings_id)
+    token = next(iter(embeddings.commits.values())).token
+    _write(embeddings.layout.work / token / "img_emb_00000.npy", age_s=OLD_S)
+    assert list(find(store, queue)) == []
+
+
+def test_incomplete_embeddings_are_kept_unless_asked_for(store: Store, queue: JobQueue) -> None:
+    embeddings_id = _incomplete(store)
+    assert list(find(store, queue)) == []
+    assert list(find(store, queue, incomplete_age_s=OLD_S + DAY_S)) == []
+    [garbage] = find(store, queue, incomplete_age_s=DAY_S)
+    assert (garbage.kind, garbage.embeddings_id) == ("incomplete", embeddings_id)
+    remove(store, garbage)
+    assert store.embeddings_ids() == []
+
+
+@pytest.mark.parametrize("by", ["id", "path"])
+def test_incomplete_embeddings_that_a_job_wants_are_kept(store: Store, queue: JobQueue, by: str) -> None:
+    embeddings_id = _incomplete(store)
+    path = store.embeddings(embeddings_id).plan.source.path
+    request = {"embeddings": embeddings_id} if by == "id" else {"images": {"path": path}}
+    job, _ = queue.submit("cluster", request)
+    assert list(find(store, queue, incomplete_age_s=0.0)) == []
+    queue.cancel(job.id)
+    assert len(list(find(store, queue, incomplete_age_s=0.0))) == 1
+
+
+def test_jobs_that_ended_are_forgotten_and_others_are_not(queue: JobQueue) -> None:
+    ended, _ = queue.submit("cluster", {"n": 1}, idempotency_key="monday")
+    waiting, _ = queue.submit("cluster", {"n": 2})
+    queue.cancel(ended.id)
+    assert queue.forget(DAY_S, really=True) == 0
+    assert queue.forget(0.0, really=False) == 1
+    assert queue.get(ended.id).state == JobState.CANCELLED
+    assert queue.forget(0.0, really=True) == 1
+    assert [job.id for job in queue.list().jobs] == [waiting.id]
+    again, created = queue.submit("cluster", {"n": 1}, idempotency_key="monday")
+    assert created
+    assert again.id != ended.id
+
+
+def test_the_command_lists_first_and_removes_when_told(
+    store: Store, queue: JobQueue, redis_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_server)
+    old = _write(store.root / ".tmp/half/plan.json", age_s=OLD_S).parent
+    job, _ = queue.submit("cluster", {})
+    queue.cancel(job.id)
+    command = ["gc", "--store", str(store.root), "--jobs-days", "0"]
+    listed = CliRunner().invoke(cli, command)
+    assert str(old) in listed.stdout
+    assert "1 jobs to forget" in listed.output
+    assert old.exists()
+    removed = CliRunner().invoke(cli, [*command, "--really"])
+    assert "1 jobs forgotten" in removed.output
+    assert not old.exists()
