@@ -95,7 +95,9 @@ class _File(BaseModel):
     models: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
-def resolve(model: str | CustomModel, models_root: Path, *, settings: Settings | None = None) -> ModelSpec:
+def resolve(
+    model: str | CustomModel, models_root: Path, *, settings: Settings | None = None, imported: bool = True
+) -> ModelSpec:
     """The specification of the model that a request asks for.
 
     Parameters
@@ -106,6 +108,8 @@ def resolve(model: str | CustomModel, models_root: Path, *, settings: Settings |
         Folder of checkpoint files.
     settings
         Where the user's catalogue and the allow-list of handlers are named; read from the environment by default.
+    imported
+        Whether a TensorFlow model that was imported under a name of its own counts.
 
     Raises
     ------
@@ -128,9 +132,9 @@ def resolve(model: str | CustomModel, models_root: Path, *, settings: Settings |
         rows = _rows(path)
         if model in rows:
             return _spec(model, rows[model], settings)
-    imported = folders.latest_report(models_root, model)
-    if imported is not None:
-        return _imported(model, imported, settings)
+    report = folders.latest_report(models_root, model) if imported else None
+    if report is not None:
+        return _imported(model, report, settings)
     raise _unknown(model, models_root, settings)
 
 

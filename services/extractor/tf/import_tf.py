@@ -185,7 +185,7 @@ def _check_name(name: str) -> None:
 
 def _catalogued(name: str, models_root: Path) -> ModelSpec | None:
     try:
-        spec = catalogue.resolve(name, models_root)
+        spec = catalogue.resolve(name, models_root, imported=False)
     except UnknownModel:
         return None
     if spec.backend != "tfserving":

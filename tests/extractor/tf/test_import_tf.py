@@ -156,11 +156,6 @@ class TestFolder:
         ]
         assert (root / "batching.config").is_file()
 
-    def test_a_second_import_is_the_next_version(self, report: ImportReport, bigbigan: Path, root: Path) -> None:
-        again = import_savedmodel("mine", bigbigan, root)
-        assert (report.version, again.version) == (1, 2)
-        assert sorted(p.name for p in (root / "mine").iterdir()) == ["1", "2"]
-
     def test_the_model_can_be_asked_for_by_its_name(self, report: ImportReport, root: Path) -> None:
         spec = catalogue.resolve("mine", root)
         assert (spec.kind, spec.dim, spec.embedding) == ("extract:tfserving", report.dim, "avepool_feat")
@@ -169,6 +164,15 @@ class TestFolder:
         assert spec.transform.crop_fraction == 1.0
         assert spec.readiness(root) == "ready"
         assert "mine" in [each.name for each in catalogue.all_models(root)]
+
+    def test_a_second_import_is_the_next_version_and_may_be_another_model(
+        self, report: ImportReport, bigbigan: Path, root: Path
+    ) -> None:
+        again = import_savedmodel("mine", bigbigan, root, output="z_mean", transform={"crop_fraction": 0.5})
+        assert (report.version, again.version) == (1, 2)
+        assert sorted(p.name for p in (root / "mine").iterdir()) == ["1", "2"]
+        spec = catalogue.resolve("mine", root)
+        assert (spec.dim, spec.embedding, spec.transform.crop_fraction) == (8, "z_mean", 0.5)
 
 
 class TestRefused:
