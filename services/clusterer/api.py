@@ -33,10 +33,15 @@ def build(settings: Settings | None = None, queue: JobQueue | None = None, store
 
 @router.post("/cluster", status_code=202, tags=["cluster"], responses=problem_responses(404, 409, 422, 503))
 def cluster(
-    body: ClusterRequest, response: Response, queue: QueueDep, store: StoreDep, key: IdempotencyKey = None
+    body: ClusterRequest,
+    response: Response,
+    queue: QueueDep,
+    store: StoreDep,
+    settings: SettingsDep,
+    key: IdempotencyKey = None,
 ) -> Job:
     """Cluster embeddings and score the result. The answer is a job; its result names the clustering."""
-    make_plan(store, body)
+    make_plan(store, body, settings.data)
     return accepted(submit(queue, KIND, body, key), response)
 
 

@@ -16,7 +16,7 @@ from shoal.store import EmbeddingSet
 from shoal.store.clustering import ITERATIONS_SCHEMA, ClusteringWriter
 
 from clusterer.assign import Assigned
-from clusterer.clusters import describe_clusters
+from clusterer.clusters import describe_clusters, name_of
 from clusterer.contingency import contingency
 from clusterer.kmeans import KMeansFit
 from clusterer.labels import LabelRule, learn_map
@@ -86,6 +86,7 @@ def spec(outcome: Outcome) -> dict[str, Any]:
         "k": plan.k,
         "train_classes": plan.train_classes,
         "classes": list(plan.vocabulary),
+        "class_maps": {name: mapped.record() for name, mapped in plan.class_maps.items()},
         "seeds": list(plan.seeds),
         "best_seed": outcome.best_seed,
         "engine": outcome.engine,
@@ -154,13 +155,14 @@ def clusters_table(outcome: Outcome) -> pa.Table:
     tables = []
     for each in plan.scored:
         source = plan.train if plan.request.label_map == "train" else each
+        names = plan.vocabulary_of(source.id)
         tables.append(
             describe_clusters(
                 each.id,
                 outcome.assignments[each.id][outcome.best_seed],
                 outcome.classes[each.id],
-                plan.vocabulary,
-                _majority_map(outcome, source),
+                plan.vocabulary_of(each.id),
+                [name_of(names, position) for position in _majority_map(outcome, source)],
             )
         )
     return pa.concat_tables(tables)
@@ -169,7 +171,7 @@ def clusters_table(outcome: Outcome) -> pa.Table:
 def _majority_map(outcome: Outcome, source: EmbeddingSet) -> IntArray:
     """The class that most rows of each cluster have in ``source``: what a cluster is called."""
     labels = outcome.assignments[source.id][outcome.best_seed].labels
-    table = contingency(labels, outcome.classes[source.id], outcome.plan.k, len(outcome.plan.vocabulary))
+    table = contingency(labels, outcome.classes[source.id], outcome.plan.k, len(outcome.plan.vocabulary_of(source.id)))
     return learn_map(table, LabelRule.MAJORITY)
 
 

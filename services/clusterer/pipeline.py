@@ -9,13 +9,14 @@ from typing import Any
 from shoal.jobs.child import JobContext
 from shoal.schemas import ClusterRequest
 from shoal.settings import Settings
-from shoal.store import Store
+from shoal.store import EmbeddingSet, Store
 
 from clusterer import artefacts
 from clusterer.assign import Assigned, assign
 from clusterer.contingency import Contingency, contingency
 from clusterer.facts import result_of
 from clusterer.kmeans import Engine, KMeansFit, State, fit_kmeans, sample_rows, select_engine
+from clusterer.labels import ClassPairs
 from clusterer.metrics import Metrics, score_set, summarize
 from clusterer.pca import accumulate_moments, fit_pca
 from clusterer.planning import Plan, make_plan
@@ -37,7 +38,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     clustering_id = f"c-{ctx.id}"
     if clustering_id in store.clustering_ids():
         return result_of(store.clustering(clustering_id))
-    plan = make_plan(store, ClusterRequest.model_validate(ctx.request))
+    plan = make_plan(store, ClusterRequest.model_validate(ctx.request), settings.data)
     sources = {each.id: StoredRows(each, each.id) for each in (plan.train, *plan.scored)}
     watch = Stopwatch(lambda: sum(source.read_s for source in sources.values()))
     engine = select_engine(plan.request.kmeans.engine)
@@ -142,26 +143,46 @@ def score(
     scored: dict[str, Metrics] = {}
     total = len(plan.scored) * len(plan.seeds)
     for each in plan.scored:
+        options = _SetOptions.of(plan, each)
         per_seed: dict[str, Metrics] = {}
         for seed, assigned in assignments[each.id].items():
             ctx.progress("metrics", len(scored) * len(plan.seeds) + len(per_seed), total, "sets")
-            per_seed[str(seed)] = _score_one(plan, assigned, classes[each.id], train_tables[seed], seed)
+            per_seed[str(seed)] = _score_one(plan, options, assigned, classes[each.id], train_tables[seed], seed)
         mean, std = summarize(list(per_seed.values()))
         scored[each.id] = {"seeds": per_seed, "mean": mean, "std": std}
     ctx.progress("metrics", total, total, "sets")
     return {"k": k, "seeds": list(plan.seeds), "best_seed": best_seed, "scored": scored}
 
 
-def _score_one(plan: Plan, assigned: Assigned, classes: IntArray, train: Contingency, seed: int) -> Metrics:
+@dataclass(frozen=True)
+class _SetOptions:
+    """What scoring needs to know of a scored set beside its rows."""
+
+    c: int
+    pairs: ClassPairs | None
+    unmapped: int
+
+    @classmethod
+    def of(cls, plan: Plan, scored: EmbeddingSet) -> _SetOptions:
+        mapped = plan.class_maps.get(scored.id)
+        pairs = None if mapped is None else mapped.pairs
+        return cls(len(plan.vocabulary_of(scored.id)), pairs, plan.unmapped_rows(scored))
+
+
+def _score_one(
+    plan: Plan, options: _SetOptions, assigned: Assigned, classes: IntArray, train: Contingency, seed: int
+) -> Metrics:
     return score_set(
         assigned.labels,
         classes,
         k=plan.k,
-        c=len(plan.vocabulary),
+        c=options.c,
         train=train,
         inertia=assigned.inertia,
         label_map=plan.request.label_map,
         seed=seed,
+        pairs=options.pairs,
+        unmapped=options.unmapped,
     )
 
 

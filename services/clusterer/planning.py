@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from shoal.errors import ClustersInvalid, DimensionMismatch, EmbeddingsIncomplet
 from shoal.schemas import DEFAULT_EVALUATION_SEEDS, ClusterRequest
 from shoal.store import EmbeddingSet, Store
 
+from clusterer.classmap import MappedClasses, read_class_map
 from clusterer.contingency import UNLABELLED
 from clusterer.rows import IntArray
 
@@ -30,13 +33,15 @@ class Plan:
     scored
         The sets that are assigned and scored, in the order of the request.
     vocabulary
-        The sorted labels of all these sets; classes are positions in it.
+        The sorted labels of all these sets but those with a class map; classes are positions in it.
     train_classes
         Number of different labels in the train set.
     k
         Number of clusters.
     seeds
         One k-means each.
+    class_maps
+        By embeddings id: the classes of a scored set that has others than the train set, and which count as which.
     """
 
     request: ClusterRequest
@@ -46,18 +51,31 @@ class Plan:
     train_classes: int
     k: int
     seeds: tuple[int, ...]
+    class_maps: Mapping[str, MappedClasses] = field(default_factory=dict)
+
+    def vocabulary_of(self, embeddings_id: str) -> tuple[str, ...]:
+        """The labels that the classes of a set are positions in."""
+        mapped = self.class_maps.get(embeddings_id)
+        return self.vocabulary if mapped is None else mapped.vocabulary
 
     def classes(self, embeddings: EmbeddingSet) -> IntArray:
         """``(rows,) int64``: the class of each row of a set, or -1."""
-        codes: Any = pc.index_in(
-            label_column(embeddings), value_set=pa.array(self.vocabulary, pa.string()), skip_nulls=True
-        )
+        names = pa.array(self.vocabulary_of(embeddings.id), pa.string())
+        codes: Any = pc.index_in(label_column(embeddings), value_set=names, skip_nulls=True)
         found: IntArray = codes.fill_null(UNLABELLED).to_numpy().astype(np.int64)
         return found
 
+    def unmapped_rows(self, embeddings: EmbeddingSet) -> int:
+        """How many rows have a label that the set's class map does not name."""
+        if embeddings.id not in self.class_maps:
+            return 0
+        column = label_column(embeddings)
+        known = int(np.count_nonzero(self.classes(embeddings) != UNLABELLED))
+        return len(column) - int(column.null_count) - known
 
-def make_plan(store: Store, request: ClusterRequest) -> Plan:
-    """Check a request against the store.
+
+def make_plan(store: Store, request: ClusterRequest, data: Path | None = None) -> Plan:
+    """Check a request against the store; class maps are read from below ``data``.
 
     Raises
     ------
@@ -69,6 +87,8 @@ def make_plan(store: Store, request: ClusterRequest) -> Plan:
         `over` without labels on the train set.
     ClustersInvalid
         The number of clusters is below 2 or above the number of rows.
+    PathOutsideRoot, PathNotFound, LabelsInvalid
+        A class map cannot be read, or names no class of the sets.
     InvalidRequest
         More components are asked for than there can be.
     """
@@ -77,6 +97,13 @@ def make_plan(store: Store, request: ClusterRequest) -> Plan:
     for each in scored:
         _require_same_dim(train, each)
     labels = {each.id: distinct_labels(each) for each in (train, *scored)}
+    wanted = {name: asked for name, asked in request.class_maps.items() if asked is not None}
+    plain = set().union(*(found for name, found in labels.items() if name not in wanted))
+    vocabulary = tuple(sorted(plain))
+    class_maps = {
+        name: read_class_map(data or Path(), asked, vocabulary, labels[train.id], labels[name])
+        for name, asked in wanted.items()
+    }
     train_classes = len(labels[train.id])
     k = resolve_clusters(request, train.rows, train_classes, train.id)
     _require_components(request, train)
@@ -84,10 +111,11 @@ def make_plan(store: Store, request: ClusterRequest) -> Plan:
         request=request,
         train=train,
         scored=scored,
-        vocabulary=tuple(sorted(set().union(*labels.values()))),
+        vocabulary=vocabulary,
         train_classes=train_classes,
         k=k,
         seeds=resolve_seeds(request, bool(train_classes)),
+        class_maps=class_maps,
     )
 
 

@@ -95,11 +95,50 @@ class ExtractRequest(Request):
     max_failed_fraction: float = Field(0.05, ge=0, le=1, description="The job fails when more images than this do.")
 
 
+class ClassMap(Request):
+    """Which classes of the train set count as right for which classes of a scored set that has others."""
+
+    file: RelativePath = Field(
+        description="CSV with the columns `train_label` and `scored_label`, many to many; for `objectnet` the folder "
+        "of ObjectNet's mappings. Relative to the data root."
+    )
+    format: Literal["csv", "objectnet"] = "csv"
+    class_index: RelativePath | None = Field(
+        None,
+        description="For `objectnet`: imagenet_class_index.json or LOC_synset_mapping.txt, which name the train set's "
+        "folders. Not needed when the train labels are all 1000 folders, or numbers 0 to 999.",
+    )
+
+
+class ScoredSet(Request):
+    """An embeddings id to score whose classes are not the train set's."""
+
+    embeddings: Id
+    class_map: ClassMap | None = None
+
+
 class EmbeddingSets(Request):
     """Fit on one embeddings id, score others through the same stored transform."""
 
     train: Id
-    score: list[Id] = Field(min_length=1, max_length=100)
+    score: list[Id | ScoredSet] = Field(min_length=1, max_length=100)
+
+    @property
+    def scored(self) -> dict[str, ClassMap | None]:
+        """The embeddings to score, in order, each with its map of classes."""
+        return {
+            each if isinstance(each, str) else each.embeddings: None if isinstance(each, str) else each.class_map
+            for each in self.score
+        }
+
+    @model_validator(mode="after")
+    def _mapped_once(self) -> EmbeddingSets:
+        mapped = [each.embeddings for each in self.score if isinstance(each, ScoredSet)]
+        if any(mapped.count(each) > 1 or each in self.score for each in mapped):
+            raise ValueError("name each scored set with a class map once")
+        if self.train in mapped:
+            raise ValueError("the train set needs no class map: its classes are the ones that clusters are named by")
+        return self
 
 
 class PcaOptions(Request):
@@ -161,7 +200,12 @@ class ClusterRequest(Request):
     @property
     def scored_ids(self) -> list[str]:
         """The embeddings whose assignments are scored."""
-        return [self.embeddings] if isinstance(self.embeddings, str) else list(self.embeddings.score)
+        return list(self.class_maps)
+
+    @property
+    def class_maps(self) -> dict[str, ClassMap | None]:
+        """The embeddings whose assignments are scored, in order, each with its map of classes."""
+        return {self.embeddings: None} if isinstance(self.embeddings, str) else self.embeddings.scored
 
 
 class Progress(BaseModel):
