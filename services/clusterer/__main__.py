@@ -52,7 +52,7 @@ def _worker() -> int:
 
     settings = Settings()
     queue = JobQueue.from_url(settings.redis_url.get_secret_value(), lease_s=settings.lease_s)
-    Worker(queue, ["cluster"], [sys.executable, "-m", "clusterer", "run-job"], settings=settings).run()
+    Worker(queue, ["cluster", "sweep"], [sys.executable, "-m", "clusterer", "run-job"], settings=settings).run()
     return 0
 
 
@@ -64,6 +64,10 @@ def _run_job() -> int:
 
     def handle(ctx: JobContext) -> dict[str, Any]:
         # Imported here, so that a fault of the libraries becomes the job's error.
+        if ctx.kind == "sweep":
+            from clusterer.sweeps import run as sweeping
+
+            return sweeping.run(ctx, settings)
         from clusterer import pipeline
 
         return pipeline.run(ctx, settings)

@@ -16,6 +16,7 @@ from clusterer.labels import UNMAPPED, LabelRule, learn_map
 from clusterer.rows import Float32Array, IntArray, LabelArray
 
 SHOWN_MEMBERS = 12
+SHOWN_CLASSES = 5
 
 
 def describe_clusters(
@@ -54,15 +55,33 @@ def describe_clusters(
         "tightness": pa.array(distances / np.maximum(sizes, 1), mask=~filled),
         "nearest": [rows[:SHOWN_MEMBERS].tolist() for rows in by_distance],
         "farthest": [rows[::-1][:SHOWN_MEMBERS].tolist() for rows in by_distance],
+        "top_classes": top_classes(table, vocabulary),
         "borderline": [rows[:SHOWN_MEMBERS].tolist() for rows in members(assigned.labels, assigned.margin, sizes)],
     }
-    return pa.table(columns).cast(CLUSTERS_SCHEMA)
+    return pa.table(columns).select(CLUSTERS_SCHEMA.names).cast(CLUSTERS_SCHEMA)
 
 
 def members(labels: LabelArray, order_by: Float32Array, sizes: NDArray[np.int64]) -> list[IntArray]:
     """The rows of each cluster, by rising ``order_by``; of equals the first."""
     order = np.lexsort((np.arange(len(labels)), order_by, labels))
     return np.split(order, np.cumsum(sizes)[:-1])
+
+
+def top_classes(table: Contingency, vocabulary: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """The most frequent classes of each cluster, with their counts."""
+    clusters = np.arange(table.shape[0])
+    tops = top_members(table.cluster, table.class_, table.count, clusters)
+    return [[{"label": vocabulary[class_], "count": count} for class_, count in top] for top in tops]
+
+
+def top_members(group: IntArray, member: IntArray, count: IntArray, groups: IntArray) -> list[list[tuple[int, int]]]:
+    """The members of most rows of each group, with their counts, largest first; of equals the first."""
+    order = np.lexsort((member, -count, group))
+    starts, ends = (np.searchsorted(group[order], groups, side=side) for side in ("left", "right"))
+    return [
+        [(int(member[cell]), int(count[cell])) for cell in order[start : min(end, start + SHOWN_CLASSES)]]
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+    ]
 
 
 def name_of(vocabulary: Sequence[str], position: int) -> str | None:

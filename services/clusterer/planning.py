@@ -19,6 +19,8 @@ from clusterer.classmap import MappedClasses, read_class_map
 from clusterer.contingency import UNLABELLED
 from clusterer.rows import IntArray
 
+MOST_TRIED = 200
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -40,6 +42,8 @@ class Plan:
         Number of clusters.
     seeds
         One k-means each.
+    search
+        The fewest and the most clusters to try where ``k`` is still to be found; ``k`` is the most until then.
     class_maps
         By embeddings id: the classes of a scored set that has others than the train set, and which count as which.
     """
@@ -51,6 +55,7 @@ class Plan:
     train_classes: int
     k: int
     seeds: tuple[int, ...]
+    search: tuple[int, int] | None = None
     class_maps: Mapping[str, MappedClasses] = field(default_factory=dict)
 
     def vocabulary_of(self, embeddings_id: str) -> tuple[str, ...]:
@@ -105,8 +110,9 @@ def make_plan(store: Store, request: ClusterRequest, data: Path | None = None) -
         for name, asked in wanted.items()
     }
     train_classes = len(labels[train.id])
-    k = resolve_clusters(request, train.rows, train_classes, train.id)
-    _require_components(request, train)
+    search = resolve_search(request, train.rows, train.id)
+    k = search[1] if search else resolve_clusters(request, train.rows, train_classes, train.id)
+    require_components(request, train)
     return Plan(
         request=request,
         train=train,
@@ -114,6 +120,7 @@ def make_plan(store: Store, request: ClusterRequest, data: Path | None = None) -
         vocabulary=vocabulary,
         train_classes=train_classes,
         k=k,
+        search=search,
         seeds=resolve_seeds(request, bool(train_classes)),
         class_maps=class_maps,
     )
@@ -149,7 +156,7 @@ def resolve_clusters(request: ClusterRequest, rows: int, classes: int, embedding
     ClustersInvalid
         The number is below 2 or above ``rows``.
     """
-    if request.clusters is not None:
+    if isinstance(request.clusters, int):
         k, source = request.clusters, f"`clusters` is {request.clusters}"
     elif request.over is None or not classes:
         raise LabelsRequired(
@@ -166,6 +173,31 @@ def resolve_clusters(request: ClusterRequest, rows: int, classes: int, embedding
             rows=rows,
         )
     return k
+
+
+def resolve_search(request: ClusterRequest, rows: int, embeddings_id: str) -> tuple[int, int] | None:
+    """The range to search where the number of clusters is to be found, or None.
+
+    Raises
+    ------
+    ClustersInvalid
+        There are fewer rows than clusters to try.
+    """
+    if request.clusters != "auto":
+        return None
+    low, high = request.clusters_range or default_range(rows)
+    if high > rows:
+        raise ClustersInvalid(
+            f"`clusters_range` goes up to {high}, but embeddings {embeddings_id!r} have {rows} rows: try fewer.",
+            clusters=high,
+            rows=rows,
+        )
+    return low, high
+
+
+def default_range(rows: int) -> tuple[int, int]:
+    """The range that is searched when the request names none."""
+    return 2, max(2, min(MOST_TRIED, rows // 10))
 
 
 def resolve_seeds(request: ClusterRequest, labelled: bool) -> tuple[int, ...]:
@@ -198,7 +230,14 @@ def _require_same_dim(train: EmbeddingSet, scored: EmbeddingSet) -> None:
         )
 
 
-def _require_components(request: ClusterRequest, train: EmbeddingSet) -> None:
+def require_components(request: ClusterRequest, train: EmbeddingSet) -> None:
+    """Refuse more components than the rows and dimensions of ``train`` can have.
+
+    Raises
+    ------
+    InvalidRequest
+        They are too many.
+    """
     wanted = request.pca.components if request.pca else None
     limit = min(train.rows, train.dim)
     if wanted is not None and wanted > limit:
