@@ -118,7 +118,7 @@ def _add(into: _Sums, batch: Float32Array, labels: LabelArray, away: Float64Arra
     squared = np.einsum("ij,ij->i", difference, difference)
     into.within += float(squared.sum())
     into.distances += np.bincount(labels, weights=np.sqrt(squared), minlength=k)
-    summed: Float64Array = csr_array((np.ones(b), labels, np.arange(b + 1)), shape=(b, k)).T @ away
+    summed: Any = csr_array((np.ones(b), labels, np.arange(b + 1)), shape=(b, k)).T @ away
     into.to_sample += summed
 
 

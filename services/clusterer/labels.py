@@ -51,7 +51,8 @@ class ClassPairs:
     def right(self, train: IntArray, scored: IntArray) -> NDArray[np.bool_]:
         """``(z,) bool``: whether train class ``train[i]``, if it is one, is right for scored class ``scored[i]``."""
         known: NDArray[np.bool_] = np.isin(train * self.scored_classes + scored, self.codes)
-        return known & (train != UNMAPPED)
+        right: NDArray[np.bool_] = known & (train != UNMAPPED)
+        return right
 
 
 def learn_map(table: Contingency, rule: LabelRule) -> IntArray:

@@ -218,16 +218,8 @@ def _twin(
         x, accuracy, ari = (list(each) for each in zip(*reference, strict=True))
         note = "arXiv 2008.10312, ImageNet"
         for axes, values, colour, text in ((left, accuracy, ACCURACY, "accuracy"), (right, ari, ARI, "ARI")):
-            style = {
-                "color": colour,
-                "alpha": 0.55,
-                "ms": 5,
-                "lw": 0.8,
-                "ls": (0, (1, 2)),
-                "marker": "D",
-                "mfc": "none",
-            }
-            lines += axes.plot(x, values, label=f"{text}, {note}", **style)
+            style: dict[str, Any] = {"color": colour, "alpha": 0.55, "ms": 5, "lw": 0.8, "marker": "D", "mfc": "none"}
+            lines += axes.plot(x, values, linestyle=(0, (1, 2)), label=f"{text}, {note}", **style)
         ticks = sorted({*ticks, *x})
     _ticks(left, ticks)
     left.set_xlabel(x_name)

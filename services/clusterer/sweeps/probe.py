@@ -70,7 +70,8 @@ class _Ridge:
         strength = max(float(self._values[-1]), 1e-30) * ridge
         weights = self._vectors @ (self._moments / (self._values + strength)[:, None])
         scores: NDArray[np.float64] = (rows - self._mean) @ weights + self._bias
-        return scores.argmax(axis=1).astype(np.int64)
+        predicted: IntArray = scores.argmax(axis=1).astype(np.int64)
+        return predicted
 
 
 def _share(predicted: IntArray, classes: IntArray) -> float:

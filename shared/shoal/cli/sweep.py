@@ -43,6 +43,9 @@ Seeds = Annotated[
 Iterations = Annotated[int | None, typer.Option(help="Of k-means, at most.")]
 
 
+Restarts = Annotated[int | None, typer.Option(help="Per seed; the lowest inertia wins.")]
+
+
 class Study(StrEnum):
     """What `reproduce` can do."""
 
@@ -62,6 +65,7 @@ def sweep(
     linear_probe: Annotated[bool, typer.Option(help="Fit a linear classifier too.")] = False,
     seeds: Seeds = None,
     iterations: Iterations = None,
+    restarts: Restarts = None,
     output: Output = None,
     wait: Wait = True,
     as_json: AsJson = False,
@@ -80,7 +84,7 @@ def sweep(
             normalize=[True, False] if both_norms else normalize,
             linear_probe=linear_probe,
             seeds=seeds or None,
-            kmeans={"iterations": iterations} if iterations else None,
+            kmeans=kmeans_options(iterations, restarts),
         )
         _finish(client, job, wait, as_json, output)
 
@@ -88,21 +92,24 @@ def sweep(
 def reproduce(
     study: Annotated[Study, typer.Argument(help="Which of the paper's studies.")],
     embeddings: Sets,
+    pca: Annotated[int | None, typer.Option(help="Components, in the studies that do not vary them.")] = None,
     normalize: Normalize = True,
     seeds: Seeds = None,
     iterations: Iterations = None,
+    restarts: Restarts = None,
     output: Output = None,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
     """Repeat a study of arXiv 2008.10312 on your embeddings, its figures beside yours."""
     with Client() as client:
-        fields = study_fields(study, [client.embeddings(each.partition(":")[0]) for each in embeddings])
+        fields = {"pca": {"components": pca}} if pca else {}
+        fields |= study_fields(study, [client.embeddings(each.partition(":")[0]) for each in embeddings])
         job = client.sweep(
             [parse_sets(each) for each in embeddings],
             normalize=normalize,
             seeds=seeds or [0, 1, 2],
-            kmeans={"iterations": iterations} if iterations else None,
+            kmeans=kmeans_options(iterations, restarts),
             reference=str(study),
             **fields,
         )
@@ -128,6 +135,12 @@ def study_fields(study: Study, facts: list[Json]) -> Json:
     if study is Study.OVER:
         return {"over": list(OVER_GRID)}
     return {"over": 1.0, "linear_probe": True}
+
+
+def kmeans_options(iterations: int | None, restarts: int | None) -> Json | None:
+    """The options of k-means that were given."""
+    given = {"iterations": iterations, "restarts": restarts}
+    return {name: value for name, value in given.items() if value is not None} or None
 
 
 def parse_sets(text: str) -> str | Json:
