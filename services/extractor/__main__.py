@@ -49,12 +49,14 @@ def _api(host: str, port: int) -> int:
 
 
 def _worker(backend: str) -> int:
+    from shoal import logs
     from shoal.jobs.queue import JobQueue
     from shoal.jobs.worker import Worker
     from shoal.settings import Settings
 
     from extractor.inline import KIND_PREFIX
 
+    logs.configure("extractor-worker")
     settings = Settings()
     queue = JobQueue.from_url(settings.redis_url.get_secret_value(), lease_s=settings.lease_s)
     # Somebody waits for the answer to a small request, so it goes first.

@@ -21,8 +21,9 @@ from shoal.jobs.states import JobState
 from shoal.schemas import Job
 from shoal.store import EmbeddingSet, Store
 
-IMAGES = 400
-REQUEST = {"images": {"path": "set"}, "model": "raw_pixels", "batch_size": 8, "shard_rows": 8}
+IMAGES = 240
+SHARDS = 40
+REQUEST = {"images": {"path": "set"}, "model": "raw_pixels", "batch_size": 6, "shard_rows": 6}
 LEASE_S = 3.0
 Start = Callable[[], subprocess.Popen[bytes]]
 
@@ -33,7 +34,7 @@ def root(tmp_path: Path) -> Path:
     for i in range(IMAGES):
         path = tmp_path / "data" / "set" / "ab"[i % 2] / f"{i:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if i in (7, 300):
+        if i in (7, 200):
             path.write_bytes(b"no image")
         else:
             noise = np.random.default_rng(i).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -67,8 +68,8 @@ def start(root: Path, redis_server: str) -> Iterator[Start]:
 
 
 def committed(root: Path) -> int:
-    store = Store(root / "store")
-    return sum(len(store.embeddings(each).commits) for each in store.embeddings_ids())
+    """How many shards are committed; cheap, since it is asked many times a second."""
+    return len(list((root / "store").glob("embeddings/*/commits/*.json")))
 
 
 def child_of(worker: subprocess.Popen[bytes]) -> psutil.Process:
@@ -99,7 +100,7 @@ def whole(root: Path, job: Job) -> EmbeddingSet:
     embedded = embeddings.metadata(["image_path"]).column("image_path").to_pylist()
     failed = embeddings.errors().column("image_path").to_pylist()
     assert sorted(embedded + failed) == embeddings.listing().column("image_path").to_pylist()
-    assert sorted(failed) == ["a/0300.png", "b/0007.png"]
+    assert sorted(failed) == ["a/0200.png", "b/0007.png"]
     assert (job.result["rows"], job.result["failed"]) == (IMAGES - 2, 2)
     return embeddings
 
@@ -112,14 +113,14 @@ def test_a_job_outlives_its_killed_child_and_its_killed_worker(
     wait_until(lambda: committed(root) >= 2, what="commits of the first attempt")
     child_of(first).kill()
     after_child = committed(root)
-    assert after_child < IMAGES // 8
+    assert after_child < SHARDS
 
     wait_until(lambda: committed(root) > after_child + 1, what="commits of the second attempt")
     family = descendants(first)
     first.kill()
     first.wait()
     after_worker = committed(root)
-    assert after_worker < IMAGES // 8
+    assert after_worker < SHARDS
     wait_until(lambda: not any(running(each) for each in family), what="the worker's processes die with it")
 
     start()
@@ -129,7 +130,7 @@ def test_a_job_outlives_its_killed_child_and_its_killed_worker(
     assert done.attempt == 3
     assert len({commit.attempt for commit in embeddings.commits.values()}) == 3
     assert done.result is not None
-    assert done.result["resumed_rows"] >= 8 * after_worker - 2
+    assert done.result["resumed_rows"] >= 6 * after_worker - 2
 
 
 def test_a_drained_worker_hands_the_job_back_uncounted(
@@ -160,7 +161,7 @@ def test_a_cancelled_job_stops_within_seconds_and_keeps_its_shards(
     wait_until(lambda: queue.get(job.id).state is JobState.CANCELLED, what="end of the job", deadline_s=30)
     wait_until(lambda: not any(running(each) for each in family), what="end of its processes", deadline_s=30)
     assert time.monotonic() - begun < 20
-    assert 1 <= committed(root) < IMAGES // 8
+    assert 1 <= committed(root) < SHARDS
     again, _ = queue.submit("extract:torch", REQUEST)
     wait_until(lambda: queue.get(again.id).state.terminal, what="end of the second job", deadline_s=120)
     done = queue.get(again.id)
