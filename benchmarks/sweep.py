@@ -86,7 +86,7 @@ def measure(options: Any, folder: Path) -> dict[str, Any]:
     """Both ways on the same embeddings."""
     store = Store(folder)
     embeddings = make_embeddings(store, options.rows, options.dim, options.classes)
-    sizes = [size for size in (8, 16, 32, 64, 128, 256, 512, 1024, 2048) if size < options.dim][-7:]
+    sizes = [size for size in (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048) if size < options.dim][-7:]
     request = {
         "embeddings": embeddings,
         "over": OVER,

@@ -223,9 +223,9 @@ def _twin(
         ticks = sorted({*ticks, *x})
     _ticks(left, ticks)
     left.set_xlabel(x_name)
-    rule = "left-over clusters by majority" if "mixed" in metric else "one to one"
-    where = "train" if metric.endswith("train") else "the scored set"
-    left.set_ylabel(f"accuracy, {rule}, map learnt on {where}, %", color=ACCURACY)
+    rule = "mixed" if "mixed" in metric else "one to one"
+    where = "train" if metric.endswith("train") else "scored"
+    left.set_ylabel(f"accuracy ({rule}, map of {where}), %", color=ACCURACY)
     right.set_ylabel("adjusted Rand index, %", color=ARI)
     for axes in (left, right):
         low, high = axes.get_ylim()
