@@ -103,7 +103,7 @@ def reproduce(
 ) -> None:
     """Repeat a study of arXiv 2008.10312 on your embeddings, its figures beside yours."""
     with Client() as client:
-        fields = {"pca": {"components": pca}} if pca else {}
+        fields: Json = {"pca": {"components": pca}} if pca else {}
         fields |= study_fields(study, [client.embeddings(each.partition(":")[0]) for each in embeddings])
         job = client.sweep(
             [parse_sets(each) for each in embeddings],
