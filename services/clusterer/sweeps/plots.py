@@ -21,6 +21,7 @@ ACCURACY, ARI, QUIET, REFERENCE = "#0b5fb0", "#c2570c", "#5d6873", "#8a949e"
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
+    "axes.spines.right": False,
     "axes.grid": True,
     "grid.color": "#e6e9ec",
     "axes.axisbelow": True,
@@ -111,21 +112,12 @@ def against_probe(rows: list[Row], reference: str | None) -> Figure:
     y = [100 * row[metric] for row in best]
     error = [100 * (row[f"{metric}_std"] or 0.0) for row in best]
     axes.errorbar(x, y, yerr=error, fmt="o", color=ACCURACY, capsize=3, label="this sweep", zorder=3)
-    for row, at, high in zip(best, x, y, strict=True):
-        axes.annotate(row["model"], (at, high), xytext=(7, -3), textcoords="offset points", fontsize=8.5)
-    points = [point for point in paper.models() if point.probe is not None] if reference == "models" else []
+    _name_marks(axes, x, y, [row["model"] for row in best], 8.5, "#1c2126")
+    points = paper.models() if reference == "models" else []
     if points:
         xs, ys = [point.probe or 0.0 for point in points], [point.accuracy for point in points]
         axes.plot(xs, ys, "D", ms=5, color=REFERENCE, label="arXiv 2008.10312, ImageNet", mfc="none")
-        for point in points:
-            axes.annotate(
-                point.name,
-                (point.probe or 0.0, point.accuracy),
-                xytext=(6, -3),
-                textcoords="offset points",
-                fontsize=7.5,
-                color=QUIET,
-            )
+        _name_marks(axes, xs, ys, [point.name for point in points], 7.5, QUIET)
     axes.set_xlabel("accuracy of a linear classifier with labels, %")
     axes.set_ylabel("accuracy of k-means, map learnt on train, %")
     axes.margins(x=0.2, y=0.12)
@@ -240,6 +232,16 @@ def _twin(
 def _figure() -> tuple[Figure, Axes]:
     figure = Figure(figsize=SIZE, layout="constrained")
     return figure, figure.add_subplot()
+
+
+def _name_marks(
+    axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str], size: float, colour: str
+) -> None:
+    """A name to the right of each mark, or to the left where it would run into the next one."""
+    for at, high, name in zip(x, y, names, strict=True):
+        crowded = any(at < other < at + 8 and abs(high - above) < 3 for other, above in zip(x, y, strict=True))
+        side: dict[str, Any] = {"xytext": (-7, -3), "ha": "right"} if crowded else {"xytext": (7, -3)}
+        axes.annotate(name, (at, high), textcoords="offset points", fontsize=size, color=colour, **side)
 
 
 def _second(axes: Axes) -> Axes:
