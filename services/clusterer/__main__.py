@@ -48,7 +48,7 @@ def _api(host: str, port: int) -> int:
 def _worker() -> int:
     from shoal.jobs.service import run_worker
 
-    run_worker("clusterer-worker", ["cluster"], [sys.executable, "-m", "clusterer", "run-job"])
+    run_worker("clusterer-worker", ["cluster", "sweep"], [sys.executable, "-m", "clusterer", "run-job"])
     return 0
 
 
@@ -60,6 +60,10 @@ def _run_job() -> int:
 
     def handle(ctx: JobContext) -> dict[str, Any]:
         # Imported here, so that a fault of the libraries becomes the job's error.
+        if ctx.kind == "sweep":
+            from clusterer.sweeps import run as sweeping
+
+            return sweeping.run(ctx, settings)
         from clusterer import pipeline
 
         return pipeline.run(ctx, settings)

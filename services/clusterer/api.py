@@ -17,9 +17,10 @@ from shoal.web.problems import problem_responses
 
 from clusterer.exports import MEDIA_TYPES, csv_blocks, jsonl_blocks
 from clusterer.facts import facts, summary
-from clusterer.members import describe_cluster, list_clusters, scored_set
+from clusterer.members import describe_cluster, list_classes, list_clusters, list_confusion, scored_set
 from clusterer.online import AssignRequest, assign_online
 from clusterer.planning import make_plan
+from clusterer.sweeps import api as sweeps
 
 KIND = "cluster"
 
@@ -28,15 +29,27 @@ router = APIRouter()
 
 def build(settings: Settings | None = None, queue: JobQueue | None = None, store: Store | None = None) -> FastAPI:
     """The application; what it works on comes from the environment when left out."""
-    return create_app(service="clusterer", routers=[router], kinds=(KIND,), settings=settings, queue=queue, store=store)
+    return create_app(
+        service="clusterer",
+        routers=[router, sweeps.router],
+        kinds=(KIND, sweeps.KIND),
+        settings=settings,
+        queue=queue,
+        store=store,
+    )
 
 
 @router.post("/cluster", status_code=202, tags=["cluster"], responses=problem_responses(404, 409, 422, 503))
 def cluster(
-    body: ClusterRequest, response: Response, queue: QueueDep, store: StoreDep, key: IdempotencyKey = None
+    body: ClusterRequest,
+    response: Response,
+    queue: QueueDep,
+    store: StoreDep,
+    settings: SettingsDep,
+    key: IdempotencyKey = None,
 ) -> Job:
     """Cluster embeddings and score the result. The answer is a job; its result names the clustering."""
-    make_plan(store, body)
+    make_plan(store, body, settings.data)
     return accepted(submit(queue, KIND, body, key), response)
 
 
@@ -84,6 +97,36 @@ def get_clusters(
     chosen = scored_set(clustering, embeddings)
     clusters = list_clusters(clustering, chosen, sort=sort, limit=limit)
     return {"embeddings": chosen, "total": clustering.k, "clusters": clusters}
+
+
+@router.get("/clusterings/{clustering_id}/classes", tags=["clusters"], responses=problem_responses(404, 422))
+def get_classes(
+    clustering_id: Id,
+    store: StoreDep,
+    sort: Literal["label", "worst", "best"] = "label",
+    limit: Annotated[int, Query(ge=1, le=100_000)] = 10_000,
+    embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
+) -> dict[str, Any]:
+    """How each class fares: its rows, the clusters that hold it, and the share that is right under either rule."""
+    clustering = store.clustering(clustering_id)
+    chosen = scored_set(clustering, embeddings)
+    classes = list_classes(clustering, chosen, sort=sort)
+    return {"embeddings": chosen, "total": len(classes), "classes": classes[:limit]}
+
+
+@router.get("/clusterings/{clustering_id}/confusion", tags=["clusters"], responses=problem_responses(404, 422))
+def get_confusion(
+    clustering_id: Id,
+    store: StoreDep,
+    rule: Literal["hungarian", "majority"] = "hungarian",
+    limit: Annotated[int, Query(ge=1, le=1_000_000)] = 10_000,
+    embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
+) -> dict[str, Any]:
+    """The cells of the confusion matrix that are not zero, largest first; `predicted` is null without a class."""
+    clustering = store.clustering(clustering_id)
+    chosen = scored_set(clustering, embeddings)
+    cells = list_confusion(clustering, chosen, rule=rule)
+    return {"embeddings": chosen, "rule": rule, "total": len(cells), "cells": cells[:limit]}
 
 
 @router.get("/clusterings/{clustering_id}/clusters/{cluster}", tags=["clusters"], responses=problem_responses(404, 422))

@@ -12,17 +12,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from shoal.store import EmbeddingSet
 from shoal.store.clustering import ITERATIONS_SCHEMA, ClusteringWriter
 
 from clusterer.assign import Assigned
-from clusterer.clusters import describe_clusters
-from clusterer.contingency import contingency
+from clusterer.choose import Choice
+from clusterer.clusters import describe_clusters, name_of
+from clusterer.contingency import Contingency, contingency
 from clusterer.kmeans import KMeansFit
 from clusterer.labels import LabelRule, learn_map
 from clusterer.metrics import Metrics
 from clusterer.planning import Plan
 from clusterer.rows import IntArray
+from clusterer.tables import Scored, classes_table, confusion_table, extremes
 from clusterer.transform import Transform
 
 LIBRARIES = ("numpy", "scipy", "faiss-cpu", "faiss-gpu", "scikit-learn")
@@ -45,7 +48,9 @@ class Outcome:
     classes
         By embeddings id: class of each row, or -1.
     metrics
-        metrics.json.
+        metrics.json, which `write` completes with the best and the worst clusters.
+    choice
+        How the number of clusters was found; None where it was given.
     zero_rows
         By embeddings id: rows of zeros, which normalisation leaves as they are.
     """
@@ -60,6 +65,13 @@ class Outcome:
     metrics: Metrics
     best_seed: int
     zero_rows: dict[str, int]
+    choice: Choice | None = None
+
+    def table(self, embeddings_id: str) -> Contingency:
+        """The rows of a set by the best seed's cluster and class."""
+        labels = self.assignments[embeddings_id][self.best_seed].labels
+        classes = len(self.plan.vocabulary_of(embeddings_id))
+        return contingency(labels, self.classes[embeddings_id], self.plan.k, classes)
 
 
 def write(writer: ClusteringWriter, outcome: Outcome) -> None:
@@ -68,9 +80,34 @@ def write(writer: ClusteringWriter, outcome: Outcome) -> None:
     writer.transform(outcome.transform.arrays())
     writer.centroids({seed: fit.best.fit.centroids for seed, fit in outcome.fits.items()}, outcome.best_seed)
     writer.iterations(iterations_table(outcome))
-    writer.metrics(outcome.metrics)
     writer.assignments(assignment_tables(outcome))
-    writer.clusters(clusters_table(outcome))
+    clusters = clusters_table(outcome)
+    writer.clusters(clusters)
+    scored = [scored_under_map(outcome, each) for each in outcome.plan.scored]
+    writer.classes(pa.concat_tables([classes_table(each) for each in scored]))
+    writer.confusion(pa.concat_tables([confusion_table(each) for each in scored]))
+    writer.metrics(with_extremes(outcome, clusters))
+
+
+def with_extremes(outcome: Outcome, clusters: pa.Table) -> Metrics:
+    """metrics.json with the best and the worst clusters of each scored set."""
+    scored = {}
+    for each in outcome.plan.scored:
+        own = clusters.filter(pc.equal(clusters.column("embeddings"), each.id))
+        image_ids = each.metadata(["image_id"]).column("image_id")
+        scored[each.id] = {**outcome.metrics["scored"][each.id], **extremes(own, image_ids)}
+    return {**outcome.metrics, "scored": scored}
+
+
+def scored_under_map(outcome: Outcome, each: EmbeddingSet) -> Scored:
+    """A scored set under the best seed's clusters and the stored label map."""
+    plan = outcome.plan
+    own = outcome.table(each.id)
+    if plan.request.label_map == "scored":
+        return Scored(each.id, own, plan.vocabulary_of(each.id), own, plan.vocabulary_of(each.id), None)
+    mapped = plan.class_maps.get(each.id)
+    pairs = None if mapped is None else mapped.pairs
+    return Scored(each.id, own, plan.vocabulary_of(each.id), outcome.table(plan.train.id), plan.vocabulary, pairs)
 
 
 def spec(outcome: Outcome) -> dict[str, Any]:
@@ -86,9 +123,11 @@ def spec(outcome: Outcome) -> dict[str, Any]:
         "k": plan.k,
         "train_classes": plan.train_classes,
         "classes": list(plan.vocabulary),
+        "class_maps": {name: mapped.record() for name, mapped in plan.class_maps.items()},
         "seeds": list(plan.seeds),
         "best_seed": outcome.best_seed,
         "engine": outcome.engine,
+        "chosen": outcome.choice.record() if outcome.choice else None,
         "model": plan.train.plan.model.model_dump(mode="json"),
     }
 
@@ -154,13 +193,14 @@ def clusters_table(outcome: Outcome) -> pa.Table:
     tables = []
     for each in plan.scored:
         source = plan.train if plan.request.label_map == "train" else each
+        names = plan.vocabulary_of(source.id)
         tables.append(
             describe_clusters(
                 each.id,
                 outcome.assignments[each.id][outcome.best_seed],
                 outcome.classes[each.id],
-                plan.vocabulary,
-                _majority_map(outcome, source),
+                plan.vocabulary_of(each.id),
+                [name_of(names, position) for position in _majority_map(outcome, source)],
             )
         )
     return pa.concat_tables(tables)
@@ -168,9 +208,7 @@ def clusters_table(outcome: Outcome) -> pa.Table:
 
 def _majority_map(outcome: Outcome, source: EmbeddingSet) -> IntArray:
     """The class that most rows of each cluster have in ``source``: what a cluster is called."""
-    labels = outcome.assignments[source.id][outcome.best_seed].labels
-    table = contingency(labels, outcome.classes[source.id], outcome.plan.k, len(outcome.plan.vocabulary))
-    return learn_map(table, LabelRule.MAJORITY)
+    return learn_map(outcome.table(source.id), LabelRule.MAJORITY)
 
 
 def _libraries() -> dict[str, str]:

@@ -16,6 +16,7 @@ from clusterer.labels import UNMAPPED, LabelRule, learn_map
 from clusterer.rows import Float32Array, IntArray, LabelArray
 
 SHOWN_MEMBERS = 12
+SHOWN_CLASSES = 5
 
 
 def describe_clusters(
@@ -23,7 +24,7 @@ def describe_clusters(
     assigned: Assigned,
     classes: IntArray,
     vocabulary: Sequence[str],
-    class_of_cluster: IntArray,
+    label_of_cluster: Sequence[str | None],
 ) -> pa.Table:
     """One row a cluster, as `shoal.store.clustering.CLUSTERS_SCHEMA` has it.
 
@@ -33,10 +34,10 @@ def describe_clusters(
         The set's rows and their clusters.
     classes
         ``(n,)``: class of each row, or -1.
-    class_of_cluster
-        ``(k,)``: the stored map from clusters to classes, or -1; its length is the number of clusters.
+    label_of_cluster
+        ``(k,)``: what the stored map calls each cluster; its length is the number of clusters.
     """
-    k = len(class_of_cluster)
+    k = len(label_of_cluster)
     table = contingency(assigned.labels, classes, k, len(vocabulary))
     sizes = np.bincount(assigned.labels, minlength=k)
     distances = np.bincount(assigned.labels, weights=assigned.distance, minlength=k)
@@ -48,15 +49,16 @@ def describe_clusters(
         "cluster": np.arange(k, dtype=np.int32),
         "size": sizes,
         "labelled": table.cluster_sizes,
-        "majority": [names(vocabulary, each) for each in majority],
+        "majority": [name_of(vocabulary, each) for each in majority],
         "purity": pa.array(_purity(table), mask=table.cluster_sizes == 0),
-        "label": [names(vocabulary, each) for each in class_of_cluster],
+        "label": list(label_of_cluster),
         "tightness": pa.array(distances / np.maximum(sizes, 1), mask=~filled),
         "nearest": [rows[:SHOWN_MEMBERS].tolist() for rows in by_distance],
         "farthest": [rows[::-1][:SHOWN_MEMBERS].tolist() for rows in by_distance],
+        "top_classes": top_classes(table, vocabulary),
         "borderline": [rows[:SHOWN_MEMBERS].tolist() for rows in members(assigned.labels, assigned.margin, sizes)],
     }
-    return pa.table(columns).cast(CLUSTERS_SCHEMA)
+    return pa.table(columns).select(CLUSTERS_SCHEMA.names).cast(CLUSTERS_SCHEMA)
 
 
 def members(labels: LabelArray, order_by: Float32Array, sizes: NDArray[np.int64]) -> list[IntArray]:
@@ -65,7 +67,24 @@ def members(labels: LabelArray, order_by: Float32Array, sizes: NDArray[np.int64]
     return np.split(order, np.cumsum(sizes)[:-1])
 
 
-def names(vocabulary: Sequence[str], position: int) -> str | None:
+def top_classes(table: Contingency, vocabulary: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """The most frequent classes of each cluster, with their counts."""
+    clusters = np.arange(table.shape[0])
+    tops = top_members(table.cluster, table.class_, table.count, clusters)
+    return [[{"label": vocabulary[class_], "count": count} for class_, count in top] for top in tops]
+
+
+def top_members(group: IntArray, member: IntArray, count: IntArray, groups: IntArray) -> list[list[tuple[int, int]]]:
+    """The members of most rows of each group, with their counts, largest first; of equals the first."""
+    order = np.lexsort((member, -count, group))
+    starts, ends = (np.searchsorted(group[order], groups, side=side) for side in ("left", "right"))
+    return [
+        [(int(member[cell]), int(count[cell])) for cell in order[start : min(end, start + SHOWN_CLASSES)]]
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+    ]
+
+
+def name_of(vocabulary: Sequence[str], position: int) -> str | None:
     """The label at a position of the vocabulary; None for -1."""
     return None if position == UNMAPPED else vocabulary[position]
 

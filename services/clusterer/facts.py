@@ -16,10 +16,11 @@ SUMMARY = (
     "inertia",
     "empty_clusters",
     "size_imbalance",
+    "silhouette",
     "chance",
 )
 _SPEC = ("train", "scored", "n", "dim", "dim_clustered", "k", "train_classes", "seeds", "best_seed", "model")
-_LINKS = ("metrics", "clusters", "assignments", "report", "contact-sheet")
+_LINKS = ("metrics", "clusters", "classes", "confusion", "assignments", "report", "contact-sheet")
 
 
 def facts(clustering: Clustering) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def facts(clustering: Clustering) -> dict[str, Any]:
         **{name: clustering.spec[name] for name in _SPEC},
         **clustering.run(),
         "metrics": {name: mean[name] for name in SUMMARY},
+        "chosen": clustering.spec.get("chosen"),
         "spec": clustering.spec["request"],
         "links": {"self": base, **{name.replace("-", "_"): f"{base}/{name}" for name in _LINKS}},
     }

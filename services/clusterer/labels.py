@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from clusterer.contingency import Contingency
@@ -24,6 +26,33 @@ class LabelRule(StrEnum):
     MIXED = "mixed"
     """One to one first, then the majority for the clusters left over: the rule behind the over-clustering figures
     of arXiv 2008.10312."""
+
+
+@dataclass(frozen=True)
+class ClassPairs:
+    """Which train class is right for which scored class, many to many.
+
+    Attributes
+    ----------
+    scored_classes
+        Number of scored classes.
+    codes
+        ``(p,) int64``, sorted: ``train * scored_classes + scored`` of each pair. Position 0 is a class like any other.
+    """
+
+    scored_classes: int
+    codes: IntArray
+
+    @classmethod
+    def of(cls, train: IntArray, scored: IntArray, scored_classes: int) -> ClassPairs:
+        """From the two sides of each pair, both ``(p,) int64``."""
+        return cls(scored_classes, np.unique(train * scored_classes + scored))
+
+    def right(self, train: IntArray, scored: IntArray) -> NDArray[np.bool_]:
+        """``(z,) bool``: whether train class ``train[i]``, if it is one, is right for scored class ``scored[i]``."""
+        known: NDArray[np.bool_] = np.isin(train * self.scored_classes + scored, self.codes)
+        right: NDArray[np.bool_] = known & (train != UNMAPPED)
+        return right
 
 
 def learn_map(table: Contingency, rule: LabelRule) -> IntArray:
@@ -51,11 +80,15 @@ def learn_map(table: Contingency, rule: LabelRule) -> IntArray:
     return np.where(matched == UNMAPPED, _majority(table), matched)
 
 
-def accuracy(table: Contingency, class_of_cluster: IntArray) -> float | None:
-    """Share of the rows of ``table`` whose cluster maps to their class; None without rows."""
+def accuracy(table: Contingency, class_of_cluster: IntArray, pairs: ClassPairs | None = None) -> float | None:
+    """Share of the rows of ``table`` whose cluster maps to their class; None without rows.
+
+    With ``pairs`` the map names train classes and ``table`` counts scored ones: a row is right when the two are a pair.
+    """
     if not table.n:
         return None
-    right = class_of_cluster[table.cluster] == table.class_
+    mapped = class_of_cluster[table.cluster]
+    right = mapped == table.class_ if pairs is None else pairs.right(mapped, table.class_)
     return int(table.count[right].sum()) / table.n
 
 

@@ -19,7 +19,7 @@ SORTS: dict[str, tuple[str, Literal["ascending", "descending"]]] = {
     "purity": ("purity", "descending"),
     "tightness": ("tightness", "ascending"),
 }
-SUMMARY_COLUMNS = ("cluster", "size", "labelled", "majority", "purity", "label", "tightness")
+SUMMARY_COLUMNS = ("cluster", "size", "labelled", "majority", "purity", "label", "tightness", "top_classes")
 
 
 def scored_set(clustering: Clustering, embeddings_id: str | None) -> str:
@@ -48,6 +48,23 @@ def list_clusters(clustering: Clustering, embeddings_id: str, *, sort: str, limi
     sorted_rows = pc.sort_indices(table, sort_keys=[(column, order), ("cluster", "ascending")])
     rows: list[dict[str, Any]] = table.take(sorted_rows.slice(0, limit)).to_pylist()
     return rows
+
+
+def list_classes(clustering: Clustering, embeddings_id: str, *, sort: str) -> list[dict[str, Any]]:
+    """Classes by name, or by the share that is right under the one-to-one map: ``worst`` or ``best`` first."""
+    rows: list[dict[str, Any]] = clustering.classes(embeddings_id).drop_columns("embeddings").to_pylist()
+    if sort == "label":
+        return rows
+    sign = -1 if sort == "best" else 1
+    return sorted(rows, key=lambda row: (sign * (row["accuracy_hungarian"] or 0.0), row["label"]))
+
+
+def list_confusion(clustering: Clustering, embeddings_id: str, *, rule: str) -> list[dict[str, Any]]:
+    """The cells of the confusion matrix that are not zero, largest first."""
+    cells = clustering.confusion(embeddings_id, rule).select(["predicted", "actual", "count"])
+    order = [("count", "descending"), ("actual", "ascending"), ("predicted", "ascending")]
+    ordered: list[dict[str, Any]] = cells.take(pc.sort_indices(cells, sort_keys=order)).to_pylist()
+    return ordered
 
 
 def describe_cluster(

@@ -13,7 +13,7 @@ import numpy as np
 
 from clusterer.contingency import UNLABELLED, Contingency, contingency, entropy
 from clusterer.emi import expected_mutual_information
-from clusterer.labels import LabelRule, accuracy, learn_map
+from clusterer.labels import ClassPairs, LabelRule, accuracy, learn_map
 from clusterer.rows import IntArray, LabelArray
 
 Metrics = dict[str, Any]
@@ -87,6 +87,8 @@ def score_set(
     inertia: float,
     label_map: str = "train",
     seed: int = 0,
+    pairs: ClassPairs | None = None,
+    unmapped: int = 0,
 ) -> Metrics:
     """Every metric of one scored set under one clustering.
 
@@ -96,7 +98,7 @@ def score_set(
         ``(n,)``: cluster of each row, in ``0..k-1``.
     classes
         ``(n,)``: class of each row, in ``0..c-1`` (of the classes of train and scored set together), or -1 for rows
-        without a label, which count only for sizes and inertia.
+        without a label, which count only for sizes and inertia. With ``pairs`` the classes are the scored set's own.
     train
         Table of the train set, on which the ``train`` label maps are learnt; None when it has no labels.
     inertia
@@ -105,6 +107,10 @@ def score_set(
         ``train`` or ``scored``: which map is behind ``accuracy_one_to_one``.
     seed
         Of the permutations behind ``chance``.
+    pairs
+        Which train class is right for which scored class, where the two sets have different classes.
+    unmapped
+        How many of the rows with class -1 have a label that the map of classes does not name.
 
     Returns
     -------
@@ -113,11 +119,12 @@ def score_set(
     sizes = np.bincount(clusters, minlength=k)
     table = contingency(clusters, classes, k, c)
     labelled = table if table.n else None
-    accuracies = accuracy_metrics(table, train)
+    accuracies = accuracy_metrics(table, train, pairs)
     return {
         "n": len(clusters),
         "n_labelled": table.n,
-        "n_unlabelled": len(clusters) - table.n,
+        "n_unlabelled": len(clusters) - table.n - unmapped,
+        "n_unmapped": unmapped,
         "k": k,
         "classes": int(np.count_nonzero(table.class_sizes)),
         **agreement(labelled),
@@ -144,19 +151,19 @@ def agreement(table: Contingency | None) -> Metrics:
     return {name: values[name] for name in names}
 
 
-def accuracy_metrics(scored: Contingency, train: Contingency | None) -> dict[str, dict[str, float | None]]:
+def accuracy_metrics(
+    scored: Contingency, train: Contingency | None, pairs: ClassPairs | None = None
+) -> dict[str, dict[str, float | None]]:
     """Accuracy on ``scored`` under each rule of `LabelRule`, the map learnt on the train set and on ``scored`` itself.
 
     A map learnt on the rows that it is then scored on flatters: it is an upper bound, not an estimate.
     """
-    sources = {"train": train if train is not None and train.n else None, "scored": scored if scored.n else None}
-    return {
-        str(rule): {
-            name: None if source is None else accuracy(scored, learn_map(source, rule))
-            for name, source in sources.items()
-        }
-        for rule in LabelRule
-    }
+    found: dict[str, dict[str, float | None]] = {}
+    for rule in LabelRule:
+        known = train is not None and train.n
+        learnt = accuracy(scored, learn_map(train, rule), pairs) if known and train is not None else None
+        found[str(rule)] = {"train": learnt, "scored": accuracy(scored, learn_map(scored, rule)) if scored.n else None}
+    return found
 
 
 def chance(clusters: ClusterLabels, classes: IntArray, *, k: int, c: int, seed: int = 0) -> Metrics:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from shoal.jobs.child import JobContext
@@ -12,20 +13,19 @@ from shoal.settings import Settings
 from shoal.store import Store
 
 from clusterer import artefacts
-from clusterer.assign import Assigned, assign
-from clusterer.contingency import Contingency, contingency
+from clusterer.assign import assign
+from clusterer.choose import Choice, choose_clusters
 from clusterer.facts import result_of
+from clusterer.internal import internal_metrics, pairwise_stability
 from clusterer.kmeans import Engine, KMeansFit, State, fit_kmeans, sample_rows, select_engine
-from clusterer.metrics import Metrics, score_set, summarize
+from clusterer.metrics import Metrics, summarize
 from clusterer.pca import accumulate_moments, fit_pca
 from clusterer.planning import Plan, make_plan
 from clusterer.report.build import write_report
-from clusterer.rows import ArrayRows, IntArray, MappedRows, Rows, StoredRows, in_memory, l2_normalize
+from clusterer.rows import ArrayRows, MappedRows, Rows, StoredRows, in_memory, l2_normalize
+from clusterer.scoring import Assignments, score
 from clusterer.stopwatch import Stopwatch
 from clusterer.transform import Transform
-
-Assignments = dict[str, dict[int, Assigned]]
-"""By embeddings id, then by seed."""
 
 
 def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     clustering_id = f"c-{ctx.id}"
     if clustering_id in store.clustering_ids():
         return result_of(store.clustering(clustering_id))
-    plan = make_plan(store, ClusterRequest.model_validate(ctx.request))
+    plan = make_plan(store, ClusterRequest.model_validate(ctx.request), settings.data)
     sources = {each.id: StoredRows(each, each.id) for each in (plan.train, *plan.scored)}
     watch = Stopwatch(lambda: sum(source.read_s for source in sources.values()))
     engine = select_engine(plan.request.kmeans.engine)
@@ -45,6 +45,11 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     with watch("pca"):
         transform, explained = fit_transform(ctx, plan, sources[plan.train.id])
         train = load_transformed(ctx, plan, transform, sources[plan.train.id])
+    choice = None
+    if plan.search is not None:
+        with watch("choose"):
+            choice = choose(ctx, plan.search, train, engine)
+        plan = replace(plan, k=choice.k)
     with watch("kmeans"):
         fits = fit_seeds(ctx, plan, train, engine)
     with watch("assign"):
@@ -52,9 +57,21 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         best_seed = min(plan.seeds, key=lambda seed: assignments[plan.train.id][seed].inertia)
     with watch("metrics"):
         classes = {each.id: plan.classes(each) for each in (plan.train, *plan.scored)}
-        metrics = score(ctx, plan, assignments, classes, best_seed)
+        metrics = score(plan, assignments, classes, best_seed, partial(ctx.progress, "metrics", unit="sets"))
+    with watch("unsupervised"):
+        judge(ctx, plan, transform, train, sources, assignments, metrics)
     outcome = artefacts.Outcome(
-        plan, transform, explained, engine.name, fits, assignments, classes, metrics, best_seed, _zero_rows(sources)
+        plan,
+        transform,
+        explained,
+        engine.name,
+        fits,
+        assignments,
+        classes,
+        metrics,
+        best_seed,
+        _zero_rows(sources),
+        choice,
     )
     with store.clustering_writer(clustering_id) as writer:
         with watch("report"):
@@ -130,39 +147,42 @@ def assign_sets(
     return assignments
 
 
-def score(
-    ctx: JobContext, plan: Plan, assignments: Assignments, classes: dict[str, IntArray], best_seed: int
-) -> Metrics:
-    """metrics.json: the metrics of each scored set and seed, with their mean and deviation."""
-    k, c = plan.k, len(plan.vocabulary)
-    train_tables = {
-        seed: contingency(assigned.labels, classes[plan.train.id], k, c)
-        for seed, assigned in assignments[plan.train.id].items()
-    }
-    scored: dict[str, Metrics] = {}
-    total = len(plan.scored) * len(plan.seeds)
+def choose(ctx: JobContext, search: tuple[int, int], train: Rows, engine: Engine) -> Choice:
+    """Find the number of clusters where the request leaves it open."""
+
+    def after_fit(done: int, total: int) -> None:
+        ctx.progress("choose", done, total, "numbers of clusters")
+
+    def alive(_: int) -> None:
+        ctx.raise_if_cancelled()
+
+    return choose_clusters(train, *search, engine=engine, on_fit=after_fit, on_rows=alive)
+
+
+def judge(
+    ctx: JobContext,
+    plan: Plan,
+    transform: Transform,
+    train: Rows,
+    sources: dict[str, StoredRows],
+    assignments: Assignments,
+    metrics: Metrics,
+) -> None:
+    """Add to ``metrics`` what needs no labels: how compact and how far apart clusters are, and how seeds agree."""
+    total, done = sum(each.rows for each in plan.scored), 0
     for each in plan.scored:
-        per_seed: dict[str, Metrics] = {}
-        for seed, assigned in assignments[each.id].items():
-            ctx.progress("metrics", len(scored) * len(plan.seeds) + len(per_seed), total, "sets")
-            per_seed[str(seed)] = _score_one(plan, assigned, classes[each.id], train_tables[seed], seed)
-        mean, std = summarize(list(per_seed.values()))
-        scored[each.id] = {"seeds": per_seed, "mean": mean, "std": std}
-    ctx.progress("metrics", total, total, "sets")
-    return {"k": k, "seeds": list(plan.seeds), "best_seed": best_seed, "scored": scored}
-
-
-def _score_one(plan: Plan, assigned: Assigned, classes: IntArray, train: Contingency, seed: int) -> Metrics:
-    return score_set(
-        assigned.labels,
-        classes,
-        k=plan.k,
-        c=len(plan.vocabulary),
-        train=train,
-        inertia=assigned.inertia,
-        label_map=plan.request.label_map,
-        seed=seed,
-    )
+        labels = {seed: assigned.labels for seed, assigned in assignments[each.id].items()}
+        rows = train if each.id == plan.train.id else transform.view(sources[each.id], f"embeddings {each.id!r}")
+        reporter = _reporter(ctx, "unsupervised", total, done)
+        found = internal_metrics(rows, labels, plan.k, on_rows=reporter)
+        entry = metrics["scored"][each.id]
+        for seed, values in found.items():
+            entry["seeds"][str(seed)].update(values)
+        mean, std = summarize(list(found.values()))
+        entry["mean"].update(mean)
+        entry["std"].update(std)
+        entry["stability"] = pairwise_stability(labels, plan.k)
+        done += each.rows
 
 
 @dataclass

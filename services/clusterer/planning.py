@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,11 @@ from shoal.errors import ClustersInvalid, DimensionMismatch, EmbeddingsIncomplet
 from shoal.schemas import DEFAULT_EVALUATION_SEEDS, ClusterRequest
 from shoal.store import EmbeddingSet, Store
 
+from clusterer.classmap import MappedClasses, read_class_map
 from clusterer.contingency import UNLABELLED
 from clusterer.rows import IntArray
+
+MOST_TRIED = 200
 
 
 @dataclass(frozen=True)
@@ -30,13 +35,17 @@ class Plan:
     scored
         The sets that are assigned and scored, in the order of the request.
     vocabulary
-        The sorted labels of all these sets; classes are positions in it.
+        The sorted labels of all these sets but those with a class map; classes are positions in it.
     train_classes
         Number of different labels in the train set.
     k
         Number of clusters.
     seeds
         One k-means each.
+    search
+        The fewest and the most clusters to try where ``k`` is still to be found; ``k`` is the most until then.
+    class_maps
+        By embeddings id: the classes of a scored set that has others than the train set, and which count as which.
     """
 
     request: ClusterRequest
@@ -46,18 +55,32 @@ class Plan:
     train_classes: int
     k: int
     seeds: tuple[int, ...]
+    search: tuple[int, int] | None = None
+    class_maps: Mapping[str, MappedClasses] = field(default_factory=dict)
+
+    def vocabulary_of(self, embeddings_id: str) -> tuple[str, ...]:
+        """The labels that the classes of a set are positions in."""
+        mapped = self.class_maps.get(embeddings_id)
+        return self.vocabulary if mapped is None else mapped.vocabulary
 
     def classes(self, embeddings: EmbeddingSet) -> IntArray:
         """``(rows,) int64``: the class of each row of a set, or -1."""
-        codes: Any = pc.index_in(
-            label_column(embeddings), value_set=pa.array(self.vocabulary, pa.string()), skip_nulls=True
-        )
+        names = pa.array(self.vocabulary_of(embeddings.id), pa.string())
+        codes: Any = pc.index_in(label_column(embeddings), value_set=names, skip_nulls=True)
         found: IntArray = codes.fill_null(UNLABELLED).to_numpy().astype(np.int64)
         return found
 
+    def unmapped_rows(self, embeddings: EmbeddingSet) -> int:
+        """How many rows have a label that the set's class map does not name."""
+        if embeddings.id not in self.class_maps:
+            return 0
+        column = label_column(embeddings)
+        known = int(np.count_nonzero(self.classes(embeddings) != UNLABELLED))
+        return len(column) - int(column.null_count) - known
 
-def make_plan(store: Store, request: ClusterRequest) -> Plan:
-    """Check a request against the store.
+
+def make_plan(store: Store, request: ClusterRequest, data: Path | None = None) -> Plan:
+    """Check a request against the store; class maps are read from below ``data``.
 
     Raises
     ------
@@ -69,6 +92,8 @@ def make_plan(store: Store, request: ClusterRequest) -> Plan:
         `over` without labels on the train set.
     ClustersInvalid
         The number of clusters is below 2 or above the number of rows.
+    PathOutsideRoot, PathNotFound, LabelsInvalid
+        A class map cannot be read, or names no class of the sets.
     InvalidRequest
         More components are asked for than there can be.
     """
@@ -77,17 +102,27 @@ def make_plan(store: Store, request: ClusterRequest) -> Plan:
     for each in scored:
         _require_same_dim(train, each)
     labels = {each.id: distinct_labels(each) for each in (train, *scored)}
+    wanted = {name: asked for name, asked in request.class_maps.items() if asked is not None}
+    plain = set().union(*(found for name, found in labels.items() if name not in wanted))
+    vocabulary = tuple(sorted(plain))
+    class_maps = {
+        name: read_class_map(data or Path(), asked, vocabulary, labels[train.id], labels[name])
+        for name, asked in wanted.items()
+    }
     train_classes = len(labels[train.id])
-    k = resolve_clusters(request, train.rows, train_classes, train.id)
-    _require_components(request, train)
+    search = resolve_search(request, train.rows, train.id)
+    k = search[1] if search else resolve_clusters(request, train.rows, train_classes, train.id)
+    require_components(request, train)
     return Plan(
         request=request,
         train=train,
         scored=scored,
-        vocabulary=tuple(sorted(set().union(*labels.values()))),
+        vocabulary=vocabulary,
         train_classes=train_classes,
         k=k,
+        search=search,
         seeds=resolve_seeds(request, bool(train_classes)),
+        class_maps=class_maps,
     )
 
 
@@ -121,7 +156,7 @@ def resolve_clusters(request: ClusterRequest, rows: int, classes: int, embedding
     ClustersInvalid
         The number is below 2 or above ``rows``.
     """
-    if request.clusters is not None:
+    if isinstance(request.clusters, int):
         k, source = request.clusters, f"`clusters` is {request.clusters}"
     elif request.over is None or not classes:
         raise LabelsRequired(
@@ -138,6 +173,31 @@ def resolve_clusters(request: ClusterRequest, rows: int, classes: int, embedding
             rows=rows,
         )
     return k
+
+
+def resolve_search(request: ClusterRequest, rows: int, embeddings_id: str) -> tuple[int, int] | None:
+    """The range to search where the number of clusters is to be found, or None.
+
+    Raises
+    ------
+    ClustersInvalid
+        There are fewer rows than clusters to try.
+    """
+    if request.clusters != "auto":
+        return None
+    low, high = request.clusters_range or default_range(rows)
+    if high > rows:
+        raise ClustersInvalid(
+            f"`clusters_range` goes up to {high}, but embeddings {embeddings_id!r} have {rows} rows: try fewer.",
+            clusters=high,
+            rows=rows,
+        )
+    return low, high
+
+
+def default_range(rows: int) -> tuple[int, int]:
+    """The range that is searched when the request names none."""
+    return 2, max(2, min(MOST_TRIED, rows // 10))
 
 
 def resolve_seeds(request: ClusterRequest, labelled: bool) -> tuple[int, ...]:
@@ -170,7 +230,14 @@ def _require_same_dim(train: EmbeddingSet, scored: EmbeddingSet) -> None:
         )
 
 
-def _require_components(request: ClusterRequest, train: EmbeddingSet) -> None:
+def require_components(request: ClusterRequest, train: EmbeddingSet) -> None:
+    """Refuse more components than the rows and dimensions of ``train`` can have.
+
+    Raises
+    ------
+    InvalidRequest
+        They are too many.
+    """
     wanted = request.pca.components if request.pca else None
     limit = min(train.rows, train.dim)
     if wanted is not None and wanted > limit:

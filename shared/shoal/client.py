@@ -92,6 +92,31 @@ class Client:
         body = {"embeddings": embeddings, **options}
         return Job.model_validate(self._post(self._clusterer, "/cluster", body, idempotency_key))
 
+    def sweep(
+        self, embeddings: str | Json | list[str | Json], *, idempotency_key: str | None = None, **options: Any
+    ) -> Job:
+        """Submit a sweep over lists of options, and of embeddings where several are given."""
+        sets = embeddings[0] if isinstance(embeddings, list) and len(embeddings) == 1 else embeddings
+        return Job.model_validate(
+            self._post(self._clusterer, "/sweep", {"embeddings": sets, **options}, idempotency_key)
+        )
+
+    def sweeps(self) -> list[Json]:
+        """All sweeps, newest first."""
+        return list(self._get(self._clusterer, "/sweeps")["sweeps"])
+
+    def sweep_facts(self, sweep_id: str) -> Json:
+        """One sweep: how far it is, and the ``table`` of its points."""
+        return self._get(self._clusterer, f"/sweeps/{sweep_id}")
+
+    def download_sweep(self, sweep_id: str, what: str, target: Path) -> Path:
+        """Save ``table.csv``, ``table.parquet``, or a plot such as ``pca.svg`` as the file ``target``."""
+        stem, _, extension = what.rpartition(".")
+        path = f"/sweeps/{sweep_id}" if stem == "table" else f"/sweeps/{sweep_id}/plots/{what}"
+        params = {"format": extension} if stem == "table" else {}
+        target.write_bytes(self._send(self._clusterer, "GET", path, params=params).content)
+        return target
+
     def job(self, job_id: str) -> Job:
         """One job; either service knows them all."""
         return Job.model_validate(self._get(self._any(), f"/jobs/{job_id}"))

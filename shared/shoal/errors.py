@@ -36,7 +36,8 @@
     │   ├── JobNotFound              job_not_found             404
     │   ├── EmbeddingsNotFound       embeddings_not_found      404
     │   ├── ClusteringNotFound       clustering_not_found      404
-    │   └── ClusterNotFound          cluster_not_found         404
+    │   ├── ClusterNotFound          cluster_not_found         404
+    │   └── SweepNotFound            sweep_not_found           404
     ├── Conflict                     conflict                  409
     │   ├── EmbeddingsIncomplete     embeddings_incomplete     409
     │   ├── EmbeddingsInUse          embeddings_in_use         409
@@ -262,6 +263,10 @@ class ClusteringNotFound(NotFound):
 
 class ClusterNotFound(NotFound):
     code = "cluster_not_found"
+
+
+class SweepNotFound(NotFound):
+    code = "sweep_not_found"
 
 
 class Conflict(ShoalError):

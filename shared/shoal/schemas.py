@@ -6,10 +6,22 @@ converted, so that a typing error in a request of three days shows at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
+from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import core_schema
 
 from shoal.jobs.states import JobState
 
@@ -99,11 +111,50 @@ class ExtractRequest(Request):
     max_failed_fraction: float = Field(0.05, ge=0, le=1, description="The job fails when more images than this do.")
 
 
+class ClassMap(Request):
+    """Which classes of the train set count as right for which classes of a scored set that has others."""
+
+    file: RelativePath = Field(
+        description="CSV with the columns `train_label` and `scored_label`, many to many; for `objectnet` the folder "
+        "of ObjectNet's mappings. Relative to the data root."
+    )
+    format: Literal["csv", "objectnet"] = "csv"
+    class_index: RelativePath | None = Field(
+        None,
+        description="For `objectnet`: imagenet_class_index.json or LOC_synset_mapping.txt, which name the train set's "
+        "folders. Not needed when the train labels are all 1000 folders, or numbers 0 to 999.",
+    )
+
+
+class ScoredSet(Request):
+    """An embeddings id to score whose classes are not the train set's."""
+
+    embeddings: Id
+    class_map: ClassMap | None = None
+
+
 class EmbeddingSets(Request):
     """Fit on one embeddings id, score others through the same stored transform."""
 
     train: Id
-    score: list[Id] = Field(min_length=1, max_length=100)
+    score: list[Id | ScoredSet] = Field(min_length=1, max_length=100)
+
+    @property
+    def scored(self) -> dict[str, ClassMap | None]:
+        """The embeddings to score, in order, each with its map of classes."""
+        return {
+            each if isinstance(each, str) else each.embeddings: None if isinstance(each, str) else each.class_map
+            for each in self.score
+        }
+
+    @model_validator(mode="after")
+    def _mapped_once(self) -> EmbeddingSets:
+        mapped = [each.embeddings for each in self.score if isinstance(each, ScoredSet)]
+        if any(mapped.count(each) > 1 or each in self.score for each in mapped):
+            raise ValueError("name each scored set with a class map once")
+        if self.train in mapped:
+            raise ValueError("the train set needs no class map: its classes are the ones that clusters are named by")
+        return self
 
 
 class PcaOptions(Request):
@@ -128,11 +179,35 @@ class KMeansOptions(Request):
     )
 
 
+class _OrAuto:
+    """Accepts `auto` beside a number of clusters; what is wrong with anything else is said as of a number."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        number = core_schema.int_schema(strict=True, ge=2, le=MAX_CLUSTERS)
+        as_it_is = core_schema.plain_serializer_function_ser_schema(lambda value: value)
+        return core_schema.no_info_wrap_validator_function(_auto_or, number, serialization=as_it_is)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        number = {"type": "integer", "minimum": 2, "maximum": MAX_CLUSTERS}
+        return {"anyOf": [number, {"const": "auto", "type": "string"}]}
+
+
+def _auto_or(value: Any, check: Callable[[Any], Any]) -> Any:
+    return value if value == "auto" else check(value)
+
+
 class ClusterRequest(Request):
     """Body of `POST /cluster`."""
 
     embeddings: Id | EmbeddingSets
-    clusters: int | None = Field(None, ge=2, le=MAX_CLUSTERS, description="k. Exactly one of `clusters` and `over`.")
+    clusters: Annotated[int | Literal["auto"], _OrAuto()] | None = Field(
+        None, description="k, or `auto` to search for it. Exactly one of `clusters` and `over`."
+    )
+    clusters_range: list[Annotated[int, Field(ge=2, le=MAX_CLUSTERS)]] | None = Field(
+        None, min_length=2, max_length=2, description="With `auto`: the fewest and the most clusters to try."
+    )
     over: float | None = Field(None, gt=0, le=1000, description="k as a multiple of the number of classes.")
     pca: PcaOptions | None = None
     normalize: bool = Field(True, description="Scale each embedding to unit L2 norm first.")
@@ -158,6 +233,11 @@ class ClusterRequest(Request):
             )
         if self.seed is not None and self.seeds is not None:
             raise ValueError("send `seed` or `seeds`, not both")
+        if self.clusters_range is not None:
+            if self.clusters != "auto":
+                raise ValueError("`clusters_range` needs `clusters`: `auto`")
+            if self.clusters_range[0] >= self.clusters_range[1]:
+                raise ValueError("`clusters_range` is the fewest and the most clusters to try, in this order")
         return self
 
     @property
@@ -168,7 +248,74 @@ class ClusterRequest(Request):
     @property
     def scored_ids(self) -> list[str]:
         """The embeddings whose assignments are scored."""
-        return [self.embeddings] if isinstance(self.embeddings, str) else list(self.embeddings.score)
+        return list(self.class_maps)
+
+    @property
+    def class_maps(self) -> dict[str, ClassMap | None]:
+        """The embeddings whose assignments are scored, in order, each with its map of classes."""
+        return {self.embeddings: None} if isinstance(self.embeddings, str) else self.embeddings.scored
+
+
+MAX_POINTS = 2000
+Clusters = Annotated[int, Field(ge=2, le=MAX_CLUSTERS)]
+Over = Annotated[float, Field(gt=0, le=1000)]
+Components = Annotated[int, Field(ge=1, le=100_000)] | None
+
+
+class SweepPca(Request):
+    """`PcaOptions` with lists."""
+
+    components: Components | Annotated[list[Components], Field(min_length=1)] = None
+    whiten: bool | Annotated[list[bool], Field(min_length=1)] = False
+
+
+class SweepRequest(Request):
+    """Body of `POST /sweep`: `POST /cluster` with lists; every combination is one point."""
+
+    embeddings: Id | EmbeddingSets | Annotated[list[Id | EmbeddingSets], Field(min_length=1, max_length=100)]
+    clusters: Clusters | Annotated[list[Clusters], Field(min_length=1)] | None = None
+    over: Over | Annotated[list[Over], Field(min_length=1)] | None = None
+    pca: SweepPca | None = None
+    normalize: bool | Annotated[list[bool], Field(min_length=1)] = True
+    kmeans: KMeansOptions = Field(default_factory=lambda: KMeansOptions())
+    seed: Seed | None = None
+    seeds: list[Seed] | None = Field(None, min_length=1, max_length=100)
+    label_map: Literal["train", "scored"] = "train"
+    linear_probe: bool = Field(False, description="Also fit a linear classifier on each model's embeddings.")
+    reference: Literal["pca-ablation", "over-clustering", "models"] | None = Field(
+        None, description="Which figures of arXiv 2008.10312 to draw beside ours."
+    )
+
+    @model_validator(mode="after")
+    def _points_are_requests(self) -> SweepRequest:
+        if len(self.points()) > MAX_POINTS:
+            raise ValueError(f"this is more than {MAX_POINTS} points: send several sweeps")
+        return self
+
+    def points(self) -> list[ClusterRequest]:
+        """Every combination once: models first, then normalisation, components, whitening, number of clusters."""
+        whiten, components = (self.pca.whiten, self.pca.components) if self.pca else (False, None)
+        axes = (self.embeddings, self.normalize, components, whiten, self.over, self.clusters)
+        found: list[ClusterRequest] = []
+        for sets, normalize, kept, white, over, clusters in product(*(_axis(each) for each in axes)):
+            point = ClusterRequest(
+                embeddings=sets,
+                clusters=clusters,
+                over=over,
+                pca=PcaOptions(components=kept, whiten=white) if self.pca else None,
+                normalize=normalize,
+                kmeans=self.kmeans,
+                seed=self.seed,
+                seeds=self.seeds,
+                label_map=self.label_map,
+            )
+            if point not in found:
+                found.append(point)
+        return found
+
+
+def _axis(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 class Progress(BaseModel):
@@ -186,7 +333,7 @@ class Job(BaseModel):
     """A job as the API shows it."""
 
     id: str
-    kind: str = Field(description="`extract:torch`, `extract:tfserving` or `cluster`.")
+    kind: str = Field(description="`extract:torch`, `extract:tfserving`, `cluster` or `sweep`.")
     state: JobState
     created_at: datetime
     started_at: datetime | None = None

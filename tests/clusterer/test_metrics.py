@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from clusterer import emi
 from clusterer.contingency import contingency
+from clusterer.labels import LabelRule, accuracy, learn_map
 from clusterer.metrics import agreement, chance, score_set, size_imbalance, summarize
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -63,6 +64,22 @@ def test_metrics_equal_scikit_learns(labeling: tuple[Labels, Labels, int, int]) 
     theirs = sklearn_metrics(clusters, classes)
     for name in NAMES:
         assert ours[name] == pytest.approx(theirs[name], abs=1e-9), name
+
+
+@settings(max_examples=40, deadline=None)
+@given(labelings(), st.integers(2, 9), st.integers(0, 20))
+def test_ids_need_be_neither_dense_nor_start_at_zero(
+    labeling: tuple[Labels, Labels, int, int], step: int, first: int
+) -> None:
+    clusters, classes, k, c = labeling
+    sparse = contingency(clusters * step + first, classes * step + first, k * step + first, c * step + first + 3)
+    ours, theirs = agreement(sparse), sklearn_metrics(clusters, classes)
+    for name in NAMES:
+        assert ours[name] == pytest.approx(theirs[name], abs=1e-9), name
+    dense = contingency(clusters, classes, k, c)
+    for rule in LabelRule:
+        expected = accuracy(dense, learn_map(dense, rule))
+        assert accuracy(sparse, learn_map(sparse, rule)) == pytest.approx(expected, abs=1e-12), rule
 
 
 def test_the_same_partition_under_other_names_is_perfect_even_when_all_rows_are_apart() -> None:

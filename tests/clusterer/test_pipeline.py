@@ -141,7 +141,7 @@ def test_the_run_is_recorded(planted: Planted, make_set: MakeSet, run_job: RunJo
     found = run_job(embeddings, clusters=5, pca={"components": 4}, kmeans={"restarts": 2, "iterations": 9}, seed=1)
     run = found.run()
     assert run["engine"] == "faiss"
-    assert set(run["timings_s"]) == {"read", "pca", "kmeans", "assign", "metrics", "report"}
+    assert set(run["timings_s"]) == {"read", "pca", "kmeans", "assign", "metrics", "unsupervised", "report"}
     assert run["peak_rss_bytes"] > 10_000_000
     assert run["rows_trained_on"] == len(vectors)
     assert run["zero_rows"] == {embeddings: 1}
@@ -248,7 +248,7 @@ def test_a_second_attempt_returns_what_the_first_published(
     assert json.loads(json.dumps(first, allow_nan=False)) == first
 
 
-@pytest.mark.parametrize("stage", ["pca", "transform", "kmeans", "assign", "metrics", "report"])
+@pytest.mark.parametrize("stage", ["pca", "transform", "kmeans", "assign", "metrics", "unsupervised", "report"])
 def test_a_cancelled_job_stops_in_every_stage_and_leaves_nothing(
     planted: Planted, make_set: MakeSet, store: Store, settings: Settings, stage: str
 ) -> None:

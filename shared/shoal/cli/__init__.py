@@ -7,7 +7,7 @@ import sys
 import typer
 
 from shoal import __version__
-from shoal.cli import data, gc, jobs, keys, models, stack
+from shoal.cli import data, gc, jobs, keys, models, stack, sweep
 from shoal.cli.output import fail
 from shoal.errors import ShoalError
 
@@ -39,6 +39,8 @@ app.command("demo")(stack.demo)
 app.command("doctor")(stack.doctor)
 app.command("extract")(jobs.extract)
 app.command("cluster")(jobs.cluster)
+app.command("sweep")(sweep.sweep)
+app.command("reproduce")(sweep.reproduce)
 app.command("jobs")(jobs.list_jobs)
 app.command("watch")(jobs.watch)
 app.command("cancel")(jobs.cancel)

@@ -54,6 +54,27 @@ CLUSTERS_SCHEMA = _schema(
         ("nearest", pa.list_(pa.int64())),
         ("farthest", pa.list_(pa.int64())),
         ("borderline", pa.list_(pa.int64())),
+        ("top_classes", pa.list_(pa.struct([("label", pa.string()), ("count", pa.int64())]))),
+    ]
+)
+CLASSES_SCHEMA = _schema(
+    [
+        ("embeddings", pa.string()),
+        ("label", pa.string()),
+        ("rows", pa.int64()),
+        ("clusters", pa.int64()),
+        ("accuracy_hungarian", pa.float64()),
+        ("accuracy_majority", pa.float64()),
+        ("top_clusters", pa.list_(pa.struct([("cluster", pa.int64()), ("count", pa.int64())]))),
+    ]
+)
+CONFUSION_SCHEMA = _schema(
+    [
+        ("embeddings", pa.string()),
+        ("rule", pa.string()),
+        ("predicted", pa.string()),
+        ("actual", pa.string()),
+        ("count", pa.int64()),
     ]
 )
 ITERATIONS_SCHEMA = _schema(
@@ -131,6 +152,16 @@ class Clustering:
         """One row a cluster of a scored set, the first by default; see `CLUSTERS_SCHEMA`."""
         wanted = pc.field("embeddings") == (embeddings_id or self.scored[0])
         return self._table(self.layout.clusters, filters=wanted)
+
+    def classes(self, embeddings_id: str | None = None) -> pa.Table:
+        """One row a class of a scored set, the first by default; see `CLASSES_SCHEMA`."""
+        wanted = pc.field("embeddings") == (embeddings_id or self.scored[0])
+        return self._table(self.layout.classes, filters=wanted)
+
+    def confusion(self, embeddings_id: str | None = None, rule: str = "hungarian") -> pa.Table:
+        """The cells of a scored set's confusion matrix that are not zero; see `CONFUSION_SCHEMA`."""
+        wanted = (pc.field("embeddings") == (embeddings_id or self.scored[0])) & (pc.field("rule") == rule)
+        return self._table(self.layout.confusion, filters=wanted)
 
     def iterations(self) -> pa.Table:
         """Every iteration of every restart of every seed."""
@@ -222,6 +253,14 @@ class ClusteringWriter:
     def clusters(self, table: pa.Table) -> None:
         """Write clusters.parquet."""
         self._table(self.layout.clusters, table.cast(CLUSTERS_SCHEMA))
+
+    def classes(self, table: pa.Table) -> None:
+        """Write classes.parquet."""
+        self._table(self.layout.classes, table.cast(CLASSES_SCHEMA))
+
+    def confusion(self, table: pa.Table) -> None:
+        """Write confusion.parquet."""
+        self._table(self.layout.confusion, table.cast(CONFUSION_SCHEMA))
 
     def iterations(self, table: pa.Table) -> None:
         """Write iterations.parquet."""

@@ -121,6 +121,14 @@ class ClusteringLayout:
     def clusters(self) -> Path:
         return self.folder / "clusters.parquet"
 
+    @property
+    def classes(self) -> Path:
+        return self.folder / "classes.parquet"
+
+    @property
+    def confusion(self) -> Path:
+        return self.folder / "confusion.parquet"
+
     def seed_centroids(self, seed: int) -> Path:
         return self.folder / "seeds" / str(seed) / "centroids.npy"
 
@@ -138,6 +146,36 @@ class ClusteringLayout:
 
 
 @dataclass(frozen=True)
+class SweepLayout:
+    """Paths of one sweep, ``<root>/sweeps/<id>``."""
+
+    folder: Path
+
+    @property
+    def spec(self) -> Path:
+        return self.folder / "spec.json"
+
+    @property
+    def points(self) -> Path:
+        return self.folder / "points"
+
+    def point(self, index: int) -> Path:
+        return self.points / f"{index:0{SHARD_DIGITS}d}.json"
+
+    @property
+    def plots(self) -> Path:
+        return self.folder / "plots"
+
+    def plot(self, name: str, extension: str) -> Path:
+        return self.plots / f"{name}.{extension}"
+
+    @property
+    def done(self) -> Path:
+        """Written last: all points and plots are there."""
+        return self.folder / "done.json"
+
+
+@dataclass(frozen=True)
 class StoreLayout:
     """Paths of a store."""
 
@@ -150,6 +188,13 @@ class StoreLayout:
     @property
     def clusterings_folder(self) -> Path:
         return self.root / "clusterings"
+
+    @property
+    def sweeps_folder(self) -> Path:
+        return self.root / "sweeps"
+
+    def sweep(self, sweep_id: str) -> SweepLayout:
+        return SweepLayout(self.sweeps_folder / sweep_id)
 
     @property
     def trash(self) -> Path:

@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 
 from shoal.errors import EmbeddingsIncomplete, EmbeddingsNotFound, StoreError
 from shoal.store import clustering as clusterings
-from shoal.store import commits
+from shoal.store import commits, sweeps
 from shoal.store.atomic import publish_file, publish_folder, remove_folder, storage_errors
 from shoal.store.clustering import Clustering, ClusteringWriter
 from shoal.store.documents import read_listing, read_manifest, read_plan, shard_entries
 from shoal.store.layout import EmbeddingsLayout, StoreLayout, is_id
 from shoal.store.manifest import Manifest, Plan, conform_listing, listing_sha256
 from shoal.store.reader import EmbeddingSet
+from shoal.store.sweeps import Sweep
 from shoal.store.verify import VerifyReport, verify_embeddings
 from shoal.store.writer import ShardWriter
 
@@ -249,6 +250,35 @@ class Store:
             There is none of that id.
         """
         clusterings.delete_clustering(self.layout, clustering_id)
+        self._sweep_temporary()
+
+    def sweep_ids(self) -> list[str]:
+        """Ids of all sweeps, finished or not, newest first."""
+        return sweeps.sweep_ids(self.layout)
+
+    def sweep(self, sweep_id: str) -> Sweep:
+        """Open a sweep.
+
+        Raises
+        ------
+        SweepNotFound
+            There is none of that id.
+        """
+        return sweeps.open_sweep(self.layout, sweep_id)
+
+    def create_sweep(self, sweep_id: str, spec: dict[str, Any]) -> Sweep:
+        """Create a sweep, or open the one that is there."""
+        return sweeps.create_sweep(self.layout, sweep_id, spec)
+
+    def delete_sweep(self, sweep_id: str) -> None:
+        """Remove a sweep. It disappears in one step.
+
+        Raises
+        ------
+        SweepNotFound
+            There is none of that id.
+        """
+        sweeps.delete_sweep(self.layout, sweep_id)
         self._sweep_temporary()
 
     def _sweep_temporary(self) -> None:

@@ -1,0 +1,266 @@
+"""Maps between the classes of the train set and those of a scored set that has others.
+
+A map is many to many: a class of ObjectNet may stand for three of ImageNet. A row of the scored set is right when the
+class that its cluster is named by and its own class are a pair. Rows whose class is in no pair can be neither right
+nor wrong: they are left out of every comparison with labels, and counted.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from shoal.errors import LabelsInvalid
+from shoal.paths import confine
+from shoal.schemas import ClassMap
+
+from clusterer.labels import ClassPairs
+
+Pair = tuple[str, str]
+"""A label of the train set and a label of the scored set that count as the same."""
+
+OBJECTNET_TO_IMAGENET = "objectnet_to_imagenet_1k.json"
+FOLDER_TO_OBJECTNET = "folder_to_objectnet_label.json"
+PYTORCH_TO_2012 = "pytorch_to_imagenet_2012_id.json"
+LABELS_2012 = "imagenet_to_label_2012_v2"
+IMAGENET_CLASSES = 1000
+MOST_NAMED = 1000
+
+
+@dataclass(frozen=True)
+class MappedClasses:
+    """The classes of a scored set under a class map.
+
+    Attributes
+    ----------
+    vocabulary
+        The sorted labels of the set that are in a pair; classes are positions in it.
+    pairs
+        Which class of the train set is right for which of these.
+    unmapped
+        The labels of the set that are in no pair.
+    ignored
+        Pairs of the file that name a label which one of the two sets does not have.
+    request
+        As it was sent.
+    sha256
+        Of all pairs of the file that count.
+    """
+
+    vocabulary: tuple[str, ...]
+    pairs: ClassPairs
+    unmapped: tuple[str, ...]
+    ignored: int
+    request: ClassMap
+    sha256: str
+
+    def record(self) -> dict[str, Any]:
+        """For spec.json."""
+        return {
+            "request": self.request.model_dump(mode="json"),
+            "sha256": self.sha256,
+            "pairs": len(self.pairs.codes),
+            "ignored_pairs": self.ignored,
+            "classes": list(self.vocabulary),
+            "unmapped_classes": len(self.unmapped),
+            "unmapped": list(self.unmapped[:MOST_NAMED]),
+        }
+
+
+def read_class_map(
+    root: Path,
+    request: ClassMap,
+    vocabulary: Sequence[str],
+    train_labels: AbstractSet[str],
+    scored_labels: AbstractSet[str],
+) -> MappedClasses:
+    """Read the map that a request names.
+
+    Parameters
+    ----------
+    root
+        The data root.
+    vocabulary
+        The labels that train classes are positions in.
+    train_labels, scored_labels
+        Those that the two sets have.
+
+    Raises
+    ------
+    PathOutsideRoot, PathNotFound
+        The file is not below ``root``.
+    LabelsInvalid
+        It cannot be read, or no pair has a label of each set.
+    """
+    path = confine(root, request.file, "class_map.file")
+    if request.format == "csv":
+        found = read_csv_pairs(path)
+    else:
+        index = confine(root, request.class_index, "class_map.class_index") if request.class_index else None
+        found = read_objectnet_pairs(path, index, train_labels)
+    pairs = sorted((train, scored) for train, scored in found if train in train_labels and scored in scored_labels)
+    if not pairs:
+        raise LabelsInvalid(
+            f"The class map {request.file!r} has no pair of a train label (such as {_some(train_labels)}) and "
+            f"a label of the scored set (such as {_some(scored_labels)}).",
+            field="class_map",
+        )
+    names = tuple(sorted({scored for _, scored in pairs}))
+    train_at = {label: position for position, label in enumerate(vocabulary)}
+    scored_at = {label: position for position, label in enumerate(names)}
+    return MappedClasses(
+        vocabulary=names,
+        pairs=ClassPairs.of(
+            np.array([train_at[train] for train, _ in pairs], dtype=np.int64),
+            np.array([scored_at[scored] for _, scored in pairs], dtype=np.int64),
+            len(names),
+        ),
+        unmapped=tuple(sorted(scored_labels - set(names))),
+        ignored=len(found) - len(pairs),
+        request=request,
+        sha256=hashlib.sha256(json.dumps(pairs, ensure_ascii=False).encode()).hexdigest(),
+    )
+
+
+def read_csv_pairs(path: Path) -> set[Pair]:
+    """The pairs of a CSV file with the columns ``train_label`` and ``scored_label``; other columns are ignored.
+
+    Raises
+    ------
+    LabelsInvalid
+        The columns are missing, or a row lacks one of the two labels.
+    """
+    pairs: set[Pair] = set()
+    with _reading(path), path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        if not {"train_label", "scored_label"} <= set(rows.fieldnames or ()):
+            raise LabelsInvalid(f"{path.name} needs the columns train_label and scored_label.", field="class_map.file")
+        for row in rows:
+            train, scored = (row["train_label"] or "").strip(), (row["scored_label"] or "").strip()
+            if not train or not scored:
+                raise LabelsInvalid(
+                    f"Line {rows.line_num} of {path.name} lacks train_label or scored_label: leave the row out where a "
+                    "class has no counterpart.",
+                    field="class_map.file",
+                )
+            pairs.add((train, scored))
+    return pairs
+
+
+def read_objectnet_pairs(folder: Path, class_index: Path | None, train_labels: Collection[str]) -> set[Pair]:
+    """The pairs of ImageNet's and ObjectNet's classes from the folder of mappings that ObjectNet comes with.
+
+    A class of ObjectNet names its ImageNet classes by their descriptions; these are the lines of
+    ``imagenet_to_label_2012_v2`` in the order of ILSVRC 2012's ids; ``pytorch_to_imagenet_2012_id.json`` gives the id
+    of each position among the sorted WordNet ids, the names of ImageNet's folders. ObjectNet's side of a pair is both
+    the folder and the class's name, whichever the embeddings are labelled with.
+
+    Parameters
+    ----------
+    class_index
+        ImageNet's class index; see `read_class_index`. None: ``train_labels`` say it themselves.
+    train_labels
+        Labels of the train set.
+
+    Raises
+    ------
+    LabelsInvalid
+        A file is missing or has another content.
+    """
+    to_imagenet = _string_values(folder / OBJECTNET_TO_IMAGENET)
+    label_of_folder = _string_values(folder / FOLDER_TO_OBJECTNET)
+    position_of_id = {int(value): int(key) for key, value in _json_object(folder / PYTORCH_TO_2012).items()}
+    with _reading(folder / LABELS_2012):
+        lines = (folder / LABELS_2012).read_text(encoding="utf-8").splitlines()
+    id_of_name = {line.strip(): number for number, line in enumerate(lines) if line.strip()}
+    names_at = read_class_index(class_index) if class_index else _names_of(train_labels)
+    folders: dict[str, list[str]] = {}
+    for name, label in label_of_folder.items():
+        folders.setdefault(label, []).append(name)
+    pairs: set[Pair] = set()
+    for label, descriptions in to_imagenet.items():
+        for description in descriptions.split(";"):
+            number = id_of_name.get(description.strip())
+            if number is None or number not in position_of_id:
+                raise LabelsInvalid(
+                    f"{OBJECTNET_TO_IMAGENET} maps {label!r} to {description.strip()!r}, which {LABELS_2012} and "
+                    f"{PYTORCH_TO_2012} do not know.",
+                    field="class_map.file",
+                )
+            for name in names_at.get(position_of_id[number], ()):
+                pairs.update((name, scored) for scored in (label, *folders.get(label, ())))
+    return pairs
+
+
+def read_class_index(path: Path) -> dict[int, tuple[str, ...]]:
+    """What labels ImageNet's classes go by, by position among the sorted WordNet ids.
+
+    Parameters
+    ----------
+    path
+        ``imagenet_class_index.json`` (``{"0": ["n01440764", "tench"], …}``), or text with a line a class that starts
+        with its WordNet id, such as ``LOC_synset_mapping.txt``.
+
+    Returns
+    -------
+    The WordNet id and the position as text for each position.
+    """
+    if path.suffix == ".json":
+        index = _json_object(path)
+        if not all(key.isdigit() and isinstance(value, list) and value for key, value in index.items()):
+            raise LabelsInvalid(
+                f'{path.name} is no ImageNet class index: {{"0": ["n01440764", "tench"], …}} is expected.',
+                field="class_map.class_index",
+            )
+        return {int(key): (str(value[0]), key) for key, value in index.items()}
+    with _reading(path):
+        ids = sorted(line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    return {position: (name, str(position)) for position, name in enumerate(ids)}
+
+
+def _names_of(train_labels: Collection[str]) -> dict[int, tuple[str, ...]]:
+    if train_labels and all(label.isdigit() for label in train_labels):
+        return {int(label): (label,) for label in train_labels}
+    if len(train_labels) == IMAGENET_CLASSES:
+        return {position: (label,) for position, label in enumerate(sorted(train_labels))}
+    raise LabelsInvalid(
+        f"The train set has {len(train_labels)} labels, not ImageNet's {IMAGENET_CLASSES}, so their positions are not "
+        "known: send `class_map.class_index` with imagenet_class_index.json or LOC_synset_mapping.txt.",
+        field="class_map.class_index",
+    )
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    with _reading(path):
+        document = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(document, dict):
+        raise LabelsInvalid(f"{path.name} is no JSON object.", field="class_map.file")
+    return document
+
+
+def _string_values(path: Path) -> dict[str, str]:
+    document = _json_object(path)
+    if not all(isinstance(value, str) for value in document.values()):
+        raise LabelsInvalid(f"{path.name} must map text to text.", field="class_map.file")
+    return document
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what can go wrong when a file of others is read into `LabelsInvalid`."""
+    try:
+        yield
+    except (OSError, ValueError, csv.Error) as error:
+        raise LabelsInvalid(f"{path.name} cannot be read: {error}.", field="class_map.file") from error
+
+
+def _some(labels: AbstractSet[str]) -> str:
+    return ", ".join(repr(label) for label in sorted(labels)[:3]) or "none at all"

@@ -1,0 +1,186 @@
+"""The sweep's job: every point that is not there yet, then the plots."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+from shoal.jobs.child import JobContext
+from shoal.schemas import SweepRequest
+from shoal.settings import Settings
+from shoal.store import Store
+from shoal.store.sweeps import Sweep
+
+from clusterer.assign import Assigned, assign
+from clusterer.internal import internal_metrics, pairwise_stability
+from clusterer.kmeans import Engine, KMeansFit, fit_kmeans, sample_rows, select_engine
+from clusterer.metrics import summarize
+from clusterer.rows import ArrayRows, Float32Array, IntArray, StoredRows
+from clusterer.scoring import Assignments, score
+from clusterer.sweeps.grid import Point, by_space, plan_points
+from clusterer.sweeps.plots import draw
+from clusterer.sweeps.probe import LinearProbe
+from clusterer.sweeps.space import Space, load
+from clusterer.sweeps.table import tidy
+from clusterer.transform import Transform
+
+OnRows = Callable[[int], None]
+
+
+def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
+    """Run every point and draw the plots; the job's result.
+
+    A point counts when its file is in the store, so a further attempt does only those that are missing.
+    """
+    store = Store(settings.store)
+    request = SweepRequest.model_validate(ctx.request)
+    points = plan_points(store, request, settings.data)
+    spec = {"request": request.model_dump(mode="json"), "points": len(points)}
+    sweep = store.create_sweep(f"s-{ctx.id}", spec)
+    started = time.perf_counter()
+    if not sweep.complete:
+        done = set(sweep.finished_points())
+        progress = _Points(ctx, len(points), len(done))
+        engine = select_engine(request.kmeans.engine)
+        for group in by_space(tuple(point for point in points if point.index not in done)):
+            _run_space(sweep, group, engine, request.linear_probe, progress)
+        ctx.progress("plots", 0, 1, "plots")
+        draw(sweep, tidy(sweep.points()), request.reference)
+        seconds = round(time.perf_counter() - started, 3)
+        sweep.finish({"finished_at": datetime.now(UTC).isoformat(), "engine": engine.name, "seconds": seconds})
+    return {"sweep": sweep.id, "points": len(points), "plots": sweep.plots()}
+
+
+@dataclass
+class _Points:
+    """Progress in points, and the place where the job may stop."""
+
+    ctx: JobContext
+    total: int
+    done: int
+
+    def alive(self, *_: Any) -> None:
+        self.ctx.progress("points", self.done, self.total, "points")
+
+    def one_more(self) -> None:
+        self.done += 1
+        self.alive()
+
+
+def _run_space(sweep: Sweep, group: list[Point], engine: Engine, probe: bool, progress: _Points) -> None:
+    """All points of one set of embeddings under one normalisation."""
+    plan, normalize = group[0].plan, group[0].plan.request.normalize
+    sets = {each.id: StoredRows(each, each.id) for each in (plan.train, *plan.scored)}
+    classes = {each.id: plan.classes(each) for each in (plan.train, *plan.scored)}
+    most = max((point.components for point in group if point.components is not None), default=None)
+    space = Space.fit(sets, plan.train.id, normalize=normalize, components=most, on_rows=progress.alive)
+    probed: dict[str, float | None] = {}
+    if probe and plan.train_classes:
+        whole = space.projected or load(sets, Transform(plan.train.dim, normalize), progress.alive)
+        probed = probe_sets(group[0], whole, classes)
+    for _, same in groupby(group, key=lambda point: point.projection):
+        points = list(same)
+        components = points[0].components
+        if components is None:
+            plain = load(sets, Transform(plan.train.dim, normalize), progress.alive)
+            rows = {name: ArrayRows(array) for name, array in plain.items()}
+        else:
+            rows = space.truncated(components, whiten=points[0].projection[2])
+        for point in points:
+            document = run_point(point, rows, classes, engine, progress.alive)
+            sweep.commit_point(point.index, {**document, "linear_probe": probed})
+            progress.one_more()
+
+
+def probe_sets(
+    point: Point, rows: Mapping[str, Float32Array], classes: Mapping[str, IntArray]
+) -> dict[str, float | None]:
+    """The accuracy of a linear classifier on each scored set; on the train set that of rows that it has not seen."""
+    plan = point.plan
+    probe = LinearProbe(rows[plan.train.id], classes[plan.train.id], len(plan.vocabulary))
+    found: dict[str, float | None] = {}
+    for each in plan.scored:
+        mapped = plan.class_maps.get(each.id)
+        pairs = None if mapped is None else mapped.pairs
+        own = each.id == plan.train.id
+        found[each.id] = probe.held_out_accuracy if own else probe.accuracy(rows[each.id], classes[each.id], pairs)
+    return found
+
+
+def run_point(
+    point: Point, rows: Mapping[str, ArrayRows], classes: dict[str, IntArray], engine: Engine, alive: OnRows
+) -> dict[str, Any]:
+    """Cluster and score one combination; what its file holds."""
+    started = time.perf_counter()
+    plan = point.plan
+    fits = {seed: _fit(point, rows[plan.train.id], seed, engine, alive) for seed in plan.seeds}
+    assignments = _assign(point, rows, fits, engine, alive)
+    best_seed = min(plan.seeds, key=lambda seed: assignments[plan.train.id][seed].inertia)
+    metrics = score(plan, assignments, classes, best_seed, lambda *_: alive(0))
+    for each in plan.scored:
+        labels = {seed: assigned.labels for seed, assigned in assignments[each.id].items()}
+        entry = metrics["scored"][each.id]
+        entry["stability"] = pairwise_stability(labels, plan.k)
+        if not entry["mean"]["n_labelled"]:
+            found = internal_metrics(rows[each.id], labels, plan.k, on_rows=alive)
+            mean, std = summarize(list(found.values()))
+            entry["mean"].update(mean)
+            entry["std"].update(std)
+    request = plan.request
+    return {
+        "index": point.index,
+        "request": request.model_dump(mode="json"),
+        "params": {
+            "embeddings": plan.train.id,
+            "model": plan.train.plan.model.name,
+            "n": plan.train.rows,
+            "dim": plan.train.dim,
+            "normalize": request.normalize,
+            "components": point.components,
+            "whiten": bool(request.pca and request.pca.whiten),
+            "over": request.over,
+            "k": plan.k,
+            "train_classes": plan.train_classes,
+            "seeds": list(plan.seeds),
+        },
+        "best_seed": best_seed,
+        "iterations": {str(seed): len(fit.best.fit.history) for seed, fit in fits.items()},
+        "scored": metrics["scored"],
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _fit(point: Point, train: ArrayRows, seed: int, engine: Engine, alive: OnRows) -> KMeansFit:
+    options, k = point.plan.request.kmeans, point.plan.k
+    most = options.max_points_per_centroid
+    return fit_kmeans(
+        sample_rows(train, None if most is None else most * k, seed),
+        k,
+        engine=engine,
+        init=options.init,
+        iterations=options.iterations,
+        restarts=options.restarts,
+        seed=seed,
+        on_rows=alive,
+    )
+
+
+def _assign(
+    point: Point, rows: Mapping[str, ArrayRows], fits: Mapping[int, KMeansFit], engine: Engine, alive: OnRows
+) -> Assignments:
+    """Every set's clusters; k-means has assigned the train set itself already, unless it saw only a sample of it."""
+    train = point.plan.train.id
+    centroids = {seed: fit.best.fit.centroids for seed, fit in fits.items()}
+    found: Assignments = {}
+    for name, each in rows.items():
+        best = {seed: fit.best.fit for seed, fit in fits.items()}
+        if name == train and all(len(fit.labels) == each.n for fit in best.values()):
+            nothing = each.array[:0, 0]
+            found[name] = {seed: Assigned(fit.labels, nothing, nothing, fit.inertia) for seed, fit in best.items()}
+        else:
+            found[name] = assign(each, centroids, engine, on_rows=alive)
+    return found

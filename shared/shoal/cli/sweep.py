@@ -1,0 +1,230 @@
+"""`sweep` and `reproduce`: many clusterings of the same embeddings, in one table and in plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.table import Table
+
+from shoal import paper
+from shoal.cli.jobs import AsJson, Wait, finish
+from shoal.cli.output import err, number, out
+from shoal.client import Client
+from shoal.errors import InvalidRequest
+from shoal.schemas import Job
+
+Json = dict[str, Any]
+T = TypeVar("T", int, float)
+
+PCA_GRID = (16, 32, 64, 128, 256, 512, 1024, 2048)
+OVER_GRID = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0)
+SHOWN = (
+    ("accuracy_hungarian_train", "ACC 1:1"),
+    ("accuracy_mixed_train", "ACC mixed"),
+    ("ari", "ARI"),
+    ("ami", "AMI"),
+    ("silhouette", "silhouette"),
+    ("linear_probe", "linear"),
+)
+
+Sets = Annotated[
+    list[str],
+    typer.Argument(help="Embeddings ids, one a model; TRAIN:SCORED[:SCORED…] scores other sets than it is fitted on."),
+]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the table (CSV) and the plots.")]
+Normalize = Annotated[bool, typer.Option(help="Scale embeddings to unit length first.")]
+Seeds = Annotated[
+    list[int] | None, typer.Option("--seed", help="Repeatable; 0, 1, 2 by default where there are labels.")
+]
+Iterations = Annotated[int | None, typer.Option(help="Of k-means, at most.")]
+
+
+Restarts = Annotated[int | None, typer.Option(help="Per seed; the lowest inertia wins.")]
+
+
+class Study(StrEnum):
+    """What `reproduce` can do."""
+
+    PCA = "pca-ablation"
+    OVER = "over-clustering"
+    MODELS = "models"
+
+
+def sweep(
+    embeddings: Sets,
+    clusters: Annotated[str | None, typer.Option("--clusters", "-k", help="Numbers of clusters: 10,20,50.")] = None,
+    over: Annotated[str | None, typer.Option(help="Clusters as multiples of the classes: 1,1.5,2.")] = None,
+    pca: Annotated[str | None, typer.Option(help="Principal components: 16,64,256,all.")] = None,
+    whiten: Annotated[bool, typer.Option(help="Whiten them, beside not.")] = False,
+    normalize: Normalize = True,
+    both_norms: Annotated[bool, typer.Option("--both-norms", help="With and without unit length.")] = False,
+    linear_probe: Annotated[bool, typer.Option(help="Fit a linear classifier too.")] = False,
+    seeds: Seeds = None,
+    iterations: Iterations = None,
+    restarts: Restarts = None,
+    output: Output = None,
+    wait: Wait = True,
+    as_json: AsJson = False,
+) -> None:
+    """Cluster with every combination of the lists; prints a table, or with --no-wait the job's id."""
+    projection: Json | None = None
+    if pca or whiten:
+        components = [None if part == "all" else _parse(part, int, "--pca") for part in (pca or "all").split(",")]
+        projection = {"components": components, "whiten": [False, True] if whiten else False}
+    with Client() as client:
+        job = client.sweep(
+            [parse_sets(each) for each in embeddings],
+            clusters=numbers(clusters, int, "--clusters"),
+            over=numbers(over, float, "--over"),
+            pca=projection,
+            normalize=[True, False] if both_norms else normalize,
+            linear_probe=linear_probe,
+            seeds=seeds or None,
+            kmeans=kmeans_options(iterations, restarts),
+        )
+        _finish(client, job, wait, as_json, output)
+
+
+def reproduce(
+    study: Annotated[Study, typer.Argument(help="Which of the paper's studies.")],
+    embeddings: Sets,
+    pca: Annotated[int | None, typer.Option(help="Components, in the studies that do not vary them.")] = None,
+    normalize: Normalize = True,
+    seeds: Seeds = None,
+    iterations: Iterations = None,
+    restarts: Restarts = None,
+    output: Output = None,
+    wait: Wait = True,
+    as_json: AsJson = False,
+) -> None:
+    """Repeat a study of arXiv 2008.10312 on your embeddings, its figures beside yours."""
+    with Client() as client:
+        fields: Json = {"pca": {"components": pca}} if pca else {}
+        fields |= study_fields(study, [client.embeddings(each.partition(":")[0]) for each in embeddings])
+        job = client.sweep(
+            [parse_sets(each) for each in embeddings],
+            normalize=normalize,
+            seeds=seeds or [0, 1, 2],
+            kmeans=kmeans_options(iterations, restarts),
+            reference=str(study),
+            **fields,
+        )
+        found = _finish(client, job, wait, as_json, output or (Path(f"reproduce-{study}") if wait else None))
+    if found is not None and not as_json:
+        out.print(paper_table(study))
+        out.print(differences_table())
+
+
+def study_fields(study: Study, facts: list[Json]) -> Json:
+    """The grid of a study, as far as the embeddings have so many dimensions and rows.
+
+    Raises
+    ------
+    InvalidRequest
+        The embeddings have no labels to compare with.
+    """
+    if not all(each.get("classes") for each in facts):
+        raise InvalidRequest("The paper's studies compare with labels: give embeddings that have some.")
+    if study is Study.PCA:
+        most = min(min(int(each["dim"]), int(each["rows"])) for each in facts)
+        return {"over": 1.0, "pca": {"components": sorted({*(size for size in PCA_GRID if size < most), most})}}
+    if study is Study.OVER:
+        return {"over": list(OVER_GRID)}
+    return {"over": 1.0, "linear_probe": True}
+
+
+def kmeans_options(iterations: int | None, restarts: int | None) -> Json | None:
+    """The options of k-means that were given."""
+    given = {"iterations": iterations, "restarts": restarts}
+    return {name: value for name, value in given.items() if value is not None} or None
+
+
+def parse_sets(text: str) -> str | Json:
+    """``TRAIN`` or ``TRAIN:SCORED:…`` as the API takes it."""
+    train, *scored = text.split(":")
+    return {"train": train, "score": scored} if scored else train
+
+
+def numbers(text: str | None, kind: Callable[[str], T], option: str) -> list[T] | None:
+    """A comma-separated list of numbers."""
+    return None if text is None else [_parse(part, kind, option) for part in text.split(",")]
+
+
+def sweep_table(rows: list[Json], title: str | None = None) -> Table:
+    """A sweep's table with the columns that vary and the main metrics."""
+    names = ("model", "scored", "normalize", "components", "whiten", "over", "k")
+    varying = [name for name in names if len({row[name] for row in rows}) > 1] or ["k"]
+    metrics = [(key, label) for key, label in SHOWN if any(row[key] is not None for row in rows)]
+    table = Table(title=title, box=None, header_style="bold", title_justify="left")
+    for name in [*varying, *(label for _, label in metrics)]:
+        table.add_column(name, justify="left" if name in {"model", "scored"} else "right")
+    for row in rows:
+        facts = ["all" if row[name] is None and name == "components" else _cell(row[name]) for name in varying]
+        table.add_row(*facts, *(number(row[key], row.get(f"{key}_std")) for key, _ in metrics))
+    return table
+
+
+def paper_table(study: Study) -> Table:
+    """The paper's figures of a study."""
+    table = Table(title="arXiv 2008.10312, ImageNet, %", box=None, header_style="bold", title_justify="left")
+    if study is Study.MODELS:
+        for name in ("model", "ACC", "ARI", "linear"):
+            table.add_column(name)
+        for each in paper.models():
+            table.add_row(each.name, f"{each.accuracy:g}", f"{each.ari:g}", f"{each.probe:g}")
+        return table
+    points = paper.pca_ablation() if study is Study.PCA else paper.over_clustering()
+    for name in ("components" if study is Study.PCA else "clusters / classes", "ACC", "ARI"):
+        table.add_column(name, justify="right")
+    for each in points:
+        table.add_row(f"{each.x:g}", f"{each.accuracy:.2f}", f"{each.ari:.2f}")
+    return table
+
+
+def differences_table() -> Table:
+    """What is done otherwise than in the paper, and why."""
+    table = Table(
+        title="Where this differs from the paper's protocol", box=None, header_style="bold", title_justify="left"
+    )
+    for name in ("", "paper", "here", "why"):
+        table.add_column(name, overflow="fold")
+    for each in paper.differences():
+        table.add_row(each.what, each.paper, each.ours, each.why)
+    return table
+
+
+def _finish(client: Client, job: Job, wait: bool, as_json: bool, output: Path | None) -> str | None:
+    """Wait, show and save; the sweep's id, or None where nobody waits."""
+    if not wait:
+        finish(client, job, wait=False, as_json=as_json)
+        return None
+    job = finish(client, job, wait=True, as_json=as_json)
+    sweep_id = str((job.result or {})["sweep"])
+    facts = client.sweep_facts(sweep_id)
+    if not as_json:
+        out.print(sweep_table(facts["table"]))
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        client.download_sweep(sweep_id, "table.csv", output / "table.csv")
+        for name in facts["plots"]:
+            for extension in ("svg", "png"):
+                client.download_sweep(sweep_id, f"{name}.{extension}", output / f"{name}.{extension}")
+        err.print(f"Table and plots are in {output}.")
+    return sweep_id
+
+
+def _parse(text: str, kind: Callable[[str], T], option: str) -> T:
+    try:
+        return kind(text.strip())
+    except ValueError:
+        raise InvalidRequest(f"{option} is a comma-separated list of numbers; {text!r} is none.") from None
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

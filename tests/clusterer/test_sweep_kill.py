@@ -1,0 +1,47 @@
+"""A sweep whose process is killed goes on after its last point."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+from shoal.jobs.queue import JobQueue
+from shoal.jobs.states import JobState
+from shoal.store import Store
+
+
+def test_a_killed_sweep_keeps_its_points_and_ends(
+    planted: Callable[..., Any],
+    make_set: Callable[..., str],
+    store: Store,
+    queue: JobQueue,
+    redis_server: str,
+    wait_until: Callable[..., None],
+) -> None:
+    embeddings = make_set("mine", *planted(2000, spread=2.0), shard_rows=2000)
+    request = {"embeddings": embeddings, "clusters": list(range(20, 44)), "seeds": [0]}
+    job, _ = queue.submit("sweep", request)
+    environment = {**os.environ, "REDIS_URL": redis_server, "SHOAL_STORE": str(store.root)}
+    worker = subprocess.Popen([sys.executable, "-m", "clusterer", "worker"], env=environment)
+    points = store.layout.sweep(f"s-{job.id}").points
+    try:
+        wait_until(lambda: points.is_dir() and any(points.glob("*.json")), deadline_s=120, what="a point is there")
+        for child in psutil.Process(worker.pid).children():
+            child.kill()
+        kept = {path.name: path.stat().st_mtime_ns for path in points.glob("*.json")}
+        assert 0 < len(kept) < 24
+        wait_until(lambda: queue.get(job.id).state.terminal, deadline_s=240, what="the sweep ends")
+    finally:
+        worker.terminate()
+        worker.wait(timeout=60)
+    done = queue.get(job.id)
+    assert done.state is JobState.SUCCEEDED, done.error
+    assert done.attempt == 2
+    found = store.sweep(f"s-{job.id}")
+    assert found.complete
+    assert found.finished_points() == list(range(24))
+    assert {name: (points / name).stat().st_mtime_ns for name in kept} == kept

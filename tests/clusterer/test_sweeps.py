@@ -1,0 +1,253 @@
+"""Sweeps: grids of clusterings that share what can be shared."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+import pytest
+from clusterer.api import build
+from clusterer.sweeps import run as sweeping
+from clusterer.sweeps.plots import curves, line
+from clusterer.sweeps.probe import LinearProbe
+from clusterer.sweeps.table import tidy
+from fastapi.testclient import TestClient
+from pydantic import ValidationError
+from shoal.errors import InvalidRequest, LabelsRequired
+from shoal.jobs.child import Cancelled, JobContext
+from shoal.jobs.queue import JobQueue
+from shoal.schemas import Progress, SweepRequest
+from shoal.settings import Settings
+from shoal.store import Store
+from shoal.store.clustering import Clustering
+from shoal.store.sweeps import Sweep
+
+Planted = Callable[..., tuple[Any, list[str]]]
+MakeSet = Callable[..., str]
+RunJob = Callable[..., Clustering]
+RunSweep = Callable[..., Sweep]
+
+
+@pytest.fixture
+def run_sweep(store: Store, settings: Settings) -> RunSweep:
+    def run(embeddings: Any, **fields: Any) -> Sweep:
+        context = JobContext.local({"embeddings": embeddings, **fields}, kind="sweep")
+        return store.sweep(sweeping.run(context, settings)["sweep"])
+
+    return run
+
+
+@pytest.fixture
+def two_sets(planted: Planted, make_set: MakeSet) -> dict[str, Any]:
+    return {"train": make_set("train", *planted(spread=1.0)), "score": [make_set("val", *planted(80, seed=4))]}
+
+
+def test_points_are_every_combination_once() -> None:
+    request = SweepRequest.model_validate(
+        {
+            "embeddings": ["a-1", {"train": "b-1", "score": ["c-1"]}],
+            "over": [1.0, 2.0, 1.0],
+            "pca": {"components": [4, None], "whiten": [False, True]},
+            "normalize": [True, False],
+            "seeds": [0, 1],
+        }
+    )
+    points = request.points()
+    assert len(points) == 2 * 2 * 2 * 2 * 2
+    assert len({point.model_dump_json() for point in points}) == len(points)
+    assert {point.over for point in points} == {1.0, 2.0}
+    assert all(point.seeds == [0, 1] for point in points)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"over": [1.0], "clusters": [3]},
+        {"clusters": [1]},
+        {"clusters": []},
+        {"clusters": list(range(2, 2100))},
+        {"over": 1.0, "colour": "red"},
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        SweepRequest.model_validate({"embeddings": "a-1", **fields})
+
+
+def test_every_point_equals_a_clustering_of_its_own(
+    two_sets: dict[str, Any], run_sweep: RunSweep, run_job: RunJob
+) -> None:
+    found = run_sweep(
+        two_sets,
+        clusters=[3, 5],
+        pca={"components": [2, 8], "whiten": [False, True]},
+        seeds=[0],
+    )
+    points = found.points()
+    assert found.complete
+    assert [point["index"] for point in points] == list(range(8))
+    for point in points[::3]:
+        alone = run_job(**{name: value for name, value in point["request"].items() if value is not None})
+        scored = two_sets["score"][0]
+        ours, theirs = point["scored"][scored]["mean"], alone.metrics()["scored"][scored]["mean"]
+        assert ours["inertia"] == pytest.approx(theirs["inertia"], rel=1e-4)
+        for name in ("ari", "ami", "accuracy_one_to_one", "purity"):
+            assert ours[name] == pytest.approx(theirs[name], abs=1e-9), name
+
+
+def test_points_without_pca_and_of_several_models_stand_side_by_side(
+    planted: Planted, make_set: MakeSet, run_sweep: RunSweep
+) -> None:
+    vectors, labels = planted(spread=0.5)
+    ids = [make_set("good", vectors, labels), make_set("poor", vectors[:, :2], labels)]
+    rows = tidy(run_sweep(ids, over=[1.0], seeds=[0, 1], linear_probe=True, reference="models").points())
+    assert [row["embeddings"] for row in rows] == ids
+    assert [row["components"] for row in rows] == [None, None]
+    assert [row["dim"] for row in rows] == [16, 2]
+    assert rows[0]["ari"] > rows[1]["ari"]
+    assert rows[0]["linear_probe"] > max(0.95, rows[1]["linear_probe"])
+    assert rows[0]["stability"] is not None
+
+
+def test_a_sweep_goes_on_after_its_last_point(
+    two_sets: dict[str, Any], store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = {"embeddings": two_sets, "clusters": [2, 3, 4], "pca": {"components": [2, 4]}, "seed": 0}
+    real, ran = sweeping.run_point, []
+
+    def counted(point: Any, *rest: Any) -> dict[str, Any]:
+        document = real(point, *rest)
+        ran.append(point.index)
+        return document
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "points" and progress.done == 3:
+            context.stop()
+
+    monkeypatch.setattr(sweeping, "run_point", counted)
+    context = JobContext.local(request, kind="sweep", on_progress=stop)
+    with pytest.raises(Cancelled):
+        sweeping.run(context, settings)
+    half = store.sweep(f"s-{context.id}")
+    assert not half.complete
+    assert len(half.finished_points()) == 3
+    again = JobContext.local(request, kind="sweep")
+    again.id = context.id
+    result = sweeping.run(again, settings)
+    assert sorted(ran) == list(range(6))
+    assert store.sweep(result["sweep"]).complete
+    assert sweeping.run(again, settings) == result
+    assert len(ran) == 6
+
+
+def test_the_data_are_read_once_per_normalisation_however_many_points(
+    two_sets: dict[str, Any], run_sweep: RunSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[str] = []
+    real = sweeping.StoredRows.batches
+
+    def counted(self: Any, *rest: Any) -> Any:
+        passes.append(self.name)
+        return real(self, *rest)
+
+    monkeypatch.setattr(sweeping.StoredRows, "batches", counted)
+    run_sweep(two_sets, clusters=[2, 3, 4], pca={"components": [2, 4, 8], "whiten": [False, True]}, seed=0)
+    # The train set twice: for the PCA, and to project it.
+    assert sorted(passes) == sorted([two_sets["train"]] * 2 + two_sets["score"])
+
+
+def test_plots_show_what_varied(two_sets: dict[str, Any], run_sweep: RunSweep) -> None:
+    found = run_sweep(
+        two_sets, over=[1.0, 2.0], pca={"components": [2, 8]}, seeds=[0, 1], linear_probe=True, reference="pca-ablation"
+    )
+    assert found.plots() == ["ari-accuracy", "clusters", "linear-probe", "pca"]
+    for name in found.plots():
+        assert b"<svg" in found.layout.plot(name, "svg").read_bytes()[:1000]
+        assert found.layout.plot(name, "png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_labels_the_plot_is_of_what_needs_none(
+    planted: Planted, make_set: MakeSet, run_sweep: RunSweep
+) -> None:
+    found = run_sweep(make_set("bare", planted()[0]), clusters=[2, 4, 6], seeds=[0, 1])
+    assert found.plots() == ["unsupervised"]
+    rows = tidy(found.points())
+    assert max(rows, key=lambda row: row["silhouette"])["k"] == 4
+    assert rows[0]["ari"] is None
+
+
+def test_what_cannot_work_is_refused_before_anything_runs(
+    planted: Planted, make_set: MakeSet, run_sweep: RunSweep, store: Store
+) -> None:
+    bare = make_set("bare", planted()[0])
+    with pytest.raises(InvalidRequest, match="at most 16"):
+        run_sweep(bare, clusters=[3], pca={"components": [4, 17]})
+    with pytest.raises(LabelsRequired):
+        run_sweep(bare, over=[1.0, 2.0])
+    assert store.sweep_ids() == []
+
+
+def test_the_line_of_least_squares_and_its_share_of_variance() -> None:
+    assert line(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0])) == pytest.approx((2.0, 1.0, 1.0))
+    fit = line(np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 0.0]))
+    assert fit is not None
+    assert fit[2] == pytest.approx(0.0)
+    assert line(np.array([1.0, 1.0]), np.array([1.0, 2.0])) is None
+
+
+def test_curves_are_named_by_what_differs() -> None:
+    rows = [{"k": k, "whiten": white, "model": "m"} for k in (4, 2) for white in (True, False)]
+    found = curves(rows, lambda row: row["k"], ("model", "whiten"))
+    assert [(curve.name, curve.x) for curve in found] == [("whitened", [2.0, 4.0]), ("not whitened", [2.0, 4.0])]
+
+
+def test_a_linear_probe_tells_planted_groups_apart_and_noise_not() -> None:
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 4, 600)
+    rows = (np.eye(4)[classes] + 0.2 * rng.normal(size=(600, 4))).astype(np.float32)
+    probe = LinearProbe(rows[:400], classes[:400], 4)
+    assert probe.held_out_accuracy > 0.95
+    assert (probe.accuracy(rows[400:], classes[400:]) or 0) > 0.95
+    assert LinearProbe(rows, rng.integers(0, 4, 600), 4).held_out_accuracy < 0.4
+    assert probe.accuracy(rows, np.full(600, -1)) is None
+
+
+@pytest.fixture
+def api(settings: Settings, queue: JobQueue, store: Store) -> Iterator[TestClient]:
+    with TestClient(build(settings, queue, store), raise_server_exceptions=False) as client:
+        yield client
+
+
+def test_a_sweep_is_posted_run_and_read(
+    api: TestClient, queue: JobQueue, settings: Settings, two_sets: dict[str, Any]
+) -> None:
+    body = {"embeddings": two_sets, "clusters": [2, 4], "seed": 0}
+    answer = api.post("/sweep", json=body)
+    assert (answer.status_code, answer.json()["kind"]) == (202, "sweep")
+    refused = api.post("/sweep", json={**body, "clusters": [2, 1000]})
+    assert (refused.status_code, refused.json()["code"]) == (422, "clusters_invalid")
+    claim = queue.claim(["cluster", "sweep"], "worker")
+    assert claim is not None
+    context = JobContext.local(claim.job.request, kind=claim.job.kind)
+    sweep_id = sweeping.run(context, settings)["sweep"]
+    assert [each["id"] for each in api.get("/sweeps").json()["sweeps"]] == [sweep_id]
+    facts = api.get(f"/sweeps/{sweep_id}").json()
+    assert (facts["complete"], facts["points"]) == (True, {"total": 2, "finished": 2})
+    assert [row["k"] for row in facts["table"]] == [2, 4]
+    text, parquet = (api.get(facts["links"][name]).content for name in ("csv", "parquet"))
+    assert csv.read_csv(io.BytesIO(text)).column("k").to_pylist() == [2, 4]
+    assert pq.read_table(io.BytesIO(parquet)).to_pylist() == facts["table"]
+    plot = api.get(facts["plots"]["clusters"])
+    assert plot.headers["content-type"].startswith("image/svg+xml")
+    assert api.get(f"/sweeps/{sweep_id}/plots/clusters.png").content.startswith(b"\x89PNG")
+    assert api.get(f"/sweeps/{sweep_id}/points/1").json()["params"]["k"] == 4
+    for path in ("/points/2", "/plots/none.svg", "x"):
+        assert api.get(f"/sweeps/{sweep_id}{path}").status_code == 404
+    assert api.get(f"/sweeps/{sweep_id}/plots/clusters.gif").status_code == 422
+    assert api.delete(f"/sweeps/{sweep_id}").status_code == 204
+    assert api.get(f"/sweeps/{sweep_id}").json()["code"] == "sweep_not_found"
