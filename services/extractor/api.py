@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Query, Response
-from shoal.errors import EmbeddingsInUse
+from shoal.errors import EmbeddingsInUse, ModelNotFound, UnknownModel
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.schemas import ExtractRequest, Id, Job
@@ -53,10 +53,15 @@ def list_models(settings: SettingsDep) -> dict[str, list[dict[str, Any]]]:
     return {"models": [describe(spec, settings) for spec in specs]}
 
 
-@router.get("/models/{name:path}", tags=["models"], responses=problem_responses(422))
+@router.get("/models/{name:path}", tags=["models"], responses=problem_responses(404, 422))
 def get_model(name: Annotated[str, Path(max_length=300)], settings: SettingsDep) -> dict[str, Any]:
     """One model: of the catalogue, or `timm:<name>`."""
-    return describe(catalogue.resolve(name, settings.models, settings=settings), settings)
+    try:
+        spec = catalogue.resolve(name, settings.models, settings=settings)
+    except UnknownModel as error:
+        # In a request's body an unknown model is a wrong field; here it is a resource that is not there.
+        raise ModelNotFound(error.detail, **error.members) from None
+    return describe(spec, settings)
 
 
 def describe(spec: ModelSpec, settings: Settings) -> dict[str, Any]:

@@ -34,6 +34,7 @@
     │   └── QueueFull                queue_full                429
     ├── NotFound                     not_found                 404
     │   ├── JobNotFound              job_not_found             404
+    │   ├── ModelNotFound            model_not_found           404
     │   ├── EmbeddingsNotFound       embeddings_not_found      404
     │   ├── ClusteringNotFound       clustering_not_found      404
     │   ├── ClusterNotFound          cluster_not_found         404
@@ -251,6 +252,10 @@ class NotFound(ShoalError):
 
 class JobNotFound(NotFound):
     code = "job_not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
 
 
 class EmbeddingsNotFound(NotFound):

@@ -94,7 +94,8 @@ def test_models_say_whether_their_weights_are_here(client: TestClient) -> None:
     assert models["tf_efficientnet_lite0"]["transform"]["size"] == 224
     assert client.get("/models/tf_efficientnet_lite0").json() == models["tf_efficientnet_lite0"]
     assert client.get("/models/timm:resnet18.a1_in1k").json()["readiness"] == "needs_file"
-    assert client.get("/models/nothing").json()["code"] == "unknown_model"
+    missing = client.get("/models/nothing")
+    assert (missing.status_code, missing.json()["code"]) == (404, "model_not_found")
 
 
 class TestEmbeddings:
