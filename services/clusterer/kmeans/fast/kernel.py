@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterer.kmeans.fast.build import VARIANTS, library_path
-from clusterer.rows import Float32Array, IntArray, LabelArray
+from clusterer.rows import Float32Array, Float64Array, IntArray, LabelArray
 
 NEEDS = {
     "amx": {"amx_tile", "amx_int8", "avx512_vnni"},
@@ -23,7 +23,17 @@ NEEDS = {
 }
 """What each library needs of the processor, as Linux names it."""
 BLOCK = 16
-STATS = np.dtype([("scale", np.float32), ("error", np.float32), ("norm", np.float32), ("sum", np.int32)])
+ROUNDING = 1e-5
+"""Room for what this module rounds in float32 and float64, relative to the length of a vector."""
+STATS = np.dtype(
+    [
+        *((name, np.float32) for name in ("scale", "error", "norm", "rest")),
+        ("sum", np.int32),
+        ("peak", np.float32),
+        ("squares", np.float64),
+    ]
+)
+"""``RowStats`` of ``sketch.h``."""
 
 Bytes = NDArray[np.int8]
 
@@ -73,13 +83,20 @@ class Frame:
 
 class _Centroids(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("exact", "packed", "scale", "norm", "error", "low", "high")),
+        *((name, ctypes.c_void_p) for name in ("exact", "bytes", "packed", "scale", "norm", "error", "rest", "low", "high")),
         *((name, ctypes.c_int64) for name in ("k", "d", "dims")),
+    )  # fmt: skip
+
+
+class _Projection(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("packed", "scale", "zeros", "signs")),
+        *((name, ctypes.c_int64) for name in ("dims", "p")),
     )
 
 
 class _Counts(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("rechecked", "distances", "doubles"))
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("dense", "singles", "rechecked", "distances", "doubles"))
 
 
 @dataclass(frozen=True)
@@ -88,6 +105,10 @@ class Counts:
 
     Attributes
     ----------
+    dense
+        Rows whose sketches were multiplied with those of all centroids.
+    singles
+        Products of sketches, one at a time, for the other rows.
     rechecked
         Rows that the bounds left with more than one candidate.
     distances
@@ -96,9 +117,35 @@ class Counts:
         Distances taken again in float64, to break ties of float32.
     """
 
-    rechecked: int
-    distances: int
-    doubles: int
+    dense: int = 0
+    singles: int = 0
+    rechecked: int = 0
+    distances: int = 0
+    doubles: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A matrix ``(dims, p)`` of norm at most 1 onto whose columns short sketches are projected.
+
+    Attributes
+    ----------
+    matrix
+        ``(dims, p) float32``: whole numbers up to 127 times a scale for each column.
+    """
+
+    matrix: Float32Array
+    frame: Frame
+    structure: _Projection
+    arrays: tuple[NDArray[Any], ...]
+
+    @property
+    def p(self) -> int:
+        """Number of columns, a multiple of 64."""
+        return int(self.matrix.shape[1])
 
 
 @dataclass(frozen=True)
@@ -120,12 +167,18 @@ class Kernel:
         The file.
     threads
         How many to use.
+
+    Attributes
+    ----------
+    largest
+        Largest magnitude of a quantised coordinate.
     """
 
     def __init__(self, variant: str, library: Path, threads: int) -> None:
         self.variant = variant
         self.threads = threads
         self._library = ctypes.CDLL(str(library))
+        self.largest = int(self._library.shoal_fast_largest())
         if not self._library.shoal_fast_open():
             raise KernelUnavailable("the system refused the processor's AMX tiles")
 
@@ -143,29 +196,111 @@ class Kernel:
             *_rows(x), _i64(n), _i64(d), _at(frame.mean), _at(frame.signs), _i64(q.shape[1]), _at(q), _at(stats), self.threads
         )  # fmt: skip
 
+    def rotate(self, x: Float32Array, frame: Frame) -> Float32Array:
+        """Centre and rotate ``(n, d) float32`` rows, ``(n, dims)``, without rounding them to bytes."""
+        x = np.ascontiguousarray(x, dtype=np.float32)
+        (n, d), dims = x.shape, len(frame.signs)
+        z = np.empty((n, dims), dtype=np.float32)
+        self._library.shoal_fast_rotate(_at(x), _i64(n), _i64(d), _at(frame.mean), _at(frame.signs), _i64(dims), _at(z))
+        return z
+
+    def projection(self, basis: NDArray[Any]) -> Projection:
+        """Round ``(dims, p)`` directions to bytes and scale them so that they lengthen no vector."""
+        dims, p = basis.shape
+        peak = np.abs(basis).max(axis=0)
+        steps = self.largest / np.where(peak > 0, peak, 1.0)
+        whole = np.ascontiguousarray(np.rint(basis.T * steps[:, None]).astype(np.int8))
+        matrix = whole.T * (peak / self.largest)
+        longest = float(np.sqrt(np.linalg.eigvalsh(matrix.T @ matrix)[-1])) * (1 + ROUNDING)
+        scale = (peak / self.largest / longest).astype(np.float32)
+        frame = Frame.around(np.zeros(p, dtype=np.float32))
+        packed = self._pack(whole)[1]
+        structure = _Projection(*(a.ctypes.data for a in (packed, scale, frame.mean, frame.signs)), dims, p)
+        return Projection((whole.T * scale).astype(np.float32), frame, structure, (packed, scale))
+
+    def project_into(
+        self, sketch: Sketch, projection: Projection, brief: Sketch
+    ) -> None:
+        """Short sketches of rows from their full ones."""
+        self._library.shoal_fast_project(
+            _at(sketch.q), _at(sketch.stats), _i64(len(sketch.q)), ctypes.byref(projection.structure), _at(brief.q),
+            _at(brief.stats), self.threads,
+        )  # fmt: skip
+
     def pack(self, centroids: Float32Array, frame: Frame) -> PackedCentroids:
         """Sketch and lay out ``(k, d) float32`` centroids."""
         exact = np.ascontiguousarray(centroids, dtype=np.float32)
-        k, d = exact.shape
         sketch = self.sketch(exact, frame)
-        dims = sketch.q.shape[1]
-        padded = -(-k // BLOCK) * BLOCK
-        packed = np.empty(padded * dims, dtype=np.uint8)
-        self._library.shoal_fast_pack(_at(sketch.q), _i64(k), _i64(dims), _at(packed))
-        columns = _bounds(sketch, exact, frame, padded)
-        arrays = (exact, packed, *columns)
+        return self._lay_out(exact, sketch, sketch.stats["squares"], np.zeros(len(exact)), np.zeros(len(exact)))
+
+    def pack_brief(self, centroids: Float32Array, frame: Frame, projection: Projection) -> PackedCentroids:
+        """Short sketches of ``(k, d) float32`` centroids."""
+        exact = np.ascontiguousarray(centroids, dtype=np.float32)
+        rotated = self.rotate(exact, frame)
+        squares = np.einsum("ij,ij->i", rotated, rotated, dtype=np.float64)
+        projected = rotated @ projection.matrix
+        kept = np.einsum("ij,ij->i", projected, projected, dtype=np.float64)
+        rest = np.sqrt(np.maximum(0.0, squares - kept) + ROUNDING * squares)
+        return self._lay_out(exact, self.sketch(projected, projection.frame), squares, rest, ROUNDING * np.sqrt(squares))
+
+    def _lay_out(
+        self, exact: Float32Array, sketch: Sketch, squares: Float64Array, rest: Float64Array, error: Float64Array
+    ) -> PackedCentroids:
+        """Add what the intervals of the scores need of each centroid, filled up to whole blocks; see ``assign.h``."""
+        (k, d), dims = exact.shape, sketch.q.shape[1]
+        bytes_, packed = self._pack(sketch.q)
+        half = squares / 2
+        norm = np.sqrt(squares) * (1 + ROUNDING) + sketch.stats["error"]
+        columns = (
+            (sketch.stats["scale"], 0.0),
+            (norm, 0.0),
+            (sketch.stats["error"] + error, 0.0),
+            (rest, 0.0),
+            (half * (1 - ROUNDING), np.inf),
+            (half * (1 + ROUNDING), np.inf),
+        )
+        arrays = (exact, bytes_, packed, *(_filled(values, rest_, k) for values, rest_ in columns))
         return PackedCentroids(_Centroids(*(a.ctypes.data for a in arrays), k, d, dims), arrays)
 
+    def _pack(self, q: Bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        k, dims = q.shape
+        bytes_ = np.empty((k, dims), dtype=np.uint8)
+        packed = np.empty(-(-k // BLOCK) * BLOCK * dims, dtype=np.uint8)
+        self._library.shoal_fast_pack(_at(q), _i64(k), _i64(dims), _at(bytes_), _at(packed))
+        return bytes_, packed
+
     def assign(
-        self, x: NDArray[Any], q: Bytes, stats: NDArray[Any], centroids: PackedCentroids, labels: LabelArray
+        self,
+        x: NDArray[Any],
+        sketch: Sketch,
+        full: PackedCentroids,
+        labels: LabelArray,
+        brief: tuple[Sketch, PackedCentroids] | None = None,
     ) -> Counts:
-        """Write the nearest centroid of each of ``(n, d)`` rows, whose sketches are ``q`` and ``stats``, to ``labels``."""
+        """Write the nearest centroid of each of ``(n, d)`` rows to ``labels``.
+
+        Parameters
+        ----------
+        x
+            The rows, ``(n, d)`` float32 or float16.
+        sketch
+            Their sketches.
+        full
+            The centroids, sketched in the same frame.
+        labels
+            ``(n,) int32``, written.
+        brief
+            Short sketches of both, to be tried first.
+        """
         counts = _Counts()
+        short_q, short_stats, short = (None, None, None)
+        if brief is not None:
+            short_q, short_stats, short = _at(brief[0].q), _at(brief[0].stats), ctypes.byref(brief[1].structure)
         self._library.shoal_fast_assign(
-            *_rows(x), _at(q), _at(stats), _i64(len(x)), ctypes.byref(centroids.structure), _at(labels),
-            ctypes.byref(counts), self.threads,
+            *_rows(x), _at(sketch.q), _at(sketch.stats), ctypes.byref(full.structure), short_q, short_stats, short,
+            _i64(len(x)), _at(labels), ctypes.byref(counts), self.threads,
         )  # fmt: skip
-        return Counts(counts.rechecked, counts.distances, counts.doubles)
+        return Counts(*(getattr(counts, name) for name, _ in counts._fields_))
 
     def accumulate(
         self, x: NDArray[Any], before: LabelArray, after: LabelArray, unit: float, sums: IntArray
@@ -180,26 +315,11 @@ class Kernel:
         )
 
 
-def _bounds(sketch: Sketch, exact: Float32Array, frame: Frame, padded: int) -> tuple[Float32Array, ...]:
-    """What the intervals of the scores need of each centroid, filled up to whole blocks; see ``assign.h``."""
-    k = len(exact)
-    centred = exact.astype(np.float64) - frame.mean
-    half = np.einsum("ij,ij->i", centred, centred) / 2
-    q = sketch.q.astype(np.float32)
-    rounded = np.sqrt(np.einsum("ij,ij->i", q, q)) * sketch.stats["scale"] * (1 + 1e-5)
-
-    def column(values: NDArray[Any], fill: float) -> Float32Array:
-        full = np.full(padded, fill, dtype=np.float32)
-        full[:k] = values
-        return full
-
-    return (
-        column(sketch.stats["scale"], 0.0),
-        column(rounded, 0.0),
-        column(sketch.stats["error"], 0.0),
-        column(half * (1 - 1e-6), np.inf),
-        column(half * (1 + 1e-6), np.inf),
-    )
+def _filled(values: NDArray[Any], fill: float, k: int) -> Float32Array:
+    """Values of ``k`` centroids, filled up to whole blocks."""
+    column = np.full(-(-k // BLOCK) * BLOCK, fill, dtype=np.float32)
+    column[:k] = values
+    return column
 
 
 def available() -> list[str]:
@@ -246,12 +366,14 @@ def _processor_flags() -> frozenset[str]:
 
 def _rows(x: NDArray[Any]) -> tuple[ctypes.c_void_p, int]:
     """Address of rows and whether they are float16."""
-    if x.dtype not in (np.float32, np.float16) or not x.flags.c_contiguous:
-        raise TypeError(f"rows must be C-contiguous float32 or float16, not {x.dtype} with strides {x.strides}")
+    if x.dtype not in (np.float32, np.float16):
+        raise TypeError(f"rows must be float32 or float16, not {x.dtype}")
     return _at(x), int(x.dtype == np.float16)
 
 
 def _at(array: NDArray[Any]) -> ctypes.c_void_p:
+    if not array.flags.c_contiguous:
+        raise TypeError("the kernel reads C-contiguous arrays only")
     return ctypes.c_void_p(array.ctypes.data)
 
 

@@ -7,16 +7,19 @@
 #include <vector>
 
 #include "product.h"
+#include "project.h"
 #include "sketch.h"
 
 namespace shoal {
 
 struct Centroids {
   const float* exact;      // (k, d)
-  const uint8_t* packed;   // blocks of kBlock
+  const uint8_t* bytes;    // (k, dims) sketches + kOffset
+  const uint8_t* packed;   // the same in blocks
   const float* scale;      // the rest (blocks * kBlock): steps of the sketch,
-  const float* norm;       // |wq|,
-  const float* error;      // |w - wq|,
+  const float* norm;       // at least |wq| and |w|,
+  const float* error;      // at least |w - wq|,
+  const float* rest;       // length of what a short sketch leaves out,
   const float* low;        // |w|^2 / 2, rounded down: infinite for those that fill up the last block,
   const float* high;       // and up
   int64_t k, d, dims;
@@ -60,7 +63,14 @@ struct Candidate {
 };
 
 struct Counts {
-  int64_t rechecked = 0, distances = 0, doubles = 0;
+  int64_t dense = 0;      // rows whose full sketches were multiplied with all centroids
+  int64_t singles = 0;    // products of full sketches, one at a time
+  int64_t rechecked = 0;  // rows whose data were looked at
+  int64_t distances = 0;  // distances from the data in float32,
+  int64_t doubles = 0;    // and again in float64
+  void operator+=(const Counts& o) {
+    dense += o.dense, singles += o.singles, rechecked += o.rechecked, distances += o.distances, doubles += o.doubles;
+  }
 };
 
 // The nearest of the candidates by the data themselves; of equals the first. `squares` is |z|^2.
@@ -96,75 +106,118 @@ int32_t nearest_exactly(const T* x, double squares, std::vector<Candidate>& cand
   return best;
 }
 
-// What one thread needs to assign panel after panel.
+// Adds to `found` the centroids of some blocks, from `first` on, that may be nearest to one row by the products `dots`,
+// and returns the least upper end so far, which was `least` before. `lows` is scratch.
+inline float collect(const Centroids& c, const int32_t* dots, int first, int blocks, const RowStats& row, float least,
+                     float* lows, std::vector<Candidate>& found) {
+  const int64_t at = int64_t(first) * kBlock, count = int64_t(blocks) * kBlock;
+  const float shift = float(kOffset) * float(row.sum);
+  vfloat leasts = vfloat{} + least;
+  for (int64_t j = 0; j < count; j += kFloats) {
+    const int64_t a = at + j;
+    const vfloat product = (load(dots + j) - shift) * (load(c.scale + a) * row.scale);
+    const vfloat slack = load(c.norm + a) * row.error + load(c.error + a) * row.norm + load(c.rest + a) * row.rest;
+    store(lows + j, load(c.low + a) - product - slack);
+    leasts = lesser(leasts, load(c.high + a) - product + slack);
+  }
+  for (int i = 0; i < kFloats; ++i) least = std::min(least, leasts[i]);
+  for (int64_t j = 0; j < count; j += kBlock)
+    for (uint32_t below = at_most(lows + j, least); below; below &= below - 1) {
+      const int i = __builtin_ctz(below);
+      found.push_back({lows[j + i], int32_t(at + j + i)});
+    }
+  return least;
+}
+
+template <class T>
+struct Rows {
+  const T* x;                  // (n, d)
+  const int8_t* q;             // their sketches
+  const RowStats* stats;
+  const int8_t* brief_q;       // and short ones, or null
+  const RowStats* brief_stats;
+};
+
+// What one thread needs to assign panel after panel. `brief` holds the centroids' short sketches, or is null.
 class Assigner {
  public:
-  explicit Assigner(const Centroids& c)
-      : c_(c), panel_(kPanel * c.dims), dots_(kPanel * kChunk * kBlock), low_(kChunk * kBlock), found_(kPanel) {}
+  Assigner(const Centroids& full, const Centroids* brief)
+      : full_(full), brief_(brief), panel_(kPanel * full.dims), dots_(kPanel * kChunk * kBlock), lows_(kChunk * kBlock),
+        found_(kPanel) {}
 
-  // Labels up to kPanel rows; x are the rows, q and stats their sketches.
+  // Labels the rows order[0 .. count), at most kPanel.
   template <class T>
-  void panel(const T* x, const int8_t* q, const RowStats* stats, int rows, int32_t* labels, Counts& counts) {
-    pack_panel(q, rows, c_.dims, panel_.data());
-    float least[kPanel];  // upper end of the lowest interval so far
-    for (int r = 0; r < rows; ++r) least[r] = INFINITY, found_[r].clear();
-    for (int first = 0; first < c_.blocks(); first += kChunk) {
-      const int blocks = std::min(kChunk, c_.blocks() - first);
-      multiply(panel_.data(), c_.packed + first * block_bytes(c_.dims), c_.dims, blocks, dots_.data());
-      for (int r = 0; r < rows; ++r)
-        least[r] = collect(dots_.data() + int64_t(r) * blocks * kBlock, first, blocks, stats[r], least[r], found_[r]);
+  void panel(const Rows<T>& rows, const int32_t* order, int count, int32_t* labels, Counts& counts) {
+    if (brief_) search(*brief_, rows.brief_q, rows.brief_stats, order, count);
+    if (!brief_ || !refine(rows.q, rows.stats, order, count, counts)) {
+      search(full_, rows.q, rows.stats, order, count);
+      counts.dense += count;
     }
-    for (int r = 0; r < rows; ++r) {
+    for (int r = 0; r < count; ++r) {
       auto& found = found_[r];
-      found.erase(std::remove_if(found.begin(), found.end(), [&](auto a) { return a.low > least[r]; }), found.end());
+      found.erase(std::remove_if(found.begin(), found.end(), [&](auto a) { return a.low > least_[r]; }), found.end());
       if (found.size() == 1) {
-        labels[r] = found[0].id;
+        labels[order[r]] = found[0].id;
         continue;
       }
       counts.rechecked += 1;
-      const double norm = stats[r].norm;
-      labels[r] = nearest_exactly(x + r * c_.d, norm * norm, found, c_, counts);
+      labels[order[r]] =
+          nearest_exactly(rows.x + order[r] * full_.d, rows.stats[order[r]].squares, found, full_, counts);
     }
   }
 
  private:
   static constexpr int kChunk = 32;  // blocks of centroids whose products are looked at while they are in the cache
 
-  // Adds to `found` the centroids of some blocks that may be nearest to one row, and returns the least upper end.
-  float collect(const int32_t* dots, int first, int blocks, RowStats row, float least, std::vector<Candidate>& found) {
-    const int64_t at = int64_t(first) * kBlock, count = int64_t(blocks) * kBlock;
-    const float *scale = c_.scale + at, *norm = c_.norm + at, *error = c_.error + at;
-    const float *low = c_.low + at, *high = c_.high + at;
-    const int32_t shift = kOffset * row.sum;
-    float* lows = low_.data();
-    float uppers[kBlock];
-    for (float& u : uppers) u = least;
-    for (int64_t j = 0; j < count; j += kBlock)
-      for (int i = 0; i < kBlock; ++i) {
-        const int64_t a = j + i;
-        const float dot = float(dots[a] - shift) * (scale[a] * row.scale);
-        const float slack = norm[a] * row.error + error[a] * row.norm;
-        lows[a] = low[a] - dot - slack;
-        const float upper = high[a] - dot + slack;
-        uppers[i] = upper < uppers[i] ? upper : uppers[i];
-      }
-    for (float u : uppers) least = std::min(least, u);
-    for (int64_t j = 0; j < count; j += kBlock) {
-      uint32_t below = 0;
-      for (int i = 0; i < kBlock; ++i) below |= uint32_t(lows[j + i] <= least) << i;
-      for (; below; below &= below - 1) {
-        const int i = __builtin_ctz(below);
-        found.push_back({lows[j + i], int32_t(at + j + i)});
-      }
+  // Finds the candidates of each row by products with all centroids.
+  void search(const Centroids& c, const int8_t* q, const RowStats* stats, const int32_t* order, int count) {
+    pack_panel(q, order, count, c.dims, panel_.data());
+    for (int r = 0; r < count; ++r) least_[r] = INFINITY, found_[r].clear();
+    for (int first = 0; first < c.blocks(); first += kChunk) {
+      const int blocks = std::min(kChunk, c.blocks() - first);
+      multiply(panel_.data(), c.packed + first * block_bytes(c.dims), c.dims, blocks, dots_.data());
+      for (int r = 0; r < count; ++r)
+        least_[r] = collect(c, dots_.data() + int64_t(r) * blocks * kBlock, first, blocks, stats[order[r]], least_[r],
+                            lows_.data(), found_[r]);
     }
-    return least;
   }
 
-  const Centroids c_;
+  // Narrows the candidates that short sketches left by the full ones, one product a time; false when there are so many
+  // that products with all centroids are cheaper.
+  bool refine(const int8_t* q, const RowStats* stats, const int32_t* order, int count, Counts& counts) {
+    int64_t pairs = 0;
+    for (int r = 0; r < count; ++r) pairs += int64_t(found_[r].size());
+    if (double(pairs) * kSingleCost > double(full_.k) * count) return false;
+    for (int r = 0; r < count; ++r) {
+      auto& found = found_[r];
+      // The likeliest first: its interval rules out most others without a product.
+      std::swap(*std::min_element(found.begin(), found.end(), [](auto a, auto b) { return a.low < b.low; }), found[0]);
+      size_t kept = 0;
+      for (const Candidate& a : found)
+        if (a.low <= least_[r])
+          found[kept++] = {interval(q + order[r] * full_.dims, stats[order[r]], a.id, least_[r]), a.id};
+      found.resize(kept);
+      counts.singles += int64_t(kept);
+    }
+    return true;
+  }
+
+  // Lower end for one centroid; the upper end goes into `least`.
+  float interval(const int8_t* q, const RowStats& row, int32_t id, float& least) const {
+    const int32_t shift = kOffset * row.sum;
+    const float product = float(dot(full_.bytes + id * full_.dims, q, full_.dims) - shift) * (full_.scale[id] * row.scale);
+    const float slack = full_.norm[id] * row.error + full_.error[id] * row.norm;
+    least = std::min(least, full_.high[id] - product + slack);
+    return full_.low[id] - product - slack;
+  }
+
+  const Centroids full_;
+  const Centroids* const brief_;
   std::vector<int8_t> panel_;
   std::vector<int32_t> dots_;
-  std::vector<float> low_;
+  std::vector<float> lows_;
   std::vector<std::vector<Candidate>> found_;
+  float least_[kPanel];  // of each row, the upper end of the lowest interval so far
 };
 
 }  // namespace shoal

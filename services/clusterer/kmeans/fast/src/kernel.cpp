@@ -1,4 +1,6 @@
 // The C interface that ../kernel.py loads. Arrays are C-contiguous; sizes are in elements.
+#include <mutex>
+
 #include "assign.h"
 #include "parallel.h"
 #include "sums.h"
@@ -17,19 +19,29 @@ void sketch(const T* x, int64_t n, int64_t d, const float* mean, const float* si
   });
 }
 
+// Rows in the order of their labels so far (-1 first): neighbours then have the same candidates, which stay in the cache.
+std::vector<int32_t> by_label(const int32_t* labels, int64_t n, int64_t k) {
+  std::vector<int32_t> start(k + 2), order(n);
+  for (int64_t i = 0; i < n; ++i) start[labels[i] + 2] += 1;
+  for (int64_t j = 0; j <= k; ++j) start[j + 1] += start[j];
+  for (int64_t i = 0; i < n; ++i) order[start[labels[i] + 1]++] = int32_t(i);
+  return order;
+}
+
 template <class T>
-void assign(const T* x, const int8_t* q, const RowStats* stats, int64_t n, const Centroids& c, int32_t* labels,
+void assign(const Rows<T>& rows, const Centroids& full, const Centroids* brief, int64_t n, int32_t* labels,
             Counts* total, int threads) {
-  std::atomic<int64_t> rechecked{0}, distances{0}, doubles{0};
+  const std::vector<int32_t> order = by_label(labels, n, full.k);
+  std::mutex adding;
   parallel_for(n, 16 * kPanel, threads, [&](int64_t first, int64_t last) {
     TileScope tiles;
-    Assigner assigner(c);
+    Assigner assigner(full, brief);
     Counts counts;
     for (int64_t i = first; i < last; i += kPanel)
-      assigner.panel(x + i * c.d, q + i * c.dims, stats + i, int(std::min<int64_t>(kPanel, last - i)), labels + i, counts);
-    rechecked += counts.rechecked, distances += counts.distances, doubles += counts.doubles;
+      assigner.panel(rows, order.data() + i, int(std::min<int64_t>(kPanel, last - i)), labels, counts);
+    const std::lock_guard<std::mutex> lock(adding);
+    *total += counts;
   });
-  *total = {total->rechecked + rechecked, total->distances + distances, total->doubles + doubles};
 }
 
 template <class T>
@@ -53,6 +65,9 @@ extern "C" {
 // Version of this interface; 0 when the processor's tiles were refused.
 int shoal_fast_open() { return request_tiles() ? 1 : 0; }
 
+// Largest magnitude of a quantised coordinate.
+int shoal_fast_largest() { return kMax; }
+
 // Sketches rows; half says whether x is float16. See sketch.h.
 void shoal_fast_sketch(const void* x, int half, int64_t n, int64_t d, const float* mean, const float* signs,
                        int64_t dims, int8_t* q, RowStats* stats, int threads) {
@@ -60,17 +75,41 @@ void shoal_fast_sketch(const void* x, int half, int64_t n, int64_t d, const floa
        : sketch((const float*)x, n, d, mean, signs, dims, q, stats, threads);
 }
 
-// Packs the sketches of k centroids for the product.
-void shoal_fast_pack(const int8_t* q, int64_t k, int64_t dims, uint8_t* packed) {
+// Packs k sketches of `dims` bytes for the product: `bytes` (k, dims) and `packed` (k rounded up to 16, dims).
+void shoal_fast_pack(const int8_t* q, int64_t k, int64_t dims, uint8_t* bytes, uint8_t* packed) {
+  for (int64_t i = 0; i < k * dims; ++i) bytes[i] = uint8_t(q[i] + kOffset);
   for (int64_t i = 0; i < k; i += kBlock)
     pack_block(q + i * dims, int(std::min<int64_t>(kBlock, k - i)), dims, packed + i * dims);
 }
 
-// Labels n rows; adds to counts what had to be decided by the data.
-void shoal_fast_assign(const void* x, int half, const int8_t* q, const RowStats* stats, int64_t n,
-                       const Centroids* centroids, int32_t* labels, Counts* counts, int threads) {
-  half ? assign((const uint16_t*)x, q, stats, n, *centroids, labels, counts, threads)
-       : assign((const float*)x, q, stats, n, *centroids, labels, counts, threads);
+// Centres and rotates rows as sketching does, without rounding them to bytes: z is (n, dims).
+void shoal_fast_rotate(const float* x, int64_t n, int64_t d, const float* mean, const float* signs, int64_t dims,
+                       float* z) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < dims; ++j) z[i * dims + j] = j < d ? x[i * d + j] - mean[j] : 0;
+    rotate(z + i * dims, dims, signs);
+  }
+}
+
+// Short sketches from full ones. See project.h.
+void shoal_fast_project(const int8_t* q, const RowStats* stats, int64_t n, const Projection* projection,
+                        int8_t* short_q, RowStats* short_stats, int threads) {
+  parallel_for(n, 16 * kPanel, threads, [=](int64_t first, int64_t last) {
+    TileScope tiles;
+    Projector projector(*projection);
+    for (int64_t i = first; i < last; i += kPanel)
+      projector.panel(q + i * projection->dims, stats + i, int(std::min<int64_t>(kPanel, last - i)),
+                      short_q + i * projection->p, short_stats + i);
+  });
+}
+
+// Labels n rows; labels holds those of the last time, or -1. Adds to counts how they were decided. The short sketches
+// may be null.
+void shoal_fast_assign(const void* x, int half, const int8_t* q, const RowStats* stats, const Centroids* full,
+                       const int8_t* brief_q, const RowStats* brief_stats, const Centroids* brief, int64_t n,
+                       int32_t* labels, Counts* counts, int threads) {
+  half ? assign<uint16_t>({(const uint16_t*)x, q, stats, brief_q, brief_stats}, *full, brief, n, labels, counts, threads)
+       : assign<float>({(const float*)x, q, stats, brief_q, brief_stats}, *full, brief, n, labels, counts, threads);
 }
 
 // Moves the rows whose label changed from one sum to another; a label of -1 is no cluster.

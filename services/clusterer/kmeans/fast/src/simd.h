@@ -17,6 +17,12 @@ inline vfloat load(const float* p) { return _mm512_loadu_ps(p); }
 inline vfloat load(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 inline void store(float* p, vfloat v) { _mm512_storeu_ps(p, v); }
 inline float sum(vfloat v) { return _mm512_reduce_add_ps(v); }
+inline vfloat load(const int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+inline vfloat lesser(vfloat a, vfloat b) { return _mm512_min_ps(a, b); }
+// Bits of those of 16 values that are at most `limit`.
+inline uint32_t at_most(const float* p, float limit) {
+  return _mm512_cmp_ps_mask(load(p), _mm512_set1_ps(limit), _CMP_LE_OQ);
+}
 #else
 constexpr int kFloats = 8;
 using vfloat = __m256;
@@ -27,6 +33,13 @@ inline float sum(vfloat v) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+inline vfloat load(const int32_t* p) { return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i*)p)); }
+inline vfloat lesser(vfloat a, vfloat b) { return _mm256_min_ps(a, b); }
+inline uint32_t at_most(const float* p, float limit) {
+  const vfloat l = _mm256_set1_ps(limit);
+  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(load(p), l, _CMP_LE_OQ))) |
+         uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(load(p + 8), l, _CMP_LE_OQ))) << 8;
 }
 #endif
 
@@ -70,5 +83,19 @@ inline vint dot4(vint acc, vint u, vint s) {
 }
 #endif
 constexpr int kOffset = kMax + 1;  // added to a signed byte makes it unsigned
+
+// Dot product of unsigned and signed bytes; dims is a multiple of 64.
+inline int32_t dot(const uint8_t* u, const int8_t* s, int64_t dims) {
+  vint even = zero(), odd = zero();
+  for (int64_t p = 0; p < dims; p += 64) {
+#if defined(__AVX512VNNI__)
+    (p & 64 ? odd : even) = dot4(p & 64 ? odd : even, load_bytes(u + p), load_bytes(s + p));
+#else
+    even = dot4(even, load_bytes(u + p), load_bytes(s + p));
+    odd = dot4(odd, load_bytes(u + p + 32), load_bytes(s + p + 32));
+#endif
+  }
+  return sum(even) + sum(odd);
+}
 
 }  // namespace shoal

@@ -10,7 +10,10 @@ namespace shoal {
 // Of one row x of n: its centred and rotated form is z = scale * q + r with |r| <= error and |z| <= norm.
 struct RowStats {
   float scale, error, norm;
-  int32_t sum;  // of q
+  float rest;       // of a short sketch: length of what it leaves out (project.h); otherwise 0
+  int32_t sum;      // of q
+  float peak;       // largest |x|
+  double squares;   // |x - mean|^2
 };
 
 // Relative rounding of centring, rotation and the norms in float32: 24 butterfly levels of two windows, 2^-24 each, and
@@ -51,45 +54,56 @@ inline void rotate(float* z, int64_t dims, const float* signs) {
   if (window < dims) hadamard(z + dims - window, window);
 }
 
-// Sketches x (d values) into q (dims >= d bytes, a multiple of 64); z is scratch of dims floats.
-template <class T>
-RowStats sketch_row(const T* x, int64_t d, const float* mean, const float* signs, int64_t dims, float* z, int8_t* q) {
-  double squares = 0;
-  int64_t j = 0;
-  for (; j + kFloats <= d; j += kFloats) {
-    const vfloat v = load(x + j) - load(mean + j);
-    store(z + j, v);
-    squares += sum(v * v);
-  }
-  for (; j < d; ++j) {
-    z[j] = scalar(x + j) - mean[j];
-    squares += double(z[j]) * z[j];
-  }
-  for (; j < dims; ++j) z[j] = 0;
-  rotate(z, dims, signs);
-
+// Rounds z (dims floats) to q; fills all of the row but peak and squares, given its norm.
+inline void quantise(float* z, int64_t dims, int8_t* q, RowStats& row) {
   vfloat peaks = {};
-  for (j = 0; j < dims; j += kFloats) {
+  for (int64_t j = 0; j < dims; j += kFloats) {
     const vfloat v = load(z + j), magnitude = v < 0 ? -v : v;
     peaks = magnitude > peaks ? magnitude : peaks;
   }
   float peak = 0;
   for (int i = 0; i < kFloats; ++i) peak = std::max(peak, peaks[i]);
-  const float scale = peak / kMax, inverse = scale > 1e-30f ? 1 / scale : 0;
-  RowStats row{inverse > 0 ? scale : 0, 0, float(std::sqrt(squares)) * (1 + kRounding), 0};
+  const float step = peak / kMax, inverse = step > 1e-30f ? 1 / step : 0;
+  row.scale = inverse > 0 ? step : 0;
   vfloat residue = {};
-  for (j = 0; j < dims; j += kFloats) {
+  for (int64_t j = 0; j < dims; j += kFloats) {
     constexpr float integers = 12582912.0f;  // 1.5 * 2^23: adding it leaves no room for a fraction
     const vfloat v = load(z + j), rounded = (v * inverse + integers) - integers, rest = v - rounded * row.scale;
     store(z + j, rounded);
     residue += rest * rest;
   }
-  for (j = 0; j < dims; ++j) {
+  row.sum = 0;
+  for (int64_t j = 0; j < dims; ++j) {
     const int32_t value = int32_t(z[j]);
     q[j] = int8_t(value);
     row.sum += value;
   }
   row.error = std::sqrt(sum(residue)) * (1 + 1e-3f) + row.norm * kRounding;
+  row.rest = 0;
+}
+
+// Sketches x (d values) into q (dims >= d bytes, a multiple of 64); z is scratch of dims floats.
+template <class T>
+RowStats sketch_row(const T* x, int64_t d, const float* mean, const float* signs, int64_t dims, float* z, int8_t* q) {
+  RowStats row{};
+  vfloat peaks = {};
+  int64_t j = 0;
+  for (; j + kFloats <= d; j += kFloats) {
+    const vfloat raw = load(x + j), v = raw - load(mean + j), magnitude = raw < 0 ? -raw : raw;
+    peaks = magnitude > peaks ? magnitude : peaks;
+    store(z + j, v);
+    row.squares += sum(v * v);
+  }
+  for (int i = 0; i < kFloats; ++i) row.peak = std::max(row.peak, peaks[i]);
+  for (; j < d; ++j) {
+    row.peak = std::max(row.peak, std::fabs(scalar(x + j)));
+    z[j] = scalar(x + j) - mean[j];
+    row.squares += double(z[j]) * z[j];
+  }
+  for (; j < dims; ++j) z[j] = 0;
+  rotate(z, dims, signs);
+  row.norm = float(std::sqrt(row.squares)) * (1 + kRounding);
+  quantise(z, dims, q, row);
   return row;
 }
 
