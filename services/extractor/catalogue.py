@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from shoal.schemas import CustomModel, TransformOverride
 from shoal.settings import Settings
 
 from extractor import timm_names
+from extractor.layouts import LAYOUT_NAMES
 from extractor.modelspec import CropMode, ModelSpec, Readiness, Transform, WeightsSource
 
 __all__ = ["ModelSpec", "Readiness", "Transform", "WeightsSource", "all_models", "catalogue_files", "resolve"]
@@ -55,8 +57,10 @@ class _Row(BaseModel):
     package: str | None = None
     resource: str | None = None
     url: str | None = None
+    page: str | None = None
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
-    layout: str | None = None
+    md5: str | None = Field(None, pattern=r"^[0-9a-f]{6,32}$")
+    layout: Literal[LAYOUT_NAMES] | None = None  # type: ignore[valid-type]
     transform: _TransformRow | None = None
     dim: int | None = Field(None, ge=1)
     embedding: str = "pooled"
@@ -184,7 +188,7 @@ def _spec(name: str, row: _Row, settings: Settings, *, check_handler: bool = Tru
     return ModelSpec(
         name=name,
         backend=row.backend,
-        architecture=row.architecture or (base.architecture if base else "handler"),
+        architecture=row.architecture or (base.architecture if base else f"{HANDLER_PREFIX}{row.handler}"),
         weights=_source(row, base),
         layout=row.layout or ("timm" if base else "auto"),
         transform=_merged(base.transform if base else Transform(), row.transform),
@@ -213,6 +217,8 @@ def _source(row: _Row, base: ModelSpec | None) -> WeightsSource:
         files=files,
         url=url,
         sha256=row.sha256 or (base.weights.sha256 if base and not own else None),
+        md5=row.md5,
+        page=row.page,
         package=row.package,
         resource=row.resource,
     )
@@ -238,7 +244,7 @@ def _timm(name: str) -> ModelSpec:
     return ModelSpec(
         name=TIMM_PREFIX + name,
         backend="torch",
-        architecture=found.architecture,
+        architecture=found.name,
         weights=WeightsSource("file", files=found.files, url=found.url, sha256=found.sha256),
         layout="timm",
         transform=_merged(
@@ -259,6 +265,10 @@ def _timm(name: str) -> ModelSpec:
 
 
 def _custom(model: CustomModel, models_root: Path, settings: Settings) -> ModelSpec:
+    if model.layout not in LAYOUT_NAMES:
+        raise InvalidRequest(
+            f"There is no key layout {model.layout!r}. Say one of {', '.join(LAYOUT_NAMES)}.", field="layout"
+        )
     base = _architecture(model.architecture, models_root, settings)
     transform = _merged(base.transform, model.transform)
     dim = base.dim if model.embedding == "pooled" else None
@@ -291,7 +301,7 @@ def _architecture(name: str, models_root: Path, settings: Settings) -> ModelSpec
     """A specification with the architecture called `name`, its transform and its dimension."""
     name = name.removeprefix(TIMM_PREFIX)
     if timm_names.find(name) is not None:
-        return _timm(name)
+        return replace(_timm(name), architecture=name)
     known = {spec.architecture: spec for spec in all_models(models_root, settings=settings) if not spec.handler}
     known |= {spec.name: spec for spec in all_models(models_root, settings=settings) if not spec.handler}
     if name in known and known[name].backend == "torch":
@@ -306,10 +316,10 @@ def _architecture(name: str, models_root: Path, settings: Settings) -> ModelSpec
 
 def _unknown(name: str, models_root: Path, settings: Settings) -> UnknownModel:
     names = [spec.name for spec in all_models(models_root, settings=settings)]
-    near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    near = [TIMM_PREFIX + name] if timm_names.find(name) is not None else []
+    near += difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     if not near:
-        found = difflib.get_close_matches(name, timm_names.names(), n=5, cutoff=0.5)
-        near = [TIMM_PREFIX + n for n in found]
+        near = [TIMM_PREFIX + n for n in difflib.get_close_matches(name, timm_names.names(), n=5, cutoff=0.5)]
     hint = f" Near: {', '.join(near)}." if near else ""
     return UnknownModel(
         f"There is no model {name!r} in the catalogue.{hint} `GET /models` lists all; timm's are `timm:<name>`.",

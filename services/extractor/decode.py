@@ -184,7 +184,8 @@ class DecodePool:
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
         process = _Process(popen, Connection(ours.detach()))
-        process.connection.send(self.config)
+        with suppress(OSError):  # It died: reading from it says so.
+            process.connection.send(self.config)
         self._processes.append(process)
         self._selector.register(process.connection, selectors.EVENT_READ, process)
 
@@ -243,7 +244,7 @@ class _Feed:
             if not process.tasks:
                 process.head_since = time.monotonic()
             process.tasks.append(task)
-            with suppress(OSError):  # It died: reading from it, which comes next, says so and deals with its tasks.
+            with suppress(OSError):  # As above.
                 process.connection.send(task)
             if len(process.tasks) >= DEPTH:
                 waiting.remove(process)

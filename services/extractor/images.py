@@ -25,10 +25,8 @@ from shoal.errors import (
 # The size is checked from the header in `open_image`, where the limit is the operator's and the error has a code.
 Image.MAX_IMAGE_PIXELS = None
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-"""Endings of the file names that are taken for images, in lower case."""
 MAX_FILE_BYTES = 2**30
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 _EXIF_ORIENTATION = 0x0112

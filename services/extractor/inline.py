@@ -14,18 +14,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, StringConstraints
-from shoal.errors import ImageInvalid, NotFinite, StoreError
+from shoal.errors import StoreError
 from shoal.schemas import Request
-from shoal.settings import Settings
 from shoal.store.atomic import publish_file, storage_errors
-
-if TYPE_CHECKING:
-    from shoal.jobs.child import JobContext
 
 KIND_PREFIX = "embed:"
 MAX_IMAGES = 64
@@ -108,52 +104,3 @@ class InlineFolder:
 def image_name(index: int) -> str:
     """File name of a request's image."""
     return f"{index:05d}.image"
-
-
-def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
-    """Embed the images of one request, in this process: there are too few to start others for.
-
-    Returns
-    -------
-    dict
-        An `InlineResult`.
-
-    Raises
-    ------
-    ImageInvalid
-        An image cannot be decoded; the message says which.
-    NotFinite
-        The model's output for an image is not finite.
-    """
-    from extractor import catalogue
-    from extractor.model import Model
-
-    request = InlineRequest.model_validate(ctx.request)
-    folder = InlineFolder(settings.store, request.inline)
-    spec = catalogue.resolve(request.model, settings.models, settings=settings)
-    with Model(spec, settings, ctx) as model:
-        pixels = _pixels(folder, request.count, model, settings)
-        backend = model.backend
-        ctx.progress("embed", 0, request.count, "images")
-        vectors = backend.submit(pixels).result()
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        raise NotFinite(f"The model's output for input {int(np.argmin(finite))} holds NaN or infinity.")
-    folder.write(vectors)
-    return InlineResult(inline=folder.token, rows=len(vectors), dim=int(vectors.shape[1])).model_dump()
-
-
-def _pixels(folder: InlineFolder, count: int, model: Any, settings: Settings) -> NDArray[np.uint8]:
-    from extractor.images import decode_image, read_image_file
-    from extractor.preprocess import network_input
-
-    root = folder.path.resolve()
-    transform = model.spec.transform
-    pixels = np.empty((count, transform.size, transform.size, 3), np.uint8)
-    for index in range(count):
-        try:
-            image = decode_image(read_image_file(root, root / image_name(index)), max_pixels=settings.max_image_pixels)
-            pixels[index] = network_input(image, transform, max_pixels=settings.max_image_pixels)
-        except ImageInvalid as error:
-            raise type(error)(f"Input {index}: {error.detail}", input=index) from error
-    return pixels

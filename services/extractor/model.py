@@ -47,7 +47,11 @@ class Model:
     @cached_property
     def record(self) -> ModelRecord:
         """What the store notes about the model."""
-        return record_of(self.spec, self._settings)
+        return record_of(
+            self.spec,
+            self._settings,
+            lambda done, total: self._ctx.progress("download weights", done, total, unit="bytes"),
+        )
 
     @property
     def backend(self) -> Backend:

@@ -56,6 +56,10 @@ class WeightsSource:
         Where the first of `files` can be downloaded; None when it must be put there by hand.
     sha256
         Of the published file, in hex; None when its publisher states none. A prefix of at least 8 digits is enough.
+    md5
+        The same for md5, which some publishers state instead.
+    page
+        Where the publisher offers the file to people, when there is no URL of the file itself.
     package, resource
         Python package and the file inside it.
     """
@@ -64,6 +68,8 @@ class WeightsSource:
     files: tuple[str, ...] = ()
     url: str | None = None
     sha256: str | None = None
+    md5: str | None = None
+    page: str | None = None
     package: str | None = None
     resource: str | None = None
 
@@ -98,7 +104,7 @@ class ModelSpec:
     backend
         ``torch`` or ``tfserving``; a job's kind is ``extract:<backend>``.
     architecture
-        A name of timm, one of `extractor.architectures`, ``pixels`` (no network) or ``handler``.
+        A name of timm, one of `extractor.architectures`, ``pixels`` (no network) or ``handler:<module>:<Class>``.
     layout
         Key layout of the checkpoint; ``auto`` tries all.
     dim

@@ -9,9 +9,10 @@ from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
 
-from extractor import catalogue, inline
+from extractor import catalogue, inline_job
 from extractor.batches import batches, decode_pool
 from extractor.failures import Tolerance
+from extractor.inline import KIND_PREFIX
 from extractor.model import Model
 from extractor.planning import open_plan
 from extractor.sink import ShardSink
@@ -19,8 +20,8 @@ from extractor.sink import ShardSink
 
 def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     """Do the job of one child process, whichever of the extractor's kinds it is."""
-    if ctx.kind.startswith(inline.KIND_PREFIX):
-        return inline.run(ctx, settings)
+    if ctx.kind.startswith(KIND_PREFIX):
+        return inline_job.run(ctx, settings)
     return extract(ctx, settings)
 
 

@@ -14,10 +14,12 @@ from shoal.paths import confine
 from shoal.schemas import ImageSource, LabelFile
 from shoal.store.manifest import LISTING_SCHEMA, image_id
 
-from extractor.images import EXTENSIONS
 from extractor.labels import LabelTable
 
 log = structlog.get_logger(__name__)
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+"""Endings of the file names that are taken for images, in lower case."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -20,6 +21,9 @@ from shoal.embedded import free_port
 CLASSES = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
 PER_CLASS = 12
 START_S = 180.0
+http = httpx.Client(timeout=120)
+"""Patient: a test machine may be busy, and no test is about the time of an answer."""
+atexit.register(http.close)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def is_ready(stack: Running) -> bool:
     if stack.process.poll() is not None:
         pytest.fail(f"shoal up ended: {(stack.root / 'up.log').read_text()}")
     try:
-        return all(httpx.get(f"{url}/readyz").status_code == 200 for url in (stack.extractor, stack.clusterer))
+        return all(http.get(f"{url}/readyz").status_code == 200 for url in (stack.extractor, stack.clusterer))
     except httpx.TransportError:
         return False
 

@@ -11,54 +11,53 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from shoal import Client
 
-from tests.contracts.conftest import CLASSES, PER_CLASS, START_S, Running, is_ready, paint, start
+from tests.contracts.conftest import CLASSES, PER_CLASS, START_S, Running, http, is_ready, paint, start
 
 ROWS = len(CLASSES) * PER_CLASS
 
 
 def finished(url: str, wait_until: Callable[..., None]) -> dict[str, Any]:
     """The job at ``url`` once it has ended."""
-    wait_until(lambda: httpx.get(url).json()["finished_at"], deadline_s=240, what=url)
-    job: dict[str, Any] = httpx.get(url).json()
+    wait_until(lambda: http.get(url).json()["finished_at"], deadline_s=240, what=url)
+    job: dict[str, Any] = http.get(url).json()
     return job
 
 
 def test_plain_http_does_the_whole_job(stack: Running, wait_until: Callable[..., None]) -> None:
     body: dict[str, Any] = {"images": {"path": "colours"}, "model": "tf_efficientnet_lite0"}
-    answer = httpx.post(f"{stack.extractor}/extract", json=body)
+    answer = http.post(f"{stack.extractor}/extract", json=body)
     assert answer.status_code == 202
     assert answer.json()["kind"] == "extract:torch"
     job = finished(stack.extractor + answer.headers["Location"], wait_until)
     assert job["state"] == "succeeded", job["error"]
     assert (job["result"]["rows"], job["result"]["failed"], job["result"]["dim"]) == (ROWS, 0, 1280)
 
-    answer = httpx.post(f"{stack.clusterer}/cluster", json={"embeddings": job["result"]["embeddings"], "over": 1.0})
+    answer = http.post(f"{stack.clusterer}/cluster", json={"embeddings": job["result"]["embeddings"], "over": 1.0})
     job = finished(stack.clusterer + answer.headers["Location"], wait_until)
     assert job["state"] == "succeeded", job["error"]
     clustering = f"{stack.clusterer}/clusterings/{job['result']['clustering']}"
-    facts = httpx.get(clustering).json()
+    facts = http.get(clustering).json()
     assert (facts["n"], facts["dim"], facts["k"], facts["seeds"]) == (ROWS, 1280, 3, [0, 1, 2])
-    [scored] = httpx.get(f"{clustering}/metrics").json()["scored"].values()
+    [scored] = http.get(f"{clustering}/metrics").json()["scored"].values()
     assert scored["mean"]["accuracy"]["hungarian"]["train"] == pytest.approx(1.0)
     assert scored["mean"]["ari"] == pytest.approx(1.0)
-    rows = httpx.get(f"{clustering}/assignments", params={"format": "csv"}).text.splitlines()
+    rows = http.get(f"{clustering}/assignments", params={"format": "csv"}).text.splitlines()
     assert len(rows) == ROWS + 1
-    assert "text/html" in httpx.get(f"{clustering}/report").headers["content-type"]
+    assert "text/html" in http.get(f"{clustering}/report").headers["content-type"]
 
 
 def test_a_running_job_is_stopped_within_ten_seconds(stack: Running, wait_until: Callable[..., None]) -> None:
     paint(stack.root / "data" / "many", per_class=3000)
     body = {"images": {"path": "many"}, "model": "tf_efficientnet_lite0", "shard_rows": 64}
-    url = stack.extractor + httpx.post(f"{stack.extractor}/extract", json=body).headers["Location"]
-    wait_until(lambda: (httpx.get(url).json()["progress"] or {}).get("stage") == "embed", deadline_s=120, what="embed")
+    url = stack.extractor + http.post(f"{stack.extractor}/extract", json=body).headers["Location"]
+    wait_until(lambda: (http.get(url).json()["progress"] or {}).get("stage") == "embed", deadline_s=120, what="embed")
     asked = time.monotonic()
-    assert httpx.delete(url).json()["cancel_requested"]
-    wait_until(lambda: httpx.get(url).json()["state"] == "cancelled", deadline_s=20, what="cancelled")
+    assert http.delete(url).json()["cancel_requested"]
+    wait_until(lambda: http.get(url).json()["state"] == "cancelled", deadline_s=20, what="cancelled")
     assert time.monotonic() - asked < 10
 
 
@@ -78,7 +77,7 @@ def test_bad_requests_are_refused_at_once(
     stack: Running, service: str, path: str, body: dict[str, Any], status: int, code: str
 ) -> None:
     (stack.root / "data" / "empty").mkdir(exist_ok=True)
-    answer = httpx.post(getattr(stack, service) + path, json=body)
+    answer = http.post(getattr(stack, service) + path, json=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
@@ -115,8 +114,8 @@ def test_a_stopped_system_leaves_nothing_running_and_goes_on_with_its_jobs(
     first = start(tmp_path)
     wait_until(lambda: is_ready(first), deadline_s=START_S, what="readiness")
     body = {"images": {"path": "many"}, "model": "raw_pixels", "shard_rows": 250}
-    location = httpx.post(f"{first.extractor}/extract", json=body).headers["Location"]
-    wait_until(lambda: (httpx.get(first.extractor + location).json()["progress"] or {}).get("done"), deadline_s=120)
+    location = http.post(f"{first.extractor}/extract", json=body).headers["Location"]
+    wait_until(lambda: (http.get(first.extractor + location).json()["progress"] or {}).get("done"), deadline_s=120)
     first.process.send_signal(signal.SIGINT)
     assert first.process.wait(60) == 0
     wait_until(lambda: not _processes_of(tmp_path), deadline_s=30, what="the end of every process")

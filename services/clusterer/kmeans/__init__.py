@@ -1,0 +1,21 @@
+"""k-means: one loop (`lloyd`) over interchangeable engines (`engine`), from seeded first centroids (`seeding`)."""
+
+from clusterer.kmeans.engine import Assignment, Engine, NumpyEngine
+from clusterer.kmeans.fit import KMeansFit, Run, fit_kmeans, sample_rows
+from clusterer.kmeans.lloyd import Fit, Iteration, State, lloyd
+from clusterer.kmeans.select import select_engine
+
+__all__ = [
+    "Assignment",
+    "Engine",
+    "Fit",
+    "Iteration",
+    "KMeansFit",
+    "NumpyEngine",
+    "Run",
+    "State",
+    "fit_kmeans",
+    "lloyd",
+    "sample_rows",
+    "select_engine",
+]

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from shoal.errors import UnknownModel
 from shoal.settings import Settings
 from shoal.store import ModelRecord
 
 from extractor import weights
 from extractor.backends.base import Backend
+from extractor.download import OnProgress, sha256
 from extractor.modelspec import ModelSpec
 
 
-def record_of(spec: ModelSpec, settings: Settings) -> ModelRecord:
+def record_of(spec: ModelSpec, settings: Settings, on_progress: OnProgress | None = None) -> ModelRecord:
     """What the store notes about the model, from its files alone: nothing is loaded.
+
+    Weights that are not on this machine are downloaded where that is possible; ``on_progress`` hears of it.
 
     Raises
     ------
     WeightsMissing
-        The model's weights are not on this machine.
+        The model's weights are not on this machine and cannot be downloaded.
+    WeightsInvalid
+        What was downloaded is not the published file.
     """
-    path = weights.locate(spec, settings.models)
-    digest = None
-    if path is not None:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    path = weights.obtain(spec, settings.models, offline=settings.offline, on_progress=on_progress)
+    digest = sha256(path) if path is not None else None
     return ModelRecord(
         name=spec.name,
         backend=spec.backend,
@@ -46,6 +46,10 @@ def open_backend(spec: ModelSpec, settings: Settings, record: ModelRecord) -> Ba
     WeightsMissing, WeightsInvalid
         The weights are not here, or do not fit the architecture.
     """
+    if spec.handler is not None:
+        from extractor.backends.handler import HandlerBackend
+
+        return HandlerBackend(spec, settings, record)
     if spec.architecture == "pixels":
         from extractor.backends.pixels import PixelsBackend
 

@@ -6,15 +6,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import structlog
-import timm
 import torch
 from numpy.typing import NDArray
-from shoal.errors import JobError, UnknownModel
+from shoal.errors import JobError
 from shoal.settings import Settings
 from shoal.store import ModelRecord
 from torch import nn
 
-from extractor import checkpoints, weights
+from extractor import architectures, checkpoints, embedding, weights
 from extractor.backends.base import Backend
 from extractor.modelspec import ModelSpec, Transform
 
@@ -22,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 class TorchBackend:
-    """A timm network without its classifier, in evaluation mode.
+    """A network without its classifier, in evaluation mode.
 
     One thread runs the batches in order, so that the next one is ready when a batch ends. float32 everywhere: on a
     CPU the same batch gives the same bits.
@@ -51,6 +50,7 @@ class TorchBackend:
         self.record = record
         self.device = pick_device(settings.device)
         self.network = build_network(spec, settings).eval().requires_grad_(False).to(self.device)
+        self._embedding = embedding.embedder(self.network, spec.embedding)
         self._mean = self._channels(spec.transform.mean)
         self._std = self._channels(spec.transform.std)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="torch")
@@ -83,7 +83,7 @@ class TorchBackend:
     def _forward(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
             batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).to(torch.float32)
-            output = self.network(batch.div_(255).sub_(self._mean).div_(self._std))
+            output = self._embedding(batch.div_(255).sub_(self._mean).div_(self._std))
             if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(pixels):
                 raise JobError(
                     f"{self.record.name} gives no (n, dim) tensor: its architecture has no pooled embedding."
@@ -98,19 +98,15 @@ def build_network(spec: ModelSpec, settings: Settings) -> nn.Module:
     Raises
     ------
     UnknownModel
-        timm has no such architecture.
+        There is no such architecture.
     WeightsMissing, WeightsInvalid
         The weights are not here, or do not fit.
     """
     path = weights.locate(spec, settings.models)
-    if spec.seed is not None:
-        torch.manual_seed(spec.seed)
-    try:
-        network: nn.Module = timm.create_model(spec.architecture, pretrained=False, num_classes=0)
-    except (RuntimeError, ValueError) as error:
-        raise UnknownModel(f"timm {timm.__version__} cannot build {spec.architecture!r}: {error}.") from error
+    network = architectures.build(spec.architecture, size=spec.transform.size, seed=spec.seed)
     if path is not None:
-        checkpoints.load_into(network, path, spec.layout)
+        report = checkpoints.load_into(network, path, spec.layout)
+        log.info("weights loaded", file=path.name, layout=report.layout, tensors=report.filled, heads=len(report.heads))
     return network
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,8 @@ from shoal.client import Client
 from shoal.errors import ShoalError
 from shoal.schemas import Job
 
-out = Console()
+# A pipe has no width: tables in it must not be cut to fit 80 columns.
+out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True)
 
 SHOWN_METRICS = (
@@ -97,7 +99,10 @@ def duration(seconds: float) -> str:
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
     """Jobs, one a row."""
-    table = Table("id", "kind", "state", "created", "progress", "result or error", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for name in ("id", "kind", "state", "created", "progress", "result or error"):
+        # Ids are there to be copied: they fold on a narrow terminal, they are never cut.
+        table.add_column(name, overflow="fold")
     for job in jobs:
         at = job.progress
         how_far = f"{at.stage} {at.done}/{at.total or '?'}" if at and job.state == "running" else ""

@@ -25,6 +25,13 @@ Data = Annotated[Path | None, typer.Option("--data", envvar="SHOAL_DATA", help="
 Models = Annotated[Path | None, typer.Option("--models", envvar="SHOAL_MODELS", help="Folder of checkpoint files.")]
 Store = Annotated[Path | None, typer.Option("--store", envvar="SHOAL_STORE", help="Where embeddings and groups go.")]
 
+# A few hundred images: so few that one k-means run says little, and that PCA's small components are mostly noise.
+DEMO_OPTIONS: dict[str, Any] = {
+    "pca": {"components": 32},
+    "kmeans": {"restarts": 5},
+    "seeds": list(range(10)),
+}
+
 
 def up(
     data: Data = None,
@@ -133,8 +140,8 @@ def demo(
     stack.start()
     try:
         with Client(stack.extractor_url, stack.clusterer_url) as client:
-            raw, _ = extract_and_cluster(client, folder.name, "raw_pixels", over=1.0)
-            clustering, _ = extract_and_cluster(client, folder.name, DEFAULT_MODEL, over=1.0)
+            raw, _ = extract_and_cluster(client, folder.name, "raw_pixels", over=1.0, options=DEMO_OPTIONS)
+            clustering, _ = extract_and_cluster(client, folder.name, DEFAULT_MODEL, over=1.0, options=DEMO_OPTIONS)
             show_clustering(client, raw, f"{folder.name}: raw pixels, the baseline")
             show_clustering(client, clustering, f"{folder.name}: {DEFAULT_MODEL}")
             sheet = client.download(clustering, "contact-sheet", output / "contact-sheet.png")

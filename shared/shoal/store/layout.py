@@ -114,8 +114,27 @@ class ClusteringLayout:
         return self.folder / "iterations.parquet"
 
     @property
+    def run(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def clusters(self) -> Path:
+        return self.folder / "clusters.parquet"
+
+    def seed_centroids(self, seed: int) -> Path:
+        return self.folder / "seeds" / str(seed) / "centroids.npy"
+
+    @property
     def report(self) -> Path:
         return self.folder / "report"
+
+    @property
+    def report_html(self) -> Path:
+        return self.report / "index.html"
+
+    @property
+    def contact_sheet(self) -> Path:
+        return self.report / "contact-sheet.png"
 
 
 @dataclass(frozen=True)

@@ -92,15 +92,16 @@ def conform_listing(listing: pa.Table) -> pa.Table:
 def listing_sha256(listing: pa.Table) -> str:
     """SHA-256 of a listing's content, whatever the file that holds it.
 
-    Of one line per row, each a JSON array ``[image_id, image_path, label, split, stamp]`` without white space, in
-    UTF-8, ended by a line feed.
+    Of the JSON array of its rows, each an array ``[image_id, image_path, label, split, stamp]``: without white space,
+    in UTF-8, with no character escaped that need not be.
     """
     digest = hashlib.sha256()
-    table = conform_listing(listing)
-    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-    for batch in table.to_batches(max_chunksize=65_536):
-        columns = [batch.column(i).to_pylist() for i in range(batch.num_columns)]
-        digest.update("".join(encode(row) + "\n" for row in zip(*columns, strict=True)).encode("utf-8"))
+    separator = b"["
+    for batch in conform_listing(listing).to_batches(max_chunksize=65_536):
+        rows = zip(*(batch.column(i).to_pylist() for i in range(batch.num_columns)), strict=True)
+        digest.update(separator + canonical_json(list(rows))[1:-1])
+        separator = b","
+    digest.update(b"]" if separator == b"," else b"[]")
     return digest.hexdigest()
 
 

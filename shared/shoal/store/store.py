@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shoal.errors import EmbeddingsIncomplete, EmbeddingsNotFound, StoreError
+from shoal.store import clustering as clusterings
 from shoal.store import commits
 from shoal.store.atomic import publish_file, publish_folder, remove_folder, storage_errors
+from shoal.store.clustering import Clustering, ClusteringWriter
 from shoal.store.documents import read_listing, read_manifest, read_plan, shard_entries
 from shoal.store.layout import EmbeddingsLayout, StoreLayout, is_id
 from shoal.store.manifest import Manifest, Plan, conform_listing, listing_sha256
@@ -218,6 +220,35 @@ class Store:
             raise _not_found(embeddings_id)
         if not remove_folder(self.layout.embeddings(embeddings_id).folder, self.layout.trash):
             raise _not_found(embeddings_id)
+        self._sweep_temporary()
+
+    def clustering_ids(self) -> list[str]:
+        """Ids of all clusterings, newest first."""
+        return clusterings.clustering_ids(self.layout)
+
+    def clustering(self, clustering_id: str) -> Clustering:
+        """Open a clustering.
+
+        Raises
+        ------
+        ClusteringNotFound
+            There is none of that id.
+        """
+        return clusterings.open_clustering(self.layout, clustering_id)
+
+    def clustering_writer(self, clustering_id: str) -> ClusteringWriter:
+        """A writer for a new clustering, which appears as a whole when it is published."""
+        return ClusteringWriter(self.layout, clustering_id)
+
+    def delete_clustering(self, clustering_id: str) -> None:
+        """Remove a clustering. It disappears in one step.
+
+        Raises
+        ------
+        ClusteringNotFound
+            There is none of that id.
+        """
+        clusterings.delete_clustering(self.layout, clustering_id)
         self._sweep_temporary()
 
     def _sweep_temporary(self) -> None:

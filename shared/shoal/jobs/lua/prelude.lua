@@ -59,10 +59,11 @@ local function held(id, owner, attempt)
   return nil
 end
 
--- Whether this claim has ended the job before: the answer to its call was lost on the way.
-local function ended_by(id, owner, attempt)
+-- 'held' if this claim itself has ended the job in this state before, and only the answer was lost on the way.
+local function said_before(id, owner, attempt, state)
   local job = load(id)
-  return job and job.finished_at and job.owner == owner and job.attempt == attempt
+  local same = job and job.state == state and job.owner == owner and job.attempt == attempt
+  return {same and 'held' or 'lost'}
 end
 
 local function finish(job, state, field, value)

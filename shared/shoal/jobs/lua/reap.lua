@@ -37,6 +37,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', str(NOW), 'LIMIT
   if not job or job.state ~= 'running' then
     redis.call('ZREM', LEASES, id)
   else
+    redis.call('HDEL', job_key(id), 'owner')
     if job.cancel_requested or tonumber(job.attempt) < tonumber(job.max_attempts) then
       requeue(job, job.created_at)
     else

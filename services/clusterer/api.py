@@ -1,0 +1,143 @@
+"""The clusterer's REST API: it reads and writes the queue and the store, and imports no clustering library."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, FastAPI, Query, Response
+from fastapi.responses import FileResponse, StreamingResponse
+from shoal.jobs.queue import JobQueue
+from shoal.schemas import ClusterRequest, Id, Job
+from shoal.settings import Settings
+from shoal.store import Store
+from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, create_app, submit
+from shoal.web.problems import problem_responses
+
+from clusterer.exports import MEDIA_TYPES, csv_blocks, jsonl_blocks
+from clusterer.facts import facts
+from clusterer.members import describe_cluster, list_clusters, scored_set
+from clusterer.online import AssignRequest, assign_online
+from clusterer.planning import make_plan
+
+KIND = "cluster"
+
+router = APIRouter()
+
+
+def build(settings: Settings | None = None, queue: JobQueue | None = None, store: Store | None = None) -> FastAPI:
+    """The application; what it works on comes from the environment when left out."""
+    return create_app(service="clusterer", routers=[router], kinds=(KIND,), settings=settings, queue=queue, store=store)
+
+
+@router.post("/cluster", status_code=202, tags=["cluster"], responses=problem_responses(404, 409, 422, 503))
+def cluster(
+    body: ClusterRequest, response: Response, queue: QueueDep, store: StoreDep, key: IdempotencyKey = None
+) -> Job:
+    """Cluster embeddings and score the result. The answer is a job; its result names the clustering."""
+    make_plan(store, body)
+    return accepted(submit(queue, KIND, body, key), response)
+
+
+@router.get("/clusterings", tags=["clusterings"])
+def list_clusterings(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
+    """All clusterings, newest first."""
+    return {"clusterings": [facts(store.clustering(clustering_id)) for clustering_id in store.clustering_ids()]}
+
+
+@router.get("/clusterings/{clustering_id}", tags=["clusterings"], responses=problem_responses(404, 422))
+def get_clustering(clustering_id: Id, store: StoreDep) -> dict[str, Any]:
+    """One clustering: what was clustered, how it ran, and its main metrics."""
+    return facts(store.clustering(clustering_id))
+
+
+@router.delete(
+    "/clusterings/{clustering_id}", status_code=204, tags=["clusterings"], responses=problem_responses(404, 422)
+)
+def delete_clustering(clustering_id: Id, store: StoreDep) -> None:
+    """Delete a clustering with all that belongs to it."""
+    store.delete_clustering(clustering_id)
+
+
+@router.get("/clusterings/{clustering_id}/metrics", tags=["clusterings"], responses=problem_responses(404, 422))
+def get_metrics(clustering_id: Id, store: StoreDep) -> dict[str, Any]:
+    """Every metric of every scored set and seed, with mean, deviation and chance level."""
+    return store.clustering(clustering_id).metrics()
+
+
+@router.get("/clusterings/{clustering_id}/clusters", tags=["clusters"], responses=problem_responses(404, 422))
+def get_clusters(
+    clustering_id: Id,
+    store: StoreDep,
+    sort: Literal["size", "purity", "tightness"] = "size",
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+    embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
+) -> dict[str, Any]:
+    """The clusters: the largest, the purest or the tightest first."""
+    clustering = store.clustering(clustering_id)
+    chosen = scored_set(clustering, embeddings)
+    clusters = list_clusters(clustering, chosen, sort=sort, limit=limit)
+    return {"embeddings": chosen, "total": clustering.k, "clusters": clusters}
+
+
+@router.get("/clusterings/{clustering_id}/clusters/{cluster}", tags=["clusters"], responses=problem_responses(404, 422))
+def get_cluster(
+    clustering_id: Id,
+    cluster: int,
+    store: StoreDep,
+    embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
+    thumbnails: Annotated[bool, Query(description="Add each member's thumbnail as a data URI.")] = False,
+) -> dict[str, Any]:
+    """One cluster: its nearest, farthest and borderline members."""
+    clustering = store.clustering(clustering_id)
+    chosen = scored_set(clustering, embeddings)
+    return describe_cluster(store, clustering, chosen, cluster, thumbnails=thumbnails)
+
+
+@router.get(
+    "/clusterings/{clustering_id}/assignments",
+    tags=["clusterings"],
+    response_class=StreamingResponse,
+    responses=problem_responses(404, 422),
+)
+def get_assignments(
+    clustering_id: Id,
+    store: StoreDep,
+    format: Literal["parquet", "csv", "jsonl"] = "parquet",  # noqa: A002
+) -> Response:
+    """The cluster of every row of every scored set."""
+    clustering = store.clustering(clustering_id)
+    name = f"{clustering_id}-assignments.{format}"
+    if format == "parquet":
+        path = clustering.layout.assignments
+        return FileResponse(path, media_type="application/vnd.apache.parquet", filename=name)
+    blocks = csv_blocks(clustering) if format == "csv" else jsonl_blocks(clustering)
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(blocks, media_type=MEDIA_TYPES[format], headers=headers)
+
+
+@router.get(
+    "/clusterings/{clustering_id}/report",
+    tags=["clusterings"],
+    response_class=FileResponse,
+    responses=problem_responses(404, 422),
+)
+def get_report(clustering_id: Id, store: StoreDep) -> FileResponse:
+    """The clustering as one HTML page that needs nothing else."""
+    return FileResponse(store.clustering(clustering_id).layout.report_html, media_type="text/html; charset=utf-8")
+
+
+@router.get(
+    "/clusterings/{clustering_id}/contact-sheet",
+    tags=["clusterings"],
+    response_class=FileResponse,
+    responses=problem_responses(404, 422),
+)
+def get_contact_sheet(clustering_id: Id, store: StoreDep) -> FileResponse:
+    """The members nearest to each centroid as one PNG, a row a cluster."""
+    return FileResponse(store.clustering(clustering_id).layout.contact_sheet, media_type="image/png")
+
+
+@router.post("/clusterings/{clustering_id}/assign", tags=["assign"], responses=problem_responses(404, 409, 422, 503))
+def assign(clustering_id: Id, body: AssignRequest, store: StoreDep, settings: SettingsDep) -> list[dict[str, Any]]:
+    """The cluster of new embeddings or images, in their order."""
+    return assign_online(store.clustering(clustering_id), body, settings)

@@ -1,0 +1,43 @@
+"""A clustering's facts as `GET /clusterings/{id}` shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.store.clustering import Clustering
+
+SUMMARY = (
+    "ari",
+    "ami",
+    "nmi_arithmetic",
+    "accuracy",
+    "accuracy_one_to_one",
+    "purity",
+    "inertia",
+    "empty_clusters",
+    "size_imbalance",
+    "chance",
+)
+_SPEC = ("train", "scored", "n", "dim", "dim_clustered", "k", "train_classes", "seeds", "best_seed", "model")
+_LINKS = ("metrics", "clusters", "assignments", "report", "contact-sheet")
+
+
+def facts(clustering: Clustering) -> dict[str, Any]:
+    """What was clustered, how it ran, and the mean metrics of the first scored set: JSON values only."""
+    base = f"/clusterings/{clustering.id}"
+    mean = clustering.metrics()["scored"][clustering.scored[0]]["mean"]
+    return {
+        "id": clustering.id,
+        **{name: clustering.spec[name] for name in _SPEC},
+        **clustering.run(),
+        "metrics": {name: mean[name] for name in SUMMARY},
+        "spec": clustering.spec["request"],
+        "links": {"self": base, **{name.replace("-", "_"): f"{base}/{name}" for name in _LINKS}},
+    }
+
+
+def result_of(clustering: Clustering) -> dict[str, Any]:
+    """A job's result: where the clustering is, and its most asked-for figures."""
+    shown = facts(clustering)
+    kept = ("k", "dim", "seeds", "best_seed", "engine", "iterations", "metrics")
+    return {"clustering": clustering.id, "rows": shown["n"], **{name: shown[name] for name in kept}}

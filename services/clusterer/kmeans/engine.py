@@ -1,0 +1,138 @@
+"""What k-means needs of an engine: the nearest centroid of every row, and the sums of the rows of each cluster."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from clusterer.nearest import nearest
+from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, IntArray, LabelArray, Rows
+
+OnRows = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One exact assignment of all rows to ``k`` centroids.
+
+    Attributes
+    ----------
+    labels
+        ``(n,) int32``: the nearest centroid of each row.
+    squared
+        ``(n,) float32``: squared distance to it, never below 0.
+    sums
+        ``(k, d) float64``: sum of the rows of each cluster.
+    counts
+        ``(k,) int64``: rows of each cluster.
+    inertia
+        Sum of the squared distances of all rows, in float64 from the sums: free of the rounding of ``squared``.
+    """
+
+    labels: LabelArray
+    squared: Float32Array
+    sums: Float64Array
+    counts: IntArray
+    inertia: float
+
+
+class Searcher(Protocol):
+    """Finds the nearest of a fixed set of centroids."""
+
+    def nearest(self, batch: Float32Array, count: int = 1) -> tuple[LabelArray, Float32Array]:
+        """Labels ``(b, count) int32`` and squared distances ``(b, count) float32``, nearest first."""
+        ...
+
+
+class Assigner(Protocol):
+    """Assigns one set of rows again and again; may remember from pass to pass what saves work."""
+
+    def assign(self, centroids: Float32Array, on_rows: OnRows | None = None) -> Assignment:
+        """Assign all rows to ``(k, d) float32`` centroids; ``on_rows`` hears after each block how many are done."""
+        ...
+
+
+class Engine(ABC):
+    """A way to find nearest centroids. Every engine gives the same assignment, up to ties within float32 rounding."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def searcher(self, centroids: Float32Array) -> Searcher:
+        """A searcher among ``(k, d) float32`` centroids."""
+
+    def assigner(self, rows: Rows) -> Assigner:
+        """An assigner of ``rows``."""
+        return StreamingAssigner(self, rows)
+
+
+class NumpyEngine(Engine):
+    """Brute force in float64: slow, and what the other engines are held against."""
+
+    name = "numpy"
+
+    def searcher(self, centroids: Float32Array) -> Searcher:
+        return _NumpySearcher(centroids)
+
+
+@dataclass(frozen=True)
+class _NumpySearcher:
+    centroids: Float32Array
+
+    def nearest(self, batch: Float32Array, count: int = 1) -> tuple[LabelArray, Float32Array]:
+        return nearest(batch, self.centroids, count)
+
+
+class StreamingAssigner:
+    """Searches block by block and keeps nothing but the sum of the squared norms."""
+
+    def __init__(self, engine: Engine, rows: Rows) -> None:
+        self._engine = engine
+        self._rows = rows
+        self._squared_norms: float | None = None
+
+    def assign(self, centroids: Float32Array, on_rows: OnRows | None = None) -> Assignment:
+        rows, k = self._rows, len(centroids)
+        labels = np.empty(rows.n, dtype=np.int32)
+        squared = np.empty(rows.n, dtype=np.float32)
+        sums = np.zeros((k, rows.dim))
+        norms = 0.0
+        searcher = self._engine.searcher(centroids)
+        for first, batch in rows.batches(BATCH_ROWS):
+            part = slice(first, first + len(batch))
+            found, distances = searcher.nearest(batch)
+            labels[part], squared[part] = found[:, 0], distances[:, 0]
+            sums += sum_by_label(batch, labels[part], k)
+            if self._squared_norms is None:
+                norms += float(np.einsum("ij,ij->", batch, batch, dtype=np.float64))
+            if on_rows is not None:
+                on_rows(part.stop)
+        if self._squared_norms is None:
+            self._squared_norms = norms
+        counts = np.bincount(labels, minlength=k).astype(np.int64)
+        return Assignment(labels, squared, sums, counts, inertia(self._squared_norms, sums, counts, centroids))
+
+
+def sum_by_label(batch: Float32Array, labels: LabelArray, k: int) -> Float64Array:
+    """Sum of the rows of each label, ``(k, d)``, added up in float64 in the order of the rows."""
+    b = len(batch)
+    member = csr_array((np.ones(b), labels, np.arange(b + 1)), shape=(b, k))
+    total: Float64Array = member.T @ batch
+    return total
+
+
+def inertia(squared_norms: float, sums: Float64Array, counts: IntArray, centroids: Float32Array) -> float:
+    """Sum of squared distances to the own centroid, from sums over the clusters alone.
+
+    ``sum |x - c|^2 = sum |x|^2 - 2 sum_j c_j . s_j + sum_j m_j |c_j|^2`` with ``s_j`` the sum and ``m_j`` the number of
+    the rows of cluster ``j``.
+    """
+    c = centroids.astype(np.float64)
+    cross = float(np.einsum("ij,ij->", c, sums))
+    own = float(counts @ np.einsum("ij,ij->i", c, c))
+    return max(0.0, squared_norms - 2.0 * cross + own)

@@ -1,0 +1,114 @@
+"""A whole k-means: first centroids, Lloyd's iteration, restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from clusterer.kmeans.engine import Engine, OnRows
+from clusterer.kmeans.lloyd import TOLERANCE, Fit, State, lloyd
+from clusterer.kmeans.seeding import seed_centroids
+from clusterer.rows import ArrayRows, Rows
+
+_SAMPLE_STREAM = 0x5A3
+
+
+@dataclass(frozen=True)
+class Run:
+    """One restart: its number, how its first centroids were chosen, and what came of it."""
+
+    restart: int
+    init: str
+    fit: Fit
+
+
+@dataclass(frozen=True)
+class KMeansFit:
+    """All restarts of one seed.
+
+    Attributes
+    ----------
+    best
+        The run of lowest inertia (the first of equals); labels of classes have no say in it.
+    runs
+        Every run, in order.
+    """
+
+    best: Run
+    runs: tuple[Run, ...]
+
+
+def fit_kmeans(
+    rows: Rows,
+    k: int,
+    *,
+    engine: Engine,
+    init: str = "k-means++",
+    iterations: int = 50,
+    restarts: int = 1,
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+    on_iteration: Callable[[int, State], None] | None = None,
+    on_rows: OnRows | None = None,
+) -> KMeansFit:
+    """k-means on all ``rows``.
+
+    Parameters
+    ----------
+    rows
+        ``(n, d)`` with ``n >= k``. Every row takes part: none is left out silently.
+    k
+        Number of clusters.
+    engine
+        Finds nearest centroids.
+    init
+        ``k-means++`` or ``random``.
+    iterations
+        At most, in each restart.
+    restarts
+        Runs from different first centroids.
+    seed
+        With the restart's number, all that chance depends on.
+    on_iteration
+        Called with the restart's number and the state after each iteration.
+    on_rows
+        Called often, between blocks of rows.
+
+    Raises
+    ------
+    ValueError
+        ``k`` is below 1 or above ``n``.
+    """
+    if not 1 <= k <= rows.n:
+        raise ValueError(f"k is {k}, but it must be between 1 and the number of rows, {rows.n}")
+    assigner = engine.assigner(rows)
+    runs: list[Run] = []
+    for restart in range(restarts):
+        rng = np.random.default_rng([seed, restart])
+        first = seed_centroids(rows, k, init=init, rng=rng, engine=engine, on_rows=on_rows)
+        hook = None if on_iteration is None else _bound(on_iteration, restart)
+        fit = lloyd(
+            rows,
+            assigner,
+            State(first.centroids),
+            iterations=iterations,
+            tolerance=tolerance,
+            on_iteration=hook,
+            on_rows=on_rows,
+        )
+        runs.append(Run(restart, first.method, fit))
+    return KMeansFit(min(runs, key=lambda run: run.fit.inertia), tuple(runs))
+
+
+def sample_rows(rows: Rows, most: int | None, seed: int) -> Rows:
+    """``rows`` themselves, or a seeded sample of ``most`` of them (in their order) when there are more."""
+    if most is None or rows.n <= most:
+        return rows
+    rng = np.random.default_rng([seed, _SAMPLE_STREAM])
+    return ArrayRows(rows.take(np.sort(rng.choice(rows.n, size=most, replace=False)).astype(np.int64)))
+
+
+def _bound(hook: Callable[[int, State], None], restart: int) -> Callable[[State], None]:
+    return lambda state: hook(restart, state)

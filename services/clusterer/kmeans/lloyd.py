@@ -1,0 +1,185 @@
+"""Lloyd's iteration: assign every row to its nearest centroid, move each centroid to the mean of its rows, repeat."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from clusterer.kmeans.engine import Assigner, Assignment, OnRows
+from clusterer.nearest import squared_distances
+from clusterer.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
+
+TOLERANCE = 1e-5
+RESEED_CANDIDATES = 1024
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration did.
+
+    Attributes
+    ----------
+    iteration
+        From 1.
+    inertia
+        Sum of squared distances of all rows to the centroids that this iteration started with.
+    moved
+        Rows whose cluster changed.
+    empty
+        Clusters without rows; they were moved to the rows farthest from their centroids.
+    seconds
+        Wall time.
+    """
+
+    iteration: int
+    inertia: float
+    moved: int
+    empty: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that the next iteration depends on: saved after each iteration, it resumes a run exactly.
+
+    Attributes
+    ----------
+    centroids
+        ``(k, d) float32``.
+    labels
+        ``(n,) int32`` of the last assignment; None before the first.
+    history
+        The iterations so far.
+    """
+
+    centroids: Float32Array
+    labels: LabelArray | None = None
+    history: tuple[Iteration, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Converged (or stopped) centroids with the assignment that belongs to them.
+
+    Attributes
+    ----------
+    centroids
+        ``(k, d) float32``.
+    labels
+        ``(n,) int32``: nearest centroid of every row.
+    inertia
+        Sum of squared distances of all rows to ``centroids``.
+    history
+        One entry an iteration.
+    converged
+        Whether it stopped before the limit.
+    """
+
+    centroids: Float32Array
+    labels: LabelArray
+    inertia: float
+    history: tuple[Iteration, ...]
+    converged: bool
+
+
+def lloyd(
+    rows: Rows,
+    assigner: Assigner,
+    start: State,
+    *,
+    iterations: int,
+    tolerance: float = TOLERANCE,
+    on_iteration: Callable[[State], None] | None = None,
+    on_rows: OnRows | None = None,
+) -> Fit:
+    """Iterate until no row moves, the inertia falls by less than ``tolerance`` of itself, or ``iterations`` are done.
+
+    Parameters
+    ----------
+    rows
+        ``(n, d)``; read only to fetch new centroids for empty clusters.
+    assigner
+        Assigns ``rows``.
+    start
+        First centroids, or the state of an interrupted run.
+    on_iteration
+        Called after each iteration; an exception raised there ends the run.
+    on_rows
+        Called after each block of an assignment.
+    """
+    state = start
+    while True:
+        started = time.perf_counter()
+        found = assigner.assign(state.centroids, on_rows)
+        converged = _converged(state, found, tolerance)
+        if converged or len(state.history) >= iterations:
+            return Fit(state.centroids, found.labels, found.inertia, state.history, converged)
+        centroids, empty = update(rows, state.centroids, found)
+        done = Iteration(
+            len(state.history) + 1, found.inertia, _moved(state, found), empty, time.perf_counter() - started
+        )
+        state = State(centroids, found.labels, (*state.history, done))
+        if on_iteration is not None:
+            on_iteration(state)
+
+
+def update(rows: Rows, centroids: Float32Array, found: Assignment) -> tuple[Float32Array, int]:
+    """The mean of the rows of each cluster; an empty cluster gets a row that is far from its centroid.
+
+    Returns
+    -------
+    centroids
+        ``(k, d) float32``.
+    empty
+        How many clusters were empty.
+    """
+    sums, counts = found.sums.copy(), found.counts.copy()
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        _reseed(rows, found, empty, sums, counts)
+    means = sums / np.maximum(counts, 1)[:, None]
+    return np.where(counts[:, None] > 0, means, centroids).astype(np.float32), len(empty)
+
+
+def _reseed(rows: Rows, found: Assignment, empty: IntArray, sums: Float64Array, counts: IntArray) -> None:
+    """Give each empty cluster a row that is far from its centroid and from the rows given before, in place.
+
+    The candidates are the rows farthest from their centroids; of equally far ones the first. A row leaves the cluster
+    where it was, unless it is alone there.
+    """
+    order = np.lexsort((np.arange(len(found.squared)), -found.squared))
+    candidates = order[: RESEED_CANDIDATES + 4 * len(empty)]
+    points = rows.take(candidates)
+    distance = found.squared[candidates].astype(np.float64)
+    donors = found.labels[candidates]
+    waiting = list(empty)
+    while waiting:
+        distance[counts[donors] <= 1] = 0.0
+        farthest = int(distance.argmax())
+        if distance[farthest] <= 0.0:
+            return
+        cluster, point = waiting.pop(0), points[farthest].astype(np.float64)
+        sums[donors[farthest]] -= point
+        counts[donors[farthest]] -= 1
+        sums[cluster], counts[cluster] = point, 1
+        distance = np.minimum(distance, squared_distances(points, points[farthest : farthest + 1])[:, 0])
+        distance[farthest] = 0.0
+
+
+def _moved(state: State, found: Assignment) -> int:
+    if state.labels is None:
+        return len(found.labels)
+    return int(np.count_nonzero(state.labels != found.labels))
+
+
+def _converged(state: State, found: Assignment, tolerance: float) -> bool:
+    if not state.history:
+        return False
+    last = state.history[-1]
+    empty = int(np.count_nonzero(found.counts == 0))
+    if empty > last.empty:
+        return False
+    return _moved(state, found) == 0 or last.inertia - found.inertia <= tolerance * last.inertia

@@ -1,0 +1,171 @@
+"""First centroids: k-means++ and random rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from clusterer.kmeans.engine import Engine, OnRows
+from clusterer.nearest import squared_distances
+from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, IntArray, Rows
+
+GREEDY_BUDGET = 4_000_000_000
+"""Multiply-adds up to which each step of k-means++ can afford to try several candidates."""
+DRAWN_AT_ONCE = 512
+ROUNDING = 8 * float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True)
+class Seeding:
+    """First centroids and how they were found.
+
+    Attributes
+    ----------
+    centroids
+        ``(k, d) float32``.
+    rows
+        ``(k,) int64``: the rows that they are.
+    method
+        In words, for the record.
+    """
+
+    centroids: Float32Array
+    rows: IntArray
+    method: str
+
+
+def seed_centroids(
+    rows: Rows, k: int, *, init: str, rng: np.random.Generator, engine: Engine, on_rows: OnRows | None = None
+) -> Seeding:
+    """Choose ``k`` of the ``n >= k`` rows as first centroids.
+
+    ``random`` takes distinct rows at random. ``k-means++`` draws each further row with a probability proportional to
+    its squared distance to those chosen so far [1]_; on data small enough it tries ``2 + ln k`` draws at each step and
+    keeps the best (`greedy_plus_plus`), otherwise it takes the first (`rejection_plus_plus`).
+
+    References
+    ----------
+    .. [1] Arthur, Vassilvitskii: k-means++: the advantages of careful seeding. SODA 2007.
+    """
+    if init == "random":
+        chosen = np.sort(rng.choice(rows.n, size=k, replace=False))
+        return Seeding(rows.take(chosen), chosen, "random rows")
+    trials = 2 + int(math.log(k))
+    if rows.n * rows.dim * k * trials <= GREEDY_BUDGET:
+        chosen = greedy_plus_plus(rows, k, trials, rng, on_rows)
+        return Seeding(rows.take(chosen), chosen, f"k-means++, best of {trials} draws at each step")
+    chosen = rejection_plus_plus(rows, k, rng, engine, on_rows)
+    return Seeding(rows.take(chosen), chosen, "k-means++")
+
+
+def greedy_plus_plus(
+    rows: Rows, k: int, trials: int, rng: np.random.Generator, on_rows: OnRows | None = None
+) -> IntArray:
+    """k-means++ that keeps, of several draws at each step, the one that lowers the inertia most.
+
+    Costs ``k`` passes over the rows, each a matrix product with ``trials`` columns.
+    """
+    n = rows.n
+    chosen = np.empty(k, dtype=np.int64)
+    chosen[0] = rng.integers(n)
+    weight = _distances(rows, rows.take(chosen[:1]))[0]
+    weight[chosen[0]] = 0.0
+    for step in range(1, k):
+        candidates = _draw(weight, trials, chosen[:step], rng)
+        lowered = np.minimum(_distances(rows, rows.take(candidates)), weight)
+        best = int(lowered.sum(axis=1).argmin())
+        chosen[step] = candidates[best]
+        weight = lowered[best]
+        weight[chosen[step]] = 0.0
+        if on_rows is not None:
+            on_rows(n)
+    return chosen
+
+
+def rejection_plus_plus(
+    rows: Rows, k: int, rng: np.random.Generator, engine: Engine, on_rows: OnRows | None = None
+) -> IntArray:
+    """k-means++ at the cost of about one assignment of all rows to ``k`` centroids.
+
+    Updating all ``n`` distances after every draw reads the data ``k`` times. Here they are brought up to date only when
+    the chosen rows have doubled or every second draw is refused, with one search among all rows chosen since. In
+    between, draws come from the old distances, which are too large for rows near a row chosen since, and are accepted
+    with probability (true distance / old distance): the accepted draws follow exactly the distribution of k-means++.
+    """
+    n = rows.n
+    chosen = [int(rng.integers(n))]
+    weight = np.full(n, np.inf)
+    fresh = 0
+    while len(chosen) < k:
+        _lower(weight, rows, np.asarray(chosen[fresh:], dtype=np.int64), engine, on_rows)
+        fresh = len(chosen)
+        accepted_well = True
+        while accepted_well and len(chosen) < min(k, 2 * fresh):
+            size = min(DRAWN_AT_ONCE, max(16, 2 * (min(k, 2 * fresh) - len(chosen))))
+            since = np.asarray(chosen[fresh:], dtype=np.int64)
+            candidates = _draw(weight, size, np.asarray(chosen), rng)
+            accepted = _accept(rows, candidates, weight, since, min(k, 2 * fresh) - len(chosen), rng)
+            accepted_well = 2 * len(accepted) >= min(size, min(k, 2 * fresh) - len(chosen))
+            chosen.extend(accepted)
+    return np.asarray(chosen, dtype=np.int64)
+
+
+def _accept(
+    rows: Rows, candidates: IntArray, weight: Float64Array, since: IntArray, wanted: int, rng: np.random.Generator
+) -> list[int]:
+    """Up to ``wanted`` of the candidates, drawn by the old ``weight``, accepted one after the other."""
+    points = rows.take(candidates)
+    old = weight[candidates]
+    true = old.copy()
+    if len(since):
+        true = np.minimum(true, squared_distances(points, rows.take(since)).min(axis=1))
+        true[np.isin(candidates, since)] = 0.0
+    between = squared_distances(points, points)
+    between[candidates[:, None] == candidates] = 0.0
+    threshold = rng.random(len(candidates)) * old
+    accepted: list[int] = []
+    for position in range(len(candidates)):
+        if len(accepted) == wanted:
+            break
+        # Without any distance left (fewer distinct rows than centroids) draws are uniform, and all are taken.
+        if threshold[position] < true[position] or not old[position]:
+            accepted.append(int(candidates[position]))
+            true = np.minimum(true, between[position])
+    return list(dict.fromkeys(accepted))
+
+
+def _lower(weight: Float64Array, rows: Rows, added: IntArray, engine: Engine, on_rows: OnRows | None) -> None:
+    """Bring the squared distances up to date with the rows ``added``, in place."""
+    searcher = engine.searcher(rows.take(added))
+    for first, batch in rows.batches(BATCH_ROWS):
+        part = slice(first, first + len(batch))
+        squared = searcher.nearest(batch)[1][:, 0].astype(np.float64)
+        # What float32 cannot tell from zero is a copy of a chosen row, and must not be drawn as a row of its own.
+        squared[squared < ROUNDING * np.einsum("ij,ij->i", batch, batch)] = 0.0
+        weight[part] = np.minimum(weight[part], squared)
+        if on_rows is not None:
+            on_rows(part.stop)
+    weight[added] = 0.0
+
+
+def _distances(rows: Rows, points: Float32Array) -> Float64Array:
+    """Squared distances ``(m, n) float64`` of all rows to ``(m, d)`` points."""
+    table = np.empty((len(points), rows.n))
+    for first, batch in rows.batches(BATCH_ROWS):
+        table[:, first : first + len(batch)] = squared_distances(batch, points).T
+    return table
+
+
+def _draw(weight: Float64Array, size: int, taken: IntArray, rng: np.random.Generator) -> IntArray:
+    """Rows drawn with probability proportional to ``weight``; uniformly among rows not taken when all weights are 0."""
+    edges = np.cumsum(weight)
+    if edges[-1] > 0:
+        # The clip guards against the last edge's rounding.
+        found = np.searchsorted(edges, rng.random(size) * edges[-1], side="right")
+        drawn: IntArray = np.minimum(found, len(weight) - 1)
+        return drawn
+    free: IntArray = np.setdiff1d(np.arange(len(weight)), taken)
+    picked: IntArray = free[rng.integers(len(free), size=size)]
+    return picked

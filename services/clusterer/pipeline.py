@@ -1,0 +1,191 @@
+"""The clusterer's job, from embeddings in the store to a published clustering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.jobs.child import JobContext
+from shoal.schemas import ClusterRequest
+from shoal.settings import Settings
+from shoal.store import Store
+
+from clusterer import artefacts
+from clusterer.assign import Assigned, assign
+from clusterer.contingency import Contingency, contingency
+from clusterer.facts import result_of
+from clusterer.kmeans import Engine, KMeansFit, State, fit_kmeans, sample_rows, select_engine
+from clusterer.metrics import Metrics, score_set, summarize
+from clusterer.pca import accumulate_moments, fit_pca
+from clusterer.planning import Plan, make_plan
+from clusterer.report import write_report
+from clusterer.rows import ArrayRows, IntArray, MappedRows, Rows, StoredRows, in_memory, l2_normalize
+from clusterer.stopwatch import Stopwatch
+from clusterer.transform import Transform
+
+Assignments = dict[str, dict[int, Assigned]]
+"""By embeddings id, then by seed."""
+
+
+def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
+    """Cluster, score and publish; the job's result.
+
+    Every further attempt at a job that has published already returns what is there.
+    """
+    store = Store(settings.store)
+    clustering_id = f"c-{ctx.id}"
+    if clustering_id in store.clustering_ids():
+        return result_of(store.clustering(clustering_id))
+    plan = make_plan(store, ClusterRequest.model_validate(ctx.request))
+    sources = {each.id: StoredRows(each, each.id) for each in (plan.train, *plan.scored)}
+    watch = Stopwatch(lambda: sum(source.read_s for source in sources.values()))
+    engine = select_engine(plan.request.kmeans.engine)
+
+    with watch("pca"):
+        transform, explained = fit_transform(ctx, plan, sources[plan.train.id])
+        train = load_transformed(ctx, plan, transform, sources[plan.train.id])
+    with watch("kmeans"):
+        fits = fit_seeds(ctx, plan, train, engine)
+    with watch("assign"):
+        assignments = assign_sets(ctx, plan, transform, train, sources, fits, engine)
+        best_seed = min(plan.seeds, key=lambda seed: assignments[plan.train.id][seed].inertia)
+    with watch("metrics"):
+        classes = {each.id: plan.classes(each) for each in (plan.train, *plan.scored)}
+        metrics = score(ctx, plan, assignments, classes, best_seed)
+    outcome = artefacts.Outcome(
+        plan, transform, explained, engine.name, fits, assignments, classes, metrics, best_seed, _zero_rows(sources)
+    )
+    with store.clustering_writer(clustering_id) as writer:
+        with watch("report"):
+            ctx.progress("report", 0, 1, "reports")
+            artefacts.write(writer, outcome)
+            write_report(writer.preview(), plan.scored[0], writer.layout)
+            ctx.progress("report", 1, 1, "reports")
+        writer.run(artefacts.run_record(outcome, watch.seconds()))
+        ctx.raise_if_cancelled()
+        writer.publish()
+    return result_of(store.clustering(clustering_id))
+
+
+def fit_transform(ctx: JobContext, plan: Plan, source: Rows) -> tuple[Transform, list[float] | None]:
+    """Fit normalisation and PCA on the train set alone; with PCA, also the share of variance of each component."""
+    options, normalize = plan.request.pca, plan.request.normalize
+    if options is None:
+        return Transform.of(source.dim, normalize=normalize, pca=None), None
+    rows = MappedRows(source, l2_normalize, source.dim) if normalize else source
+    moments = accumulate_moments(rows, on_rows=_reporter(ctx, "pca", source.n))
+    ctx.raise_if_cancelled()
+    pca = fit_pca(moments, options.components, whiten=options.whiten)
+    return Transform.of(source.dim, normalize=normalize, pca=pca), pca.explained_variance_ratio.tolist()
+
+
+def load_transformed(ctx: JobContext, plan: Plan, transform: Transform, source: Rows) -> ArrayRows:
+    """The transformed train set in memory, where k-means reads it once an iteration."""
+    view = transform.view(source, f"embeddings {plan.train.id!r}")
+    return in_memory(view, on_rows=_reporter(ctx, "transform", source.n))
+
+
+def fit_seeds(ctx: JobContext, plan: Plan, train: Rows, engine: Engine) -> dict[int, KMeansFit]:
+    """One k-means a seed, on all rows of the train set unless the request asks for a sample."""
+    options = plan.request.kmeans
+    most = options.max_points_per_centroid
+    total = len(plan.seeds) * options.restarts * options.iterations
+    fits = {}
+    for position, seed in enumerate(plan.seeds):
+        progress = _Iterations(ctx, position * options.restarts, options.iterations, total)
+        fits[seed] = fit_kmeans(
+            sample_rows(train, None if most is None else most * plan.k, seed),
+            plan.k,
+            engine=engine,
+            init=options.init,
+            iterations=options.iterations,
+            restarts=options.restarts,
+            seed=seed,
+            on_iteration=progress.after_iteration,
+            on_rows=progress.between_blocks,
+        )
+    ctx.progress("kmeans", total, total, "iterations")
+    return fits
+
+
+def assign_sets(
+    ctx: JobContext,
+    plan: Plan,
+    transform: Transform,
+    train: Rows,
+    sources: dict[str, StoredRows],
+    fits: dict[int, KMeansFit],
+    engine: Engine,
+) -> Assignments:
+    """Assign every set to the centroids of every seed, each set through the one stored transform."""
+    centroids = {seed: fit.best.fit.centroids for seed, fit in fits.items()}
+    total, done = sum(source.n for source in sources.values()), 0
+    assignments: Assignments = {}
+    for embeddings_id, source in sources.items():
+        is_train = embeddings_id == plan.train.id
+        rows = train if is_train else transform.view(source, f"embeddings {embeddings_id!r}")
+        assignments[embeddings_id] = assign(rows, centroids, engine, on_rows=_reporter(ctx, "assign", total, done))
+        done += source.n
+    return assignments
+
+
+def score(
+    ctx: JobContext, plan: Plan, assignments: Assignments, classes: dict[str, IntArray], best_seed: int
+) -> Metrics:
+    """metrics.json: the metrics of each scored set and seed, with their mean and deviation."""
+    k, c = plan.k, len(plan.vocabulary)
+    train_tables = {
+        seed: contingency(assigned.labels, classes[plan.train.id], k, c)
+        for seed, assigned in assignments[plan.train.id].items()
+    }
+    scored: dict[str, Metrics] = {}
+    total = len(plan.scored) * len(plan.seeds)
+    for each in plan.scored:
+        per_seed: dict[str, Metrics] = {}
+        for seed, assigned in assignments[each.id].items():
+            ctx.progress("metrics", len(scored) * len(plan.seeds) + len(per_seed), total, "sets")
+            per_seed[str(seed)] = _score_one(plan, assigned, classes[each.id], train_tables[seed], seed)
+        mean, std = summarize(list(per_seed.values()))
+        scored[each.id] = {"seeds": per_seed, "mean": mean, "std": std}
+    ctx.progress("metrics", total, total, "sets")
+    return {"k": k, "seeds": list(plan.seeds), "best_seed": best_seed, "scored": scored}
+
+
+def _score_one(plan: Plan, assigned: Assigned, classes: IntArray, train: Contingency, seed: int) -> Metrics:
+    return score_set(
+        assigned.labels,
+        classes,
+        k=plan.k,
+        c=len(plan.vocabulary),
+        train=train,
+        inertia=assigned.inertia,
+        label_map=plan.request.label_map,
+        seed=seed,
+    )
+
+
+@dataclass
+class _Iterations:
+    """Progress over the iterations of all seeds and restarts; a run that stops early skips the rest of its share."""
+
+    ctx: JobContext
+    first_run: int
+    per_run: int
+    total: int
+    done: int = 0
+
+    def after_iteration(self, restart: int, state: State) -> None:
+        self.done = (self.first_run + restart) * self.per_run + len(state.history)
+        self.between_blocks()
+
+    def between_blocks(self, _: int = 0) -> None:
+        self.ctx.progress("kmeans", self.done, self.total, "iterations")
+
+
+def _reporter(ctx: JobContext, stage: str, total: int, before: int = 0) -> Callable[[int], None]:
+    return lambda done: ctx.progress(stage, before + done, total, "rows")
+
+
+def _zero_rows(sources: dict[str, StoredRows]) -> dict[str, int]:
+    return {embeddings_id: source.zero_rows for embeddings_id, source in sources.items()}

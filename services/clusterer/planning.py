@@ -1,0 +1,182 @@
+"""What a clustering request comes to: which sets, how many clusters, which seeds. Shared by API and worker."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from shoal.errors import ClustersInvalid, DimensionMismatch, EmbeddingsIncomplete, InvalidRequest, LabelsRequired
+from shoal.schemas import DEFAULT_EVALUATION_SEEDS, ClusterRequest
+from shoal.store import EmbeddingSet, Store
+
+from clusterer.contingency import UNLABELLED
+from clusterer.rows import IntArray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked request.
+
+    Attributes
+    ----------
+    request
+        As it was sent.
+    train
+        The set that everything is fitted on.
+    scored
+        The sets that are assigned and scored, in the order of the request.
+    vocabulary
+        The sorted labels of all these sets; classes are positions in it.
+    train_classes
+        Number of different labels in the train set.
+    k
+        Number of clusters.
+    seeds
+        One k-means each.
+    """
+
+    request: ClusterRequest
+    train: EmbeddingSet
+    scored: tuple[EmbeddingSet, ...]
+    vocabulary: tuple[str, ...]
+    train_classes: int
+    k: int
+    seeds: tuple[int, ...]
+
+    def classes(self, embeddings: EmbeddingSet) -> IntArray:
+        """``(rows,) int64``: the class of each row of a set, or -1."""
+        codes: Any = pc.index_in(
+            label_column(embeddings), value_set=pa.array(self.vocabulary, pa.string()), skip_nulls=True
+        )
+        found: IntArray = codes.fill_null(UNLABELLED).to_numpy().astype(np.int64)
+        return found
+
+
+def make_plan(store: Store, request: ClusterRequest) -> Plan:
+    """Check a request against the store.
+
+    Raises
+    ------
+    EmbeddingsNotFound, EmbeddingsIncomplete
+        A set does not exist, or is not finished.
+    DimensionMismatch
+        A scored set has other dimensions than the train set.
+    LabelsRequired
+        `over` without labels on the train set.
+    ClustersInvalid
+        The number of clusters is below 2 or above the number of rows.
+    InvalidRequest
+        More components are asked for than there can be.
+    """
+    train = open_complete(store, request.train_id)
+    scored = tuple(open_complete(store, embeddings_id) for embeddings_id in dict.fromkeys(request.scored_ids))
+    for each in scored:
+        _require_same_dim(train, each)
+    labels = {each.id: distinct_labels(each) for each in (train, *scored)}
+    train_classes = len(labels[train.id])
+    k = resolve_clusters(request, train.rows, train_classes, train.id)
+    _require_components(request, train)
+    return Plan(
+        request=request,
+        train=train,
+        scored=scored,
+        vocabulary=tuple(sorted(set().union(*labels.values()))),
+        train_classes=train_classes,
+        k=k,
+        seeds=resolve_seeds(request, bool(train_classes)),
+    )
+
+
+def open_complete(store: Store, embeddings_id: str) -> EmbeddingSet:
+    """A finished embedding set.
+
+    Raises
+    ------
+    EmbeddingsNotFound, EmbeddingsIncomplete
+        It does not exist, or is not finished.
+    """
+    embeddings = store.embeddings(embeddings_id)
+    if not embeddings.complete:
+        missing = len(embeddings.missing_shards())
+        raise EmbeddingsIncomplete(
+            f"Embeddings {embeddings_id!r} are not finished: {missing} of {embeddings.plan.shards} shards are missing. "
+            "Wait for the job that extracts them, or submit it again: it goes on where it stopped.",
+            embeddings=embeddings_id,
+            missing_shards=missing,
+        )
+    return embeddings
+
+
+def resolve_clusters(request: ClusterRequest, rows: int, classes: int, embeddings_id: str) -> int:
+    """The number of clusters that a request means for a train set of so many rows and classes.
+
+    Raises
+    ------
+    LabelsRequired
+        `over` without classes.
+    ClustersInvalid
+        The number is below 2 or above ``rows``.
+    """
+    if request.clusters is not None:
+        k, source = request.clusters, f"`clusters` is {request.clusters}"
+    elif request.over is None or not classes:
+        raise LabelsRequired(
+            f"`over` counts in classes, but embeddings {embeddings_id!r} have no labels: send `clusters` instead.",
+            field="over",
+        )
+    else:
+        k = math.floor(request.over * classes + 0.5)
+        source = f"`over` {request.over:g} times {classes} classes is {k} clusters"
+    if not 2 <= k <= rows:
+        raise ClustersInvalid(
+            f"{source}, but embeddings {embeddings_id!r} have {rows} rows: ask for 2 to {rows} clusters.",
+            clusters=k,
+            rows=rows,
+        )
+    return k
+
+
+def resolve_seeds(request: ClusterRequest, labelled: bool) -> tuple[int, ...]:
+    """The seeds: as sent, or three where labels make an evaluation of it, which needs a spread, or else one."""
+    if request.seeds is not None:
+        return tuple(request.seeds)
+    if request.seed is not None:
+        return (request.seed,)
+    return DEFAULT_EVALUATION_SEEDS if labelled else DEFAULT_EVALUATION_SEEDS[:1]
+
+
+def label_column(embeddings: EmbeddingSet) -> pa.ChunkedArray[Any]:
+    """The label of each row in row order, null where it has none."""
+    return embeddings.metadata(["label"]).column("label")
+
+
+def distinct_labels(embeddings: EmbeddingSet) -> set[str]:
+    """The different labels of a set; empty when it has none."""
+    return {label for label in pc.unique(label_column(embeddings)).to_pylist() if label is not None}
+
+
+def _require_same_dim(train: EmbeddingSet, scored: EmbeddingSet) -> None:
+    if scored.dim != train.dim:
+        raise DimensionMismatch(
+            f"Embeddings {scored.id!r} have {scored.dim} dimensions, but {train.id!r}, which k-means is fitted on, "
+            f"have {train.dim}: score embeddings of the same model.",
+            expected=train.dim,
+            got=scored.dim,
+            embeddings=scored.id,
+        )
+
+
+def _require_components(request: ClusterRequest, train: EmbeddingSet) -> None:
+    wanted = request.pca.components if request.pca else None
+    limit = min(train.rows, train.dim)
+    if wanted is not None and wanted > limit:
+        raise InvalidRequest(
+            f"`pca.components` is {wanted}, but {train.rows} rows of {train.dim} dimensions have at most {limit} "
+            f"components: ask for 1 to {limit}.",
+            field="pca.components",
+            limit=limit,
+        )

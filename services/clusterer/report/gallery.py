@@ -1,0 +1,70 @@
+"""Which clusters and images a report shows."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from shoal.store import EmbeddingSet
+from shoal.store.clustering import Clustering
+
+MAX_CLUSTERS = 200
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The clusters to show, largest first, with the images of their members.
+
+    Attributes
+    ----------
+    clusters
+        Rows of clusters.parquet.
+    total
+        How many clusters there are; more than are shown when there are many.
+    thumbnails
+        WebP bytes by row, of the rows that have a thumbnail.
+    paths
+        Path of the image by row, of the rows shown.
+    """
+
+    clusters: list[dict[str, Any]]
+    total: int
+    thumbnails: dict[int, bytes]
+    paths: dict[int, str]
+
+
+def open_gallery(
+    clustering: Clustering, embeddings: EmbeddingSet, members: dict[str, int], *, most: int = MAX_CLUSTERS
+) -> Gallery:
+    """Read what a report needs.
+
+    Parameters
+    ----------
+    members
+        How many rows to show of each of ``nearest``, ``farthest`` and ``borderline``.
+    most
+        How many clusters to show at most.
+    """
+    rows = clustering.clusters(embeddings.id).to_pylist()
+    shown = sorted(rows, key=lambda row: (-row["size"], row["cluster"]))[:most]
+    for cluster in shown:
+        for kind in ("nearest", "farthest", "borderline"):
+            cluster[kind] = cluster[kind][: members.get(kind, 0)]
+    wanted = {row for cluster in shown for kind in members for row in cluster[kind]}
+    ordered = np.array(sorted(wanted), dtype=np.int64)
+    return Gallery(shown, len(rows), embeddings.thumbnails(ordered), image_paths(embeddings, ordered.tolist()))
+
+
+def image_paths(embeddings: EmbeddingSet, rows: Iterable[int]) -> dict[int, str]:
+    """Path of the image of each row."""
+    wanted = list(rows)
+    paths = embeddings.metadata(["image_path"]).column("image_path").take(wanted)
+    return {row: str(path) for row, path in zip(wanted, paths.to_pylist(), strict=True)}
+
+
+def data_uri(image: bytes) -> str:
+    """A thumbnail as a data URI."""
+    return "data:image/webp;base64," + base64.b64encode(image).decode("ascii")

@@ -1,0 +1,190 @@
+"""Access to a matrix of embeddings, row block by row block: all that PCA, k-means and the assignment need of it.
+
+Whether the rows lie in memory, in a memory map or in the shards of an embeddings folder, and whether they are
+normalised or projected on the way, is the business of the classes here; the numerical modules see `Rows` only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from shoal.errors import NotFinite
+
+Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+LabelArray = NDArray[np.int32]
+
+BATCH_ROWS = 8192
+
+
+class Rows(Protocol):
+    """An ``(n, dim)`` matrix that is read as float32, in blocks of rows in their order."""
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Number of columns."""
+        ...
+
+    def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, Float32Array]]:
+        """All rows in order, as ``(first row, (b, dim) float32)`` with ``b <= batch_rows``; blocks are read only."""
+        ...
+
+    def take(self, rows: IntArray) -> Float32Array:
+        """The rows ``(m,) int64`` as an ``(m, dim) float32`` copy."""
+        ...
+
+
+class Shards(Protocol):
+    """What `StoredRows` needs of an embedding set of the store."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    def iter_batches(self, batch_rows: int = ..., /) -> Iterator[tuple[int, Any]]: ...
+    def take(self, rows: IntArray, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Rows in memory (or in a memory map)."""
+
+    array: NDArray[Any]
+
+    @property
+    def n(self) -> int:
+        return int(self.array.shape[0])
+
+    @property
+    def dim(self) -> int:
+        return int(self.array.shape[1])
+
+    def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, Float32Array]]:
+        for first in range(0, self.n, batch_rows):
+            yield first, np.ascontiguousarray(self.array[first : first + batch_rows], dtype=np.float32)
+
+    def take(self, rows: IntArray) -> Float32Array:
+        return np.ascontiguousarray(self.array[rows], dtype=np.float32)
+
+
+@dataclass
+class StoredRows:
+    """The rows of an embedding set of the store, checked for NaN and infinity as they are read.
+
+    Parameters
+    ----------
+    shards
+        The embedding set.
+    name
+        Its id, for error messages.
+
+    Attributes
+    ----------
+    read_s
+        Seconds spent reading so far.
+    zero_rows
+        Rows of zeros in the last whole pass.
+    """
+
+    shards: Shards
+    name: str
+    read_s: float = field(default=0.0, init=False)
+    zero_rows: int = field(default=0, init=False)
+
+    @property
+    def n(self) -> int:
+        return self.shards.rows
+
+    @property
+    def dim(self) -> int:
+        return self.shards.dim
+
+    def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, Float32Array]]:
+        source = iter(self.shards.iter_batches(batch_rows))
+        zeros = 0
+        while True:
+            started = time.perf_counter()
+            item = next(source, None)
+            if item is not None:
+                first, batch = item[0], np.ascontiguousarray(item[1], dtype=np.float32)
+                _require_finite(batch, first, self.name)
+                zeros += len(batch) - int(np.count_nonzero(batch.any(axis=1)))
+            self.read_s += time.perf_counter() - started
+            if item is None:
+                self.zero_rows = zeros
+                return
+            yield first, batch
+
+    def take(self, rows: IntArray) -> Float32Array:
+        return np.ascontiguousarray(self.shards.take(rows), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class MappedRows:
+    """A view that applies a function to every block when it is read, such as a normalisation or a projection."""
+
+    source: Rows
+    apply: Callable[[Float32Array], Float32Array]
+    width: int
+
+    @property
+    def n(self) -> int:
+        return self.source.n
+
+    @property
+    def dim(self) -> int:
+        return self.width
+
+    def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, Float32Array]]:
+        for first, batch in self.source.batches(batch_rows):
+            yield first, self.apply(batch)
+
+    def take(self, rows: IntArray) -> Float32Array:
+        return self.apply(self.source.take(rows))
+
+
+def in_memory(rows: Rows, *, batch_rows: int = BATCH_ROWS, on_rows: Callable[[int], None] | None = None) -> ArrayRows:
+    """Read all rows once into one ``(n, dim) float32`` array; ``on_rows`` hears how many there are so far."""
+    matrix = np.empty((rows.n, rows.dim), dtype=np.float32)
+    for first, batch in rows.batches(batch_rows):
+        matrix[first : first + len(batch)] = batch
+        if on_rows is not None:
+            on_rows(first + len(batch))
+    return ArrayRows(matrix)
+
+
+def l2_normalize(batch: Float32Array) -> Float32Array:
+    """Scale each row of ``(b, dim) float32`` to unit L2 norm; rows of zeros stay zero.
+
+    Rows are scaled by their largest magnitude first, so that no finite row overflows or underflows.
+    """
+    peak = np.abs(batch).max(axis=1, keepdims=True, initial=0.0)
+    peak[peak == 0.0] = 1.0
+    scaled = batch / peak
+    norms = np.sqrt(np.einsum("ij,ij->i", scaled, scaled, dtype=np.float64))
+    norms[norms == 0.0] = 1.0
+    unit: Float32Array = (scaled / norms[:, None]).astype(np.float32)
+    return unit
+
+
+def _require_finite(batch: Float32Array, first: int, name: str) -> None:
+    # A float64 sum of finite float32 values is finite, so one pass over the block without a copy of it is enough.
+    if np.isfinite(batch.sum(dtype=np.float64)):
+        return
+    row = first + int(np.flatnonzero(~np.isfinite(batch).all(axis=1))[0])
+    raise NotFinite(
+        f"Row {row} of embeddings {name!r} holds NaN or infinity: embed that image again, or leave it out.",
+        embeddings=name,
+        row=row,
+    )

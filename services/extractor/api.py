@@ -1,0 +1,142 @@
+"""The extractor's REST API. It only reads and writes the queue and the store: no tensor library is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Query, Response
+from shoal.errors import EmbeddingsInUse
+from shoal.jobs.queue import JobQueue
+from shoal.jobs.states import JobState
+from shoal.schemas import ExtractRequest, Id, Job
+from shoal.settings import Settings
+from shoal.store import EmbeddingSet, Store
+from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, create_app, submit
+from shoal.web.problems import problem_responses
+
+from extractor import catalogue, openai, sources
+from extractor.modelspec import ModelSpec
+
+KINDS = ("extract:torch", "extract:tfserving")
+
+router = APIRouter()
+
+
+def build(settings: Settings | None = None, queue: JobQueue | None = None, store: Store | None = None) -> FastAPI:
+    """The application; what it works on comes from the environment when left out."""
+    return create_app(
+        service="extractor",
+        routers=[router, openai.router],
+        kinds=KINDS,
+        settings=settings,
+        queue=queue,
+        store=store,
+    )
+
+
+@router.post("/extract", status_code=202, tags=["extract"], responses=problem_responses(409, 422, 503))
+def extract(
+    body: ExtractRequest, response: Response, queue: QueueDep, settings: SettingsDep, key: IdempotencyKey = None
+) -> Job:
+    """Embed a folder of images. The answer is a job; its result names the embeddings."""
+    spec = catalogue.resolve(body.model, settings.models, settings=settings)
+    sources.check(body.images, settings.data)
+    return accepted(submit(queue, spec.kind, body, key), response)
+
+
+@router.get("/models", tags=["models"], responses=problem_responses(422))
+def list_models(settings: SettingsDep) -> dict[str, list[dict[str, Any]]]:
+    """The catalogue. Any model of timm can be asked for beside it, as `timm:<name>`."""
+    specs = catalogue.all_models(settings.models, settings=settings)
+    return {"models": [describe(spec, settings) for spec in specs]}
+
+
+@router.get("/models/{name:path}", tags=["models"], responses=problem_responses(422))
+def get_model(name: str, settings: SettingsDep) -> dict[str, Any]:
+    """One model: of the catalogue, or `timm:<name>`."""
+    return describe(catalogue.resolve(name, settings.models, settings=settings), settings)
+
+
+def describe(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
+    """A model as JSON, with whether its weights are here."""
+    row = {key: value for key, value in asdict(spec).items() if key != "options"}
+    return {**row, "kind": spec.kind, "readiness": spec.readiness(settings.models, offline=settings.offline)}
+
+
+@router.get("/embeddings", tags=["embeddings"])
+def list_embeddings(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
+    """All embeddings, finished or not."""
+    return {"embeddings": [store.embeddings(embeddings_id).summary() for embeddings_id in store.embeddings_ids()]}
+
+
+@router.get("/embeddings/{embeddings_id}", tags=["embeddings"], responses=problem_responses(404, 422))
+def get_embeddings(embeddings_id: Id, store: StoreDep) -> dict[str, Any]:
+    """One set of embeddings: its plan and how much of it is there."""
+    return store.embeddings(embeddings_id).summary()
+
+
+@router.get("/embeddings/{embeddings_id}/errors", tags=["embeddings"], responses=problem_responses(404, 422))
+def get_errors(
+    embeddings_id: Id,
+    store: StoreDep,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> dict[str, Any]:
+    """The images that could not be embedded, and why."""
+    table = store.embeddings(embeddings_id).errors()
+    end = offset + limit
+    return {
+        "errors": table.slice(offset, limit).to_pylist(),
+        "total": table.num_rows,
+        "next_offset": end if end < table.num_rows else None,
+    }
+
+
+@router.delete(
+    "/embeddings/{embeddings_id}", status_code=204, tags=["embeddings"], responses=problem_responses(404, 409, 422, 503)
+)
+def delete_embeddings(embeddings_id: Id, store: StoreDep, queue: QueueDep) -> None:
+    """Delete embeddings that no job waits for or works on."""
+    embeddings = store.embeddings(embeddings_id)
+    for job in unfinished_jobs(queue):
+        if uses(job, embeddings):
+            raise EmbeddingsInUse(
+                f"The job {job.id} ({job.kind}, {job.state}) uses {embeddings_id}: wait for it, or cancel it with "
+                f"DELETE /jobs/{job.id}.",
+                job=job.id,
+            )
+    store.delete_embeddings(embeddings_id)
+
+
+def unfinished_jobs(queue: JobQueue) -> Iterator[Job]:
+    """Every job that is queued or running."""
+    for state in (JobState.RUNNING, JobState.QUEUED):
+        cursor = None
+        while True:
+            page = queue.list(state=state, limit=500, cursor=cursor)
+            yield from page.jobs
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+
+
+def uses(job: Job, embeddings: EmbeddingSet) -> bool:
+    """Whether ``job`` reads the embeddings, or is writing them as far as its request tells."""
+    if job.kind in KINDS:
+        images = job.request.get("images") or {}
+        source = embeddings.plan.source
+        same_source = source.kind == "images" and images.get("path") == source.path
+        return not embeddings.complete and same_source
+    return embeddings.id in _texts(job.request.get("embeddings"))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text within a JSON value: an id, a list of ids, or an object of both."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for inner in value.values() for text in _texts(inner))
+    elif isinstance(value, list):
+        yield from (text for inner in value for text in _texts(inner))

@@ -1,0 +1,104 @@
+"""Networks by name: every architecture of timm, and the few that published weights need and timm has no name for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import timm
+import torch
+from shoal.errors import InvalidRequest, UnknownModel
+from timm.models.resnet import Bottleneck, ResNet
+from torch import nn
+
+Builder = Callable[[], nn.Module]
+
+
+def build(architecture: str, *, size: int | None = None, seed: int | None = None) -> nn.Module:
+    """The network called `architecture`, without classifier, in evaluation mode, on the CPU, randomly initialised.
+
+    Parameters
+    ----------
+    architecture
+        A key of `OWN` or a name of timm, with or without a tag.
+    size
+        Side of the input, pixels; None for the architecture's own. A transformer whose position embedding is made for
+        another size keeps it as published and interpolates it when it runs.
+    seed
+        Makes the initialisation repeatable; the process's own random state is left as it was.
+
+    Raises
+    ------
+    UnknownModel
+        There is no such architecture.
+    InvalidRequest
+        The architecture takes another input size only.
+    """
+    if architecture not in OWN and not timm.is_model(architecture):
+        raise UnknownModel(f"timm {timm.__version__} has no architecture {architecture!r}, nor have we.")
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        own = OWN.get(architecture)
+        return (own() if own else _of_timm(architecture, size)).eval()
+
+
+def _of_timm(architecture: str, size: int | None) -> nn.Module:
+    cfg = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    fixed = cfg is not None and cfg.fixed_input_size and size is not None and cfg.input_size[-1] != size
+    options = {"dynamic_img_size": True} if fixed else {}
+    try:
+        network: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
+    except TypeError as error:
+        if not fixed:
+            raise
+        raise InvalidRequest(
+            f"{architecture!r} takes images of {cfg.input_size[-1]} pixels, not of {size}: leave `transform.size` out."
+        ) from error
+    return network
+
+
+def resnet(layers: tuple[int, ...], *, groups: int = 1, group_width: int = 64, widen: int = 1) -> nn.Module:
+    """A bottleneck ResNet of timm's parts, with torchvision's names, without classifier.
+
+    Parameters
+    ----------
+    layers
+        Blocks per stage.
+    groups, group_width
+        Of the 3 x 3 convolutions: ResNeXt's ``32x4d`` has 32 groups of width 4.
+    widen
+        Factor on the width of every convolution, the first included; the embedding has 2048 x `widen` dimensions.
+    """
+    stem = 64 * widen
+    # timm's plain stem is always 64 wide. The deep one takes a width, and its convolutions are then exchanged.
+    kind = {"stem_type": "deep", "stem_width": stem // 2} if widen > 1 else {}
+    network = ResNet(
+        Bottleneck,
+        layers,
+        num_classes=0,
+        cardinality=groups,
+        base_width=group_width,
+        channels=tuple(stem * 2**stage for stage in range(4)),
+        **kind,
+    )
+    if widen > 1:
+        network.conv1 = nn.Conv2d(3, stem, kernel_size=7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+OWN: dict[str, Builder] = {
+    "resnet50_w2": partial(resnet, (3, 4, 6, 3), widen=2),
+    "resnet50_w4": partial(resnet, (3, 4, 6, 3), widen=4),
+    "resnet50_w5": partial(resnet, (3, 4, 6, 3), widen=5),
+    "resnet200_w2": partial(resnet, (3, 24, 36, 3), widen=2),
+    "resnext101_32x48d": partial(resnet, (3, 4, 23, 3), groups=32, group_width=48),
+    "resnext152_32x4d": partial(resnet, (3, 8, 36, 3), groups=32, group_width=4),
+    "resnext152_32x8d": partial(resnet, (3, 8, 36, 3), groups=32, group_width=8),
+    # MoCo v3's ViT-S has 12 heads where everyone else's has 6: the same tensors, another function.
+    "vit_small_patch16_224_heads12": partial(
+        timm.create_model, "vit_small_patch16_224", pretrained=False, num_classes=0, num_heads=12
+    ),
+}
+"""What `timm.create_model` cannot name."""

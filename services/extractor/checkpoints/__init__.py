@@ -1,0 +1,175 @@
+"""Filling a network from others' checkpoints, strictly: every tensor is filled, every other one accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from shoal.errors import WeightsInvalid
+from torch import Tensor, nn
+
+from extractor.checkpoints import files
+from extractor.checkpoints.matching import Match, container_of, matches, signed
+from extractor.layouts import LAYOUTS, Layout
+
+__all__ = ["LoadReport", "load_into"]
+
+SHOWN = 12
+"""Keys of each kind that an error's sentence lists; its members list more."""
+LISTED = 200
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a checkpoint filled.
+
+    Attributes
+    ----------
+    layout, container, prefix
+        How the file was read.
+    filled
+        Number of the network's tensors that were filled: all of them, but for `absent_counters`.
+    heads
+        Keys left over: they belong to heads that an embedding does not need.
+    absent_counters
+        BatchNorm's ``num_batches_tracked`` that old files lack; evaluation never reads them.
+    other_parts
+        Parts of a training checkpoint that were not read.
+    merged
+        Keys that timm's own conversion for this architecture joined with others or left out.
+    """
+
+    layout: str
+    container: str
+    prefix: str
+    filled: int
+    heads: tuple[str, ...] = ()
+    absent_counters: tuple[str, ...] = ()
+    other_parts: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
+
+
+def load_into(module: nn.Module, path: Path, layout: str = "auto") -> LoadReport:
+    """Fill `module`, which has no classifier, from the checkpoint at `path`.
+
+    Parameters
+    ----------
+    layout
+        A name of `extractor.layouts`; ``auto`` finds it.
+
+    Raises
+    ------
+    WeightsInvalid
+        The file cannot be read; or a tensor of the network is missing in it or has another shape; or a tensor is left
+        over that belongs to no known head; or a tensor holds NaN or infinity.
+    """
+    content = files.read(path)
+    heads = _classifier_keys(module)
+    tried: list[Match] = []
+    for candidate in _candidates(content, layout):
+        for match in matches(module, content, candidate, heads):
+            if match.complete:
+                _fill(module, match, path)
+                return _report(match)
+            tried.append(match)
+    raise _refusal(path, content, layout, tried)
+
+
+def _candidates(content: Mapping[str, Any], layout: str) -> list[Layout]:
+    if layout == "auto":
+        found = [known for known in LAYOUTS if signed(content, known)]
+        own = [known for known in found if not known.averaged]
+        return own if any(container_of(content, known) for known in own) else found
+    found = [known for known in LAYOUTS if known.name == layout]
+    if not found:
+        names = ", ".join(known.name for known in LAYOUTS)
+        raise WeightsInvalid(f"There is no key layout {layout!r}. Say auto or one of {names}.")
+    return found
+
+
+def _classifier_keys(module: nn.Module) -> Any:
+    """A function that gives the keys which timm's architecture of `module` has with a classifier only."""
+
+    @cache
+    def keys() -> frozenset[str]:
+        cfg = getattr(module, "pretrained_cfg", None) or {}
+        architecture = cfg.get("architecture") if isinstance(cfg, Mapping) else None
+        if not architecture or not timm.is_model(architecture):
+            return frozenset()
+        with torch.device("meta"):
+            complete = timm.create_model(architecture, pretrained=False)
+        return frozenset(complete.state_dict()) - frozenset(module.state_dict())
+
+    return keys
+
+
+def _fill(module: nn.Module, match: Match, path: Path) -> None:
+    state = module.state_dict()
+    for name, tensor in match.tensors.items():
+        if state[name].is_floating_point() and not tensor.is_floating_point():
+            raise WeightsInvalid(
+                f"{path.name}: {name!r} holds {tensor.dtype}, and the network needs floating point: a quantised "
+                "checkpoint cannot be read.",
+                file=path.name,
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise WeightsInvalid(f"{path.name}: {name!r} holds NaN or infinity.", file=path.name)
+    counters: dict[str, Tensor] = {name: state[name] for name in match.absent_counters}
+    module.load_state_dict({**match.tensors, **counters}, strict=True)
+
+
+def _report(match: Match) -> LoadReport:
+    return LoadReport(
+        layout=match.layout.name,
+        container=match.container,
+        prefix=match.prefix,
+        filled=len(match.tensors),
+        heads=tuple(match.heads),
+        absent_counters=tuple(match.absent_counters),
+        other_parts=tuple(match.other_parts),
+        merged=tuple(match.merged),
+    )
+
+
+def _refusal(path: Path, content: Mapping[str, Any], layout: str, tried: list[Match]) -> WeightsInvalid:
+    names = list(dict.fromkeys(match.layout.name for match in tried))
+    if not tried:
+        parts = ", ".join(repr(str(key)) for key in list(content)[:SHOWN])
+        return WeightsInvalid(
+            f"{path.name} holds no tensors where the layout {layout!r} has them. At its top level are: {parts}.",
+            file=path.name,
+            layouts_tried=names,
+        )
+    best = min(tried, key=lambda match: match.faults)
+    misshaped = [f"{key} is {_shape(has)}, needed {_shape(needed)}" for key, has, needed in best.misshaped]
+    sentences = [
+        f"{path.name} does not fit the network (read as {best.layout.name!r}; tried: {', '.join(names)}).",
+        _list("Missing", best.missing),
+        _list("Unexpected", best.unexpected),
+        _list("Of another shape", misshaped),
+    ]
+    return WeightsInvalid(
+        " ".join(s for s in sentences if s),
+        file=path.name,
+        layout=best.layout.name,
+        layouts_tried=names,
+        missing=best.missing[:LISTED],
+        unexpected=best.unexpected[:LISTED],
+        misshaped=misshaped[:LISTED],
+    )
+
+
+def _list(title: str, items: list[str]) -> str:
+    if not items:
+        return ""
+    more = f", and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return f"{title} ({len(items)}): {', '.join(items[:SHOWN])}{more}."
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a scalar"

@@ -1,0 +1,228 @@
+"""Fetching one large file over HTTP so that it is either whole and checked, or not there."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from shoal.errors import WeightsInvalid
+
+OnProgress = Callable[[int, int | None], None]
+"""Called with the bytes that are here and the bytes there are (None when unknown); may raise to stop."""
+ATTEMPTS = 5
+REFUSED = {401: "it asks for a login", 403: "it asks for a login or an accepted licence", 404: "it has no such file"}
+
+
+class DownloadFailed(Exception):  # Never leaves the package: `weights` says what to do about it.
+    """The file could not be had; what is here already stays for the next try."""
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """What the file must hash to: hex digits, or the first of them, as far as its publisher states any."""
+
+    sha256: str | None = None
+    md5: str | None = None
+
+
+def download(
+    url: str,
+    target: Path,
+    *,
+    checksums: Checksums | None = None,
+    on_progress: OnProgress | None = None,
+    timeout_s: float = 30.0,
+    pause: Callable[[float], None] = time.sleep,
+) -> str:
+    """Fetch `url` into `target`, going on where an earlier try stopped.
+
+    The bytes go into ``<target>.part``; only a file of the stated length and checksum gets its name. Its sha256 is
+    written beside it as ``<target>.sha256``, and a later download must agree with that note.
+
+    Parameters
+    ----------
+    timeout_s
+        How long the server may be silent; a slow server that goes on sending is waited for.
+    pause
+        Waits the given seconds between two tries.
+
+    Returns
+    -------
+    str
+        sha256 of the file, hex.
+
+    Raises
+    ------
+    DownloadFailed
+        The server refused, cannot be reached, or went silent in every one of five tries without progress.
+    WeightsInvalid
+        The whole file came, and its checksum is not the stated one. It is deleted.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    report = on_progress or (lambda _done, _total: None)
+    with _alone(target, report):
+        if target.is_file():
+            return sha256(target)
+        part = _Part(target)
+        while True:
+            _fetch(url, part, report, timeout_s, pause)
+            fault = _fault(part.path, target, checksums or Checksums())
+            if fault is None:
+                return part.publish()
+            part.discard()
+            if not part.joined:
+                break
+            part.joined = False  # A file put together from several answers deserves another try from the start.
+        raise WeightsInvalid(f"What {url} sent is not the file it should be: {fault}. It was deleted.", url=url)
+
+
+def sha256(path: Path) -> str:
+    """sha256 of a file, hex."""
+    return _hash(path, "sha256")
+
+
+def _hash(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+class _Part:
+    """The file while it is incomplete, with a note of the version that its bytes are of."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = target.with_name(target.name + ".part")
+        self._note = target.with_name(target.name + ".part.json")
+        self.joined = False
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+    def version(self, url: str) -> str | None:
+        """The ETag or date of the bytes here; None when a resumed download could mix two versions."""
+        try:
+            note = json.loads(self._note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return note.get("version") if isinstance(note, dict) and note.get("url") == url else None
+
+    def remember(self, url: str, response: httpx.Response) -> None:
+        etag = response.headers.get("etag", "")
+        version = response.headers.get("last-modified") if etag.startswith("W/") or not etag else etag
+        self._note.write_text(json.dumps({"url": url, "version": version}), encoding="utf-8")
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
+
+    def publish(self) -> str:
+        digest = sha256(self.path)
+        with self.path.open("rb+") as file:
+            os.fsync(file.fileno())
+        self.path.replace(self.target)
+        self._note.unlink(missing_ok=True)
+        note_of(self.target).write_text(f"{digest}  {self.target.name}\n", encoding="utf-8")
+        return digest
+
+
+def note_of(target: Path) -> Path:
+    """Where the sha256 of a downloaded file is written."""
+    return target.with_name(target.name + ".sha256")
+
+
+def _fetch(url: str, part: _Part, report: OnProgress, timeout_s: float, pause: Callable[[float], None]) -> None:
+    """Try until the file is whole; a try that brought bytes does not count."""
+    timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, 10.0))
+    tries = 0
+    with httpx.Client(timeout=timeout, follow_redirects=True, headers={"Accept-Encoding": "identity"}) as client:
+        while True:
+            before = part.size
+            try:
+                return _receive(client, url, part, report)
+            except httpx.TransportError as error:
+                tries = 0 if part.size > before else tries + 1
+                if tries >= ATTEMPTS:
+                    raise DownloadFailed(f"{url} cannot be read: {type(error).__name__} {error}") from error
+            except httpx.HTTPError as error:
+                raise DownloadFailed(f"{url} cannot be read: {error}") from error
+            pause(min(0.5 * 2**tries, 10.0))
+
+
+def _receive(client: httpx.Client, url: str, part: _Part, report: OnProgress) -> None:
+    have, version = part.size, part.version(url)
+    headers = {"Range": f"bytes={have}-", "If-Range": version} if have and version else {}
+    with client.stream("GET", url, headers=headers) as response:
+        if response.status_code in (416, 429) or response.status_code >= 500:
+            if response.status_code == 416:
+                part.discard()
+            raise httpx.ReadError(f"the server answers {response.status_code}")
+        if response.status_code not in (200, 206):
+            why = REFUSED.get(response.status_code, f"it answers {response.status_code}")
+            raise DownloadFailed(f"{url} was refused: {why}")
+        resumed = response.status_code == 206 and _starts_at(response) == have
+        if not resumed and response.status_code == 206:
+            part.discard()
+            raise httpx.ReadError("the server sends another part than was asked for")
+        done = have if resumed else 0
+        length = response.headers.get("content-length")
+        total = done + int(length) if length and length.isdigit() else None
+        _require_room(part.path.parent, (total or 0) - done)
+        if resumed:
+            part.joined = True
+        else:
+            part.path.unlink(missing_ok=True)
+        part.remember(url, response)
+        report(done, total)
+        with part.path.open("ab") as file:
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+                done += len(chunk)
+                report(done, total)
+
+
+def _starts_at(response: httpx.Response) -> int | None:
+    start = response.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
+    return int(start) if start.isdigit() else None
+
+
+def _require_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DownloadFailed(f"it needs {needed / 1e6:,.0f} MB, and {folder} has {free / 1e6:,.0f} MB left")
+
+
+def _fault(path: Path, target: Path, stated: Checksums) -> str | None:
+    note = note_of(target)
+    found = sha256(path)
+    if stated.sha256 and not found.startswith(stated.sha256):
+        return f"its sha256 is {found}, stated is {stated.sha256}"
+    if stated.md5 and not (md5 := _hash(path, "md5")).startswith(stated.md5):
+        return f"its md5 is {md5}, stated is {stated.md5}"
+    if not stated.sha256 and note.is_file() and not note.read_text(encoding="utf-8").startswith(found):
+        return f"its sha256 is {found}, and {note.name} has another one from the first download"
+    return None
+
+
+@contextmanager
+def _alone(target: Path, report: OnProgress) -> Iterator[None]:
+    """Let one process at a time fetch `target`; the others wait, and then find it."""
+    lock = target.with_name(f".{target.name}.lock")
+    with lock.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                report(0, None)
+                time.sleep(0.2)
+        yield  # The lock file stays: whoever waits for it would otherwise hold a lock that a newcomer does not see.

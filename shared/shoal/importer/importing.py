@@ -1,0 +1,140 @@
+"""One import from start to end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import ValidationError
+
+from shoal.errors import ImportInvalid
+from shoal.importer.rows import Rows, read_rows
+from shoal.importer.vectors import Part, check_values, chunks, open_parts
+from shoal.store import ModelRecord, Plan, RowMetadata, Source, Store, image_id
+
+log = logging.getLogger(__name__)
+
+
+def import_embeddings(
+    store: Store,
+    path: Path,
+    *,
+    name: str,
+    labels: Path | None = None,
+    split: str | None = None,
+    dtype: Literal["float16", "float32"] | None = None,
+    shard_rows: int = 100_000,
+) -> str:
+    """Copy existing embeddings into the store as a finished embeddings set.
+
+    Importing the same content again gives the same id and copies nothing; an import that was cut off goes on.
+
+    Parameters
+    ----------
+    store
+        Where to.
+    path
+        One ``.npy`` of ``(n, dim)`` float16, float32 or float64, or a folder as clip-retrieval writes it:
+        ``img_emb/*.npy`` and, if there is one, ``metadata/*.parquet``, paired in the order of the numbers in their
+        names. Of the metadata the image's path (``image_path``, ``path``, ``key`` or ``url``), ``label``, ``split``,
+        ``width``, ``height`` and ``bytes`` are kept.
+    name
+        Start of the id.
+    labels
+        File of labels, see `shoal.importer.labels.read_labels`; takes precedence over the metadata's.
+    split
+        Name written beside every row; takes precedence over the metadata's.
+    dtype
+        What to store. By default float16 when all files are float16, else float32. float64 is rounded to float32,
+        which is logged and noted in the plan as ``transform.imported_dtype``.
+    shard_rows
+        Rows per file in the store.
+
+    Returns
+    -------
+    str
+        The embeddings' id, made of ``name`` and a hash over the content.
+
+    Raises
+    ------
+    ImportInvalid
+        Something in the files is not as described above; the file, row or field is named.
+    StoreFull
+        The disk is full; free some and import again.
+    """
+    parts = open_parts(path)
+    stored = dtype or ("float16" if all(part.values.dtype == np.float16 for part in parts) else "float32")
+    rows = read_rows(path, parts, labels, split)
+    digest = check_values(parts, np.dtype(stored))
+    plan, listing = _plan(
+        path, parts, rows, digest, name=name, dtype=stored, labels=labels, split=split, size=shard_rows
+    )
+    found = store.create_embeddings(plan, listing)
+    for shard in found.missing_shards():
+        _write_shard(store, found.id, plan, shard, parts, rows)
+    store.finish_embeddings(found.id)
+    return found.id
+
+
+def _plan(
+    path: Path,
+    parts: Sequence[Part],
+    rows: Rows,
+    digest: str,
+    *,
+    name: str,
+    dtype: str,
+    labels: Path | None,
+    split: str | None,
+    size: int,
+) -> tuple[Plan, pa.Table]:
+    imported = sorted({part.values.dtype.name for part in parts})
+    if "float64" in imported:
+        log.warning("%s holds float64, which is stored as %s.", path, dtype)
+    listing = pa.table(
+        {
+            "image_id": pa.array([image_id(value) for value in rows.paths], pa.string()),
+            "image_path": pa.array(rows.paths, pa.string()),
+            "label": pa.array(rows.labels, pa.string()),
+            "split": pa.array(rows.splits, pa.string()),
+        }
+    )
+    try:
+        plan = Plan(
+            name=name,
+            source=Source.of(
+                listing, kind="import", path=path.name, labels=labels.name if labels else None, split=split
+            ),
+            model=ModelRecord(name=name, backend="import", architecture="unknown", embedding="imported"),
+            transform={"imported_dtype": ",".join(imported), "content_sha256": digest},
+            dim=parts[0].values.shape[1],
+            dtype=dtype,
+            shard_rows=size,
+        )
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ImportInvalid(f"`{field}`: {error.errors()[0]['msg']}.", field=field) from error
+    return plan, listing
+
+
+def _write_shard(store: Store, embeddings_id: str, plan: Plan, shard: int, parts: Sequence[Part], rows: Rows) -> None:
+    with store.shard_writer(embeddings_id, shard, attempt=1, owner="import") as writer:
+        for part, lo, hi, first in chunks(parts, *plan.shard_range(shard)):
+            metadata = [
+                RowMetadata(
+                    image_id=image_id(rows.paths[row]),
+                    image_path=rows.paths[row],
+                    label=rows.labels[row],
+                    split=rows.splits[row],
+                    width=rows.numbers["width"][row],
+                    height=rows.numbers["height"][row],
+                    bytes=rows.numbers["bytes"][row],
+                )
+                for row in range(first, first + hi - lo)
+            ]
+            writer.append(part.values[lo:hi], metadata)
+        writer.commit()

@@ -1,0 +1,302 @@
+"""Clusterings on disk: written aside and published as a whole, then only read."""
+
+from __future__ import annotations
+
+import io
+import json
+import secrets
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shoal.errors import ClusteringNotFound, StoreCorrupt, StoreError
+from shoal.store.atomic import publish_folder, remove_folder, storage_errors
+from shoal.store.layout import ClusteringLayout, StoreLayout, is_id
+
+FORMAT = 1
+ROW_GROUP = 131_072
+
+
+def _schema(fields: list[tuple[str, Any]]) -> pa.Schema:
+    return pa.schema(fields)
+
+
+ASSIGNMENTS_SCHEMA = _schema(
+    [
+        ("embeddings", pa.dictionary(pa.int32(), pa.string())),
+        ("row", pa.int64()),
+        ("image_id", pa.string()),
+        ("cluster", pa.int32()),
+        ("distance", pa.float32()),
+        ("margin", pa.float32()),
+    ]
+)
+CLUSTERS_SCHEMA = _schema(
+    [
+        ("embeddings", pa.string()),
+        ("cluster", pa.int32()),
+        ("size", pa.int64()),
+        ("labelled", pa.int64()),
+        ("majority", pa.string()),
+        ("purity", pa.float64()),
+        ("label", pa.string()),
+        ("tightness", pa.float64()),
+        ("nearest", pa.list_(pa.int64())),
+        ("farthest", pa.list_(pa.int64())),
+        ("borderline", pa.list_(pa.int64())),
+    ]
+)
+ITERATIONS_SCHEMA = _schema(
+    [
+        ("seed", pa.int64()),
+        ("restart", pa.int32()),
+        ("iteration", pa.int32()),
+        ("inertia", pa.float64()),
+        ("moved", pa.int64()),
+        ("empty", pa.int64()),
+        ("seconds", pa.float64()),
+    ]
+)
+
+
+class Clustering:
+    """One published clustering; nothing in it changes any more.
+
+    Parameters
+    ----------
+    layout
+        Paths of its folder.
+    clustering_id
+        Its id, where that is not the folder's name.
+    """
+
+    def __init__(self, layout: ClusteringLayout, clustering_id: str | None = None) -> None:
+        self.layout = layout
+        self.id = clustering_id or layout.folder.name
+        self.spec: dict[str, Any] = self._json(layout.spec)
+
+    @property
+    def k(self) -> int:
+        """Number of clusters."""
+        return int(self.spec["k"])
+
+    @property
+    def scored(self) -> list[str]:
+        """Ids of the embeddings that were assigned and scored, in the order of the request."""
+        return list(self.spec["scored"])
+
+    def run(self) -> dict[str, Any]:
+        """How the job ran: engine, iterations, seconds per stage, peak memory."""
+        return self._json(self.layout.run)
+
+    def metrics(self) -> dict[str, Any]:
+        """What stands in metrics.json."""
+        return self._json(self.layout.metrics)
+
+    def transform_arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays of transform.npz by name."""
+        with self._reading(self.layout.transform), np.load(self.layout.transform, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def centroids(self, seed: int | None = None) -> NDArray[np.float32]:
+        """``(k, d) float32`` of one seed; of the best one by default."""
+        path = self.layout.centroids if seed is None else self.layout.seed_centroids(seed)
+        with self._reading(path):
+            centroids: NDArray[np.float32] = np.load(path, allow_pickle=False)
+            return centroids
+
+    def assignments(self, embeddings_id: str | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
+        """The assignments of one scored set, or of all, in row order."""
+        if embeddings_id is None:
+            return self._table(self.layout.assignments, columns=columns)
+        wanted = pc.field("embeddings").cast(pa.string()) == embeddings_id
+        return self._table(self.layout.assignments, columns=columns, filters=wanted)
+
+    def iter_assignments(self, batch_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+        """The assignments block by block, for exports of any size."""
+        with self._reading(self.layout.assignments), pq.ParquetFile(self.layout.assignments) as file:
+            yield from file.iter_batches(batch_size=batch_rows)
+
+    def clusters(self, embeddings_id: str | None = None) -> pa.Table:
+        """One row a cluster of a scored set, the first by default; see `CLUSTERS_SCHEMA`."""
+        wanted = pc.field("embeddings") == (embeddings_id or self.scored[0])
+        return self._table(self.layout.clusters, filters=wanted)
+
+    def iterations(self) -> pa.Table:
+        """Every iteration of every restart of every seed."""
+        return self._table(self.layout.iterations)
+
+    def _table(self, path: Path, **options: Any) -> pa.Table:
+        with self._reading(path):
+            return pq.read_table(path, partitioning=None, **options)
+
+    def _json(self, path: Path) -> dict[str, Any]:
+        with self._reading(path):
+            document: dict[str, Any] = json.loads(path.read_bytes())
+            return document
+
+    @contextmanager
+    def _reading(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, pa.ArrowException, zipfile.BadZipFile) as error:
+            if not self.layout.folder.is_dir():
+                raise not_found(self.id) from error
+            raise StoreCorrupt(f"{path} cannot be read: {error}.", file=str(path)) from error
+
+
+class ClusteringWriter:
+    """Prepares a clustering where nobody sees it; `publish` makes it appear in one step.
+
+    Used as a context manager it leaves nothing behind unless it was published.
+
+    Parameters
+    ----------
+    store
+        Paths of the store.
+    clustering_id
+        Id of the new clustering.
+    """
+
+    def __init__(self, store: StoreLayout, clustering_id: str) -> None:
+        if not is_id(clustering_id):
+            raise StoreError(f"{clustering_id!r} is no id: letters, digits, `.`, `_` and `-` only.")
+        self._final = store.clustering(clustering_id).folder
+        self.layout = ClusteringLayout(store.temporary / f"{clustering_id}.{secrets.token_hex(8)}")
+
+    def __enter__(self) -> ClusteringWriter:
+        with storage_errors(self.layout.folder):
+            self.layout.report.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.layout.folder, ignore_errors=True)
+
+    def spec(self, document: Mapping[str, Any]) -> None:
+        """Write spec.json."""
+        self._json(self.layout.spec, {"format": FORMAT, **document})
+
+    def run(self, document: Mapping[str, Any]) -> None:
+        """Write run.json."""
+        self._json(self.layout.run, document)
+
+    def metrics(self, document: Mapping[str, Any]) -> None:
+        """Write metrics.json."""
+        self._json(self.layout.metrics, document)
+
+    def transform(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write transform.npz; the same arrays give the same bytes."""
+        with storage_errors(self.layout.transform), zipfile.ZipFile(self.layout.transform, "x") as archive:
+            for name, array in arrays.items():
+                # A ZipInfo of one's own carries a fixed date, where numpy's savez writes the time of day.
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy"), _npy_bytes(array))
+
+    def centroids(self, by_seed: Mapping[int, NDArray[np.float32]], best: int) -> None:
+        """Write each seed's centroids, and the best one's once more as the clustering's."""
+        self._bytes(self.layout.centroids, _npy_bytes(by_seed[best]))
+        for seed, centroids in by_seed.items():
+            path = self.layout.seed_centroids(seed)
+            with storage_errors(path):
+                path.parent.mkdir(parents=True)
+            self._bytes(path, _npy_bytes(centroids))
+
+    def assignments(self, tables: Iterator[pa.Table]) -> None:
+        """Write assignments.parquet from tables of `ASSIGNMENTS_SCHEMA`, one scored set after the other."""
+        path = self.layout.assignments
+        with storage_errors(path), pq.ParquetWriter(path, ASSIGNMENTS_SCHEMA, compression="zstd") as file:
+            for table in tables:
+                file.write_table(table.cast(ASSIGNMENTS_SCHEMA), row_group_size=ROW_GROUP)
+
+    def clusters(self, table: pa.Table) -> None:
+        """Write clusters.parquet."""
+        self._table(self.layout.clusters, table.cast(CLUSTERS_SCHEMA))
+
+    def iterations(self, table: pa.Table) -> None:
+        """Write iterations.parquet."""
+        self._table(self.layout.iterations, table.cast(ITERATIONS_SCHEMA))
+
+    def preview(self) -> Clustering:
+        """The clustering as prepared so far, for the report that becomes part of it."""
+        return Clustering(self.layout, self._final.name)
+
+    def publish(self) -> bool:
+        """Make the clustering appear; False when one of that id was there first, which stays as it is."""
+        return publish_folder(self.layout.folder, self._final)
+
+    def _json(self, path: Path, document: Mapping[str, Any]) -> None:
+        self._bytes(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+
+    def _bytes(self, path: Path, content: bytes) -> None:
+        with storage_errors(path), path.open("xb") as file:
+            file.write(content)
+
+    def _table(self, path: Path, table: pa.Table) -> None:
+        with storage_errors(path):
+            pq.write_table(table, path, compression="zstd")
+
+
+def clustering_ids(store: StoreLayout) -> list[str]:
+    """Ids of all clusterings, newest first."""
+    folder = store.clusterings_folder
+    if not folder.is_dir():
+        return []
+    entries = [entry for entry in folder.iterdir() if is_id(entry.name) and (entry / "spec.json").is_file()]
+    return [entry.name for entry in sorted(entries, key=lambda entry: (-_changed(entry), entry.name))]
+
+
+def open_clustering(store: StoreLayout, clustering_id: str) -> Clustering:
+    """The clustering of that id.
+
+    Raises
+    ------
+    ClusteringNotFound
+        There is none.
+    """
+    if not is_id(clustering_id) or not store.clustering(clustering_id).spec.is_file():
+        raise not_found(clustering_id)
+    return Clustering(store.clustering(clustering_id))
+
+
+def delete_clustering(store: StoreLayout, clustering_id: str) -> None:
+    """Remove the clustering of that id in one step.
+
+    Raises
+    ------
+    ClusteringNotFound
+        There is none.
+    """
+    if not is_id(clustering_id) or not remove_folder(store.clustering(clustering_id).folder, store.trash):
+        raise not_found(clustering_id)
+
+
+def not_found(clustering_id: str) -> ClusteringNotFound:
+    """The error for an id that names no clustering."""
+    return ClusteringNotFound(
+        f"There is no clustering {clustering_id!r}: `GET /clusterings` lists the ids.", clustering=clustering_id
+    )
+
+
+def _changed(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _npy_bytes(array: NDArray[Any]) -> bytes:
+    buffer: BinaryIO = io.BytesIO()
+    np.lib.format.write_array(buffer, np.asarray(array, order="C"), allow_pickle=False)
+    buffer.seek(0)
+    return buffer.read()

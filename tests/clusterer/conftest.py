@@ -1,0 +1,115 @@
+"""Embeddings with planted groups in a real store, and clustering jobs on them without a queue."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from shoal.jobs.child import JobContext
+from shoal.settings import Settings
+from shoal.store import ModelRecord, Plan, RowMetadata, Source, Store, image_id
+from shoal.store.clustering import Clustering
+
+Vectors = NDArray[np.float32]
+MakeSet = Callable[..., str]
+RunJob = Callable[..., Clustering]
+Planted = Callable[..., tuple[Vectors, list[str]]]
+
+CORNERS = np.random.default_rng(11).normal(size=(6, 16)) * 2
+
+
+@pytest.fixture(scope="session")
+def planted() -> Planted:
+    """``planted(n=240, groups=4, spread=0.2, seed=0)``: ``(n, 16)`` rows around corners, and the corners' letters."""
+
+    def make(n: int = 240, groups: int = 4, spread: float = 0.2, seed: int = 0) -> tuple[Vectors, list[str]]:
+        rng = np.random.default_rng(seed)
+        corner = np.arange(n) % groups
+        vectors = CORNERS[corner] + spread * rng.normal(size=(n, 16))
+        return vectors.astype(np.float32), [chr(ord("a") + each) for each in corner]
+
+    return make
+
+
+def thumbnail(text: str) -> bytes:
+    """A small image that depends on ``text``."""
+    colour = tuple(int(part) for part in np.frombuffer(text.encode().ljust(3), np.uint8)[-3:])
+    out = io.BytesIO()
+    Image.new("RGB", (24, 16), colour).save(out, "WEBP")
+    return out.getvalue()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def settings(store: Store, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("SHOAL_STORE", str(store.root))
+    return Settings()
+
+
+@pytest.fixture
+def make_set(store: Store) -> MakeSet:
+    """``make_set(name, vectors, labels=None, thumbnails=False, finish=True)``: an embeddings id."""
+
+    def make(
+        name: str,
+        vectors: Vectors,
+        labels: Sequence[str | None] | None = None,
+        *,
+        thumbnails: bool = False,
+        finish: bool = True,
+        shard_rows: int = 100,
+    ) -> str:
+        labels = labels or [None] * len(vectors)
+        paths = [f"{name}/{row:05d}.png" for row in range(len(vectors))]
+        listing = pa.table(
+            {
+                "image_id": [image_id(path) for path in paths],
+                "image_path": paths,
+                "label": pa.array(labels, pa.string()),
+            }
+        )
+        plan = Plan(
+            name=name,
+            source=Source.of(listing, kind="images", path=name),
+            model=ModelRecord(name="raw_pixels", backend="torch", architecture="raw_pixels", embedding="pixels"),
+            dim=vectors.shape[1],
+            dtype="float32",
+            shard_rows=shard_rows,
+            thumbnails=thumbnails,
+        )
+        embeddings = store.create_embeddings(plan, listing)
+        for shard in range(plan.shards if finish else 1):
+            start, stop = plan.shard_range(shard)
+            rows = [RowMetadata(image_id(paths[row]), paths[row], labels[row]) for row in range(start, stop)]
+            images = [thumbnail(paths[row]) for row in range(start, stop)] if thumbnails else None
+            with store.shard_writer(embeddings.id, shard, attempt=1, owner="test") as writer:
+                writer.append(vectors[start:stop], rows, thumbnails=images)
+                writer.commit()
+        if finish:
+            store.finish_embeddings(embeddings.id)
+        return embeddings.id
+
+    return make
+
+
+@pytest.fixture
+def run_job(store: Store, settings: Settings) -> RunJob:
+    """``run_job(embeddings, **fields of the request)``: the clustering that the job publishes."""
+    from clusterer import pipeline
+
+    def run(embeddings: Any, **fields: Any) -> Clustering:
+        context = JobContext.local({"embeddings": embeddings, **fields}, kind="cluster")
+        return store.clustering(pipeline.run(context, settings)["clustering"])
+
+    return run

@@ -1,0 +1,232 @@
+"""The clusterer's REST API, on a real queue and a real store."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+import pytest
+from clusterer import online
+from clusterer.api import build
+from clusterer.transform import Transform
+from fastapi.testclient import TestClient
+from shoal.jobs.queue import JobQueue
+from shoal.settings import Settings
+from shoal.store import Store
+from shoal.store.clustering import Clustering
+
+Planted = Callable[..., tuple[Any, list[str]]]
+MakeSet = Callable[..., str]
+RunJob = Callable[..., Clustering]
+
+
+@pytest.fixture
+def api(settings: Settings, queue: JobQueue, store: Store) -> Iterator[TestClient]:
+    with TestClient(build(settings, queue, store), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def clustering(planted: Planted, make_set: MakeSet, run_job: RunJob) -> Clustering:
+    """Four planted groups with labels and thumbnails, scored on themselves and on a second set."""
+    train = make_set("train", *planted(spread=0.8), thumbnails=True)
+    val = make_set("val", *planted(40, seed=9))
+    return run_job({"train": train, "score": [train, val]}, clusters=4, pca={"components": 6}, seed=0)
+
+
+def code_of(answer: httpx.Response) -> tuple[int, str]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    return answer.status_code, answer.json()["code"]
+
+
+def test_a_request_becomes_a_job(api: TestClient, queue: JobQueue, planted: Planted, make_set: MakeSet) -> None:
+    body = {"embeddings": make_set("mine", *planted()), "over": 1}
+    answer = api.post("/cluster", json=body, headers={"Idempotency-Key": "once"})
+    assert answer.status_code == 202
+    job = answer.json()
+    assert (job["kind"], job["state"], job["request"]) == ("cluster", "queued", body)
+    assert answer.headers["location"] == f"/jobs/{job['id']}"
+    assert api.post("/cluster", json=body, headers={"Idempotency-Key": "once"}).json()["id"] == job["id"]
+    claim = queue.claim(["cluster"], "worker")
+    assert claim is not None
+    assert claim.job.id == job["id"]
+
+
+def test_requests_that_cannot_work_are_refused_at_once(
+    api: TestClient, queue: JobQueue, planted: Planted, make_set: MakeSet
+) -> None:
+    vectors, labels = planted()
+    mine, bare = make_set("mine", vectors, labels), make_set("bare", vectors)
+    half, thin = make_set("half", vectors, finish=False), make_set("thin", vectors[:, :3])
+    cases: list[tuple[dict[str, Any], int, str]] = [
+        ({"embeddings": "nothing-1", "clusters": 3}, 404, "embeddings_not_found"),
+        ({"embeddings": half, "clusters": 3}, 409, "embeddings_incomplete"),
+        ({"embeddings": bare, "over": 1.5}, 422, "labels_required"),
+        ({"embeddings": mine, "clusters": 241}, 422, "clusters_invalid"),
+        ({"embeddings": mine, "over": 0.1}, 422, "clusters_invalid"),
+        ({"embeddings": mine, "clusters": 1}, 422, "out_of_range"),
+        ({"embeddings": {"train": mine, "score": [thin]}, "clusters": 3}, 422, "dimension_mismatch"),
+        ({"embeddings": mine, "clusters": 3, "pca": {"components": 17}}, 422, "invalid_request"),
+        ({"embeddings": mine, "clusters": 3, "over": 1.0}, 422, "invalid_value"),
+        ({"embeddings": mine, "clusters": 3, "colour": "red"}, 422, "unknown_field"),
+        ({"embeddings": "../../etc", "clusters": 3}, 422, "invalid_request"),
+    ]
+    for body, status, code in cases:
+        assert code_of(api.post("/cluster", json=body)) == (status, code), body
+    assert queue.list().jobs == []
+
+
+def test_a_clusterings_facts_metrics_and_clusters_can_be_read(api: TestClient, clustering: Clustering) -> None:
+    base = f"/clusterings/{clustering.id}"
+    facts = api.get(base).json()
+    assert (facts["n"], facts["dim"], facts["k"], facts["seeds"], facts["engine"]) == (240, 16, 4, [0], "faiss")
+    assert facts["metrics"]["ari"] == api.get(f"{base}/metrics").json()["scored"][facts["train"]]["mean"]["ari"]
+    assert facts["spec"]["clusters"] == 4
+    assert all(api.get(link).status_code == 200 for link in facts["links"].values())
+    assert [each["id"] for each in api.get("/clusterings").json()["clusterings"]] == [clustering.id]
+    assert "text/html" in api.get(f"{base}/report").headers["content-type"]
+    assert api.get(f"{base}/contact-sheet").content.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("sort", "sign"), [("size", -1), ("purity", -1), ("tightness", 1)])
+def test_clusters_are_listed_in_the_order_asked_for(
+    api: TestClient, clustering: Clustering, sort: str, sign: int
+) -> None:
+    answer = api.get(f"/clusterings/{clustering.id}/clusters", params={"sort": sort, "limit": 3}).json()
+    values = [sign * each[sort] for each in answer["clusters"]]
+    assert answer["total"] == 4
+    assert len(values) == 3
+    assert values == sorted(values)
+
+
+def test_one_cluster_shows_its_members(api: TestClient, clustering: Clustering) -> None:
+    url = f"/clusterings/{clustering.id}/clusters/2"
+    found = api.get(url, params={"thumbnails": True}).json()
+    distances = [each["distance"] for each in found["nearest"]]
+    assert distances == sorted(distances)
+    assert found["farthest"][0]["distance"] >= distances[-1]
+    first = found["nearest"][0]
+    assert first["image_path"] == f"train/{first['row']:05d}.png"
+    assert first["thumbnail"].startswith("data:image/webp;base64,")
+    assert first["label"] == found["majority"]
+    other = api.get(url, params={"embeddings": clustering.scored[1]}).json()
+    assert other["nearest"][0]["image_path"].startswith("val/")
+    assert "thumbnail" not in other["nearest"][0]
+
+
+def test_members_outlive_the_embeddings_without_their_paths(
+    api: TestClient, store: Store, clustering: Clustering
+) -> None:
+    store.delete_embeddings(clustering.scored[0])
+    member = api.get(f"/clusterings/{clustering.id}/clusters/0").json()["nearest"][0]
+    assert member["image_path"] is None
+    assert len(member["image_id"]) == 16
+
+
+def test_assignments_are_the_same_in_every_format(api: TestClient, clustering: Clustering) -> None:
+    url = f"/clusterings/{clustering.id}/assignments"
+    parquet, text, lines = (api.get(url, params={"format": each}).content for each in ("parquet", "csv", "jsonl"))
+    table = pq.read_table(io.BytesIO(parquet))
+    assert table.num_rows == 280
+    rows = [json.loads(line) for line in lines.decode().splitlines()]
+    assert rows == table.to_pylist()
+    read = csv.read_csv(io.BytesIO(text))
+    assert read.column_names == table.column_names
+    assert read.column("cluster").to_pylist() == table.column("cluster").to_pylist()
+    assert {row["embeddings"] for row in rows} == set(clustering.scored)
+
+
+def test_new_embeddings_get_the_cluster_that_a_job_would_give_them(
+    api: TestClient, clustering: Clustering, planted: Planted
+) -> None:
+    vectors, _ = planted(spread=0.8)
+    answer = api.post(f"/clusterings/{clustering.id}/assign", json={"embeddings": vectors.tolist()})
+    expected = clustering.assignments(clustering.scored[0]).to_pylist()
+    names = clustering.clusters().column("label").to_pylist()
+    for found, row in zip(answer.json(), expected, strict=True):
+        assert found["cluster"] == row["cluster"]
+        assert found["distance"] == pytest.approx(row["distance"], abs=1e-4)
+        assert found["margin"] == pytest.approx(row["margin"], abs=1e-4)
+        assert found["label"] == names[row["cluster"]]
+
+
+def test_new_rows_that_do_not_fit_are_named(api: TestClient, clustering: Clustering) -> None:
+    url = f"/clusterings/{clustering.id}/assign"
+    good = [0.5] * 16
+    answer = api.post(url, json={"embeddings": [good, good[:3]]})
+    assert code_of(answer) == (422, "dimension_mismatch")
+    assert answer.json()["row"] == 1
+    document = json.dumps({"embeddings": [good, good, [*good[:15], float("nan")]]})
+    answer = api.post(url, content=document, headers={"content-type": "application/json"})
+    assert code_of(answer) == (422, "not_finite")
+    assert answer.json()["errors"][0]["field"] == "embeddings.2.15"
+    answer = api.post(url, json={"embeddings": [[1e300] * 16]})
+    assert code_of(answer) == (422, "not_finite")
+    assert answer.json()["row"] == 0
+    assert code_of(api.post(url, json={}))[0] == 422
+    assert code_of(api.post(url, json={"embeddings": [good], "images": ["x"]}))[0] == 422
+
+
+def test_new_images_are_embedded_by_the_model_that_was_clustered(
+    api: TestClient, clustering: Clustering, planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[str, Any]] = []
+    vectors = planted(2)[0].tolist()
+
+    def post(url: str, **options: Any) -> httpx.Response:
+        sent.append((url, options["json"]))
+        return httpx.Response(200, json={"data": [{"embedding": vector} for vector in vectors]})
+
+    monkeypatch.setattr(online.httpx, "post", post)
+    images = ["data:image/png;base64,AAAA", "data:image/png;base64,BBBB"]
+    answer = api.post(f"/clusterings/{clustering.id}/assign", json={"images": images})
+    points = Transform.from_arrays(clustering.transform_arrays())(np.array(vectors, np.float32))
+    nearest = np.linalg.norm(points[:, None] - clustering.centroids(), axis=2).argmin(axis=1)
+    assert [each["cluster"] for each in answer.json()] == nearest.tolist()
+    assert sent[0][0].endswith("/v1/embeddings")
+    assert sent[0][1] == {"model": "raw_pixels", "input": images, "encoding_format": "float"}
+
+
+def test_an_extractor_that_is_away_or_refuses_is_reported(
+    api: TestClient, clustering: Clustering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"/clusterings/{clustering.id}/assign"
+    body = {"images": ["data:image/png;base64,AAAA"]}
+
+    def away(url: str, **options: Any) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    def refuse(url: str, **options: Any) -> httpx.Response:
+        return httpx.Response(422, json={"code": "invalid_request", "detail": "No image.", "status": 422})
+
+    monkeypatch.setattr(online.httpx, "post", away)
+    assert code_of(api.post(url, json=body)) == (503, "unavailable")
+    monkeypatch.setattr(online.httpx, "post", refuse)
+    answer = api.post(url, json=body)
+    assert code_of(answer) == (422, "invalid_request")
+    assert answer.json()["detail"] == "No image."
+
+
+def test_what_does_not_exist_is_not_found(api: TestClient, clustering: Clustering) -> None:
+    for path in ("", "/metrics", "/clusters", "/clusters/0", "/assignments", "/report", "/contact-sheet"):
+        assert code_of(api.get(f"/clusterings/c-nothing{path}")) == (404, "clustering_not_found"), path
+    assert code_of(api.get(f"/clusterings/{clustering.id}/clusters/4")) == (404, "cluster_not_found")
+    assert code_of(api.get(f"/clusterings/{clustering.id}/clusters/-1")) == (404, "cluster_not_found")
+    assert code_of(api.get(f"/clusterings/{clustering.id}/clusters", params={"embeddings": "other"})) == (
+        404,
+        "not_found",
+    )
+
+
+def test_a_deleted_clustering_is_gone(api: TestClient, clustering: Clustering) -> None:
+    url = f"/clusterings/{clustering.id}"
+    assert api.delete(url).status_code == 204
+    assert code_of(api.get(url)) == (404, "clustering_not_found")
+    assert code_of(api.delete(url)) == (404, "clustering_not_found")
+    assert api.get("/clusterings").json() == {"clusterings": []}

@@ -1,0 +1,412 @@
+"""From a folder of images to committed embeddings: whole, resumed, with failures, with nothing to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from extractor import model as model_module
+from extractor import pipeline
+from extractor.backends.pixels import PixelsBackend
+from shoal.errors import (
+    EmbeddingsNotFound,
+    JobError,
+    NoImages,
+    ShoalError,
+    StoreFull,
+    TooManyFailures,
+    UnknownModel,
+    WeightsInvalid,
+)
+from shoal.jobs.child import Cancelled, JobContext
+from shoal.schemas import Progress
+from shoal.settings import Settings
+from shoal.store import EmbeddingSet, Store
+
+Make = Callable[..., Path]
+NewJob = Callable[..., JobContext]
+
+
+def done(settings: Settings, result: dict[str, Any]) -> EmbeddingSet:
+    """The finished set of ``result``, every checksum of it verified."""
+    store = Store(settings.store)
+    report = store.verify(result["embeddings"])
+    assert report.ok, report
+    embeddings = store.embeddings(result["embeddings"])
+    assert embeddings.complete
+    assert (result["rows"], result["failed"], result["dim"]) == (embeddings.rows, embeddings.failed, embeddings.dim)
+    return embeddings
+
+
+def vectors(embeddings: EmbeddingSet) -> np.ndarray:
+    return np.concatenate([block for _, block in embeddings.iter_batches()])
+
+
+class Wrapped(PixelsBackend):
+    """Raw pixels, through a hook that may change or refuse a batch's embeddings."""
+
+    hook: Callable[[np.ndarray], np.ndarray] = staticmethod(lambda vectors: vectors)
+
+    def submit(self, pixels: np.ndarray) -> Future[np.ndarray]:
+        future: Future[np.ndarray] = Future()
+        try:
+            future.set_result(type(self).hook(super().submit(pixels).result()))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def hooked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[np.ndarray], np.ndarray]], None]:
+    """``hooked(f)``: every batch's embeddings go through ``f``."""
+
+    def install(hook: Callable[[np.ndarray], np.ndarray]) -> None:
+        kind = type("Hooked", (Wrapped,), {"hook": staticmethod(hook)})
+        monkeypatch.setattr(model_module, "open_backend", lambda spec, settings, record: kind(spec, record))
+
+    return install
+
+
+def test_a_folder_becomes_committed_embeddings_in_the_order_of_its_paths(
+    settings: Settings, make: Make, job: NewJob
+) -> None:
+    for i in range(13):
+        make(f"{'ab'[i % 2]}/{i:02d}.png", i)
+    embeddings = done(settings, pipeline.run(job(), settings))
+    table = embeddings.metadata()
+    paths = table.column("image_path").to_pylist()
+    assert paths == sorted(f"{'ab'[i % 2]}/{i:02d}.png" for i in range(13))
+    assert table.column("label").to_pylist() == [path[0] for path in paths]
+    assert (embeddings.rows, embeddings.failed, embeddings.plan.shards) == (13, 0, 3)
+    assert set(table.column("width").to_pylist()) == {60}
+    assert len(embeddings.thumbnails(np.arange(13))) == 13
+
+
+def test_every_row_belongs_to_its_image(settings: Settings, make: Make, job: NewJob) -> None:
+    for i in range(11):
+        make(f"{i:02d}.png", i)
+    together = vectors(done(settings, pipeline.run(job(batch_size=4), settings)))
+    for i in range(11):
+        for other in settings.data.glob("one/*"):
+            other.unlink()
+        (settings.data / "one").mkdir(exist_ok=True)
+        (settings.data / "one" / "x.png").write_bytes((settings.data / "set" / f"{i:02d}.png").read_bytes())
+        if i in (0, 4, 5, 10):  # First, and on both sides of a batch's and a shard's border.
+            alone = pipeline.run(job(images={"path": "one"}, name=f"one{i}"), settings)
+            np.testing.assert_allclose(vectors(done(settings, alone))[0], together[i], atol=1e-6)
+
+
+def test_real_weights_tell_pictures_apart(settings: Settings, make: Make, job: NewJob) -> None:
+    for i in range(3):
+        make(f"{i}.png", i, (300, 200))
+    (settings.data / "set" / "3.png").write_bytes((settings.data / "set" / "0.png").read_bytes())
+    result = pipeline.run(job(model="tf_efficientnet_lite0", shard_rows=100), settings)
+    embeddings = done(settings, result)
+    rows = vectors(embeddings)
+    assert result["dim"] == 1280
+    np.testing.assert_allclose(rows[0], rows[3], atol=1e-5)
+    assert np.abs(rows[0] - rows[1]).max() > 0.1
+    assert str(embeddings.plan.model.weights_sha256).startswith("57934424")
+
+
+def test_a_model_whose_width_nobody_states_is_asked(settings: Settings, make: Make, job: NewJob) -> None:
+    make("0.png")
+    model = {"architecture": "resnet18", "weights": "random", "embedding": "layer2", "transform": {"size": 32}}
+    assert pipeline.run(job(model=model), settings)["dim"] == 128
+
+
+class TestFailures:
+    @pytest.fixture
+    def half_bad(self, folder: Path, make: Make) -> None:
+        for i in range(10):
+            make(f"{i}.png", i)
+        for i in (1, 5, 6):
+            (folder / f"{i}.png").write_bytes(b"not an image")
+
+    def test_they_become_rows_of_errors(self, settings: Settings, job: NewJob, half_bad: None) -> None:
+        result = pipeline.run(job(max_failed_fraction=0.3), settings)
+        embeddings = done(settings, result)
+        errors = embeddings.errors().to_pylist()
+        assert [(row["image_path"], row["code"]) for row in errors] == [
+            (f"{i}.png", "image_unrecognised") for i in (1, 5, 6)
+        ]
+        assert (result["rows"], result["failed"]) == (7, 3)
+        paths = embeddings.metadata(["image_path"]).column("image_path").to_pylist()
+        assert paths == [f"{i}.png" for i in (0, 2, 3, 4, 7, 8, 9)]
+
+    def test_too_many_fail_the_job_and_keep_what_is_committed(
+        self, settings: Settings, job: NewJob, half_bad: None
+    ) -> None:
+        with pytest.raises(TooManyFailures, match=r"3 of 10 images \(30.0%\).*1\.png \(image_unrecognised\)") as caught:
+            pipeline.run(job(max_failed_fraction=0.2, batch_size=1), settings)
+        embeddings = Store(settings.store).embeddings(caught.value.members["embeddings"])
+        assert list(embeddings.commits) == [0]
+        # The larger fraction is the same plan: it goes on from there.
+        result = pipeline.run(job(max_failed_fraction=0.3), settings)
+        assert (result["embeddings"], result["resumed_rows"]) == (embeddings.id, 4)
+
+    def test_a_finished_set_is_held_to_the_new_requests_fraction(
+        self, settings: Settings, job: NewJob, half_bad: None
+    ) -> None:
+        pipeline.run(job(max_failed_fraction=1.0), settings)
+        with pytest.raises(TooManyFailures):
+            pipeline.run(job(max_failed_fraction=0.1), settings)
+
+    def test_a_job_stops_as_soon_as_it_cannot_recover(
+        self, settings: Settings, folder: Path, make: Make, job: NewJob, hooked: Callable[..., None]
+    ) -> None:
+        for i in range(40):
+            make(f"{i:02d}.png", i)
+        for i in range(8):
+            (folder / f"{i:02d}.png").write_bytes(b"")
+        embedded: list[int] = []
+        hooked(lambda rows: (embedded.append(len(rows)), rows)[1])
+        with pytest.raises(TooManyFailures):
+            pipeline.run(job(max_failed_fraction=0.1), settings)
+        assert sum(embedded) < 20
+
+    def test_every_image_may_fail_when_one_says_so(self, settings: Settings, folder: Path, job: NewJob) -> None:
+        for i in range(7):
+            (folder / f"{i}.png").write_bytes(b"")
+        result = pipeline.run(job(max_failed_fraction=1.0), settings)
+        assert (result["rows"], result["failed"]) == (0, 7)
+        done(settings, result)
+
+    def test_an_output_that_is_not_finite_costs_only_its_image(
+        self, settings: Settings, make: Make, job: NewJob, hooked: Callable[..., None]
+    ) -> None:
+        for i in range(4):
+            make(f"{i}.png", i)
+
+        def spoil(rows: np.ndarray) -> np.ndarray:
+            rows[2, 5] = np.nan
+            return rows
+
+        hooked(spoil)
+        embeddings = done(settings, pipeline.run(job(max_failed_fraction=0.5), settings))
+        (error,) = embeddings.errors().to_pylist()
+        assert (error["image_path"], error["code"]) == ("2.png", "image_not_finite")
+
+    def test_a_value_too_large_for_float16_says_so(
+        self, settings: Settings, make: Make, job: NewJob, hooked: Callable[..., None]
+    ) -> None:
+        make("0.png")
+        make("1.png", 1)
+        hooked(lambda rows: rows + np.array([[0], [1e6]], np.float32))
+        embeddings = done(settings, pipeline.run(job(max_failed_fraction=0.5, dtype="float16"), settings))
+        (error,) = embeddings.errors().to_pylist()
+        assert "float32" in error["message"]
+        assert vectors(embeddings).shape == (1, 3072)
+
+    def test_a_model_that_loses_rows_is_named(
+        self, settings: Settings, make: Make, job: NewJob, hooked: Callable[..., None]
+    ) -> None:
+        make("0.png")
+        hooked(lambda rows: rows[:, :7])
+        with pytest.raises(JobError, match=r"raw_pixels gave an array of shape \(1, 7\), not \(1, 3072\)"):
+            pipeline.run(job(), settings)
+
+    def test_a_model_of_another_width_than_stated_is_refused(
+        self, settings: Settings, make: Make, job: NewJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make("0.png")
+
+        class Wide(PixelsBackend):
+            def __init__(self, spec: Any, record: Any) -> None:
+                super().__init__(spec, record)
+                self.dim += 1
+
+        monkeypatch.setattr(model_module, "open_backend", lambda spec, settings, record: Wide(spec, record))
+        with pytest.raises(WeightsInvalid, match="width 3073"):
+            pipeline.run(job(), settings)
+
+
+class TestResume:
+    @pytest.fixture(autouse=True)
+    def _images(self, make: Make) -> None:
+        for i in range(20):
+            make(f"{i:02d}.png", i)
+
+    def stop_in(self, shard: int, hooked: Callable[..., None], error: BaseException) -> None:
+        seen = [0]
+
+        def fail(rows: np.ndarray) -> np.ndarray:
+            seen[0] += len(rows)
+            if seen[0] > 5 * shard + 2:
+                raise error
+            return rows
+
+        hooked(fail)
+
+    def test_only_what_is_missing_is_embedded_again(
+        self, settings: Settings, job: NewJob, hooked: Callable[..., None]
+    ) -> None:
+        expected = vectors(done(settings, pipeline.run(job(name="whole"), settings)))
+        self.stop_in(2, hooked, RuntimeError("power cut"))
+        first = job()
+        with pytest.raises(RuntimeError, match="power cut"):
+            pipeline.run(first, settings)
+        embedded: list[int] = []
+        hooked(lambda rows: (embedded.append(len(rows)), rows)[1])
+        result = pipeline.run(job(checkpoint=first.checkpoint), settings)
+        assert result["resumed_rows"] == 10
+        assert sum(embedded) == 10
+        np.testing.assert_array_equal(vectors(done(settings, result)), expected)
+
+    def test_a_retry_keeps_to_the_frozen_listing(
+        self, settings: Settings, make: Make, job: NewJob, hooked: Callable[..., None]
+    ) -> None:
+        self.stop_in(1, hooked, RuntimeError("power cut"))
+        first = job()
+        with pytest.raises(RuntimeError):
+            pipeline.run(first, settings)
+        make("00-new.png", 99)
+        (settings.data / "set" / "19.png").unlink()
+        hooked(lambda rows: rows)
+        result = pipeline.run(job(checkpoint=first.checkpoint), settings)
+        embeddings = done(settings, result)
+        assert first.checkpoint == {"embeddings": embeddings.id}
+        assert (result["rows"], result["failed"]) == (19, 1)
+        assert embeddings.errors().column("code").to_pylist() == ["image_unreadable"]
+        # A new request sees the new files.
+        assert pipeline.run(job(), settings)["embeddings"] != embeddings.id
+
+    def test_the_same_request_again_returns_at_once(
+        self, settings: Settings, job: NewJob, hooked: Callable[..., None]
+    ) -> None:
+        first = pipeline.run(job(), settings)
+
+        def refuse(rows: np.ndarray) -> np.ndarray:
+            raise AssertionError("nothing is left to embed")
+
+        hooked(refuse)
+        again = pipeline.run(job(), settings)
+        assert again == {**first, "resumed_rows": 20}
+
+    def test_a_set_deleted_between_attempts_is_made_anew(self, settings: Settings, job: NewJob) -> None:
+        first = pipeline.run(job(), settings)
+        Store(settings.store).delete_embeddings(first["embeddings"])
+        again = pipeline.run(job(checkpoint={"embeddings": first["embeddings"]}), settings)
+        assert again == first
+
+    def test_weights_exchanged_between_attempts_are_refused(
+        self, settings: Settings, job: NewJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = pipeline.run(job(), settings)
+        record = model_module.record_of
+        monkeypatch.setattr(
+            model_module, "record_of", lambda *args: record(*args).model_copy(update={"weights_sha256": "0" * 64})
+        )
+        with pytest.raises(JobError, match="no longer the one"):
+            pipeline.run(job(checkpoint={"embeddings": first["embeddings"]}), settings)
+
+    def test_cancelling_keeps_the_committed_shards(self, settings: Settings, job: NewJob) -> None:
+        context = job(batch_size=1)
+        seen: list[Progress] = []
+        report = context.progress
+
+        def progress(stage: str, done: int = 0, total: int | None = None, unit: str = "items") -> None:
+            seen.append(Progress(stage=stage, done=done, total=total, unit=unit))
+            if done >= 7:
+                context.stop()
+            report(stage, done, total, unit)
+
+        context.progress = progress  # type: ignore[method-assign]
+        with pytest.raises(Cancelled):
+            pipeline.run(context, settings)
+        assert context.checkpoint is not None
+        embeddings = Store(settings.store).embeddings(context.checkpoint["embeddings"])
+        assert list(embeddings.commits) == [0]
+        assert [each.stage for each in seen][:3] == ["list", "load model", "embed"]
+        assert not list(embeddings.layout.work.iterdir())
+
+    def test_a_full_disk_is_reported_as_such_and_the_job_can_go_on(
+        self, settings: Settings, job: NewJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from shoal.store import commits
+
+        publish = commits.publish_commit
+
+        def full(layout: Any, commit: Any) -> bool:
+            if commit.shard == 2:
+                raise StoreFull(os.strerror(errno.ENOSPC))
+            return publish(layout, commit)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(commits, "publish_commit", full)
+            with pytest.raises(StoreFull):
+                pipeline.run(job(), settings)
+        result = pipeline.run(job(), settings)
+        assert result["resumed_rows"] >= 10
+        done(settings, result)
+
+
+def test_batches_cross_shards(settings: Settings, make: Make, job: NewJob, hooked: Callable[..., None]) -> None:
+    for i in range(10):
+        make(f"{i}.png", i)
+    sizes: list[int] = []
+    hooked(lambda rows: (sizes.append(len(rows)), rows)[1])
+    done(settings, pipeline.run(job(batch_size=4, shard_rows=3), settings))
+    assert sizes == [4, 4, 2]
+
+
+def test_progress_counts_images(settings: Settings, make: Make) -> None:
+    for i in range(6):
+        make(f"{i}.png", i)
+    seen: list[Progress] = []
+    request = {"images": {"path": "set"}, "model": "raw_pixels", "batch_size": 2}
+    pipeline.run(JobContext.local(request, kind="extract:torch", on_progress=seen.append), settings)
+    assert (seen[-1].stage, seen[-1].done, seen[-1].total, seen[-1].unit) == ("embed", 6, 6, "images")
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [({"model": "resnet5"}, UnknownModel), ({"images": {"path": "."}}, NoImages)],
+)
+def test_a_request_that_can_never_work_fails_with_its_code(
+    settings: Settings, job: NewJob, fields: dict[str, Any], error: type[ShoalError]
+) -> None:
+    with pytest.raises(error):
+        pipeline.run(job(**fields), settings)
+    assert Store(settings.store).embeddings_ids() == []
+
+
+def test_the_plan_says_what_was_done(settings: Settings, make: Make, job: NewJob) -> None:
+    make("a/0.png")
+    (settings.data / "labels.csv").write_text("path,label\na/0.png,cat\n")
+    images = {"path": "set", "labels": {"file": "labels.csv"}, "split": "val"}
+    result = pipeline.run(job(images=images, name="mine", thumbnails=False, dtype="float16"), settings)
+    embeddings = done(settings, result)
+    plan = embeddings.plan
+    assert result["embeddings"].startswith("mine-")
+    assert plan.source.path == "set"
+    assert plan.source.labels == {"file": "labels.csv", "path_column": "path", "label_column": "label"}
+    assert plan.transform["size"] == 32
+    assert (plan.dtype, plan.thumbnails, plan.source.split) == ("float16", False, "val")
+    assert embeddings.labels() == ["cat"]
+    assert embeddings.thumbnails(np.array([0])) == {}
+    assert isinstance(embeddings.listing(), pa.Table)
+
+
+def test_deleting_the_set_under_a_running_job_is_an_error_not_a_crash(
+    settings: Settings, make: Make, job: NewJob, hooked: Callable[..., None]
+) -> None:
+    for i in range(12):
+        make(f"{i:02d}.png", i)
+    store = Store(settings.store)
+
+    def delete(rows: np.ndarray) -> np.ndarray:
+        for each in store.embeddings_ids():
+            store.delete_embeddings(each)
+        return rows
+
+    hooked(delete)
+    with pytest.raises((EmbeddingsNotFound, ShoalError)):
+        pipeline.run(job(), settings)

@@ -1,0 +1,130 @@
+"""What the store's fault tests run, here and in processes that are to be killed: one attempt at a small plan.
+
+As a script::
+
+    store_attempt.py kill ROOT...            in the n-th ROOT, one attempt that dies by SIGKILL before its n-th step
+    store_attempt.py race ROOT OWNER GO      attempts at every shard, once the file GO is there; prints how many it won
+    store_attempt.py limit ROOT BYTES        one attempt with files limited to BYTES; prints the error's code
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from shoal.errors import ShoalError
+from shoal.store import ModelRecord, Plan, RowMetadata, Source, Store, image_id
+
+STEPS = ("fsync", "link", "rename", "replace", "mkdir", "unlink", "rmdir")
+"""The calls of `os` that change what others see; one may die, or sleep, before each."""
+
+
+def small_plan(count: int = 12, shard_rows: int = 6, dim: int = 4) -> tuple[Plan, pa.Table]:
+    paths = [f"{i}.png" for i in range(count)]
+    listing = pa.table({"image_id": [image_id(path) for path in paths], "image_path": paths})
+    plan = Plan(
+        name="small",
+        source=Source.of(listing, kind="images", path="x"),
+        model=ModelRecord(name="m", backend="torch", architecture="a", embedding="pooled"),
+        dim=dim,
+        dtype="float32",
+        shard_rows=shard_rows,
+        thumbnails=True,
+    )
+    return plan, listing
+
+
+def vectors(rows: range, dim: int, owner: str) -> Any:
+    """Vectors that tell who wrote them."""
+    return np.repeat(np.array(rows, np.float32)[:, None], dim, axis=1) + 1000 * len(owner)
+
+
+def attempt(store: Store, plan: Plan, shard: int, owner: str) -> bool:
+    """Write and commit one shard; the last image of each has failed."""
+    start, stop = plan.shard_range(shard)
+    with store.shard_writer(plan.id, shard, attempt=1, owner=owner) as writer:
+        rows = range(start, stop - 1)
+        metadata = [RowMetadata(image_id(f"{i}.png"), f"{i}.png", sha256=f"{len(owner):064}") for i in rows]
+        writer.append(vectors(rows, plan.dim, owner), metadata, [owner.encode()] * len(rows))
+        writer.append_error(image_id(f"{stop - 1}.png"), f"{stop - 1}.png", "bad", owner)
+        return writer.commit()
+
+
+def before_each_step(act: Callable[[], None], patch: Callable[[object, str, object], None] = setattr) -> None:
+    """Call ``act`` before every call of `STEPS`."""
+    for name in STEPS:
+        patch(os, name, _acting(act, getattr(os, name)))
+
+
+def _acting(act: Callable[[], None], real: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **options: Any) -> Any:
+        act()
+        return real(*args, **options)
+
+    return call
+
+
+def _die_before(step: int) -> Callable[[], None]:
+    count = 0
+
+    def act() -> None:
+        nonlocal count
+        count += 1
+        if count == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return act
+
+
+def kill(roots: list[str]) -> None:
+    """One attempt a root, each in a process forked before any thread has started, until one gets through."""
+    pa.array([image_id("")])  # imports pandas where there is one: once here, not once a child
+    for step, root in enumerate(roots, start=1):
+        child = os.fork()
+        if child == 0:
+            plan, _ = small_plan()
+            before_each_step(_die_before(step))
+            attempt(Store(Path(root)), plan, 0, "a")
+            Store(Path(root)).finish_embeddings(plan.id)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        print(-code, flush=True)  # noqa: T201
+        if code != -signal.SIGKILL:
+            break
+
+
+def race(root: str, owner: str, go: str) -> None:
+    plan, _ = small_plan(60)
+    store = Store(Path(root))
+    while not Path(go).exists():
+        time.sleep(0.001)
+    print(sum(attempt(store, plan, shard, owner) for shard in range(plan.shards)))  # noqa: T201
+
+
+def limit(root: str, most: str) -> None:
+    plan, _ = small_plan(12, 6, 4096)
+    store = Store(Path(root))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
+    try:
+        attempt(store, plan, 0, "limited")
+    except ShoalError as error:
+        print(error.code)  # noqa: T201
+
+
+if __name__ == "__main__":
+    command, *arguments = sys.argv[1:]
+    if command == "kill":
+        kill(arguments)
+    elif command == "race":
+        race(*arguments)
+    else:
+        limit(*arguments)

@@ -1,0 +1,97 @@
+"""The queue's server is killed, or hangs, in the middle of a job."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from shoal.jobs.queue import JobQueue
+from shoal.jobs.states import JobState
+
+LEASE_S = 3.0
+
+
+@pytest.fixture
+def own_queue(own_redis):
+    """A queue on the test's own server."""
+    queue = JobQueue.from_url(own_redis.url)
+    yield queue
+    queue.close()
+
+
+@pytest.fixture
+def scene(own_redis, own_queue, start_worker, job_file, wait_until):
+    """Two workers, one of which runs a job that waits for its gate."""
+    file = job_file()
+    job, _ = own_queue.submit("work", file.request("wait"))
+    workers = [start_worker(url=own_redis.url, lease_s=LEASE_S) for _ in range(2)]
+    wait_until(lambda: file.lines("start"), what="start of the job")
+    return job.id, file, workers
+
+
+def run_on_for(seconds: float, workers, file) -> None:
+    """Everybody stays alive for that long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert all(worker.process.poll() is None for worker in workers)
+        os.kill(file.pids()[0], 0)
+        time.sleep(0.1)
+
+
+def assert_one_run(queue, job_id, file, wait_until) -> None:
+    file.let_go()
+    wait_until(lambda: queue.get(job_id).state.terminal, what="end of the job")
+    job = queue.get(job_id)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
+    assert len(file.lines("start")) == 1
+    assert len(file.lines("end")) == 1
+
+
+def test_restarted_server_makes_no_job_run_twice(own_redis, own_queue, scene, wait_until):
+    job_id, file, workers = scene
+    own_redis.kill()
+    run_on_for(2 * LEASE_S, workers, file)
+    own_redis.start()
+    run_on_for(1.5 * LEASE_S, workers, file)
+    assert_one_run(own_queue, job_id, file, wait_until)
+
+
+def test_hanging_server_makes_no_job_run_twice(own_redis, own_queue, scene, wait_until):
+    job_id, file, workers = scene
+    own_redis.pause()
+    run_on_for(2 * LEASE_S, workers, file)
+    own_redis.resume()
+    run_on_for(1.5 * LEASE_S, workers, file)
+    assert_one_run(own_queue, job_id, file, wait_until)
+
+
+def test_result_of_an_outage_is_delivered_after_it(own_redis, own_queue, scene, wait_until, is_alive):
+    job_id, file, _ = scene
+    own_redis.kill()
+    file.let_go()
+    wait_until(lambda: not is_alive(file.pids()[0]), what="end of the child")
+    own_redis.start()
+    assert_one_run(own_queue, job_id, file, wait_until)
+
+
+def test_everything_submitted_and_ended_survives_a_crash(own_redis, own_queue):
+    waiting, _ = own_queue.submit("work", {"x": 1}, idempotency_key="k")
+    other, _ = own_queue.submit("other", {})
+    own_queue.succeed(own_queue.claim(["other"], "worker"), {"y": 2})
+    before = own_queue.list()
+    own_redis.kill()
+    own_redis.start()
+    assert JobQueue.from_url(own_redis.url).list() == before
+    assert own_queue.get(other.id).result == {"y": 2}
+    assert own_queue.submit("work", {"x": 1}, idempotency_key="k") == (waiting, False)
+
+
+def test_worker_started_before_its_server_waits_for_it(own_redis, own_queue, start_worker, job_file, wait_until):
+    job, _ = own_queue.submit("work", job_file().request())
+    own_redis.kill()
+    worker = start_worker(url=own_redis.url)
+    with pytest.raises(Exception, match="timed out"):
+        worker.process.wait(2.0)
+    own_redis.start()
+    wait_until(lambda: own_queue.get(job.id).state is JobState.SUCCEEDED, what="end of the job")

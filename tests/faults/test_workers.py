@@ -1,0 +1,96 @@
+"""Workers and children that are killed or stopped in the middle of a job."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from shoal.jobs.states import JobState
+
+LEASE_S = 3.0
+
+
+@pytest.fixture
+def running(queue, job_file, wait_until):
+    """Submit a job that waits for its gate; call it once a worker is there."""
+    file = job_file()
+    job, _ = queue.submit("work", file.request("wait"))
+
+    def started(times: int = 1) -> None:
+        wait_until(lambda: len(file.lines("start")) == times, what=f"start number {times}")
+
+    return job.id, file, started
+
+
+def ended(queue, job_id, wait_until):
+    wait_until(lambda: queue.get(job_id).state.terminal, what="end of the job")
+    return queue.get(job_id)
+
+
+def test_killed_child_is_replaced(queue, run_worker, running, wait_until):
+    job_id, file, started = running
+    run_worker(lease_s=LEASE_S)
+    started(1)
+    os.kill(file.pids()[0], signal.SIGKILL)
+    started(2)
+    file.let_go()
+    job = ended(queue, job_id, wait_until)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
+    assert len(file.lines("end")) == 1
+
+
+def test_job_of_a_killed_worker_is_finished_by_another(queue, start_worker, run_worker, running, wait_until, is_alive):
+    job_id, file, started = running
+    first = start_worker(lease_s=LEASE_S)
+    started(1)
+    run_worker(lease_s=LEASE_S)
+    first.end()
+    wait_until(lambda: not is_alive(file.pids()[0]), what="the child dies with its worker")
+    started(2)
+    file.let_go()
+    job = ended(queue, job_id, wait_until)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
+    assert len(file.lines("end")) == 1
+
+
+def test_stopped_worker_is_fenced_when_it_continues(queue, start_worker, run_worker, running, wait_until, is_alive):
+    job_id, file, started = running
+    zombie = start_worker(lease_s=LEASE_S)
+    started(1)
+    zombie.send(signal.SIGSTOP)
+    run_worker(lease_s=LEASE_S)
+    started(2)
+    first, second = file.pids()
+    zombie.send(signal.SIGCONT)
+    wait_until(lambda: not is_alive(first), what="the fenced worker kills its child")
+    assert is_alive(second)
+    file.let_go()
+    job = ended(queue, job_id, wait_until)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
+    assert len(file.lines("start")) == 2
+
+
+def test_job_that_takes_its_workers_down_fails_in_the_end(queue, start_worker, run_worker, job_file, wait_until):
+    file = job_file()
+    job, _ = queue.submit("work", file.request("wait"), max_attempts=2)
+    for starts in (1, 2):
+        worker = start_worker(lease_s=LEASE_S)
+        wait_until(lambda n=starts: len(file.lines("start")) == n, what=f"start number {starts}")
+        worker.end()
+    run_worker(lease_s=LEASE_S)
+    job = ended(queue, job.id, wait_until)
+    assert (job.state, job.error["code"], job.attempt) == (JobState.FAILED, "worker_died", 2)
+    assert len(file.lines("start")) == 2
+
+
+def test_worker_killed_while_its_job_is_cancelled_leaves_it_cancelled(
+    queue, start_worker, run_worker, running, wait_until
+):
+    job_id, _, started = running
+    worker = start_worker(lease_s=LEASE_S)
+    started(1)
+    worker.end()
+    queue.cancel(job_id)
+    run_worker(lease_s=LEASE_S)
+    assert ended(queue, job_id, wait_until).state is JobState.CANCELLED

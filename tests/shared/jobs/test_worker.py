@@ -1,0 +1,214 @@
+"""What a worker does with jobs, seen from the queue."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from shoal.jobs.states import JobState
+from shoal.jobs.worker import Worker
+from shoal.settings import Settings
+
+
+@pytest.fixture
+def ended(queue, wait_until):
+    """Wait for the end of a job and return it."""
+
+    def wait(job_id):
+        wait_until(lambda: queue.get(job_id).state.terminal, what=f"end of job {job_id}")
+        return queue.get(job_id)
+
+    return wait
+
+
+def test_jobs_are_run_each_once_by_several_workers(queue, run_worker, job_file, ended):
+    for _ in range(3):
+        run_worker()
+    files = [job_file(f"job{n}") for n in range(12)]
+    ids = [queue.submit("work", file.request(value=n))[0].id for n, file in enumerate(files)]
+    jobs = [ended(job_id) for job_id in ids]
+    assert [job.state for job in jobs] == [JobState.SUCCEEDED] * len(ids)
+    assert [job.result for job in jobs] == [{"value": n, "attempt": 1} for n in range(len(ids))]
+    assert [len(file.lines("start")) for file in files] == [1] * len(ids)
+
+
+def test_progress_and_final_progress_reach_the_queue(queue, run_worker, job_file, wait_until, ended):
+    run_worker()
+    file = job_file()
+    job, _ = queue.submit("work", file.request("wait"))
+    wait_until(lambda: queue.get(job.id).progress)
+    assert queue.get(job.id).progress.stage == "wait"
+    file.let_go()
+    assert ended(job.id).state is JobState.SUCCEEDED
+
+
+def test_failure_that_may_pass_is_tried_three_times(queue, run_worker, job_file, ended):
+    run_worker()
+    file = job_file()
+    job = ended(queue.submit("work", file.request("fail", error="transient"))[0].id)
+    assert (job.state, job.error["code"], job.attempt) == (JobState.FAILED, "transient_failure", 3)
+    assert len(file.lines("start")) == 3
+
+
+def test_failure_that_cannot_pass_is_tried_once(queue, run_worker, job_file, ended):
+    run_worker()
+    file = job_file()
+    job = ended(queue.submit("work", file.request("fail", error="known"))[0].id)
+    assert (job.state, job.error["code"], job.attempt) == (JobState.FAILED, "weights_missing", 1)
+    assert (job.error["detail"], job.error["file"]) == ("no weights", "a.pth")
+    assert len(file.lines("start")) == 1
+
+
+def test_job_that_kills_its_process_fails_after_exactly_three_attempts(queue, run_worker, job_file, ended):
+    run_worker()
+    file = job_file()
+    job = ended(queue.submit("work", file.request("crash"))[0].id)
+    assert (job.state, job.error["code"], job.attempt) == (JobState.FAILED, "worker_died", 3)
+    assert job.error["signal"] == "SIGSEGV"
+    assert "killed by SIGSEGV in attempt 3 of 3" in job.error["detail"]
+    assert len(file.lines("start")) == 3
+
+
+def test_child_that_leaves_without_a_result_is_named(queue, run_worker, job_file, ended):
+    run_worker()
+    job = ended(queue.submit("work", job_file().request("leave"), max_attempts=1)[0].id)
+    assert (job.error["code"], job.error["exit_status"]) == ("worker_died", 3)
+
+
+def test_next_attempt_starts_from_the_checkpoint(queue, run_worker, job_file, ended):
+    run_worker()
+    file = job_file()
+    job = ended(queue.submit("work", file.request("resume"))[0].id)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
+    assert file.lines("resumed") == [["resumed", "at", "7"]]
+
+
+def test_silent_child_is_killed_and_the_attempt_counts(queue, run_worker, job_file, ended, is_alive):
+    run_worker(child_silence_s=1.0)
+    file = job_file()
+    job = ended(queue.submit("work", file.request("silent"), max_attempts=2)[0].id)
+    assert (job.state, job.error["code"], job.attempt) == (JobState.FAILED, "child_silent", 2)
+    assert not any(is_alive(pid) for pid in file.pids())
+
+
+def test_cancelled_job_stops_at_its_next_safe_point(queue, run_worker, job_file, wait_until, ended, is_alive):
+    run_worker(kill_grace_s=50.0)
+    file = job_file()
+    job, _ = queue.submit("work", file.request("wait"))
+    wait_until(lambda: file.lines("start"))
+    queue.cancel(job.id)
+    assert ended(job.id).state is JobState.CANCELLED
+    assert not is_alive(file.pids()[0])
+
+
+def test_cancelled_job_that_ignores_sigterm_is_killed_within_ten_seconds(
+    queue, run_worker, job_file, wait_until, ended, is_alive
+):
+    run_worker(lease_s=30.0, beat_s=5.0, kill_grace_s=2.0)
+    file = job_file()
+    job, _ = queue.submit("work", file.request("deaf"))
+    wait_until(lambda: file.lines("deaf"))
+    began = time.monotonic()
+    queue.cancel(job.id)
+    assert ended(job.id).state is JobState.CANCELLED
+    assert time.monotonic() - began < 10
+    assert not is_alive(file.pids()[0])
+
+
+@pytest.mark.parametrize("end", ["finish", "cancel"])
+def test_helper_processes_never_survive_their_job(queue, run_worker, job_file, wait_until, ended, is_alive, end):
+    run_worker()
+    file = job_file()
+    job, _ = queue.submit("work", file.request("spawn"))
+    wait_until(lambda: file.lines("helper"))
+    helper = file.pids("helper")[0]
+    assert is_alive(helper)
+    if end == "finish":
+        file.let_go()
+    else:
+        queue.cancel(job.id)
+    ended(job.id)
+    wait_until(lambda: not is_alive(helper))
+
+
+def test_drained_worker_hands_its_job_back_uncounted_and_exits(
+    queue, start_worker, run_worker, job_file, wait_until, ended, is_alive
+):
+    worker = start_worker()
+    file = job_file()
+    job, _ = queue.submit("work", file.request("wait"))
+    wait_until(lambda: file.lines("start"))
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == 0
+    waiting = queue.get(job.id)
+    assert (waiting.state, waiting.attempt) == (JobState.QUEUED, 0)
+    assert not is_alive(file.pids()[0])
+    assert queue.workers() == {}
+    run_worker()
+    file.let_go()
+    assert (ended(job.id).state, ended(job.id).attempt) == (JobState.SUCCEEDED, 1)
+
+
+def test_draining_worker_keeps_the_lease_until_it_hands_back(queue, start_worker, run_worker, job_file, wait_until):
+    worker = start_worker(lease_s=1.0, drain_s=3.0)
+    file = job_file()
+    job, _ = queue.submit("work", file.request("deaf"))
+    wait_until(lambda: file.lines("deaf"))
+    run_worker(lease_s=1.0)
+    worker.send(signal.SIGTERM)
+    versions = set()
+    while worker.process.poll() is None:
+        current = queue.get(job.id)
+        if current.state is JobState.RUNNING:
+            versions.add(current.attempt)
+        time.sleep(0.05)
+    assert versions == {1}
+    assert worker.wait() == 0
+
+
+def test_second_signal_kills_the_child_at_once(queue, start_worker, job_file, wait_until, is_alive):
+    worker = start_worker(drain_s=500.0)
+    file = job_file()
+    job, _ = queue.submit("work", file.request("deaf"))
+    wait_until(lambda: file.lines("deaf"))
+    worker.send(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.process.wait(0.5)
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert not is_alive(file.pids()[0])
+    assert queue.get(job.id).state is JobState.QUEUED
+
+
+def test_idle_worker_is_known_and_stops_at_once(queue, start_worker, wait_until):
+    worker = start_worker()
+    wait_until(lambda: set(queue.workers()) == {"work"})
+    worker.send(signal.SIGINT)
+    assert worker.wait() == 0
+    assert queue.workers() == {}
+
+
+def test_command_that_cannot_be_started_fails_the_job(queue, ended):
+    job, _ = queue.submit("work", {}, max_attempts=1)
+    worker = Worker(queue, ["work"], ["/no/such/program"], settings=Settings())
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        assert ended(job.id).error["code"] == "worker_died"
+    finally:
+        worker.stop()
+        thread.join()
+
+
+def test_worker_imports_no_numerical_library():
+    check = (
+        "import sys, shoal.jobs.worker\n"
+        "heavy = {'numpy', 'torch', 'tensorflow', 'faiss', 'sklearn', 'scipy', 'pandas', 'pyarrow', 'PIL'}\n"
+        "print(*sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
