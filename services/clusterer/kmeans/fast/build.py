@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "src"
-COMMON = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-g", "-fno-semantic-interposition", "-w")
+COMMON = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-fno-semantic-interposition", "-w")
 WIDE = ("-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512vnni")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "amx": (*WIDE, "-mamx-tile", "-mamx-int8", "-DSHOAL_AMX"),

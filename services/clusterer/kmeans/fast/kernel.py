@@ -57,6 +57,14 @@ class Sketch:
     q: Bytes
     stats: NDArray[Any]
 
+    @classmethod
+    def empty(cls, n: int, dims: int) -> Sketch:
+        """Room for the sketches of ``n`` rows."""
+        return cls(np.empty((n, dims), dtype=np.int8), np.empty(n, dtype=STATS))
+
+    def __getitem__(self, part: slice) -> Sketch:
+        return Sketch(self.q[part], self.stats[part])
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -172,28 +180,32 @@ class Kernel:
     ----------
     largest
         Largest magnitude of a quantised coordinate.
+    single_cost
+        What one product of two sketches costs alone, measured in products of many with many.
     """
 
     def __init__(self, variant: str, library: Path, threads: int) -> None:
         self.variant = variant
         self.threads = threads
         self._library = ctypes.CDLL(str(library))
+        self._library.shoal_fast_single_cost.restype = ctypes.c_double
         self.largest = int(self._library.shoal_fast_largest())
+        self.single_cost = float(self._library.shoal_fast_single_cost())
         if not self._library.shoal_fast_open():
             raise KernelUnavailable("the system refused the processor's AMX tiles")
 
     def sketch(self, x: NDArray[Any], frame: Frame) -> Sketch:
         """Sketch ``(n, d)`` float32 or float16 rows."""
-        q = np.empty((len(x), len(frame.signs)), dtype=np.int8)
-        stats = np.empty(len(x), dtype=STATS)
-        self.sketch_into(x, frame, q, stats)
-        return Sketch(q, stats)
+        sketch = Sketch.empty(len(x), len(frame.signs))
+        self.sketch_into(x, frame, sketch)
+        return sketch
 
-    def sketch_into(self, x: NDArray[Any], frame: Frame, q: Bytes, stats: NDArray[Any]) -> None:
-        """Sketch ``(n, d)`` rows into slices of a larger sketch."""
+    def sketch_into(self, x: NDArray[Any], frame: Frame, sketch: Sketch) -> None:
+        """Sketch ``(n, d)`` rows into room that is there."""
         n, d = x.shape
         self._library.shoal_fast_sketch(
-            *_rows(x), _i64(n), _i64(d), _at(frame.mean), _at(frame.signs), _i64(q.shape[1]), _at(q), _at(stats), self.threads
+            *_rows(x), _i64(n), _i64(d), _at(frame.mean), _at(frame.signs), _i64(len(frame.signs)), _at(sketch.q),
+            _at(sketch.stats), self.threads,
         )  # fmt: skip
 
     def rotate(self, x: Float32Array, frame: Frame) -> Float32Array:
@@ -288,7 +300,7 @@ class Kernel:
         full
             The centroids, sketched in the same frame.
         labels
-            ``(n,) int32``, written.
+            ``(n,) int32``, written; holds the labels of the last time, or -1.
         brief
             Short sketches of both, to be tried first.
         """
@@ -301,6 +313,24 @@ class Kernel:
             _i64(len(x)), _at(labels), ctypes.byref(counts), self.threads,
         )  # fmt: skip
         return Counts(*(getattr(counts, name) for name, _ in counts._fields_))
+
+    def two_nearest(self, x: Float32Array, sketch: Sketch, full: PackedCentroids) -> LabelArray:
+        """The two nearest of at least two centroids, ``(n, 2) int32``, nearest first."""
+        labels = np.empty((len(x), 2), dtype=np.int32)
+        self._library.shoal_fast_two_nearest(
+            _at(x), _at(sketch.q), _at(sketch.stats), ctypes.byref(full.structure), _i64(len(x)), _at(labels),
+            ctypes.byref(_Counts()), self.threads,
+        )  # fmt: skip
+        return labels
+
+    def distances(self, x: NDArray[Any], centroids: Float32Array, labels: LabelArray) -> Float32Array:
+        """Squared distances ``(n,) float32`` of rows to the centroids that they are labelled with."""
+        squared = np.empty(len(x), dtype=np.float32)
+        n, d = x.shape
+        self._library.shoal_fast_distances(
+            *_rows(x), _i64(n), _i64(d), _at(centroids), _at(labels), _at(squared), self.threads
+        )
+        return squared
 
     def accumulate(
         self, x: NDArray[Any], before: LabelArray, after: LabelArray, unit: float, sums: IntArray
@@ -344,6 +374,11 @@ def open_kernel(variant: str | None = None, *, threads: int | None = None) -> Ke
         except (OSError, KernelUnavailable) as error:
             refusal = KernelUnavailable(f"the {name} kernel does not load: {error}")
     raise refusal
+
+
+def slower_than_faiss(variant: str) -> bool:
+    """Whether faiss's float32 products are wider here than what a kernel has: AVX-512 without VNNI against AVX2."""
+    return variant == "avx2" and "avx512f" in _processor_flags()
 
 
 def _why_not(variant: str | None) -> str:

@@ -57,6 +57,8 @@ double squared_distance64(const T* x, const float* c, int64_t d) {
   return total;
 }
 
+constexpr double kTiny = 1e-30;  // below it squares lose bits in float32
+
 struct Candidate {
   float low;
   int32_t id;
@@ -73,60 +75,83 @@ struct Counts {
   }
 };
 
-// The nearest of the candidates by the data themselves; of equals the first. `squares` is |z|^2.
-template <class T>
-int32_t nearest_exactly(const T* x, double squares, std::vector<Candidate>& candidates, const Centroids& c,
-                        Counts& counts) {
+// Writes the kDepth nearest of the candidates (at least as many) by the data themselves to `nearest`; of equals the first
+// come first. `squares` is |z|^2.
+template <int kDepth, class T>
+void nearest_exactly(const T* x, double squares, std::vector<Candidate>& candidates, const Centroids& c, int32_t* nearest,
+                     Counts& counts) {
   std::sort(candidates.begin(), candidates.end(), [](auto a, auto b) { return a.low < b.low; });
   const double error = distance_error(c.d);
-  double least = INFINITY;
-  size_t kept = 0;
+  struct Found {
+    double squared;
+    int32_t id;
+    bool operator<(const Found& o) const { return squared < o.squared || (squared == o.squared && id < o.id); }
+  };
+  std::vector<Found> found;
+  double limit = INFINITY;  // nothing beyond it can be among the nearest
   for (const Candidate& a : candidates) {
-    if (2.0 * a.low + squares * (1 - 4 * kRounding) > least * (1 + error)) break;
-    const float found = squared_distance(x, c.exact + a.id * c.d, c.d);
-    least = std::min(least, double(found));
-    candidates[kept++] = {found, a.id};
+    if (2.0 * a.low + squares * (1 - 4 * kRounding) > limit) break;
+    found.push_back({squared_distance(x, c.exact + a.id * c.d, c.d), a.id});
+    if (found.size() < kDepth) continue;
+    std::nth_element(found.begin(), found.begin() + kDepth - 1, found.end());
+    limit = std::max(found[kDepth - 1].squared * (1 + 3 * error), kTiny);
   }
-  counts.distances += kept;
-  // Outside this range float32 squares overflow or lose bits.
-  const bool trust = least > 1e-30 && least < 1e36;
-  std::sort(candidates.begin(), candidates.begin() + kept, [](auto a, auto b) { return a.id < b.id; });
-  const double limit = least * (1 + 3 * error);
-  size_t near = 0;
-  for (size_t i = 0; i < kept; ++i)
-    if (!trust || candidates[i].low <= limit) candidates[near++] = candidates[i];
-  if (near == 1) return candidates[0].id;
-  counts.doubles += int64_t(near);
-  double least64 = INFINITY;
-  int32_t best = candidates[0].id;
-  for (size_t i = 0; i < near; ++i) {
-    const double found = squared_distance64(x, c.exact + candidates[i].id * c.d, c.d);
-    if (found < least64) least64 = found, best = candidates[i].id;
+  counts.distances += int64_t(found.size());
+  std::sort(found.begin(), found.end());
+  // Only what is too close to call is taken again in float64.
+  bool certain = found[0].squared > kTiny;
+  for (int i = 0; i < kDepth && i + 1 < int(found.size()); ++i)
+    certain &= found[i + 1].squared > found[i].squared * (1 + 3 * error);
+  if (!certain) {
+    const auto end = std::partition(found.begin(), found.end(), [=](auto f) { return f.squared <= limit; });
+    for (auto f = found.begin(); f != end; ++f) f->squared = squared_distance64(x, c.exact + f->id * c.d, c.d);
+    counts.doubles += end - found.begin();
+    std::sort(found.begin(), end);
   }
-  return best;
+  for (int i = 0; i < kDepth; ++i) nearest[i] = found[i].id;
 }
 
-// Adds to `found` the centroids of some blocks, from `first` on, that may be nearest to one row by the products `dots`,
-// and returns the least upper end so far, which was `least` before. `lows` is scratch.
-inline float collect(const Centroids& c, const int32_t* dots, int first, int blocks, const RowStats& row, float least,
-                     float* lows, std::vector<Candidate>& found) {
+// The least values so far; `limit` is the kDepth-th.
+template <int kDepth>
+struct Least {
+  float values[kDepth];
+  Least() { std::fill(values, values + kDepth, INFINITY); }
+  float limit() const { return values[kDepth - 1]; }
+  void add(float value) {
+    for (float& v : values)
+      if (value < v) std::swap(v, value);
+  }
+};
+
+// Adds to `found` the centroids of some blocks, from `first` on, that may be among the nearest to one row by the products
+// `dots`, and to `least` the upper ends of their intervals. `lows` is scratch.
+template <int kDepth>
+void collect(const Centroids& c, const int32_t* dots, int first, int blocks, const RowStats& row, float* lows,
+             Least<kDepth>& least, std::vector<Candidate>& found) {
   const int64_t at = int64_t(first) * kBlock, count = int64_t(blocks) * kBlock;
   const float shift = float(kOffset) * float(row.sum);
-  vfloat leasts = vfloat{} + least;
+  vfloat leasts[kDepth];  // of each lane
+  for (vfloat& l : leasts) l = vfloat{} + INFINITY;
   for (int64_t j = 0; j < count; j += kFloats) {
     const int64_t a = at + j;
     const vfloat product = (load(dots + j) - shift) * (load(c.scale + a) * row.scale);
     const vfloat slack = load(c.norm + a) * row.error + load(c.error + a) * row.norm + load(c.rest + a) * row.rest;
     store(lows + j, load(c.low + a) - product - slack);
-    leasts = lesser(leasts, load(c.high + a) - product + slack);
+    vfloat high = load(c.high + a) - product + slack;
+    for (vfloat& l : leasts) {
+      const vfloat lower = lesser(l, high);
+      high = greater(l, high);
+      l = lower;
+    }
   }
-  for (int i = 0; i < kFloats; ++i) least = std::min(least, leasts[i]);
+  for (const vfloat& l : leasts)
+    for (int i = 0; i < kFloats; ++i) least.add(l[i]);
+  const float limit = least.limit();
   for (int64_t j = 0; j < count; j += kBlock)
-    for (uint32_t below = at_most(lows + j, least); below; below &= below - 1) {
+    for (uint32_t below = at_most(lows + j, limit); below; below &= below - 1) {
       const int i = __builtin_ctz(below);
       found.push_back({lows[j + i], int32_t(at + j + i)});
     }
-  return least;
 }
 
 template <class T>
@@ -138,31 +163,40 @@ struct Rows {
   const RowStats* brief_stats;
 };
 
-// What one thread needs to assign panel after panel. `brief` holds the centroids' short sketches, or is null.
+// What one thread needs to find the kDepth nearest centroids, panel after panel. `brief` holds the centroids' short
+// sketches, or is null.
+template <int kDepth>
 class Assigner {
  public:
   Assigner(const Centroids& full, const Centroids* brief)
       : full_(full), brief_(brief), panel_(kPanel * full.dims), dots_(kPanel * kChunk * kBlock), lows_(kChunk * kBlock),
-        found_(kPanel) {}
+        found_(kPanel), least_(kPanel) {}
 
-  // Labels the rows order[0 .. count), at most kPanel.
+  // Writes kDepth labels a row for the rows order[0 .. count), at most kPanel.
   template <class T>
   void panel(const Rows<T>& rows, const int32_t* order, int count, int32_t* labels, Counts& counts) {
-    if (brief_) search(*brief_, rows.brief_q, rows.brief_stats, order, count);
-    if (!brief_ || !refine(rows.q, rows.stats, order, count, counts)) {
+    bool narrow = false;
+    if constexpr (kDepth == 1)
+      if (brief_) {
+        search(*brief_, rows.brief_q, rows.brief_stats, order, count);
+        narrow = refine(rows.q, rows.stats, order, count, counts);
+      }
+    if (!narrow) {
       search(full_, rows.q, rows.stats, order, count);
       counts.dense += count;
     }
     for (int r = 0; r < count; ++r) {
       auto& found = found_[r];
-      found.erase(std::remove_if(found.begin(), found.end(), [&](auto a) { return a.low > least_[r]; }), found.end());
-      if (found.size() == 1) {
-        labels[order[r]] = found[0].id;
+      const float limit = least_[r].limit();
+      found.erase(std::remove_if(found.begin(), found.end(), [=](auto a) { return a.low > limit; }), found.end());
+      int32_t* nearest = labels + int64_t(order[r]) * kDepth;
+      if (kDepth == 1 && found.size() == 1) {
+        *nearest = found[0].id;
         continue;
       }
       counts.rechecked += 1;
-      labels[order[r]] =
-          nearest_exactly(rows.x + order[r] * full_.d, rows.stats[order[r]].squares, found, full_, counts);
+      const double squares = rows.stats[order[r]].squares;
+      nearest_exactly<kDepth>(rows.x + order[r] * full_.d, squares, found, full_, nearest, counts);
     }
   }
 
@@ -172,13 +206,13 @@ class Assigner {
   // Finds the candidates of each row by products with all centroids.
   void search(const Centroids& c, const int8_t* q, const RowStats* stats, const int32_t* order, int count) {
     pack_panel(q, order, count, c.dims, panel_.data());
-    for (int r = 0; r < count; ++r) least_[r] = INFINITY, found_[r].clear();
+    for (int r = 0; r < count; ++r) least_[r] = {}, found_[r].clear();
     for (int first = 0; first < c.blocks(); first += kChunk) {
       const int blocks = std::min(kChunk, c.blocks() - first);
       multiply(panel_.data(), c.packed + first * block_bytes(c.dims), c.dims, blocks, dots_.data());
       for (int r = 0; r < count; ++r)
-        least_[r] = collect(c, dots_.data() + int64_t(r) * blocks * kBlock, first, blocks, stats[order[r]], least_[r],
-                            lows_.data(), found_[r]);
+        collect(c, dots_.data() + int64_t(r) * blocks * kBlock, first, blocks, stats[order[r]], lows_.data(), least_[r],
+                found_[r]);
     }
   }
 
@@ -190,24 +224,26 @@ class Assigner {
     if (double(pairs) * kSingleCost > double(full_.k) * count) return false;
     for (int r = 0; r < count; ++r) {
       auto& found = found_[r];
+      auto& least = least_[r];
       // The likeliest first: its interval rules out most others without a product.
       std::swap(*std::min_element(found.begin(), found.end(), [](auto a, auto b) { return a.low < b.low; }), found[0]);
       size_t kept = 0;
       for (const Candidate& a : found)
-        if (a.low <= least_[r])
-          found[kept++] = {interval(q + order[r] * full_.dims, stats[order[r]], a.id, least_[r]), a.id};
+        if (a.low <= least.limit())
+          found[kept++] = {interval(q + order[r] * full_.dims, stats[order[r]], a.id, least), a.id};
       found.resize(kept);
       counts.singles += int64_t(kept);
     }
     return true;
   }
 
-  // Lower end for one centroid; the upper end goes into `least`.
-  float interval(const int8_t* q, const RowStats& row, int32_t id, float& least) const {
+  // Lower end for one centroid; the upper end goes into `least`, where a second one for the same centroid does no harm
+  // only as long as one value is kept.
+  float interval(const int8_t* q, const RowStats& row, int32_t id, Least<1>& least) const {
     const int32_t shift = kOffset * row.sum;
     const float product = float(dot(full_.bytes + id * full_.dims, q, full_.dims) - shift) * (full_.scale[id] * row.scale);
     const float slack = full_.norm[id] * row.error + full_.error[id] * row.norm;
-    least = std::min(least, full_.high[id] - product + slack);
+    least.add(full_.high[id] - product + slack);
     return full_.low[id] - product - slack;
   }
 
@@ -217,7 +253,7 @@ class Assigner {
   std::vector<int32_t> dots_;
   std::vector<float> lows_;
   std::vector<std::vector<Candidate>> found_;
-  float least_[kPanel];  // of each row, the upper end of the lowest interval so far
+  std::vector<Least<kDepth>> least_;  // of each row, the lowest upper ends so far
 };
 
 }  // namespace shoal

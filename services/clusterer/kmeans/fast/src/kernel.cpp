@@ -1,5 +1,6 @@
 // The C interface that ../kernel.py loads. Arrays are C-contiguous; sizes are in elements.
 #include <mutex>
+#include <numeric>
 
 #include "assign.h"
 #include "parallel.h"
@@ -28,19 +29,27 @@ std::vector<int32_t> by_label(const int32_t* labels, int64_t n, int64_t k) {
   return order;
 }
 
-template <class T>
-void assign(const Rows<T>& rows, const Centroids& full, const Centroids* brief, int64_t n, int32_t* labels,
-            Counts* total, int threads) {
-  const std::vector<int32_t> order = by_label(labels, n, full.k);
+template <int kDepth, class T>
+void assign(const Rows<T>& rows, const std::vector<int32_t>& order, const Centroids& full, const Centroids* brief,
+            int32_t* labels, Counts* total, int threads) {
+  const int64_t n = int64_t(order.size());
   std::mutex adding;
   parallel_for(n, 16 * kPanel, threads, [&](int64_t first, int64_t last) {
     TileScope tiles;
-    Assigner assigner(full, brief);
+    Assigner<kDepth> assigner(full, brief);
     Counts counts;
     for (int64_t i = first; i < last; i += kPanel)
       assigner.panel(rows, order.data() + i, int(std::min<int64_t>(kPanel, last - i)), labels, counts);
     const std::lock_guard<std::mutex> lock(adding);
     *total += counts;
+  });
+}
+
+template <class T>
+void distances(const T* x, int64_t n, int64_t d, const float* centroids, const int32_t* labels, float* squared,
+               int threads) {
+  parallel_for(n, 256, threads, [=](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) squared[i] = squared_distance(x + i * d, centroids + labels[i] * d, d);
   });
 }
 
@@ -67,6 +76,9 @@ int shoal_fast_open() { return request_tiles() ? 1 : 0; }
 
 // Largest magnitude of a quantised coordinate.
 int shoal_fast_largest() { return kMax; }
+
+// Cost of one product of sketches alone, in products of a panel.
+double shoal_fast_single_cost() { return kSingleCost; }
 
 // Sketches rows; half says whether x is float16. See sketch.h.
 void shoal_fast_sketch(const void* x, int half, int64_t n, int64_t d, const float* mean, const float* signs,
@@ -108,8 +120,25 @@ void shoal_fast_project(const int8_t* q, const RowStats* stats, int64_t n, const
 void shoal_fast_assign(const void* x, int half, const int8_t* q, const RowStats* stats, const Centroids* full,
                        const int8_t* brief_q, const RowStats* brief_stats, const Centroids* brief, int64_t n,
                        int32_t* labels, Counts* counts, int threads) {
-  half ? assign<uint16_t>({(const uint16_t*)x, q, stats, brief_q, brief_stats}, *full, brief, n, labels, counts, threads)
-       : assign<float>({(const float*)x, q, stats, brief_q, brief_stats}, *full, brief, n, labels, counts, threads);
+  const auto order = by_label(labels, n, full->k);
+  half ? assign<1, uint16_t>({(const uint16_t*)x, q, stats, brief_q, brief_stats}, order, *full, brief, labels, counts,
+                             threads)
+       : assign<1, float>({(const float*)x, q, stats, brief_q, brief_stats}, order, *full, brief, labels, counts, threads);
+}
+
+// The two nearest of at least two centroids, for float32 rows: labels (n, 2).
+void shoal_fast_two_nearest(const float* x, const int8_t* q, const RowStats* stats, const Centroids* full, int64_t n,
+                            int32_t* labels, Counts* counts, int threads) {
+  std::vector<int32_t> order(n);
+  std::iota(order.begin(), order.end(), 0);
+  assign<2, float>({x, q, stats, nullptr, nullptr}, order, *full, nullptr, labels, counts, threads);
+}
+
+// Squared distances of n rows to the centroid that each is labelled with.
+void shoal_fast_distances(const void* x, int half, int64_t n, int64_t d, const float* centroids, const int32_t* labels,
+                          float* squared, int threads) {
+  half ? distances((const uint16_t*)x, n, d, centroids, labels, squared, threads)
+       : distances((const float*)x, n, d, centroids, labels, squared, threads);
 }
 
 // Moves the rows whose label changed from one sum to another; a label of -1 is no cluster.

@@ -19,6 +19,7 @@ inline void store(float* p, vfloat v) { _mm512_storeu_ps(p, v); }
 inline float sum(vfloat v) { return _mm512_reduce_add_ps(v); }
 inline vfloat load(const int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 inline vfloat lesser(vfloat a, vfloat b) { return _mm512_min_ps(a, b); }
+inline vfloat greater(vfloat a, vfloat b) { return _mm512_max_ps(a, b); }
 // Bits of those of 16 values that are at most `limit`.
 inline uint32_t at_most(const float* p, float limit) {
   return _mm512_cmp_ps_mask(load(p), _mm512_set1_ps(limit), _CMP_LE_OQ);
@@ -36,6 +37,7 @@ inline float sum(vfloat v) {
 }
 inline vfloat load(const int32_t* p) { return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i*)p)); }
 inline vfloat lesser(vfloat a, vfloat b) { return _mm256_min_ps(a, b); }
+inline vfloat greater(vfloat a, vfloat b) { return _mm256_max_ps(a, b); }
 inline uint32_t at_most(const float* p, float limit) {
   const vfloat l = _mm256_set1_ps(limit);
   return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(load(p), l, _CMP_LE_OQ))) |

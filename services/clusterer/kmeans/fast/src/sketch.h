@@ -58,8 +58,8 @@ inline void rotate(float* z, int64_t dims, const float* signs) {
 inline void quantise(float* z, int64_t dims, int8_t* q, RowStats& row) {
   vfloat peaks = {};
   for (int64_t j = 0; j < dims; j += kFloats) {
-    const vfloat v = load(z + j), magnitude = v < 0 ? -v : v;
-    peaks = magnitude > peaks ? magnitude : peaks;
+    const vfloat v = load(z + j);
+    peaks = greater(peaks, greater(v, -v));
   }
   float peak = 0;
   for (int i = 0; i < kFloats; ++i) peak = std::max(peak, peaks[i]);
@@ -85,20 +85,25 @@ inline void quantise(float* z, int64_t dims, int8_t* q, RowStats& row) {
 // Sketches x (d values) into q (dims >= d bytes, a multiple of 64); z is scratch of dims floats.
 template <class T>
 RowStats sketch_row(const T* x, int64_t d, const float* mean, const float* signs, int64_t dims, float* z, int8_t* q) {
+  typedef double vdouble __attribute__((vector_size(8 * kFloats)));
   RowStats row{};
   vfloat peaks = {};
+  vdouble squares = {};
   int64_t j = 0;
   for (; j + kFloats <= d; j += kFloats) {
-    const vfloat raw = load(x + j), v = raw - load(mean + j), magnitude = raw < 0 ? -raw : raw;
-    peaks = magnitude > peaks ? magnitude : peaks;
-    store(z + j, v);
-    row.squares += sum(v * v);
+    const vfloat raw = load(x + j), middle = load(mean + j);
+    peaks = greater(peaks, greater(raw, -raw));
+    store(z + j, raw - middle);
+    const vdouble exact = __builtin_convertvector(raw, vdouble) - __builtin_convertvector(middle, vdouble);
+    squares += exact * exact;
   }
-  for (int i = 0; i < kFloats; ++i) row.peak = std::max(row.peak, peaks[i]);
+  for (int i = 0; i < kFloats; ++i) row.peak = std::max(row.peak, peaks[i]), row.squares += squares[i];
   for (; j < d; ++j) {
-    row.peak = std::max(row.peak, std::fabs(scalar(x + j)));
-    z[j] = scalar(x + j) - mean[j];
-    row.squares += double(z[j]) * z[j];
+    const float raw = scalar(x + j);
+    const double exact = double(raw) - mean[j];
+    row.peak = std::max(row.peak, std::fabs(raw));
+    row.squares += exact * exact;
+    z[j] = raw - mean[j];
   }
   for (; j < dims; ++j) z[j] = 0;
   rotate(z, dims, signs);
