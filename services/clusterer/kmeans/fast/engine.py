@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from clusterer.kmeans.engine import (
     Assigner,
     Assignment,
     Engine,
-    NumpyEngine,
     OnRows,
     Searcher,
-    StreamingAssigner,
     inertia,
 )
 from clusterer.kmeans.fast.guide import choose_projection
 from clusterer.kmeans.fast.kernel import Counts, Frame, Kernel, open_kernel
 from clusterer.kmeans.fast.state import Sketches, Sums, blocks, peak_of
 from clusterer.nearest import nearest
-from clusterer.rows import Float32Array, LabelArray, Rows
+from clusterer.rows import Float32Array, LabelArray, MappedRows, Rows
 
 SMALLEST, LARGEST = 1e-12, 1e17
-"""Magnitudes between which squares keep their meaning in float32. Other data go to brute force in float64."""
+"""Magnitudes between which squares keep their meaning in float32."""
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 KEEP_BYTES = 8 * 2**30
 PAYS_FROM = 20_000_000
 """Distances of a pass (rows times centroids) from which on looking for directions pays."""
@@ -47,9 +48,7 @@ class FastEngine(Engine):
 
     name = "fast"
 
-    def __init__(
-        self, variant: str | None = None, *, threads: int | None = None, keep_bytes: int = KEEP_BYTES
-    ) -> None:
+    def __init__(self, variant: str | None = None, *, threads: int | None = None, keep_bytes: int = KEEP_BYTES) -> None:
         self.kernel = open_kernel(variant, threads=threads)
         self.reason = f"8-bit products on {self.kernel.variant}, {self.kernel.threads} threads"
         self._keep_bytes = keep_bytes
@@ -110,6 +109,7 @@ class FastAssigner:
         self._sums: Sums | None = None
         self._passes = 0
         self._look_again = 1
+        self._scaled: tuple[int, FastAssigner] | None = None
         self.counts = Counts()
 
     def assign(self, centroids: Float32Array, on_rows: OnRows | None = None) -> Assignment:
@@ -117,8 +117,8 @@ class FastAssigner:
         if self._sketches is None:
             self._sketches = Sketches(self._kernel, self._rows, self._keep_bytes, on_rows)
         sketches, k = self._sketches, len(centroids)
-        if not (_regular(sketches.peak) and _regular(peak_of(centroids))):
-            return StreamingAssigner(NumpyEngine(), self._rows).assign(centroids, on_rows)
+        if not (_regular(sketches.peak) and peak_of(centroids) <= LARGEST):
+            return self._elsewhere(sketches.peak, centroids, on_rows)
         if self._sums is None or len(self._sums.whole) != k:
             self._sums = Sums(self._kernel, self._rows, k, sketches.peak)
         self._direct(sketches, centroids)
@@ -162,6 +162,21 @@ class FastAssigner:
         if sketches.projection is not None and 2 * self.counts.dense > self._rows.n:
             sketches.direct(None)
             self._look_again = self._passes + 1
+
+    def _elsewhere(self, peak: float, centroids: Float32Array, on_rows: OnRows | None) -> Assignment:
+        """Assign data whose squares float32 cannot hold: scaled by a power of two, which changes no comparison."""
+        shift = -math.frexp(max(peak, peak_of(centroids)))[1]
+        if self._scaled is None or self._scaled[0] != shift:
+            view = MappedRows(self._rows, lambda batch: np.ldexp(batch, shift), self._rows.dim)
+            self._scaled = shift, FastAssigner(self._kernel, view, self._keep_bytes)
+        found = self._scaled[1].assign(np.ldexp(centroids, shift), on_rows)
+        return Assignment(
+            found.labels,
+            np.ldexp(found.sums, -shift),
+            found.counts,
+            math.ldexp(found.inertia, -2 * shift),
+            lambda: np.minimum(np.ldexp(found.squared.astype(np.float64), -2 * shift), FLOAT32_MAX).astype(np.float32),
+        )
 
     def _distances(self, centroids: Float32Array, labels: LabelArray) -> Float32Array:
         squared = np.empty(self._rows.n, dtype=np.float32)

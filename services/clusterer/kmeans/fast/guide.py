@@ -34,9 +34,7 @@ class Guess:
     cost: float
 
 
-def choose_projection(
-    kernel: Kernel, frame: Frame, sample: Float32Array, centroids: Float32Array
-) -> Projection | None:
+def choose_projection(kernel: Kernel, frame: Frame, sample: Float32Array, centroids: Float32Array) -> Projection | None:
     """Directions for short sketches, or None where they would save little.
 
     Parameters

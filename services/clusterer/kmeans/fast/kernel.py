@@ -230,9 +230,7 @@ class Kernel:
         structure = _Projection(*(a.ctypes.data for a in (packed, scale, frame.mean, frame.signs)), dims, p)
         return Projection((whole.T * scale).astype(np.float32), frame, structure, (packed, scale))
 
-    def project_into(
-        self, sketch: Sketch, projection: Projection, brief: Sketch
-    ) -> None:
+    def project_into(self, sketch: Sketch, projection: Projection, brief: Sketch) -> None:
         """Short sketches of rows from their full ones."""
         self._library.shoal_fast_project(
             _at(sketch.q), _at(sketch.stats), _i64(len(sketch.q)), ctypes.byref(projection.structure), _at(brief.q),
@@ -253,7 +251,9 @@ class Kernel:
         projected = rotated @ projection.matrix
         kept = np.einsum("ij,ij->i", projected, projected, dtype=np.float64)
         rest = np.sqrt(np.maximum(0.0, squares - kept) + ROUNDING * squares)
-        return self._lay_out(exact, self.sketch(projected, projection.frame), squares, rest, ROUNDING * np.sqrt(squares))
+        return self._lay_out(
+            exact, self.sketch(projected, projection.frame), squares, rest, ROUNDING * np.sqrt(squares)
+        )
 
     def _lay_out(
         self, exact: Float32Array, sketch: Sketch, squares: Float64Array, rest: Float64Array, error: Float64Array
@@ -332,9 +332,7 @@ class Kernel:
         )
         return squared
 
-    def accumulate(
-        self, x: NDArray[Any], before: LabelArray, after: LabelArray, unit: float, sums: IntArray
-    ) -> None:
+    def accumulate(self, x: NDArray[Any], before: LabelArray, after: LabelArray, unit: float, sums: IntArray) -> None:
         """Move rows whose label changed from one of the ``(k, d) int64`` sums to another; -1 is no cluster.
 
         ``sums`` hold the rows times ``unit``, a power of two, as integers: exact, whatever the order.

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #if defined(SHOAL_AMX)
+#include <immintrin.h>
 #if defined(SHOAL_AMX_EMULATED)
 
 namespace shoal {
@@ -34,7 +35,6 @@ struct TileScope {};
 
 #else
 
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
