@@ -69,11 +69,19 @@ def leading_directions(rows: Float32Array, centroids: Float32Array, p: int) -> F
     rng = np.random.default_rng(0)
     directions = rng.standard_normal((stack.shape[1], p), dtype=np.float32)
     for _ in range(2):
-        directions, _triangle = np.linalg.qr(stack.T @ (stack @ directions))
+        directions = _orthonormal(stack.T @ (stack @ directions))
     image = stack @ directions
     _weights, turn = np.linalg.eigh(image.T @ image)
     ordered: Float32Array = directions @ turn[:, ::-1]
     return ordered
+
+
+def _orthonormal(columns: Float32Array) -> Float32Array:
+    """An orthonormal basis of the columns; a QR decomposition takes longer, and threads do not help it."""
+    weights, turn = np.linalg.eigh(columns.T.astype(np.float64) @ columns)
+    scale = 1 / np.sqrt(np.maximum(weights, 1e-12 * max(float(weights[-1]), 1e-300)))
+    basis: Float32Array = columns @ (turn * scale).astype(np.float32)
+    return basis
 
 
 def predict(rows: Float32Array, centroids: Float32Array, basis: Float32Array, single_cost: float) -> Guess:

@@ -124,7 +124,7 @@ struct Least {
 };
 
 // Adds to `found` the centroids of some blocks, from `first` on, that may be among the nearest to one row by the products
-// `dots`, and to `least` the upper ends of their intervals. `lows` is scratch.
+// `dots` of full sketches, and to `least` the upper ends of their intervals. `lows` is scratch.
 template <int kDepth>
 void collect(const Centroids& c, const int32_t* dots, int first, int blocks, const RowStats& row, float* lows,
              Least<kDepth>& least, std::vector<Candidate>& found) {
@@ -135,7 +135,7 @@ void collect(const Centroids& c, const int32_t* dots, int first, int blocks, con
   for (int64_t j = 0; j < count; j += kFloats) {
     const int64_t a = at + j;
     const vfloat product = (load(dots + j) - shift) * (load(c.scale + a) * row.scale);
-    const vfloat slack = load(c.norm + a) * row.error + load(c.error + a) * row.norm + load(c.rest + a) * row.rest;
+    const vfloat slack = load(c.norm + a) * row.error + load(c.error + a) * row.norm;
     store(lows + j, load(c.low + a) - product - slack);
     vfloat high = load(c.high + a) - product + slack;
     for (vfloat& l : leasts) {
@@ -152,6 +152,27 @@ void collect(const Centroids& c, const int32_t* dots, int first, int blocks, con
       const int i = __builtin_ctz(below);
       found.push_back({lows[j + i], int32_t(at + j + i)});
     }
+}
+
+// Adds to `found` the centroids of some blocks, from `first` on, whose intervals by the products `dots` of short sketches
+// begin below `limit`, but not `known`.
+inline void sift(const Centroids& c, const int32_t* dots, int first, int blocks, const RowStats& row, float limit,
+                 int32_t known, std::vector<Candidate>& found) {
+  const float shift = float(kOffset) * float(row.sum);
+  alignas(64) float lows[kBlock];
+  for (int b = 0; b < blocks; ++b) {
+    const int64_t at = int64_t(first + b) * kBlock;
+    for (int i = 0; i < kBlock; i += kFloats) {
+      const int64_t a = at + i;
+      const vfloat product = (load(dots + b * kBlock + i) - shift) * (load(c.scale + a) * row.scale);
+      const vfloat slack = load(c.norm + a) * row.error + load(c.error + a) * row.norm + load(c.rest + a) * row.rest;
+      store(lows + i, load(c.low + a) - product - slack);
+    }
+    for (uint32_t below = at_most(lows, limit); below; below &= below - 1) {
+      const int i = __builtin_ctz(below);
+      if (at + i != known) found.push_back({lows[i], int32_t(at + i)});
+    }
+  }
 }
 
 template <class T>
@@ -175,16 +196,9 @@ class Assigner {
   // Writes kDepth labels a row for the rows order[0 .. count), at most kPanel.
   template <class T>
   void panel(const Rows<T>& rows, const int32_t* order, int count, int32_t* labels, Counts& counts) {
-    bool narrow = false;
-    if constexpr (kDepth == 1)
-      if (brief_) {
-        search(*brief_, rows.brief_q, rows.brief_stats, order, count);
-        narrow = refine(rows.q, rows.stats, order, count, counts);
-      }
-    if (!narrow) {
-      search(full_, rows.q, rows.stats, order, count);
-      counts.dense += count;
-    }
+    bool narrowed = false;
+    if constexpr (kDepth == 1) narrowed = brief_ && narrow(rows, order, count, labels, counts);
+    if (!narrowed) search(rows, order, count, counts);
     for (int r = 0; r < count; ++r) {
       auto& found = found_[r];
       const float limit = least_[r].limit();
@@ -203,48 +217,67 @@ class Assigner {
  private:
   static constexpr int kChunk = 32;  // blocks of centroids whose products are looked at while they are in the cache
 
-  // Finds the candidates of each row by products with all centroids.
-  void search(const Centroids& c, const int8_t* q, const RowStats* stats, const int32_t* order, int count) {
+  // Calls each(r, first block, blocks, products) for each row and chunk of blocks.
+  template <class Each>
+  void multiply_all(const Centroids& c, const int8_t* q, const int32_t* order, int count, Each each) {
     pack_panel(q, order, count, c.dims, panel_.data());
-    for (int r = 0; r < count; ++r) least_[r] = {}, found_[r].clear();
     for (int first = 0; first < c.blocks(); first += kChunk) {
       const int blocks = std::min(kChunk, c.blocks() - first);
       multiply(panel_.data(), c.packed + first * block_bytes(c.dims), c.dims, blocks, dots_.data());
-      for (int r = 0; r < count; ++r)
-        collect(c, dots_.data() + int64_t(r) * blocks * kBlock, first, blocks, stats[order[r]], lows_.data(), least_[r],
-                found_[r]);
+      for (int r = 0; r < count; ++r) each(r, first, blocks, dots_.data() + int64_t(r) * blocks * kBlock);
     }
   }
 
-  // Narrows the candidates that short sketches left by the full ones, one product a time; false when there are so many
-  // that products with all centroids are cheaper.
-  bool refine(const int8_t* q, const RowStats* stats, const int32_t* order, int count, Counts& counts) {
+  // Finds the candidates of each row among all centroids.
+  template <class T>
+  void search(const Rows<T>& rows, const int32_t* order, int count, Counts& counts) {
+    for (int r = 0; r < count; ++r) least_[r] = {}, found_[r].clear();
+    multiply_all(full_, rows.q, order, count, [&](int r, int first, int blocks, const int32_t* dots) {
+      collect(full_, dots, first, blocks, rows.stats[order[r]], lows_.data(), least_[r], found_[r]);
+    });
+    counts.dense += count;
+  }
+
+  // The same by short sketches, for rows that have labels. The centroid of the label is most often still near: its
+  // interval by the full sketches is narrow, and most others lie above it by the short ones already. False when that
+  // leaves so many that products with all centroids are cheaper.
+  template <class T>
+  bool narrow(const Rows<T>& rows, const int32_t* order, int count, const int32_t* labels, Counts& counts) {
+    for (int r = 0; r < count; ++r) {
+      const int32_t label = labels[order[r]];
+      if (label < 0) return false;
+      least_[r] = {};
+      found_[r].clear();
+      found_[r].push_back(interval(rows, order[r], label, least_[r]));
+    }
     int64_t pairs = 0;
-    for (int r = 0; r < count; ++r) pairs += int64_t(found_[r].size());
+    multiply_all(*brief_, rows.brief_q, order, count, [&](int r, int first, int blocks, const int32_t* dots) {
+      auto& found = found_[r];
+      pairs -= int64_t(found.size());
+      sift(*brief_, dots, first, blocks, rows.brief_stats[order[r]], least_[r].limit(), labels[order[r]], found);
+      pairs += int64_t(found.size());
+    });
     if (double(pairs) * kSingleCost > double(full_.k) * count) return false;
     for (int r = 0; r < count; ++r) {
       auto& found = found_[r];
-      auto& least = least_[r];
-      // The likeliest first: its interval rules out most others without a product.
-      std::swap(*std::min_element(found.begin(), found.end(), [](auto a, auto b) { return a.low < b.low; }), found[0]);
-      size_t kept = 0;
-      for (const Candidate& a : found)
-        if (a.low <= least.limit())
-          found[kept++] = {interval(q + order[r] * full_.dims, stats[order[r]], a.id, least), a.id};
+      size_t kept = 1;
+      for (size_t i = 1; i < found.size(); ++i)
+        if (found[i].low <= least_[r].limit()) found[kept++] = interval(rows, order[r], found[i].id, least_[r]);
       found.resize(kept);
       counts.singles += int64_t(kept);
     }
     return true;
   }
 
-  // Lower end for one centroid; the upper end goes into `least`, where a second one for the same centroid does no harm
-  // only as long as one value is kept.
-  float interval(const int8_t* q, const RowStats& row, int32_t id, Least<1>& least) const {
-    const int32_t shift = kOffset * row.sum;
-    const float product = float(dot(full_.bytes + id * full_.dims, q, full_.dims) - shift) * (full_.scale[id] * row.scale);
+  // Lower end of a centroid's interval by the full sketches; the upper end goes into `least`.
+  template <class T>
+  Candidate interval(const Rows<T>& rows, int64_t i, int32_t id, Least<1>& least) const {
+    const RowStats& row = rows.stats[i];
+    const int32_t sum = dot(full_.bytes + id * full_.dims, rows.q + i * full_.dims, full_.dims) - kOffset * row.sum;
+    const float product = float(sum) * (full_.scale[id] * row.scale);
     const float slack = full_.norm[id] * row.error + full_.error[id] * row.norm;
     least.add(full_.high[id] - product + slack);
-    return full_.low[id] - product - slack;
+    return {full_.low[id] - product - slack, id};
   }
 
   const Centroids full_;
