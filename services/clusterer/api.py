@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
+from shoal.errors import ClusteringNotFound
 from shoal.jobs.queue import JobQueue
 from shoal.schemas import ClusterRequest, Id, Job
 from shoal.settings import Settings
@@ -14,7 +16,7 @@ from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted,
 from shoal.web.problems import problem_responses
 
 from clusterer.exports import MEDIA_TYPES, csv_blocks, jsonl_blocks
-from clusterer.facts import facts
+from clusterer.facts import facts, summary
 from clusterer.members import describe_cluster, list_clusters, scored_set
 from clusterer.online import AssignRequest, assign_online
 from clusterer.planning import make_plan
@@ -41,7 +43,12 @@ def cluster(
 @router.get("/clusterings", tags=["clusterings"])
 def list_clusterings(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
     """All clusterings, newest first."""
-    return {"clusterings": [facts(store.clustering(clustering_id)) for clustering_id in store.clustering_ids()]}
+    found = []
+    for clustering_id in store.clustering_ids():
+        # One may be deleted between the listing and the look at it.
+        with suppress(ClusteringNotFound):
+            found.append(summary(store.clustering(clustering_id)))
+    return {"clusterings": found}
 
 
 @router.get("/clusterings/{clustering_id}", tags=["clusterings"], responses=problem_responses(404, 422))

@@ -6,6 +6,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -98,6 +99,7 @@ def run_record(outcome: Outcome, timings: dict[str, float]) -> dict[str, Any]:
     # ru_maxrss counts kibibytes on Linux, bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     return {
+        "finished_at": datetime.now(UTC).isoformat(),
         "engine": outcome.engine,
         "init": best.init,
         "iterations": len(best.fit.history),

@@ -36,6 +36,13 @@ def facts(clustering: Clustering) -> dict[str, Any]:
     }
 
 
+def summary(clustering: Clustering) -> dict[str, Any]:
+    """What a list of clusterings shows of each."""
+    shown = facts(clustering)
+    kept = ("id", "finished_at", "train", "scored", "n", "dim", "k", "seeds", "engine", "metrics", "links")
+    return {name: shown[name] for name in kept}
+
+
 def result_of(clustering: Clustering) -> dict[str, Any]:
     """A job's result: where the clustering is, and its most asked-for figures."""
     shown = facts(clustering)

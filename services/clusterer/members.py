@@ -46,7 +46,8 @@ def list_clusters(clustering: Clustering, embeddings_id: str, *, sort: str, limi
     column, order = SORTS[sort]
     table = clustering.clusters(embeddings_id).select(SUMMARY_COLUMNS)
     sorted_rows = pc.sort_indices(table, sort_keys=[(column, order), ("cluster", "ascending")])
-    return table.take(sorted_rows.slice(0, limit)).to_pylist()
+    rows: list[dict[str, Any]] = table.take(sorted_rows.slice(0, limit)).to_pylist()
+    return rows
 
 
 def describe_cluster(

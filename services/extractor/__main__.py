@@ -29,9 +29,13 @@ def main(arguments: list[str] | None = None) -> int:
     worker = commands.add_parser("worker", help="run extraction jobs")
     worker.add_argument("--backend", choices=BACKENDS, default="torch", help="whose jobs to run (%(default)s)")
     commands.add_parser("run-job", help="run the one job on standard input; workers start this")
+    pull = commands.add_parser("pull", help="download a model's weights, resumed and checked")
+    pull.add_argument("name", help="catalogue name or timm:<name>")
     options = parser.parse_args(arguments)
     if options.command == "api":
         return _api(options.host, options.port)
+    if options.command == "pull":
+        return _pull(options.name)
     return _worker(options.backend) if options.command == "worker" else _run_job()
 
 
@@ -45,18 +49,28 @@ def _api(host: str, port: int) -> int:
 
 
 def _worker(backend: str) -> int:
+    from shoal import logs
     from shoal.jobs.queue import JobQueue
     from shoal.jobs.worker import Worker
     from shoal.settings import Settings
 
     from extractor.inline import KIND_PREFIX
 
+    logs.configure("extractor-worker")
     settings = Settings()
     queue = JobQueue.from_url(settings.redis_url.get_secret_value(), lease_s=settings.lease_s)
     # Somebody waits for the answer to a small request, so it goes first.
     kinds = [f"{KIND_PREFIX}{backend}", f"extract:{backend}"]
     Worker(queue, kinds, [sys.executable, "-m", "extractor", "run-job"], settings=settings).run()
     return 0
+
+
+def _pull(name: str) -> int:
+    from shoal.settings import Settings
+
+    from extractor.pull import pull
+
+    return pull(name, Settings())
 
 
 def _run_job() -> int:

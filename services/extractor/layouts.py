@@ -48,7 +48,8 @@ class Layout:
     converted_by_timm
         Let the architecture's own conversion in timm try, where the names do not fit directly.
     averaged
-        The layout reads averaged weights; `auto` takes it only in a file that has no others.
+        The layout reads averaged weights; `auto` takes it only in a file that has no others, so that an error speaks
+        of the weights that were meant.
     """
 
     name: str

@@ -456,18 +456,40 @@ def test_a_masked_autoencoder_loads_without_its_decoder(tmp_path: Path) -> None:
 
 def test_position_embeddings_of_another_size_are_refused_not_resampled(tmp_path: Path) -> None:
     state = dict(tiny_vit().state_dict())
-    state["pos_embed"] = torch.zeros(1, 65, 24)
+    state["pos_embed"] = torch.rand(1, 65, 24)
     state["mask_token"] = torch.zeros(1, 24)  # Makes the direct match incomplete, so that timm's conversion is asked.
     with pytest.raises(WeightsInvalid, match="pos_embed is 1 x 65 x 24, needed 1 x 17 x 24"):
         checkpoints.load_into(tiny_vit(), write(tmp_path / "c.pth", state))
 
 
+def dinov2(state: State) -> State:
+    """The same weights as facebookresearch/dinov2 stores them: its token for masked patches is kept."""
+    return {**state, "mask_token": torch.zeros(1, 384)}
+
+
 def test_dinov2_as_published_loads_through_timms_conversion(tmp_path: Path) -> None:
     network = timm.create_model("vit_small_patch14_dinov2", num_classes=0, depth=1, img_size=28)
-    state = dict(network.state_dict())
-    state["mask_token"] = torch.zeros(1, 384)
-    report = checkpoints.load_into(network, write(tmp_path / "c.pth", state), "timm")
+    report = checkpoints.load_into(network, write(tmp_path / "c.pth", dinov2(network.state_dict())), "timm")
     assert report.filled == len(network.state_dict())
+    assert report.merged == ("mask_token",)
+
+
+def test_dinov2_with_registers_keeps_the_positions_of_its_patches(tmp_path: Path) -> None:
+    reference = timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=0, depth=1, img_size=28)
+    state = dict(reference.state_dict())
+    register = state.pop("reg_token")
+    position = torch.rand(1, 1, 384)
+    published = dinov2(state) | {
+        "register_tokens": register,
+        "cls_token": state["cls_token"] - position,
+        "pos_embed": torch.cat([position, state["pos_embed"]], dim=1),
+    }
+    network = timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=0, depth=1, img_size=28)
+    checkpoints.load_into(network, write(tmp_path / "c.pth", published), "timm")
+    torch.testing.assert_close(network.state_dict(), reference.state_dict())
+    published["pos_embed"] = torch.rand(1, 10, 384)
+    with pytest.raises(WeightsInvalid, match="pos_embed is 1 x 10 x 384, needed 1 x 4 x 384"):
+        checkpoints.load_into(network, write(tmp_path / "c.pth", published), "timm")
 
 
 @pytest.mark.parametrize(

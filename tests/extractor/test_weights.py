@@ -14,7 +14,9 @@ import pytest
 from extractor import weights
 from extractor.download import Checksums, DownloadFailed, download, note_of
 from extractor.modelspec import ModelSpec, Transform, WeightsSource
+from extractor.pull import pull
 from shoal.errors import WeightsInvalid, WeightsMissing
+from shoal.settings import Settings
 
 BODY = bytes(range(256)) * 8192
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -281,3 +283,18 @@ def test_a_file_for_people_names_the_page(tmp_path: Path) -> None:
 def test_models_without_weights_need_no_file(tmp_path: Path) -> None:
     spec = ModelSpec("r", "torch", "resnet18", WeightsSource("random"), Transform(), seed=0)
     assert weights.obtain(spec, tmp_path) is None
+
+
+def test_pull_fetches_a_model_of_the_users_catalogue(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "catalogue.toml").write_text(
+        f'[models.mine]\narchitecture = "resnet18"\nfile = "m.pth"\nurl = "{site.url}"\nsha256 = "{SHA256[:8]}"\n'
+    )
+    settings = Settings(models=tmp_path)
+    assert pull("mine", settings) == 0
+    assert (tmp_path / "m.pth").read_bytes() == BODY
+    assert capsys.readouterr().out == f"{tmp_path / 'm.pth'}\nsha256 {SHA256}\n"
+    assert pull("resnet50_infomin", settings) == 1
+    assert "InfoMin_800.pth" in capsys.readouterr().err
+    assert pull("raw_pixels", settings) == 0

@@ -54,6 +54,15 @@ def test_job_of_a_killed_worker_is_finished_by_another(queue, start_worker, run_
     assert len(file.lines("end")) == 1
 
 
+def test_child_that_hears_nothing_dies_with_its_worker(queue, start_worker, job_file, wait_until, is_alive):
+    file = job_file()
+    queue.submit("work", file.request("deaf"))
+    worker = start_worker(lease_s=LEASE_S)
+    wait_until(lambda: file.lines("deaf"), what="start of the job")
+    worker.end()
+    wait_until(lambda: not is_alive(file.pids()[0]), what="end of the child")
+
+
 def test_stopped_worker_is_fenced_when_it_continues(queue, start_worker, run_worker, running, wait_until, is_alive):
     job_id, file, started = running
     zombie = start_worker(lease_s=LEASE_S)

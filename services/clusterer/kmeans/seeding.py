@@ -14,6 +14,7 @@ from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, IntArray, Row
 GREEDY_BUDGET = 4_000_000_000
 """Multiply-adds up to which each step of k-means++ can afford to try several candidates."""
 DRAWN_AT_ONCE = 512
+GROWTH = 4
 ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 
@@ -89,10 +90,11 @@ def rejection_plus_plus(
 ) -> IntArray:
     """k-means++ at the cost of about one assignment of all rows to ``k`` centroids.
 
-    Updating all ``n`` distances after every draw reads the data ``k`` times. Here they are brought up to date only when
-    the chosen rows have doubled or every second draw is refused, with one search among all rows chosen since. In
-    between, draws come from the old distances, which are too large for rows near a row chosen since, and are accepted
-    with probability (true distance / old distance): the accepted draws follow exactly the distribution of k-means++.
+    Updating all ``n`` distances after every draw reads the data ``k`` times. Here they are brought up to date, with one
+    search among all rows chosen since, only when these have become four times as many or every second draw is refused.
+    In between, draws come from the old distances, which are too large for rows near a row chosen since, and are
+    accepted with probability (true distance / old distance): the accepted draws follow exactly the distribution of
+    k-means++.
     """
     n = rows.n
     chosen = [int(rng.integers(n))]
@@ -101,13 +103,15 @@ def rejection_plus_plus(
     while len(chosen) < k:
         _lower(weight, rows, np.asarray(chosen[fresh:], dtype=np.int64), engine, on_rows)
         fresh = len(chosen)
+        goal = min(k, GROWTH * fresh)
         accepted_well = True
-        while accepted_well and len(chosen) < min(k, 2 * fresh):
-            size = min(DRAWN_AT_ONCE, max(16, 2 * (min(k, 2 * fresh) - len(chosen))))
+        while accepted_well and len(chosen) < goal:
+            wanted = goal - len(chosen)
+            size = min(DRAWN_AT_ONCE, max(16, 2 * wanted))
             since = np.asarray(chosen[fresh:], dtype=np.int64)
             candidates = _draw(weight, size, np.asarray(chosen), rng)
-            accepted = _accept(rows, candidates, weight, since, min(k, 2 * fresh) - len(chosen), rng)
-            accepted_well = 2 * len(accepted) >= min(size, min(k, 2 * fresh) - len(chosen))
+            accepted = _accept(rows, candidates, weight, since, wanted, rng)
+            accepted_well = 2 * len(accepted) >= min(size, wanted)
             chosen.extend(accepted)
     return np.asarray(chosen, dtype=np.int64)
 

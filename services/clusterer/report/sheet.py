@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def contact_sheet(
             sheet.paste(_tile(gallery, row), (MARGIN + CAPTION + column * (TILE + GAP), top))
     if left_out:
         text = f"{left_out} smaller clusters are not shown."
-        draw.text((MARGIN, height - MARGIN - 16), text, QUIET, ImageFont.load_default(13))
+        draw.text((MARGIN, height - MARGIN - 16), text, QUIET, _font(13))
     sheet.save(path, format="PNG")
 
 
@@ -63,14 +64,19 @@ def _caption(draw: ImageDraw.ImageDraw, cluster: dict[str, Any], top: int) -> No
     lines = [f"{cluster['size']:,} image" + ("" if cluster["size"] == 1 else "s")]
     if cluster["purity"] is not None:
         lines.append(f"{100 * cluster['purity']:.0f} % {cluster['majority']}")
-    draw.text((MARGIN, top + 14), _fitting(title, 18), INK, ImageFont.load_default(18))
+    draw.text((MARGIN, top + 14), _fitting(title, 18), INK, _font(18))
     for index, line in enumerate(lines):
-        draw.text((MARGIN, top + 40 + 20 * index), _fitting(line, 14), QUIET, ImageFont.load_default(14))
+        draw.text((MARGIN, top + 40 + 20 * index), _fitting(line, 14), QUIET, _font(14))
+
+
+@cache
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
 
 
 def _fitting(text: str, size: int) -> str:
     """``text``, cut where it would leave the caption."""
-    font = ImageFont.load_default(size)
+    font = _font(size)
     if font.getlength(text) <= CAPTION - 12:
         return text
     while text and font.getlength(text + "…") > CAPTION - 12:
@@ -85,7 +91,7 @@ def _tile(gallery: Gallery, row: int) -> Image.Image:
     except (KeyError, UnidentifiedImageError):
         tile.paste(NOTHING, (0, 0, TILE, TILE))
         name = gallery.paths[row].rpartition("/")[2][:16]
-        ImageDraw.Draw(tile).text((6, TILE // 2 - 8), name, QUIET, ImageFont.load_default(11))
+        ImageDraw.Draw(tile).text((6, TILE // 2 - 8), name, QUIET, _font(11))
         return tile
     image.thumbnail((TILE, TILE))
     tile.paste(image, ((TILE - image.width) // 2, (TILE - image.height) // 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -15,7 +16,13 @@ from torch import nn
 
 from extractor import architectures, checkpoints, embedding, weights
 from extractor.backends.base import Backend
+from extractor.backends.memory import keep_freed_memory
 from extractor.modelspec import ModelSpec, Transform
+
+CPU_PIXELS = 4 * 224**2
+"""Input pixels that a CPU takes through the network at once. With more, each layer's output exceeds what malloc keeps,
+so that every layer pays for fresh pages: with EfficientNet-Lite0, a batch of 64 at once takes twice the processor
+time of one in parts of 4."""
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +58,9 @@ class TorchBackend:
         self.device = pick_device(settings.device)
         self.network = build_network(spec, settings).eval().requires_grad_(False).to(self.device)
         self._embedding = embedding.embedder(self.network, spec.embedding)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self._part = batch_part(self.device, spec.transform.size)
         self._mean = self._channels(spec.transform.mean)
         self._std = self._channels(spec.transform.std)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="torch")
@@ -81,6 +91,10 @@ class TorchBackend:
         return np.concatenate([self._embed(pixels[:half]), self._embed(pixels[half:])])
 
     def _forward(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        parts = [self._run(pixels[at : at + self._part]) for at in range(0, len(pixels), self._part)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
             batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).to(torch.float32)
             output = self._embedding(batch.div_(255).sub_(self._mean).div_(self._std))
@@ -108,6 +122,11 @@ def build_network(spec: ModelSpec, settings: Settings) -> nn.Module:
         report = checkpoints.load_into(network, path, spec.layout)
         log.info("weights loaded", file=path.name, layout=report.layout, tensors=report.filled, heads=len(report.heads))
     return network
+
+
+def batch_part(device: torch.device, size: int) -> int:
+    """How many images of a batch go through the network at once."""
+    return max(1, CPU_PIXELS // size**2) if device.type == "cpu" else sys.maxsize
 
 
 def pick_device(wanted: str) -> torch.device:

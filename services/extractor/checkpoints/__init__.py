@@ -14,7 +14,7 @@ from shoal.errors import WeightsInvalid
 from torch import Tensor, nn
 
 from extractor.checkpoints import files
-from extractor.checkpoints.matching import Match, container_of, matches, signed
+from extractor.checkpoints.matching import Match, matches, signed
 from extractor.layouts import LAYOUTS, Layout
 
 __all__ = ["LoadReport", "load_into"]
@@ -83,8 +83,7 @@ def load_into(module: nn.Module, path: Path, layout: str = "auto") -> LoadReport
 def _candidates(content: Mapping[str, Any], layout: str) -> list[Layout]:
     if layout == "auto":
         found = [known for known in LAYOUTS if signed(content, known)]
-        own = [known for known in found if not known.averaged]
-        return own if any(container_of(content, known) for known in own) else found
+        return [known for known in found if not known.averaged] or found
     found = [known for known in LAYOUTS if known.name == layout]
     if not found:
         names = ", ".join(known.name for known in LAYOUTS)

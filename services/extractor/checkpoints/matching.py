@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from extractor.checkpoints import names
@@ -187,7 +188,7 @@ def _converted(module: nn.Module, state: Mapping[str, Tensor], direct: Match, he
     wanted = module.state_dict()
     for name, tensor in result.items():
         before = state[source[name]] if name in source else None
-        if before is not None and before.numel() != tensor.numel():
+        if before is not None and _resampled(before, tensor):
             match.misshaped.append((source[name], tuple(before.shape), tuple(tensor.shape)))
         if name in wanted:
             match.tensors[name] = tensor
@@ -203,6 +204,18 @@ def _converted(module: nn.Module, state: Mapping[str, Tensor], direct: Match, he
     _set_heads_aside(match, heads())
     _compare(wanted, source, match)
     return match
+
+
+def _resampled(before: Tensor, after: Tensor) -> bool:
+    """Whether `after` is more than another arrangement of `before`, or than its end.
+
+    DINOv2's networks with registers add the class token's position to the token itself and keep those of the patches.
+    """
+    if before.numel() == after.numel():
+        return False
+    if before.ndim != after.ndim or before.ndim < 2 or after.shape[1] > before.shape[1]:
+        return True
+    return not torch.equal(before[:, before.shape[1] - after.shape[1] :], after)
 
 
 def _accounted(key: Any, value: Any) -> bool:

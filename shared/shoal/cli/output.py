@@ -23,7 +23,6 @@ err = Console(stderr=True)
 SHOWN_METRICS = (
     ("accuracy", "Accuracy, Hungarian"),
     ("accuracy_majority", "Accuracy, majority"),
-    ("accuracy_one_to_one", "Accuracy, one to one"),
     ("nmi_arithmetic", "NMI (arithmetic mean)"),
     ("ami", "AMI"),
     ("ari", "ARI"),

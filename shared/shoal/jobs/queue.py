@@ -240,7 +240,7 @@ class JobQueue:
     # ---- what workers do
 
     def claim(self, kinds: Sequence[str], owner: str) -> Claim | None:
-        """Take the job that has waited longest among ``kinds``; None when nothing is ready.
+        """Take a job of the first of ``kinds`` that has one ready, the longest waiting; None when there is none.
 
         ``owner`` names the worker; the claim's own ``owner`` carries a random token behind it.
         """

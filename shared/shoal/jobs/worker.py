@@ -42,7 +42,7 @@ class Worker:
     queue
         Where jobs come from.
     kinds
-        Which jobs it can run.
+        Which jobs it can run; those of an earlier kind go first.
     command
         Starts the child; see `shoal.jobs.child.run_child`.
     settings

@@ -43,13 +43,13 @@ def test_unknown_job_is_not_found(queue):
             ask("no-such-job")
 
 
-def test_claim_takes_the_oldest_of_its_kinds(queue):
+def test_claim_takes_the_oldest_of_the_first_kind_that_has_one(queue):
     first, _ = queue.submit("a", {})
     second, _ = queue.submit("b", {})
     third, _ = queue.submit("a", {})
     queue.submit("other", {})
     taken = [queue.claim(["b", "a"], "worker") for _ in range(4)]
-    assert [c and c.job.id for c in taken] == [first.id, second.id, third.id, None]
+    assert [c and c.job.id for c in taken] == [second.id, first.id, third.id, None]
 
 
 def test_claimed_job_runs(queue):

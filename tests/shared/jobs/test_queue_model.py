@@ -95,7 +95,7 @@ class QueueMachine(RuleBasedStateMachine):
         if not waiting:
             assert claim is None
             return multiple()
-        job = min(waiting, key=lambda job: job.ready)
+        job = min(waiting, key=lambda job: (kinds.index(job.kind), job.ready))
         assert claim is not None
         assert claim.job.id == job.id
         assert claim.owner not in self.owners

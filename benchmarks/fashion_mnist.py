@@ -1,0 +1,131 @@
+"""Fashion-MNIST through the whole of Shoal: the first 2,000 test images, EfficientNet-Lite0, k-means with k = 10.
+
+Expected of the whole image, L2-normalised: accuracy 0.74 ± 0.02, NMI 0.67 ± 0.02. Beside it stand the network's own
+centre crop, which cuts into the garments, and raw pixels. Each seed is the best of ten restarts by inertia.
+
+The images are Debian's package `dataset-fashion-mnist` (MIT): taken from --dataset when given, else downloaded with
+`apt-get download` and unpacked with `dpkg-deb`, without root.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import finish, parser, spread
+from clusterer import pipeline as clusterer
+from extractor import catalogue
+from extractor import pipeline as extractor
+from numpy.typing import NDArray
+from PIL import Image
+from shoal.jobs.child import JobContext
+from shoal.settings import Settings
+from shoal.store import Store
+
+PACKAGE = "dataset-fashion-mnist"
+INSTALLED = Path("/usr/share/datasets/fashion-mnist")
+CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = parser(__doc__)
+    options.add_argument("--dataset", type=Path, help="folder with t10k-images-idx3-ubyte.gz and its labels")
+    options.add_argument("--images", type=int, default=2000, help="how many test images (%(default)s)")
+    options.add_argument("--seeds", type=int, default=5, help="how many seeds (%(default)s)")
+    options.add_argument("--work", type=Path, help="keep images and store here; a temporary folder by default")
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory(prefix="shoal-fashion-") as temporary:
+        work = chosen.work or Path(temporary)
+        write_images(chosen.dataset or fetch(work / "package"), work / "data" / "fashion", chosen.images)
+        settings = Settings(data=work / "data", models=work / "models", store=work / "store", offline=True)
+        models = {name: measure(model, settings, chosen.seeds) for name, model in models_of(settings).items()}
+    print(f"Fashion-MNIST, first {chosen.images} test images, L2-normalised, k = 10, {chosen.seeds} seeds")
+    for model, row in models.items():
+        figures = "  ".join(
+            f"{name} {row[name]['mean']:.3f} ± {row[name]['std']:.3f}" for name in ("acc", "nmi", "ami", "ari")
+        )
+        print(f"{model:24} {figures}  {row['extract_s']:.0f} s + {row['cluster_s']:.0f} s")
+    finish({"benchmark": "fashion_mnist", "images": chosen.images, "k": 10, "models": models}, as_json=chosen.json)
+
+
+def models_of(settings: Settings) -> dict[str, Any]:
+    """What is compared, as requests name it."""
+    spec = catalogue.resolve("tf_efficientnet_lite0", settings.models, settings=settings)
+    weights = spec.weights.local_file(settings.models)
+    if weights is None:
+        raise SystemExit("The weights of tf_efficientnet_lite0 are not installed.")
+    settings.models.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights, settings.models / weights.name)
+    # The garments fill their 28 pixels, and the network's own centre crop cuts an eighth of them off.
+    whole = {"architecture": spec.architecture, "weights": weights.name, "transform": {"crop_fraction": 1.0}}
+    return {"lite0, whole image": whole, "lite0, its own crop": spec.name, "raw pixels": "raw_pixels"}
+
+
+def measure(model: Any, settings: Settings, seeds: int) -> dict[str, Any]:
+    """Embed, cluster and score with one model."""
+    start = time.perf_counter()
+    request = {"images": {"path": "fashion"}, "model": model, "thumbnails": False}
+    extracted = extractor.run(JobContext.local(request, kind="extract:torch"), settings)
+    middle = time.perf_counter()
+    request = {
+        "embeddings": extracted["embeddings"],
+        "clusters": 10,
+        "seeds": list(range(seeds)),
+        "kmeans": {"restarts": 10},
+    }
+    clustered = clusterer.run(JobContext.local(request, kind="cluster"), settings)
+    end = time.perf_counter()
+    metrics = Store(settings.store).clustering(clustered["clustering"]).metrics()
+    rows = list(metrics["scored"][extracted["embeddings"]]["seeds"].values())
+    return {
+        "rows": extracted["rows"],
+        "dim": extracted["dim"],
+        "acc": spread([row["accuracy"]["hungarian"]["scored"] for row in rows]),
+        "nmi": spread([row["nmi_arithmetic"] for row in rows]),
+        "ami": spread([row["ami"] for row in rows]),
+        "ari": spread([row["ari"] for row in rows]),
+        "extract_s": round(middle - start, 1),
+        "cluster_s": round(end - middle, 1),
+    }
+
+
+def fetch(target: Path) -> Path:
+    """The folder of the data set: the installed package's, else a fresh download's."""
+    if INSTALLED.is_dir():
+        return INSTALLED
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise SystemExit(f"apt-get and dpkg-deb are not here: give --dataset, the files of Debian's {PACKAGE}.")
+    target.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["apt-get", "download", PACKAGE], cwd=target, check=True)
+    (archive,) = target.glob("*.deb")
+    subprocess.run(["dpkg-deb", "-x", archive.name, "."], cwd=target, check=True)
+    return target / INSTALLED.relative_to("/")
+
+
+def read_idx(path: Path, header: int) -> NDArray[np.uint8]:
+    """The bytes of a gzipped IDX file after its header of ``header`` bytes."""
+    with gzip.open(path) as file:
+        return np.frombuffer(file.read(), np.uint8, offset=header)
+
+
+def write_images(dataset: Path, folder: Path, count: int) -> None:
+    """The first ``count`` test images as PNG files in one folder a class."""
+    pixels = read_idx(dataset / "t10k-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)[:count]
+    labels = read_idx(dataset / "t10k-labels-idx1-ubyte.gz", 8)[:count]
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        path = folder / CLASSES[label] / f"{index:05d}.png"
+        if not path.exists():
+            Image.fromarray(image).save(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The extractor over HTTP: what it accepts, what it refuses with which code, what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from extractor import api, pipeline
+from fastapi.testclient import TestClient
+from shoal.jobs.child import JobContext
+from shoal.jobs.queue import JobQueue
+from shoal.settings import Settings
+from shoal.store import Store
+
+Make = Callable[..., Path]
+BODY = {"images": {"path": "set"}, "model": "raw_pixels"}
+
+
+@pytest.fixture
+def client(settings: Settings, queue: JobQueue) -> TestClient:
+    return TestClient(api.build(settings, queue, Store(settings.store)), raise_server_exceptions=False)
+
+
+def extracted(settings: Settings, **fields: Any) -> str:
+    """The id of embeddings made without a worker."""
+    context = JobContext.local({**BODY, **fields}, kind="extract:torch")
+    return str(pipeline.run(context, settings)["embeddings"])
+
+
+def test_a_request_becomes_a_job_of_its_models_kind(client: TestClient, make: Make) -> None:
+    make("0.png")
+    answer = client.post("/extract", json=BODY)
+    assert answer.status_code == 202
+    job = answer.json()
+    assert answer.headers["Location"] == f"/jobs/{job['id']}"
+    assert (job["kind"], job["state"], job["request"]) == ("extract:torch", "queued", BODY)
+
+
+def test_the_same_idempotency_key_gives_the_same_job(client: TestClient, make: Make) -> None:
+    make("0.png")
+    headers = {"Idempotency-Key": "once"}
+    ids = {client.post("/extract", json=BODY, headers=headers).json()["id"] for _ in range(2)}
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"model": "resnet5000"}, "unknown_model"),
+        ({"model": "timm:resnet5000"}, "unknown_model"),
+        ({"model": {"architecture": "resnet18", "weights": "none.pth"}}, "path_not_found"),
+        ({"model": {"architecture": "resnet18", "weights": "../x.pth"}}, "path_outside_root"),
+        ({"images": {"path": ".."}}, "path_outside_root"),
+        ({"images": {"path": "/etc"}}, "path_outside_root"),
+        ({"images": {"path": "out"}}, "path_outside_root"),
+        ({"images": {"path": "missing"}}, "path_not_found"),
+        ({"images": {"path": "empty"}}, "no_images"),
+        ({"images": {"path": "set", "labels": {"file": "missing.csv"}}}, "path_not_found"),
+        ({"images": {"path": "set", "labels": {"file": "labels.csv"}}}, "labels_invalid"),
+        ({"images": {"path": "set", "labels": "filename"}}, "invalid_request"),
+        ({"batchsize": 4}, "unknown_field"),
+        ({"batch_size": "4"}, "wrong_type"),
+        ({"batch_size": 0}, "out_of_range"),
+        ({"dtype": "bfloat16"}, "invalid_value"),
+        ({"max_failed_fraction": 1.5}, "out_of_range"),
+        ({"name": "../evil"}, "invalid_value"),
+    ],
+)
+def test_what_can_never_work_is_refused_before_it_is_a_job(
+    client: TestClient, settings: Settings, make: Make, tmp_path: Path, change: dict[str, Any], code: str
+) -> None:
+    make("0.png")
+    (settings.data / "empty").mkdir()
+    (settings.data / "labels.csv").write_text("file,class\n")
+    (tmp_path / "private").mkdir()
+    (settings.data / "out").symlink_to(tmp_path / "private")
+    answer = client.post("/extract", json={**BODY, **change})
+    assert (answer.status_code, answer.json()["code"]) == (422, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert client.get("/jobs").json()["jobs"] == []
+
+
+def test_near_names_are_offered(client: TestClient, make: Make) -> None:
+    make("0.png")
+    answer = client.post("/extract", json={**BODY, "model": "tf_efficientnet_lite"}).json()
+    assert "tf_efficientnet_lite0" in answer["detail"]
+
+
+def test_models_say_whether_their_weights_are_here(client: TestClient) -> None:
+    models = {row["name"]: row for row in client.get("/models").json()["models"]}
+    assert models["raw_pixels"]["readiness"] == models["tf_efficientnet_lite0"]["readiness"] == "ready"
+    assert models["tf_efficientnet_lite0"]["transform"]["size"] == 224
+    assert client.get("/models/tf_efficientnet_lite0").json() == models["tf_efficientnet_lite0"]
+    assert client.get("/models/timm:resnet18.a1_in1k").json()["readiness"] == "needs_file"
+    assert client.get("/models/nothing").json()["code"] == "unknown_model"
+
+
+class TestEmbeddings:
+    @pytest.fixture
+    def embeddings_id(self, settings: Settings, folder: Path, make: Make) -> str:
+        for i in range(3):
+            make(f"{i}.png", i)
+        for i in range(3, 6):
+            (folder / f"{i}.png").write_bytes(b"")
+        return extracted(settings, max_failed_fraction=0.5)
+
+    def test_they_are_listed_and_shown(self, client: TestClient, embeddings_id: str) -> None:
+        shown = client.get(f"/embeddings/{embeddings_id}").json()
+        assert (shown["rows"], shown["failed"], shown["complete"]) == (3, 3, True)
+        assert client.get("/embeddings").json() == {"embeddings": [shown]}
+
+    def test_errors_come_in_pages(self, client: TestClient, embeddings_id: str) -> None:
+        url = f"/embeddings/{embeddings_id}/errors"
+        first = client.get(url, params={"limit": 2}).json()
+        rest = client.get(url, params={"limit": 2, "offset": first["next_offset"]}).json()
+        assert (first["total"], rest["next_offset"]) == (3, None)
+        rows = first["errors"] + rest["errors"]
+        assert [(row["image_path"], row["code"]) for row in rows] == [(f"{i}.png", "image_empty") for i in (3, 4, 5)]
+
+    def test_unknown_ones_are_not_found(self, client: TestClient) -> None:
+        for url in ("/embeddings/none", "/embeddings/none/errors"):
+            assert client.get(url).json()["code"] == "embeddings_not_found"
+        assert client.delete("/embeddings/none").json()["code"] == "embeddings_not_found"
+        assert client.get("/embeddings/..%2f..").status_code in (404, 422)
+
+    def test_they_can_be_deleted(self, client: TestClient, embeddings_id: str) -> None:
+        assert client.delete(f"/embeddings/{embeddings_id}").status_code == 204
+        assert client.get("/embeddings").json() == {"embeddings": []}
+
+    @pytest.mark.parametrize("by_score", [False, True])
+    def test_not_while_a_job_waits_for_them(
+        self, client: TestClient, queue: JobQueue, embeddings_id: str, by_score: bool
+    ) -> None:
+        sets = {"train": "other", "score": ["x", embeddings_id]} if by_score else embeddings_id
+        job, _ = queue.submit("cluster", {"embeddings": sets, "clusters": 2})
+        answer = client.delete(f"/embeddings/{embeddings_id}")
+        assert (answer.status_code, answer.json()["code"], answer.json()["job"]) == (409, "embeddings_in_use", job.id)
+        queue.cancel(job.id)
+        assert client.delete(f"/embeddings/{embeddings_id}").status_code == 204
