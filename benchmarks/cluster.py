@@ -1,13 +1,13 @@
-"""Lloyd's k-means: ours beside faiss.Kmeans, faiss.SuperKmeans, the package superkmeans and scikit-learn's mini-batches.
+"""Lloyd's k-means: ours beside faiss.Kmeans, faiss.SuperKmeans, the package superkmeans and mini-batches.
 
     python benchmarks/cluster.py [--json] [--rows 200000] [--dim 2048] [--clusters 1000] [--iterations 10]
                                  [--engines fast faiss.Kmeans ...] [--repeats 3] [--features FILE]
 
-The data are synthetic features like a network's (see `Features`), or those of FILE (.npy). Each run is a process of its
-own that reads the features, then takes the time; the engines run in turn, and medians are compared. Ours and faiss.Kmeans
-start from the same rows; faiss.SuperKmeans and superkmeans choose their own. `fast:avx512` is our engine without AMX.
-Mini-batches are set as in the code of arXiv 2008.10312, timed for 2 of its 60 epochs, and scaled. The inertia is that of
-the final centroids over all rows, by the same exact assignment for all.
+The data are synthetic features like a network's (see `Features`), or those of FILE (.npy). Each run is a process of
+its own that reads the features, then takes the time; the engines run in turn, and medians are compared. Ours and
+faiss.Kmeans start from the same rows; faiss.SuperKmeans and superkmeans choose their own. `fast:avx512` is our engine
+without AMX. scikit-learn's mini-batches are set as in the code of arXiv 2008.10312, timed for 2 of its 60 epochs, and
+scaled. The inertia is that of the final centroids over all rows, by the same exact assignment for all.
 """
 
 from __future__ import annotations
@@ -79,8 +79,10 @@ class Features:
 
 
 def fast(x: Matrix, start: Matrix, iterations: int, variant: str | None = None) -> tuple[Matrix, float, dict[str, Any]]:
-    """Our engine in our loop. The seconds end with the last update, as those of the peers do; the last assignment, whose
-    labels only ours gives, is stated beside."""
+    """Our engine in our loop. The seconds end with the last update, as those of the peers do.
+
+    The assignment after it, whose labels only ours gives, is stated beside.
+    """
     from clusterer.kmeans import State, lloyd
     from clusterer.kmeans.fast import FastEngine
     from clusterer.rows import ArrayRows
@@ -97,12 +99,16 @@ def fast(x: Matrix, start: Matrix, iterations: int, variant: str | None = None) 
         tolerance=-1.0,
         on_iteration=lambda state: ended.append(time.perf_counter() - started),
     )
-    return fit.centroids, ended[-1], {
-        "engine": engine.reason,
-        "with_labels_s": round(time.perf_counter() - started, 3),
-        "iterations_s": [round(entry.seconds, 3) for entry in fit.history],
-        "moved": [entry.moved for entry in fit.history],
-    }
+    return (
+        fit.centroids,
+        ended[-1],
+        {
+            "engine": engine.reason,
+            "with_labels_s": round(time.perf_counter() - started, 3),
+            "iterations_s": [round(entry.seconds, 3) for entry in fit.history],
+            "moved": [entry.moved for entry in fit.history],
+        },
+    )
 
 
 def faiss_kmeans(x: Matrix, start: Matrix, iterations: int) -> tuple[Matrix, float, dict[str, Any]]:
@@ -156,11 +162,15 @@ def minibatch(x: Matrix, start: Matrix, iterations: int) -> tuple[Matrix, float,
                     model.partial_fit(x[first : first + max(k, 2048)])
 
     seconds = timed(epochs) * EPOCHS / TIMED_EPOCHS
-    return model.cluster_centers_.astype(np.float32), seconds, {
-        "version": sklearn.__version__,
-        "epochs": EPOCHS,
-        "timed_epochs": TIMED_EPOCHS,
-    }
+    return (
+        model.cluster_centers_.astype(np.float32),
+        seconds,
+        {
+            "version": sklearn.__version__,
+            "epochs": EPOCHS,
+            "timed_epochs": TIMED_EPOCHS,
+        },
+    )
 
 
 RUNNERS: dict[str, Callable[..., tuple[Matrix, float, dict[str, Any]]]] = {
@@ -246,8 +256,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for name in arguments.engines:
             if repeat and name == "minibatch":
                 continue
-            runs[name].append(run_once(name, folder, features, start, arguments.iterations))
-            print(f"{name} {repeat + 1}/{arguments.repeats}: {runs[name][-1].get('seconds', runs[name][-1])}", file=sys.stderr)
+            found = run_once(name, folder, features, start, arguments.iterations)
+            runs[name].append(found)
+            print(f"{name} {repeat + 1}/{arguments.repeats}: {found.get('seconds', found)}", file=sys.stderr)
     return {
         "benchmark": "cluster",
         "rows": len(x),

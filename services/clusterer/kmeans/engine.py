@@ -140,7 +140,9 @@ def sum_by_label(batch: Float32Array, labels: LabelArray, k: int) -> Float64Arra
     return total
 
 
-def inertia(squared_norms: float, sums: Float64Array, counts: IntArray, centroids: Float32Array) -> float:
+def inertia(
+    squared_norms: float, sums: Float64Array, counts: IntArray, centroids: Float32Array | Float64Array
+) -> float:
     """Sum of squared distances to the own centroid, from sums over the clusters alone.
 
     ``sum |x - c|^2 = sum |x|^2 - 2 sum_j c_j . s_j + sum_j m_j |c_j|^2`` with ``s_j`` the sum and ``m_j`` the number of

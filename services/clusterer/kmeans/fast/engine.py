@@ -10,6 +10,7 @@ from clusterer.kmeans.engine import (
     Assigner,
     Assignment,
     Engine,
+    NumpyEngine,
     OnRows,
     Searcher,
     inertia,
@@ -23,6 +24,8 @@ from clusterer.rows import Float32Array, LabelArray, MappedRows, Rows
 SMALLEST, LARGEST = 1e-12, 1e17
 """Magnitudes between which squares keep their meaning in float32."""
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+MOST_COLUMNS = 65_536
+"""More would overflow the 32-bit sums of products. Such rows go to brute force."""
 KEEP_BYTES = 8 * 2**30
 PAYS_FROM = 20_000_000
 """Distances of a pass (rows times centroids) from which on looking for directions pays."""
@@ -54,9 +57,13 @@ class FastEngine(Engine):
         self._keep_bytes = keep_bytes
 
     def searcher(self, centroids: Float32Array) -> Searcher:
+        if centroids.shape[1] > MOST_COLUMNS:
+            return NumpyEngine().searcher(centroids)
         return FastSearcher(self.kernel, np.ascontiguousarray(centroids, dtype=np.float32))
 
     def assigner(self, rows: Rows) -> Assigner:
+        if rows.dim > MOST_COLUMNS:
+            return NumpyEngine().assigner(rows)
         return FastAssigner(self.kernel, rows, self._keep_bytes)
 
 

@@ -1,27 +1,18 @@
-"""The compiled kernel: which library this processor runs, and its functions over numpy arrays."""
+"""The compiled kernel's functions over numpy arrays."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 from dataclasses import astuple, dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterer.kmeans.fast.build import VARIANTS, library_path
+from clusterer.kmeans.fast.library import load_library
 from clusterer.rows import Float32Array, Float64Array, IntArray, LabelArray
 
-NEEDS = {
-    "amx": {"amx_tile", "amx_int8", "avx512_vnni"},
-    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
-    "avxvnni": {"avx2", "fma", "f16c", "avx_vnni"},
-    "avx2": {"avx2", "fma", "f16c"},
-}
-"""What each library needs of the processor, as Linux names it."""
 BLOCK = 16
 ROUNDING = 1e-5
 """Room for what this module rounds in float32 and float64, relative to the length of a vector."""
@@ -36,10 +27,6 @@ STATS = np.dtype(
 """``RowStats`` of ``sketch.h``."""
 
 Bytes = NDArray[np.int8]
-
-
-class KernelUnavailable(Exception):
-    """No compiled kernel runs here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +78,10 @@ class Frame:
 
 class _Centroids(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("exact", "bytes", "packed", "scale", "norm", "error", "rest", "low", "high")),
+        *((name, ctypes.c_void_p) for name in ("exact", "bytes", "packed")),
+        *((name, ctypes.c_void_p) for name in ("scale", "norm", "error", "rest", "low", "high")),
         *((name, ctypes.c_int64) for name in ("k", "d", "dims")),
-    )  # fmt: skip
+    )
 
 
 class _Projection(ctypes.Structure):
@@ -172,7 +160,7 @@ class Kernel:
     variant
         Its name.
     library
-        The file.
+        The loaded library.
     threads
         How many to use.
 
@@ -184,15 +172,13 @@ class Kernel:
         What one product of two sketches costs alone, measured in products of many with many.
     """
 
-    def __init__(self, variant: str, library: Path, threads: int) -> None:
+    def __init__(self, variant: str, library: ctypes.CDLL, threads: int) -> None:
         self.variant = variant
         self.threads = threads
-        self._library = ctypes.CDLL(str(library))
+        self._library = library
         self._library.shoal_fast_single_cost.restype = ctypes.c_double
         self.largest = int(self._library.shoal_fast_largest())
         self.single_cost = float(self._library.shoal_fast_single_cost())
-        if not self._library.shoal_fast_open():
-            raise KernelUnavailable("the system refused the processor's AMX tiles")
 
     def sketch(self, x: NDArray[Any], frame: Frame) -> Sketch:
         """Sketch ``(n, d)`` float32 or float16 rows."""
@@ -263,7 +249,7 @@ class Kernel:
         bytes_, packed = self._pack(sketch.q)
         half = squares / 2
         norm = np.sqrt(squares) * (1 + ROUNDING) + sketch.stats["error"]
-        columns = (
+        columns: tuple[tuple[NDArray[Any], float], ...] = (
             (sketch.stats["scale"], 0.0),
             (norm, 0.0),
             (sketch.stats["error"] + error, 0.0),
@@ -271,7 +257,7 @@ class Kernel:
             (half * (1 - ROUNDING), np.inf),
             (half * (1 + ROUNDING), np.inf),
         )
-        arrays = (exact, bytes_, packed, *(_filled(values, rest_, k) for values, rest_ in columns))
+        arrays: tuple[NDArray[Any], ...] = (exact, bytes_, packed, *(_filled(*column, k) for column in columns))
         return PackedCentroids(_Centroids(*(a.ctypes.data for a in arrays), k, d, dims), arrays)
 
     def _pack(self, q: Bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -312,7 +298,7 @@ class Kernel:
             *_rows(x), _at(sketch.q), _at(sketch.stats), ctypes.byref(full.structure), short_q, short_stats, short,
             _i64(len(x)), _at(labels), ctypes.byref(counts), self.threads,
         )  # fmt: skip
-        return Counts(*(getattr(counts, name) for name, _ in counts._fields_))
+        return Counts(*(getattr(counts, field[0]) for field in counts._fields_))
 
     def two_nearest(self, x: Float32Array, sketch: Sketch, full: PackedCentroids) -> LabelArray:
         """The two nearest of at least two centroids, ``(n, 2) int32``, nearest first."""
@@ -343,58 +329,23 @@ class Kernel:
         )
 
 
-def _filled(values: NDArray[Any], fill: float, k: int) -> Float32Array:
-    """Values of ``k`` centroids, filled up to whole blocks."""
-    column = np.full(-(-k // BLOCK) * BLOCK, fill, dtype=np.float32)
-    column[:k] = values
-    return column
-
-
-def available() -> list[str]:
-    """Names of the libraries that are there and that this processor runs, best first."""
-    flags = _processor_flags()
-    return [variant for variant in VARIANTS if flags >= NEEDS[variant] and library_path(variant).exists()]
-
-
 def open_kernel(variant: str | None = None, *, threads: int | None = None) -> Kernel:
-    """The best kernel for this processor, or the one named.
+    """The best kernel for this processor, or the one named, on all cores that the process may use by default.
 
     Raises
     ------
     KernelUnavailable
         There is none.
     """
-    names = available() if variant is None else [name for name in available() if name == variant]
-    refusal = KernelUnavailable(_why_not(variant))
-    for name in names:
-        try:
-            return Kernel(name, library_path(name), threads or len(os.sched_getaffinity(0)))
-        except (OSError, KernelUnavailable) as error:
-            refusal = KernelUnavailable(f"the {name} kernel does not load: {error}")
-    raise refusal
+    name, library = load_library(variant)
+    return Kernel(name, library, threads or len(os.sched_getaffinity(0)))
 
 
-def slower_than_faiss(variant: str) -> bool:
-    """Whether faiss's float32 products are wider here than what a kernel has: AVX-512 without VNNI against AVX2."""
-    return variant == "avx2" and "avx512f" in _processor_flags()
-
-
-def _why_not(variant: str | None) -> str:
-    if not any(library_path(name).exists() for name in VARIANTS):
-        return "it was not compiled when the package was installed (that needs a C++ compiler on x86-64 Linux)"
-    if variant is not None and variant not in VARIANTS:
-        return f"there is no kernel named {variant!r}, only {', '.join(VARIANTS)}"
-    return "this processor lacks the instructions that it needs (AVX2 at least)"
-
-
-@cache
-def _processor_flags() -> frozenset[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return frozenset()
-    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return frozenset(line.partition(":")[2].split())
+def _filled(values: NDArray[Any], fill: float, k: int) -> Float32Array:
+    """Values of ``k`` centroids, filled up to whole blocks."""
+    column = np.full(-(-k // BLOCK) * BLOCK, fill, dtype=np.float32)
+    column[:k] = values
+    return column
 
 
 def _rows(x: NDArray[Any]) -> tuple[ctypes.c_void_p, int]:

@@ -129,12 +129,12 @@ template <int kDepth>
 void collect(const Centroids& c, const int32_t* dots, int first, int blocks, const RowStats& row, float* lows,
              Least<kDepth>& least, std::vector<Candidate>& found) {
   const int64_t at = int64_t(first) * kBlock, count = int64_t(blocks) * kBlock;
-  const float shift = float(kOffset) * float(row.sum);
+  const int32_t shift = kOffset * row.sum;
   vfloat leasts[kDepth];  // of each lane
   for (vfloat& l : leasts) l = vfloat{} + INFINITY;
   for (int64_t j = 0; j < count; j += kFloats) {
     const int64_t a = at + j;
-    const vfloat product = (load(dots + j) - shift) * (load(c.scale + a) * row.scale);
+    const vfloat product = load_less(dots + j, shift) * (load(c.scale + a) * row.scale);
     const vfloat slack = load(c.norm + a) * row.error + load(c.error + a) * row.norm;
     store(lows + j, load(c.low + a) - product - slack);
     vfloat high = load(c.high + a) - product + slack;
@@ -158,13 +158,13 @@ void collect(const Centroids& c, const int32_t* dots, int first, int blocks, con
 // begin below `limit`, but not `known`.
 inline void sift(const Centroids& c, const int32_t* dots, int first, int blocks, const RowStats& row, float limit,
                  int32_t known, std::vector<Candidate>& found) {
-  const float shift = float(kOffset) * float(row.sum);
+  const int32_t shift = kOffset * row.sum;
   alignas(64) float lows[kBlock];
   for (int b = 0; b < blocks; ++b) {
     const int64_t at = int64_t(first + b) * kBlock;
     for (int i = 0; i < kBlock; i += kFloats) {
       const int64_t a = at + i;
-      const vfloat product = (load(dots + b * kBlock + i) - shift) * (load(c.scale + a) * row.scale);
+      const vfloat product = load_less(dots + b * kBlock + i, shift) * (load(c.scale + a) * row.scale);
       const vfloat slack = load(c.norm + a) * row.error + load(c.error + a) * row.norm + load(c.rest + a) * row.rest;
       store(lows + i, load(c.low + a) - product - slack);
     }

@@ -17,7 +17,10 @@ inline vfloat load(const float* p) { return _mm512_loadu_ps(p); }
 inline vfloat load(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 inline void store(float* p, vfloat v) { _mm512_storeu_ps(p, v); }
 inline float sum(vfloat v) { return _mm512_reduce_add_ps(v); }
-inline vfloat load(const int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+// Whole numbers less `shift`, which is taken away before they are rounded to floats.
+inline vfloat load_less(const int32_t* p, int32_t shift) {
+  return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_set1_epi32(shift)));
+}
 inline vfloat lesser(vfloat a, vfloat b) { return _mm512_min_ps(a, b); }
 inline vfloat greater(vfloat a, vfloat b) { return _mm512_max_ps(a, b); }
 // Bits of those of 16 values that are at most `limit`.
@@ -35,7 +38,9 @@ inline float sum(vfloat v) {
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
-inline vfloat load(const int32_t* p) { return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i*)p)); }
+inline vfloat load_less(const int32_t* p, int32_t shift) {
+  return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_loadu_si256((const __m256i*)p), _mm256_set1_epi32(shift)));
+}
 inline vfloat lesser(vfloat a, vfloat b) { return _mm256_min_ps(a, b); }
 inline vfloat greater(vfloat a, vfloat b) { return _mm256_max_ps(a, b); }
 inline uint32_t at_most(const float* p, float limit) {
