@@ -169,6 +169,28 @@ def test_amx_computes_what_the_other_kernels_do(emulated_amx: kernel.Kernel) -> 
     assert np.array_equal(short[0].stats, short[1].stats)
 
 
+@pytest.mark.parametrize("rounded", ["rows", "centroids"])
+def test_what_rounding_takes_away_can_decide(fast: FastEngine, rounded: str) -> None:
+    """Rows and centroids whose whole difference lies in what rounding to bytes takes away, as much as the bounds allow."""
+    steps = fast.kernel.largest
+    pattern = np.random.default_rng(0).choice([-1.0, 1.0], size=63)
+    tilt = 0.8 * 0.49 * 63 / steps  # what the bytes see speaks for the wrong centroid
+    if rounded == "rows":
+        row = np.concatenate([[steps], 0.49 * pattern])
+        centroid = np.concatenate([[-tilt], pattern])
+    else:
+        row = np.concatenate([[-tilt], pattern])
+        centroid = np.concatenate([[1.0], 0.49 / steps * pattern])
+    frame = kernel.Frame.around(np.zeros(64, dtype=np.float32))
+    rotation = fast.kernel.rotate(np.eye(64, dtype=np.float32), frame).astype(np.float64)
+    x = (np.stack([row, -row]) @ rotation.T).astype(np.float32)
+    centroids = (np.stack([-centroid, centroid]) @ rotation.T).astype(np.float32)
+    assert squared(x, centroids).argmin(axis=1).tolist() == [1, 0]
+    assigner = fast.assigner(ArrayRows(x))
+    assert assigner.assign(centroids).labels.tolist() == [1, 0]
+    assert fast.searcher(centroids).nearest(x, 2)[0].tolist() == [[1, 0], [0, 1]]
+
+
 def test_equal_centroids_give_the_first_of_them(fast: FastEngine) -> None:
     x = features(100, 70)
     centroids = np.repeat(x[:3], 20, axis=0)
