@@ -13,6 +13,7 @@
     │   ├── ClustersInvalid          clusters_invalid          422
     │   ├── NotFinite                not_finite                422
     │   ├── DimensionMismatch        dimension_mismatch        422
+    │   ├── EngineUnavailable        engine_unavailable        422
     │   ├── ImportInvalid            import_invalid            422
     │   └── ImageInvalid             image_invalid             422   one image, also as a row of errors
     │       ├── ImageEmpty           image_empty               422
@@ -168,6 +169,10 @@ class NotFinite(InvalidRequest):
 
 class DimensionMismatch(InvalidRequest):
     code = "dimension_mismatch"
+
+
+class EngineUnavailable(InvalidRequest):
+    code = "engine_unavailable"
 
 
 class ImportInvalid(InvalidRequest):

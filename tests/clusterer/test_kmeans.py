@@ -29,9 +29,9 @@ def blobs(
     return (corners[labels] + spread * rng.normal(size=(n, d))).astype(np.float32), labels
 
 
-@pytest.fixture(params=["numpy", "faiss"])
+@pytest.fixture(params=["numpy", "faiss", "fast"])
 def engine(request: pytest.FixtureRequest) -> Engine:
-    return NumpyEngine() if request.param == "numpy" else select_engine("faiss")
+    return NumpyEngine() if request.param == "numpy" else select_engine(request.param)
 
 
 class TestEveryEngine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -24,21 +25,26 @@ class Assignment:
     ----------
     labels
         ``(n,) int32``: the nearest centroid of each row.
-    squared
-        ``(n,) float32``: squared distance to it, never below 0.
     sums
         ``(k, d) float64``: sum of the rows of each cluster.
     counts
         ``(k,) int64``: rows of each cluster.
     inertia
         Sum of the squared distances of all rows, in float64 from the sums: free of the rounding of ``squared``.
+    measure
+        Computes `squared`, which few need, so that an engine that decides without the distances need not take them.
     """
 
     labels: LabelArray
-    squared: Float32Array
     sums: Float64Array
     counts: IntArray
     inertia: float
+    measure: Callable[[], Float32Array]
+
+    @cached_property
+    def squared(self) -> Float32Array:
+        """``(n,) float32``: squared distance of each row to its centroid, never below 0."""
+        return self.measure()
 
 
 class Searcher(Protocol):
@@ -58,9 +64,16 @@ class Assigner(Protocol):
 
 
 class Engine(ABC):
-    """A way to find nearest centroids. Every engine gives the same assignment, up to ties within float32 rounding."""
+    """A way to find nearest centroids. Every engine gives the same assignment, up to ties within float32 rounding.
+
+    Attributes
+    ----------
+    reason
+        Why this engine runs, or in which form, for the record.
+    """
 
     name: ClassVar[str]
+    reason: str = "asked for"
 
     @abstractmethod
     def searcher(self, centroids: Float32Array) -> Searcher:
@@ -115,7 +128,8 @@ class StreamingAssigner:
         if self._squared_norms is None:
             self._squared_norms = norms
         counts = np.bincount(labels, minlength=k).astype(np.int64)
-        return Assignment(labels, squared, sums, counts, inertia(self._squared_norms, sums, counts, centroids))
+        total = inertia(self._squared_norms, sums, counts, centroids)
+        return Assignment(labels, sums, counts, total, lambda: squared)
 
 
 def sum_by_label(batch: Float32Array, labels: LabelArray, k: int) -> Float64Array:
@@ -126,7 +140,9 @@ def sum_by_label(batch: Float32Array, labels: LabelArray, k: int) -> Float64Arra
     return total
 
 
-def inertia(squared_norms: float, sums: Float64Array, counts: IntArray, centroids: Float32Array) -> float:
+def inertia(
+    squared_norms: float, sums: Float64Array, counts: IntArray, centroids: Float32Array | Float64Array
+) -> float:
     """Sum of squared distances to the own centroid, from sums over the clusters alone.
 
     ``sum |x - c|^2 = sum |x|^2 - 2 sum_j c_j . s_j + sum_j m_j |c_j|^2`` with ``s_j`` the sum and ``m_j`` the number of

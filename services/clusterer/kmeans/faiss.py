@@ -17,6 +17,9 @@ class FaissEngine(Engine):
 
     name = "faiss"
 
+    def __init__(self, reason: str = "asked for") -> None:
+        self.reason = reason
+
     def searcher(self, centroids: Float32Array) -> Searcher:
         index = faiss.IndexFlatL2(centroids.shape[1])
         index.add(np.ascontiguousarray(centroids, dtype=np.float32))

@@ -2,17 +2,60 @@
 
 from __future__ import annotations
 
+import structlog
+from shoal.errors import EngineUnavailable
+
 from clusterer.kmeans.engine import Engine
+
+_log = structlog.get_logger(__name__)
 
 
 def select_engine(name: str) -> Engine:
     """The engine of that name; ``auto`` picks the fastest exact one for this machine.
 
-    The engine's own ``name`` says what was picked, and goes into the result. Engines are imported here and not before,
-    so that a process that never clusters does not need them.
-    """
-    if name in {"auto", "faiss"}:
-        from clusterer.kmeans.faiss import FaissEngine
+    The engine's own ``name`` says what was picked, and goes into the result with its ``reason``. Engines are imported
+    here and not before, so that a process that never clusters does not need them.
 
-        return FaissEngine()
+    Raises
+    ------
+    EngineUnavailable
+        The engine does not run on this machine.
+    """
+    if name == "faiss":
+        return _faiss("asked for")
+    if name == "fast":
+        return _fast()
+    if name == "auto":
+        picked = _automatic()
+        _log.info("kmeans_engine_picked", engine=picked.name, reason=picked.reason)
+        return picked
     raise ValueError(f"no k-means engine is named {name!r}")
+
+
+def _automatic() -> Engine:
+    from clusterer.kmeans.fast import KernelUnavailable, open_kernel, slower_than_faiss
+
+    try:
+        kernel = open_kernel()
+    except KernelUnavailable as error:
+        return _faiss(f"the fast engine's kernel does not run here: {error}")
+    if slower_than_faiss(kernel.variant):
+        return _faiss("this processor has AVX-512 for faiss, but not the 8-bit products (VNNI) that fast would use")
+    return _fast()
+
+
+def _fast() -> Engine:
+    from clusterer.kmeans.fast import FastEngine, KernelUnavailable
+
+    try:
+        return FastEngine()
+    except KernelUnavailable as error:
+        raise EngineUnavailable(
+            f"The engine `fast` does not run on this machine: {error}. Use `auto` or `faiss`.", engine="fast"
+        ) from error
+
+
+def _faiss(reason: str) -> Engine:
+    from clusterer.kmeans.faiss import FaissEngine
+
+    return FaissEngine(reason)

@@ -1,0 +1,197 @@
+"""The fast engine: exact assignment on CPUs from 8-bit sketches, and exact sums that only moved rows touch."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from clusterer.kmeans.engine import (
+    Assigner,
+    Assignment,
+    Engine,
+    NumpyEngine,
+    OnRows,
+    Searcher,
+    inertia,
+)
+from clusterer.kmeans.fast.guide import choose_projection
+from clusterer.kmeans.fast.kernel import Counts, Frame, Kernel, open_kernel
+from clusterer.kmeans.fast.state import Sketches, Sums, blocks, peak_of
+from clusterer.nearest import nearest
+from clusterer.rows import Float32Array, LabelArray, MappedRows, Rows
+
+SMALLEST, LARGEST = 1e-12, 1e17
+"""Magnitudes between which squares keep their meaning in float32."""
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+MOST_COLUMNS = 65_536
+"""More would overflow the 32-bit sums of products. Such rows go to brute force."""
+KEEP_BYTES = 8 * 2**30
+PAYS_FROM = 20_000_000
+"""Distances of a pass (rows times centroids) from which on looking for directions pays."""
+
+
+class FastEngine(Engine):
+    """Exact nearest centroids from 8-bit products with proven error bounds; see ``docs/fast-kmeans.md``.
+
+    Parameters
+    ----------
+    variant
+        Name of the compiled kernel, by default the best that this processor runs.
+    threads
+        How many to use, by default all that the process may.
+    keep_bytes
+        How much memory the sketches of the rows may take; otherwise they are made anew in each pass.
+
+    Raises
+    ------
+    KernelUnavailable
+        No kernel runs here.
+    """
+
+    name = "fast"
+
+    def __init__(self, variant: str | None = None, *, threads: int | None = None, keep_bytes: int = KEEP_BYTES) -> None:
+        self.kernel = open_kernel(variant, threads=threads)
+        self.reason = f"8-bit products on {self.kernel.variant}, {self.kernel.threads} threads"
+        self._keep_bytes = keep_bytes
+
+    def searcher(self, centroids: Float32Array) -> Searcher:
+        if centroids.shape[1] > MOST_COLUMNS:
+            return NumpyEngine().searcher(centroids)
+        return FastSearcher(self.kernel, np.ascontiguousarray(centroids, dtype=np.float32))
+
+    def assigner(self, rows: Rows) -> Assigner:
+        if rows.dim > MOST_COLUMNS:
+            return NumpyEngine().assigner(rows)
+        return FastAssigner(self.kernel, rows, self._keep_bytes)
+
+
+class FastSearcher:
+    """Finds the nearest of a fixed set of centroids for any rows, sketching them on the way."""
+
+    def __init__(self, kernel: Kernel, centroids: Float32Array) -> None:
+        self._kernel = kernel
+        self._centroids = centroids
+        self._frame = Frame.around(centroids.mean(axis=0, dtype=np.float64).astype(np.float32))
+        self._packed = kernel.pack(centroids, self._frame)
+        self._regular = _regular(peak_of(centroids))
+
+    def nearest(self, batch: Float32Array, count: int = 1) -> tuple[LabelArray, Float32Array]:
+        batch = np.ascontiguousarray(batch, dtype=np.float32)
+        sketch = self._kernel.sketch(batch, self._frame)
+        plain = self._regular and _regular(float(sketch.stats["peak"].max(initial=0.0)))
+        if not plain or count > min(2, len(self._centroids)):
+            return nearest(batch, self._centroids, count)
+        if count == 2:
+            labels = self._kernel.two_nearest(batch, sketch, self._packed)
+        else:
+            labels = np.full((len(batch), 1), -1, dtype=np.int32)
+            self._kernel.assign(batch, sketch, self._packed, labels)
+        squared = np.empty(labels.shape, dtype=np.float32)
+        for rank in range(count):
+            column = np.ascontiguousarray(labels[:, rank])
+            squared[:, rank] = self._kernel.distances(batch, self._centroids, column)
+        return labels, squared
+
+
+class FastAssigner:
+    """Assigns one set of rows again and again.
+
+    It remembers the sketches of the rows, the labels and sums of the last pass, and, once the centroids have settled a
+    little, directions for short sketches. None of it changes a result: labels are proven anew in each pass, and sums
+    are whole numbers, the same in any order.
+
+    Attributes
+    ----------
+    counts
+        How the rows of the last pass were decided.
+    """
+
+    def __init__(self, kernel: Kernel, rows: Rows, keep_bytes: int = KEEP_BYTES) -> None:
+        self._kernel = kernel
+        self._rows = rows
+        self._keep_bytes = keep_bytes
+        self._sketches: Sketches | None = None
+        self._sums: Sums | None = None
+        self._passes = 0
+        self._look_again = 1
+        self._scaled: tuple[int, FastAssigner] | None = None
+        self.counts = Counts()
+
+    def assign(self, centroids: Float32Array, on_rows: OnRows | None = None) -> Assignment:
+        centroids = np.ascontiguousarray(centroids, dtype=np.float32)
+        if self._sketches is None:
+            self._sketches = Sketches(self._kernel, self._rows, self._keep_bytes, on_rows)
+        sketches, k = self._sketches, len(centroids)
+        if not (_regular(sketches.peak) and peak_of(centroids) <= LARGEST):
+            return self._elsewhere(sketches.peak, centroids, on_rows)
+        if self._sums is None or len(self._sums.whole) != k:
+            self._sums = Sums(self._kernel, self._rows, k, sketches.peak)
+        self._direct(sketches, centroids)
+        self._pass(sketches, self._sums, centroids, on_rows)
+        self._review(sketches)
+        labels, counts, sums = self._sums.labels.copy(), self._sums.counts(), self._sums.values()
+        # About the mean, where the terms are small and lose nothing to each other.
+        mean = sketches.frame.mean.astype(np.float64)
+        total = inertia(sketches.squares, sums - counts[:, None] * mean, counts, centroids - mean)
+        return Assignment(labels, sums, counts, total, lambda: self._distances(centroids, labels))
+
+    def _pass(self, sketches: Sketches, sums: Sums, centroids: Float32Array, on_rows: OnRows | None) -> None:
+        """Label all rows and move them between the sums, block by block."""
+        full = self._kernel.pack(centroids, sketches.frame)
+        brief = None
+        if sketches.projection is not None:
+            brief = self._kernel.pack_brief(centroids, sketches.frame, sketches.projection)
+        self.counts = Counts()
+        for first, batch in blocks(self._rows):
+            part = slice(first, first + len(batch))
+            sketch = sketches.full(part, batch)
+            short = sketches.short(part, sketch)
+            labels = sums.labels[part].copy()
+            self.counts += self._kernel.assign(
+                batch, sketch, full, labels, None if short is None or brief is None else (short, brief)
+            )
+            sums.move(part, batch, labels)
+            if on_rows is not None:
+                on_rows(part.stop)
+
+    def _direct(self, sketches: Sketches, centroids: Float32Array) -> None:
+        """Look for directions when it is time and may pay."""
+        due = sketches.projection is None and self._passes >= self._look_again
+        if due and self._rows.n * len(centroids) >= PAYS_FROM:
+            sketches.direct(choose_projection(self._kernel, sketches.frame, sketches.sample, centroids))
+            self._look_again = 2 * self._passes + 1
+
+    def _review(self, sketches: Sketches) -> None:
+        """Drop directions that were of little use, such as those of another start, and look again in the next pass."""
+        self._passes += 1
+        if sketches.projection is not None and 2 * self.counts.dense > self._rows.n:
+            sketches.direct(None)
+            self._look_again = self._passes + 1
+
+    def _elsewhere(self, peak: float, centroids: Float32Array, on_rows: OnRows | None) -> Assignment:
+        """Assign data whose squares float32 cannot hold: scaled by a power of two, which changes no comparison."""
+        shift = -math.frexp(max(peak, peak_of(centroids)))[1]
+        if self._scaled is None or self._scaled[0] != shift:
+            view = MappedRows(self._rows, lambda batch: np.ldexp(batch, shift), self._rows.dim)
+            self._scaled = shift, FastAssigner(self._kernel, view, self._keep_bytes)
+        found = self._scaled[1].assign(np.ldexp(centroids, shift), on_rows)
+        return Assignment(
+            found.labels,
+            np.ldexp(found.sums, -shift),
+            found.counts,
+            math.ldexp(found.inertia, -2 * shift),
+            lambda: np.minimum(np.ldexp(found.squared.astype(np.float64), -2 * shift), FLOAT32_MAX).astype(np.float32),
+        )
+
+    def _distances(self, centroids: Float32Array, labels: LabelArray) -> Float32Array:
+        squared = np.empty(self._rows.n, dtype=np.float32)
+        for first, batch in blocks(self._rows):
+            part = slice(first, first + len(batch))
+            squared[part] = self._kernel.distances(batch, centroids, labels[part])
+        return squared
+
+
+def _regular(peak: float) -> bool:
+    return peak == 0 or SMALLEST <= peak <= LARGEST

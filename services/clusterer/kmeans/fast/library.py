@@ -1,0 +1,86 @@
+"""Which of the compiled libraries this processor runs."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+from clusterer.kmeans.fast.build import VARIANTS, library_path
+
+NEEDS = {
+    "amx": {"amx_tile", "amx_int8", "avx512_vnni"},
+    "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
+    "avxvnni": {"avx2", "fma", "f16c", "avx_vnni"},
+    "avx2": {"avx2", "fma", "f16c"},
+}
+"""What each library needs of the processor, as Linux names it."""
+
+
+class KernelUnavailable(Exception):
+    """No compiled kernel runs here; the message says why."""
+
+
+def available() -> list[str]:
+    """Names of the libraries that are there and that this processor runs, best first."""
+    flags = _processor_flags()
+    return [variant for variant in VARIANTS if flags >= NEEDS[variant] and library_path(variant).exists()]
+
+
+def load_library(variant: str | None = None) -> tuple[str, ctypes.CDLL]:
+    """The best library for this processor, or the one named, with its name.
+
+    Raises
+    ------
+    KernelUnavailable
+        There is none.
+    """
+    refusal = KernelUnavailable(_why_not(variant))
+    for name in available():
+        if variant in (None, name):
+            try:
+                return name, open_library(library_path(name))
+            except OSError as error:
+                refusal = KernelUnavailable(f"the {name} kernel does not load: {error}")
+            except KernelUnavailable as error:
+                refusal = error
+    raise refusal
+
+
+def open_library(path: Path) -> ctypes.CDLL:
+    """Load a library and ask the system for what it needs.
+
+    Raises
+    ------
+    KernelUnavailable
+        The system refuses.
+    OSError
+        The file is no library for this system.
+    """
+    library = ctypes.CDLL(str(path))
+    if not library.shoal_fast_open():
+        raise KernelUnavailable("the system refused the processor's AMX tiles")
+    return library
+
+
+def slower_than_faiss(variant: str) -> bool:
+    """Whether faiss's float32 products are wider here than what a kernel has: AVX-512 without VNNI against AVX2."""
+    return variant == "avx2" and "avx512f" in _processor_flags()
+
+
+def _why_not(variant: str | None) -> str:
+    if not any(library_path(name).exists() for name in VARIANTS):
+        return "it was not compiled when the package was installed (that needs a C++ compiler on x86-64 Linux)"
+    if variant is not None and variant not in VARIANTS:
+        return f"there is no kernel named {variant!r}, only {', '.join(VARIANTS)}"
+    return "this processor lacks the instructions that it needs (AVX2 at least)"
+
+
+@cache
+def _processor_flags() -> frozenset[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset()
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return frozenset(line.partition(":")[2].split())

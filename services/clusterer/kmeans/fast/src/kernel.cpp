@@ -1,0 +1,151 @@
+// The C interface that ../kernel.py loads. Arrays are C-contiguous; sizes are in elements.
+#include <mutex>
+#include <numeric>
+
+#include "assign.h"
+#include "parallel.h"
+#include "sums.h"
+
+using namespace shoal;
+
+namespace {
+
+template <class T>
+void sketch(const T* x, int64_t n, int64_t d, const float* mean, const float* signs, int64_t dims, int8_t* q,
+            RowStats* stats, int threads) {
+  parallel_for(n, 256, threads, [=](int64_t first, int64_t last) {
+    std::vector<float> z(dims);
+    for (int64_t i = first; i < last; ++i)
+      stats[i] = sketch_row(x + i * d, d, mean, signs, dims, z.data(), q + i * dims);
+  });
+}
+
+// Rows in the order of their labels so far (-1 first): neighbours then have the same candidates, which stay in the cache.
+std::vector<int32_t> by_label(const int32_t* labels, int64_t n, int64_t k) {
+  std::vector<int32_t> start(k + 2), order(n);
+  for (int64_t i = 0; i < n; ++i) start[labels[i] + 2] += 1;
+  for (int64_t j = 0; j <= k; ++j) start[j + 1] += start[j];
+  for (int64_t i = 0; i < n; ++i) order[start[labels[i] + 1]++] = int32_t(i);
+  return order;
+}
+
+template <int kDepth, class T>
+void assign(const Rows<T>& rows, const std::vector<int32_t>& order, const Centroids& full, const Centroids* brief,
+            int32_t* labels, Counts* total, int threads) {
+  const int64_t n = int64_t(order.size());
+  std::mutex adding;
+  parallel_for(n, 16 * kPanel, threads, [&](int64_t first, int64_t last) {
+    TileScope tiles;
+    Assigner<kDepth> assigner(full, brief);
+    Counts counts;
+    for (int64_t i = first; i < last; i += kPanel)
+      assigner.panel(rows, order.data() + i, int(std::min<int64_t>(kPanel, last - i)), labels, counts);
+    const std::lock_guard<std::mutex> lock(adding);
+    *total += counts;
+  });
+}
+
+template <class T>
+void distances(const T* x, int64_t n, int64_t d, const float* centroids, const int32_t* labels, float* squared,
+               int threads) {
+  parallel_for(n, 256, threads, [=](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) squared[i] = squared_distance(x + i * d, centroids + labels[i] * d, d);
+  });
+}
+
+template <class T>
+void accumulate(const T* x, int64_t n, int64_t d, const int32_t* from, const int32_t* to, double unit, int64_t* sums,
+                int threads) {
+  // Each thread keeps to its own columns of the sums: no two ever write the same ones.
+  const int64_t columns = std::max<int64_t>(64, (d + threads - 1) / threads);
+  parallel_for(d, columns, threads, [=](int64_t first, int64_t last) {
+    for (int64_t i = 0; i < n; ++i) {
+      if (from[i] == to[i]) continue;
+      if (from[i] >= 0) add_row(x + i * d + first, last - first, unit, -1, sums + from[i] * d + first);
+      if (to[i] >= 0) add_row(x + i * d + first, last - first, unit, 1, sums + to[i] * d + first);
+    }
+  });
+}
+
+}  // namespace
+
+extern "C" {
+
+// Version of this interface; 0 when the processor's tiles were refused.
+int shoal_fast_open() { return request_tiles() ? 1 : 0; }
+
+// Largest magnitude of a quantised coordinate.
+int shoal_fast_largest() { return kMax; }
+
+// Cost of one product of sketches alone, in products of a panel.
+double shoal_fast_single_cost() { return kSingleCost; }
+
+// Sketches rows; half says whether x is float16. See sketch.h.
+void shoal_fast_sketch(const void* x, int half, int64_t n, int64_t d, const float* mean, const float* signs,
+                       int64_t dims, int8_t* q, RowStats* stats, int threads) {
+  half ? sketch((const uint16_t*)x, n, d, mean, signs, dims, q, stats, threads)
+       : sketch((const float*)x, n, d, mean, signs, dims, q, stats, threads);
+}
+
+// Packs k sketches of `dims` bytes for the product: `bytes` (k, dims) and `packed` (k rounded up to 16, dims).
+void shoal_fast_pack(const int8_t* q, int64_t k, int64_t dims, uint8_t* bytes, uint8_t* packed) {
+  for (int64_t i = 0; i < k * dims; ++i) bytes[i] = uint8_t(q[i] + kOffset);
+  for (int64_t i = 0; i < k; i += kBlock)
+    pack_block(q + i * dims, int(std::min<int64_t>(kBlock, k - i)), dims, packed + i * dims);
+}
+
+// Centres and rotates rows as sketching does, without rounding them to bytes: z is (n, dims).
+void shoal_fast_rotate(const float* x, int64_t n, int64_t d, const float* mean, const float* signs, int64_t dims,
+                       float* z) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < dims; ++j) z[i * dims + j] = j < d ? x[i * d + j] - mean[j] : 0;
+    rotate(z + i * dims, dims, signs);
+  }
+}
+
+// Short sketches from full ones. See project.h.
+void shoal_fast_project(const int8_t* q, const RowStats* stats, int64_t n, const Projection* projection,
+                        int8_t* short_q, RowStats* short_stats, int threads) {
+  parallel_for(n, 16 * kPanel, threads, [=](int64_t first, int64_t last) {
+    TileScope tiles;
+    Projector projector(*projection);
+    for (int64_t i = first; i < last; i += kPanel)
+      projector.panel(q + i * projection->dims, stats + i, int(std::min<int64_t>(kPanel, last - i)),
+                      short_q + i * projection->p, short_stats + i);
+  });
+}
+
+// Labels n rows; labels holds those of the last time, or -1. Adds to counts how they were decided. The short sketches
+// may be null.
+void shoal_fast_assign(const void* x, int half, const int8_t* q, const RowStats* stats, const Centroids* full,
+                       const int8_t* brief_q, const RowStats* brief_stats, const Centroids* brief, int64_t n,
+                       int32_t* labels, Counts* counts, int threads) {
+  const auto order = by_label(labels, n, full->k);
+  half ? assign<1, uint16_t>({(const uint16_t*)x, q, stats, brief_q, brief_stats}, order, *full, brief, labels, counts,
+                             threads)
+       : assign<1, float>({(const float*)x, q, stats, brief_q, brief_stats}, order, *full, brief, labels, counts, threads);
+}
+
+// The two nearest of at least two centroids, for float32 rows: labels (n, 2).
+void shoal_fast_two_nearest(const float* x, const int8_t* q, const RowStats* stats, const Centroids* full, int64_t n,
+                            int32_t* labels, Counts* counts, int threads) {
+  std::vector<int32_t> order(n);
+  std::iota(order.begin(), order.end(), 0);
+  assign<2, float>({x, q, stats, nullptr, nullptr}, order, *full, nullptr, labels, counts, threads);
+}
+
+// Squared distances of n rows to the centroid that each is labelled with.
+void shoal_fast_distances(const void* x, int half, int64_t n, int64_t d, const float* centroids, const int32_t* labels,
+                          float* squared, int threads) {
+  half ? distances((const uint16_t*)x, n, d, centroids, labels, squared, threads)
+       : distances((const float*)x, n, d, centroids, labels, squared, threads);
+}
+
+// Moves the rows whose label changed from one sum to another; a label of -1 is no cluster.
+void shoal_fast_accumulate(const void* x, int half, int64_t n, int64_t d, const int32_t* from, const int32_t* to,
+                           double unit, int64_t* sums, int threads) {
+  half ? accumulate((const uint16_t*)x, n, d, from, to, unit, sums, threads)
+       : accumulate((const float*)x, n, d, from, to, unit, sums, threads);
+}
+
+}  // extern "C"
