@@ -203,7 +203,7 @@ def _spec(name: str, row: _Row, settings: Settings, *, check_handler: bool = Tru
         backend=row.backend,
         architecture=row.architecture or (base.architecture if base else f"{HANDLER_PREFIX}{row.handler}"),
         weights=WeightsSource("served", files=(name,)) if row.backend == "tfserving" else _source(row, base),
-        layout=row.layout or ("timm" if base else "savedmodel" if row.backend == "tfserving" else "auto"),
+        layout=row.layout or ("timm" if base else "none" if row.backend == "tfserving" else "auto"),
         transform=_merged(base.transform if base else Transform(), row.transform),
         dim=row.dim if row.dim or row.embedding != "pooled" else (base.dim if base else None),
         embedding=row.embedding,

@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from extractor.tf.checks import Checks, check_export, sample_images
 from extractor.tf.export import INPUT, OUTPUT, SIGNATURE, InputDtype, Scaling, fingerprint, save, write_warm_up
 from extractor.tf.graphs import Network, Reader, reader
 from extractor.tf.loading import tensorflow
+from extractor.tf.publishing import publish, write_configs
 from extractor.tf.sources import Choice, SavedModelFolder, choose, read_folder
 
 DEFAULT_SIZE = 224
@@ -111,11 +112,9 @@ def import_savedmodel(
     found = read_folder(source)
     read = reader(found)
     choice = choose(read.signatures(), signature, output or _output_of(spec))
-    prepared = _transform(name, spec, choice, transform or {})
-    size = _checked_size(choice, prepared)
-    images = sample_images(size, dtype)
-    scaling = Scaling(prepared.mean, prepared.std) if choice.dtype == "float32" else None
-    reference = _reference(read, choice, _source_input(images, scaling))
+    wanted = _Wanted(name, choice, _transform(name, spec, choice, transform or {}), dtype)
+    images = sample_images(wanted.size, dtype)
+    reference = _reference(read, wanted, images)
     dim = _checked_dim(reference, spec, choice)
     network = read.network(choice)
 
@@ -123,50 +122,62 @@ def import_savedmodel(
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".import-", dir=folder))
     try:
-        report = _prepare(
-            temporary, name, network, reference, images, scaling,
-            choice=choice, source=found, dim=dim, transform=prepared, random_allowed=output is not None,
-        )  # fmt: skip
+        _write(temporary, wanted, network, dim)
+        checks = check_export(_served(temporary), reference, images, random_allowed=output is not None)
+        report = _describe(temporary, wanted, found, dim, checks)
         temporary.chmod(0o755)
-        version = folders.publish(temporary, folder)
+        version = publish(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         _remove_if_empty(folder)
-    folders.write_configs(models_root)
-    return ImportReport(**{**vars(report), "version": version, "folder": str(folder / str(version))})
+    write_configs(models_root)
+    return replace(report, version=version, folder=str(folder / str(version)))
 
 
-def _prepare(
-    folder: Path,
-    name: str,
-    network: Network,
-    reference: NDArray[np.float32],
-    images: NDArray[Any],
-    scaling: Scaling | None,
-    *,
-    choice: Choice,
-    source: SavedModelFolder,
-    dim: int,
-    transform: Transform,
-    random_allowed: bool,
-) -> ImportReport:
-    dtype: InputDtype = "uint8" if images.dtype == np.uint8 else "float32"
-    size = images.shape[1]
-    save(network, scaling, folder, size=choice.size, dim=dim, dtype=dtype)
-    checks = check_export(_served(folder), reference, images, random_allowed=random_allowed)
-    write_warm_up(folder, name, size=size, dtype=dtype)
+@dataclass(frozen=True)
+class _Wanted:
+    """What is exported: which part of the source, and what it takes."""
+
+    name: str
+    choice: Choice
+    transform: Transform
+    dtype: InputDtype
+
+    @property
+    def size(self) -> int:
+        """Side of the input, pixels."""
+        if self.choice.size not in (None, self.transform.size):
+            raise ImportInvalid(
+                f"The graph takes {self.choice.size} x {self.choice.size} pixels, the model's preprocessing gives "
+                f"{self.transform.size}."
+            )
+        return self.transform.size
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """What the export does to pixels; None when the source does it."""
+        return Scaling(self.transform.mean, self.transform.std) if self.choice.dtype == "float32" else None
+
+
+def _write(folder: Path, wanted: _Wanted, network: Network, dim: int) -> None:
+    save(network, wanted.scaling, folder, size=wanted.choice.size, dim=dim, dtype=wanted.dtype)
+    write_warm_up(folder, wanted.name, size=wanted.size, dtype=wanted.dtype)
+
+
+def _describe(folder: Path, wanted: _Wanted, source: SavedModelFolder, dim: int, checks: Checks) -> ImportReport:
+    """The report, a copy of which is kept in `folder`."""
     report = ImportReport(
-        name=name,
+        name=wanted.name,
         version=0,
         folder="",
         source=str(source.path),
         layout=source.layout,
-        signature=choice.signature,
-        input=choice.input,
-        output=choice.output,
+        signature=wanted.choice.signature,
+        input=wanted.choice.input,
+        output=wanted.choice.output,
         dim=dim,
-        dtype=dtype,
-        transform=asdict(transform),
+        dtype=wanted.dtype,
+        transform=asdict(wanted.transform),
         weights_sha256=fingerprint(folder),
         checks=checks,
         tensorflow=tensorflow().__version__,
@@ -213,14 +224,6 @@ def _transform(name: str, spec: ModelSpec | None, choice: Choice, changes: Mappi
     return Transform(**{**default, **changes})
 
 
-def _checked_size(choice: Choice, transform: Transform) -> int:
-    if choice.size not in (None, transform.size):
-        raise ImportInvalid(
-            f"The graph takes {choice.size} x {choice.size} pixels, the model's preprocessing gives {transform.size}."
-        )
-    return transform.size
-
-
 def _checked_dim(reference: NDArray[np.float32], spec: ModelSpec | None, choice: Choice) -> int:
     if reference.ndim != 2:
         raise ImportInvalid(f"The output {choice.output!r} has {reference.ndim} axes: an embedding is (N, dim).")
@@ -235,16 +238,14 @@ def _checked_dim(reference: NDArray[np.float32], spec: ModelSpec | None, choice:
     return dim
 
 
-def _source_input(images: NDArray[Any], scaling: Scaling | None) -> NDArray[Any]:
-    if scaling is None:
-        return images.astype(np.uint8)
-    return np.asarray(scaling.apply(images.astype(np.float32)), np.float32)
-
-
-def _reference(read: Reader, choice: Choice, images: NDArray[Any]) -> NDArray[np.float32]:
+def _reference(read: Reader, wanted: _Wanted, images: NDArray[Any]) -> NDArray[np.float32]:
     tf = tensorflow()
+    if wanted.scaling is None:
+        prepared = images.astype(np.uint8)
+    else:
+        prepared = np.asarray(wanted.scaling.apply(images.astype(np.float32)), np.float32)
     try:
-        return read.reference(choice, images)
+        return read.reference(wanted.choice, prepared)
     except (tf.errors.OpError, ValueError, TypeError) as error:
         raise ImportInvalid(f"The source cannot embed images of {images.shape[1:]}: {_first_line(error)}.") from error
 

@@ -183,11 +183,10 @@ class SimclrModule(tf.Module):
         super().__init__()
         self.made: list[Any] = []
         self.net = Resnet(self._make, width=width, selective=selective)
-        self(tf.zeros([1, 32, 32, 3]), trainable=False)
+        self.net(tf.zeros([1, 32, 32, 3]), training=False)
 
     def _make(self, name: str, value: np.ndarray) -> Any:
-        with tf.init_scope():
-            self.made.append(tf.Variable(value, name=name))
+        self.made.append(tf.Variable(value, name=name))
         return self.made[-1]
 
     @tf.function

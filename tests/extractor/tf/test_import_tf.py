@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from extractor import catalogue
-from extractor.tf import folders
 from extractor.tf.import_tf import ImportReport, import_savedmodel
+from extractor.tf.publishing import write_configs
 from extractor.tf.stubs import PredictionLog
 from google.protobuf import text_format
 from shoal.errors import ImportInvalid
@@ -38,6 +38,12 @@ def bigbigan(builders: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
     path = tmp_path_factory.mktemp("bigbigan") / "hub"
     builders.bigbigan_hub(path, size=SIZE)
     return path
+
+
+@pytest.fixture(scope="module")
+def report(bigbigan: Path, tmp_path_factory: pytest.TempPathFactory) -> ImportReport:
+    """BigBiGAN imported as ``mine`` into a models root of its own."""
+    return import_savedmodel("mine", bigbigan, tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
@@ -110,6 +116,13 @@ class TestLayouts:
         report = import_savedmodel("mine", source, models, transform={"size": SIZE})
         assert np.abs(served(tf, report, pixels) - pixels.mean(axis=(1, 2)) / 255).max() <= 1e-5
 
+    def test_a_model_that_scales_its_pixels_itself_is_left_to_it(
+        self, tf: Any, builders: ModuleType, source: Path, models: Path, pixels: np.ndarray
+    ) -> None:
+        builders.plain_tf2(source, lambda x: tf.reduce_max(x, [1, 2]), size=SIZE)
+        report = import_savedmodel("mine", source, models)
+        assert (served(tf, report, pixels) == pixels.max(axis=(1, 2))).all()
+
     def test_float32_holds_the_same_pixel_values(
         self, tf: Any, builders: ModuleType, simclr: Path, models: Path, pixels: np.ndarray
     ) -> None:
@@ -119,10 +132,6 @@ class TestLayouts:
 
 
 class TestFolder:
-    @pytest.fixture(scope="class")
-    def report(self, bigbigan: Path, tmp_path_factory: pytest.TempPathFactory) -> ImportReport:
-        return import_savedmodel("mine", bigbigan, tmp_path_factory.mktemp("models"))
-
     @pytest.fixture
     def root(self, report: ImportReport) -> Path:
         return Path(report.folder).parents[1]
@@ -148,7 +157,7 @@ class TestFolder:
 
     def test_the_server_is_told_of_every_model(self, report: ImportReport, root: Path) -> None:
         shutil.copytree(root / "mine", root / "other")
-        folders.write_configs(root)
+        write_configs(root)
         config = text_format.Parse((root / "model.config").read_text(), ModelServerConfig())
         assert [(c.name, c.base_path, c.model_platform) for c in config.model_config_list.config] == [
             ("mine", "/models/mine", "tensorflow"),
