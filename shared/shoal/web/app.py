@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
-from fastapi import APIRouter, FastAPI, Request, Response
-from prometheus_client import Counter, Histogram
+from fastapi import APIRouter, FastAPI
 
 from shoal import __version__
 from shoal.jobs.queue import JobQueue
@@ -15,6 +13,7 @@ from shoal.settings import Settings
 from shoal.store import Store
 from shoal.web import auth, health, jobs, problems
 from shoal.web.audit import Audit
+from shoal.web.counting import Counting
 from shoal.web.headers import SecurityHeaders
 from shoal.web.limits import Limits, QueueLimits
 
@@ -54,7 +53,6 @@ def create_app(
     app.state.kinds = tuple(kinds)
     app.state.registry = health.registry_for(app.state.queue, settings)
     problems.install(app)
-    _count_requests(app, service)
     _guard(app, service, settings)
     for router in [*routers, jobs.router, health.router]:
         app.include_router(router)
@@ -75,20 +73,4 @@ def _guard(app: FastAPI, service: str, settings: Settings) -> None:
     auth.install(app, settings, store)
     app.add_middleware(Audit, service=service)
     app.add_middleware(SecurityHeaders, check_host=not needed, allowed_hosts=settings.allowed_hosts)
-
-
-def _count_requests(app: FastAPI, service: str) -> None:
-    registry = app.state.registry
-    labels = ["service", "method", "route", "status"]
-    requests = Counter("shoal_http_requests", "Requests answered.", labels, registry=registry)
-    seconds = Histogram("shoal_http_request_duration_seconds", "Seconds a request took.", labels[:3], registry=registry)
-
-    @app.middleware("http")
-    async def count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        start = time.perf_counter()
-        response = await call_next(request)
-        # The route's template, not the path: ids must not become label values.
-        route = getattr(request.scope.get("route"), "path", "unmatched")
-        requests.labels(service, request.method, route, str(response.status_code)).inc()
-        seconds.labels(service, request.method, route).observe(time.perf_counter() - start)
-        return response
+    app.add_middleware(Counting, registry=app.state.registry, service=service)

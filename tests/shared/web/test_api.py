@@ -132,3 +132,17 @@ def test_metrics_show_the_queue(client: TestClient) -> None:
     assert f'shoal_queue_depth{{kind="{KIND}"}} 1.0' in text
     assert 'shoal_jobs{state="queued"} 1.0' in text
     assert 'route="/jobs/{job_id}",service="test",status="404"' in text
+
+
+def test_requests_are_counted_by_route_and_never_by_what_a_client_makes_up(client: TestClient) -> None:
+    client.get("/jobs/made-up-id")
+    client.get("/made-up-path")
+    client.request("MADEUP", "/jobs")
+    client.get("/broken")
+    counted = [
+        line for line in client.get("/metrics").text.splitlines() if line.startswith("shoal_http_requests_total{")
+    ]
+    assert not [line for line in counted if "made" in line.lower()]
+    for route, status in (("/jobs/{job_id}", 404), ("unmatched", 404), ("/broken", 500)):
+        assert [line for line in counted if f'route="{route}"' in line and f'status="{status}"' in line]
+    assert [line for line in counted if 'method="other"' in line]
