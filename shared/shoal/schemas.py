@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from itertools import product
+from math import prod
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -265,18 +266,18 @@ Components = Annotated[int, Field(ge=1, le=100_000)] | None
 class SweepPca(Request):
     """`PcaOptions` with lists."""
 
-    components: Components | Annotated[list[Components], Field(min_length=1)] = None
-    whiten: bool | Annotated[list[bool], Field(min_length=1)] = False
+    components: Components | Annotated[list[Components], Field(min_length=1, max_length=200)] = None
+    whiten: bool | Annotated[list[bool], Field(min_length=1, max_length=200)] = False
 
 
 class SweepRequest(Request):
     """Body of `POST /sweep`: `POST /cluster` with lists; every combination is one point."""
 
     embeddings: Id | EmbeddingSets | Annotated[list[Id | EmbeddingSets], Field(min_length=1, max_length=100)]
-    clusters: Clusters | Annotated[list[Clusters], Field(min_length=1)] | None = None
-    over: Over | Annotated[list[Over], Field(min_length=1)] | None = None
+    clusters: Clusters | Annotated[list[Clusters], Field(min_length=1, max_length=200)] | None = None
+    over: Over | Annotated[list[Over], Field(min_length=1, max_length=200)] | None = None
     pca: SweepPca | None = None
-    normalize: bool | Annotated[list[bool], Field(min_length=1)] = True
+    normalize: bool | Annotated[list[bool], Field(min_length=1, max_length=200)] = True
     kmeans: KMeansOptions = Field(default_factory=lambda: KMeansOptions())
     seed: Seed | None = None
     seeds: list[Seed] | None = Field(None, min_length=1, max_length=100)
@@ -288,7 +289,10 @@ class SweepRequest(Request):
 
     @model_validator(mode="after")
     def _points_are_requests(self) -> SweepRequest:
-        if len(self.points()) > MAX_POINTS:
+        pca = (self.pca.components, self.pca.whiten) if self.pca else ()
+        axes = (self.embeddings, self.clusters, self.over, self.normalize, *pca)
+        # Counted before they are made: the product of a few long lists would fill the memory.
+        if prod(len(_axis(each)) for each in axes) > MAX_POINTS or len(self.points()) > MAX_POINTS:
             raise ValueError(f"this is more than {MAX_POINTS} points: send several sweeps")
         return self
 

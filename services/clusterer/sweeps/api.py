@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import FileResponse
 from shoal.errors import NotFound, SweepNotFound
-from shoal.schemas import Id, Job, SweepRequest
+from shoal.schemas import MAX_POINTS, Id, Job, Name, SweepRequest
 from shoal.store.sweeps import Sweep
 from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, submit
 from shoal.web.problems import problem_responses
@@ -64,7 +64,7 @@ def get_sweep(
 
 
 @router.get("/sweeps/{sweep_id}/points/{point}", responses=problem_responses(404, 422))
-def get_point(sweep_id: Id, point: int, store: StoreDep) -> dict[str, Any]:
+def get_point(sweep_id: Id, point: Annotated[int, Path(ge=0, le=MAX_POINTS)], store: StoreDep) -> dict[str, Any]:
     """One point with the metrics of every seed, and the request that makes a clustering of it."""
     for found in store.sweep(sweep_id).points():
         if found["index"] == point:
@@ -75,7 +75,7 @@ def get_point(sweep_id: Id, point: int, store: StoreDep) -> dict[str, Any]:
 @router.get(
     "/sweeps/{sweep_id}/plots/{name}.{extension}", response_class=FileResponse, responses=problem_responses(404, 422)
 )
-def get_plot(sweep_id: Id, name: str, extension: Literal["svg", "png"], store: StoreDep) -> FileResponse:
+def get_plot(sweep_id: Id, name: Name, extension: Literal["svg", "png"], store: StoreDep) -> FileResponse:
     """A plot; the sweep's facts name those there are."""
     found = store.sweep(sweep_id)
     if name not in found.plots():
