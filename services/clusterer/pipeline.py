@@ -54,7 +54,17 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         classes = {each.id: plan.classes(each) for each in (plan.train, *plan.scored)}
         metrics = score(ctx, plan, assignments, classes, best_seed)
     outcome = artefacts.Outcome(
-        plan, transform, explained, engine.name, fits, assignments, classes, metrics, best_seed, _zero_rows(sources)
+        plan,
+        transform,
+        explained,
+        engine.name,
+        engine.reason,
+        fits,
+        assignments,
+        classes,
+        metrics,
+        best_seed,
+        _zero_rows(sources),
     )
     with store.clustering_writer(clustering_id) as writer:
         with watch("report"):
