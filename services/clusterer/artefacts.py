@@ -41,6 +41,8 @@ class Outcome:
         Share of the variance of each component; None without PCA.
     engine
         Name of the engine that ran.
+    engine_reason
+        Why it was that one, or in which form it ran.
     fits
         By seed.
     assignments
@@ -59,6 +61,7 @@ class Outcome:
     transform: Transform
     explained: list[float] | None
     engine: str
+    engine_reason: str
     fits: dict[int, KMeansFit]
     assignments: dict[str, dict[int, Assigned]]
     classes: dict[str, IntArray]
@@ -140,6 +143,7 @@ def run_record(outcome: Outcome, timings: dict[str, float]) -> dict[str, Any]:
     return {
         "finished_at": datetime.now(UTC).isoformat(),
         "engine": outcome.engine,
+        "engine_reason": outcome.engine_reason,
         "init": best.init,
         "iterations": len(best.fit.history),
         "converged": best.fit.converged,

@@ -48,5 +48,5 @@ def summary(clustering: Clustering) -> dict[str, Any]:
 def result_of(clustering: Clustering) -> dict[str, Any]:
     """A job's result: where the clustering is, and its most asked-for figures."""
     shown = facts(clustering)
-    kept = ("k", "dim", "seeds", "best_seed", "engine", "iterations", "metrics")
+    kept = ("k", "dim", "seeds", "best_seed", "engine", "engine_reason", "iterations", "metrics")
     return {"clustering": clustering.id, "rows": shown["n"], **{name: shown[name] for name in kept}}

@@ -65,6 +65,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         transform,
         explained,
         engine.name,
+        engine.reason,
         fits,
         assignments,
         classes,

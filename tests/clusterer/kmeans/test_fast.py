@@ -171,7 +171,7 @@ def test_amx_computes_what_the_other_kernels_do(emulated_amx: kernel.Kernel) -> 
 
 @pytest.mark.parametrize("rounded", ["rows", "centroids"])
 def test_what_rounding_takes_away_can_decide(fast: FastEngine, rounded: str) -> None:
-    """Rows and centroids whose whole difference lies in what rounding to bytes takes away, up to the bounds."""
+    """All that tells the centroids apart lies in what rounding to bytes takes away, as much as the bounds allow."""
     steps = fast.kernel.largest
     pattern = np.random.default_rng(0).choice([-1.0, 1.0], size=63)
     tilt = 0.8 * 0.49 * 63 / steps  # what the bytes see speaks for the wrong centroid

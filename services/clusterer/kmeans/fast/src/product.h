@@ -70,7 +70,7 @@ inline void multiply(const int8_t* panel, const uint8_t* packed, int64_t dims, i
 // Two vectors of centroids by kStep rows fill the registers with sums: 24 of 32, or 12 of 16.
 constexpr int kStep = kLanes == 16 ? 12 : 6;
 constexpr int kPanel = 4 * kStep;
-constexpr double kSingleCost = 3.5;  // of one product alone, in products of a panel
+constexpr double kSingleCost = 5;  // of one product alone, in products of a panel
 
 // For each group of kStep rows, words of four dimensions with the rows side by side; missing rows are zeros.
 inline void pack_panel(const int8_t* q, const int32_t* order, int rows, int64_t dims, int8_t* panel) {
