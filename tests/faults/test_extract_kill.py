@@ -83,6 +83,12 @@ def descendants(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return list(psutil.Process(worker.pid).children(recursive=True))
 
 
+def told_to_end(process: psutil.Process) -> bool:
+    """Whether a SIGTERM waits for a suspended process."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+    return bool(int(status["ShdPnd"], 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def running(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
@@ -156,8 +162,12 @@ def test_a_cancelled_job_stops_within_seconds_and_keeps_its_shards(
     worker = start()
     wait_until(lambda: committed(root) >= 1, what="a commit")
     family = descendants(worker)
+    child = child_of(worker)
+    child.suspend()  # or a fast machine ends the job before the worker has heard of its cancellation
     begun = time.monotonic()
     queue.cancel(job.id)
+    wait_until(lambda: told_to_end(child), what="the word to the child", deadline_s=10)
+    child.resume()
     wait_until(lambda: queue.get(job.id).state is JobState.CANCELLED, what="end of the job", deadline_s=30)
     wait_until(lambda: not any(running(each) for each in family), what="end of its processes", deadline_s=30)
     assert time.monotonic() - begun < 20
