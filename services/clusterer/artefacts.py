@@ -22,6 +22,7 @@ from clusterer.clusters import describe_clusters, name_of
 from clusterer.contingency import Contingency, contingency
 from clusterer.kmeans import KMeansFit
 from clusterer.labels import LabelRule, learn_map
+from clusterer.memory import Placement
 from clusterer.metrics import Metrics
 from clusterer.planning import Plan
 from clusterer.rows import IntArray
@@ -55,6 +56,8 @@ class Outcome:
         How the number of clusters was found; None where it was given.
     zero_rows
         By embeddings id: rows of zeros, which normalisation leaves as they are.
+    placement
+        What lay in memory.
     """
 
     plan: Plan
@@ -68,6 +71,7 @@ class Outcome:
     metrics: Metrics
     best_seed: int
     zero_rows: dict[str, int]
+    placement: Placement
     choice: Choice | None = None
 
     def table(self, embeddings_id: str) -> Contingency:
@@ -146,12 +150,18 @@ def run_record(outcome: Outcome, timings: dict[str, float]) -> dict[str, Any]:
         "engine_reason": outcome.engine_reason,
         "init": best.init,
         "iterations": len(best.fit.history),
+        "resumed_iterations": sum(run.resumed_at for fit in outcome.fits.values() for run in fit.runs),
         "converged": best.fit.converged,
         "best_restart": best.restart,
         "rows_trained_on": min(len(best.fit.labels), outcome.plan.train.rows),
         "zero_rows": outcome.zero_rows,
         "explained_variance_ratio": outcome.explained,
         "timings_s": timings,
+        "memory": {
+            "limit_bytes": outcome.placement.limit,
+            "rows": "memory" if outcome.placement.rows_in_memory else "file",
+            "sketches_kept": outcome.placement.sketch_bytes > 0,
+        },
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         "libraries": _libraries(),
     }

@@ -18,14 +18,16 @@ from clusterer.choose import Choice, choose_clusters
 from clusterer.facts import result_of
 from clusterer.internal import internal_metrics, pairwise_stability
 from clusterer.kmeans import Engine, KMeansFit, State, fit_kmeans, sample_rows, select_engine
+from clusterer.memory import Placement, Problem, default_limit, place
 from clusterer.metrics import Metrics, summarize
 from clusterer.pca import accumulate_moments, fit_pca
 from clusterer.planning import Plan, make_plan
 from clusterer.report.build import write_report
-from clusterer.rows import ArrayRows, MappedRows, Rows, StoredRows, in_memory, l2_normalize
+from clusterer.rows import ArrayRows, MappedRows, Rows, StoredRows, l2_normalize
 from clusterer.scoring import Assignments, score
 from clusterer.stopwatch import Stopwatch
 from clusterer.transform import Transform
+from clusterer.workspace import Workspace
 
 
 def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
@@ -38,20 +40,23 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     if clustering_id in store.clustering_ids():
         return result_of(store.clustering(clustering_id))
     plan = make_plan(store, ClusterRequest.model_validate(ctx.request), settings.data)
+    placement = place(problem_of(plan), plan.request.memory_limit or settings.memory_limit or default_limit())
+    work = Workspace(store.layout.work(clustering_id))
     sources = {each.id: StoredRows(each, each.id) for each in (plan.train, *plan.scored)}
     watch = Stopwatch(lambda: sum(source.read_s for source in sources.values()))
-    engine = select_engine(plan.request.kmeans.engine)
+    engine = select_engine(plan.request.kmeans.engine, keep_bytes=placement.sketch_bytes)
 
     with watch("pca"):
-        transform, explained = fit_transform(ctx, plan, sources[plan.train.id])
-        train = load_transformed(ctx, plan, transform, sources[plan.train.id])
+        transform, explained = fit_transform(ctx, plan, sources[plan.train.id], work)
+    with watch("transform"):
+        train = hold_transformed(ctx, plan, transform, sources[plan.train.id], work, placement)
     choice = None
     if plan.search is not None:
         with watch("choose"):
             choice = choose(ctx, plan.search, train, engine)
         plan = replace(plan, k=choice.k)
     with watch("kmeans"):
-        fits = fit_seeds(ctx, plan, train, engine)
+        fits = fit_seeds(ctx, plan, train, engine, work)
     with watch("assign"):
         assignments = assign_sets(ctx, plan, transform, train, sources, fits, engine)
         best_seed = min(plan.seeds, key=lambda seed: assignments[plan.train.id][seed].inertia)
@@ -72,6 +77,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         metrics,
         best_seed,
         _zero_rows(sources),
+        placement,
         choice,
     )
     with store.clustering_writer(clustering_id) as writer:
@@ -83,45 +89,70 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         writer.run(artefacts.run_record(outcome, watch.seconds()))
         ctx.raise_if_cancelled()
         writer.publish()
+    work.remove()
     return result_of(store.clustering(clustering_id))
 
 
-def fit_transform(ctx: JobContext, plan: Plan, source: Rows) -> tuple[Transform, list[float] | None]:
+def problem_of(plan: Plan) -> Problem:
+    """How large a clustering the plan means."""
+    options, train = plan.request.pca, plan.train
+    dim = train.dim if options is None else options.components or min(train.rows, train.dim)
+    others = sum(each.rows for each in plan.scored if each.id != train.id)
+    return Problem(train.rows, train.rows + others, train.dim, dim, plan.k, len(plan.seeds))
+
+
+def fit_transform(ctx: JobContext, plan: Plan, source: Rows, work: Workspace) -> tuple[Transform, list[float] | None]:
     """Fit normalisation and PCA on the train set alone; with PCA, also the share of variance of each component."""
     options, normalize = plan.request.pca, plan.request.normalize
     if options is None:
         return Transform.of(source.dim, normalize=normalize, pca=None), None
+    kept = work.fitted()
+    if kept is not None:
+        return kept
     rows = MappedRows(source, l2_normalize, source.dim) if normalize else source
     moments = accumulate_moments(rows, on_rows=_reporter(ctx, "pca", source.n))
     ctx.raise_if_cancelled()
     pca = fit_pca(moments, options.components, whiten=options.whiten)
-    return Transform.of(source.dim, normalize=normalize, pca=pca), pca.explained_variance_ratio.tolist()
+    transform, explained = (
+        Transform.of(source.dim, normalize=normalize, pca=pca),
+        pca.explained_variance_ratio.tolist(),
+    )
+    work.keep_fitted(transform, explained)
+    return transform, explained
 
 
-def load_transformed(ctx: JobContext, plan: Plan, transform: Transform, source: Rows) -> ArrayRows:
-    """The transformed train set in memory, where k-means reads it once an iteration."""
+def hold_transformed(
+    ctx: JobContext, plan: Plan, transform: Transform, source: Rows, work: Workspace, placement: Placement
+) -> ArrayRows:
+    """The transformed train set, which k-means reads once an iteration."""
     view = transform.view(source, f"embeddings {plan.train.id!r}")
-    return in_memory(view, on_rows=_reporter(ctx, "transform", source.n))
+    reporter = _reporter(ctx, "transform", source.n)
+    return work.hold("train", view, memory=placement.rows_in_memory, on_rows=reporter)
 
 
-def fit_seeds(ctx: JobContext, plan: Plan, train: Rows, engine: Engine) -> dict[int, KMeansFit]:
-    """One k-means a seed, on all rows of the train set unless the request asks for a sample."""
+def fit_seeds(ctx: JobContext, plan: Plan, train: Rows, engine: Engine, work: Workspace) -> dict[int, KMeansFit]:
+    """One k-means a seed, on all rows of the train set unless the request asks for a sample.
+
+    After each iteration its state is kept; an attempt that dies is followed by one that goes on there.
+    """
     options = plan.request.kmeans
     most = options.max_points_per_centroid
     total = len(plan.seeds) * options.restarts * options.iterations
     fits = {}
     for position, seed in enumerate(plan.seeds):
-        progress = _Iterations(ctx, position * options.restarts, options.iterations, total)
+        rows = sample_rows(train, None if most is None else most * plan.k, seed)
+        progress = _Iterations(ctx, work, seed, position * options.restarts, options.iterations, total)
         fits[seed] = fit_kmeans(
-            sample_rows(train, None if most is None else most * plan.k, seed),
+            rows,
             plan.k,
             engine=engine,
             init=options.init,
             iterations=options.iterations,
             restarts=options.restarts,
             seed=seed,
-            on_iteration=progress.after_iteration,
+            on_state=progress.keep,
             on_rows=progress.between_blocks,
+            resume=partial(work.state, seed, n=rows.n, k=plan.k, dim=rows.dim),
         )
     ctx.progress("kmeans", total, total, "iterations")
     return fits
@@ -191,12 +222,15 @@ class _Iterations:
     """Progress over the iterations of all seeds and restarts; a run that stops early skips the rest of its share."""
 
     ctx: JobContext
+    work: Workspace
+    seed: int
     first_run: int
     per_run: int
     total: int
     done: int = 0
 
-    def after_iteration(self, restart: int, state: State) -> None:
+    def keep(self, restart: int, state: State) -> None:
+        self.work.keep_state(self.seed, restart, state)
         self.done = (self.first_run + restart) * self.per_run + len(state.history)
         self.between_blocks()
 

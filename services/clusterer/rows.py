@@ -21,6 +21,8 @@ IntArray = NDArray[np.int64]
 LabelArray = NDArray[np.int32]
 
 BATCH_ROWS = 8192
+WINDOW_ROWS = 65_536
+"""Rows that an engine looks at together: enough to keep all threads busy, few enough to hear of a cancelled job."""
 
 
 class Rows(Protocol):
@@ -58,7 +60,7 @@ class Shards(Protocol):
 
 @dataclass(frozen=True)
 class ArrayRows:
-    """Rows in memory (or in a memory map)."""
+    """Rows in memory."""
 
     array: NDArray[Any]
 
@@ -71,8 +73,13 @@ class ArrayRows:
         return int(self.array.shape[1])
 
     def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, Float32Array]]:
-        for first in range(0, self.n, batch_rows):
-            yield first, np.ascontiguousarray(self.array[first : first + batch_rows], dtype=np.float32)
+        for first, window in self.windows(batch_rows):
+            yield first, np.ascontiguousarray(window, dtype=np.float32)
+
+    def windows(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """All rows in order as they are, in blocks that are no copies and are valid until the next one is asked for."""
+        for first in range(0, self.n, rows):
+            yield first, self.array[first : first + rows]
 
     def take(self, rows: IntArray) -> Float32Array:
         return np.ascontiguousarray(self.array[rows], dtype=np.float32)

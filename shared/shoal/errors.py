@@ -14,6 +14,7 @@
     │   ├── NotFinite                not_finite                422
     │   ├── DimensionMismatch        dimension_mismatch        422
     │   ├── EngineUnavailable        engine_unavailable        422
+    │   ├── MemoryLimitTooSmall      memory_limit_too_small    422
     │   ├── ImportInvalid            import_invalid            422
     │   └── ImageInvalid             image_invalid             422   one image, also as a row of errors
     │       ├── ImageEmpty           image_empty               422
@@ -173,6 +174,10 @@ class DimensionMismatch(InvalidRequest):
 
 class EngineUnavailable(InvalidRequest):
     code = "engine_unavailable"
+
+
+class MemoryLimitTooSmall(InvalidRequest):
+    code = "memory_limit_too_small"
 
 
 class ImportInvalid(InvalidRequest):

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoal.errors import JobNotFound, QueueUnavailable
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.store import EmbeddingSet, Store
@@ -49,7 +50,7 @@ def find(
     Parameters
     ----------
     work_age_s
-        Work files untouched for at least so long.
+        Work files untouched for at least so long. Those of a job that has ended count at once.
     incomplete_age_s
         Incomplete embeddings untouched for at least so long, and of no unfinished job; None keeps them all, since a
         job of the same request would go on with them.
@@ -62,6 +63,8 @@ def find(
     layout = store.layout
     for folder in (layout.temporary, layout.trash, layout.root / "inline"):
         yield from _old(_entries(folder), work_age_s)
+    for path in _entries(layout.work_folder):
+        yield from _old([path], 0.0 if _ended(queue, path.name.partition("-")[2]) else work_age_s)
     wanted = _wanted(queue) if incomplete_age_s is not None else ""
     for embeddings_id in store.embeddings_ids():
         embeddings = store.embeddings(embeddings_id)
@@ -82,6 +85,16 @@ def remove(store: Store, garbage: Garbage) -> int:
         with suppress(OSError):
             garbage.path.unlink()
     return 0 if garbage.path.exists() else garbage.bytes
+
+
+def _ended(queue: JobQueue, job_id: str) -> bool:
+    """Whether a job will never run again; False while nobody knows."""
+    try:
+        return queue.get(job_id).state.terminal
+    except JobNotFound:
+        return True
+    except QueueUnavailable:
+        return False
 
 
 def _leftovers(embeddings: EmbeddingSet) -> Iterator[Path]:

@@ -14,11 +14,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    ByteSize,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     StringConstraints,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -199,6 +201,21 @@ def _auto_or(value: Any, check: Callable[[Any], Any]) -> Any:
     return value if value == "auto" else check(value)
 
 
+MemoryLimit = Annotated[
+    ByteSize,
+    Field(ge=2**28, le=2**50),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 2**28, "maximum": 2**50},
+                {"type": "string", "pattern": r"^[1-9][0-9]{0,5} ?([KMGT]i?B)$"},
+            ]
+        }
+    ),
+]
+"""Bytes, or a text with a unit such as `4GiB`."""
+
+
 class ClusterRequest(Request):
     """Body of `POST /cluster`."""
 
@@ -217,6 +234,12 @@ class ClusterRequest(Request):
     seeds: list[Seed] | None = Field(None, min_length=1, max_length=100)
     label_map: Literal["train", "scored"] = Field(
         "train", description="Where the cluster-to-class map behind `accuracy_one_to_one` and `label` is learnt."
+    )
+    memory_limit: MemoryLimit | None = Field(
+        None,
+        description="Bytes that the job may take, or a text such as `4GiB`; by default the worker's "
+        "SHOAL_MEMORY_LIMIT, or else a quarter of its machine. Where the rows do not fit they lie in a file: the "
+        "result is the same.",
     )
 
     @field_validator("seeds")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -82,6 +82,11 @@ class Settings(BaseSettings):
         frozenset(),
         validation_alias="SHOAL_HANDLERS",
         description="Handlers that may run, as module:Class, comma separated.",
+    )
+    memory_limit: Annotated[ByteSize, Field(ge=2**28)] | None = Field(
+        None,
+        validation_alias="SHOAL_MEMORY_LIMIT",
+        description="Memory of a clustering job, such as 4GiB; a quarter of the machine's by default.",
     )
     offline: bool = Field(False, validation_alias="SHOAL_OFFLINE", description="Never download weights.")
     device: str = Field("auto", validation_alias="SHOAL_DEVICE", description="auto, cpu, cuda or cuda:N.")

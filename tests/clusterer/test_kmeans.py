@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from clusterer.kmeans import Engine, NumpyEngine, State, fit_kmeans, lloyd, sample_rows, select_engine
-from clusterer.kmeans.seeding import greedy_plus_plus, rejection_plus_plus, seed_centroids
+from clusterer.kmeans.seeding import greedy_plus_plus, method, rejection_plus_plus, seed_centroids
 from clusterer.nearest import nearest, squared_distances
 from clusterer.rows import ArrayRows, MappedRows
 from numpy.typing import NDArray
@@ -99,14 +99,14 @@ class TestEveryEngine:
 def test_the_inertia_never_rises_and_every_iteration_is_recorded() -> None:
     x, _ = blobs(1000, spread=1.0)
     seen: list[tuple[int, State]] = []
-    fit = fit_kmeans(ArrayRows(x), 20, engine=NumpyEngine(), restarts=2, on_iteration=lambda *event: seen.append(event))
+    fit = fit_kmeans(ArrayRows(x), 20, engine=NumpyEngine(), restarts=2, on_state=lambda *event: seen.append(event))
     for run in fit.runs:
         inertias = [entry.inertia for entry in run.fit.history]
         assert all(later <= earlier * (1 + 1e-12) for earlier, later in pairwise(inertias))
         assert run.fit.inertia <= inertias[-1]
         assert run.fit.history[0].moved == 1000
     assert [(restart, len(state.history)) for restart, state in seen] == [
-        (run.restart, entry.iteration) for run in fit.runs for entry in run.fit.history
+        (run.restart, done) for run in fit.runs for done in range(len(run.fit.history) + 1)
     ]
 
 
@@ -222,7 +222,7 @@ def test_rejection_seeding_is_as_good_as_drawing_one_by_one() -> None:
 def test_seeding_says_what_it_did_and_takes_distinct_rows(init: str, words: str) -> None:
     x, _ = blobs(100)
     seeding = seed_centroids(ArrayRows(x), 10, init=init, rng=np.random.default_rng(0), engine=NumpyEngine())
-    assert words in seeding.method
+    assert words in method(ArrayRows(x), 10, init)
     assert len(set(seeding.rows.tolist())) == 10
     assert np.array_equal(seeding.centroids, x[seeding.rows])
 

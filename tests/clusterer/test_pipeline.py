@@ -142,7 +142,16 @@ def test_the_run_is_recorded(planted: Planted, make_set: MakeSet, run_job: RunJo
     found = run_job(embeddings, clusters=5, pca={"components": 4}, kmeans={"restarts": 2, "iterations": 9}, seed=1)
     run = found.run()
     assert (run["engine"], run["engine_reason"]) == (select_engine("auto").name, select_engine("auto").reason)
-    assert set(run["timings_s"]) == {"read", "pca", "kmeans", "assign", "metrics", "unsupervised", "report"}
+    assert set(run["timings_s"]) == {
+        "read",
+        "pca",
+        "transform",
+        "kmeans",
+        "assign",
+        "metrics",
+        "unsupervised",
+        "report",
+    }
     assert run["peak_rss_bytes"] > 10_000_000
     assert run["rows_trained_on"] == len(vectors)
     assert run["zero_rows"] == {embeddings: 1}

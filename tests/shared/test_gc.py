@@ -48,6 +48,16 @@ def _incomplete(store: Store) -> str:
     return embeddings_id
 
 
+def test_work_of_an_ended_job_is_found_at_once_and_that_of_another_is_not(store: Store, queue: JobQueue) -> None:
+    waiting, _ = queue.submit("cluster", {})
+    ended, _ = queue.submit("cluster", {})
+    queue.cancel(ended.id)
+    _write(store.layout.work(f"c-{waiting.id}") / "train.f32")
+    gone = _write(store.layout.work(f"c-{ended.id}") / "train.f32").parent
+    unknown = _write(store.layout.work("c-0123456789abcdef") / "train.f32").parent
+    assert sorted(each.path for each in find(store, queue)) == sorted([gone, unknown])
+
+
 def test_old_work_is_found_and_fresh_work_is_not(store: Store, queue: JobQueue) -> None:
     [embeddings_id] = store.embeddings_ids()
     work = store.embeddings(embeddings_id).layout.work

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from clusterer.kmeans.engine import Engine, OnRows
 from clusterer.kmeans.lloyd import TOLERANCE, Fit, State, lloyd
-from clusterer.kmeans.seeding import seed_centroids
+from clusterer.kmeans.seeding import method, seed_centroids
 from clusterer.rows import ArrayRows, Rows
 
 _SAMPLE_STREAM = 0x5A3
@@ -17,11 +18,24 @@ _SAMPLE_STREAM = 0x5A3
 
 @dataclass(frozen=True)
 class Run:
-    """One restart: its number, how its first centroids were chosen, and what came of it."""
+    """One restart.
+
+    Attributes
+    ----------
+    restart
+        Its number.
+    init
+        How its first centroids were chosen.
+    fit
+        What came of it.
+    resumed_at
+        How many of its iterations an earlier, interrupted run had done.
+    """
 
     restart: int
     init: str
     fit: Fit
+    resumed_at: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,8 +64,9 @@ def fit_kmeans(
     restarts: int = 1,
     seed: int = 0,
     tolerance: float = TOLERANCE,
-    on_iteration: Callable[[int, State], None] | None = None,
+    on_state: Callable[[int, State], None] | None = None,
     on_rows: OnRows | None = None,
+    resume: Callable[[int], State | None] | None = None,
 ) -> KMeansFit:
     """k-means on all ``rows``.
 
@@ -71,10 +86,13 @@ def fit_kmeans(
         Runs from different first centroids.
     seed
         With the restart's number, all that chance depends on.
-    on_iteration
-        Called with the restart's number and the state after each iteration.
+    on_state
+        Called with the restart's number and its state: the first centroids, then after each iteration.
     on_rows
         Called often, between blocks of rows.
+    resume
+        Gives the last state of a restart of an interrupted run, if there is one. The result is that of an undisturbed
+        run.
 
     Raises
     ------
@@ -86,19 +104,18 @@ def fit_kmeans(
     assigner = engine.assigner(rows)
     runs: list[Run] = []
     for restart in range(restarts):
-        rng = np.random.default_rng([seed, restart])
-        first = seed_centroids(rows, k, init=init, rng=rng, engine=engine, on_rows=on_rows)
-        hook = None if on_iteration is None else _bound(on_iteration, restart)
+        start = None if resume is None else resume(restart)
+        resumed_at = 0 if start is None else len(start.history)
+        hook = None if on_state is None else partial(on_state, restart)
+        if start is None:
+            rng = np.random.default_rng([seed, restart])
+            start = State(seed_centroids(rows, k, init=init, rng=rng, engine=engine, on_rows=on_rows).centroids)
+            if hook is not None:
+                hook(start)
         fit = lloyd(
-            rows,
-            assigner,
-            State(first.centroids),
-            iterations=iterations,
-            tolerance=tolerance,
-            on_iteration=hook,
-            on_rows=on_rows,
+            rows, assigner, start, iterations=iterations, tolerance=tolerance, on_iteration=hook, on_rows=on_rows
         )
-        runs.append(Run(restart, first.method, fit))
+        runs.append(Run(restart, method(rows, k, init), fit, resumed_at))
     return KMeansFit(min(runs, key=lambda run: run.fit.inertia), tuple(runs))
 
 
@@ -108,7 +125,3 @@ def sample_rows(rows: Rows, most: int | None, seed: int) -> Rows:
         return rows
     rng = np.random.default_rng([seed, _SAMPLE_STREAM])
     return ArrayRows(rows.take(np.sort(rng.choice(rows.n, size=most, replace=False)).astype(np.int64)))
-
-
-def _bound(hook: Callable[[int, State], None], restart: int) -> Callable[[State], None]:
-    return lambda state: hook(restart, state)

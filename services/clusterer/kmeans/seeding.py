@@ -28,13 +28,10 @@ class Seeding:
         ``(k, d) float32``.
     rows
         ``(k,) int64``: the rows that they are.
-    method
-        In words, for the record.
     """
 
     centroids: Float32Array
     rows: IntArray
-    method: str
 
 
 def seed_centroids(
@@ -50,15 +47,28 @@ def seed_centroids(
     ----------
     .. [1] Arthur, Vassilvitskii: k-means++: the advantages of careful seeding. SODA 2007.
     """
+    trials = _trials(rows, k)
     if init == "random":
         chosen = np.sort(rng.choice(rows.n, size=k, replace=False))
-        return Seeding(rows.take(chosen), chosen, "random rows")
-    trials = 2 + int(math.log(k))
-    if rows.n * rows.dim * k * trials <= GREEDY_BUDGET:
+    elif trials > 1:
         chosen = greedy_plus_plus(rows, k, trials, rng, on_rows)
-        return Seeding(rows.take(chosen), chosen, f"k-means++, best of {trials} draws at each step")
-    chosen = rejection_plus_plus(rows, k, rng, engine, on_rows)
-    return Seeding(rows.take(chosen), chosen, "k-means++")
+    else:
+        chosen = rejection_plus_plus(rows, k, rng, engine, on_rows)
+    return Seeding(rows.take(chosen), chosen)
+
+
+def method(rows: Rows, k: int, init: str) -> str:
+    """How `seed_centroids` chooses, in words, for the record."""
+    if init == "random":
+        return "random rows"
+    trials = _trials(rows, k)
+    return f"k-means++, best of {trials} draws at each step" if trials > 1 else "k-means++"
+
+
+def _trials(rows: Rows, k: int) -> int:
+    """How many candidates each step of k-means++ tries."""
+    trials = 2 + int(math.log(k))
+    return trials if rows.n * rows.dim * k * trials <= GREEDY_BUDGET else 1
 
 
 def greedy_plus_plus(

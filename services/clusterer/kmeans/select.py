@@ -10,11 +10,16 @@ from clusterer.kmeans.engine import Engine
 _log = structlog.get_logger(__name__)
 
 
-def select_engine(name: str) -> Engine:
+def select_engine(name: str, *, keep_bytes: int | None = None) -> Engine:
     """The engine of that name; ``auto`` picks the fastest exact one for this machine.
 
     The engine's own ``name`` says what was picked, and goes into the result with its ``reason``. Engines are imported
     here and not before, so that a process that never clusters does not need them.
+
+    Parameters
+    ----------
+    keep_bytes
+        Memory that it may use to remember things about the rows between iterations; None leaves that to the engine.
 
     Raises
     ------
@@ -24,15 +29,15 @@ def select_engine(name: str) -> Engine:
     if name == "faiss":
         return _faiss("asked for")
     if name == "fast":
-        return _fast()
+        return _fast(keep_bytes)
     if name == "auto":
-        picked = _automatic()
+        picked = _automatic(keep_bytes)
         _log.info("kmeans_engine_picked", engine=picked.name, reason=picked.reason)
         return picked
     raise ValueError(f"no k-means engine is named {name!r}")
 
 
-def _automatic() -> Engine:
+def _automatic(keep_bytes: int | None) -> Engine:
     from clusterer.kmeans.fast import KernelUnavailable, open_kernel, slower_than_faiss
 
     try:
@@ -41,14 +46,14 @@ def _automatic() -> Engine:
         return _faiss(f"the fast engine's kernel does not run here: {error}")
     if slower_than_faiss(kernel.variant):
         return _faiss("this processor has AVX-512 for faiss, but not the 8-bit products (VNNI) that fast would use")
-    return _fast()
+    return _fast(keep_bytes)
 
 
-def _fast() -> Engine:
-    from clusterer.kmeans.fast import FastEngine, KernelUnavailable
+def _fast(keep_bytes: int | None) -> Engine:
+    from clusterer.kmeans.fast import KEEP_BYTES, FastEngine, KernelUnavailable
 
     try:
-        return FastEngine()
+        return FastEngine(keep_bytes=KEEP_BYTES if keep_bytes is None else keep_bytes)
     except KernelUnavailable as error:
         raise EngineUnavailable(
             f"The engine `fast` does not run on this machine: {error}. Use `auto` or `faiss`.", engine="fast"

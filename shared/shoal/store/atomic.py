@@ -55,13 +55,16 @@ def fsync_file(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _write_temporary(final: Path, write: Callable[[BinaryIO], object], folder: Path | None) -> Path:
+def _write_temporary(
+    final: Path, write: Callable[[BinaryIO], object], folder: Path | None, *, durable: bool = True
+) -> Path:
     """Write a durable file under a name of its own, in ``folder`` or hidden beside ``final``."""
     temporary = (folder or final.parent) / f".{final.name}.{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:
             write(file)
-            fsync_file(file)
+            if durable:
+                fsync_file(file)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -126,8 +129,22 @@ def link_absent(source: Path, final: Path) -> bool:
     return True
 
 
-def replace_file(final: Path, write: Callable[[BinaryIO], object], *, temporary_folder: Path | None = None) -> None:
+def replace_file(
+    final: Path,
+    write: Callable[[BinaryIO], object],
+    *,
+    temporary_folder: Path | None = None,
+    durable: bool = True,
+) -> None:
     """Create or replace ``final`` in one step, durably.
+
+    Parameters
+    ----------
+    final, write, temporary_folder
+        As of `publish_file`.
+    durable
+        False saves the time of waiting for the disk: a killed process still leaves the old or the new file, but a loss
+        of power may leave an unreadable one.
 
     Raises
     ------
@@ -135,14 +152,15 @@ def replace_file(final: Path, write: Callable[[BinaryIO], object], *, temporary_
         The content could not be written; what was there stays.
     """
     with storage_errors(final):
-        temporary = _write_temporary(final, write, temporary_folder)
+        temporary = _write_temporary(final, write, temporary_folder, durable=durable)
         try:
             temporary.replace(final)
         except OSError:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        fsync_folder(final.parent)
+        if durable:
+            fsync_folder(final.parent)
 
 
 def fsync_tree(folder: Path) -> None:

@@ -206,6 +206,15 @@ class StoreLayout:
         """Where folders are prepared before one rename makes them visible."""
         return self.root / ".tmp"
 
+    def work(self, result_id: str) -> Path:
+        """Working folder of the job that makes a clustering or a sweep: its own, and of no meaning to others."""
+        return self.work_folder / result_id
+
+    @property
+    def work_folder(self) -> Path:
+        """Parent of the working folders."""
+        return self.root / ".work"
+
     def embeddings(self, embeddings_id: str, digits: int = SHARD_DIGITS) -> EmbeddingsLayout:
         return EmbeddingsLayout(self.embeddings_folder / embeddings_id, digits)
 

@@ -41,7 +41,7 @@ class FastEngine(Engine):
     threads
         How many to use, by default all that the process may.
     keep_bytes
-        How much memory the sketches of the rows may take; otherwise they are made anew in each pass.
+        How much memory the sketches of the rows may take; where they need more, they are made anew in each pass.
 
     Raises
     ------
@@ -158,7 +158,7 @@ class FastAssigner:
 
     def _direct(self, sketches: Sketches, centroids: Float32Array) -> None:
         """Look for directions when it is time and may pay."""
-        due = sketches.projection is None and self._passes >= self._look_again
+        due = sketches.kept and sketches.projection is None and self._passes >= self._look_again
         if due and self._rows.n * len(centroids) >= PAYS_FROM:
             sketches.direct(choose_projection(self._kernel, sketches.frame, sketches.sample, centroids))
             self._look_again = 2 * self._passes + 1

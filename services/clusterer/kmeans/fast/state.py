@@ -11,19 +11,18 @@ from numpy.typing import NDArray
 
 from clusterer.kmeans.engine import OnRows
 from clusterer.kmeans.fast.kernel import Frame, Kernel, Projection, Sketch
-from clusterer.rows import ArrayRows, Float32Array, Float64Array, IntArray, LabelArray, Rows
+from clusterer.rows import WINDOW_ROWS, ArrayRows, Float32Array, Float64Array, IntArray, LabelArray, Rows
 
 SAMPLE = 2048
 """Rows that the mean and the directions are taken from."""
-ARRAY_BLOCK, STREAM_BLOCK = 65536, 16384
-"""Rows a block: enough to keep all threads busy, few enough to hear of a cancelled job soon."""
+STREAM_BLOCK = 16_384
+"""Rows a block of those that are made on the way, and take memory."""
 
 
 def blocks(rows: Rows) -> Iterator[tuple[int, NDArray[Any]]]:
     """All rows in order; those of an array as it is, float16 too, without a copy where there need be none."""
     if isinstance(rows, ArrayRows) and rows.array.dtype in (np.float32, np.float16) and rows.array.flags.c_contiguous:
-        for first in range(0, rows.n, ARRAY_BLOCK):
-            yield first, rows.array[first : first + ARRAY_BLOCK]
+        yield from rows.windows(WINDOW_ROWS)
     else:
         yield from rows.batches(STREAM_BLOCK)
 
@@ -48,6 +47,8 @@ class Sketches:
         Sum of the squared distances of all rows to the frame's mean.
     projection
         Directions of the short sketches, if there are any.
+    kept
+        Whether sketches stay from pass to pass.
     """
 
     def __init__(self, kernel: Kernel, rows: Rows, keep_bytes: int, on_rows: OnRows | None) -> None:
@@ -56,7 +57,8 @@ class Sketches:
         self.sample = rows.take(np.linspace(0, rows.n - 1, min(rows.n, SAMPLE)).astype(np.int64))
         self.frame = Frame.around(self.sample.mean(axis=0, dtype=np.float64).astype(np.float32))
         dims = len(self.frame.signs)
-        self._kept = Sketch.empty(rows.n, dims) if rows.n * dims <= keep_bytes else None
+        self.kept = rows.n * dims <= keep_bytes
+        self._kept = Sketch.empty(rows.n, dims) if self.kept else None
         self.peak, self.squares = 0.0, 0.0
         self.projection: Projection | None = None
         self._short: Sketch | None = None
