@@ -22,60 +22,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import _common
 import numpy as np
+from _features import Features
 from numpy.typing import NDArray
 
 ENGINES = ("fast", "faiss.Kmeans", "faiss.SuperKmeans", "superkmeans", "minibatch")
 EPOCHS, TIMED_EPOCHS = 60, 2
 Matrix = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Features:
-    """Synthetic features: Gaussian classes in a decaying spectrum, mixed by a rotation, through a ReLU.
-
-    Attributes
-    ----------
-    classes
-        Their sizes are drawn from a Dirichlet distribution.
-    decay, knee
-        The variance of direction ``i`` before mixing is ``(i + knee) ** -decay``.
-    within
-        Share of the variance that lies within the classes.
-    bias
-        Subtracted before the ReLU, in standard deviations: sets how many values are zero.
-    """
-
-    rows: int
-    dim: int
-    classes: int = 1000
-    decay: float = 1.8
-    knee: float = 10.0
-    within: float = 0.65
-    bias: float = 0.3
-    seed: int = 0
-
-    def write(self, path: Path) -> None:
-        """Write ``(rows, dim) float32``."""
-        rng = np.random.default_rng(self.seed)
-        variance = (np.arange(self.dim) + self.knee) ** -self.decay
-        scale = np.sqrt(variance * self.dim / variance.sum())
-        rotation = np.linalg.qr(rng.standard_normal((self.dim, self.dim), dtype=np.float32))[0]
-        mix = (scale[:, None] * rotation).astype(np.float32)
-        centres = rng.standard_normal((self.classes, self.dim), dtype=np.float32) * np.float32((1 - self.within) ** 0.5)
-        shares = rng.dirichlet(np.full(self.classes, 5.0))
-        out = np.lib.format.open_memmap(path, "w+", np.float32, (self.rows, self.dim))
-        for first in range(0, self.rows, 8192):
-            count = min(8192, self.rows - first)
-            hidden = rng.standard_normal((count, self.dim), dtype=np.float32) * np.float32(self.within**0.5)
-            hidden += centres[rng.choice(self.classes, count, p=shares)]
-            np.maximum(hidden @ mix - np.float32(self.bias), 0, out=out[first : first + count])
-        out.flush()
 
 
 def fast(x: Matrix, start: Matrix, iterations: int, variant: str | None = None) -> tuple[Matrix, float, dict[str, Any]]:
