@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -138,10 +138,11 @@ def fit_seeds(ctx: JobContext, plan: Plan, train: Rows, engine: Engine, work: Wo
     options = plan.request.kmeans
     most = options.max_points_per_centroid
     total = len(plan.seeds) * options.restarts * options.iterations
+    progress = _Iterations(ctx, work, options.iterations, total)
     fits = {}
     for position, seed in enumerate(plan.seeds):
         rows = sample_rows(train, None if most is None else most * plan.k, seed)
-        progress = _Iterations(ctx, work, seed, position * options.restarts, options.iterations, total)
+        progress.seed, progress.first_run = seed, position * options.restarts
         fits[seed] = fit_kmeans(
             rows,
             plan.k,
@@ -154,7 +155,7 @@ def fit_seeds(ctx: JobContext, plan: Plan, train: Rows, engine: Engine, work: Wo
             on_rows=progress.between_blocks,
             resume=partial(work.state, seed, n=rows.n, k=plan.k, dim=rows.dim),
         )
-    ctx.progress("kmeans", total, total, "iterations")
+    ctx.progress("kmeans", total, total, "iterations", progress.detail)
     return fits
 
 
@@ -223,19 +224,22 @@ class _Iterations:
 
     ctx: JobContext
     work: Workspace
-    seed: int
-    first_run: int
     per_run: int
     total: int
+    seed: int = 0
+    first_run: int = 0
     done: int = 0
+    detail: dict[str, Any] | None = None
 
     def keep(self, restart: int, state: State) -> None:
         self.work.keep_state(self.seed, restart, state)
         self.done = (self.first_run + restart) * self.per_run + len(state.history)
+        if state.history:
+            self.detail = {"seed": self.seed, "restart": restart, **asdict(state.history[-1])}
         self.between_blocks()
 
     def between_blocks(self, _: int = 0) -> None:
-        self.ctx.progress("kmeans", self.done, self.total, "iterations")
+        self.ctx.progress("kmeans", self.done, self.total, "iterations", self.detail)
 
 
 def _reporter(ctx: JobContext, stage: str, total: int, before: int = 0) -> Callable[[int], None]:

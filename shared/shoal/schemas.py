@@ -354,6 +354,10 @@ class Progress(BaseModel):
     unit: str = "items"
     rate: float | None = Field(None, description="Units a second.")
     eta_s: float | None = Field(None, description="Seconds left of this stage.")
+    detail: dict[str, Any] | None = Field(
+        None,
+        description="What the stage has to say; of `kmeans`, the last iteration: its inertia, the rows that moved.",
+    )
 
 
 class Job(BaseModel):

@@ -109,6 +109,17 @@ def test_a_map_learnt_on_train_is_applied_to_other_classes_of_the_scored_set(
     assert values["accuracy"]["hungarian"]["scored"] >= 60 / 80
 
 
+def test_progress_tells_of_the_last_iteration(
+    planted: Planted, make_set: MakeSet, store: Store, settings: Settings
+) -> None:
+    heard: list[Progress] = []
+    request = {"embeddings": make_set("mine", *planted(spread=1.0)), "clusters": 6, "seeds": [3]}
+    context = JobContext.local(request, kind="cluster", on_progress=heard.append)
+    found = store.clustering(pipeline.run(context, settings)["clustering"])
+    last = [each for each in heard if each.stage == "kmeans"][-1]
+    assert last.detail == {"restart": 0, **found.iterations().to_pylist()[-1]}
+
+
 def test_the_same_job_gives_the_same_bytes(planted: Planted, store: Store, make_set: MakeSet, run_job: RunJob) -> None:
     embeddings = make_set("mine", *planted(spread=1.2), thumbnails=True)
     fields: dict[str, Any] = {"clusters": 6, "pca": {"components": 6}, "seeds": [3, 4]}

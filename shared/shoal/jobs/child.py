@@ -114,7 +114,14 @@ class JobContext:
         if self._stop_requested:
             raise Cancelled
 
-    def progress(self, stage: str, done: int = 0, total: int | None = None, unit: str = "items") -> None:
+    def progress(
+        self,
+        stage: str,
+        done: int = 0,
+        total: int | None = None,
+        unit: str = "items",
+        detail: dict[str, Any] | None = None,
+    ) -> None:
         """Say how far the job is: as often as one likes, since only a few reports a second are passed on.
 
         A new stage and the end of one are always passed on. It is also the sign of life: a job that calls it less
@@ -138,7 +145,8 @@ class JobContext:
         self._completed = self._completed or completes
         self._emitted_at = now
         rate, eta_s = self._meter.rate, self._meter.eta_s(done, total)
-        self._emit(Progressed(Progress(stage=stage, done=done, total=total, unit=unit, rate=rate, eta_s=eta_s)))
+        now_at = Progress(stage=stage, done=done, total=total, unit=unit, rate=rate, eta_s=eta_s, detail=detail)
+        self._emit(Progressed(now_at))
 
     def save_checkpoint(self, data: dict[str, Any]) -> None:
         """Keep a small JSON document for the next attempt, should this one die.
