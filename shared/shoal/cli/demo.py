@@ -6,6 +6,7 @@ Emoji: Google's (npm's `emoji-datasource-google`, Apache-2.0), ten categories, w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -72,19 +73,36 @@ def fetch_images(target: Path, dataset: str, say: Callable[[str], None]) -> Path
                 _lay_out(classes, Path(work), folder)
             except (subprocess.CalledProcessError, OSError) as error:
                 reasons.append(f"{name}: {_reason(error)}")
+                say(f"They cannot be fetched: {_reason(error)}")
                 continue
         return folder
     raise PathNotFound(f"No demo images could be fetched ({'; '.join(reasons)}). `shoal run FOLDER` takes your own.")
 
 
 def _fetch_stamps(work: Path) -> Iterator[tuple[str, list[Path]]]:
-    _command(["apt-get", "download", STAMPS_PACKAGE], work)
+    try:
+        _command(["apt-get", "download", STAMPS_PACKAGE], work)
+    except subprocess.CalledProcessError:
+        _download_with_own_lists(work)
     package = next(work.glob("*.deb"))
     _command(["dpkg-deb", "-x", package.name, "files"], work)
     root = work / "files/usr/share/tuxpaint/stamps"
     for label, folder in STAMPS.items():
         images = sorted((root / folder).rglob("*.png"))
         yield label, [path for path in images if not any(part in path.as_posix() for part in STAMP_VARIANTS)]
+
+
+def _download_with_own_lists(work: Path) -> None:
+    """Download where the machine's lists of packages are empty, as on a fresh container, or too old.
+
+    The new lists are kept beside the download: the machine's own need root, and are not ours to change.
+    """
+    (work / "apt/lists/partial").mkdir(parents=True)
+    (work / "apt/cache/archives/partial").mkdir(parents=True)
+    options = ["-o", f"Dir::State::lists={work}/apt/lists", "-o", f"Dir::Cache={work}/apt/cache"]
+    with contextlib.suppress(subprocess.CalledProcessError):  # One source that does not answer need not be ours.
+        _command(["apt-get", *options, "update"], work)
+    _command(["apt-get", *options, "download", STAMPS_PACKAGE], work)
 
 
 def _fetch_emoji(work: Path) -> Iterator[tuple[str, list[Path]]]:
