@@ -108,17 +108,17 @@ def fit_seeds(ctx: JobContext, plan: Plan, train: Rows, engine: Engine) -> dict[
     """One k-means a seed, on all rows of the train set unless the request asks for a sample."""
     options = plan.request.kmeans
     most = options.max_points_per_centroid
-    total = len(plan.seeds) * options.restarts * options.iterations
+    total = len(plan.seeds) * plan.restarts * options.iterations
     fits = {}
     for position, seed in enumerate(plan.seeds):
-        progress = _Iterations(ctx, position * options.restarts, options.iterations, total)
+        progress = _Iterations(ctx, position * plan.restarts, options.iterations, total)
         fits[seed] = fit_kmeans(
             sample_rows(train, None if most is None else most * plan.k, seed),
             plan.k,
             engine=engine,
             init=options.init,
             iterations=options.iterations,
-            restarts=options.restarts,
+            restarts=plan.restarts,
             seed=seed,
             on_iteration=progress.after_iteration,
             on_rows=progress.between_blocks,

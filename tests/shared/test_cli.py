@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from shoal.cli import demo, jobs, output, stack
+from shoal.cli import debian, demo, jobs, output, stack
 from shoal.errors import InvalidRequest, PathNotFound
 
 
@@ -50,7 +50,7 @@ def _fake_tools(monkeypatch: pytest.MonkeyPatch, tools: set[str], files: dict[st
             (cwd / name).parent.mkdir(parents=True, exist_ok=True)
             (cwd / name).write_bytes(content)
 
-    monkeypatch.setattr(demo.subprocess, "run", run)
+    monkeypatch.setattr(debian.subprocess, "run", run)
     monkeypatch.setattr(demo.shutil, "which", lambda tool: f"/usr/bin/{tool}")
 
 
@@ -86,7 +86,7 @@ def test_stamps_are_fetched_where_the_lists_of_packages_are_empty(
             (cwd / "files/usr/share/tuxpaint/stamps" / folder).mkdir(parents=True, exist_ok=True)
         (cwd / "package.deb").touch()
 
-    monkeypatch.setattr(demo.subprocess, "run", run)
+    monkeypatch.setattr(debian.subprocess, "run", run)
     monkeypatch.setattr(demo.shutil, "which", lambda tool: f"/usr/bin/{tool}")
     folder = demo.fetch_images(tmp_path / "images", "auto", lambda text: None)
     assert folder.name == "stamps"

@@ -6,7 +6,6 @@ Emoji: Google's (npm's `emoji-datasource-google`, Apache-2.0), ten categories, w
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import subprocess
@@ -15,6 +14,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from shoal.cli import debian
+from shoal.cli.debian import run
 from shoal.errors import PathNotFound
 
 STAMPS_PACKAGE = "tuxpaint-stamps-default"
@@ -80,33 +81,15 @@ def fetch_images(target: Path, dataset: str, say: Callable[[str], None]) -> Path
 
 
 def _fetch_stamps(work: Path) -> Iterator[tuple[str, list[Path]]]:
-    try:
-        _command(["apt-get", "download", STAMPS_PACKAGE], work)
-    except subprocess.CalledProcessError:
-        _download_with_own_lists(work)
-    package = next(work.glob("*.deb"))
-    _command(["dpkg-deb", "-x", package.name, "files"], work)
+    debian.unpack(STAMPS_PACKAGE, work, "files")
     root = work / "files/usr/share/tuxpaint/stamps"
     for label, folder in STAMPS.items():
         images = sorted((root / folder).rglob("*.png"))
         yield label, [path for path in images if not any(part in path.as_posix() for part in STAMP_VARIANTS)]
 
 
-def _download_with_own_lists(work: Path) -> None:
-    """Download where the machine's lists of packages are empty, as on a fresh container, or too old.
-
-    The new lists are kept beside the download: the machine's own need root, and are not ours to change.
-    """
-    (work / "apt/lists/partial").mkdir(parents=True)
-    (work / "apt/cache/archives/partial").mkdir(parents=True)
-    options = ["-o", f"Dir::State::lists={work}/apt/lists", "-o", f"Dir::Cache={work}/apt/cache"]
-    with contextlib.suppress(subprocess.CalledProcessError):  # One source that does not answer need not be ours.
-        _command(["apt-get", *options, "update"], work)
-    _command(["apt-get", *options, "download", STAMPS_PACKAGE], work)
-
-
 def _fetch_emoji(work: Path) -> Iterator[tuple[str, list[Path]]]:
-    _command(["npm", "pack", "--silent", EMOJI_PACKAGE], work)
+    run(["npm", "pack", "--silent", EMOJI_PACKAGE], work)
     with tarfile.open(next(work.glob("*.tgz"))) as archive:
         archive.extractall(work, filter="data")
     emoji = json.loads((work / "package/emoji.json").read_text())
@@ -126,10 +109,6 @@ def _lay_out(classes: dict[str, list[Path]], work: Path, folder: Path) -> None:
             # Sub-folders reuse names (`dollar/1.png`, `euro/1.png`): the copies carry the folders' names.
             shutil.copyfile(image, partial / label / "-".join(image.relative_to(work).parts[-3:]))
     partial.rename(folder)
-
-
-def _command(words: list[str], work: Path) -> None:
-    subprocess.run(words, cwd=work, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
 def _reason(error: Exception) -> str:
