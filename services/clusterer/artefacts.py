@@ -133,6 +133,7 @@ def spec(outcome: Outcome) -> dict[str, Any]:
         "class_maps": {name: mapped.record() for name, mapped in plan.class_maps.items()},
         "seeds": list(plan.seeds),
         "best_seed": outcome.best_seed,
+        "restarts": plan.restarts,
         "engine": outcome.engine,
         "chosen": outcome.choice.record() if outcome.choice else None,
         "model": plan.train.plan.model.model_dump(mode="json"),

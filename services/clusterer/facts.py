@@ -30,6 +30,7 @@ def facts(clustering: Clustering) -> dict[str, Any]:
     return {
         "id": clustering.id,
         **{name: clustering.spec[name] for name in _SPEC},
+        "restarts": clustering.spec.get("restarts"),
         **clustering.run(),
         "metrics": {name: mean[name] for name in SUMMARY},
         "chosen": clustering.spec.get("chosen"),

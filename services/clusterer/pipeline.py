@@ -137,19 +137,19 @@ def fit_seeds(ctx: JobContext, plan: Plan, train: Rows, engine: Engine, work: Wo
     """
     options = plan.request.kmeans
     most = options.max_points_per_centroid
-    total = len(plan.seeds) * options.restarts * options.iterations
+    total = len(plan.seeds) * plan.restarts * options.iterations
     progress = _Iterations(ctx, work, options.iterations, total)
     fits = {}
     for position, seed in enumerate(plan.seeds):
         rows = sample_rows(train, None if most is None else most * plan.k, seed)
-        progress.seed, progress.first_run = seed, position * options.restarts
+        progress.seed, progress.first_run = seed, position * plan.restarts
         fits[seed] = fit_kmeans(
             rows,
             plan.k,
             engine=engine,
             init=options.init,
             iterations=options.iterations,
-            restarts=options.restarts,
+            restarts=plan.restarts,
             seed=seed,
             on_state=progress.keep,
             on_rows=progress.between_blocks,

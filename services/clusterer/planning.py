@@ -20,6 +20,10 @@ from clusterer.contingency import UNLABELLED
 from clusterer.rows import IntArray
 
 MOST_TRIED = 200
+MOST_RESTARTS = 32
+RESTART_BUDGET = 20_000_000_000
+"""Multiply-adds that the restarts of one seed may cost together where the request does not say how many."""
+TYPICAL_ITERATIONS = 25
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,17 @@ class Plan:
     seeds: tuple[int, ...]
     search: tuple[int, int] | None = None
     class_maps: Mapping[str, MappedClasses] = field(default_factory=dict)
+
+    @property
+    def restarts(self) -> int:
+        """Runs of k-means per seed: as sent, or as many as cost little."""
+        options, pca = self.request.kmeans, self.request.pca
+        if options.restarts is not None:
+            return options.restarts
+        most = options.max_points_per_centroid
+        rows = self.train.rows if most is None else min(self.train.rows, most * self.k)
+        dim = (pca.components if pca else None) or self.train.dim
+        return cheap_restarts(rows, dim, self.k, options.iterations)
 
     def vocabulary_of(self, embeddings_id: str) -> tuple[str, ...]:
         """The labels that the classes of a set are positions in."""
@@ -207,6 +222,12 @@ def resolve_seeds(request: ClusterRequest, labelled: bool) -> tuple[int, ...]:
     if request.seed is not None:
         return (request.seed,)
     return DEFAULT_EVALUATION_SEEDS if labelled else DEFAULT_EVALUATION_SEEDS[:1]
+
+
+def cheap_restarts(rows: int, dim: int, k: int, iterations: int) -> int:
+    """How many runs of k-means are worth their time: many on few rows, where they are cheap, down to one on many."""
+    one = rows * dim * k * min(iterations, TYPICAL_ITERATIONS)
+    return max(1, min(MOST_RESTARTS, RESTART_BUDGET // one))
 
 
 def label_column(embeddings: EmbeddingSet) -> pa.ChunkedArray[Any]:

@@ -232,16 +232,19 @@ def _imported(name: str, report: dict[str, Any], settings: Settings) -> ModelSpe
 def _source(row: _Row, base: ModelSpec | None) -> WeightsSource:
     if row.weights != "file":
         return WeightsSource(row.weights)
-    own = tuple(name for name in (row.file, *row.files) if name)
-    files = own + (base.weights.files if base else ())
+    theirs = base.weights if base else WeightsSource("none")
+    if row.file is None:
+        # timm's file first: a download is stored under the first name.
+        files = (*theirs.files, *row.files)
+    else:
+        files, theirs = (row.file, *row.files, *theirs.files), replace(theirs, url=None, sha256=None)
     if not files and row.package is None:
         return WeightsSource("none")
-    url = row.url or (base.weights.url if base and not own else None)
     return WeightsSource(
         "package" if row.package else "file",
         files=files,
-        url=url,
-        sha256=row.sha256 or (base.weights.sha256 if base and not own else None),
+        url=row.url or theirs.url,
+        sha256=row.sha256 or theirs.sha256,
         md5=row.md5,
         page=row.page,
         package=row.package,
@@ -333,7 +336,9 @@ def _architecture(name: str, models_root: Path, settings: Settings) -> ModelSpec
         return known[name]
     near = difflib.get_close_matches(name, [*known, *timm_names.names()], n=5, cutoff=0.5)
     raise UnknownModel(
-        f"There is no architecture {name!r}." + (f" Near: {', '.join(near)}." if near else ""),
+        f"There is no architecture {name!r}."
+        + (f" Near: {', '.join(near)}." if near else "")
+        + " Name one of timm's, such as 'resnet50', or of the catalogue's.",
         near=near,
         field="architecture",
     )

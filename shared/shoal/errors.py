@@ -30,6 +30,7 @@
     ├── Forbidden                    forbidden                 403
     ├── RequestTimeout               request_timeout           408
     ├── BodyTooLarge                 body_too_large            413
+    ├── UnsupportedMediaType         unsupported_media_type    415
     ├── HostNotAllowed               host_not_allowed          421
     ├── TooManyRequests              too_many_requests         429   with `retry_after_s`
     │   ├── RateLimited              rate_limited              429
@@ -222,6 +223,10 @@ class ImageNotFinite(ImageInvalid):
 
 class MalformedRequest(ShoalError):
     code, status = "malformed_request", 400
+
+
+class UnsupportedMediaType(ShoalError):
+    code, status = "unsupported_media_type", 415
 
 
 class NotAuthenticated(ShoalError):

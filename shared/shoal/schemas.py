@@ -28,9 +28,10 @@ from pydantic_core import core_schema
 
 from shoal.jobs.states import JobState
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=NAME_PATTERN)]
 """A name that may become part of an id and of a file name."""
-Id = Annotated[str, StringConstraints(min_length=1, max_length=160, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=160, pattern=NAME_PATTERN)]
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
@@ -173,7 +174,13 @@ class KMeansOptions(Request):
     engine: Literal["auto", "fast", "faiss"] = Field("auto", description="auto picks the fastest of this machine.")
     init: Literal["k-means++", "random"] = "k-means++"
     iterations: int = Field(50, ge=1, le=10_000, description="At most; stops earlier when the inertia stands still.")
-    restarts: int = Field(1, ge=1, le=100, description="Per seed; the one with the lowest inertia is kept.")
+    restarts: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Per seed; the one with the lowest inertia is kept. null: as many as take about a second, 1 to 32, "
+        "since a single one often ends in a poor optimum.",
+    )
     max_points_per_centroid: int | None = Field(
         None,
         ge=1,

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from clusterer import pipeline
+from clusterer.facts import facts
 from clusterer.kmeans import select_engine
+from clusterer.planning import MOST_RESTARTS, cheap_restarts
 from clusterer.transform import Transform
 from shoal.errors import (
     ClustersInvalid,
@@ -172,6 +174,23 @@ def test_the_run_is_recorded(planted: Planted, make_set: MakeSet, run_job: RunJo
     assert {row["seed"] for row in history} == {1}
     assert max(row["iteration"] for row in history) <= 9
     assert run["iterations"] == max(row["iteration"] for row in history if row["restart"] == run["best_restart"])
+
+
+def test_few_rows_are_clustered_as_often_as_it_costs_little(
+    planted: Planted, make_set: MakeSet, run_job: RunJob
+) -> None:
+    vectors, _ = planted()
+    found = run_job(make_set("mine", vectors), clusters=4)
+    assert facts(found)["restarts"] == MOST_RESTARTS
+    assert {row["restart"] for row in found.iterations().to_pylist()} == set(range(MOST_RESTARTS))
+    assert found.run()["converged"]
+
+
+def test_many_rows_are_clustered_once_unless_more_is_asked_for() -> None:
+    assert cheap_restarts(1_281_167, 2048, 1000, 50) == 1
+    assert cheap_restarts(50_000, 2048, 1000, 50) == 1
+    assert cheap_restarts(2_000, 1280, 10, 50) > 10
+    assert cheap_restarts(60, 3072, 3, 1) == MOST_RESTARTS
 
 
 def test_a_sample_is_only_taken_on_request_and_then_stated(

@@ -67,6 +67,25 @@ def test_no_two_models_share_a_file_of_different_weights(tmp_path: Path) -> None
             assert seen.setdefault(file, spec.name) == spec.name
 
 
+def test_the_authors_own_file_is_as_good_as_timms(tmp_path: Path) -> None:
+    for name, file in {
+        "vit_small16_dino": "dino_deitsmall16_pretrain.pth",
+        "vit_base_mae": "mae_pretrain_vit_base.pth",
+    }.items():
+        spec = catalogue.resolve(name, tmp_path)
+        assert (spec.readiness(tmp_path), spec.layout) == ("downloadable", "auto")
+        assert spec.weights.files[0].endswith(".safetensors")
+        assert "huggingface" in (spec.weights.url or "")
+        (tmp_path / file).touch()
+        assert weights.locate(spec, tmp_path) == tmp_path / file
+
+
+def test_a_file_of_ones_own_is_never_downloaded_from_timm(tmp_path: Path) -> None:
+    write_catalogue(tmp_path, '[models.mine]\ntimm = "resnet50.a1_in1k"\nfile = "mine.pth"\n')
+    spec = catalogue.resolve("mine", tmp_path)
+    assert (spec.weights.files[0], spec.weights.url, spec.weights.sha256) == ("mine.pth", None, None)
+
+
 def test_readiness_follows_the_files(tmp_path: Path) -> None:
     by_hand, by_url = (catalogue.resolve(n, tmp_path) for n in ("resnet50_infomin", "resnet50_swav"))
     assert (by_hand.readiness(tmp_path), by_url.readiness(tmp_path)) == ("needs_file", "downloadable")

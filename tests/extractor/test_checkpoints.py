@@ -325,6 +325,12 @@ def test_safetensors_are_recognised_by_their_content(backbone: nn.Module, images
     torch.testing.assert_close(embed(network, images), embed(backbone, images), atol=1e-4, rtol=1e-4)
 
 
+def test_a_pickle_under_the_name_of_safetensors_is_read(backbone: nn.Module, tmp_path: Path) -> None:
+    network = ours()
+    checkpoints.load_into(network, write(tmp_path / "weights.safetensors", moco_v2(backbone.state_dict())))
+    torch.testing.assert_close(network.conv1.weight, backbone.conv1.weight)
+
+
 def test_half_precision_is_widened(backbone: nn.Module, tmp_path: Path) -> None:
     half = {k: v.half() if v.is_floating_point() else v for k, v in backbone.state_dict().items()}
     network = ours()

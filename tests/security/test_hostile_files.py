@@ -246,7 +246,7 @@ def test_an_archive_of_images_cannot_climb_out(
             for member in members:
                 archive.addfile(member)
 
-    monkeypatch.setattr(demo, "_command", pack)
+    monkeypatch.setattr(demo, "run", pack)
     monkeypatch.setattr(demo.shutil, "which", lambda tool: tool)
     with pytest.raises((PathNotFound, tarfile.FilterError)):
         demo.fetch_images(tmp_path / "images", "emoji", lambda _: None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from shoal.cli import demo, jobs, output, stack
+from shoal.cli import debian, demo, jobs, output, stack
 from shoal.errors import InvalidRequest, PathNotFound
 
 
@@ -50,7 +50,7 @@ def _fake_tools(monkeypatch: pytest.MonkeyPatch, tools: set[str], files: dict[st
             (cwd / name).parent.mkdir(parents=True, exist_ok=True)
             (cwd / name).write_bytes(content)
 
-    monkeypatch.setattr(demo.subprocess, "run", run)
+    monkeypatch.setattr(debian.subprocess, "run", run)
     monkeypatch.setattr(demo.shutil, "which", lambda tool: f"/usr/bin/{tool}")
 
 
@@ -70,8 +70,33 @@ def test_stamps_of_equal_names_are_all_kept_and_variants_left_out(
     assert len(list((folder / "money").iterdir())) == 3
 
 
+def test_stamps_are_fetched_where_the_lists_of_packages_are_empty(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    listed: set[str] = set()
+
+    def run(words: list[str], cwd: Path, **options: Any) -> None:
+        lists = next((word for word in words if word.startswith("Dir::State::lists=")), "the machine's")
+        if words[-1] == "update":
+            listed.add(lists)
+            raise subprocess.CalledProcessError(100, words, stderr="E: another source does not answer")
+        if words[0] == "apt-get" and lists not in listed:
+            raise subprocess.CalledProcessError(100, words, stderr="E: Unable to locate package")
+        for folder in demo.STAMPS.values():
+            (cwd / "files/usr/share/tuxpaint/stamps" / folder).mkdir(parents=True, exist_ok=True)
+        (cwd / "package.deb").touch()
+
+    monkeypatch.setattr(debian.subprocess, "run", run)
+    monkeypatch.setattr(demo.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+    folder = demo.fetch_images(tmp_path / "images", "auto", lambda text: None)
+    assert folder.name == "stamps"
+    assert "the machine's" not in listed
+
+
 def test_a_failed_fetch_says_why_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _fake_tools(monkeypatch, set(), {})
+    said: list[str] = []
     with pytest.raises(PathNotFound, match=r"stamps: E: Unable to locate package; emoji: .*shoal run FOLDER"):
-        demo.fetch_images(tmp_path, "auto", lambda text: None)
+        demo.fetch_images(tmp_path, "auto", said.append)
+    assert said[1] == "They cannot be fetched: E: Unable to locate package"
     assert not (tmp_path / "stamps").exists()

@@ -71,7 +71,7 @@ def _options(spec: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("normalisation", "unit L2 norm" if request["normalize"] else "none"),
         ("PCA", projection),
-        ("k-means", f"{spec['engine']}, {request['kmeans']['init']}, {request['kmeans']['restarts']} restart(s)"),
+        ("k-means", f"{spec['engine']}, {request['kmeans']['init']}, {spec['restarts']} restart(s)"),
         ("seeds", ", ".join(str(seed) for seed in spec["seeds"]) + f" (shown: {spec['best_seed']})"),
     ]
 

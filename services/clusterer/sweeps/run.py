@@ -163,7 +163,7 @@ def _fit(point: Point, train: ArrayRows, seed: int, engine: Engine, alive: OnRow
         engine=engine,
         init=options.init,
         iterations=options.iterations,
-        restarts=options.restarts,
+        restarts=point.plan.restarts,
         seed=seed,
         on_rows=alive,
     )

@@ -59,10 +59,15 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _load_pickle(path: Path) -> Any:
-    # Only the zip format can be mapped into memory; then an optimizer's state is never read from disk.
+    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
     with torch.serialization.safe_globals(list(PLAIN_CLASSES)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # On pickle protocols that PyTorch may not support: it then raises as well.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        if path.suffix == ".safetensors":
+            # By a path torch.load would go by the name. Published files are renamed to what the catalogue looks for.
+            with path.open("rb") as file:
+                return torch.load(file, **options)
+        # Only the zip format can be mapped into memory; then an optimizer's state is never read from disk.
+        return torch.load(path, **options, mmap=zipfile.is_zipfile(path))
 
 
 def _first_sentence(error: BaseException) -> str:

@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from shoal.cli import debian
+from shoal.cli.debian import run
 from shoal.errors import PathNotFound
 
 STAMPS_PACKAGE = "tuxpaint-stamps-default"
@@ -72,15 +74,14 @@ def fetch_images(target: Path, dataset: str, say: Callable[[str], None]) -> Path
                 _lay_out(classes, Path(work), folder)
             except (subprocess.CalledProcessError, OSError) as error:
                 reasons.append(f"{name}: {_reason(error)}")
+                say(f"They cannot be fetched: {_reason(error)}")
                 continue
         return folder
     raise PathNotFound(f"No demo images could be fetched ({'; '.join(reasons)}). `shoal run FOLDER` takes your own.")
 
 
 def _fetch_stamps(work: Path) -> Iterator[tuple[str, list[Path]]]:
-    _command(["apt-get", "download", STAMPS_PACKAGE], work)
-    package = next(work.glob("*.deb"))
-    _command(["dpkg-deb", "-x", package.name, "files"], work)
+    debian.unpack(STAMPS_PACKAGE, work, "files")
     root = work / "files/usr/share/tuxpaint/stamps"
     for label, folder in STAMPS.items():
         images = sorted((root / folder).rglob("*.png"))
@@ -88,7 +89,7 @@ def _fetch_stamps(work: Path) -> Iterator[tuple[str, list[Path]]]:
 
 
 def _fetch_emoji(work: Path) -> Iterator[tuple[str, list[Path]]]:
-    _command(["npm", "pack", "--silent", EMOJI_PACKAGE], work)
+    run(["npm", "pack", "--silent", EMOJI_PACKAGE], work)
     with tarfile.open(next(work.glob("*.tgz"))) as archive:
         archive.extractall(work, filter="data")
     emoji = json.loads((work / "package/emoji.json").read_text())
@@ -108,10 +109,6 @@ def _lay_out(classes: dict[str, list[Path]], work: Path, folder: Path) -> None:
             # Sub-folders reuse names (`dollar/1.png`, `euro/1.png`): the copies carry the folders' names.
             shutil.copyfile(image, partial / label / "-".join(image.relative_to(work).parts[-3:]))
     partial.rename(folder)
-
-
-def _command(words: list[str], work: Path) -> None:
-    subprocess.run(words, cwd=work, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
 def _reason(error: Exception) -> str:

@@ -181,7 +181,7 @@ def describe(document: dict[str, Any]) -> None:
             operation["security"] = [{"bearer": []}]
             # A path whose parameter no route takes, such as one with a line break, is found nowhere.
             missing = [404] if "{" in path else []
-            statuses = [401, 403, 429, 503, *missing, *([400, 413, 422] if method == "post" else [])]
+            statuses = [401, 403, 429, 503, *missing, *([400, 413, 415, 422] if method == "post" else [])]
             for status, answer in problem_responses(*statuses).items():
                 described = {key: value for key, value in answer.items() if key != "model"}
                 operation["responses"].setdefault(str(status), described)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -12,32 +11,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, UnsupportedMediaType
 from shoal.schemas import Problem
+from shoal.web.fields import field_errors
 
 log = structlog.get_logger()
 
 PROBLEM_JSON = "application/problem+json"
-
-_CODES = {
-    "extra_forbidden": "unknown_field",
-    "missing": "missing_field",
-    "finite_number": "not_finite",
-    "json_invalid": "invalid_json",
-    "greater_than": "out_of_range",
-    "greater_than_equal": "out_of_range",
-    "less_than": "out_of_range",
-    "less_than_equal": "out_of_range",
-    "too_long": "out_of_range",
-    "too_short": "out_of_range",
-    "string_too_long": "out_of_range",
-    "string_too_short": "out_of_range",
-}
-_MESSAGES = {
-    "unknown_field": "There is no field of this name; see /docs for the fields there are.",
-    "missing_field": "This field is required.",
-    "not_finite": "NaN and infinity are not allowed.",
-}
+_NO_JSON = {"type": "json_invalid", "loc": ("body", 0), "msg": "", "ctx": {"error": "it cannot be read as UTF-8 text"}}
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -82,7 +63,12 @@ def _shoal_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _validation_error(request: Request, error: Exception) -> JSONResponse:
-    errors = field_errors(error.errors()) if isinstance(error, RequestValidationError) else []
+    invalid = error if isinstance(error, RequestValidationError) else RequestValidationError([])
+    if isinstance(invalid.body, bytes):  # It was not even looked at: its type is not JSON.
+        return shoal_problem(
+            UnsupportedMediaType("Send the body as JSON, with the header `Content-Type: application/json`.")
+        )
+    errors = field_errors(invalid.errors(), invalid.body)
     codes = {each["code"] for each in errors}
     code = codes.pop() if len(codes) == 1 else "invalid_request"
     detail = "; ".join(f"{each['field'] or 'body'}: {each['message']}" for each in errors[:5])
@@ -98,23 +84,10 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-def field_errors(errors: Sequence[Any]) -> list[dict[str, str]]:
-    """pydantic's errors as (field, code, message), without the offending input: it may be huge, or secret."""
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for error in errors:
-        where = [str(part) for part in error["loc"] if part not in {"body", "query", "header", "path"}]
-        kind = str(error["type"])
-        code = _CODES.get(
-            kind, "wrong_type" if kind.endswith(("_type", "_parsing", "_from_float")) else "invalid_value"
-        )
-        field = ".".join(where)
-        message = _MESSAGES.get(code) or str(error["msg"]).removeprefix("Value error, ")
-        found.setdefault((field, message), {"field": field, "code": code, "message": message})
-    return list(found.values())
-
-
 def _http_exception(request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == HTTPStatus.BAD_REQUEST:  # FastAPI's only one: bytes that are no UTF-8, or nested without end.
+        return _validation_error(request, RequestValidationError([_NO_JSON]))
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     phrase = HTTPStatus(status).phrase
     code = phrase.lower().replace(" ", "_")

@@ -76,6 +76,15 @@ def test_a_queued_job_is_cancelled_at_once_and_its_events_end(client: TestClient
         ({**BODY, "k": 3}, "unknown_field", "k"),
         ({"clusters": 3}, "missing_field", "embeddings"),
         ({**BODY, "over": 1.5}, "invalid_value", ""),
+        ({**BODY, "embeddings": 3}, "wrong_type", "embeddings"),
+        ({**BODY, "embeddings": "../x"}, "invalid_value", "embeddings"),
+        ({**BODY, "embeddings": {"train": "a"}}, "missing_field", "embeddings.score"),
+        ({**BODY, "embeddings": {"train": "a", "score": ["b"], "test": 1}}, "unknown_field", "embeddings.test"),
+        (
+            {**BODY, "embeddings": {"train": "a", "score": [{}]}},
+            "missing_field",
+            "embeddings.score.0.embeddings",
+        ),
     ],
 )
 def test_a_refused_body_names_code_and_field(client: TestClient, body: dict[str, Any], code: str, field: str) -> None:
@@ -88,9 +97,32 @@ def test_a_refused_body_names_code_and_field(client: TestClient, body: dict[str,
     assert problem["detail"]
 
 
+def test_no_sentence_speaks_of_our_classes(client: TestClient) -> None:
+    for value in (3, None, [], {}, "", "../x", {"train": 3, "score": [{}, 4]}):
+        detail = client.post("/things", json={**BODY, "embeddings": value}).json()["detail"]
+        assert not [word for word in ("constrained", "EmbeddingSets", "ScoredSet", "dictionary") if word in detail]
+    assert client.post("/things", json={**BODY, "embeddings": 3}).json()["detail"] == (
+        "embeddings: Send a string or an object."
+    )
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", None])
+def test_a_body_of_another_type_is_told_the_right_one(client: TestClient, kind: str | None) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+    answer = client.post("/things", content=json.dumps(BODY).encode(), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    assert "Content-Type: application/json" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
-    [(b'{"embeddings": "a", "over": NaN}', "not_finite"), (b"{", "invalid_json"), (b"[]", "wrong_type")],
+    [
+        (b'{"embeddings": "a", "over": NaN}', "not_finite"),
+        (b"{", "invalid_json"),
+        (b'{"embeddings": "\xff"}', "invalid_json"),
+        (b"[" * 100_000, "invalid_json"),
+        (b"[]", "wrong_type"),
+    ],
 )
 def test_bodies_that_are_no_json_objects_are_refused(client: TestClient, content: bytes, code: str) -> None:
     answer = client.post("/things", content=content, headers={"content-type": "application/json"})
