@@ -55,9 +55,7 @@ def draw(sweep: Sweep, rows: list[Row], reference: str | None) -> None:
 
 def against_components(rows: list[Row], reference: str | None) -> Figure:
     """Accuracy and ARI against the number of principal components."""
-    shown, total = comparable(
-        rows, lambda row: row["components"] or row["dim"], ("model", "normalize", "whiten", "k")
-    )
+    shown, total = comparable(rows, lambda row: row["components"] or row["dim"], ("model", "normalize", "whiten", "k"))
     points = paper.pca_ablation() if reference == "pca-ablation" else []
     return _twin(shown, total, "PCA components", "accuracy_hungarian_train", points)
 
