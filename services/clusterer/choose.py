@@ -17,6 +17,9 @@ SAMPLED_ROWS = 10_000
 COARSE, FINE = 12, 8
 SEEDS = (0, 1, 2)
 ITERATIONS = 20
+MOST_RESTARTS = 10
+RESTARTED_CLUSTERS = 200
+"""Restarts times clusters: few clusters need several tries to end in a good optimum, many even their luck out."""
 _SAMPLE_STREAM = 0xA07
 
 
@@ -29,7 +32,7 @@ class Candidate:
     k
         Number of clusters.
     inertia
-        Mean over the seeds, on the sampled rows.
+        Mean over the seeds, on the sampled rows; of each seed the best of its restarts.
     elbow
         How far the inertia lies below the straight line between the ends of the range, both axes logarithmic: large
         where more clusters stop paying.
@@ -115,8 +118,11 @@ def choose_clusters(
 def _try(
     rows: ArrayRows, k: int, engine: Engine, on_rows: Callable[[int], None] | None
 ) -> tuple[float, float, float | None]:
+    restarts = max(1, min(MOST_RESTARTS, RESTARTED_CLUSTERS // k))
     fits = {
-        seed: fit_kmeans(rows, k, engine=engine, iterations=ITERATIONS, seed=seed, on_rows=on_rows).best.fit
+        seed: fit_kmeans(
+            rows, k, engine=engine, iterations=ITERATIONS, restarts=restarts, seed=seed, on_rows=on_rows
+        ).best.fit
         for seed in SEEDS
     }
     labels = {seed: fit.labels for seed, fit in fits.items()}

@@ -98,8 +98,11 @@ def read_class_map(
     PathOutsideRoot, PathNotFound
         The file is not below ``root``.
     LabelsInvalid
-        It cannot be read, or no pair has a label of each set.
+        It cannot be read, no pair has a label of each set, or a set has no labels at all.
     """
+    for labels, which in ((train_labels, "train"), (scored_labels, "scored")):
+        if not labels:
+            raise LabelsInvalid(f"A class map needs labels, but the {which} set has none.", field="class_map")
     path = confine(root, request.file, "class_map.file")
     if request.format == "csv":
         found = read_csv_pairs(path)
@@ -177,7 +180,7 @@ def read_objectnet_pairs(folder: Path, class_index: Path | None, train_labels: C
     """
     to_imagenet = _string_values(folder / OBJECTNET_TO_IMAGENET)
     label_of_folder = _string_values(folder / FOLDER_TO_OBJECTNET)
-    position_of_id = {int(value): int(key) for key, value in _json_object(folder / PYTORCH_TO_2012).items()}
+    position_of_id = _numbers(folder / PYTORCH_TO_2012)
     with _reading(folder / LABELS_2012):
         lines = (folder / LABELS_2012).read_text(encoding="utf-8").splitlines()
     id_of_name = {line.strip(): number for number, line in enumerate(lines) if line.strip()}
@@ -215,7 +218,7 @@ def read_class_index(path: Path) -> dict[int, tuple[str, ...]]:
     """
     if path.suffix == ".json":
         index = _json_object(path)
-        if not all(key.isdigit() and isinstance(value, list) and value for key, value in index.items()):
+        if not all(key.isdecimal() and isinstance(value, list) and value for key, value in index.items()):
             raise LabelsInvalid(
                 f'{path.name} is no ImageNet class index: {{"0": ["n01440764", "tench"], …}} is expected.',
                 field="class_map.class_index",
@@ -227,7 +230,7 @@ def read_class_index(path: Path) -> dict[int, tuple[str, ...]]:
 
 
 def _names_of(train_labels: Collection[str]) -> dict[int, tuple[str, ...]]:
-    if train_labels and all(label.isdigit() for label in train_labels):
+    if train_labels and all(label.isdecimal() for label in train_labels):
         return {int(label): (label,) for label in train_labels}
     if len(train_labels) == IMAGENET_CLASSES:
         return {position: (label,) for position, label in enumerate(sorted(train_labels))}
@@ -253,14 +256,25 @@ def _string_values(path: Path) -> dict[str, str]:
     return document
 
 
+def _numbers(path: Path) -> dict[int, int]:
+    """The keys of an object of numbers by their values."""
+    document = _json_object(path)
+    if not all(key.isdecimal() and str(value).isdecimal() for key, value in document.items()):
+        raise LabelsInvalid(f"{path.name} must map numbers to numbers.", field="class_map.file")
+    return {int(value): int(key) for key, value in document.items()}
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn what can go wrong when a file of others is read into `LabelsInvalid`."""
     try:
         yield
-    except (OSError, ValueError, csv.Error) as error:
+    except OSError as error:
+        # Its own text has the whole path, which is no business of whoever sent the request.
+        raise LabelsInvalid(f"{path.name} cannot be read: {error.strerror}.", field="class_map.file") from error
+    except (ValueError, RecursionError, csv.Error) as error:
         raise LabelsInvalid(f"{path.name} cannot be read: {error}.", field="class_map.file") from error
 
 
 def _some(labels: AbstractSet[str]) -> str:
-    return ", ".join(repr(label) for label in sorted(labels)[:3]) or "none at all"
+    return ", ".join(repr(label) for label in sorted(labels)[:3])

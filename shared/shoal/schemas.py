@@ -129,6 +129,12 @@ class ClassMap(Request):
         "folders. Not needed when the train labels are all 1000 folders, or numbers 0 to 999.",
     )
 
+    @model_validator(mode="after")
+    def _index_is_read(self) -> ClassMap:
+        if self.class_index is not None and self.format != "objectnet":
+            raise ValueError("`class_index` goes with `format`: `objectnet`")
+        return self
+
 
 class ScoredSet(Request):
     """An embeddings id to score whose classes are not the train set's."""

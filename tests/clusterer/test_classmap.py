@@ -140,6 +140,26 @@ def test_a_file_that_cannot_be_used_is_refused_with_the_reason(data: Path, conte
         read_class_map(data, ClassMap(file="map.csv"), ["a"], {"a"}, {"cat"})
 
 
+def test_a_map_of_a_set_without_labels_is_refused_for_that_reason(data: Path) -> None:
+    (data / "map.csv").write_text(CSV)
+    for train, scored, which in ((set(), {"cat"}, "train"), ({"a"}, set(), "scored")):
+        with pytest.raises(LabelsInvalid, match=f"the {which} set has none"):
+            read_class_map(data, ClassMap(file="map.csv"), ["a"], train, scored)
+
+
+def test_what_a_refusal_says_has_no_path_of_the_machine(data: Path) -> None:
+    (data / "folder").mkdir()
+    for request in (ClassMap(file="folder"), ClassMap(file="folder", format="objectnet")):
+        with pytest.raises(LabelsInvalid, match="cannot be read") as refused:
+            read_class_map(data, request, ["a"], {"a"}, {"cat"})
+        assert str(data) not in str(refused.value)
+
+
+def test_a_class_index_without_objectnets_mappings_is_refused() -> None:
+    with pytest.raises(ValidationError, match="`class_index` goes with"):
+        ClassMap(file="map.csv", class_index="index.json")
+
+
 def test_a_map_lies_below_the_data_root(data: Path) -> None:
     for file, error in (("../map.csv", PathOutsideRoot), ("/etc/passwd", PathOutsideRoot), ("no.csv", PathNotFound)):
         with pytest.raises(error):
@@ -206,6 +226,13 @@ def test_a_broken_mapping_says_what_is_wrong(objectnet: Path) -> None:
     (objectnet / "imagenet_to_label_2012_v2").write_text("analog clock\n")
     with pytest.raises(LabelsInvalid, match=r"clock|bench"):
         read_objectnet_pairs(objectnet, None, {"0"})
+    (objectnet / "pytorch_to_imagenet_2012_id.json").write_text('{"0": "n01440764"}')
+    with pytest.raises(LabelsInvalid, match="must map numbers to numbers"):
+        read_objectnet_pairs(objectnet, None, {"0"})
+    (objectnet / "pytorch_to_imagenet_2012_id.json").write_text("[" * 100_000)
+    with pytest.raises(LabelsInvalid, match="cannot be read"):
+        read_objectnet_pairs(objectnet, None, {"0"})
+    (objectnet / "pytorch_to_imagenet_2012_id.json").write_text("{}")
     (objectnet / "objectnet_to_imagenet_1k.json").write_text("[]")
     with pytest.raises(LabelsInvalid, match="no JSON object"):
         read_objectnet_pairs(objectnet, None, {"0"})

@@ -85,6 +85,13 @@ def test_the_number_of_planted_groups_is_found_and_explained(planted: Planted, g
     assert {2, 14} <= {each["k"] for each in record["candidates"]}
 
 
+def test_groups_that_one_run_of_k_means_would_merge_are_found_too() -> None:
+    rng = np.random.default_rng(1001)
+    middles = 2 * rng.normal(size=(10, 32))
+    x = middles[rng.integers(0, 10, 600)] + 0.8 * rng.normal(size=(600, 32))
+    assert choose_clusters(ArrayRows(x.astype(np.float32)), 2, 30, engine=NumpyEngine()).k == 10
+
+
 def test_a_job_without_labels_finds_its_clusters_and_judges_them(
     planted: Planted, make_set: Callable[..., str], run_job: Callable[..., Clustering]
 ) -> None:

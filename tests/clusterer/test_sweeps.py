@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from clusterer.api import build
 from clusterer.sweeps import run as sweeping
-from clusterer.sweeps.plots import curves, line
+from clusterer.sweeps.drawing import comparable, curves
+from clusterer.sweeps.plots import against_components, against_probe, line
 from clusterer.sweeps.probe import LinearProbe
 from clusterer.sweeps.table import tidy
 from fastapi.testclient import TestClient
@@ -202,6 +203,46 @@ def test_curves_are_named_by_what_differs() -> None:
     rows = [{"k": k, "whiten": white, "model": "m"} for k in (4, 2) for white in (True, False)]
     found = curves(rows, lambda row: row["k"], ("model", "whiten"))
     assert [(curve.name, curve.x) for curve in found] == [("whitened", [2.0, 4.0]), ("not whitened", [2.0, 4.0])]
+
+
+def test_of_many_curves_those_that_differ_in_one_thing_are_shown() -> None:
+    rows = [
+        {"x": x, "k": k, "whiten": white, "normalize": norm, "model": "m"}
+        for x in (1, 2)
+        for norm in (True, False)
+        for white in (False, True)
+        for k in (6, 9)
+    ]
+    shown, total = comparable(rows, lambda row: row["x"], ("model", "normalize", "whiten", "k"))
+    assert total == 8
+    assert [curve.name for curve in shown] == [
+        "normalised, not whitened, k = 6",
+        "normalised, not whitened, k = 9",
+        "normalised, whitened, k = 6",
+        "not normalised, not whitened, k = 6",
+    ]
+    # With one parameter alone all are comparable, and what they share is in no name.
+    rows = [{"x": 1, "k": k, "whiten": False, "normalize": True, "model": "m"} for k in range(2, 12)]
+    shown, total = comparable(rows, lambda row: row["x"], ("model", "normalize", "whiten", "k"))
+    assert (total, [curve.name for curve in shown]) == (10, ["k = 2", "k = 3", "k = 7", "k = 11"])
+
+
+def test_no_axis_goes_where_no_percentage_is(two_sets: dict[str, Any], run_sweep: RunSweep) -> None:
+    found = run_sweep(
+        two_sets,
+        over=[1.0, 1.5],
+        pca={"components": [2, 8]},
+        seeds=[0, 1, 2],
+        linear_probe=True,
+        reference="pca-ablation",
+    )
+    rows = tidy(found.points())
+    rows[0] |= {"accuracy_hungarian_train": 0.95, "accuracy_hungarian_train_std": 0.2, "ari_std": 0.9}
+    for figure in (against_components(rows, "pca-ablation"), against_probe(rows, None)):
+        for axes in figure.axes:
+            low, high = axes.get_ylim()
+            assert low >= 0.0
+            assert high <= 100.0
 
 
 def test_a_linear_probe_tells_planted_groups_apart_and_noise_not() -> None:

@@ -107,6 +107,27 @@ def test_existing_embeddings_are_imported_and_clustered(stack: Running, client: 
     assert scored["mean"]["ari"] == pytest.approx(1.0)
 
 
+def test_a_study_is_run_once_saved_and_shown(stack: Running, client: Client, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(4), 50)
+    np.save(tmp_path / "features.npy", (np.eye(4, 32)[labels] * 9 + rng.normal(size=(200, 32))).astype(np.float32))
+    np.save(tmp_path / "labels.npy", labels)
+    files = (str(tmp_path / "features.npy"), "--labels", str(tmp_path / "labels.npy"))
+    embeddings = stack.cli("import", *files, "--name", "study")
+    words = ("reproduce", "pca-ablation", embeddings, "--output", str(tmp_path / "out"))
+    printed = stack.cli(*words)
+    [made] = [each for each in client.sweeps() if each["request"]["embeddings"] == embeddings]
+    assert made["id"] in printed
+    assert "7.89" in printed  # The paper's, with 16 components.
+    saved = {path.name for path in (tmp_path / "out").iterdir()}
+    assert saved == {"table.csv", "pca.svg", "pca.png"}
+    # The same command again, as after a kill, follows what is there.
+    assert stack.cli(*words).startswith(made["id"])
+    assert len([each for each in client.sweeps() if each["request"]["embeddings"] == embeddings]) == 1
+    assert "2 of 2 points" in stack.cli("show", made["id"])
+    assert stack.cli(*words, "--again", "--no-wait") not in made["id"]
+
+
 def test_a_stopped_system_leaves_nothing_running_and_goes_on_with_its_jobs(
     tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 from shoal import paper
-from shoal.cli import sweep
+from shoal.cli import sweep, sweep_tables
 from shoal.errors import InvalidRequest
-from shoal.schemas import SweepRequest
+from shoal.schemas import Job, JobPage, SweepRequest
 
 
 def test_lists_and_sets_are_read_from_words() -> None:
@@ -21,16 +23,50 @@ def test_lists_and_sets_are_read_from_words() -> None:
     assert sweep.parse_sets("a-1:b-1:c-1") == {"train": "a-1", "score": ["b-1", "c-1"]}
 
 
-@pytest.mark.parametrize("study", list(sweep.Study))
-def test_a_study_becomes_a_valid_request_within_what_the_embeddings_have(study: sweep.Study) -> None:
+@pytest.mark.parametrize("study", list(sweep_tables.Study))
+def test_a_study_becomes_a_valid_request_within_what_the_embeddings_have(study: sweep_tables.Study) -> None:
     fields = sweep.study_fields(study, [{"dim": 1280, "rows": 20_000, "classes": 10}])
     request = SweepRequest.model_validate({"embeddings": "a-1", "reference": str(study), **fields})
     points = request.points()
     assert len(points) == {"pca-ablation": 8, "over-clustering": 9, "models": 1}[study]
     kept = [point.pca.components for point in points if point.pca]
-    assert kept == ([16, 32, 64, 128, 256, 512, 1024, 1280] if study is sweep.Study.PCA else [])
+    assert kept == ([16, 32, 64, 128, 256, 512, 1024, 1280] if study is sweep_tables.Study.PCA else [])
     with pytest.raises(InvalidRequest, match="labels"):
         sweep.study_fields(study, [{"dim": 8, "rows": 9, "classes": None}])
+
+
+class Service:
+    """A client of a service with these sweep jobs, newest first, all of whose sweeps are complete but one."""
+
+    def __init__(self, *jobs: Job) -> None:
+        self._jobs = list(jobs)
+
+    def jobs(self, **_: Any) -> JobPage:
+        return JobPage(jobs=self._jobs)
+
+    def sweeps(self) -> list[dict[str, Any]]:
+        return [{"id": f"s-{job.id}", "complete": job.id != "torn"} for job in self._jobs]
+
+
+def job_of(job_id: str, state: str, request: dict[str, Any]) -> Job:
+    made = {"id": job_id, "kind": "sweep", "state": state, "created_at": datetime.now(UTC), "request": request}
+    return Job.model_validate({**made, "result": {"sweep": f"s-{job_id}"} if state == "succeeded" else None})
+
+
+def test_a_repeated_command_finds_the_sweep_that_it_started() -> None:
+    fields = {"over": [1.0, 2.0], "normalize": True, "clusters": None, "seeds": [0, 1, 2]}
+    same = {"embeddings": "a-1", "over": [1.0, 2.0], "seeds": [0, 1, 2]}
+    other = {**same, "seeds": [0, 1, 3]}
+    failed, torn = job_of("bad", "failed", same), job_of("torn", "succeeded", same)
+    for state in ("queued", "running", "succeeded"):
+        service: Any = Service(job_of("other", state, other), failed, torn, job_of("mine", state, same))
+        found = sweep.same_sweep(service, ["a-1"], fields)
+        assert found is not None
+        assert found.id == "mine"
+    given_up = job_of("mine", "running", same).model_copy(update={"cancel_requested": True})
+    older = job_of("old", "succeeded", {**same, "colour": "red"})
+    assert sweep.same_sweep(cast(Any, Service(failed, torn, given_up, older)), ["a-1"], fields) is None
+    assert sweep.same_sweep(cast(Any, Service(job_of("mine", "running", same))), ["a-1"], {"over": [-1.0]}) is None
 
 
 def test_the_tables_show_what_varies_with_its_spread() -> None:
@@ -52,9 +88,9 @@ def test_the_tables_show_what_varies_with_its_spread() -> None:
         "linear_probe": None,
     }
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(sweep.sweep_table([row, {**row, "components": 16}]))
-    console.print(sweep.paper_table(sweep.Study.OVER))
-    console.print(sweep.differences_table())
+    console.print(sweep_tables.sweep_table([row, {**row, "components": 16}]))
+    console.print(sweep_tables.paper_table(sweep_tables.Study.OVER))
+    console.print(sweep_tables.differences_table())
     text = console.export_text()
     assert "0.500 ± 0.010" in text
     assert "all" in text

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from shoal.cli.output import err, jobs_table, metrics_table, out, progress_bars, watch_job
+from shoal.cli.sweep_tables import sweep_table
 from shoal.client import Client
 from shoal.errors import InvalidRequest, JobNotFound, NotFound
 from shoal.schemas import Job
@@ -153,9 +154,9 @@ def cancel(job_id: Annotated[str, typer.Argument(help="The job's id.")]) -> None
 
 
 def show(
-    which: Annotated[str, typer.Argument(help="A clustering, embeddings or job id.")], as_json: AsJson = False
+    which: Annotated[str, typer.Argument(help="A clustering, sweep, embeddings or job id.")], as_json: AsJson = False
 ) -> None:
-    """Show a clustering's metrics, or the facts of embeddings or of a job."""
+    """Show a clustering's metrics, a sweep's table, or the facts of embeddings or of a job."""
     with Client() as client:
         facts, table = _look_up(client, which)
     if as_json or table is None:
@@ -170,18 +171,28 @@ def _look_up(client: Client, which: str) -> tuple[dict[str, Any], Any]:
     except NotFound:
         pass
     else:
-        found = (job.result or {}).get("clustering")
+        result = job.result or {}
+        found = result.get("clustering") or result.get("sweep")
         if not found:
             return job.model_dump(mode="json"), None
         which = str(found)
     try:
         metrics = client.metrics(which)
     except NotFound:
-        facts: dict[str, Any] = client.embeddings(which)
-        return facts, None
+        return _sweep_or_embeddings(client, which)
     facts = client.clustering(which)
     title = f"{which}: k = {facts['k']}, n = {facts['n']:,}, {facts['engine']}, seeds {facts['seeds']}"
     return {**facts, "metrics": metrics}, metrics_table(metrics, title)
+
+
+def _sweep_or_embeddings(client: Client, which: str) -> tuple[dict[str, Any], Any]:
+    try:
+        facts = client.sweep_facts(which)
+    except NotFound:
+        return dict(client.embeddings(which)), None
+    points = facts["points"]
+    title = f"{which}: {points['finished']} of {points['total']} points"
+    return facts, sweep_table(facts["table"], title) if facts["table"] else None
 
 
 def _newest_live(client: Client) -> Job:

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.table import Table
+from pydantic import ValidationError
 
-from shoal import paper
 from shoal.cli.jobs import AsJson, Wait, finish
-from shoal.cli.output import err, number, out
+from shoal.cli.output import err, out
+from shoal.cli.sweep_tables import Study, differences_table, paper_table, sweep_table
 from shoal.client import Client
 from shoal.errors import InvalidRequest
-from shoal.schemas import Job
+from shoal.jobs.states import JobState
+from shoal.schemas import Job, SweepRequest
 
 Json = dict[str, Any]
 T = TypeVar("T", int, float)
 
 PCA_GRID = (16, 32, 64, 128, 256, 512, 1024, 2048)
+LOOKED_THROUGH = 100
 OVER_GRID = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0)
-SHOWN = (
-    ("accuracy_hungarian_train", "ACC 1:1"),
-    ("accuracy_mixed_train", "ACC mixed"),
-    ("ari", "ARI"),
-    ("ami", "AMI"),
-    ("silhouette", "silhouette"),
-    ("linear_probe", "linear"),
-)
-
 Sets = Annotated[
     list[str],
     typer.Argument(help="Embeddings ids, one a model; TRAIN:SCORED[:SCORED…] scores other sets than it is fitted on."),
@@ -43,15 +35,8 @@ Seeds = Annotated[
 Iterations = Annotated[int | None, typer.Option(help="Of k-means, at most.")]
 
 
+Again = Annotated[bool, typer.Option("--again", help="Run it even if the same sweep is running or done.")]
 Restarts = Annotated[int | None, typer.Option(help="Per seed; the lowest inertia wins.")]
-
-
-class Study(StrEnum):
-    """What `reproduce` can do."""
-
-    PCA = "pca-ablation"
-    OVER = "over-clustering"
-    MODELS = "models"
 
 
 def sweep(
@@ -67,6 +52,7 @@ def sweep(
     iterations: Iterations = None,
     restarts: Restarts = None,
     output: Output = None,
+    again: Again = False,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
@@ -76,8 +62,10 @@ def sweep(
         components = [None if part == "all" else _parse(part, int, "--pca") for part in (pca or "all").split(",")]
         projection = {"components": components, "whiten": [False, True] if whiten else False}
     with Client() as client:
-        job = client.sweep(
+        job = submit(
+            client,
             [parse_sets(each) for each in embeddings],
+            again=again,
             clusters=numbers(clusters, int, "--clusters"),
             over=numbers(over, float, "--over"),
             pca=projection,
@@ -98,6 +86,7 @@ def reproduce(
     iterations: Iterations = None,
     restarts: Restarts = None,
     output: Output = None,
+    again: Again = False,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
@@ -105,8 +94,10 @@ def reproduce(
     with Client() as client:
         fields: Json = {"pca": {"components": pca}} if pca else {}
         fields |= study_fields(study, [client.embeddings(each.partition(":")[0]) for each in embeddings])
-        job = client.sweep(
+        job = submit(
+            client,
             [parse_sets(each) for each in embeddings],
+            again=again,
             normalize=normalize,
             seeds=seeds or [0, 1, 2],
             kmeans=kmeans_options(iterations, restarts),
@@ -117,6 +108,36 @@ def reproduce(
     if found is not None and not as_json:
         out.print(paper_table(study))
         out.print(differences_table())
+
+
+def submit(client: Client, sets: list[str | Json], *, again: bool, **fields: Any) -> Job:
+    """Submit a sweep, or find the job of the same request that is waiting, running or done.
+
+    Whoever repeats a command that was killed wants what it has done so far, and with its seeds a second run would only
+    say the same.
+    """
+    found = None if again else same_sweep(client, sets, fields)
+    if found is None:
+        return client.sweep(sets, **fields)
+    state = "done" if found.state is JobState.SUCCEEDED else found.state
+    err.print(f"The same sweep is {state}: this is job {found.id}. --again runs it anew.")
+    return found
+
+
+def same_sweep(client: Client, sets: list[str | Json], fields: Json) -> Job | None:
+    """The newest job that asked for the same and did not fail, its result still there."""
+    body = {"embeddings": sets[0] if len(sets) == 1 else sets, **fields}
+    try:
+        wanted = SweepRequest.model_validate({name: value for name, value in body.items() if value is not None})
+    except ValidationError:
+        return None  # The service says what is wrong with it.
+    finished = {each["id"] for each in client.sweeps() if each["complete"]}
+    for job in client.jobs(kind="sweep", limit=LOOKED_THROUGH).jobs:
+        lives = job.state in {JobState.QUEUED, JobState.RUNNING} and not job.cancel_requested
+        done = job.state is JobState.SUCCEEDED and (job.result or {}).get("sweep") in finished
+        if (lives or done) and _request(job) == wanted:
+            return job
+    return None
 
 
 def study_fields(study: Study, facts: list[Json]) -> Json:
@@ -154,49 +175,6 @@ def numbers(text: str | None, kind: Callable[[str], T], option: str) -> list[T] 
     return None if text is None else [_parse(part, kind, option) for part in text.split(",")]
 
 
-def sweep_table(rows: list[Json], title: str | None = None) -> Table:
-    """A sweep's table with the columns that vary and the main metrics."""
-    names = ("model", "scored", "normalize", "components", "whiten", "over", "k")
-    varying = [name for name in names if len({row[name] for row in rows}) > 1] or ["k"]
-    metrics = [(key, label) for key, label in SHOWN if any(row[key] is not None for row in rows)]
-    table = Table(title=title, box=None, header_style="bold", title_justify="left")
-    for name in [*varying, *(label for _, label in metrics)]:
-        table.add_column(name, justify="left" if name in {"model", "scored"} else "right")
-    for row in rows:
-        facts = ["all" if row[name] is None and name == "components" else _cell(row[name]) for name in varying]
-        table.add_row(*facts, *(number(row[key], row.get(f"{key}_std")) for key, _ in metrics))
-    return table
-
-
-def paper_table(study: Study) -> Table:
-    """The paper's figures of a study."""
-    table = Table(title="arXiv 2008.10312, ImageNet, %", box=None, header_style="bold", title_justify="left")
-    if study is Study.MODELS:
-        for name in ("model", "ACC", "ARI", "linear"):
-            table.add_column(name)
-        for each in paper.models():
-            table.add_row(each.name, f"{each.accuracy:g}", f"{each.ari:g}", f"{each.probe:g}")
-        return table
-    points = paper.pca_ablation() if study is Study.PCA else paper.over_clustering()
-    for name in ("components" if study is Study.PCA else "clusters / classes", "ACC", "ARI"):
-        table.add_column(name, justify="right")
-    for each in points:
-        table.add_row(f"{each.x:g}", f"{each.accuracy:.2f}", f"{each.ari:.2f}")
-    return table
-
-
-def differences_table() -> Table:
-    """What is done otherwise than in the paper, and why."""
-    table = Table(
-        title="Where this differs from the paper's protocol", box=None, header_style="bold", title_justify="left"
-    )
-    for name in ("", "paper", "here", "why"):
-        table.add_column(name, overflow="fold")
-    for each in paper.differences():
-        table.add_row(each.what, each.paper, each.ours, each.why)
-    return table
-
-
 def _finish(client: Client, job: Job, wait: bool, as_json: bool, output: Path | None) -> str | None:
     """Wait, show and save; the sweep's id, or None where nobody waits."""
     if not wait:
@@ -208,13 +186,17 @@ def _finish(client: Client, job: Job, wait: bool, as_json: bool, output: Path | 
     if not as_json:
         out.print(sweep_table(facts["table"]))
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        client.download_sweep(sweep_id, "table.csv", output / "table.csv")
-        for name in facts["plots"]:
-            for extension in ("svg", "png"):
-                client.download_sweep(sweep_id, f"{name}.{extension}", output / f"{name}.{extension}")
-        err.print(f"Table and plots are in {output}.")
+        save(client, facts, output)
     return sweep_id
+
+
+def save(client: Client, facts: Json, output: Path) -> None:
+    """Download a sweep's table and plots into a folder."""
+    output.mkdir(parents=True, exist_ok=True)
+    plots = [f"{name}.{extension}" for name in facts["plots"] for extension in ("svg", "png")]
+    for name in ("table.csv", *plots):
+        client.download_sweep(str(facts["id"]), name, output / name)
+    err.print(f"Table and plots are in {output}.")
 
 
 def _parse(text: str, kind: Callable[[str], T], option: str) -> T:
@@ -224,7 +206,8 @@ def _parse(text: str, kind: Callable[[str], T], option: str) -> T:
         raise InvalidRequest(f"{option} is a comma-separated list of numbers; {text!r} is none.") from None
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _request(job: Job) -> SweepRequest | None:
+    try:
+        return SweepRequest.model_validate(job.request)
+    except ValidationError:
+        return None  # Of another version of the service.
