@@ -32,6 +32,10 @@ up: ## Build the images and start the services with Docker (PROFILES="tf monitor
 	@mkdir -p data
 	$(COMPOSE) up -d --build
 
+.PHONY: images
+images: ## Build the images alone (PROFILES=tf for TensorFlow's too)
+	$(COMPOSE) build
+
 .PHONY: down
 down: ## Stop the services; data, models, store and queue are kept
 	$(COMPOSE) down

@@ -87,6 +87,7 @@ def embed_missing(
         ctx.progress("embed", before, total, "images")
         for batch in batches(ctx, pool, backend, sink.paths(), request.batch_size):
             failures = sink.add(batch)
+            ctx.count(embedded=len(batch.outcomes) - len(failures), failed=len(failures))
             tolerance.count(failures)
             ctx.progress("embed", before + sink.done, total, "images")
         sink.finish()

@@ -77,23 +77,62 @@ def test_gpu_services_reserve_a_device_and_others_do_not() -> None:
         assert bool(reserved) == name.endswith("-gpu"), name
 
 
+def _stages(file: Path) -> dict[str, tuple[str, str]]:
+    """Each stage of a Dockerfile by name: what it starts from, and its text."""
+    parts = re.split(r"(?m)^FROM (\S+) AS (\S+)\n", file.read_text())[1:]
+    return {name: (start, text) for start, name, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True)}
+
+
+def _lineage(file: Path, stage: str) -> str:
+    """The text of a stage and of all stages that it starts from: what its image's layers come from."""
+    stages, text = _stages(file), ""
+    while stage in stages:
+        stage, own = stages[stage]
+        text = own + text
+    return text
+
+
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.parent.name)
 def test_dockerfiles_are_plain_and_end_without_a_compiler(file: Path) -> None:
-    text = file.read_text()
+    text, last = file.read_text(), _lineage(file, "runtime")
     assert "--mount" not in text
     assert "<<" not in text
-    last = text[text.index("AS runtime") :]
-    assert not re.search(r"\b(g\+\+|gcc|build-essential|apt-get)\b", last)
+    assert not re.search(r"\b(g\+\+|gcc|build-essential|apt-get|pip install)\b", last)
     assert "USER 10001:10001" in last
     assert "HEALTHCHECK" in last
     assert "org.opencontainers.image.title" in last
-    for line in re.findall(r"pip install [^\\\n]*(?:\\\n[^\\\n]*)*", text):
-        assert (
-            "--constraint" in line
-            or "--no-deps" in line
-            or line.strip() == "pip install --quiet uv && python -m venv --without-pip /venv"
-        ), line
-    assert text.index("--requirement /requirements.txt") < text.index("COPY services /src/services")
+    assert last.index("install.sh role.txt") < last.index("COPY --from=code")
+    # PyTorch's gigabytes are written where they stay.
+    assert "COPY --from=dependencies" not in text
+
+
+def test_the_images_install_pinned_wheels_alone() -> None:
+    installer = (ROOT / "deploy/install.sh").read_text().replace("\\\n", "")
+    [install] = re.findall(r"uv pip install.*", installer)
+    assert "--no-build" in install.split()
+    assert "--constraints /requirements/constraints.txt" in install
+    for file in DOCKERFILES:
+        others = re.findall(r"pip install .*", file.read_text())
+        assert [line for line in others if "--no-deps" not in line] == ["pip install --quiet --no-cache-dir uv"]
+
+
+def test_all_images_share_their_first_layers() -> None:
+    shared = {_lineage(file, "common") for file in DOCKERFILES}
+    assert len(DOCKERFILES) == 2
+    assert len(shared) == 1
+    assert "install.sh common.txt" in shared.pop()
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.parent.name)
+def test_what_the_package_is_built_from_is_there(file: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    needed |= {hook["path"] for hook in wheel["hooks"].values()} | {Path(path).parts[0] for path in wheel["packages"]}
+    copied = {word for line in re.findall(r"(?m)^COPY (.+) /src/", _stages(file)["code"][1]) for word in line.split()}
+    assert needed <= copied
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert needed | {"constraints.txt", "deploy/install.sh", "deploy/requirements.py"} <= sent
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import yaml
 from fastapi.testclient import TestClient
 from prometheus_client import generate_latest
 from shoal.jobs.metrics import WorkerMetrics
-from shoal.jobs.protocol import Progressed, Succeeded
+from shoal.jobs.protocol import Counted, Progressed
 from shoal.jobs.queue import Claim, JobQueue
 from shoal.schemas import Progress
 from shoal.settings import Settings
@@ -57,7 +57,7 @@ def metrics(queue: JobQueue, tmp_path: Path) -> dict[str, set[str]]:
 def _worked(claim: Claim) -> str:
     worker = WorkerMetrics()
     worker.started(claim)
-    worker.heard(claim, [Progressed(Progress(stage="embed")), Succeeded({"rows": 3, "failed": 1})])
+    worker.heard(claim, [Progressed(Progress(stage="embed")), Counted({"embedded": 3, "failed": 1})])
     worker.ended(claim, "succeed")
     return generate_latest(worker.registry).decode()
 
@@ -120,19 +120,21 @@ def test_what_is_scraped_is_a_service() -> None:
     assert {name for name in SERVICES if name.startswith(("extractor", "clusterer"))} <= scraped
 
 
-def test_the_rules_are_valid_promql() -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("check", "rules", DEPLOY / "prometheus/alerts.yml"),
+        ("check", "config", "--syntax-only", DEPLOY / "prometheus/prometheus.yml"),
+        ("test", "rules", Path(__file__).parent / "promtool/alerts.yml"),
+    ],
+    ids=lambda command: " ".join(map(str, command[:2])),
+)
+def test_the_rules_are_valid_and_fire_when_they_should(command: tuple[str | Path, ...]) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed; the tests above read the rules all the same")
-    for kind, file in (("rules", "alerts.yml"), ("config", "prometheus.yml")):
-        options = ["--syntax-only"] if kind == "config" else []
-        done = subprocess.run(
-            [promtool, "check", kind, *options, str(DEPLOY / "prometheus" / file)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run([promtool, *map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_dashboard_s_source_is_provisioned() -> None:

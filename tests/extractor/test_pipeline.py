@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -364,6 +365,19 @@ def test_progress_counts_images(settings: Settings, make: Make) -> None:
     request = {"images": {"path": "set"}, "model": "raw_pixels", "batch_size": 2}
     pipeline.run(JobContext.local(request, kind="extract:torch", on_progress=seen.append), settings)
     assert (seen[-1].stage, seen[-1].done, seen[-1].total, seen[-1].unit) == ("embed", 6, 6, "images")
+
+
+def test_what_became_of_each_image_is_counted_for_the_worker(
+    settings: Settings, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(5):
+        make(f"{i}.png", i)
+    (make("broken.png", 0)).write_bytes(b"no image")
+    counted: Counter[str] = Counter()
+    monkeypatch.setattr(JobContext, "count", lambda self, **outcomes: counted.update(outcomes))
+    request = {"images": {"path": "set"}, "model": "raw_pixels", "batch_size": 2, "max_failed_fraction": 0.5}
+    pipeline.run(JobContext.local(request, kind="extract:torch"), settings)
+    assert counted == {"embedded": 5, "failed": 1}
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from fastapi import APIRouter, FastAPI, Response
+from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 from shoal.jobs.queue import JobQueue
@@ -82,3 +84,13 @@ def client_with(make_app: MakeApp, keys: KeyStore) -> Callable[..., TestClient]:
         return TestClient(make_app(**changes), headers=headers, raise_server_exceptions=False)
 
     return make
+
+
+@pytest.fixture
+def every_request() -> Callable[[FastAPI], list[tuple[str, str]]]:
+    """``every_request(app)``: each method and path that a service has, documented or not."""
+    return lambda app: [
+        (method, re.sub(r"{[^}]*}", "some", str(route.path)))
+        for route in iter_route_contexts(app.routes)
+        for method in sorted(route.methods or ())
+    ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from clusterer import pipeline
 from extractor import api as extractor_api
 from extractor import openai
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -37,6 +38,7 @@ from shoal.store import Store
 
 CASES = int(os.environ.get("SHOAL_FUZZ_CASES", "120"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+Requests = Callable[[FastAPI], list[tuple[str, str]]]
 SERVICES = {"extractor": extractor_api.build, "clusterer": clusterer_api.build}
 
 
@@ -157,6 +159,26 @@ def test_every_documented_route_but_health_needs_a_key(app: FastAPI, keys: KeySt
             assert ("security" in operation) == (path not in {"/healthz", "/readyz"}), path
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     assert token not in repr(document)
+
+
+def test_no_route_but_health_answers_without_a_key(app: FastAPI, every_request: Requests) -> None:
+    requests = every_request(app)
+    assert {path for _, path in requests} > {"/docs", "/openapi.json", "/metrics", "/jobs", "/healthz", "/readyz"}
+    client = TestClient(app, raise_server_exceptions=False)
+    answered = {path for method, path in requests if client.request(method, path).status_code != 401}
+    assert answered == {"/healthz", "/readyz"}
+
+
+def test_a_read_key_neither_submits_nor_deletes(
+    app: FastAPI, every_request: Requests, keys: KeyStore, queue: JobQueue
+) -> None:
+    _, token = keys.create("reader", Scope.READ)
+    client = TestClient(app, headers={"Authorization": f"Bearer {token}"}, raise_server_exceptions=False)
+    writing = [request for request in every_request(app) if request[0] not in {"GET", "HEAD"}]
+    assert {method for method, _ in writing} == {"POST", "DELETE"}
+    before = len(queue.list().jobs)
+    assert {client.request(method, path, json={}).status_code for method, path in writing} == {403}
+    assert len(queue.list().jobs) == before
 
 
 def test_everything_that_a_request_carries_has_a_bound(app: FastAPI) -> None:

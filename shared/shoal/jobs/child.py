@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from shoal.jobs.protocol import (
     PARENT_PID,
     Checkpointed,
     ChildJob,
+    Counted,
     Event,
     Failed,
     Progressed,
@@ -85,6 +87,7 @@ class JobContext:
         self._meter = Meter(0, 0.0)
         self._emitted_at = 0.0
         self._completed = False
+        self._counts: Counter[str] = Counter()
 
     @classmethod
     def local(
@@ -144,9 +147,20 @@ class JobContext:
         self._meter.update(done, now)
         self._completed = self._completed or completes
         self._emitted_at = now
+        self.send_counts()
         rate, eta_s = self._meter.rate, self._meter.eta_s(done, total)
         now_at = Progress(stage=stage, done=done, total=total, unit=unit, rate=rate, eta_s=eta_s, detail=detail)
         self._emit(Progressed(now_at))
+
+    def count(self, **outcomes: int) -> None:
+        """Add what was done, by outcome, to the worker's counters; passed on with the next report of progress."""
+        self._counts.update(outcomes)
+
+    def send_counts(self) -> None:
+        """Pass on what was counted since the last time."""
+        if self._counts:
+            self._emit(Counted(dict(self._counts)))
+            self._counts.clear()
 
     def save_checkpoint(self, data: dict[str, Any]) -> None:
         """Keep a small JSON document for the next attempt, should this one die.
@@ -195,7 +209,10 @@ def run_child(handler: Callable[[JobContext], dict[str, Any]]) -> int:
 
 def _run(handler: Callable[[JobContext], dict[str, Any]], context: JobContext) -> Succeeded | Failed | Stopped:
     try:
-        outcome = Succeeded(handler(context))
+        try:
+            outcome = Succeeded(handler(context))
+        finally:
+            context.send_counts()
         encode(outcome)
     except Cancelled:
         log.info("job stopped on request")

@@ -43,6 +43,13 @@ class Progressed:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """So much more was done since the last such event, by outcome: what the worker's counters add up."""
+
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Checkpointed:
     """The next attempt should get this."""
 
@@ -69,7 +76,7 @@ class Stopped:
     """The child stopped because it was told to."""
 
 
-Event = Progressed | Checkpointed | Succeeded | Failed | Stopped
+Event = Progressed | Counted | Checkpointed | Succeeded | Failed | Stopped
 Outcome = Succeeded | Failed | Stopped
 
 
@@ -86,6 +93,8 @@ def encode(event: Event) -> bytes:
     match event:
         case Progressed(progress):
             body: dict[str, Any] = {"event": "progress", "progress": progress.model_dump()}
+        case Counted(counts):
+            body = {"event": "counted", "counts": counts}
         case Checkpointed(data):
             body = {"event": "checkpoint", "data": data}
         case Succeeded(result):
@@ -109,6 +118,8 @@ def decode(line: bytes) -> Event:
         match json.loads(line):
             case {"event": "progress", "progress": dict(progress)}:
                 return Progressed(Progress.model_validate(progress))
+            case {"event": "counted", "counts": dict(counts)}:
+                return Counted({str(outcome): int(number) for outcome, number in counts.items()})
             case {"event": "checkpoint", "data": dict(data)}:
                 return Checkpointed(data)
             case {"event": "succeeded", "result": dict(result)}:

@@ -14,6 +14,7 @@ from shoal.jobs.meter import Meter
 from shoal.jobs.protocol import (
     Checkpointed,
     ChildJob,
+    Counted,
     Failed,
     Progressed,
     Stopped,
@@ -164,6 +165,7 @@ def test_unexpected_exception_is_named_on_one_line():
     "event",
     [
         Progressed(Progress(stage="embed", done=3, total=9, unit="images", rate=1.5, eta_s=4.0)),
+        Counted({"embedded": 3, "failed": 0}),
         Checkpointed({"a": [1, None]}),
         Succeeded({"path": "\udcff", "text": "größe\n"}),
         Failed({"code": "x"}, retry=True),
