@@ -35,8 +35,9 @@ class Problem:
 
     Attributes
     ----------
-    train_rows, all_rows
-        Rows of the train set, and of all sets together.
+    train_rows, held_rows, all_rows
+        Rows of the train set; those that are held transformed (the train set, or what a sweep's points share); those
+        of all sets together.
     dim_in, dim
         Columns before and after the transform.
     k
@@ -46,6 +47,7 @@ class Problem:
     """
 
     train_rows: int
+    held_rows: int
     all_rows: int
     dim_in: int
     dim: int
@@ -54,8 +56,8 @@ class Problem:
 
     @property
     def row_bytes(self) -> int:
-        """The transformed train set in float32."""
-        return self.train_rows * self.dim * 4
+        """The held rows in float32."""
+        return self.held_rows * self.dim * 4
 
     @property
     def sketch_bytes(self) -> int:

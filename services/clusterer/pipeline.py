@@ -98,7 +98,7 @@ def problem_of(plan: Plan) -> Problem:
     options, train = plan.request.pca, plan.train
     dim = train.dim if options is None else options.components or min(train.rows, train.dim)
     others = sum(each.rows for each in plan.scored if each.id != train.id)
-    return Problem(train.rows, train.rows + others, train.dim, dim, plan.k, len(plan.seeds))
+    return Problem(train.rows, train.rows, train.rows + others, train.dim, dim, plan.k, len(plan.seeds))
 
 
 def fit_transform(ctx: JobContext, plan: Plan, source: Rows, work: Workspace) -> tuple[Transform, list[float] | None]:

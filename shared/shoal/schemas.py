@@ -318,6 +318,7 @@ class SweepRequest(Request):
     seed: Seed | None = None
     seeds: list[Seed] | None = Field(None, min_length=1, max_length=100)
     label_map: Literal["train", "scored"] = "train"
+    memory_limit: MemoryLimit | None = Field(None, description="As of `POST /cluster`, for the whole sweep.")
     linear_probe: bool = Field(False, description="Also fit a linear classifier on each model's embeddings.")
     reference: Literal["pca-ablation", "over-clustering", "models"] | None = Field(
         None, description="Which figures of arXiv 2008.10312 to draw beside ours."

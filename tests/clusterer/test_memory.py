@@ -11,7 +11,9 @@ from clusterer.memory import Placement, Problem, default_limit, place
 from shoal.errors import MemoryLimitTooSmall
 
 GIB = 2**30
-IMAGENET = Problem(train_rows=1_281_167, all_rows=1_281_167, dim_in=2048, dim=1024, k=1000, seeds=1)
+IMAGENET = Problem(
+    train_rows=1_281_167, held_rows=1_281_167, all_rows=1_281_167, dim_in=2048, dim=1024, k=1000, seeds=1
+)
 
 
 def test_rows_go_to_a_file_before_sketches_are_given_up() -> None:

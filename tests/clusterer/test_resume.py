@@ -25,7 +25,12 @@ Planted = Callable[..., tuple[Any, list[str]]]
 MakeSet = Callable[..., str]
 RunJob = Callable[..., Clustering]
 
-FIELDS: dict[str, Any] = {"clusters": 12, "pca": {"components": 6}, "seeds": [0, 1], "kmeans": {"iterations": 40, "restarts": 1}}
+FIELDS: dict[str, Any] = {
+    "clusters": 12,
+    "pca": {"components": 6},
+    "seeds": [0, 1],
+    "kmeans": {"iterations": 40, "restarts": 1},
+}
 SAME = ("spec.json", "transform.npz", "centroids.npy", "seeds/1/centroids.npy", "assignments.parquet", "metrics.json")
 
 

@@ -11,8 +11,10 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 from clusterer.api import build
+from clusterer.rows import ArrayRows
 from clusterer.sweeps import run as sweeping
 from clusterer.sweeps.drawing import comparable, curves
+from clusterer.sweeps.grid import plan_points
 from clusterer.sweeps.plots import against_components, against_probe, line
 from clusterer.sweeps.probe import LinearProbe
 from clusterer.sweeps.table import tidy
@@ -249,11 +251,11 @@ def test_a_linear_probe_tells_planted_groups_apart_and_noise_not() -> None:
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 4, 600)
     rows = (np.eye(4)[classes] + 0.2 * rng.normal(size=(600, 4))).astype(np.float32)
-    probe = LinearProbe(rows[:400], classes[:400], 4)
+    probe = LinearProbe(ArrayRows(rows[:400]), classes[:400], 4)
     assert probe.held_out_accuracy > 0.95
-    assert (probe.accuracy(rows[400:], classes[400:]) or 0) > 0.95
-    assert LinearProbe(rows, rng.integers(0, 4, 600), 4).held_out_accuracy < 0.4
-    assert probe.accuracy(rows, np.full(600, -1)) is None
+    assert (probe.accuracy(ArrayRows(rows[400:]), classes[400:]) or 0) > 0.95
+    assert LinearProbe(ArrayRows(rows), rng.integers(0, 4, 600), 4).held_out_accuracy < 0.4
+    assert probe.accuracy(ArrayRows(rows), np.full(600, -1)) is None
 
 
 @pytest.fixture
@@ -290,3 +292,24 @@ def test_a_sweep_is_posted_run_and_read(
     assert api.get(f"/sweeps/{sweep_id}/plots/clusters.gif").status_code == 422
     assert api.delete(f"/sweeps/{sweep_id}").status_code == 204
     assert api.get(f"/sweeps/{sweep_id}").json()["code"] == "sweep_not_found"
+
+
+def test_a_sweep_out_of_core_finds_what_one_in_memory_does(
+    two_sets: dict[str, Any], run_sweep: RunSweep, store: Store
+) -> None:
+    fields: dict[str, Any] = {
+        "clusters": [4, 6],
+        "pca": {"components": [4, 8, None], "whiten": [False, True]},
+        "seeds": [0],
+        "linear_probe": True,
+    }
+    points = plan_points(store, SweepRequest.model_validate({"embeddings": two_sets, **fields}))
+    tight = sweeping.problem_of(points).other_bytes
+    usual = run_sweep(two_sets, **fields)
+    found = run_sweep(two_sets, **fields, memory_limit=tight)
+
+    def measured(sweep: Sweep) -> list[dict[str, Any]]:
+        return [{**point, "seconds": 0, "request": None} for point in sweep.points()]
+
+    assert measured(found) == measured(usual)
+    assert not store.layout.work(found.id).exists()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
+from clusterer.kmeans.engine import sum_by_label
 from clusterer.labels import ClassPairs
-from clusterer.rows import Float32Array, Float64Array, IntArray
+from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, IntArray, Rows
+
+MaskArray = NDArray[np.bool_]
 
 RIDGES = (1e-6, 1e-4, 1e-2, 1.0)
 HELD_OUT = 0.2
@@ -23,55 +28,75 @@ class LinearProbe:
     Parameters
     ----------
     rows
-        ``(n, d) float32`` train rows.
+        ``(n, d)`` train rows; read in blocks, a few times.
     classes
         ``(n,)``: class of each, or -1 for rows that take no part.
     count
         Number of classes.
     """
 
-    def __init__(self, rows: Float32Array, classes: IntArray, count: int) -> None:
+    def __init__(self, rows: Rows, classes: IntArray, count: int) -> None:
         known = np.flatnonzero(classes >= 0)
         shuffled = np.random.default_rng(_STREAM).permutation(known)
         held = max(1, int(len(shuffled) * HELD_OUT))
-        judge, fit = np.sort(shuffled[:held]), np.sort(shuffled[held:])
-        solved = _Ridge(rows[fit], classes[fit], count)
-        scores = [_share(solved.predict(rows[judge], ridge), classes[judge]) for ridge in RIDGES]
+        judge, fit = (_mask(rows.n, part) for part in (shuffled[:held], shuffled[held:]))
+        solved = _Ridge(rows, fit, classes, count)
+        scores = [_share(solved.predict(rows, judge, ridge), classes[judge]) for ridge in RIDGES]
         best = int(np.argmax(scores))
         self.held_out_accuracy = scores[best]
         self._ridge = RIDGES[best]
         self._whole = solved
 
-    def accuracy(self, rows: Float32Array, classes: IntArray, pairs: ClassPairs | None = None) -> float | None:
+    def accuracy(self, rows: Rows, classes: IntArray, pairs: ClassPairs | None = None) -> float | None:
         """Share of the labelled rows of another set that it gets right; None without any."""
-        known = np.flatnonzero(classes >= 0)
-        if not len(known):
+        known = classes >= 0
+        if not known.any():
             return None
-        predicted = self._whole.predict(rows[known], self._ridge)
+        predicted = self._whole.predict(rows, known, self._ridge)
         if pairs is None:
             return _share(predicted, classes[known])
         return float(pairs.right(predicted, classes[known]).mean())
 
 
 class _Ridge:
-    """The solutions for every ridge from one eigendecomposition."""
+    """The solutions for every ridge from one eigendecomposition, fitted on the rows of a mask."""
 
-    def __init__(self, rows: Float32Array, classes: IntArray, count: int) -> None:
-        self._mean: Float64Array = rows.mean(axis=0, dtype=np.float64)
-        x = rows - self._mean.astype(np.float32)
-        targets = np.zeros((len(rows), count), dtype=np.float32)
-        targets[np.arange(len(rows)), classes] = 1.0
-        self._bias = targets.mean(axis=0)
-        values, vectors = eigh((x.T @ x).astype(np.float64))
+    def __init__(self, rows: Rows, mask: MaskArray, classes: IntArray, count: int) -> None:
+        n = int(mask.sum())
+        self._bias = np.bincount(classes[mask], minlength=count) / n
+        self._mean = sum((block.sum(axis=0, dtype=np.float64) for _, block in _picked(rows, mask)), np.zeros(rows.dim))
+        self._mean /= n
+        products = np.zeros((rows.dim, rows.dim))
+        by_class = np.zeros((count, rows.dim))
+        for part, block in _picked(rows, mask):
+            x = block - self._mean.astype(np.float32)
+            products += x.T @ x
+            by_class += sum_by_label(x, classes[part].astype(np.int32), count)
+        values, vectors = eigh(products)
         self._values, self._vectors = np.maximum(values, 0.0), vectors
-        self._moments: Float64Array = vectors.T @ (x.T @ (targets - self._bias)).astype(np.float64)
+        # The rows are centred, so the shares of the classes take nothing from their products with the targets.
+        self._moments: Float64Array = vectors.T @ by_class.T
 
-    def predict(self, rows: Float32Array, ridge: float) -> IntArray:
+    def predict(self, rows: Rows, mask: MaskArray, ridge: float) -> IntArray:
+        """The class of each row of the mask."""
         strength = max(float(self._values[-1]), 1e-30) * ridge
         weights = self._vectors @ (self._moments / (self._values + strength)[:, None])
-        scores: NDArray[np.float64] = (rows - self._mean) @ weights + self._bias
-        predicted: IntArray = scores.argmax(axis=1).astype(np.int64)
-        return predicted
+        found = [((block - self._mean) @ weights + self._bias).argmax(axis=1) for _, block in _picked(rows, mask)]
+        return np.concatenate(found).astype(np.int64) if found else np.empty(0, np.int64)
+
+
+def _picked(rows: Rows, mask: MaskArray) -> Iterator[tuple[IntArray, Float32Array]]:
+    """Numbers and values of the rows of a mask, block by block."""
+    for first, batch in rows.batches(BATCH_ROWS):
+        inside = np.flatnonzero(mask[first : first + len(batch)])
+        if len(inside):
+            yield first + inside, batch[inside]
+
+
+def _mask(n: int, rows: IntArray) -> MaskArray:
+    mask = np.zeros(n, dtype=bool)
+    mask[rows] = True
+    return mask
 
 
 def _share(predicted: IntArray, classes: IntArray) -> float:

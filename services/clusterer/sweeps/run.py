@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -18,15 +19,17 @@ from shoal.store.sweeps import Sweep
 from clusterer.assign import Assigned, assign
 from clusterer.internal import internal_metrics, pairwise_stability
 from clusterer.kmeans import Engine, KMeansFit, fit_kmeans, sample_rows, select_engine
+from clusterer.memory import Problem, default_limit, place
 from clusterer.metrics import summarize
-from clusterer.rows import ArrayRows, Float32Array, IntArray, StoredRows
+from clusterer.rows import ArrayRows, IntArray, Rows, StoredRows
 from clusterer.scoring import Assignments, score
 from clusterer.sweeps.grid import Point, by_space, plan_points
 from clusterer.sweeps.plots import draw
 from clusterer.sweeps.probe import LinearProbe
-from clusterer.sweeps.space import Space, load
+from clusterer.sweeps.space import Shelf, Space, fit_space, views_of
 from clusterer.sweeps.table import tidy
 from clusterer.transform import Transform
+from clusterer.workspace import Workspace
 
 OnRows = Callable[[int], None]
 
@@ -45,13 +48,16 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     if not sweep.complete:
         done = set(sweep.finished_points())
         progress = _Points(ctx, len(points), len(done))
-        engine = select_engine(request.kmeans.engine)
+        placement = place(problem_of(points), request.memory_limit or settings.memory_limit or default_limit())
+        engine = select_engine(request.kmeans.engine, keep_bytes=placement.sketch_bytes)
+        shelf = Shelf(Workspace(store.layout.work(sweep.id)), placement.rows_in_memory)
         for group in by_space(tuple(point for point in points if point.index not in done)):
-            _run_space(sweep, group, engine, request.linear_probe, progress)
+            _run_space(sweep, group, engine, request.linear_probe, shelf, progress)
         ctx.progress("plots", 0, 1, "plots")
         draw(sweep, tidy(sweep.points()), request.reference)
         seconds = round(time.perf_counter() - started, 3)
         sweep.finish({"finished_at": datetime.now(UTC).isoformat(), "engine": engine.name, "seconds": seconds})
+        shelf.work.remove()
     return {"sweep": sweep.id, "points": len(points), "plots": sweep.plots()}
 
 
@@ -71,34 +77,49 @@ class _Points:
         self.alive()
 
 
-def _run_space(sweep: Sweep, group: list[Point], engine: Engine, probe: bool, progress: _Points) -> None:
+def problem_of(points: Sequence[Point]) -> Problem:
+    """The largest of the clusterings that the points mean; of each set two projections are held at once."""
+    rows = [sum(each.rows for each in {e.id: e for e in (p.plan.train, *p.plan.scored)}.values()) for p in points]
+    dims = [point.components or point.plan.train.dim for point in points]
+    return Problem(
+        train_rows=max(point.plan.train.rows for point in points),
+        held_rows=2 * max(rows),
+        all_rows=max(rows),
+        dim_in=max(point.plan.train.dim for point in points),
+        dim=max(dims),
+        k=max(point.plan.k for point in points),
+        seeds=max(len(point.plan.seeds) for point in points),
+    )
+
+
+def _run_space(sweep: Sweep, group: list[Point], engine: Engine, probe: bool, shelf: Shelf, progress: _Points) -> None:
     """All points of one set of embeddings under one normalisation."""
     plan, normalize = group[0].plan, group[0].plan.request.normalize
-    sets = {each.id: StoredRows(each, each.id) for each in (plan.train, *plan.scored)}
+    sets: dict[str, Rows] = {each.id: StoredRows(each, each.id) for each in (plan.train, *plan.scored)}
     classes = {each.id: plan.classes(each) for each in (plan.train, *plan.scored)}
+    plain = views_of(sets, Transform(plan.train.dim, normalize))
     most = max((point.components for point in group if point.components is not None), default=None)
-    space = Space.fit(sets, plan.train.id, normalize=normalize, components=most, on_rows=progress.alive)
-    probed: dict[str, float | None] = {}
-    if probe and plan.train_classes:
-        whole = space.projected or load(sets, Transform(plan.train.dim, normalize), progress.alive)
-        probed = probe_sets(group[0], whole, classes)
-    for _, same in groupby(group, key=lambda point: point.projection):
-        points = list(same)
-        components = points[0].components
-        if components is None:
-            plain = load(sets, Transform(plan.train.dim, normalize), progress.alive)
-            rows = {name: ArrayRows(array) for name, array in plain.items()}
-        else:
-            rows = space.truncated(components, whiten=points[0].projection[2])
-        for point in points:
-            document = run_point(point, rows, classes, engine, progress.alive)
-            sweep.commit_point(point.index, {**document, "linear_probe": probed})
-            progress.one_more()
+    tag = "unit" if normalize else "raw"
+    with ExitStack() as held:
+        space = None
+        if most is not None:
+            pca, views = fit_space(sets, plan.train.id, normalize=normalize, components=most, on_rows=progress.alive)
+            space = Space(pca, held.enter_context(shelf.hold(views, f"{tag}-{most}", progress.alive)))
+        probed: dict[str, float | None] = {}
+        if probe and plan.train_classes:
+            probed = probe_sets(group[0], space.projected if space else plain, classes)
+        for (_, _, whiten), same in groupby(group, key=lambda point: point.projection):
+            points = list(same)
+            components = points[0].components
+            views = plain if space is None or components is None else space.truncated(components, whiten=whiten)
+            with shelf.hold(views, f"{tag}-{components}-{whiten}", progress.alive) as rows:
+                for point in points:
+                    document = run_point(point, rows, classes, engine, progress.alive)
+                    sweep.commit_point(point.index, {**document, "linear_probe": probed})
+                    progress.one_more()
 
 
-def probe_sets(
-    point: Point, rows: Mapping[str, Float32Array], classes: Mapping[str, IntArray]
-) -> dict[str, float | None]:
+def probe_sets(point: Point, rows: Mapping[str, Rows], classes: Mapping[str, IntArray]) -> dict[str, float | None]:
     """The accuracy of a linear classifier on each scored set; on the train set that of rows that it has not seen."""
     plan = point.plan
     probe = LinearProbe(rows[plan.train.id], classes[plan.train.id], len(plan.vocabulary))

@@ -1,17 +1,49 @@
-"""What the points of a sweep share: one PCA for all truncations, and the projected rows of every set in memory."""
+"""What the points of a sweep share: one PCA for all truncations, and the projected rows of every set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from clusterer.pca import Pca, accumulate_moments, fit_pca
-from clusterer.rows import ArrayRows, Float32Array, MappedRows, Rows, in_memory, l2_normalize
+from clusterer.rows import ArrayRows, Float32Array, MappedRows, Rows, l2_normalize
 from clusterer.transform import Transform
+from clusterer.workspace import Workspace
 
 OnRows = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where rows are held.
+
+    Attributes
+    ----------
+    work
+        The sweep's working folder.
+    memory
+        Whether the memory suffices; otherwise rows lie in files of the folder.
+    """
+
+    work: Workspace
+    memory: bool
+
+    @contextmanager
+    def hold(self, views: Mapping[str, Rows], tag: str, on_rows: OnRows) -> Iterator[dict[str, ArrayRows]]:
+        """Every set of ``views``, computed once, until the block ends; ``tag`` tells views of the same sets apart."""
+        names = {each: f"{tag}-{each}" for each in views}
+        try:
+            yield {
+                each: self.work.hold(names[each], rows, memory=self.memory, on_rows=on_rows)
+                for each, rows in views.items()
+            }
+        finally:
+            for name in names.values():
+                self.work.release(name)
 
 
 @dataclass(frozen=True)
@@ -21,51 +53,44 @@ class Space:
     Attributes
     ----------
     pca
-        Fitted on the train set alone, not whitened; None when no point asks for a projection.
+        Fitted on the train set alone, not whitened.
     projected
-        By embeddings id: ``(n, c) float32``.
+        By embeddings id: ``(n, c)`` rows.
     """
 
-    pca: Pca | None
-    projected: Mapping[str, Float32Array]
+    pca: Pca
+    projected: Mapping[str, ArrayRows]
 
-    @classmethod
-    def fit(
-        cls, sets: Mapping[str, Rows], train: str, *, normalize: bool, components: int | None, on_rows: OnRows
-    ) -> Space:
-        """Read the train set twice, once for the PCA and once to project it, and every other set once.
-
-        Parameters
-        ----------
-        sets
-            By embeddings id; ``train`` is one of them.
-        components
-            The most that any point asks for; None without projection.
-        """
-        if components is None:
-            return cls(None, {})
-        rows = MappedRows(sets[train], l2_normalize, sets[train].dim) if normalize else sets[train]
-        pca = fit_pca(accumulate_moments(rows, on_rows=on_rows), components)
-        return cls(pca, load(sets, Transform.of(sets[train].dim, normalize=normalize, pca=pca), on_rows))
-
-    def truncated(self, components: int, *, whiten: bool) -> dict[str, ArrayRows]:
+    def truncated(self, components: int, *, whiten: bool) -> dict[str, Rows]:
         """Every set on its first ``components`` components, as a PCA of so many would give it."""
-        if self.pca is None:
-            raise ValueError("the space has no projection")
         kept = self.pca.truncate(components)
         scale = Pca(kept.mean, kept.components, kept.explained_variance, kept.total_variance, whiten).scale
-        found = {}
-        for name, whole in self.projected.items():
-            part = np.ascontiguousarray(whole[:, :components])
-            if whiten:
-                part = part * scale.astype(np.float32)
-            found[name] = ArrayRows(part)
-        return found
+        cut = partial(_cut, scale=scale.astype(np.float32) if whiten else None, components=components)
+        return {name: MappedRows(whole, cut, components) for name, whole in self.projected.items()}
 
 
-def load(sets: Mapping[str, Rows], transform: Transform, on_rows: OnRows) -> dict[str, Float32Array]:
-    """Every set through ``transform``, in memory."""
-    return {
-        name: in_memory(transform.view(rows, f"embeddings {name!r}"), on_rows=on_rows).array
-        for name, rows in sets.items()
-    }
+def fit_space(
+    sets: Mapping[str, Rows], train: str, *, normalize: bool, components: int, on_rows: OnRows
+) -> tuple[Pca, dict[str, Rows]]:
+    """The PCA of the train set in one read, and views of every set projected by it.
+
+    Parameters
+    ----------
+    sets
+        By embeddings id; ``train`` is one of them.
+    components
+        The most that any point asks for.
+    """
+    rows = MappedRows(sets[train], l2_normalize, sets[train].dim) if normalize else sets[train]
+    pca = fit_pca(accumulate_moments(rows, on_rows=on_rows), components)
+    return pca, views_of(sets, Transform.of(sets[train].dim, normalize=normalize, pca=pca))
+
+
+def views_of(sets: Mapping[str, Rows], transform: Transform) -> dict[str, Rows]:
+    """Every set through ``transform``."""
+    return {name: transform.view(rows, f"embeddings {name!r}") for name, rows in sets.items()}
+
+
+def _cut(batch: Float32Array, *, components: int, scale: Float32Array | None) -> Float32Array:
+    part = np.ascontiguousarray(batch[:, :components])
+    return part if scale is None else part * scale
