@@ -168,7 +168,11 @@ class PcaOptions(Request):
 class KMeansOptions(Request):
     """How k-means runs."""
 
-    engine: Literal["auto", "fast", "faiss"] = Field("auto", description="auto picks the fastest of this machine.")
+    engine: Literal["auto", "fast", "faiss", "faiss-super"] = Field(
+        "auto",
+        description="`auto` picks the fastest exact one of this machine. `faiss-super` is faiss's SuperKMeans, whose "
+        "passes prune centroids by a statistical test; the assignment that ends a run is exact with it too.",
+    )
     init: Literal["k-means++", "random"] = "k-means++"
     iterations: int = Field(50, ge=1, le=10_000, description="At most; stops earlier when the inertia stands still.")
     restarts: int = Field(1, ge=1, le=100, description="Per seed; the one with the lowest inertia is kept.")

@@ -111,11 +111,13 @@ def lloyd(
         Called after each block of an assignment.
     """
     state = start
+    assigner.begin(start.labels)
     while True:
         started = time.perf_counter()
         found = assigner.assign(state.centroids, on_rows)
         converged = _converged(state, found, tolerance)
         if converged or len(state.history) >= iterations:
+            found = assigner.settle(state.centroids, found, on_rows)
             return Fit(state.centroids, found.labels, found.inertia, state.history, converged)
         centroids, empty = update(rows, state.centroids, found)
         done = Iteration(

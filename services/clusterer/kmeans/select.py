@@ -23,6 +23,8 @@ def select_engine(name: str) -> Engine:
     """
     if name == "faiss":
         return _faiss("asked for")
+    if name == "faiss-super":
+        return _faiss_super()
     if name == "fast":
         return _fast()
     if name == "auto":
@@ -59,3 +61,15 @@ def _faiss(reason: str) -> Engine:
     from clusterer.kmeans.faiss import FaissEngine
 
     return FaissEngine(reason)
+
+
+def _faiss_super() -> Engine:
+    from clusterer.kmeans.faiss_super import SuperEngine, SuperUnavailable
+
+    try:
+        return SuperEngine()
+    except SuperUnavailable as error:
+        raise EngineUnavailable(
+            f"The engine `faiss-super` does not run on this machine: {error}. Use `auto` or `faiss`.",
+            engine="faiss-super",
+        ) from error
