@@ -17,9 +17,9 @@ from shoal.store.sweeps import Sweep
 
 from clusterer.assign import Assigned, assign
 from clusterer.internal import internal_metrics, pairwise_stability
-from clusterer.kmeans import Engine, KMeansFit, fit_kmeans, sample_rows, select_engine
+from clusterer.kmeans import Engine, KMeansFit, fit_kmeans, prices_by_seed, sample_rows, select_engine
 from clusterer.metrics import summarize
-from clusterer.rows import ArrayRows, Float32Array, IntArray, StoredRows
+from clusterer.rows import ArrayRows, Float32Array, IntArray, StoredRows, l2_normalize
 from clusterer.scoring import Assignments, score
 from clusterer.sweeps.grid import Point, by_space, plan_points
 from clusterer.sweeps.plots import draw
@@ -90,6 +90,8 @@ def _run_space(sweep: Sweep, group: list[Point], engine: Engine, probe: bool, pr
             rows = {name: ArrayRows(array) for name, array in plain.items()}
         else:
             rows = space.truncated(components, whiten=points[0].projection[2])
+        if points[0].plan.request.kmeans.spherical:
+            rows = {name: ArrayRows(l2_normalize(each.array)) for name, each in rows.items()}
         for point in points:
             document = run_point(point, rows, classes, engine, progress.alive)
             sweep.commit_point(point.index, {**document, "linear_probe": probed})
@@ -165,6 +167,9 @@ def _fit(point: Point, train: ArrayRows, seed: int, engine: Engine, alive: OnRow
         iterations=options.iterations,
         restarts=options.restarts,
         seed=seed,
+        algorithm=options.algorithm,
+        spherical=options.spherical,
+        balanced=options.balanced,
         on_rows=alive,
     )
 
@@ -182,5 +187,5 @@ def _assign(
             nothing = each.array[:0, 0]
             found[name] = {seed: Assigned(fit.labels, nothing, nothing, fit.inertia) for seed, fit in best.items()}
         else:
-            found[name] = assign(each, centroids, engine, on_rows=alive)
+            found[name] = assign(each, centroids, engine, prices=prices_by_seed(fits), on_rows=alive)
     return found
