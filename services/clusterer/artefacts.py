@@ -20,7 +20,8 @@ from clusterer.assign import Assigned
 from clusterer.choose import Choice
 from clusterer.clusters import describe_clusters, name_of
 from clusterer.contingency import Contingency, contingency
-from clusterer.kmeans import KMeansFit
+from clusterer.hierarchy import Level, groups_of
+from clusterer.kmeans import KMeansFit, prices_by_seed
 from clusterer.labels import LabelRule, learn_map
 from clusterer.memory import Placement
 from clusterer.metrics import Metrics
@@ -58,6 +59,8 @@ class Outcome:
         By embeddings id: rows of zeros, which normalisation leaves as they are.
     placement
         What lay in memory.
+    levels
+        Groups of the best seed's clusters, from below.
     """
 
     plan: Plan
@@ -73,6 +76,7 @@ class Outcome:
     zero_rows: dict[str, int]
     placement: Placement
     choice: Choice | None = None
+    levels: tuple[Level, ...] = ()
 
     def table(self, embeddings_id: str) -> Contingency:
         """The rows of a set by the best seed's cluster and class."""
@@ -86,8 +90,13 @@ def write(writer: ClusteringWriter, outcome: Outcome) -> None:
     writer.spec(spec(outcome))
     writer.transform(outcome.transform.arrays())
     writer.centroids({seed: fit.best.fit.centroids for seed, fit in outcome.fits.items()}, outcome.best_seed)
+    prices = prices_by_seed(outcome.fits)
+    if prices:
+        writer.prices(prices, outcome.best_seed)
+    if outcome.levels:
+        writer.hierarchy([(level.parents, level.centroids) for level in outcome.levels])
     writer.iterations(iterations_table(outcome))
-    writer.assignments(assignment_tables(outcome))
+    writer.assignments(assignment_tables(outcome), len(outcome.levels))
     clusters = clusters_table(outcome)
     writer.clusters(clusters)
     scored = [scored_under_map(outcome, each) for each in outcome.plan.scored]
@@ -149,6 +158,7 @@ def run_record(outcome: Outcome, timings: dict[str, float]) -> dict[str, Any]:
         "finished_at": datetime.now(UTC).isoformat(),
         "engine": outcome.engine,
         "engine_reason": outcome.engine_reason,
+        **kind_record(outcome),
         "init": best.init,
         "iterations": len(best.fit.history),
         "resumed_iterations": sum(run.resumed_at for fit in outcome.fits.values() for run in fit.runs),
@@ -161,11 +171,25 @@ def run_record(outcome: Outcome, timings: dict[str, float]) -> dict[str, Any]:
         "memory": {
             "limit_bytes": outcome.placement.limit,
             "rows": "memory" if outcome.placement.rows_in_memory else "file",
-            "sketches_kept": outcome.placement.sketch_bytes > 0,
+            "sketches_kept": outcome.placement.keep_bytes > 0,
         },
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         "libraries": _libraries(),
     }
+
+
+def kind_record(outcome: Outcome) -> dict[str, Any]:
+    """Which kind of k-means ran, and whether sizes could be kept within their bound."""
+    options, balance = outcome.plan.request.kmeans, outcome.fits[outcome.best_seed].best.fit.balance
+    bound = None
+    if balance is not None:
+        bound = {
+            "allowed": balance.allowed,
+            "largest": balance.largest,
+            "rounds": balance.rounds,
+            "held": balance.held,
+        }
+    return {"algorithm": options.algorithm, "spherical": options.spherical, "balance": bound}
 
 
 def iterations_table(outcome: Outcome) -> pa.Table:
@@ -199,6 +223,8 @@ def assignment_tables(outcome: Outcome) -> Iterator[pa.Table]:
             "distance": assigned.distance,
             "margin": assigned.margin,
         }
+        for level, groups in enumerate(groups_of(assigned.labels, outcome.levels), start=1):
+            columns[f"level_{level}"] = groups
         yield pa.table(columns)
 
 

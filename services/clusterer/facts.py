@@ -24,15 +24,17 @@ _LINKS = ("metrics", "clusters", "classes", "confusion", "assignments", "report"
 
 
 def facts(clustering: Clustering) -> dict[str, Any]:
-    """What was clustered, how it ran, and the mean metrics of the first scored set: JSON values only."""
+    """What was clustered, how it ran, the first scored set's mean metrics and groups by level: JSON values only."""
     base = f"/clusterings/{clustering.id}"
-    mean = clustering.metrics()["scored"][clustering.scored[0]]["mean"]
+    first = clustering.metrics()["scored"][clustering.scored[0]]
+    mean = first["mean"]
     return {
         "id": clustering.id,
         **{name: clustering.spec[name] for name in _SPEC},
         "restarts": clustering.spec.get("restarts"),
         **clustering.run(),
         "metrics": {name: mean[name] for name in SUMMARY},
+        "levels": first.get("levels", []),
         "chosen": clustering.spec.get("chosen"),
         "spec": clustering.spec["request"],
         "links": {"self": base, **{name.replace("-", "_"): f"{base}/{name}" for name in _LINKS}},
@@ -49,5 +51,5 @@ def summary(clustering: Clustering) -> dict[str, Any]:
 def result_of(clustering: Clustering) -> dict[str, Any]:
     """A job's result: where the clustering is, and its most asked-for figures."""
     shown = facts(clustering)
-    kept = ("k", "dim", "seeds", "best_seed", "engine", "engine_reason", "iterations", "metrics")
-    return {"clustering": clustering.id, "rows": shown["n"], **{name: shown[name] for name in kept}}
+    kept = ("k", "dim", "seeds", "best_seed", "engine", "engine_reason", "iterations", "balance", "metrics")
+    return {"clustering": clustering.id, "rows": shown["n"], **{name: shown.get(name) for name in kept}}

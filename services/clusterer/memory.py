@@ -83,13 +83,13 @@ class Placement:
         Bytes that the job may take.
     rows_in_memory
         Whether the transformed train set does; otherwise it is a file that is read once an iteration.
-    sketch_bytes
+    keep_bytes
         What the engine may remember of the rows between the iterations.
     """
 
     limit: int
     rows_in_memory: bool
-    sketch_bytes: int
+    keep_bytes: int
 
 
 def place(problem: Problem, limit: int) -> Placement:
@@ -115,8 +115,8 @@ def place(problem: Problem, limit: int) -> Placement:
         )
     sketches = problem.sketch_bytes
     if problem.row_bytes + sketches <= left:
-        return Placement(limit, True, sketches)
-    return Placement(limit, False, sketches if sketches <= left else 0)
+        return Placement(limit, True, left - problem.row_bytes)
+    return Placement(limit, False, left if sketches <= left else 0)
 
 
 def default_limit() -> int:

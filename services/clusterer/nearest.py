@@ -7,6 +7,7 @@ import numpy as np
 from clusterer.rows import Float32Array, Float64Array, LabelArray
 
 BLOCK_CELLS = 16_000_000
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def squared_distances(batch: Float32Array, centroids: Float32Array) -> Float64Array:
@@ -29,7 +30,7 @@ def nearest(batch: Float32Array, centroids: Float32Array, count: int = 1) -> tup
     labels
         ``(b, count) int32``.
     squared
-        ``(b, count) float32`` squared distances.
+        ``(b, count) float32`` squared distances; the largest float32 stands for what is larger still.
     """
     b, k = len(batch), len(centroids)
     labels = np.empty((b, count), dtype=np.int32)
@@ -41,7 +42,7 @@ def nearest(batch: Float32Array, centroids: Float32Array, count: int = 1) -> tup
         for rank in range(count):
             closest = table.argmin(axis=1)
             labels[part, rank] = closest
-            squared[part, rank] = table[np.arange(len(table)), closest]
+            squared[part, rank] = np.minimum(table[np.arange(len(table)), closest], FLOAT32_MAX)
             table[np.arange(len(table)), closest] = np.inf
     return labels, squared
 

@@ -14,7 +14,8 @@ from shoal.store.clustering import Clustering
 from shoal.web.auth import forwarded_headers
 
 from clusterer.nearest import distance_and_margin, nearest
-from clusterer.rows import Float32Array
+from clusterer.prices import pad, priced
+from clusterer.rows import Float32Array, Float64Array, LabelArray
 from clusterer.transform import Transform
 
 MAX_ROWS = 10_000
@@ -61,13 +62,25 @@ def assign_online(clustering: Clustering, request: AssignRequest, settings: Sett
     else:
         vectors = request.embeddings or []
     rows = as_rows(vectors, transform.dim_in)
-    labels, squared = nearest(transform(rows), clustering.centroids(), 2)
-    distance, margin = distance_and_margin(squared)
+    labels, distance, margin = cheapest(transform(rows), clustering.centroids(), clustering.prices())
     names = clustering.clusters().column("label").to_pylist()
     return [
         {"cluster": cluster, "distance": own, "margin": gap, "label": names[cluster]}
-        for cluster, own, gap in zip(labels[:, 0].tolist(), distance.tolist(), margin.tolist(), strict=True)
+        for cluster, own, gap in zip(labels.tolist(), distance.tolist(), margin.tolist(), strict=True)
     ]
+
+
+def cheapest(
+    rows: Float32Array, centroids: Float32Array, prices: Float64Array | None
+) -> tuple[LabelArray, Float32Array, Float32Array]:
+    """Cluster, distance and margin of each row, by the rule by which the clustering itself was made."""
+    if prices is None:
+        labels, squared = nearest(rows, centroids, 2)
+        return labels[:, 0], *distance_and_margin(squared)
+    labels, costs = nearest(pad(rows), priced(centroids, prices), 2)
+    own = labels[:, 0]
+    squared = np.maximum(costs[:, 0] - prices[own], 0.0)
+    return own, np.sqrt(squared).astype(np.float32), distance_and_margin(costs)[1]
 
 
 def as_rows(vectors: list[list[float]], dim: int) -> Float32Array:

@@ -16,14 +16,15 @@ from clusterer import artefacts
 from clusterer.assign import assign
 from clusterer.choose import Choice, choose_clusters
 from clusterer.facts import result_of
+from clusterer.hierarchy import Level, build_levels, describe_levels
 from clusterer.internal import internal_metrics, pairwise_stability
-from clusterer.kmeans import Engine, KMeansFit, State, fit_kmeans, sample_rows, select_engine
+from clusterer.kmeans import Engine, KMeansFit, State, fit_kmeans, prices_by_seed, sample_rows, select_engine
 from clusterer.memory import Placement, Problem, default_limit, place
 from clusterer.metrics import Metrics, summarize
 from clusterer.pca import accumulate_moments, fit_pca
 from clusterer.planning import Plan, make_plan
 from clusterer.report.build import write_report
-from clusterer.rows import ArrayRows, MappedRows, Rows, StoredRows, l2_normalize
+from clusterer.rows import ArrayRows, IntArray, MappedRows, Rows, StoredRows, l2_normalize
 from clusterer.scoring import Assignments, score
 from clusterer.stopwatch import Stopwatch
 from clusterer.transform import Transform
@@ -44,7 +45,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     work = Workspace(store.layout.work(clustering_id))
     sources = {each.id: StoredRows(each, each.id) for each in (plan.train, *plan.scored)}
     watch = Stopwatch(lambda: sum(source.read_s for source in sources.values()))
-    engine = select_engine(plan.request.kmeans.engine, keep_bytes=placement.sketch_bytes)
+    engine = select_engine(plan.request.kmeans.engine, keep_bytes=placement.keep_bytes)
 
     with watch("pca"):
         transform, explained = fit_transform(ctx, plan, sources[plan.train.id], work)
@@ -60,9 +61,11 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     with watch("assign"):
         assignments = assign_sets(ctx, plan, transform, train, sources, fits, engine)
         best_seed = min(plan.seeds, key=lambda seed: assignments[plan.train.id][seed].inertia)
+        levels = group_clusters(ctx, plan, fits[best_seed], best_seed, engine)
     with watch("metrics"):
         classes = {each.id: plan.classes(each) for each in (plan.train, *plan.scored)}
         metrics = score(plan, assignments, classes, best_seed, partial(ctx.progress, "metrics", unit="sets"))
+        score_levels(plan, levels, assignments, classes, metrics)
     with watch("unsupervised"):
         judge(ctx, plan, transform, train, sources, assignments, metrics)
     outcome = artefacts.Outcome(
@@ -79,6 +82,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         _zero_rows(sources),
         placement,
         choice,
+        levels,
     )
     with store.clustering_writer(clustering_id) as writer:
         with watch("report"):
@@ -103,9 +107,9 @@ def problem_of(plan: Plan) -> Problem:
 
 def fit_transform(ctx: JobContext, plan: Plan, source: Rows, work: Workspace) -> tuple[Transform, list[float] | None]:
     """Fit normalisation and PCA on the train set alone; with PCA, also the share of variance of each component."""
-    options, normalize = plan.request.pca, plan.request.normalize
+    options, normalize, unit = plan.request.pca, plan.request.normalize, plan.request.kmeans.spherical
     if options is None:
-        return Transform.of(source.dim, normalize=normalize, pca=None), None
+        return Transform.of(source.dim, normalize=normalize, pca=None, unit=unit), None
     kept = work.fitted()
     if kept is not None:
         return kept
@@ -113,10 +117,8 @@ def fit_transform(ctx: JobContext, plan: Plan, source: Rows, work: Workspace) ->
     moments = accumulate_moments(rows, on_rows=_reporter(ctx, "pca", source.n))
     ctx.raise_if_cancelled()
     pca = fit_pca(moments, options.components, whiten=options.whiten)
-    transform, explained = (
-        Transform.of(source.dim, normalize=normalize, pca=pca),
-        pca.explained_variance_ratio.tolist(),
-    )
+    transform = Transform.of(source.dim, normalize=normalize, pca=pca, unit=unit)
+    explained = pca.explained_variance_ratio.tolist()
     work.keep_fitted(transform, explained)
     return transform, explained
 
@@ -151,9 +153,12 @@ def fit_seeds(ctx: JobContext, plan: Plan, train: Rows, engine: Engine, work: Wo
             iterations=options.iterations,
             restarts=plan.restarts,
             seed=seed,
+            algorithm=options.algorithm,
+            spherical=options.spherical,
+            balanced=options.balanced,
             on_state=progress.keep,
             on_rows=progress.between_blocks,
-            resume=partial(work.state, seed, n=rows.n, k=plan.k, dim=rows.dim),
+            resume=partial(work.state, seed, n=rows.n, k=plan.k, dim=rows.dim, priced=options.balanced is not None),
         )
     ctx.progress("kmeans", total, total, "iterations", progress.detail)
     return fits
@@ -170,14 +175,53 @@ def assign_sets(
 ) -> Assignments:
     """Assign every set to the centroids of every seed, each set through the one stored transform."""
     centroids = {seed: fit.best.fit.centroids for seed, fit in fits.items()}
+    prices = prices_by_seed(fits)
     total, done = sum(source.n for source in sources.values()), 0
     assignments: Assignments = {}
     for embeddings_id, source in sources.items():
         is_train = embeddings_id == plan.train.id
         rows = train if is_train else transform.view(source, f"embeddings {embeddings_id!r}")
-        assignments[embeddings_id] = assign(rows, centroids, engine, on_rows=_reporter(ctx, "assign", total, done))
+        reporter = _reporter(ctx, "assign", total, done)
+        assignments[embeddings_id] = assign(rows, centroids, engine, prices=prices, on_rows=reporter)
         done += source.n
     return assignments
+
+
+def group_clusters(ctx: JobContext, plan: Plan, fit: KMeansFit, seed: int, engine: Engine) -> tuple[Level, ...]:
+    """The levels above the best seed's clusters, where the request asks for any."""
+    options = plan.request.kmeans
+    return build_levels(
+        fit.best.fit.centroids,
+        options.levels or (),
+        engine=engine,
+        seed=seed,
+        spherical=options.spherical,
+        init=options.init,
+        iterations=options.iterations,
+        restarts=plan.restarts,
+        on_rows=lambda _: ctx.raise_if_cancelled(),
+    )
+
+
+def score_levels(
+    plan: Plan,
+    levels: tuple[Level, ...],
+    assignments: Assignments,
+    classes: dict[str, IntArray],
+    metrics: Metrics,
+) -> None:
+    """Add to ``metrics`` how the best seed's groups on each level agree with the labels."""
+    seed, train = metrics["best_seed"], plan.train.id
+    for each in plan.scored if levels else ():
+        mapped = plan.class_maps.get(each.id)
+        metrics["scored"][each.id]["levels"] = describe_levels(
+            levels,
+            assignments[each.id][seed].labels,
+            classes[each.id],
+            len(plan.vocabulary_of(each.id)),
+            train=(assignments[train][seed].labels, classes[train], len(plan.vocabulary)),
+            pairs=None if mapped is None else mapped.pairs,
+        )
 
 
 def choose(ctx: JobContext, search: tuple[int, int], train: Rows, engine: Engine) -> Choice:

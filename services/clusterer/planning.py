@@ -110,7 +110,7 @@ def make_plan(store: Store, request: ClusterRequest, data: Path | None = None) -
     PathOutsideRoot, PathNotFound, LabelsInvalid
         A class map cannot be read, or names no class of the sets.
     InvalidRequest
-        More components are asked for than there can be.
+        More components or groups are asked for than there can be.
     """
     train = open_complete(store, request.train_id)
     scored = tuple(open_complete(store, embeddings_id) for embeddings_id in dict.fromkeys(request.scored_ids))
@@ -128,6 +128,7 @@ def make_plan(store: Store, request: ClusterRequest, data: Path | None = None) -
     search = resolve_search(request, train.rows, train.id)
     k = search[1] if search else resolve_clusters(request, train.rows, train_classes, train.id)
     require_components(request, train)
+    require_levels(request, k)
     return Plan(
         request=request,
         train=train,
@@ -267,4 +268,21 @@ def require_components(request: ClusterRequest, train: EmbeddingSet) -> None:
             f"components: ask for 1 to {limit}.",
             field="pca.components",
             limit=limit,
+        )
+
+
+def require_levels(request: ClusterRequest, k: int) -> None:
+    """Refuse a hierarchy whose lowest level has not fewer groups than there are clusters.
+
+    Raises
+    ------
+    InvalidRequest
+        It has as many, or more.
+    """
+    levels = request.kmeans.levels
+    if levels is not None and levels[0] >= k:
+        raise InvalidRequest(
+            f"`kmeans.levels` starts with {levels[0]} groups, but there are {k} clusters to group: ask for fewer.",
+            field="kmeans.levels",
+            clusters=k,
         )

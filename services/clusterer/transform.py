@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Transform:
-    """Normalisation, then projection; either may be absent.
+    """Normalisation, then projection, then unit length; each may be absent.
 
     Attributes
     ----------
@@ -33,6 +33,8 @@ class Transform:
         Whether rows are scaled to unit L2 norm first.
     mean, components, scale
         ``(d,)``, ``(c, d)`` and ``(c,) float64`` of the projection, or None: see `clusterer.pca.Pca`.
+    unit
+        Whether projected rows are scaled to unit L2 norm, for spherical k-means.
     """
 
     dim_in: int
@@ -40,13 +42,14 @@ class Transform:
     mean: Float64Array | None = None
     components: Float64Array | None = None
     scale: Float64Array | None = None
+    unit: bool = False
 
     @classmethod
-    def of(cls, dim_in: int, *, normalize: bool, pca: Pca | None) -> Transform:
+    def of(cls, dim_in: int, *, normalize: bool, pca: Pca | None, unit: bool = False) -> Transform:
         """The transform of a fitted (or absent) projection."""
         if pca is None:
-            return cls(dim_in, normalize)
-        return cls(dim_in, normalize, pca.mean, pca.components, pca.scale)
+            return cls(dim_in, normalize, unit=unit)
+        return cls(dim_in, normalize, pca.mean, pca.components, pca.scale, unit)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Transform:
@@ -56,7 +59,8 @@ class Transform:
             for name in ("mean", "components", "scale")
             if name in arrays
         }
-        return cls(int(arrays["dim_in"]), bool(arrays["normalize"]), **projection)
+        unit = bool(arrays.get("unit", False))
+        return cls(int(arrays["dim_in"]), bool(arrays["normalize"]), unit=unit, **projection)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Everything as named arrays, for ``transform.npz``."""
@@ -68,6 +72,8 @@ class Transform:
             value = getattr(self, name)
             if value is not None:
                 named[name] = value
+        if self.unit:
+            named["unit"] = np.asarray(True)
         return named
 
     @property
@@ -82,7 +88,7 @@ class Transform:
         if self._projection is not None:
             mean, matrix = self._projection
             batch = np.ascontiguousarray((batch - mean) @ matrix)
-        return batch
+        return l2_normalize(batch) if self.unit else batch
 
     def view(self, rows: Rows, name: str = "the rows") -> Rows:
         """``rows`` as this transform sees them, applied block by block when they are read.
@@ -99,7 +105,7 @@ class Transform:
                 expected=self.dim_in,
                 got=rows.dim,
             )
-        if not self.normalize and self.components is None:
+        if not (self.normalize or self.unit) and self.components is None:
             return rows
         return MappedRows(rows, self, self.dim_out)
 

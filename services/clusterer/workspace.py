@@ -77,13 +77,16 @@ class Workspace:
         """Remove the file of some held rows, if there is one."""
         (self._folder / f"{name}.f32").unlink(missing_ok=True)
 
-    def state(self, seed: int, restart: int, n: int, k: int, dim: int) -> State | None:
-        """The iterations of a k-means that an earlier attempt did; None when there are none that fit."""
+    def state(self, seed: int, restart: int, *, n: int, k: int, dim: int, priced: bool = False) -> State | None:
+        """The iterations of a k-means that an earlier attempt did; None when there are none that fit.
+
+        The centroids of a balanced one (``priced``) carry their prices as one more column, the first ones do not yet.
+        """
         arrays = self._load(self._state_file(seed, restart))
         if arrays is None:
             return None
         centroids, labels = arrays["centroids"], arrays.get("labels")
-        if centroids.shape != (k, dim) or (labels is not None and labels.shape != (n,)):
+        if centroids.shape not in {(k, dim), (k, dim + priced)} or (labels is not None and labels.shape != (n,)):
             return None
         history = tuple(Iteration(**each) for each in json.loads(str(arrays["history"])))
         return State(centroids, labels, history)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 from typing import Annotated, Any, Literal
 
@@ -175,9 +175,13 @@ class PcaOptions(Request):
 
 
 class KMeansOptions(Request):
-    """How k-means runs."""
+    """How k-means runs, and which kind of it."""
 
-    engine: Literal["auto", "fast", "faiss"] = Field("auto", description="auto picks the fastest of this machine.")
+    engine: Literal["auto", "fast", "faiss", "faiss-super"] = Field(
+        "auto",
+        description="`auto` picks the fastest exact one of this machine. `faiss-super` is faiss's SuperKMeans, whose "
+        "passes prune centroids by a statistical test; the assignment that ends a run is exact with it too.",
+    )
     init: Literal["k-means++", "random"] = "k-means++"
     iterations: int = Field(50, ge=1, le=10_000, description="At most; stops earlier when the inertia stands still.")
     restarts: int | None = Field(
@@ -193,6 +197,42 @@ class KMeansOptions(Request):
         le=2**31 - 1,
         description="null trains on every row. A number trains on a sample, which the result then states.",
     )
+    algorithm: Literal["lloyd", "mini-batch"] = Field(
+        "lloyd",
+        description="`mini-batch` is scikit-learn's MiniBatchKMeans, a baseline to compare with: `iterations` passes "
+        "over the rows, all of which are run.",
+    )
+    spherical: bool = Field(
+        False,
+        description="Scale rows to unit length after the projection, and centroids after every iteration: rows go to "
+        "the centroid of largest cosine.",
+    )
+    balanced: float | None = Field(
+        None,
+        gt=1,
+        le=1000,
+        description="The most rows of a cluster as a multiple of n / k, such as 1.2; null does not bound them. Holds "
+        "for the train set; the result says whether it could be kept.",
+    )
+    levels: list[Annotated[int, Field(ge=2, le=MAX_CLUSTERS)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=20,
+        description="Numbers of groups, falling, of a hierarchy above the clusters: each level is k-means on the "
+        "centroids of the level below.",
+    )
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> KMeansOptions:
+        if self.algorithm == "mini-batch" and (self.spherical or self.balanced is not None):
+            raise ValueError("mini-batch is a plain baseline: it is neither `spherical` nor `balanced`")
+        if self.balanced is not None and self.max_points_per_centroid is not None:
+            raise ValueError(
+                "`balanced` bounds clusters of all rows: with `max_points_per_centroid` it would see a sample only"
+            )
+        if self.levels is not None and any(above >= below for below, above in pairwise(self.levels)):
+            raise ValueError("`levels` must fall: each has fewer groups than the one before")
+        return self
 
 
 class _OrAuto:
@@ -275,6 +315,8 @@ class ClusterRequest(Request):
                 raise ValueError("`clusters_range` needs `clusters`: `auto`")
             if self.clusters_range[0] >= self.clusters_range[1]:
                 raise ValueError("`clusters_range` is the fewest and the most clusters to try, in this order")
+        if self.kmeans.levels is not None and self.clusters == "auto":
+            raise ValueError("`kmeans.levels` needs a number of clusters to be smaller than, not `auto`")
         return self
 
     @property
@@ -326,6 +368,8 @@ class SweepRequest(Request):
 
     @model_validator(mode="after")
     def _points_are_requests(self) -> SweepRequest:
+        if self.kmeans.levels is not None:
+            raise ValueError("a sweep compares clusterings, not hierarchies: send `kmeans.levels` to `POST /cluster`")
         pca = (self.pca.components, self.pca.whiten) if self.pca else ()
         axes = (self.embeddings, self.clusters, self.over, self.normalize, *pca)
         # Counted before they are made: the product of a few long lists would fill the memory.

@@ -1,4 +1,4 @@
-"""k-means: what every engine must do, first centroids, the iteration."""
+"""k-means: first centroids and the iteration. What every engine must do is in kmeans/test_contract.py."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from clusterer.kmeans import Engine, NumpyEngine, State, fit_kmeans, lloyd, sample_rows, select_engine
+from clusterer.kmeans import NumpyEngine, State, fit_kmeans, lloyd, sample_rows, select_engine
 from clusterer.kmeans.seeding import greedy_plus_plus, method, rejection_plus_plus, seed_centroids
 from clusterer.nearest import nearest, squared_distances
-from clusterer.rows import ArrayRows, MappedRows
+from clusterer.rows import ArrayRows
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
-from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 Points = NDArray[np.float32]
@@ -27,73 +25,6 @@ def blobs(
     labels = rng.integers(0, k, n)
     corners = rng.normal(size=(k, d))
     return (corners[labels] + spread * rng.normal(size=(n, d))).astype(np.float32), labels
-
-
-@pytest.fixture(params=["numpy", "faiss", "fast"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    return NumpyEngine() if request.param == "numpy" else select_engine(request.param)
-
-
-class TestEveryEngine:
-    def test_assignments_are_those_of_brute_force(self, engine: Engine) -> None:
-        x, _ = blobs(5000, 40, 24, spread=0.4)
-        centroids = x[:40].copy()
-        found = engine.assigner(ArrayRows(x)).assign(centroids)
-        exact = cdist(x.astype(np.float64), centroids.astype(np.float64), "sqeuclidean")
-        chosen = exact[np.arange(len(x)), found.labels]
-        assert np.allclose(chosen, exact.min(axis=1), rtol=1e-6, atol=1e-5)
-        assert np.allclose(found.squared, exact.min(axis=1), rtol=1e-3, atol=1e-4)
-        assert found.inertia == pytest.approx(chosen.sum(), rel=1e-9)
-
-    def test_sums_and_counts_are_those_of_the_assignment(self, engine: Engine) -> None:
-        x, _ = blobs(500)
-        found = engine.assigner(ArrayRows(x)).assign(x[:7].copy())
-        for cluster in range(7):
-            members = x[found.labels == cluster].astype(np.float64)
-            assert found.counts[cluster] == len(members)
-            assert np.allclose(found.sums[cluster], members.sum(axis=0), rtol=1e-12, atol=1e-9)
-
-    def test_distances_are_never_negative(self, engine: Engine) -> None:
-        x = np.repeat(1000 + blobs(8)[0], 50, axis=0)
-        found = engine.assigner(ArrayRows(x)).assign(x[::50].copy())
-        assert found.squared.min() >= 0
-        assert found.inertia >= 0
-
-    def test_the_two_nearest_come_in_order(self, engine: Engine) -> None:
-        x, _ = blobs(200, spread=0.5)
-        labels, squared = engine.searcher(x[:9].copy()).nearest(x, 2)
-        exact = squared_distances(x, x[:9])
-        assert np.array_equal(labels[:, 0], exact.argmin(axis=1))
-        assert np.allclose(squared, np.sort(exact, axis=1)[:, :2], atol=1e-4)
-
-    def test_a_streamed_view_gives_what_the_array_gives(self, engine: Engine) -> None:
-        x, _ = blobs(300)
-        view = MappedRows(ArrayRows(x / 2), lambda batch: batch * 2, x.shape[1])
-        whole = engine.assigner(ArrayRows(x)).assign(x[:5].copy())
-        streamed = engine.assigner(view).assign(x[:5].copy())
-        assert np.array_equal(whole.labels, streamed.labels)
-        assert whole.inertia == pytest.approx(streamed.inertia)
-
-    def test_planted_groups_are_found(self, engine: Engine) -> None:
-        x, labels = blobs()
-        fit = fit_kmeans(ArrayRows(x), 6, engine=engine, restarts=3, seed=1).best.fit
-        assert adjusted_rand_score(labels, fit.labels) == 1.0
-        assert fit.converged
-
-    def test_the_inertia_is_scikit_learns_from_the_same_start(self, engine: Engine) -> None:
-        x, _ = blobs(800, spread=0.7)
-        start = x[:10].copy()
-        theirs = KMeans(10, init=start, n_init=1, tol=0, max_iter=300).fit(x.astype(np.float64))
-        ours = lloyd(ArrayRows(x), engine.assigner(ArrayRows(x)), State(start), iterations=300, tolerance=0.0)
-        assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-6)
-
-    def test_the_same_seed_gives_the_same_bits(self, engine: Engine) -> None:
-        x, _ = blobs(spread=0.8)
-        first, second = (fit_kmeans(ArrayRows(x), 9, engine=engine, restarts=2, seed=5).best.fit for _ in range(2))
-        assert np.array_equal(first.centroids, second.centroids)
-        assert np.array_equal(first.labels, second.labels)
-        other = fit_kmeans(ArrayRows(x), 9, engine=engine, restarts=2, seed=6).best.fit
-        assert not np.array_equal(first.centroids, other.centroids)
 
 
 def test_the_inertia_never_rises_and_every_iteration_is_recorded() -> None:
@@ -115,18 +46,6 @@ def test_the_best_restart_is_the_one_of_lowest_inertia() -> None:
     fit = fit_kmeans(ArrayRows(x), 6, engine=NumpyEngine(), init="random", restarts=6)
     assert fit.best.fit.inertia == min(run.fit.inertia for run in fit.runs)
     assert len({round(run.fit.inertia, 3) for run in fit.runs}) > 1
-
-
-def test_a_run_resumed_from_any_state_ends_like_the_undisturbed_one() -> None:
-    x, _ = blobs(spread=0.9)
-    rows = ArrayRows(x)
-    states: list[State] = []
-    assigner = NumpyEngine().assigner(rows)
-    whole = lloyd(rows, assigner, State(x[:8].copy()), iterations=30, on_iteration=states.append)
-    for state in (states[0], states[len(states) // 2], states[-1]):
-        resumed = lloyd(rows, NumpyEngine().assigner(rows), state, iterations=30)
-        assert np.array_equal(resumed.centroids, whole.centroids)
-        assert [entry.inertia for entry in resumed.history] == [entry.inertia for entry in whole.history]
 
 
 def test_the_iteration_limit_holds_and_the_inertia_is_that_of_the_last_centroids() -> None:

@@ -1,7 +1,7 @@
 """k-means: one loop (`lloyd`) over interchangeable engines (`engine`), from seeded first centroids (`seeding`)."""
 
 from clusterer.kmeans.engine import Assignment, Engine, NumpyEngine
-from clusterer.kmeans.fit import KMeansFit, Run, fit_kmeans, sample_rows
+from clusterer.kmeans.fit import KMeansFit, Run, fit_kmeans, prices_by_seed, sample_rows
 from clusterer.kmeans.lloyd import Fit, Iteration, State, lloyd
 from clusterer.kmeans.select import select_engine
 
@@ -16,6 +16,7 @@ __all__ = [
     "State",
     "fit_kmeans",
     "lloyd",
+    "prices_by_seed",
     "sample_rows",
     "select_engine",
 ]

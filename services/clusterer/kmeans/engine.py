@@ -15,6 +15,8 @@ from clusterer.nearest import nearest
 from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, IntArray, LabelArray, Rows
 
 OnRows = Callable[[int], None]
+Labeller = Callable[[slice, Float32Array], tuple[LabelArray, Float32Array]]
+"""Labels ``(b,)`` and squared distances ``(b,)`` of a block of rows, given with its place among all rows."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +57,42 @@ class Searcher(Protocol):
         ...
 
 
-class Assigner(Protocol):
+class Assigner(ABC):
     """Assigns one set of rows again and again; may remember from pass to pass what saves work."""
 
+    def begin(self, labels: LabelArray | None) -> None:
+        """Start a run: after a pass with these labels, or from nothing. For assigners whose passes build on labels."""
+        return
+
+    @abstractmethod
     def assign(self, centroids: Float32Array, on_rows: OnRows | None = None) -> Assignment:
         """Assign all rows to ``(k, d) float32`` centroids; ``on_rows`` hears after each block how many are done."""
-        ...
+
+    def settle(self, centroids: Float32Array, found: Assignment, on_rows: OnRows | None = None) -> Assignment:
+        """The assignment that ends a run, which every engine makes exact; ``found`` is what `assign` has made of it."""
+        return found
 
 
 class Engine(ABC):
-    """A way to find nearest centroids. Every engine gives the same assignment, up to ties within float32 rounding.
+    """A way to find nearest centroids.
+
+    Searchers, and the assignment that ends a run, are exact: every engine gives the same labels, up to ties within
+    rounding.
 
     Attributes
     ----------
     reason
         Why this engine runs, or in which form, for the record.
+    exact_passes
+        Whether the assignments within a run are exact too.
+    proven
+        Ties are centroids whose squared distances differ by less than 1e-6 of themselves; where this is False, of the
+        squared lengths, about the mean of the centroids, from which float32 products get them.
     """
 
     name: ClassVar[str]
+    exact_passes: ClassVar[bool] = True
+    proven: ClassVar[bool] = True
     reason: str = "asked for"
 
     @abstractmethod
@@ -101,7 +121,7 @@ class _NumpySearcher:
         return nearest(batch, self.centroids, count)
 
 
-class StreamingAssigner:
+class StreamingAssigner(Assigner):
     """Searches block by block and keeps nothing but the sum of the squared norms."""
 
     def __init__(self, engine: Engine, rows: Rows) -> None:
@@ -110,16 +130,24 @@ class StreamingAssigner:
         self._squared_norms: float | None = None
 
     def assign(self, centroids: Float32Array, on_rows: OnRows | None = None) -> Assignment:
+        searcher = self._engine.searcher(centroids)
+
+        def label(part: slice, batch: Float32Array) -> tuple[LabelArray, Float32Array]:
+            found, distances = searcher.nearest(batch)
+            return found[:, 0], distances[:, 0]
+
+        return self.collect(centroids, label, on_rows)
+
+    def collect(self, centroids: Float32Array, label: Labeller, on_rows: OnRows | None) -> Assignment:
+        """One pass: what ``label`` says of each block, with the sums that belong to it."""
         rows, k = self._rows, len(centroids)
         labels = np.empty(rows.n, dtype=np.int32)
         squared = np.empty(rows.n, dtype=np.float32)
         sums = np.zeros((k, rows.dim))
         norms = 0.0
-        searcher = self._engine.searcher(centroids)
         for first, batch in rows.batches(BATCH_ROWS):
             part = slice(first, first + len(batch))
-            found, distances = searcher.nearest(batch)
-            labels[part], squared[part] = found[:, 0], distances[:, 0]
+            labels[part], squared[part] = label(part, batch)
             sums += sum_by_label(batch, labels[part], k)
             if self._squared_norms is None:
                 norms += float(np.einsum("ij,ij->", batch, batch, dtype=np.float64))

@@ -1,35 +1,71 @@
-"""The faiss engine: exact search in a flat L2 index."""
+"""The faiss engine: exact search in a flat L2 index, on the processor or on all GPUs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import faiss
 import numpy as np
 
 from clusterer.kmeans.engine import Engine, Searcher
+from clusterer.nearest import nearest
 from clusterer.rows import Float32Array, LabelArray
+
+SMALLEST, LARGEST = 1e-12, 1e17
+"""Lengths between which squares keep their meaning in float32."""
 
 
 class FaissEngine(Engine):
-    """``IndexFlatL2`` over the centroids: blocked matrix products in float32 on all cores, no approximation."""
+    """``IndexFlatL2`` over the centroids: blocked matrix products in float32 on all cores, no approximation.
+
+    Where faiss sees GPUs, each holds all centroids and searches a share of the rows.
+    """
 
     name = "faiss"
+    proven = False
 
     def __init__(self, reason: str = "asked for") -> None:
-        self.reason = reason
+        gpus = gpu_count()
+        self.reason = f"{reason}; on {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else reason
 
     def searcher(self, centroids: Float32Array) -> Searcher:
-        index = faiss.IndexFlatL2(centroids.shape[1])
-        index.add(np.ascontiguousarray(centroids, dtype=np.float32))
-        return _FlatSearcher(index)
+        return FlatSearcher(centroids)
 
 
-@dataclass(frozen=True)
-class _FlatSearcher:
-    index: Any
+class FlatSearcher:
+    """Searches rows among centroids, both about the centroids' mean: far from the origin, products lose digits."""
+
+    def __init__(self, centroids: Float32Array) -> None:
+        self._centroids = centroids
+        self._mean = centroids.mean(axis=0, dtype=np.float64).astype(np.float32)
+        about_mean = centroids - self._mean
+        reach = float(np.abs(about_mean).max(initial=0.0))
+        self._regular = reach == 0 or SMALLEST <= reach <= LARGEST
+        self._index = faiss.IndexFlatL2(centroids.shape[1])
+        self._index.add(np.ascontiguousarray(about_mean))
+        if gpu_count():
+            self._index = on_all_gpus(self._index)
 
     def nearest(self, batch: Float32Array, count: int = 1) -> tuple[LabelArray, Float32Array]:
-        squared, labels = self.index.search(np.ascontiguousarray(batch, dtype=np.float32), count)
-        return labels.astype(np.int32), np.maximum(squared, 0.0)
+        if not self._regular:
+            return nearest(batch, self._centroids, count)
+        # Rows that float32 squares cannot hold come back without finite distances.
+        with np.errstate(over="ignore"):
+            about_mean = batch - self._mean
+        squared, found = self._index.search(np.ascontiguousarray(about_mean), count)
+        labels, squared = found.astype(np.int32), np.maximum(squared, 0.0)
+        lost = ~np.isfinite(squared).all(axis=1) | (squared >= LARGEST**2).any(axis=1)
+        if lost.any():
+            labels[lost], squared[lost] = nearest(batch[lost], self._centroids, count)
+        return labels, squared
+
+
+def gpu_count() -> int:
+    """GPUs that faiss can use: its builds for processors alone have no say, or say 0."""
+    count: int = getattr(faiss, "get_num_gpus", lambda: 0)()
+    return count
+
+
+def on_all_gpus(index: Any) -> Any:
+    """A copy of the index on each GPU, which is faiss's default; a search splits its rows among them."""
+    return faiss.index_cpu_to_all_gpus(index)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
+from clusterer.kmeans.balanced import fit_balanced
 from clusterer.kmeans.engine import Engine, OnRows
-from clusterer.kmeans.lloyd import TOLERANCE, Fit, State, lloyd
+from clusterer.kmeans.lloyd import TOLERANCE, UNCONSTRAINED, Fit, State, lloyd
 from clusterer.kmeans.seeding import method, seed_centroids
-from clusterer.rows import ArrayRows, Rows
+from clusterer.kmeans.spherical import UnitLength
+from clusterer.rows import ArrayRows, Float64Array, Rows
 
 _SAMPLE_STREAM = 0x5A3
 
@@ -64,6 +67,9 @@ def fit_kmeans(
     restarts: int = 1,
     seed: int = 0,
     tolerance: float = TOLERANCE,
+    algorithm: str = "lloyd",
+    spherical: bool = False,
+    balanced: float | None = None,
     on_state: Callable[[int, State], None] | None = None,
     on_rows: OnRows | None = None,
     resume: Callable[[int], State | None] | None = None,
@@ -86,13 +92,19 @@ def fit_kmeans(
         Runs from different first centroids.
     seed
         With the restart's number, all that chance depends on.
+    algorithm
+        ``lloyd`` or ``mini-batch``, a baseline: see `clusterer.kmeans.minibatch`.
+    spherical
+        Scale centroids to unit length in each iteration; the rows have unit length already.
+    balanced
+        The most rows of a cluster as a multiple of ``n / k``: see `fit_balanced`.
     on_state
         Called with the restart's number and its state: the first centroids, then after each iteration.
     on_rows
         Called often, between blocks of rows.
     resume
         Gives the last state of a restart of an interrupted run, if there is one. The result is that of an undisturbed
-        run.
+        run. Mini-batches, whose step sizes are in no `State`, start over.
 
     Raises
     ------
@@ -101,22 +113,39 @@ def fit_kmeans(
     """
     if not 1 <= k <= rows.n:
         raise ValueError(f"k is {k}, but it must be between 1 and the number of rows, {rows.n}")
+    if algorithm == "mini-batch" and (spherical or balanced is not None):
+        raise ValueError("mini-batches are neither spherical nor balanced")
+    constraint = UnitLength() if spherical else UNCONSTRAINED
     assigner = engine.assigner(rows)
     runs: list[Run] = []
     for restart in range(restarts):
-        start = None if resume is None else resume(restart)
+        start = None if resume is None or algorithm == "mini-batch" else resume(restart)
         resumed_at = 0 if start is None else len(start.history)
         hook = None if on_state is None else partial(on_state, restart)
+        rng = np.random.default_rng([seed, restart])
         if start is None:
-            rng = np.random.default_rng([seed, restart])
             start = State(seed_centroids(rows, k, init=init, rng=rng, engine=engine, on_rows=on_rows).centroids)
             if hook is not None:
                 hook(start)
-        fit = lloyd(
-            rows, assigner, start, iterations=iterations, tolerance=tolerance, on_iteration=hook, on_rows=on_rows
-        )
+        common: dict[str, Any] = {"iterations": iterations, "on_iteration": hook, "on_rows": on_rows}
+        if algorithm == "mini-batch":
+            # Only here, since scikit-learn takes long to import.
+            from clusterer.kmeans.minibatch import fit_minibatch
+
+            fit = fit_minibatch(rows, start, engine=engine, seed=int(rng.integers(2**31)), **common)
+        elif balanced is not None and k > 1:
+            common |= {"constraint": constraint, "tolerance": tolerance}
+            fit = fit_balanced(rows, start, engine=engine, ratio=balanced, **common)
+        else:
+            fit = lloyd(rows, assigner, start, constraint=constraint, tolerance=tolerance, **common)
         runs.append(Run(restart, method(rows, k, init), fit, resumed_at))
     return KMeansFit(min(runs, key=lambda run: run.fit.inertia), tuple(runs))
+
+
+def prices_by_seed(fits: Mapping[int, KMeansFit]) -> dict[int, Float64Array]:
+    """The prices of the clusters of each seed's best run; empty where sizes were not bounded."""
+    best = {seed: fit.best.fit.balance for seed, fit in fits.items()}
+    return {seed: balance.prices for seed, balance in best.items() if balance is not None}
 
 
 def sample_rows(rows: Rows, most: int | None, seed: int) -> Rows:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clusterer.kmeans.engine import Assigner, Assignment, OnRows
 from clusterer.nearest import squared_distances
 from clusterer.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
+
+if TYPE_CHECKING:
+    from clusterer.kmeans.balanced import Balance
 
 TOLERANCE = 1e-5
 RESEED_CANDIDATES = 1024
@@ -76,6 +80,8 @@ class Fit:
         One entry an iteration.
     converged
         Whether it stopped before the limit.
+    balance
+        How sizes were bounded; None where they were not.
     """
 
     centroids: Float32Array
@@ -83,6 +89,36 @@ class Fit:
     inertia: float
     history: tuple[Iteration, ...]
     converged: bool
+    balance: Balance | None = None
+
+
+class Constraint:
+    """What centroids must be beside means, and when a run under it has converged. This one asks for nothing."""
+
+    def apply(self, means: Float32Array, last: Float32Array, found: Assignment) -> Float32Array:
+        """The centroids to which an iteration moves.
+
+        Parameters
+        ----------
+        means
+            ``(k, d) float32``: of the rows of each cluster.
+        last
+            ``(k, d) float32``: the centroids that ``found`` was made with.
+        """
+        return means
+
+    def converged(self, state: State, found: Assignment, tolerance: float) -> bool:
+        """Whether ``found``, the assignment after ``state``, is as good as the next ones would be."""
+        if not state.history:
+            return False
+        last = state.history[-1]
+        empty = int(np.count_nonzero(found.counts == 0))
+        if empty > last.empty:
+            return False
+        return _moved(state, found) == 0 or last.inertia - found.inertia <= tolerance * last.inertia
+
+
+UNCONSTRAINED = Constraint()
 
 
 def lloyd(
@@ -92,6 +128,7 @@ def lloyd(
     *,
     iterations: int,
     tolerance: float = TOLERANCE,
+    constraint: Constraint = UNCONSTRAINED,
     on_iteration: Callable[[State], None] | None = None,
     on_rows: OnRows | None = None,
 ) -> Fit:
@@ -105,19 +142,24 @@ def lloyd(
         Assigns ``rows``.
     start
         First centroids, or the state of an interrupted run.
+    constraint
+        On the centroids of every iteration.
     on_iteration
         Called after each iteration; an exception raised there ends the run.
     on_rows
         Called after each block of an assignment.
     """
     state = start
+    assigner.begin(start.labels)
     while True:
         started = time.perf_counter()
         found = assigner.assign(state.centroids, on_rows)
-        converged = _converged(state, found, tolerance)
+        converged = constraint.converged(state, found, tolerance)
         if converged or len(state.history) >= iterations:
+            found = assigner.settle(state.centroids, found, on_rows)
             return Fit(state.centroids, found.labels, found.inertia, state.history, converged)
-        centroids, empty = update(rows, state.centroids, found)
+        means, empty = update(rows, state.centroids, found)
+        centroids = constraint.apply(means, state.centroids, found)
         done = Iteration(
             len(state.history) + 1, found.inertia, _moved(state, found), empty, time.perf_counter() - started
         )
@@ -173,13 +215,3 @@ def _moved(state: State, found: Assignment) -> int:
     if state.labels is None:
         return len(found.labels)
     return int(np.count_nonzero(state.labels != found.labels))
-
-
-def _converged(state: State, found: Assignment, tolerance: float) -> bool:
-    if not state.history:
-        return False
-    last = state.history[-1]
-    empty = int(np.count_nonzero(found.counts == 0))
-    if empty > last.empty:
-        return False
-    return _moved(state, found) == 0 or last.inertia - found.inertia <= tolerance * last.inertia

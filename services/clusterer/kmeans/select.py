@@ -28,6 +28,8 @@ def select_engine(name: str, *, keep_bytes: int | None = None) -> Engine:
     """
     if name == "faiss":
         return _faiss("asked for")
+    if name == "faiss-super":
+        return _faiss_super(keep_bytes)
     if name == "fast":
         return _fast(keep_bytes)
     if name == "auto":
@@ -64,3 +66,15 @@ def _faiss(reason: str) -> Engine:
     from clusterer.kmeans.faiss import FaissEngine
 
     return FaissEngine(reason)
+
+
+def _faiss_super(keep_bytes: int | None) -> Engine:
+    from clusterer.kmeans.faiss_super import KEEP_BYTES, SuperEngine, SuperUnavailable
+
+    try:
+        return SuperEngine(keep_bytes=KEEP_BYTES if keep_bytes is None else keep_bytes)
+    except SuperUnavailable as error:
+        raise EngineUnavailable(
+            f"The engine `faiss-super` does not run on this machine: {error}. Use `auto` or `faiss`.",
+            engine="faiss-super",
+        ) from error

@@ -18,10 +18,10 @@ from shoal.store.sweeps import Sweep
 
 from clusterer.assign import Assigned, assign
 from clusterer.internal import internal_metrics, pairwise_stability
-from clusterer.kmeans import Engine, KMeansFit, fit_kmeans, sample_rows, select_engine
+from clusterer.kmeans import Engine, KMeansFit, fit_kmeans, prices_by_seed, sample_rows, select_engine
 from clusterer.memory import Problem, default_limit, place
 from clusterer.metrics import summarize
-from clusterer.rows import ArrayRows, IntArray, Rows, StoredRows
+from clusterer.rows import ArrayRows, IntArray, MappedRows, Rows, StoredRows, l2_normalize
 from clusterer.scoring import Assignments, score
 from clusterer.sweeps.grid import Point, by_space, plan_points
 from clusterer.sweeps.plots import draw
@@ -49,7 +49,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         done = set(sweep.finished_points())
         progress = _Points(ctx, len(points), len(done))
         placement = place(problem_of(points), request.memory_limit or settings.memory_limit or default_limit())
-        engine = select_engine(request.kmeans.engine, keep_bytes=placement.sketch_bytes)
+        engine = select_engine(request.kmeans.engine, keep_bytes=placement.keep_bytes)
         shelf = Shelf(Workspace(store.layout.work(sweep.id)), placement.rows_in_memory)
         for group in by_space(tuple(point for point in points if point.index not in done)):
             _run_space(sweep, group, engine, request.linear_probe, shelf, progress)
@@ -112,6 +112,8 @@ def _run_space(sweep: Sweep, group: list[Point], engine: Engine, probe: bool, sh
             points = list(same)
             components = points[0].components
             views = plain if space is None or components is None else space.truncated(components, whiten=whiten)
+            if plan.request.kmeans.spherical:
+                views = {name: MappedRows(view, l2_normalize, view.dim) for name, view in views.items()}
             with shelf.hold(views, f"{tag}-{components}-{whiten}", progress.alive) as rows:
                 for point in points:
                     document = run_point(point, rows, classes, engine, progress.alive)
@@ -186,6 +188,9 @@ def _fit(point: Point, train: ArrayRows, seed: int, engine: Engine, alive: OnRow
         iterations=options.iterations,
         restarts=point.plan.restarts,
         seed=seed,
+        algorithm=options.algorithm,
+        spherical=options.spherical,
+        balanced=options.balanced,
         on_rows=alive,
     )
 
@@ -203,5 +208,5 @@ def _assign(
             nothing = each.array[:0, 0]
             found[name] = {seed: Assigned(fit.labels, nothing, nothing, fit.inertia) for seed, fit in best.items()}
         else:
-            found[name] = assign(each, centroids, engine, on_rows=alive)
+            found[name] = assign(each, centroids, engine, prices=prices_by_seed(fits), on_rows=alive)
     return found

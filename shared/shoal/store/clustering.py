@@ -136,6 +136,22 @@ class Clustering:
             centroids: NDArray[np.float32] = np.load(path, allow_pickle=False)
             return centroids
 
+    def prices(self) -> NDArray[np.float64] | None:
+        """``(k,) float64``: what each cluster adds to squared distances; None where sizes are not bounded."""
+        if not self.layout.prices.is_file():
+            return None
+        with self._reading(self.layout.prices):
+            prices: NDArray[np.float64] = np.load(self.layout.prices, allow_pickle=False)
+            return prices
+
+    def hierarchy(self) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
+        """By level from below: the group of each member of the level below, and the groups' centroids."""
+        if not self.layout.hierarchy.is_file():
+            return []
+        with self._reading(self.layout.hierarchy), np.load(self.layout.hierarchy, allow_pickle=False) as arrays:
+            levels = range(1, len(arrays.files) // 2 + 1)
+            return [(arrays[f"parents_{level}"], arrays[f"centroids_{level}"]) for level in levels]
+
     def assignments(self, embeddings_id: str | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
         """The assignments of one scored set, or of all, in row order."""
         if embeddings_id is None:
@@ -229,10 +245,20 @@ class ClusteringWriter:
 
     def transform(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write transform.npz; the same arrays give the same bytes."""
-        with storage_errors(self.layout.transform), zipfile.ZipFile(self.layout.transform, "x") as archive:
-            for name, array in arrays.items():
-                # A ZipInfo of one's own carries a fixed date, where numpy's savez writes the time of day.
-                archive.writestr(zipfile.ZipInfo(f"{name}.npy"), _npy_bytes(array))
+        self._npz(self.layout.transform, arrays)
+
+    def hierarchy(self, levels: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]]) -> None:
+        """Write hierarchy.npz: the parents and the centroids of each level, from below."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for level, (parents, centroids) in enumerate(levels, start=1):
+            arrays |= {f"parents_{level}": parents, f"centroids_{level}": centroids}
+        self._npz(self.layout.hierarchy, arrays)
+
+    def prices(self, by_seed: Mapping[int, NDArray[np.float64]], best: int) -> None:
+        """Write each seed's prices beside its centroids, and the best one's once more as the clustering's."""
+        self._bytes(self.layout.prices, _npy_bytes(by_seed[best]))
+        for seed, prices in by_seed.items():
+            self._bytes(self.layout.seed_prices(seed), _npy_bytes(prices))
 
     def centroids(self, by_seed: Mapping[int, NDArray[np.float32]], best: int) -> None:
         """Write each seed's centroids, and the best one's once more as the clustering's."""
@@ -243,12 +269,12 @@ class ClusteringWriter:
                 path.parent.mkdir(parents=True)
             self._bytes(path, _npy_bytes(centroids))
 
-    def assignments(self, tables: Iterator[pa.Table]) -> None:
-        """Write assignments.parquet from tables of `ASSIGNMENTS_SCHEMA`, one scored set after the other."""
-        path = self.layout.assignments
-        with storage_errors(path), pq.ParquetWriter(path, ASSIGNMENTS_SCHEMA, compression="zstd") as file:
+    def assignments(self, tables: Iterator[pa.Table], levels: int = 0) -> None:
+        """Write assignments.parquet from tables of `assignments_schema`, one scored set after the other."""
+        path, schema = self.layout.assignments, assignments_schema(levels)
+        with storage_errors(path), pq.ParquetWriter(path, schema, compression="zstd") as file:
             for table in tables:
-                file.write_table(table.cast(ASSIGNMENTS_SCHEMA), row_group_size=ROW_GROUP)
+                file.write_table(table.cast(schema), row_group_size=ROW_GROUP)
 
     def clusters(self, table: pa.Table) -> None:
         """Write clusters.parquet."""
@@ -277,6 +303,12 @@ class ClusteringWriter:
     def _json(self, path: Path, document: Mapping[str, Any]) -> None:
         self._bytes(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
+    def _npz(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+        with storage_errors(path), zipfile.ZipFile(path, "x") as archive:
+            for name, array in arrays.items():
+                # A ZipInfo of one's own carries a fixed date, where numpy's savez writes the time of day.
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy"), _npy_bytes(array))
+
     def _bytes(self, path: Path, content: bytes) -> None:
         with storage_errors(path), path.open("xb") as file:
             file.write(content)
@@ -284,6 +316,14 @@ class ClusteringWriter:
     def _table(self, path: Path, table: pa.Table) -> None:
         with storage_errors(path):
             pq.write_table(table, path, compression="zstd")
+
+
+def assignments_schema(levels: int = 0) -> pa.Schema:
+    """`ASSIGNMENTS_SCHEMA`, and a column for the row's group on each level of a hierarchy."""
+    schema = ASSIGNMENTS_SCHEMA
+    for level in range(1, levels + 1):
+        schema = schema.append(pa.field(f"level_{level}", pa.int32()))
+    return schema
 
 
 def clustering_ids(store: StoreLayout) -> list[str]:

@@ -133,6 +133,17 @@ class ClusteringLayout:
         return self.folder / "seeds" / str(seed) / "centroids.npy"
 
     @property
+    def prices(self) -> Path:
+        return self.folder / "prices.npy"
+
+    def seed_prices(self, seed: int) -> Path:
+        return self.folder / "seeds" / str(seed) / "prices.npy"
+
+    @property
+    def hierarchy(self) -> Path:
+        return self.folder / "hierarchy.npz"
+
+    @property
     def report(self) -> Path:
         return self.folder / "report"
 

@@ -12,90 +12,21 @@ from clusterer.kmeans.engine import Engine, NumpyEngine
 from clusterer.kmeans.fast import FastEngine, KernelUnavailable, available, engine, kernel, library, open_kernel
 from clusterer.kmeans.fast.build import EMULATED_AMX, BuildFailed, compile_kernel
 from clusterer.rows import ArrayRows, MappedRows
-from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 from shoal.errors import EngineUnavailable
 
-Points = NDArray[np.float32]
-needs_kernel = pytest.mark.skipif(not available(), reason="no compiled kernel runs on this processor")
-
-
-def squared(x: Points, centroids: Points) -> NDArray[np.float64]:
-    """Distances without cancellation."""
-    return cdist(x.astype(np.float64), centroids.astype(np.float64), "sqeuclidean")
-
-
-def features(n: int, d: int, seed: int = 0) -> Points:
-    """Rows as networks make them: a few strong directions, many weak ones, most values zero."""
-    rng = np.random.default_rng(seed)
-    strength = (np.arange(d) + 5.0) ** -0.9
-    hidden = rng.normal(size=(n, d)) * strength + 0.5 * strength * rng.normal(size=(40, d))[rng.integers(0, 40, n)]
-    mixed = hidden @ np.linalg.qr(rng.normal(size=(d, d)))[0]
-    return np.maximum(mixed * 40 - 0.5, 0).astype(np.float32)
-
-
-def unit_rows(n: int, d: int) -> Points:
-    x = features(n, d, 1)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6)
-
-
-def far_from_the_origin(n: int, d: int) -> Points:
-    return (1000 + np.random.default_rng(2).normal(size=(n, d))).astype(np.float32)
-
-
-def with_outliers(n: int, d: int) -> Points:
-    x = features(n, d, 3)
-    x[::17] *= 1000
-    x[5, 0] = 3e6
-    return x
-
-
-def with_zeros_and_twins(n: int, d: int) -> Points:
-    x = features(n, d, 4)
-    x[: n // 4] = 0
-    x[n // 2 :] = x[n // 2]
-    return x
-
-
-def near_ties(n: int, d: int) -> Points:
-    """Rows halfway between what will be centroids, up to one rounding."""
-    rng = np.random.default_rng(5)
-    x = rng.normal(size=(n, d)).astype(np.float32)
-    x[1::2] = (x[0] + x[2]) / 2 + rng.normal(size=(len(x[1::2]), d)).astype(np.float32) * 1e-6
-    return x
-
-
-def whole_numbers(n: int, d: int) -> Points:
-    """Many exact ties."""
-    return np.random.default_rng(6).integers(0, 2, size=(n, d)).astype(np.float32)
-
-
-def huge(n: int, d: int) -> Points:
-    return (features(n, d, 7) * 1e15).astype(np.float32)
-
-
-def beyond_float32_squares(n: int, d: int) -> Points:
-    return (features(n, d, 8) * 1e24).astype(np.float32)
-
-
-def tiny(n: int, d: int) -> Points:
-    return (features(n, d, 9) * 1e-25).astype(np.float32)
-
-
-KINDS: tuple[Callable[[int, int], Points], ...] = (
-    features, unit_rows, far_from_the_origin, with_outliers, with_zeros_and_twins, near_ties, whole_numbers, huge,
-    beyond_float32_squares, tiny,
-)  # fmt: skip
-SHAPES = (
-    (1, 1, 1),
-    (3, 2, 2),
-    (50, 5, 7),
-    (97, 63, 15),
-    (200, 64, 16),
-    (300, 130, 33),
-    (400, 513, 17),
-    (700, 192, 600),
+from tests.clusterer.kmeans.data import (
+    KINDS,
+    SHAPES,
+    Points,
+    features,
+    huge,
+    near_ties,
+    squared,
+    whole_numbers,
+    with_outliers,
 )
+
+needs_kernel = pytest.mark.skipif(not available(), reason="no compiled kernel runs on this processor")
 
 
 @pytest.fixture(scope="session")
@@ -191,13 +122,6 @@ def test_what_rounding_takes_away_can_decide(fast: FastEngine, rounded: str) -> 
     assert fast.searcher(centroids).nearest(x, 2)[0].tolist() == [[1, 0], [0, 1]]
 
 
-def test_equal_centroids_give_the_first_of_them(fast: FastEngine) -> None:
-    x = features(100, 70)
-    centroids = np.repeat(x[:3], 20, axis=0)
-    found = fast.assigner(ArrayRows(x)).assign(centroids)
-    assert set(found.labels) <= {0, 20, 40}
-
-
 @needs_kernel
 def test_short_sketches_change_no_label(fast: FastEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "PAYS_FROM", 0)
@@ -238,25 +162,6 @@ def test_threads_blocks_and_memory_change_no_bit(monkeypatch: pytest.MonkeyPatch
     for fit in fits[1:]:
         assert np.array_equal(fit.centroids, fits[0].centroids)
         assert np.array_equal(fit.labels, fits[0].labels)
-
-
-@needs_kernel
-def test_half_precision_rows_are_read_as_they_are() -> None:
-    x = features(500, 70).astype(np.float16)
-    centroids = x[:20].astype(np.float32)
-    found = FastEngine().assigner(ArrayRows(x)).assign(centroids)
-    assert np.array_equal(found.labels, squared(x.astype(np.float32), centroids).argmin(axis=1))
-
-
-@needs_kernel
-def test_a_run_resumed_from_a_state_ends_like_the_undisturbed_one() -> None:
-    x = features(2000, 64)
-    rows = ArrayRows(x)
-    states: list[State] = []
-    whole = lloyd(rows, FastEngine().assigner(rows), State(x[:25].copy()), iterations=9, on_iteration=states.append)
-    resumed = lloyd(rows, FastEngine().assigner(rows), states[3], iterations=9)
-    assert np.array_equal(resumed.centroids, whole.centroids)
-    assert resumed.inertia == whole.inertia
 
 
 class Stopped(Exception):

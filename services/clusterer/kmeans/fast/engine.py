@@ -95,7 +95,7 @@ class FastSearcher:
         return labels, squared
 
 
-class FastAssigner:
+class FastAssigner(Assigner):
     """Assigns one set of rows again and again.
 
     It remembers the sketches of the rows, the labels and sums of the last pass, and, once the centroids have settled a
