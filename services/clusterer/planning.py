@@ -20,8 +20,8 @@ from clusterer.contingency import UNLABELLED
 from clusterer.rows import IntArray
 
 MOST_TRIED = 200
-MOST_RESTARTS = 32
-RESTART_BUDGET = 20_000_000_000
+MOST_RESTARTS = 16
+RESTART_BUDGET = 10_000_000_000
 """Multiply-adds that the restarts of one seed may cost together where the request does not say how many."""
 TYPICAL_ITERATIONS = 25
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 
 from extractor.tf import commands as tf_commands
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     worker = commands.add_parser("worker", help="run extraction jobs")
     worker.add_argument("--backend", choices=BACKENDS, default="torch", help="whose jobs to run (%(default)s)")
     commands.add_parser("run-job", help="run the one job on standard input; workers start this")
+    commands.add_parser("models", help="write the catalogue as JSON, and which weights are on this machine")
     pull = commands.add_parser("pull", help="download a model's weights, resumed and checked")
     pull.add_argument("name", help="catalogue name or timm:<name>")
     tf_commands.add_parsers(commands)
@@ -39,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         return int(options.run(options))
     if options.command == "api":
         return _api(options.host, options.port)
+    if options.command == "models":
+        return _models()
     if options.command == "pull":
         return _pull(options.name)
     return _worker(options.backend) if options.command == "worker" else _run_job()
@@ -70,6 +74,23 @@ def _worker(backend: str) -> int:
             run_worker("extractor-worker", kinds, command, prepare=server.ensure)
     else:
         run_worker("extractor-worker", kinds, command)
+    return 0
+
+
+def _models() -> int:
+    from shoal.errors import ShoalError
+    from shoal.settings import Settings
+
+    from extractor.api import describe
+    from extractor.catalogue import all_models
+
+    settings = Settings()
+    try:
+        rows = [describe(spec, settings) for spec in all_models(settings.models, settings=settings)]
+    except ShoalError as error:
+        sys.stderr.write(f"{error.detail}\n")
+        return 1
+    sys.stdout.write(json.dumps({"models": rows}))
     return 0
 
 

@@ -15,7 +15,7 @@ Rename = tuple[str, str]
 TRAINING_STATE = re.compile(
     r"(optimizer|optim|lr_scheduler|scheduler|scaler|grad_scaler|amp|contrast|queue|memory|loss)s?(_states?|_dict)?"
     r"|opt_state_dict|dino_loss|fp16_scaler|student|model_ema|ema|model_ema_state_dict|state_dict_ema|head"
-    r"|hyper_parameters|callbacks|loops|args|config|hparams|meta"
+    r"|((torch|cuda|numpy|python)_)?(rng|random)(_states?)?|hyper_parameters|callbacks|loops|args|config|hparams|meta"
 )
 """Parts of a training checkpoint beside the network that is asked for."""
 
@@ -86,7 +86,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "pycontrast",
         "HobbitLong/PyContrast: InfoMin, MoCo v2, MoCo, PIRL, InsDis",
-        containers=("model", "model_ema", ""),
+        containers=("model", "state_dict", "model_ema", ""),
         prefixes=("encoder.",),
         heads=(r"head\..*", r"head_jig\..*"),
         sign=r"encoder\.(conv1|layer1)\..*",

@@ -122,9 +122,10 @@ class ShardSink:
         return listing if columns is None else listing.select(list(columns))
 
     def _commit(self, writer: ShardWriter) -> None:
-        while self._commits and (self._commits[0].done() or len(self._commits) >= COMMITS_WAITING):
-            self._commits.popleft().result()
+        # The committer gets the writer before an earlier commit's failure is raised here: it is closed all the same.
         self._commits.append(self._committer.submit(_commit_or_discard, writer))
+        while self._commits and (self._commits[0].done() or len(self._commits) > COMMITS_WAITING):
+            self._commits.popleft().result()
 
     def _write(
         self, shard: _OpenShard, outcomes: Sequence[Decoded | Undecodable], vectors: NDArray[np.float32]

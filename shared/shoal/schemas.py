@@ -29,6 +29,7 @@ from pydantic_core import core_schema
 from shoal.jobs.states import JobState
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+NAME_RULE = "Use letters, digits, `.`, `_` and `-` only, and begin with a letter or a digit."
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=NAME_PATTERN)]
 """A name that may become part of an id and of a file name."""
 Id = Annotated[str, StringConstraints(min_length=1, max_length=160, pattern=NAME_PATTERN)]
@@ -188,8 +189,8 @@ class KMeansOptions(Request):
         None,
         ge=1,
         le=100,
-        description="Per seed; the one with the lowest inertia is kept. null: as many as take about a second, 1 to 32, "
-        "since a single one often ends in a poor optimum.",
+        description="Per seed; the one with the lowest inertia is kept. null: as many as take a second or two, 1 to "
+        "16, since a single one often ends in a poor optimum.",
     )
     max_points_per_centroid: int | None = Field(
         None,

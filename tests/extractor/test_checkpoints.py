@@ -300,6 +300,15 @@ def test_an_unknown_part_with_tensors_is_refused(backbone: nn.Module, tmp_path: 
         checkpoints.load_into(ours(), write(tmp_path / "c.pth", content))
 
 
+def test_the_state_of_random_generators_is_training_state(backbone: nn.Module, tmp_path: Path) -> None:
+    content = pycontrast(backbone.state_dict()) | {
+        "rng_state": torch.get_rng_state(),
+        "cuda_rng_states": [torch.ones(9)],
+    }
+    report = checkpoints.load_into(ours(), write(tmp_path / "c.pth", content), "pycontrast")
+    assert {"rng_state", "cuda_rng_states"} <= set(report.other_parts)
+
+
 def test_averaged_weights_never_stand_in_for_broken_ones(backbone: nn.Module, tmp_path: Path) -> None:
     state = dict(backbone.state_dict())
     del state["layer2.0.conv2.weight"]

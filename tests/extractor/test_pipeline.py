@@ -349,6 +349,26 @@ class TestResume:
         done(settings, result)
 
 
+def test_a_failed_commit_leaves_no_open_shard_behind(
+    settings: Settings, make: Make, job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from extractor import sink
+    from shoal.store import commits
+
+    for i in range(8):
+        make(f"{i}.png", i)
+
+    def full(layout: Any, commit: Any) -> bool:
+        raise StoreFull(os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sink, "COMMITS_WAITING", 1)
+    monkeypatch.setattr(commits, "publish_commit", full)
+    with pytest.raises(StoreFull):
+        pipeline.run(job(batch_size=1, shard_rows=2), settings)
+    [embeddings_id] = Store(settings.store).embeddings_ids()
+    assert not list(Store(settings.store).embeddings(embeddings_id).layout.work.iterdir())
+
+
 def test_batches_cross_shards(settings: Settings, make: Make, job: NewJob, hooked: Callable[..., None]) -> None:
     for i in range(10):
         make(f"{i}.png", i)

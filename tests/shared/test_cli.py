@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from shoal.cli import debian, demo, jobs, output, stack
+from rich.console import Console
+from shoal.cli import debian, demo, jobs, models, output, stack
 from shoal.errors import InvalidRequest, PathNotFound
 
 
@@ -100,3 +103,34 @@ def test_a_failed_fetch_says_why_and_leaves_nothing(monkeypatch: pytest.MonkeyPa
         demo.fetch_images(tmp_path, "auto", said.append)
     assert said[1] == "They cannot be fetched: E: Unable to locate package"
     assert not (tmp_path / "stamps").exists()
+
+
+def models_without_a_service(*options: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "SHOAL_EXTRACTOR_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "shoal.cli", "models", *options]
+    return subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+
+
+def test_the_models_are_listed_without_a_service_too(tmp_path: Path) -> None:
+    (tmp_path / "InfoMin_800.pth").touch()
+    lines = {
+        line.split()[0]: line
+        for line in models_without_a_service("list", "--models", str(tmp_path)).stdout.splitlines()
+    }
+    assert " ready " in lines["resnet50_infomin"]
+    assert "2048" in lines["resnet50_infomin"]
+    assert "InfoMin, ResNet-50" in lines["resnet50_infomin"]
+    assert models_without_a_service().stdout.count("downloadable") > 20
+
+
+def test_a_narrow_terminal_shows_names_whole_and_leaves_the_description_out() -> None:
+    row = {"name": "a" * 40, "readiness": "ready", "description": "long " * 20, "licence": "[MIT]"}
+    for width, described in ((80, False), (140, True)):
+        console = Console(width=width)
+        with console.capture() as captured:
+            console.print(models.models_table([row], width))
+        shown = captured.get()
+        assert "a" * 40 in shown
+        assert "[MIT]" in shown
+        assert ("long" in shown) == described
+        assert max(map(len, shown.splitlines())) <= width

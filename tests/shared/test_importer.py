@@ -349,6 +349,11 @@ def test_labels_that_do_not_fit_are_refused(bring, tmp_path: Path, name: str, co
         bring(X, labels=path)
 
 
+def test_labels_may_be_true_or_false(bring, tmp_path: Path) -> None:
+    np.save(tmp_path / "y.npy", np.arange(23) > 3)
+    assert set(_labels(bring(X, labels=tmp_path / "y.npy")) or []) == {"True", "False"}
+
+
 def test_labels_that_are_no_names_are_refused(bring, tmp_path: Path) -> None:
     pq.write_table(pa.table({"label": np.linspace(0, 1, 23)}), tmp_path / "y.parquet")
     with pytest.raises(ImportInvalid, match="column `label`: holds double"):
@@ -358,5 +363,5 @@ def test_labels_that_are_no_names_are_refused(bring, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "../up", "a b", "x" * 200])
 def test_a_name_that_cannot_be_part_of_an_id_is_refused(store: Store, tmp_path: Path, name: str) -> None:
     np.save(tmp_path / "x.npy", X)
-    with pytest.raises(ImportInvalid, match="`name`"):
+    with pytest.raises(ImportInvalid, match=r"`name`: (Use letters|String should have)"):
         import_embeddings(store, tmp_path / "x.npy", name=name)

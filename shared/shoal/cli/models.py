@@ -2,34 +2,84 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from shoal.cli.output import out
+from shoal.cli.output import err, out
 from shoal.client import Client
+from shoal.errors import Unavailable
 
-app = typer.Typer(no_args_is_help=True, help="The models that Shoal knows, and how to get their weights.")
+COLUMNS = ("name", "dim", "px", "linear %", "weights", "licence")
+SHORTEST_DESCRIPTION = 24
+
+app = typer.Typer(help="The models that Shoal knows, and how to get their weights; without a command, a list.")
 ModelsRoot = Annotated[Path | None, typer.Option("--models", help="Folder of checkpoint files (SHOAL_MODELS).")]
 
 
+@app.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_()
+
+
 @app.command("list")
-def list_() -> None:
+def list_(models: ModelsRoot = None) -> None:
     """List the catalogue: what each model is, and whether its weights are there."""
-    with Client() as client:
-        rows = client.models()
-    table = Table("name", "backend", "dim", "px", "linear %", "weights", "licence", box=None, header_style="bold")
-    for row in rows:
-        probe = row.get("linear_probe")
-        size = (row.get("transform") or {}).get("size")
-        cells = (row["name"], row["backend"], row.get("dim"), size, probe, row["readiness"], row.get("licence"))
-        table.add_row(*("" if cell is None else str(cell) for cell in cells))
-    out.print(table)
+    out.print(models_table(_local(models) if models else _known(), out.width))
+    if out.is_terminal:
+        err.print("`shoal models pull NAME` downloads weights; any other model of timm is `timm:<name>`.")
+
+
+def models_table(rows: list[dict[str, Any]], width: int) -> Table:
+    """What a user chooses a model by, the description as far as a line of ``width`` columns has room for it.
+
+    `linear %` is the published accuracy of a linear classifier on ImageNet.
+    """
+    table = Table(box=None, header_style="bold")
+    cells = [[_text(value) for value in _columns(row)] for row in rows]
+    for column, title in enumerate(COLUMNS):
+        table.add_column(title, no_wrap=True, min_width=max(len(line[column]) for line in [COLUMNS, *cells]))
+    left = width - sum(column.min_width + 2 for column in table.columns if column.min_width) - 2
+    described = left >= SHORTEST_DESCRIPTION
+    if described:
+        table.add_column("what it is", no_wrap=True, overflow="ellipsis", max_width=left)
+    for line, row in zip(cells, rows, strict=True):
+        table.add_row(*map(escape, line), *([escape(_text(row.get("description")))] if described else []))
+    return table
+
+
+def _columns(row: dict[str, Any]) -> tuple[Any, ...]:
+    size = (row.get("transform") or {}).get("size")
+    return row["name"], row.get("dim"), size, row.get("linear_probe"), row["readiness"], row.get("licence")
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _known() -> list[dict[str, Any]]:
+    """The models of the service; of this machine where no service answers."""
+    try:
+        with Client(retries=0) as client:
+            return client.models()
+    except Unavailable:
+        return _local(None)
+
+
+def _local(models: Path | None) -> list[dict[str, Any]]:
+    done = _run_extractor(["models"], models, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise typer.Exit(done.returncode)
+    rows: list[dict[str, Any]] = json.loads(done.stdout)["models"]
+    return rows
 
 
 @app.command()
@@ -52,7 +102,10 @@ def import_tf(
 
 
 def _extractor(arguments: list[str], models: Path | None) -> None:
+    raise typer.Exit(_run_extractor(arguments, models).returncode)
+
+
+def _run_extractor(arguments: list[str], models: Path | None, **options: Any) -> subprocess.CompletedProcess[str]:
     # A process of its own: the command line imports no service, and no torch or tensorflow with it.
     env = {**os.environ, **({"SHOAL_MODELS": str(models)} if models else {})}
-    done = subprocess.run([sys.executable, "-m", "extractor", *arguments], env=env, check=False)
-    raise typer.Exit(done.returncode)
+    return subprocess.run([sys.executable, "-m", "extractor", *arguments], env=env, check=False, **options)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from shoal.errors import ImportInvalid
 from shoal.importer.rows import Rows, read_rows
 from shoal.importer.vectors import Part, check_values, chunks, open_parts
+from shoal.schemas import NAME_PATTERN, NAME_RULE
 from shoal.store import ModelRecord, Plan, RowMetadata, Source, Store, image_id
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,9 @@ def _plan(
         )
     except ValidationError as error:
         field = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ImportInvalid(f"`{field}`: {error.errors()[0]['msg']}.", field=field) from error
+        pattern = (error.errors()[0].get("ctx") or {}).get("pattern")
+        why = NAME_RULE if pattern == NAME_PATTERN else f"{error.errors()[0]['msg']}."
+        raise ImportInvalid(f"`{field}`: {why}", field=field) from error
     return plan, listing
 
 

@@ -35,8 +35,8 @@ def read_labels(file: Path) -> LabelTable:
     Parameters
     ----------
     file
-        ``.npy``: ``(n,)`` integers or strings. CSV with a header line, or Parquet: the column ``label``, or the only
-        column; a column ``image_path`` or ``path`` says which image each label belongs to.
+        ``.npy``: ``(n,)`` integers, booleans or strings. CSV with a header line, or Parquet: the column ``label``, or
+        the only column; a column ``image_path`` or ``path`` says which image each label belongs to.
 
     Raises
     ------
@@ -106,10 +106,14 @@ def _read_npy(file: Path) -> LabelTable:
     try:
         array: Any = np.load(file, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
-        raise ImportInvalid(f"{file} is no complete .npy file of plain values: {error}.", file=str(file)) from error
-    if array.ndim != 1 or array.dtype.kind not in "iuUS":
         raise ImportInvalid(
-            f"{file} holds {array.shape} {array.dtype}: labels are one dimension of integers or strings.",
+            f"{file} is no complete .npy file of plain values: it is cut off, of another kind, or holds Python "
+            "objects. Save the labels with `np.save(path, labels.astype(str))`.",
+            file=str(file),
+        ) from error
+    if array.ndim != 1 or array.dtype.kind not in "biuUS":
+        raise ImportInvalid(
+            f"{file} holds {array.shape} {array.dtype}: labels are one dimension of integers, booleans or strings.",
             file=str(file),
         )
     if array.dtype.kind == "S":

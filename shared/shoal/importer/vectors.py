@@ -63,7 +63,11 @@ def _open_part(file: Path) -> Part:
     try:
         values: Any = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise ImportInvalid(f"{file} is no complete .npy file of plain numbers: {error}.", file=str(file)) from error
+        raise ImportInvalid(
+            f"{file} is no complete .npy file of plain numbers: it is cut off, of another kind, or holds Python "
+            "objects. Save the embeddings with `np.save(path, embeddings.astype(np.float32))`.",
+            file=str(file),
+        ) from error
     if not isinstance(values, np.ndarray):
         raise ImportInvalid(f"{file} is an archive of arrays: give the one .npy with the embeddings.", file=str(file))
     if values.ndim != 2 or values.shape[1] == 0:

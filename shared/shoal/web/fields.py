@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shoal.schemas import NAME_PATTERN
+from shoal.schemas import NAME_PATTERN, NAME_RULE
 
 _CODES = {
     "extra_forbidden": "unknown_field",
@@ -146,7 +146,7 @@ def _code_and_message(fault: _Fault) -> tuple[str, str]:
         place = fault.error["loc"][-1]
         return code, f"The body is no valid JSON, at character {place}: {context.get('error', 'it breaks off')}."
     if kind == "string_pattern_mismatch" and context.get("pattern") == NAME_PATTERN:
-        return code, "Use letters, digits, `.`, `_` and `-` only, and begin with a letter or a digit."
+        return code, NAME_RULE
     if kind in _KINDS:
         return code, f"Send {_KINDS[kind]}."
     return code, _MESSAGES.get(code) or str(fault.error["msg"]).removeprefix("Value error, ")
