@@ -55,6 +55,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
             _run_space(sweep, group, engine, request.linear_probe, shelf, progress)
         ctx.progress("plots", 0, 1, "plots")
         draw(sweep, tidy(sweep.points()), request.reference)
+        ctx.progress("plots", 1, 1, "plots")
         seconds = round(time.perf_counter() - started, 3)
         sweep.finish({"finished_at": datetime.now(UTC).isoformat(), "engine": engine.name, "seconds": seconds})
         shelf.work.remove()
