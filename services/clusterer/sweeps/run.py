@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
+from shoal import __version__
 from shoal.jobs.child import JobContext
 from shoal.schemas import SweepRequest
 from shoal.settings import Settings
@@ -56,8 +57,8 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         ctx.progress("plots", 0, 1, "plots")
         draw(sweep, tidy(sweep.points()), request.reference)
         ctx.progress("plots", 1, 1, "plots")
-        seconds = round(time.perf_counter() - started, 3)
-        sweep.finish({"finished_at": datetime.now(UTC).isoformat(), "engine": engine.name, "seconds": seconds})
+        facts = {"finished_at": datetime.now(UTC).isoformat(), "engine": engine.name, "version": __version__}
+        sweep.finish({**facts, "seconds": round(time.perf_counter() - started, 3)})
         shelf.work.remove()
     return {"sweep": sweep.id, "points": len(points), "plots": sweep.plots()}
 
@@ -168,6 +169,7 @@ def run_point(
             "k": plan.k,
             "train_classes": plan.train_classes,
             "seeds": list(plan.seeds),
+            "restarts": plan.restarts,
         },
         "best_seed": best_seed,
         "iterations": {str(seed): len(fit.best.fit.history) for seed, fit in fits.items()},
