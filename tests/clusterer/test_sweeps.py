@@ -288,6 +288,14 @@ def test_no_axis_goes_where_no_percentage_is(two_sets: dict[str, Any], run_sweep
             assert high <= 100.0
 
 
+def test_one_label_makes_no_linear_classifier(planted: Planted, make_set: MakeSet, run_sweep: RunSweep) -> None:
+    vectors, labels = planted(40)
+    for known, there in ((1, False), (2, True)):
+        some = [label if row < known else None for row, label in enumerate(labels)]
+        found = run_sweep(make_set(f"known{known}", vectors, some), clusters=[3], seed=0, linear_probe=True)
+        assert (tidy(found.points())[0]["linear_probe"] is not None) is there
+
+
 def test_a_linear_probe_tells_planted_groups_apart_and_noise_not() -> None:
     rng = np.random.default_rng(0)
     classes = rng.integers(0, 4, 600)

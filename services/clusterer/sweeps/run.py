@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 from shoal import __version__
 from shoal.jobs.child import JobContext
 from shoal.schemas import SweepRequest
@@ -108,7 +109,8 @@ def _run_space(sweep: Sweep, group: list[Point], engine: Engine, probe: bool, sh
             pca, views = fit_space(sets, plan.train.id, normalize=normalize, components=most, on_rows=progress.alive)
             space = Space(pca, held.enter_context(shelf.hold(views, f"{tag}-{most}", progress.alive)))
         probed: dict[str, float | None] = {}
-        if probe and plan.train_classes:
+        # One row to fit on and one to judge by: fewer make no classifier.
+        if probe and np.count_nonzero(classes[plan.train.id] >= 0) > 1:
             probed = probe_sets(group[0], space.projected if space else plain, classes)
         for (_, _, whiten), same in groupby(group, key=lambda point: point.projection):
             points = list(same)
