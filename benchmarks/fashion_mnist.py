@@ -41,9 +41,20 @@ def main() -> None:
     options.add_argument("--images", type=int, default=2000, help="how many test images (%(default)s)")
     options.add_argument("--seeds", type=int, default=5, help="how many seeds (%(default)s)")
     options.add_argument("--work", type=Path, help="keep images and store here; a temporary folder by default")
+    options.add_argument(
+        "--write-images",
+        type=Path,
+        metavar="FOLDER",
+        help="only write the first 20,000 train and all test images as FOLDER/train and FOLDER/test, a folder a class",
+    )
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory(prefix="shoal-fashion-") as temporary:
         work = chosen.work or Path(temporary)
+        if chosen.write_images:
+            dataset = chosen.dataset or fetch(work / "package")
+            write_images(dataset, chosen.write_images / "train", 20_000, "train")
+            write_images(dataset, chosen.write_images / "test", 10_000)
+            return
         write_images(chosen.dataset or fetch(work / "package"), work / "data" / "fashion", chosen.images)
         settings = Settings(data=work / "data", models=work / "models", store=work / "store", offline=True)
         models = {name: measure(model, settings, chosen.seeds) for name, model in models_of(settings).items()}
@@ -114,10 +125,10 @@ def read_idx(path: Path, header: int) -> NDArray[np.uint8]:
         return np.frombuffer(file.read(), np.uint8, offset=header)
 
 
-def write_images(dataset: Path, folder: Path, count: int) -> None:
-    """The first ``count`` test images as PNG files in one folder a class."""
-    pixels = read_idx(dataset / "t10k-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)[:count]
-    labels = read_idx(dataset / "t10k-labels-idx1-ubyte.gz", 8)[:count]
+def write_images(dataset: Path, folder: Path, count: int, split: str = "t10k") -> None:
+    """The first ``count`` images of a split as PNG files in one folder a class."""
+    pixels = read_idx(dataset / f"{split}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)[:count]
+    labels = read_idx(dataset / f"{split}-labels-idx1-ubyte.gz", 8)[:count]
     for name in CLASSES:
         (folder / name).mkdir(parents=True, exist_ok=True)
     for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):

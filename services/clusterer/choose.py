@@ -17,8 +17,8 @@ SAMPLED_ROWS = 10_000
 COARSE, FINE = 12, 8
 SEEDS = (0, 1, 2)
 ITERATIONS = 20
-MOST_RESTARTS = 10
-RESTARTED_CLUSTERS = 200
+MOST_RESTARTS = 6
+RESTARTED_CLUSTERS = 120
 """Restarts times clusters: few clusters need several tries to end in a good optimum, many even their luck out."""
 _SAMPLE_STREAM = 0xA07
 

@@ -1,4 +1,4 @@
-"""A sweep whose process is killed goes on after its last point."""
+"""A sweep whose process is killed goes on after its last point; one that is cancelled stops and keeps its points."""
 
 from __future__ import annotations
 
@@ -45,3 +45,29 @@ def test_a_killed_sweep_keeps_its_points_and_ends(
     assert found.complete
     assert found.finished_points() == list(range(24))
     assert {name: (points / name).stat().st_mtime_ns for name in kept} == kept
+
+
+def test_a_cancelled_sweep_stops_and_keeps_its_points(
+    planted: Callable[..., Any],
+    make_set: Callable[..., str],
+    store: Store,
+    queue: JobQueue,
+    redis_server: str,
+    wait_until: Callable[..., None],
+) -> None:
+    embeddings = make_set("mine", *planted(2000, spread=2.0), shard_rows=2000)
+    job, _ = queue.submit("sweep", {"embeddings": embeddings, "clusters": list(range(20, 220)), "seeds": [0]})
+    environment = {**os.environ, "REDIS_URL": redis_server, "SHOAL_STORE": str(store.root)}
+    worker = subprocess.Popen([sys.executable, "-m", "clusterer", "worker"], env=environment)
+    points = store.layout.sweep(f"s-{job.id}").points
+    try:
+        wait_until(lambda: points.is_dir() and any(points.glob("*.json")), deadline_s=120, what="a point is there")
+        queue.cancel(job.id)
+        wait_until(lambda: queue.get(job.id).state.terminal, deadline_s=60, what="the sweep stops")
+    finally:
+        worker.terminate()
+        worker.wait(timeout=60)
+    assert queue.get(job.id).state is JobState.CANCELLED
+    half = store.sweep(f"s-{job.id}")
+    assert not half.complete
+    assert 0 < len(half.finished_points()) < 200

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from clusterer.api import build
 from clusterer.rows import ArrayRows
+from clusterer.sweeps import drawing
 from clusterer.sweeps import run as sweeping
 from clusterer.sweeps.drawing import comparable, curves
 from clusterer.sweeps.grid import plan_points
@@ -19,6 +22,7 @@ from clusterer.sweeps.plots import against_components, against_probe, line
 from clusterer.sweeps.probe import LinearProbe
 from clusterer.sweeps.table import tidy
 from fastapi.testclient import TestClient
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from pydantic import ValidationError
 from shoal.errors import InvalidRequest, LabelsRequired
 from shoal.jobs.child import Cancelled, JobContext
@@ -229,6 +233,43 @@ def test_of_many_curves_those_that_differ_in_one_thing_are_shown() -> None:
     assert (total, [curve.name for curve in shown]) == (10, ["k = 2", "k = 3", "k = 7", "k = 11"])
 
 
+def test_names_of_marks_overlap_neither_each_other_nor_the_edge() -> None:
+    figure, axes = drawing.canvas()
+    places = [(66.6, 23.3), (71.1, 23.1), (71.7, 22.4), (75.2, 38.6), (77.2, 39.1), (86.5, 72.0)]
+    axes.plot(*zip(*places, strict=True), "o")
+    figure.draw_without_rendering()
+    drawing.name_marks(axes, [drawing.Mark(x, y, f"a model named {x}-{y}", 8.5, "black") for x, y in places])
+    FigureCanvasAgg(figure)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == len(places)
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    frame = axes.get_window_extent()
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
+
+
+def test_models_of_several_sizes_make_no_curve(planted: Planted, make_set: MakeSet, run_sweep: RunSweep) -> None:
+    vectors, labels = planted(60)
+    sets = [make_set(f"m{dim}", vectors[:, :dim], labels) for dim in (4, 8, 16)]
+    found = run_sweep(sets, over=1.0, seed=0, linear_probe=True, reference="models")
+    assert found.plots() == ["ari-accuracy", "linear-probe"]
+
+
+def test_a_sweep_scores_other_classes_through_their_map_as_a_clustering_does(
+    planted: Planted, make_set: MakeSet, run_sweep: RunSweep, run_job: RunJob, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "map.csv").write_text("train_label,scored_label\na,x\nb,x\nc,y\n")
+    vectors, labels = planted(80, seed=2)
+    third = make_set("third", vectors, [{"a": "x", "b": "x", "c": "y"}.get(label, "z") for label in labels])
+    scored = {"embeddings": third, "class_map": {"file": "map.csv"}}
+    sets = {"train": make_set("train", *planted(spread=1.0)), "score": [scored]}
+    settings.__dict__["data"] = tmp_path
+    [row] = tidy(run_sweep(sets, clusters=[4], pca={"components": 8}, seed=0, linear_probe=True).points())
+    alone = run_job(sets, clusters=4, pca={"components": 8}, seed=0).metrics()["scored"][third]["mean"]
+    assert row["n_labelled"] == 60
+    assert row["accuracy_hungarian_train"] == alone["accuracy"]["hungarian"]["train"] == 1.0
+    assert row["linear_probe"] == 1.0
+
+
 def test_no_axis_goes_where_no_percentage_is(two_sets: dict[str, Any], run_sweep: RunSweep) -> None:
     found = run_sweep(
         two_sets,
@@ -245,6 +286,14 @@ def test_no_axis_goes_where_no_percentage_is(two_sets: dict[str, Any], run_sweep
             low, high = axes.get_ylim()
             assert low >= 0.0
             assert high <= 100.0
+
+
+def test_one_label_makes_no_linear_classifier(planted: Planted, make_set: MakeSet, run_sweep: RunSweep) -> None:
+    vectors, labels = planted(40)
+    for known, there in ((1, False), (2, True)):
+        some = [label if row < known else None for row, label in enumerate(labels)]
+        found = run_sweep(make_set(f"known{known}", vectors, some), clusters=[3], seed=0, linear_probe=True)
+        assert (tidy(found.points())[0]["linear_probe"] is not None) is there
 
 
 def test_a_linear_probe_tells_planted_groups_apart_and_noise_not() -> None:

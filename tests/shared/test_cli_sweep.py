@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 from rich.console import Console
-from shoal import paper
+from shoal import __version__, paper
 from shoal.cli import sweep, sweep_tables
 from shoal.errors import InvalidRequest
 from shoal.schemas import Job, JobPage, SweepRequest
@@ -45,7 +45,14 @@ class Service:
         return JobPage(jobs=self._jobs)
 
     def sweeps(self) -> list[dict[str, Any]]:
-        return [{"id": f"s-{job.id}", "complete": job.id != "torn"} for job in self._jobs]
+        return [
+            {
+                "id": f"s-{job.id}",
+                "complete": job.id != "torn",
+                "version": "0.0.1" if job.id == "ancient" else __version__,
+            }
+            for job in self._jobs
+        ]
 
 
 def job_of(job_id: str, state: str, request: dict[str, Any]) -> Job:
@@ -58,6 +65,7 @@ def test_a_repeated_command_finds_the_sweep_that_it_started() -> None:
     same = {"embeddings": "a-1", "over": [1.0, 2.0], "seeds": [0, 1, 2]}
     other = {**same, "seeds": [0, 1, 3]}
     failed, torn = job_of("bad", "failed", same), job_of("torn", "succeeded", same)
+    ancient = job_of("ancient", "succeeded", same)
     for state in ("queued", "running", "succeeded"):
         service: Any = Service(job_of("other", state, other), failed, torn, job_of("mine", state, same))
         found = sweep.same_sweep(service, ["a-1"], fields)
@@ -65,7 +73,7 @@ def test_a_repeated_command_finds_the_sweep_that_it_started() -> None:
         assert found.id == "mine"
     given_up = job_of("mine", "running", same).model_copy(update={"cancel_requested": True})
     older = job_of("old", "succeeded", {**same, "colour": "red"})
-    assert sweep.same_sweep(cast(Any, Service(failed, torn, given_up, older)), ["a-1"], fields) is None
+    assert sweep.same_sweep(cast(Any, Service(failed, torn, given_up, older, ancient)), ["a-1"], fields) is None
     assert sweep.same_sweep(cast(Any, Service(job_of("mine", "running", same))), ["a-1"], {"over": [-1.0]}) is None
 
 

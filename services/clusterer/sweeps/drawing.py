@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Affine2D, Bbox
 
 from clusterer.sweeps.table import Row
 
@@ -60,6 +61,7 @@ class Curve:
 
 def curves(rows: Sequence[Row], x: Callable[[Row], float], others: Sequence[str]) -> list[Curve]:
     """Rows that agree in all parameters but the one on the axis, named by those that vary."""
+    others = [identity(rows) if name == "model" else name for name in others]
     varying = [name for name in others if len({row[name] for row in rows}) > 1]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -70,6 +72,12 @@ def curves(rows: Sequence[Row], x: Callable[[Row], float], others: Sequence[str]
         name = ", ".join(say(each, value) for each, value in zip(varying, key, strict=True))
         found.append(Curve(name, [float(x(row)) for row in ordered], ordered, key))
     return found
+
+
+def identity(rows: Sequence[Row]) -> str:
+    """What tells the rows' embeddings apart: the model's name, or where two sets are of one model their id."""
+    names = {row["model"] for row in rows}
+    return "embeddings" if len({row.get("embeddings") for row in rows}) > len(names) else "model"
 
 
 def comparable(rows: Sequence[Row], x: Callable[[Row], float], others: Sequence[str]) -> tuple[list[Curve], int]:
@@ -152,11 +160,44 @@ def whole_numbers(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def name_marks(
-    axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[str], size: float, colour: str
-) -> None:
-    """A name to the right of each mark, or to the left where it would run into the next one."""
-    for at, high, name in zip(x, y, names, strict=True):
-        crowded = any(at < other < at + 8 and abs(high - above) < 3 for other, above in zip(x, y, strict=True))
-        side: dict[str, Any] = {"xytext": (-7, -3), "ha": "right"} if crowded else {"xytext": (7, -3)}
-        axes.annotate(name, (at, high), textcoords="offset points", fontsize=size, color=colour, **side)
+@dataclass(frozen=True)
+class Mark:
+    """A point with a name: where it is, and how the name is written."""
+
+    x: float
+    y: float
+    name: str
+    size: float
+    colour: str
+
+
+def name_marks(axes: Axes, marks: Sequence[Mark]) -> None:
+    """Write each name beside its mark, on the first side where it runs into no mark, no other name and no edge.
+
+    Call it when the limits of the axes are set: what has room depends on them.
+    """
+    points = [axes.transData.transform((mark.x, mark.y)) * 72 / axes.figure.dpi for mark in marks]
+    frame = axes.get_window_extent().transformed(Affine2D().scale(72 / axes.figure.dpi))
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in points]
+    for mark, (x, y) in zip(marks, points, strict=True):
+        width, height = 0.58 * mark.size * len(mark.name), 1.2 * mark.size
+        # Right, left, above, below; then the corners.
+        sides = [(7, -height / 2), (-7 - width, -height / 2), (-width / 2, 7), (-width / 2, -7 - height)]
+        sides += [(5, 5), (5, -5 - height), (-5 - width, 5), (-5 - width, -5 - height)]
+        boxes = [Bbox.from_bounds(x + dx, y + dy, width, height) for dx, dy in sides]
+        free = [box for box in boxes if frame.x0 <= box.x0 and box.x1 <= frame.x1 and not box.count_overlaps(taken)]
+        chosen = (free or boxes)[0]
+        taken.append(chosen)
+        side, edge = ("right", chosen.x1) if chosen.x1 <= x else ("left", chosen.x0)
+        if chosen.x0 < x < chosen.x1:
+            side, edge = "center", x
+        axes.annotate(
+            mark.name,
+            (mark.x, mark.y),
+            (edge - x, (chosen.y0 + chosen.y1) / 2 - y),
+            textcoords="offset points",
+            ha=side,
+            va="center",
+            fontsize=mark.size,
+            color=mark.colour,
+        )

@@ -22,6 +22,9 @@ DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MODELS = (ACCURACY, "#c2570c", "#2b8a3e", "#8338ad", "#b8860b")
 DPI = 150
+PCA_CURVES = ("model", "normalize", "whiten", "k")
+CLUSTER_CURVES = ("model", "normalize", "whiten", "components")
+UNLABELLED_CURVES = ("scored", *CLUSTER_CURVES)
 
 
 def draw(sweep: Sweep, rows: list[Row], reference: str | None) -> None:
@@ -32,16 +35,16 @@ def draw(sweep: Sweep, rows: list[Row], reference: str | None) -> None:
     chosen = rows if len(sets) == len({row["embeddings"] for row in rows}) else first
     known = [row for row in chosen if row["ari"] is not None]
     figures: dict[str, Callable[[], Figure]] = {}
-    if len({row["components"] or row["dim"] for row in known}) > 1:
+    if _varies(known, _components, PCA_CURVES):
         figures["pca"] = partial(against_components, known, reference)
-    if len({row["k"] for row in known}) > 1:
+    if _varies(known, _clusters, CLUSTER_CURVES):
         figures["clusters"] = partial(against_clusters, known, reference)
     if any(row["linear_probe"] is not None for row in known):
         figures["linear-probe"] = partial(against_probe, known, reference)
     if len(known) > 2:
         figures["ari-accuracy"] = partial(ari_against_accuracy, known)
     unlabelled = [row for row in rows if row["ari"] is None and row["silhouette"] is not None]
-    if len({row["k"] for row in unlabelled}) > 1:
+    if _varies(unlabelled, _clusters, UNLABELLED_CURVES):
         figures["unsupervised"] = partial(without_labels, unlabelled)
     for name, make in figures.items():
         with mpl.rc_context(drawing.STYLE):
@@ -55,7 +58,7 @@ def draw(sweep: Sweep, rows: list[Row], reference: str | None) -> None:
 
 def against_components(rows: list[Row], reference: str | None) -> Figure:
     """Accuracy and ARI against the number of principal components."""
-    shown, total = comparable(rows, lambda row: row["components"] or row["dim"], ("model", "normalize", "whiten", "k"))
+    shown, total = comparable(rows, _components, PCA_CURVES)
     points = paper.pca_ablation() if reference == "pca-ablation" else []
     return _twin(shown, total, "PCA components", "accuracy_hungarian_train", points)
 
@@ -66,7 +69,7 @@ def against_clusters(rows: list[Row], reference: str | None) -> Figure:
     shown, total = comparable(
         rows,
         lambda row: row["k"] / row["train_classes"] if per_class else row["k"],
-        ("model", "normalize", "whiten", "components"),
+        CLUSTER_CURVES,
     )
     points = paper.over_clustering() if per_class else []
     name = "clusters k as a multiple of the classes" if per_class else "clusters k"
@@ -82,12 +85,13 @@ def against_probe(rows: list[Row], reference: str | None) -> Figure:
     mean, std = Curve("", x, best).band(metric)
     error = [np.minimum(std, mean), np.minimum(std, 100 - mean)]
     axes.errorbar(x, mean, yerr=error, fmt="o", color=ACCURACY, capsize=3, label="this sweep", zorder=3, clip_on=False)
-    drawing.name_marks(axes, x, mean.tolist(), [row["model"] for row in best], 8.5, INK)
+    who = drawing.identity(best)
+    named = [drawing.Mark(a, b, row[who], 8.5, INK) for a, b, row in zip(x, mean.tolist(), best, strict=True)]
     points = paper.models() if reference == "models" else []
     if points:
         xs, ys = [point.probe or 0.0 for point in points], [point.accuracy for point in points]
         axes.plot(xs, ys, "D", ms=5, color=REFERENCE, label="arXiv 2008.10312, ImageNet", mfc="none")
-        drawing.name_marks(axes, xs, ys, [point.name for point in points], 7.5, QUIET)
+        named += [drawing.Mark(point.probe or 0.0, point.accuracy, point.name, 7.5, QUIET) for point in points]
     axes.set_xlabel("accuracy of a linear classifier with labels, %")
     axes.set_ylabel(f"accuracy of k-means, map learnt on {_source(metric)}, %")
     axes.margins(x=0.2, y=0.12)
@@ -97,6 +101,8 @@ def against_probe(rows: list[Row], reference: str | None) -> Figure:
     drawing.within_percent(axes)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.01), ncols=2)
     drawing.caption(figure, best)
+    figure.draw_without_rendering()  # Names need to know how large the axes are.
+    drawing.name_marks(axes, named)
     return figure
 
 
@@ -105,9 +111,10 @@ def ari_against_accuracy(rows: list[Row]) -> Figure:
     figure, axes = drawing.canvas()
     metric = _metric(rows, "accuracy_hungarian_train")
     kept = [row for row in rows if row[metric] is not None]
-    models = list(dict.fromkeys(row["model"] for row in kept))
+    who = drawing.identity(kept)
+    models = list(dict.fromkeys(row[who] for row in kept))
     for model, marker, colour in zip(models, cycle(MARKERS), cycle(MODELS), strict=False):
-        own = [row for row in kept if row["model"] == model]
+        own = [row for row in kept if row[who] == model]
         x, y = [100 * row[metric] for row in own], [100 * row["ari"] for row in own]
         axes.plot(x, y, marker, color=colour, mfc="none", ms=5.5, label=model)
     x_all, y_all = (np.array([100 * row[name] for row in kept]) for name in (metric, "ari"))
@@ -128,7 +135,7 @@ def ari_against_accuracy(rows: list[Row]) -> Figure:
 def without_labels(rows: list[Row]) -> Figure:
     """Inertia, silhouette and stability against the number of clusters, where there are no labels."""
     figure, axes = drawing.canvas()
-    found = curves(rows, lambda row: row["k"], ("scored", "model", "normalize", "whiten", "components"))
+    found = curves(rows, _clusters, UNLABELLED_CURVES)
     curve = found[0]
     twin = drawing.second(axes)
     lines = []
@@ -196,6 +203,19 @@ def _twin(shown: list[Curve], total: int, x_name: str, wanted: str, reference: l
     left_out = f"{len(shown)} of {total} curves" if total > len(shown) else ""
     drawing.caption(figure, [row for curve in shown for row in curve.rows], left_out)
     return figure
+
+
+def _components(row: Row) -> float:
+    return float(row["components"] or row["dim"])
+
+
+def _clusters(row: Row) -> float:
+    return float(row["k"])
+
+
+def _varies(rows: Sequence[Row], x: Callable[[Row], float], others: Sequence[str]) -> bool:
+    """Whether any curve has more than one point: several models of different sizes alone make none."""
+    return any(len(set(curve.x)) > 1 for curve in curves(rows, x, others))
 
 
 def _metric(rows: Sequence[Row], wanted: str) -> str:

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+from shoal import __version__
 from shoal.jobs.child import JobContext
 from shoal.schemas import SweepRequest
 from shoal.settings import Settings
@@ -55,8 +57,9 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
             _run_space(sweep, group, engine, request.linear_probe, shelf, progress)
         ctx.progress("plots", 0, 1, "plots")
         draw(sweep, tidy(sweep.points()), request.reference)
-        seconds = round(time.perf_counter() - started, 3)
-        sweep.finish({"finished_at": datetime.now(UTC).isoformat(), "engine": engine.name, "seconds": seconds})
+        ctx.progress("plots", 1, 1, "plots")
+        facts = {"finished_at": datetime.now(UTC).isoformat(), "engine": engine.name, "version": __version__}
+        sweep.finish({**facts, "seconds": round(time.perf_counter() - started, 3)})
         shelf.work.remove()
     return {"sweep": sweep.id, "points": len(points), "plots": sweep.plots()}
 
@@ -106,7 +109,8 @@ def _run_space(sweep: Sweep, group: list[Point], engine: Engine, probe: bool, sh
             pca, views = fit_space(sets, plan.train.id, normalize=normalize, components=most, on_rows=progress.alive)
             space = Space(pca, held.enter_context(shelf.hold(views, f"{tag}-{most}", progress.alive)))
         probed: dict[str, float | None] = {}
-        if probe and plan.train_classes:
+        # One row to fit on and one to judge by: fewer make no classifier.
+        if probe and np.count_nonzero(classes[plan.train.id] >= 0) > 1:
             probed = probe_sets(group[0], space.projected if space else plain, classes)
         for (_, _, whiten), same in groupby(group, key=lambda point: point.projection):
             points = list(same)
@@ -169,6 +173,7 @@ def run_point(
             "k": plan.k,
             "train_classes": plan.train_classes,
             "seeds": list(plan.seeds),
+            "restarts": plan.restarts,
         },
         "best_seed": best_seed,
         "iterations": {str(seed): len(fit.best.fit.history) for seed, fit in fits.items()},

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 
+from shoal import __version__
 from shoal.cli.jobs import AsJson, Wait, finish
 from shoal.cli.output import err, out
 from shoal.cli.sweep_tables import Study, differences_table, paper_table, sweep_table
@@ -131,7 +132,8 @@ def same_sweep(client: Client, sets: list[str | Json], fields: Json) -> Job | No
         wanted = SweepRequest.model_validate({name: value for name, value in body.items() if value is not None})
     except ValidationError:
         return None  # The service says what is wrong with it.
-    finished = {each["id"] for each in client.sweeps() if each["complete"]}
+    # What another version made of the same request may differ.
+    finished = {each["id"] for each in client.sweeps() if each["complete"] and each.get("version") == __version__}
     for job in client.jobs(kind="sweep", limit=LOOKED_THROUGH).jobs:
         lives = job.state in {JobState.QUEUED, JobState.RUNNING} and not job.cancel_requested
         done = job.state is JobState.SUCCEEDED and (job.result or {}).get("sweep") in finished
