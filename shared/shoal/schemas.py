@@ -262,7 +262,7 @@ MemoryLimit = Annotated[
         {
             "anyOf": [
                 {"type": "integer", "minimum": 2**28, "maximum": 2**50},
-                {"type": "string", "pattern": r"^[1-9][0-9]{0,5} ?([KMGT]i?B)$"},
+                {"type": "string", "pattern": r"^[1-9][0-9]{0,5} ?([KMGT]i?B)$", "maxLength": 10},
             ]
         }
     ),

@@ -6,6 +6,7 @@ One stack serves all tests of this file; each leaves it running.
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 LITE0 = "tf_efficientnet_lite0"
@@ -36,9 +37,12 @@ def test_a_job_survives_the_death_of_every_container(stack: Any) -> None:
     body = {"images": {"path": "many"}, "model": LITE0, "shard_rows": 50, "batch_size": 16}
     job_id = stack.post(extractor, "/extract", body)
 
+    killed: list[datetime] = []
+
     def kill_after(rows: int, *services: str) -> None:
         stack.wait(lambda: stack.embedded(extractor, job_id) >= rows, 600, f"{rows} images embedded")
         containers = [stack.container(service) for service in services]
+        killed.append(datetime.now(UTC))
         stack.docker("kill", *containers)
         stack.docker("start", *containers)
 
@@ -51,6 +55,7 @@ def test_a_job_survives_the_death_of_every_container(stack: Any) -> None:
     assert job["state"] == "succeeded", job
     assert (job["result"]["rows"], job["result"]["failed"]) == (MANY, 0)
     assert job["attempt"] == 2
+    assert max(killed) < datetime.fromisoformat(job["finished_at"]), "something was killed too late to matter"
     embeddings = job["result"]["embeddings"]
     assert stack.get(extractor, f"/embeddings/{embeddings}")["rows"] == MANY
     verified = stack.compose("exec", "-T", "extractor-torch", "shoal", "verify", embeddings)
@@ -114,6 +119,8 @@ def test_the_images_hold_what_their_process_needs_and_no_more(stack: Any) -> Non
         "extractor-torch": "['torch']",
         "clusterer-worker": "['faiss']",
     }
+    compiled = stack.compose("exec", "-T", "clusterer-worker", "sh", "-c", "ls /opt/shoal/clusterer/kmeans/fast/*.so")
+    assert len(compiled.split()) == 4, "the k-means kernel, once per instruction set"
     for service in (*APIS, *WORKERS):
         tools = "for t in gcc g++ cc c++ make pip uv; do command -v $t; done; true"
         found = stack.compose("exec", "-T", service, "sh", "-c", tools).split()

@@ -15,8 +15,11 @@ def test_a_tensorflow_model_is_imported_served_and_used(stack: Any, data: Path) 
     stack.profiles.append("tf")
     stack.files.append(Path(__file__).parent / "tf-serving.yml")
     stack.compose("build", "extractor-tfserving")
+    stack.compose("build", "tf-serving")
+    # The profile first, its models later: TF Serving starts again until there is one, and its volume stays ours.
+    stack.compose("up", "-d", "tf-serving", "extractor-tfserving")
+    stack.compose("exec", "-T", "extractor-torch", "sh", "-c", "touch /models/written && rm /models/written")
     stack.compose("run", "--rm", "-T", "--no-deps", "extractor-tfserving", "import-tf", "lite0", "/data/saved")
-    stack.compose("up", "-d", "--no-deps", "tf-serving", "extractor-tfserving")
 
     extractor, clusterer = stack.http()
     models = {model["name"]: model for model in stack.get(extractor, "/models")["models"]}

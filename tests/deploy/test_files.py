@@ -71,6 +71,15 @@ def test_everything_that_can_be_set_is_in_the_example_with_its_default() -> None
     assert example == used
 
 
+def test_tf_serving_cannot_make_the_models_volume_root_s() -> None:
+    # The engine gives an empty volume the owner of the folder that it is mounted over, at every creation.
+    for name in ("tf-serving", "tf-serving-gpu"):
+        assert "extractor-tfserving" in SERVICES[name]["depends_on"]
+        assert set(SERVICES[name]["profiles"]) <= set(SERVICES["extractor-tfserving"]["profiles"])
+    for file in DOCKERFILES:
+        assert "touch /models/.keep && chown -R 10001:10001 /models" in _lineage(file, "runtime")
+
+
 def test_gpu_services_reserve_a_device_and_others_do_not() -> None:
     for name, service in SERVICES.items():
         reserved = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import socket
 import threading
@@ -75,6 +76,15 @@ def test_a_hostile_body_is_refused_and_never_breaks_the_service(client_with: Cli
     answer = client_with(Scope.SUBMIT).post("/things", content=body, headers=JSON)
     assert answer.status_code in {400, 422}
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "gzip, gzip"])
+def test_a_body_is_never_unpacked(client_with: ClientWith, coding: str) -> None:
+    # Nothing that a sender packs small is unpacked large: a packed body is no JSON.
+    packed = gzip.compress(json.dumps({**BODY, "x": "0" * 10_000_000}).encode())
+    assert len(packed) < 20_000
+    answer = client_with(Scope.SUBMIT).post("/things", content=packed, headers={**JSON, "Content-Encoding": coding})
+    assert answer.status_code in {400, 415, 422}
 
 
 def test_a_key_that_asks_too_fast_waits(make_app: Callable[..., FastAPI], keys: KeyStore) -> None:

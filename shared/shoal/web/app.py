@@ -71,6 +71,7 @@ def _guard(app: FastAPI, service: str, settings: Settings) -> None:
         queue_limits=QueueLimits(settings.max_queued, settings.max_queued_per_key, store),
     )
     auth.install(app, settings, store)
+    app.add_middleware(problems.Unexpected)
     app.add_middleware(Audit, service=service)
     app.add_middleware(SecurityHeaders, check_host=not needed, allowed_hosts=settings.allowed_hosts)
     app.add_middleware(Counting, registry=app.state.registry, service=service)

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from shoal import __version__
 from shoal.errors import ShoalError
@@ -38,6 +38,9 @@ class Readiness(BaseModel):
 
     ready: bool
     checks: dict[str, str]
+    workers: dict[str, float | None] = Field(
+        description="Seconds since a worker of each kind was heard of; null when none is known."
+    )
 
 
 router = APIRouter(tags=["operations"])
@@ -53,15 +56,16 @@ def healthz() -> Health:
 def readyz(request: Request, response: Response, queue: QueueDep, store: StoreDep, settings: SettingsDep) -> Readiness:
     """Whether a job that is sent now would run: queue, store, disk, and a live worker."""
     kinds: tuple[str, ...] = request.app.state.kinds
+    queue_check, workers = _check_queue(queue, kinds)
     checks = {
-        "queue": _check_queue(queue),
+        "queue": queue_check,
         "store": _check_store(store),
         "disk": _check_disk(store),
-        "workers": _check_workers(queue, kinds),
+        "workers": _check_workers(workers),
     }
     ready = all(answer == "ok" for answer in checks.values())
     response.status_code = 200 if ready else 503
-    return Readiness(ready=ready, checks=checks)
+    return Readiness(ready=ready, checks=checks, workers=workers)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -71,12 +75,14 @@ def metrics(request: Request) -> Response:
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _check_queue(queue: JobQueue) -> str:
+def _check_queue(queue: JobQueue, kinds: tuple[str, ...]) -> tuple[str, dict[str, float | None]]:
+    """Whether the queue answers, and how many seconds ago a worker of each kind was heard of."""
     try:
-        queue.ping()
+        beats = queue.workers()
     except ShoalError as error:
-        return error.detail
-    return "ok"
+        return error.detail, dict.fromkeys(kinds)
+    now = time.time()
+    return "ok", {kind: max(0.0, now - beats[kind].timestamp()) if kind in beats else None for kind in kinds}
 
 
 def _check_store(store: Store) -> str:
@@ -91,13 +97,9 @@ def _check_disk(store: Store) -> str:
     return "ok" if free >= MIN_FREE_BYTES else f"only {free >> 20} MiB are free for the store"
 
 
-def _check_workers(queue: JobQueue, kinds: tuple[str, ...]) -> str:
-    try:
-        beats = queue.workers()
-    except ShoalError as error:
-        return error.detail
-    alive = [kind for kind in kinds if kind in beats and time.time() - beats[kind].timestamp() < WORKER_ALIVE_S]
-    return "ok" if alive else f"no live worker for {' or '.join(kinds)}"
+def _check_workers(workers: Mapping[str, float | None]) -> str:
+    alive = [kind for kind, silent_s in workers.items() if silent_s is not None and silent_s < WORKER_ALIVE_S]
+    return "ok" if alive else f"no live worker for {' or '.join(workers)}"
 
 
 class QueueCollector(Collector):

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shoal.errors import ShoalError, UnsupportedMediaType
 from shoal.schemas import Problem
@@ -18,6 +19,7 @@ from shoal.web.fields import field_errors
 log = structlog.get_logger()
 
 PROBLEM_JSON = "application/problem+json"
+UNEXPECTED = "The service failed on this request; its log holds the traceback. Please report it."
 _NO_JSON = {"type": "json_invalid", "loc": ("body", 0), "msg": "", "ctx": {"error": "it cannot be read as UTF-8 text"}}
 
 
@@ -31,11 +33,38 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Turn every exception that leaves a route of ``app`` into a problem."""
+    """Turn what routes of ``app`` raise on purpose into problems; `Unexpected` does so with everything else."""
     app.add_exception_handler(ShoalError, _shoal_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(Exception, _unexpected)
+
+
+class Unexpected:
+    """Answers 500 where a route or a middleware fails, behind what every answer goes through: headers, audit."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answered = False
+
+        async def watched(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            if answered:
+                # Too late for another answer: the server cuts the connection, which the client sees.
+                raise
+            log.error("request_failed", method=scope["method"], path=scope["path"], exc_info=error)
+            await shoal_problem(ShoalError(UNEXPECTED))(scope, receive, send)
 
 
 def problem_response(error: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
@@ -94,11 +123,4 @@ def _http_exception(request: Request, error: Exception) -> JSONResponse:
     detail = f"{request.method} {request.url.path}: {phrase}. The routes are listed at /docs."
     return problem_response(
         {"type": f"urn:shoal:error:{code}", "title": phrase, "status": status, "detail": detail, "code": code}, headers
-    )
-
-
-def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
-    return problem_response(
-        ShoalError("The service failed on this request; its log holds the traceback. Please report it.").problem()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from shoal.schemas import ClusterRequest, Job
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.web import IdempotencyKey, QueueDep, accepted, create_app, submit
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 router = APIRouter()
 KIND = "test"
@@ -24,7 +27,7 @@ def post_thing(body: ClusterRequest, response: Response, queue: QueueDep, key: I
     return accepted(submit(queue, KIND, body, key), response)
 
 
-@router.get("/broken")
+@router.api_route("/broken", methods=["GET", "POST"])
 def broken() -> None:
     raise RuntimeError("a secret that must not leave")
 
@@ -146,6 +149,19 @@ def test_an_unexpected_error_says_nothing_of_its_inside(client: TestClient) -> N
     answer = client.get("/broken")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert "secret" not in answer.text
+    # It is an answer like any other: the browser is told how to treat it, and the log can be searched for it.
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["X-Request-Id"]
+
+
+def test_an_unexpected_error_of_a_change_is_audited(client: TestClient) -> None:
+    with capture_logs(processors=[merge_contextvars]) as lines:
+        assert client.post("/broken").status_code == 500
+    [line] = [line for line in lines if line["event"] == "audit"]
+    assert (line["action"], line["status"]) == ("failed", 500)
+    [error] = [line for line in lines if line["event"] == "request_failed"]
+    assert error["request_id"] == line["request_id"]
 
 
 def test_readiness_waits_for_a_worker(client: TestClient, queue: JobQueue) -> None:
@@ -153,8 +169,20 @@ def test_readiness_waits_for_a_worker(client: TestClient, queue: JobQueue) -> No
     before = client.get("/readyz")
     assert (before.status_code, before.json()["checks"]["queue"]) == (503, "ok")
     assert "no live worker" in before.json()["checks"]["workers"]
+    assert before.json()["workers"] == {KIND: None}
     queue.beat("me", [KIND])
-    assert client.get("/readyz").status_code == 200
+    after = client.get("/readyz")
+    assert after.status_code == 200
+    assert 0 <= after.json()["workers"][KIND] < 30
+
+
+def test_a_worker_that_fell_silent_makes_nothing_ready(
+    client: TestClient, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "workers", lambda: {KIND: datetime.now(UTC) - timedelta(seconds=90)})
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["checks"]["workers"]) == (503, f"no live worker for {KIND}")
+    assert answer.json()["workers"][KIND] >= 90
 
 
 def test_metrics_show_the_queue(client: TestClient) -> None:
