@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,6 +61,16 @@ class NpyWriter:
         self._file.seek(0)
         self._file.write(npy_header(self.rows, self._dim, self._dtype))
         self._file.seek(0, 2)
+
+
+def let_go(array: NDArray[Any]) -> None:
+    """Drop the pages of what `open_npy` returned from this process's memory; they stay in the system's page cache.
+
+    Nothing is lost: whoever looks at the array again maps them again.
+    """
+    mapped = getattr(array, "_mmap", None)
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def open_npy(path: Path, rows: int, dim: int, dtype: str) -> NDArray[Any]:

@@ -144,21 +144,19 @@ class EmbeddingSet:
         if batch_rows < 1 or start < 0:
             raise ValueError(f"batch_rows is {batch_rows} and start {start}: at least 1 and 0 are needed")
         for first in range(start, stop, batch_rows):
-            yield first, self._slice(first, min(first + batch_rows, stop), np.dtype(dtype))
+            parts = list(self._parts(first, min(first + batch_rows, stop)))
+            yield first, _joined(parts, np.dtype(dtype))
+            for part in parts:
+                npyfile.let_go(part)
 
-    def _slice(self, start: int, stop: int, dtype: np.dtype[Any]) -> Array:
+    def _parts(self, start: int, stop: int) -> Iterator[Array]:
+        """The rows from ``start`` to ``stop``, as views of the shards that hold them."""
         first = int(np.searchsorted(self._offsets, start, side="right")) - 1
         last = int(np.searchsorted(self._offsets, stop, side="left"))
-        parts = []
         for entry in self._entries[first:last]:
             lo, hi = max(start - entry.offset, 0), min(stop - entry.offset, entry.rows)
             if lo < hi:
-                parts.append(self._mapped(entry.shard)[lo:hi])
-        if len(parts) == 1:
-            return parts[0].astype(dtype, copy=False)
-        out = np.empty((stop - start, self.dim), dtype)
-        np.concatenate(parts, out=out, casting="same_kind")
-        return out
+                yield self._mapped(entry.shard)[lo:hi]
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors of some global rows, in the order asked for.
@@ -185,7 +183,9 @@ class EmbeddingSet:
         borders = np.searchsorted(ordered, self._offsets)
         for entry, lo, hi in zip(self._entries, borders[:-1], borders[1:], strict=True):
             if lo < hi:
-                out[order[lo:hi]] = self._mapped(entry.shard)[ordered[lo:hi] - entry.offset]
+                vectors = self._mapped(entry.shard)
+                out[order[lo:hi]] = vectors[ordered[lo:hi] - entry.offset]
+                npyfile.let_go(vectors)
         return out
 
     def metadata(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -310,3 +310,12 @@ class EmbeddingSet:
                 raise StoreCorrupt(f"{path} is no complete Parquet file: {error}.", file=str(path)) from error
 
         return self._open(shard, kind, load)
+
+
+def _joined(parts: Sequence[Array], dtype: np.dtype[Any]) -> Array:
+    """One array of all parts: a view of the only one where that is of ``dtype``."""
+    if len(parts) == 1:
+        return parts[0].astype(dtype, copy=False)
+    out = np.empty((sum(map(len, parts)), parts[0].shape[1]), dtype)
+    np.concatenate(parts, out=out, casting="same_kind")
+    return out

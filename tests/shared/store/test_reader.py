@@ -6,10 +6,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shoal.errors import StoreCorrupt, StoreError
+from shoal.importer import import_embeddings
+from shoal.store import Store
 
 
 def test_a_shard_is_the_file_itself_not_a_copy(make_toy) -> None:
@@ -154,3 +157,18 @@ def test_the_summary_tells_what_the_set_is(make_toy) -> None:
     assert (summary["rows"], summary["failed"], summary["images"], summary["classes"]) == (24, 1, 25, 3)
     assert summary["shards"] == {"total": 3, "committed": 3, "rows": 10}
     assert summary["model"]["name"] == "toy"
+
+
+def test_reading_a_large_set_keeps_none_of_it_in_memory(tmp_path: Path) -> None:
+    rows, dim, batch = 40_000, 512, 1_000
+    np.save(tmp_path / "vectors.npy", np.ones((rows, dim), dtype=np.float32))
+    store = Store(tmp_path / "store")
+    found = store.embeddings(import_embeddings(store, tmp_path / "vectors.npy", name="large"))
+    process, largest = psutil.Process(), 0
+    before = process.memory_info().rss
+    for _, block in found.iter_batches(batch):
+        assert block.sum() == block.size
+        largest = max(largest, process.memory_info().rss - before)
+    found.take(np.arange(0, rows, 100))
+    assert process.memory_info().rss - before < 4 * rows * dim / 4
+    assert largest < 4 * rows * dim / 4
