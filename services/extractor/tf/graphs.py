@@ -18,6 +18,7 @@ from shoal.errors import ImportInvalid
 
 from extractor.tf.loading import tensorflow
 from extractor.tf.sources import CALL, Choice, SavedModelFolder, Shape, Signature
+from extractor.tf.switches import check_no_switches, resolve_switches
 from extractor.tf.tensors import dtype_name
 
 _REFERENCE_VARIABLES = ("Variable", "VariableV2")
@@ -88,7 +89,7 @@ class _Tf1Reader:
     def network(self, choice: Choice) -> Network:
         tf = self.tf
         source, sink = self._tensors(choice)
-        graph = tf.compat.v1.graph_util.extract_sub_graph(self.meta_graph.graph_def, [sink.partition(":")[0]])
+        graph = self._inference_part(choice, sink.partition(":")[0])
         variables = self._variables(graph)
         removed = {source.partition(":")[0], *variables}
         kept = [node for node in graph.node if node.name not in removed]
@@ -116,7 +117,19 @@ class _Tf1Reader:
             tf.compat.v1.saved_model.loader.load(
                 session, list(self.meta_graph.meta_info_def.tags), str(self.folder.path)
             )
-            return np.asarray(session.run(sink, {source: images}))
+            return np.asarray(session.run(sink, {source: images, **dict.fromkeys(self._switches(choice), False)}))
+
+    def _inference_part(self, choice: Choice, sink: str) -> Any:
+        extract = self.tf.compat.v1.graph_util.extract_sub_graph
+        graph = extract(self.meta_graph.graph_def, [sink])
+        resolve_switches(graph, frozenset(name.partition(":")[0] for name in self._switches(choice)))
+        graph = extract(graph, [sink])
+        check_no_switches(graph)
+        return graph
+
+    def _switches(self, choice: Choice) -> list[str]:
+        inputs = self.meta_graph.signature_def[choice.signature].inputs
+        return [inputs[name].name for name in choice.switches]
 
     def _tensors(self, choice: Choice) -> tuple[str, str]:
         definition = self.meta_graph.signature_def[choice.signature]
@@ -204,7 +217,8 @@ class _Tf2Reader:
         tf = self.tf
         if choice.signature != CALL:
             function = self.loaded.signatures[choice.signature]
-            return Network(lambda images: function(**{choice.input: images})[choice.output], self.loaded)
+            off = dict.fromkeys(choice.switches, tf.constant(False))
+            return Network(lambda images: function(**{choice.input: images}, **off)[choice.output], self.loaded)
         args, kwargs = self.callable.structured_input_signature
 
         def call(images: Any) -> Any:

@@ -160,7 +160,11 @@ class _Wanted:
 
 
 def _write(folder: Path, wanted: _Wanted, network: Network, dim: int) -> None:
-    save(network, wanted.scaling, folder, size=wanted.choice.size, dim=dim, dtype=wanted.dtype)
+    tf = tensorflow()
+    try:
+        save(network, wanted.scaling, folder, size=wanted.choice.size, dim=dim, dtype=wanted.dtype)
+    except (tf.errors.OpError, ValueError, TypeError, AttributeError) as error:
+        raise ImportInvalid(f"TensorFlow cannot export this graph: {_first_line(error)}.") from error
     write_warm_up(folder, wanted.name, size=wanted.size, dtype=wanted.dtype)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ CALL = "__call__"
 """Stands for calling the loaded object itself, as SimCLRv2's TF2 directories are used."""
 SUBFOLDERS = ("hub", "saved_model")
 """Where published archives keep the SavedModel beside their checkpoints."""
+SWITCH_NAMES = ("is_training", "training", "trainable", "train", "phase_train")
+"""What inputs that tell training from inference are called."""
 PREFERRED_SIGNATURES = ("encode", CALL, "serving_default", "default")
 PREFERRED_OUTPUTS = ("final_avg_pool", "avepool_feat", "embedding")
 
@@ -51,6 +53,8 @@ class Choice:
         Side of the square input when the graph fixes it, None when any will do.
     dtype
         Of the input: float32, scaled by whoever calls, or uint8, which the graph scales itself.
+    switches
+        Boolean inputs that tell training from inference, to be set to False.
     """
 
     signature: str
@@ -58,6 +62,7 @@ class Choice:
     output: str
     size: int | None
     dtype: str = "float32"
+    switches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class SavedModelFolder:
 
 
 def read_folder(source: Path) -> SavedModelFolder:
-    """The SavedModel in `source`, or in its only subfolder `hub` or `saved_model`.
+    """The SavedModel in `source`, or the only one in its subfolders `hub`, `saved_model`, or named by a training step.
 
     Raises
     ------
@@ -116,16 +121,30 @@ def read_folder(source: Path) -> SavedModelFolder:
 def _locate(source: Path) -> Path:
     if not source.is_dir():
         raise ImportInvalid(f"{source} is not a folder: give the directory that holds `saved_model.pb`.")
-    if (source / "saved_model.pb").is_file():
+    if _holds_model(source):
         return source
-    found = [source / name for name in SUBFOLDERS if (source / name / "saved_model.pb").is_file()]
+    found = sorted(path for path in _below(source) if _holds_model(path))
     if len(found) == 1:
         return found[0]
     if found:
-        raise ImportInvalid(f"{source} holds two models, {_listed(p.name for p in found)}: give one of these folders.")
+        listed = _listed(str(path.relative_to(source)) for path in found)
+        raise ImportInvalid(f"{source} holds {len(found)} models, {listed}: give one of these folders.")
     below = sorted(path.parent for path in source.glob("*/saved_model.pb"))
     hint = f" Did you mean {_listed(map(str, below[:5]))}?" if below else ""
     raise ImportInvalid(f"{source} holds no `saved_model.pb`.{hint}")
+
+
+def _below(source: Path) -> Iterator[Path]:
+    """Where exports put a model: below `hub` or `saved_model`, and below that a folder for the training step."""
+    for folder in (source, *(source / name for name in SUBFOLDERS)):
+        if folder is not source:
+            yield folder
+        if folder.is_dir():
+            yield from (path for path in folder.iterdir() if path.name.isdecimal())
+
+
+def _holds_model(folder: Path) -> bool:
+    return (folder / "saved_model.pb").is_file()
 
 
 def choose(signatures: Sequence[Signature], signature: str | None, output: str | None) -> Choice:
@@ -150,7 +169,7 @@ def choose(signatures: Sequence[Signature], signature: str | None, output: str |
     dtype = chosen.dtypes.get(images, "float32")
     if dtype not in ("float32", "uint8"):
         raise ImportInvalid(f"The input {images!r} of {chosen.name!r} is {dtype}: float32 or uint8 is needed.")
-    return Choice(chosen.name, images, _output(chosen, output), height, dtype)
+    return Choice(chosen.name, images, _output(chosen, output), height, dtype, _switches(chosen))
 
 
 def _signature(named: Mapping[str, Signature], wish: str | None) -> Signature:
@@ -171,14 +190,23 @@ def _signature(named: Mapping[str, Signature], wish: str | None) -> Signature:
 
 
 def _image_input(signature: Signature) -> str:
-    images = [name for name, shape in signature.inputs.items() if shape is None or (len(shape) == 4)]
-    if len(signature.inputs) != 1 or not images:
+    off = _switches(signature)
+    images = [n for n, shape in signature.inputs.items() if n not in off and (shape is None or len(shape) == 4)]
+    if len(images) != 1 or len(signature.inputs) != 1 + len(off):
         inputs = _listed(f"{name} {_shown(shape)}" for name, shape in signature.inputs.items())
         raise ImportInvalid(
             f"The signature {signature.name!r} takes {inputs or 'nothing'}: one input of shape (N, H, W, 3) is needed.",
             inputs=sorted(signature.inputs),
         )
     return images[0]
+
+
+def _switches(signature: Signature) -> tuple[str, ...]:
+    return tuple(
+        name
+        for name, shape in sorted(signature.inputs.items())
+        if name in SWITCH_NAMES and not shape and signature.dtypes.get(name) == "bool"
+    )
 
 
 def _output(signature: Signature, wish: str | None) -> str:

@@ -176,6 +176,44 @@ def bigbigan_hub(folder: Path, *, tag_sets: Mapping[tuple[str, ...], bool] | Non
     write_hub_module(folder, build, tag_sets or {(): False, ("train",): True})
 
 
+def switched_tf1(folder: Path, *, use_resource: bool, in_signature: bool) -> None:
+    """A TF1 SavedModel that trains as well: `tf.cond` on ``is_training``, one half of which updates its statistics."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        images = v1.placeholder(tf.float32, [None, None, None, 3], name="pixels")
+        switch = v1.placeholder(tf.bool, []) if in_signature else v1.placeholder_with_default(False, [])
+        get = graph_variable(use_resource)
+        x = tf.nn.conv2d(images, get("kernel", np.eye(3, 6, dtype=np.float32).reshape(1, 1, 3, 6) + 0.1), 2, "SAME")
+        kept = [get(name, np.full(6, value, np.float32)) for name, value in (("mean", 0.1), ("variance", 0.8))]
+
+        def train() -> list[Any]:
+            fresh = tf.nn.moments(x, [0, 1, 2])
+            with tf.control_dependencies([v1.assign(old, new) for old, new in zip(kept, fresh, strict=True)]):
+                return [tf.identity(new) for new in fresh]
+
+        v1.disable_control_flow_v2()
+        mean, variance = v1.cond(tf.identity(switch), train, lambda: [tf.identity(value) for value in kept])
+        v1.enable_control_flow_v2()
+        pooled = tf.reduce_mean(tf.nn.relu(tf.nn.batch_normalization(x, mean, variance, None, None, 1e-3)), [1, 2])
+        session.run(v1.global_variables_initializer())
+        info = v1.saved_model.build_tensor_info
+        inputs = {"pixels": info(images), **({"is_training": info(switch)} if in_signature else {})}
+        signature = v1.saved_model.signature_def_utils.build_signature_def(inputs, {"features": info(pooled)}, "any")
+        builder = v1.saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(session, ["serve"], {"features": signature})
+        builder.save()
+
+
+def looping_tf1(folder: Path) -> None:
+    """A TF1 SavedModel whose number of steps depends on its input."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        images = v1.placeholder(tf.float32, [None, None, None, 3])
+        v1.disable_control_flow_v2()
+        start = [tf.reduce_mean(images, [1, 2])]
+        pooled = v1.while_loop(lambda x: tf.reduce_max(x) < 10, lambda x: 2 * x + 1, start)
+        v1.enable_control_flow_v2()
+        v1.saved_model.simple_save(session, str(folder), {"images": images}, {"features": pooled})
+
+
 class SimclrModule(tf.Module):
     """What SimCLRv2's TF2 code saves: called with ``trainable``, it returns its endpoints by name; no signatures."""
 

@@ -109,6 +109,25 @@ class TestLayouts:
         assert report.signature == "encode"
         assert report.dim == wanted.shape[1]
 
+    @pytest.mark.parametrize("use_resource", [True, False], ids=["resource variables", "reference variables"])
+    @pytest.mark.parametrize("in_signature", [True, False], ids=["input", "default"])
+    def test_a_graph_with_a_switch_for_training(
+        self,
+        tf: Any,
+        builders: ModuleType,
+        source: Path,
+        models: Path,
+        pixels: np.ndarray,
+        use_resource: bool,
+        in_signature: bool,
+    ) -> None:
+        builders.switched_tf1(source, use_resource=use_resource, in_signature=in_signature)
+        report = import_savedmodel("mine", source, models, transform={"size": SIZE})
+        projected = (pixels[:, ::2, ::2] / 255) @ (np.eye(3, 6) + 0.1)
+        wanted = np.maximum((projected - 0.1) / np.sqrt(0.8 + 1e-3), 0).mean(axis=(1, 2))
+        assert np.abs(served(tf, report, pixels) - wanted).max() <= 1e-4
+        assert (report.layout, report.signature, report.output) == ("tf1", "features", "features")
+
     def test_a_signature_of_a_tf2_directory(
         self, tf: Any, builders: ModuleType, source: Path, models: Path, pixels: np.ndarray
     ) -> None:
@@ -217,6 +236,12 @@ class TestRefused:
     ) -> None:
         builders.bigbigan_hub(source, tag_sets={("train",): True}, size=SIZE)
         refused(source, "for inference, only")
+
+    def test_a_loop_that_cannot_be_carried_over(
+        self, tf: Any, builders: ModuleType, source: Path, refused: Callable[..., ImportInvalid]
+    ) -> None:
+        builders.looping_tf1(source)
+        refused(source, "branches or loops", transform={"size": SIZE})
 
     def test_a_graph_in_training_mode(
         self, tf: Any, builders: ModuleType, source: Path, refused: Callable[..., ImportInvalid]

@@ -91,6 +91,21 @@ def test_a_signature_that_takes_no_images_is_refused(signature: str, message: st
         choose(BIGBIGAN, signature, None)
 
 
+@pytest.mark.parametrize("name", ["is_training", "training", "trainable"])
+def test_a_switch_for_training_is_known_by_its_name_and_type(name: str) -> None:
+    inputs, outputs = {"images": ANY, name: ()}, {"embedding": (None, 5)}
+    choice = choose([Signature("default", inputs, outputs, {name: "bool"})], None, None)
+    assert (choice.input, choice.switches) == ("images", (name,))
+    with pytest.raises(ImportInvalid, match="one input"):
+        choose([Signature("default", inputs, outputs, {name: "float32"})], None, None)
+
+
+def test_other_switches_are_not_guessed() -> None:
+    signature = Signature("default", {"images": ANY, "flip": ()}, {"embedding": (None, 5)}, {"flip": "bool"})
+    with pytest.raises(ImportInvalid, match="one input"):
+        choose([signature], None, None)
+
+
 def test_a_feature_map_is_no_embedding() -> None:
     with pytest.raises(ImportInvalid, match=r"\(N, N, N, 2048\)"):
         choose([SIMCLR], None, "block_group4")
@@ -120,6 +135,17 @@ class TestFolders:
     def test_archives_keep_it_in_a_subfolder(self, tmp_path: Path) -> None:
         write(tmp_path / "ResNet50_1x" / "hub", ())
         assert read_folder(tmp_path / "ResNet50_1x").path.name == "hub"
+
+    @pytest.mark.parametrize("kept", ["hub/7", "saved_model/12500", "7"])
+    def test_exports_keep_it_in_a_folder_for_the_step(self, tmp_path: Path, kept: str) -> None:
+        write(tmp_path / "run" / kept, ())
+        assert read_folder(tmp_path / "run").path == tmp_path / "run" / kept
+
+    def test_two_steps_are_not_guessed_between(self, tmp_path: Path) -> None:
+        write(tmp_path / "hub" / "7", ())
+        write(tmp_path / "hub" / "8", ())
+        with pytest.raises(ImportInvalid, match="2 models, 7, 8"):
+            read_folder(tmp_path / "hub")
 
     def test_two_of_them_are_not_guessed_between(self, tmp_path: Path) -> None:
         write(tmp_path / "hub", ())
