@@ -1,4 +1,4 @@
-"""A server for TensorFlow models on this machine, started when the first job needs it and ended with its worker.
+"""A server for TensorFlow models on this machine: started when a job first needs it, kept up, ended with its worker.
 
 Nothing here imports TensorFlow: the server is `serve-savedmodel` in a process of its own.
 """
@@ -12,6 +12,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -23,6 +25,9 @@ log = structlog.get_logger(__name__)
 START_S = 240.0
 """How long jobs wait for the server: importing TensorFlow alone takes a minute on a busy machine."""
 STOP_S = 15.0
+TICK_S = 0.2
+SHORT_LIFE_S = 2.0
+"""A server that ends sooner cannot start at all; starting it again and again would help nobody."""
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -48,6 +53,9 @@ class LocalServer:
             raise Unavailable("TensorFlow models need a server: set TF_SERVING_URL, or install `shoal[tf]`.")
         self._models = models
         self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: threading.Thread | None = None
+        self._wanted = threading.Event()
+        self._stopping = threading.Event()
         self.port = _free_port()
 
     def __enter__(self) -> LocalServer:
@@ -62,32 +70,57 @@ class LocalServer:
     @property
     def pid(self) -> int | None:
         """Process id of the server; None while none runs."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else None
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
 
     def ensure(self) -> None:
-        """Start it unless it runs. It answers after some seconds; clients wait for it."""
-        if self.pid is not None:
-            return
-        if self._process is not None:
-            log.warning("the TensorFlow server ended; starting another", status=self._process.returncode)
-        command = [sys.executable, "-m", "extractor", "serve-savedmodel", str(self._models), "--port", str(self.port)]
-        # In a session of its own, so that Ctrl-C reaches the worker first, whose job it still serves.
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
-        )
-        log.info("TensorFlow server started", pid=self._process.pid, port=self.port)
+        """Start it unless it runs, and again whenever it ends. It answers after some seconds; clients wait for it."""
+        if self._watcher is None or not self._watcher.is_alive():
+            # The server dies with the thread that started it, so one thread starts all of them.
+            self._watcher = threading.Thread(target=self._watch, name="tensorflow-server", daemon=True)
+            self._watcher.start()
+        self._wanted.set()
 
     def stop(self) -> None:
         """End it."""
-        if self._process is None:
-            return
-        self._process.terminate()
+        self._stopping.set()
+        self._wanted.set()
+        if self._watcher is not None:
+            self._watcher.join()
+
+    def _watch(self) -> None:
+        """Run one server after the other until told to stop; one that ends at once waits for the next job."""
+        while self._wanted.wait() and not self._stopping.is_set():
+            began = time.monotonic()
+            process = self._process = self._start()
+            status = self._ended(process)
+            if status is None:
+                return
+            log.warning("the TensorFlow server ended", status=status)
+            if time.monotonic() - began < SHORT_LIFE_S:
+                self._wanted.clear()
+
+    def _ended(self, process: subprocess.Popen[bytes]) -> int | None:
+        """The status with which the server ended by itself; None once it was stopped."""
+        while not self._stopping.wait(TICK_S):
+            if (status := process.poll()) is not None:
+                return status
+        process.terminate()
         try:
-            self._process.wait(STOP_S)
+            process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+            process.kill()
+            process.wait()
+        return None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "extractor", "serve-savedmodel", str(self._models), "--port", str(self.port)]
+        # In a session of its own, so that Ctrl-C reaches the worker first, whose job it still serves.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
+        )
+        log.info("TensorFlow server started", pid=process.pid, port=self.port)
+        return process
 
 
 def _die_with_parent() -> None:
