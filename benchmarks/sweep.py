@@ -1,6 +1,6 @@
 """A sweep of 9 numbers of clusters and 8 PCA sizes, beside the same points as jobs of their own.
 
-    python benchmarks/sweep.py [--json] [--rows 8000] [--dim 768] [--classes 10] [--seeds 1] [--every 1]
+    python benchmarks/sweep.py [--json] [--rows 8000] [--dim 768] [--classes 10] [--seeds 1] [--restarts 1] [--every 1]
 
 The rows are planted classes in a decaying spectrum, as embeddings have it. The sweep is one `run-job` process, each
 separate job is one too: what a worker starts for a job, with its start, its reads, its PCA, its report. With ``--every
@@ -92,6 +92,7 @@ def measure(options: Any, folder: Path) -> dict[str, Any]:
         "over": OVER,
         "pca": {"components": [*sizes, options.dim]},
         "seeds": list(range(options.seeds)),
+        "kmeans": {"restarts": options.restarts},
     }
     points = SweepRequest.model_validate(request).points()
     swept = run_job(store, "sweep", "sweep", request)
@@ -110,6 +111,7 @@ def measure(options: Any, folder: Path) -> dict[str, Any]:
         "dim": options.dim,
         "classes": options.classes,
         "seeds": options.seeds,
+        "restarts": options.restarts,
         "sweep_seconds": round(swept, 2),
         "sweep_seconds_in_points": round(sum(within), 2),
         "separate_seconds": round(total, 2),
@@ -125,6 +127,7 @@ def main() -> None:
     arguments.add_argument("--classes", type=int, default=10)
     arguments.add_argument("--seeds", type=int, default=1)
     arguments.add_argument("--every", type=int, default=1, help="run every N-th point as a job of its own")
+    arguments.add_argument("--restarts", type=int, default=1, help="of k-means, which sweep and jobs alike pay for")
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(options, Path(folder))
