@@ -27,6 +27,8 @@ def test_blocks_and_picked_rows_are_those_that_were_written(tmp_path: Path, matr
             assert np.array_equal(np.vstack([block.copy() for _, block in read]), matrix)
     picked = np.array([999, 0, 500, 0])
     assert np.array_equal(rows.take(picked), matrix[picked])
+    with pytest.raises(IndexError, match="row 1000 of 1000"):
+        rows.take(np.array([1000]))
 
 
 def test_a_file_of_another_size_is_refused(tmp_path: Path, matrix: np.ndarray) -> None:
@@ -55,5 +57,7 @@ def test_a_pass_over_a_large_file_stays_small(tmp_path: Path) -> None:
     for _, block in mapped.windows(window):
         assert block.sum() == block.size
         largest = max(largest, process.memory_info().rss - before)
-    mapped.take(np.arange(0, n, 2))
+    before_take = process.memory_info().rss
+    taken = mapped.take(np.arange(0, n, 100))
+    assert process.memory_info().rss - before_take < 4 * taken.nbytes
     assert largest < 4 * window_bytes < file_bytes / 4
