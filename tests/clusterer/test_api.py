@@ -83,6 +83,62 @@ def test_requests_that_cannot_work_are_refused_at_once(
     assert queue.list().jobs == []
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"spherical": True},
+        {"balanced": 1.2},
+        {"spherical": True, "balanced": 1.2, "levels": [4, 2]},
+        {"algorithm": "mini-batch", "iterations": 5, "levels": [3]},
+        {"engine": "faiss-super", "balanced": 1.2},
+        {"spherical": True, "max_points_per_centroid": 10},
+    ],
+)
+def test_every_kind_of_k_means_can_be_asked_for(
+    api: TestClient, queue: JobQueue, planted: Planted, make_set: MakeSet, options: dict[str, Any]
+) -> None:
+    body = {"embeddings": make_set("mine", *planted()), "clusters": 8, "kmeans": options}
+    answer = api.post("/cluster", json=body)
+    assert answer.status_code == 202, answer.json()
+    assert queue.get(answer.json()["id"]).request == body
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "named"),
+    [
+        ({"algorithm": "mini-batch", "spherical": True}, {}, "spherical"),
+        ({"algorithm": "mini-batch", "balanced": 1.2}, {}, "balanced"),
+        ({"balanced": 1.2, "max_points_per_centroid": 9}, {}, "max_points_per_centroid"),
+        ({"balanced": 1.0}, {}, "kmeans.balanced"),
+        ({"balanced": True}, {}, "kmeans.balanced"),
+        ({"spherical": 1}, {}, "kmeans.spherical"),
+        ({"algorithm": "minibatch"}, {}, "kmeans.algorithm"),
+        ({"engine": "super"}, {}, "kmeans.engine"),
+        ({"levels": []}, {}, "kmeans.levels"),
+        ({"levels": [4, 1]}, {}, "kmeans.levels.1"),
+        ({"levels": [2, 4]}, {}, "levels"),
+        ({"levels": [8]}, {}, "kmeans.levels"),
+        ({"levels": [4]}, {"clusters": "auto"}, "kmeans.levels"),
+    ],
+)
+def test_options_of_k_means_that_make_no_sense_are_refused_by_name(
+    api: TestClient,
+    queue: JobQueue,
+    planted: Planted,
+    make_set: MakeSet,
+    options: dict[str, Any],
+    more: dict[str, Any],
+    named: str,
+) -> None:
+    body = {"embeddings": make_set("mine", *planted()), "clusters": 8, "kmeans": options, **more}
+    answer = api.post("/cluster", json=body)
+    assert code_of(answer)[0] == 422
+    problem = answer.json()
+    fields = [each["field"] for each in problem.get("errors", [problem])]
+    assert named in fields or f"`{named}`" in problem["detail"], problem
+    assert queue.list().jobs == []
+
+
 def test_a_clusterings_facts_metrics_and_clusters_can_be_read(api: TestClient, clustering: Clustering) -> None:
     base = f"/clusterings/{clustering.id}"
     facts = api.get(base).json()

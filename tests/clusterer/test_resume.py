@@ -51,6 +51,26 @@ def tight_limit(store: Store, embeddings: str) -> int:
     return pipeline.problem_of(plan).other_bytes
 
 
+def stopped(request: dict[str, Any], settings: Settings, stop_after: int) -> str:
+    """Run a job until so many iterations are done; its id."""
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "kmeans" and progress.done >= stop_after:
+            context.stop()
+
+    context = JobContext.local(request, kind="cluster", on_progress=stop)
+    with pytest.raises(Cancelled):
+        pipeline.run(context, settings)
+    return context.id
+
+
+def gone_on(job: str, request: dict[str, Any], store: Store, settings: Settings) -> Clustering:
+    """The result of the next attempt at a job."""
+    again = JobContext.local(request, kind="cluster", attempt=2)
+    again.id = job
+    return store.clustering(pipeline.run(again, settings)["clustering"])
+
+
 def test_out_of_core_gives_the_bytes_of_in_memory(
     planted: Planted, make_set: MakeSet, run_job: RunJob, store: Store
 ) -> None:
@@ -79,24 +99,47 @@ def test_a_stopped_job_goes_on_to_the_same_result(
     if out_of_core:
         request["memory_limit"] = tight_limit(store, embeddings)
 
-    def stop(progress: Progress) -> None:
-        if progress.stage == "kmeans" and progress.done >= stop_after:
-            first.stop()
-
-    first = JobContext.local(request, kind="cluster", on_progress=stop)
-    with pytest.raises(Cancelled):
-        pipeline.run(first, settings)
-    work = store.layout.work(f"c-{first.id}")
+    job = stopped(request, settings, stop_after)
+    work = store.layout.work(f"c-{job}")
     assert (work / "transform.npz").is_file()
     assert (work / "train.f32").is_file() is out_of_core
 
-    again = JobContext.local(request, kind="cluster", attempt=2)
-    again.id = first.id
-    found = store.clustering(pipeline.run(again, settings)["clustering"])
+    found = gone_on(job, request, store, settings)
     assert bytes_of(found) == bytes_of(undisturbed)
     seeds = [each["seed"] for each in iterations(undisturbed)]
     assert found.run()["resumed_iterations"] >= {0: 0, 3: 3, 42: seeds.count(0) + 2}[stop_after]
     assert not work.exists()
+
+
+@pytest.mark.parametrize(("engine", "out_of_core"), [("auto", False), ("auto", True), ("faiss-super", False)])
+@pytest.mark.parametrize("stop_after", [0, 1, 42])
+def test_a_stopped_balanced_job_goes_on_with_its_prices_to_the_same_result(
+    planted: Planted,
+    make_set: MakeSet,
+    run_job: RunJob,
+    store: Store,
+    settings: Settings,
+    stop_after: int,
+    engine: str,
+    out_of_core: bool,
+) -> None:
+    embeddings = make_set("mine", *planted(500, spread=2.0))
+    kmeans = {**FIELDS["kmeans"], "balanced": 1.1, "spherical": True, "engine": engine, "levels": [4]}
+    request = {"embeddings": embeddings, **FIELDS, "kmeans": kmeans}
+    undisturbed = run_job(**request)
+    if out_of_core:
+        request["memory_limit"] = tight_limit(store, embeddings)
+    job = stopped(request, settings, stop_after)
+    found = gone_on(job, request, store, settings)
+    assert found.run()["resumed_iterations"] >= min(stop_after, 1)
+    assert bytes_of(found) == bytes_of(undisturbed)
+    assert found.run()["balance"] == undisturbed.run()["balance"]
+    for name in ("prices.npy", "seeds/1/prices.npy"):
+        prices = (found.layout.folder / name).read_bytes()
+        assert prices == (undisturbed.layout.folder / name).read_bytes()
+    kept = found.prices()
+    assert kept is not None
+    assert kept.any()
 
 
 def test_work_files_that_a_power_cut_spoilt_are_made_again(
