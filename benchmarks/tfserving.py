@@ -8,19 +8,15 @@ largest difference between their embeddings is part of the result. EfficientNet-
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _common import finish, parser, spread
+from _serving import prepared, server
 from extractor import catalogue
 from extractor.backends.tfserving import TFServingBackend, record_of
 from extractor.tf import folders
@@ -89,30 +85,6 @@ def in_process(folder: Path) -> Any:
     tf = quietly(tensorflow)
     signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
     return lambda pixels: signature(images=tf.constant(pixels))["embedding"].numpy()
-
-
-def prepared(root: Path, name: str) -> Path:
-    """A models root with EfficientNet-Lite0 in it."""
-    env = {**os.environ, "SHOAL_MODELS": str(root / "models")}
-    (root / "models").mkdir()
-    for arguments in (["export-lite0", str(root / "source")], ["import-tf", name, str(root / "source")]):
-        subprocess.run([sys.executable, "-m", "extractor", *arguments], env=env, check=True)
-    return root / "models"
-
-
-@contextlib.contextmanager
-def server(models: Path) -> Iterator[str]:
-    """The address of a server of `models`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "extractor", "serve-savedmodel", str(models), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def report(chosen: Any, pairs: list[tuple[float, float]], difference: float) -> None:

@@ -1,0 +1,35 @@
+"""A TensorFlow model and a server of it, for the benchmarks that send images through gRPC."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def prepared(root: Path, name: str) -> Path:
+    """A models root with EfficientNet-Lite0 in it."""
+    env = {**os.environ, "SHOAL_MODELS": str(root / "models")}
+    (root / "models").mkdir()
+    for arguments in (["export-lite0", str(root / "source")], ["import-tf", name, str(root / "source")]):
+        subprocess.run([sys.executable, "-m", "extractor", *arguments], env=env, check=True)
+    return root / "models"
+
+
+@contextlib.contextmanager
+def server(models: Path) -> Iterator[str]:
+    """The address of a server of `models`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "extractor", "serve-savedmodel", str(models), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
