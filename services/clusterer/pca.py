@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.linalg import eigh
@@ -117,11 +118,11 @@ def accumulate_moments(
     shift: Float64Array | None = None
     total = np.zeros(d)
     second = np.zeros((d, d), order="F")
+    room = np.empty((min(batch_rows, rows.n), d))
     for first, batch in rows.batches(batch_rows):
-        block = batch.astype(np.float64)
         if shift is None:
-            shift = block.mean(axis=0)
-        block -= shift
+            shift = batch.mean(axis=0, dtype=np.float64)
+        block = np.subtract(batch, shift, out=room[: len(batch)])
         total += block.sum(axis=0)
         second = dsyrk(1.0, block.T, beta=1.0, c=second, overwrite_c=True)
         if on_rows is not None:
@@ -159,7 +160,11 @@ def fit_pca(moments: Moments, components: int | None = None, *, whiten: bool = F
             field="pca.components",
             limit=most,
         )
-    values, vectors = eigh(moments.covariance, subset_by_index=(d - wanted, d - 1), driver="evr")
+    # All pairs at once are found faster by divide and conquer, which cannot find some of them only.
+    some: dict[str, Any] = (
+        {"driver": "evr", "subset_by_index": (d - wanted, d - 1)} if wanted < d else {"driver": "evd"}
+    )
+    values, vectors = eigh(moments.covariance, **some)
     directions = vectors.T[::-1]
     strongest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
     return Pca(

@@ -176,7 +176,7 @@ def inertia(
     ``sum |x - c|^2 = sum |x|^2 - 2 sum_j c_j . s_j + sum_j m_j |c_j|^2`` with ``s_j`` the sum and ``m_j`` the number of
     the rows of cluster ``j``.
     """
-    c = centroids.astype(np.float64)
+    c = centroids.astype(np.float64, copy=False)
     cross = float(np.einsum("ij,ij->", c, sums))
     own = float(counts @ np.einsum("ij,ij->i", c, c))
     return max(0.0, squared_norms - 2.0 * cross + own)

@@ -178,10 +178,12 @@ def update(rows: Rows, centroids: Float32Array, found: Assignment) -> tuple[Floa
     empty
         How many clusters were empty.
     """
-    sums, counts = found.sums.copy(), found.counts.copy()
+    sums, counts = found.sums, found.counts
     empty = np.flatnonzero(counts == 0)
-    if len(empty):
-        _reseed(rows, found, empty, sums, counts)
+    if not len(empty):
+        return (sums / counts[:, None]).astype(np.float32), 0
+    sums, counts = sums.copy(), counts.copy()
+    _reseed(rows, found, empty, sums, counts)
     means = sums / np.maximum(counts, 1)[:, None]
     return np.where(counts[:, None] > 0, means, centroids).astype(np.float32), len(empty)
 

@@ -134,7 +134,9 @@ class FastAssigner(Assigner):
         labels, counts, sums = self._sums.labels.copy(), self._sums.counts(), self._sums.values()
         # About the mean, where the terms are small and lose nothing to each other.
         mean = sketches.frame.mean.astype(np.float64)
-        total = inertia(sketches.squares, sums - counts[:, None] * mean, counts, centroids - mean)
+        about_mean = counts[:, None] * mean
+        np.subtract(sums, about_mean, out=about_mean)
+        total = inertia(sketches.squares, about_mean, counts, centroids - mean)
         return Assignment(labels, sums, counts, total, lambda: self._distances(centroids, labels))
 
     def _pass(self, sketches: Sketches, sums: Sums, centroids: Float32Array, on_rows: OnRows | None) -> None:
