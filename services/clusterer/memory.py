@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
 from shoal.errors import MemoryLimitTooSmall
 
 from clusterer.rows import BATCH_ROWS, WINDOW_ROWS
@@ -25,8 +24,6 @@ SHORT_SKETCH = 256
 PER_ROW, PER_ROW_AND_SEED = 64, 16
 """Bytes of labels, distances, margins and the weights of seeding."""
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
