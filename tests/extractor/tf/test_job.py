@@ -35,17 +35,27 @@ GRID = 8
 
 
 @pytest.fixture(scope="module")
-def models(tf: Any, builders: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``grid`` gives an 8 x 8 picture of its input, ``simclr2`` is a small SimCLRv2, ``lite0`` EfficientNet-Lite0."""
-    root, sources = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("sources")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the models of `models` come from, by name."""
+    return tmp_path_factory.mktemp("sources")
+
+
+@pytest.fixture(scope="module")
+def models(tf: Any, builders: ModuleType, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``grid`` gives an 8 x 8 picture of its input, ``lite0`` is EfficientNet-Lite0; the others are small."""
+    root = tmp_path_factory.mktemp("models")
 
     def grid(images: Any) -> Any:
         return tf.reshape(tf.nn.avg_pool2d(images, SIZE // GRID, SIZE // GRID, "VALID"), [-1, 3 * GRID**2])
 
     builders.plain_tf2(sources / "grid", grid, dtype="float32")
     import_savedmodel("grid", sources / "grid", root, transform={"size": SIZE, "crop_fraction": 1.0})
+    builders.simclr_hub(sources / "simclr1")
+    import_savedmodel("simclr1", sources / "simclr1", root, transform={"size": SIZE, "crop_fraction": 1.0})
+    builders.bigbigan_hub(sources / "bigbigan", size=SIZE)
+    import_savedmodel("bigbigan", sources / "bigbigan", root)
     builders.simclr_tf2(sources / "simclr2", selective=True)
-    import_savedmodel("simclr2", sources / "simclr2", root, transform={"size": SIZE})
+    import_savedmodel("simclr2", sources / "simclr2", root, transform={"size": SIZE, "crop_fraction": 1.0})
     save_lite0(torch_state(Settings(models=root)), sources / "lite0")
     import_savedmodel("lite0", sources / "lite0", root)
     return root
@@ -134,6 +144,24 @@ class TestRight:
         assert (embeddings.rows, embeddings.dim, record.weights_file) == (10, 128, "simclr2/1")
         assert re.fullmatch("[0-9a-f]{64}", record.weights_sha256 or "")
         assert Store(settings.store).verify(embeddings.id).ok
+
+    @pytest.mark.parametrize("name", ["simclr1", "simclr2", "bigbigan"])
+    def test_each_layout_goes_from_images_to_clusters_as_its_source_embeds_them(
+        self, builders: ModuleType, settings: Settings, folder: Path, sources: Path, name: str
+    ) -> None:
+        pixels = np.random.default_rng(5).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8)
+        (folder / "a").mkdir()
+        for i, image in enumerate(pixels):
+            Image.fromarray(image).save(folder / "a" / f"{i}.png")
+        unit = pixels.astype(np.float32) / 255
+        wanted = {
+            "simclr1": lambda: builders.session_output(sources / name, "default", "final_avg_pool", unit),
+            "simclr2": lambda: builders.call_output(sources / name, "final_avg_pool", unit),
+            "bigbigan": lambda: builders.session_output(sources / name, "encode", "avepool_feat", 2 * unit - 1),
+        }[name]()
+        embeddings = run(request(name), settings)
+        assert np.abs(rows_of(embeddings) - wanted).max() <= 1e-4
+        assert set(clusters_of(embeddings.id, 3, settings)) == {0, 1, 2}
 
     def test_the_same_network_gives_the_same_embeddings_and_clusters_in_tensorflow_as_in_pytorch(
         self, settings: Settings, folder: Path
