@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from shoal.jobs.child import JobContext
+from shoal.jobs.queue import JobQueue
 from shoal.settings import Settings
 from shoal.store import ModelRecord, Plan, RowMetadata, Source, Store, image_id
 from shoal.store.clustering import Clustering
@@ -113,3 +117,13 @@ def run_job(store: Store, settings: Settings) -> RunJob:
         return store.clustering(pipeline.run(context, settings)["clustering"])
 
     return run
+
+
+@pytest.fixture
+def clusterer_worker(store: Store, redis_server: str, queue: JobQueue) -> Iterator[subprocess.Popen[bytes]]:
+    """A real worker on the test's store and (empty) queue; it drains when the test ends."""
+    environment = {**os.environ, "REDIS_URL": redis_server, "SHOAL_STORE": str(store.root)}
+    worker = subprocess.Popen([sys.executable, "-m", "clusterer", "worker"], env=environment)
+    yield worker
+    worker.terminate()
+    worker.wait(timeout=60)

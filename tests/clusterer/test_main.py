@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,23 +23,17 @@ def test_a_process_that_never_clusters_loads_no_clustering_library(module: str) 
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.usefixtures("clusterer_worker")
 def test_a_worker_runs_a_job_to_its_end(
     planted: Callable[..., Any],
     make_set: Callable[..., str],
     store: Store,
     queue: JobQueue,
-    redis_server: str,
     wait_until: Callable[..., None],
 ) -> None:
     job, _ = queue.submit("cluster", {"embeddings": make_set("mine", *planted()), "over": 1.0})
     failing, _ = queue.submit("cluster", {"embeddings": "gone-1", "clusters": 3})
-    environment = {**os.environ, "REDIS_URL": redis_server, "SHOAL_STORE": str(store.root)}
-    worker = subprocess.Popen([sys.executable, "-m", "clusterer", "worker"], env=environment)
-    try:
-        wait_until(lambda: queue.get(failing.id).state.terminal, deadline_s=180, what="both jobs end")
-    finally:
-        worker.terminate()
-        worker.wait(timeout=60)
+    wait_until(lambda: queue.get(failing.id).state.terminal, deadline_s=180, what="both jobs end")
     done = queue.get(job.id)
     assert done.state is JobState.SUCCEEDED, done.error
     assert done.result is not None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -162,14 +160,12 @@ def test_a_killed_job_goes_on_in_the_next_attempt(
     make_set: MakeSet,
     store: Store,
     queue: JobQueue,
-    redis_server: str,
+    clusterer_worker: subprocess.Popen[bytes],
     wait_until: Callable[..., None],
 ) -> None:
     embeddings = make_set("mine", *planted(20_000, spread=3.0), shard_rows=20_000)
     request = {"embeddings": embeddings, "clusters": 300, "seed": 0, "kmeans": {"iterations": 200, "restarts": 2}}
     job, _ = queue.submit("cluster", request)
-    environment = {**os.environ, "REDIS_URL": redis_server, "SHOAL_STORE": str(store.root)}
-    worker = subprocess.Popen([sys.executable, "-m", "clusterer", "worker"], env=environment)
     state = store.layout.work(f"c-{job.id}") / "kmeans-0-0.npz"
 
     def iterations_kept() -> int:
@@ -178,15 +174,11 @@ def test_a_killed_job_goes_on_in_the_next_attempt(
         with np.load(state) as kept:
             return str(kept["history"]).count("inertia")
 
-    try:
-        wait_until(lambda: iterations_kept() >= 2, deadline_s=120, what="two iterations are kept")
-        for child in psutil.Process(worker.pid).children():
-            child.kill()
-        reached = iterations_kept()
-        wait_until(lambda: queue.get(job.id).state.terminal, deadline_s=240, what="the job ends")
-    finally:
-        worker.terminate()
-        worker.wait(timeout=60)
+    wait_until(lambda: iterations_kept() >= 2, deadline_s=120, what="two iterations are kept")
+    for child in psutil.Process(clusterer_worker.pid).children():
+        child.kill()
+    reached = iterations_kept()
+    wait_until(lambda: queue.get(job.id).state.terminal, deadline_s=240, what="the job ends")
     done = queue.get(job.id)
     assert done.state is JobState.SUCCEEDED, done.error
     assert done.attempt == 2

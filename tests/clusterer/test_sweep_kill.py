@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,25 +17,19 @@ def test_a_killed_sweep_keeps_its_points_and_ends(
     make_set: Callable[..., str],
     store: Store,
     queue: JobQueue,
-    redis_server: str,
+    clusterer_worker: subprocess.Popen[bytes],
     wait_until: Callable[..., None],
 ) -> None:
     embeddings = make_set("mine", *planted(2000, spread=2.0), shard_rows=2000)
     request = {"embeddings": embeddings, "clusters": list(range(20, 44)), "seeds": [0]}
     job, _ = queue.submit("sweep", request)
-    environment = {**os.environ, "REDIS_URL": redis_server, "SHOAL_STORE": str(store.root)}
-    worker = subprocess.Popen([sys.executable, "-m", "clusterer", "worker"], env=environment)
     points = store.layout.sweep(f"s-{job.id}").points
-    try:
-        wait_until(lambda: points.is_dir() and any(points.glob("*.json")), deadline_s=120, what="a point is there")
-        for child in psutil.Process(worker.pid).children():
-            child.kill()
-        kept = {path.name: path.stat().st_mtime_ns for path in points.glob("*.json")}
-        assert 0 < len(kept) < 24
-        wait_until(lambda: queue.get(job.id).state.terminal, deadline_s=240, what="the sweep ends")
-    finally:
-        worker.terminate()
-        worker.wait(timeout=60)
+    wait_until(lambda: points.is_dir() and any(points.glob("*.json")), deadline_s=120, what="a point is there")
+    for child in psutil.Process(clusterer_worker.pid).children():
+        child.kill()
+    kept = {path.name: path.stat().st_mtime_ns for path in points.glob("*.json")}
+    assert 0 < len(kept) < 24
+    wait_until(lambda: queue.get(job.id).state.terminal, deadline_s=240, what="the sweep ends")
     done = queue.get(job.id)
     assert done.state is JobState.SUCCEEDED, done.error
     assert done.attempt == 2
@@ -52,21 +44,15 @@ def test_a_cancelled_sweep_stops_and_keeps_its_points(
     make_set: Callable[..., str],
     store: Store,
     queue: JobQueue,
-    redis_server: str,
+    clusterer_worker: subprocess.Popen[bytes],
     wait_until: Callable[..., None],
 ) -> None:
     embeddings = make_set("mine", *planted(2000, spread=2.0), shard_rows=2000)
     job, _ = queue.submit("sweep", {"embeddings": embeddings, "clusters": list(range(20, 220)), "seeds": [0]})
-    environment = {**os.environ, "REDIS_URL": redis_server, "SHOAL_STORE": str(store.root)}
-    worker = subprocess.Popen([sys.executable, "-m", "clusterer", "worker"], env=environment)
     points = store.layout.sweep(f"s-{job.id}").points
-    try:
-        wait_until(lambda: points.is_dir() and any(points.glob("*.json")), deadline_s=120, what="a point is there")
-        queue.cancel(job.id)
-        wait_until(lambda: queue.get(job.id).state.terminal, deadline_s=60, what="the sweep stops")
-    finally:
-        worker.terminate()
-        worker.wait(timeout=60)
+    wait_until(lambda: points.is_dir() and any(points.glob("*.json")), deadline_s=120, what="a point is there")
+    queue.cancel(job.id)
+    wait_until(lambda: queue.get(job.id).state.terminal, deadline_s=60, what="the sweep stops")
     assert queue.get(job.id).state is JobState.CANCELLED
     half = store.sweep(f"s-{job.id}")
     assert not half.complete
