@@ -10,7 +10,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = "services/clusterer/kmeans/fast"
+FOLDER = "services/clusterer/native"
 
 
 class KernelHook(BuildHookInterface):  # type: ignore[type-arg]

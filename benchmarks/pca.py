@@ -16,7 +16,8 @@ from typing import Any
 import _common
 import numpy as np
 from _features import Features, Matrix
-from clusterer.pca import accumulate_moments, fit_pca
+from clusterer.moments import accumulate_moments
+from clusterer.pca import fit_pca
 from clusterer.rows import ArrayRows
 
 BATCH = 4096

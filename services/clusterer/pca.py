@@ -1,39 +1,19 @@
-"""Exact principal component analysis in one pass over the rows."""
+"""Exact principal component analysis from the moments of the rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.linalg.blas import dsyrk
 from shoal.errors import InvalidRequest
 
-from clusterer.rows import BATCH_ROWS, Float64Array, Rows
+from clusterer.moments import Moments
+from clusterer.rows import Float64Array
 
 NO_VARIANCE = 1e-12
 """Share of the largest variance below which a component is rounding noise of the float32 rows."""
-
-
-@dataclass(frozen=True)
-class Moments:
-    """First and second moments of a set of rows.
-
-    Attributes
-    ----------
-    n
-        Number of rows.
-    mean
-        ``(d,) float64``.
-    covariance
-        ``(d, d) float64``, unbiased (divided by ``n - 1``).
-    """
-
-    n: int
-    mean: Float64Array
-    covariance: Float64Array
 
 
 @dataclass(frozen=True)
@@ -93,44 +73,6 @@ class Pca:
             self.total_variance,
             self.whiten,
         )
-
-
-def accumulate_moments(
-    rows: Rows, *, batch_rows: int = BATCH_ROWS, on_rows: Callable[[int], None] | None = None
-) -> Moments:
-    """Mean and covariance of all rows in one pass.
-
-    Sums are kept in float64 and taken about the mean of the first block, not about zero: the difference of two large
-    and nearly equal numbers that the textbook formula ends with then never arises [1]_.
-
-    Parameters
-    ----------
-    rows
-        ``(n, d)`` with ``n >= 2``.
-    on_rows
-        Called after each block with the number of rows read so far.
-
-    References
-    ----------
-    .. [1] Chan, Golub, LeVeque: Algorithms for computing the sample variance. The American Statistician 37 (1983).
-    """
-    d = rows.dim
-    shift: Float64Array | None = None
-    total = np.zeros(d)
-    second = np.zeros((d, d), order="F")
-    room = np.empty((min(batch_rows, rows.n), d))
-    for first, batch in rows.batches(batch_rows):
-        if shift is None:
-            shift = batch.mean(axis=0, dtype=np.float64)
-        block = np.subtract(batch, shift, out=room[: len(batch)])
-        total += block.sum(axis=0)
-        second = dsyrk(1.0, block.T, beta=1.0, c=second, overwrite_c=True)
-        if on_rows is not None:
-            on_rows(first + len(batch))
-    offset = total / rows.n
-    upper = np.triu(second - rows.n * np.outer(offset, offset)) / (rows.n - 1)
-    covariance = upper + np.triu(upper, 1).T
-    return Moments(rows.n, (offset if shift is None else shift + offset), covariance)
 
 
 def fit_pca(moments: Moments, components: int | None = None, *, whiten: bool = False) -> Pca:

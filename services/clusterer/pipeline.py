@@ -21,7 +21,8 @@ from clusterer.internal import internal_metrics, pairwise_stability
 from clusterer.kmeans import Engine, KMeansFit, State, fit_kmeans, prices_by_seed, sample_rows, select_engine
 from clusterer.memory import Placement, Problem, default_limit, place
 from clusterer.metrics import Metrics, summarize
-from clusterer.pca import accumulate_moments, fit_pca
+from clusterer.moments import accumulate_moments
+from clusterer.pca import fit_pca
 from clusterer.planning import Plan, make_plan
 from clusterer.report.build import write_report
 from clusterer.rows import ArrayRows, IntArray, MappedRows, Rows, StoredRows, l2_normalize

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clusterer.pca import accumulate_moments, fit_pca
+from clusterer.moments import accumulate_moments
+from clusterer.pca import fit_pca
 from clusterer.rows import ArrayRows, MappedRows, StoredRows, in_memory, l2_normalize
 from clusterer.transform import Transform
 from numpy.typing import NDArray

@@ -119,7 +119,7 @@ def test_the_images_hold_what_their_process_needs_and_no_more(stack: Any) -> Non
         "extractor-torch": "['torch']",
         "clusterer-worker": "['faiss']",
     }
-    compiled = stack.compose("exec", "-T", "clusterer-worker", "sh", "-c", "ls /opt/shoal/clusterer/kmeans/fast/*.so")
+    compiled = stack.compose("exec", "-T", "clusterer-worker", "sh", "-c", "ls /opt/shoal/clusterer/native/*.so")
     assert len(compiled.split()) == 4, "the k-means kernel, once per instruction set"
     for service in (*APIS, *WORKERS):
         tools = "for t in gcc g++ cc c++ make pip uv; do command -v $t; done; true"

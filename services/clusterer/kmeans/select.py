@@ -40,13 +40,13 @@ def select_engine(name: str, *, keep_bytes: int | None = None) -> Engine:
 
 
 def _automatic(keep_bytes: int | None) -> Engine:
-    from clusterer.kmeans.fast import KernelUnavailable, open_kernel, slower_than_faiss
+    from clusterer.kmeans.fast import KernelUnavailable, narrower_than_blas, open_kernel
 
     try:
         kernel = open_kernel()
     except KernelUnavailable as error:
         return _faiss(f"the fast engine's kernel does not run here: {error}")
-    if slower_than_faiss(kernel.variant):
+    if narrower_than_blas(kernel.variant):
         return _faiss("this processor has AVX-512 for faiss, but not the 8-bit products (VNNI) that fast would use")
     return _fast(keep_bytes)
 

@@ -9,7 +9,8 @@ from functools import partial
 
 import numpy as np
 
-from clusterer.pca import Pca, accumulate_moments, fit_pca
+from clusterer.moments import accumulate_moments
+from clusterer.pca import Pca, fit_pca
 from clusterer.rows import ArrayRows, Float32Array, MappedRows, Rows, l2_normalize
 from clusterer.transform import Transform
 from clusterer.workspace import Workspace

@@ -2,6 +2,6 @@
 
 from clusterer.kmeans.fast.engine import KEEP_BYTES, FastEngine
 from clusterer.kmeans.fast.kernel import open_kernel
-from clusterer.kmeans.fast.library import KernelUnavailable, available, slower_than_faiss
+from clusterer.native.library import KernelUnavailable, available, narrower_than_blas
 
-__all__ = ["KEEP_BYTES", "FastEngine", "KernelUnavailable", "available", "open_kernel", "slower_than_faiss"]
+__all__ = ["KEEP_BYTES", "FastEngine", "KernelUnavailable", "available", "narrower_than_blas", "open_kernel"]

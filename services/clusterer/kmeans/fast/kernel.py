@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterer.kmeans.fast.library import load_library
+from clusterer.native.arguments import at, i64, rows_at, usable_cores
+from clusterer.native.library import load_library
 from clusterer.rows import Float32Array, Float64Array, IntArray, LabelArray
 
 BLOCK = 16
@@ -190,8 +190,8 @@ class Kernel:
         """Sketch ``(n, d)`` rows into room that is there."""
         n, d = x.shape
         self._library.shoal_fast_sketch(
-            *_rows(x), _i64(n), _i64(d), _at(frame.mean), _at(frame.signs), _i64(len(frame.signs)), _at(sketch.q),
-            _at(sketch.stats), self.threads,
+            *rows_at(x), i64(n), i64(d), at(frame.mean), at(frame.signs), i64(len(frame.signs)), at(sketch.q),
+            at(sketch.stats), self.threads,
         )  # fmt: skip
 
     def rotate(self, x: Float32Array, frame: Frame) -> Float32Array:
@@ -199,7 +199,7 @@ class Kernel:
         x = np.ascontiguousarray(x, dtype=np.float32)
         (n, d), dims = x.shape, len(frame.signs)
         z = np.empty((n, dims), dtype=np.float32)
-        self._library.shoal_fast_rotate(_at(x), _i64(n), _i64(d), _at(frame.mean), _at(frame.signs), _i64(dims), _at(z))
+        self._library.shoal_fast_rotate(at(x), i64(n), i64(d), at(frame.mean), at(frame.signs), i64(dims), at(z))
         return z
 
     def projection(self, basis: NDArray[Any]) -> Projection:
@@ -219,8 +219,8 @@ class Kernel:
     def project_into(self, sketch: Sketch, projection: Projection, brief: Sketch) -> None:
         """Short sketches of rows from their full ones."""
         self._library.shoal_fast_project(
-            _at(sketch.q), _at(sketch.stats), _i64(len(sketch.q)), ctypes.byref(projection.structure), _at(brief.q),
-            _at(brief.stats), self.threads,
+            at(sketch.q), at(sketch.stats), i64(len(sketch.q)), ctypes.byref(projection.structure), at(brief.q),
+            at(brief.stats), self.threads,
         )  # fmt: skip
 
     def pack(self, centroids: Float32Array, frame: Frame) -> PackedCentroids:
@@ -264,7 +264,7 @@ class Kernel:
         k, dims = q.shape
         bytes_ = np.empty((k, dims), dtype=np.uint8)
         packed = np.empty(-(-k // BLOCK) * BLOCK * dims, dtype=np.uint8)
-        self._library.shoal_fast_pack(_at(q), _i64(k), _i64(dims), _at(bytes_), _at(packed))
+        self._library.shoal_fast_pack(at(q), i64(k), i64(dims), at(bytes_), at(packed))
         return bytes_, packed
 
     def assign(
@@ -293,10 +293,10 @@ class Kernel:
         counts = _Counts()
         short_q, short_stats, short = (None, None, None)
         if brief is not None:
-            short_q, short_stats, short = _at(brief[0].q), _at(brief[0].stats), ctypes.byref(brief[1].structure)
+            short_q, short_stats, short = at(brief[0].q), at(brief[0].stats), ctypes.byref(brief[1].structure)
         self._library.shoal_fast_assign(
-            *_rows(x), _at(sketch.q), _at(sketch.stats), ctypes.byref(full.structure), short_q, short_stats, short,
-            _i64(len(x)), _at(labels), ctypes.byref(counts), self.threads,
+            *rows_at(x), at(sketch.q), at(sketch.stats), ctypes.byref(full.structure), short_q, short_stats, short,
+            i64(len(x)), at(labels), ctypes.byref(counts), self.threads,
         )  # fmt: skip
         return Counts(*(getattr(counts, field[0]) for field in counts._fields_))
 
@@ -304,7 +304,7 @@ class Kernel:
         """The two nearest of at least two centroids, ``(n, 2) int32``, nearest first."""
         labels = np.empty((len(x), 2), dtype=np.int32)
         self._library.shoal_fast_two_nearest(
-            _at(x), _at(sketch.q), _at(sketch.stats), ctypes.byref(full.structure), _i64(len(x)), _at(labels),
+            at(x), at(sketch.q), at(sketch.stats), ctypes.byref(full.structure), i64(len(x)), at(labels),
             ctypes.byref(_Counts()), self.threads,
         )  # fmt: skip
         return labels
@@ -314,7 +314,7 @@ class Kernel:
         squared = np.empty(len(x), dtype=np.float32)
         n, d = x.shape
         self._library.shoal_fast_distances(
-            *_rows(x), _i64(n), _i64(d), _at(centroids), _at(labels), _at(squared), self.threads
+            *rows_at(x), i64(n), i64(d), at(centroids), at(labels), at(squared), self.threads
         )
         return squared
 
@@ -325,7 +325,14 @@ class Kernel:
         """
         n, d = x.shape
         self._library.shoal_fast_accumulate(
-            *_rows(x), _i64(n), _i64(d), _at(before), _at(after), ctypes.c_double(unit), _at(sums), self.threads
+            *rows_at(x),
+            i64(n),
+            i64(d),
+            at(before),
+            at(after),
+            ctypes.c_double(unit),
+            at(sums),
+            self.threads,
         )
 
 
@@ -338,7 +345,7 @@ def open_kernel(variant: str | None = None, *, threads: int | None = None) -> Ke
         There is none.
     """
     name, library = load_library(variant)
-    return Kernel(name, library, threads or len(os.sched_getaffinity(0)))
+    return Kernel(name, library, threads or usable_cores())
 
 
 def _filled(values: NDArray[Any], fill: float, k: int) -> Float32Array:
@@ -346,20 +353,3 @@ def _filled(values: NDArray[Any], fill: float, k: int) -> Float32Array:
     column = np.full(-(-k // BLOCK) * BLOCK, fill, dtype=np.float32)
     column[:k] = values
     return column
-
-
-def _rows(x: NDArray[Any]) -> tuple[ctypes.c_void_p, int]:
-    """Address of rows and whether they are float16."""
-    if x.dtype not in (np.float32, np.float16):
-        raise TypeError(f"rows must be float32 or float16, not {x.dtype}")
-    return _at(x), int(x.dtype == np.float16)
-
-
-def _at(array: NDArray[Any]) -> ctypes.c_void_p:
-    if not array.flags.c_contiguous:
-        raise TypeError("the kernel reads C-contiguous arrays only")
-    return ctypes.c_void_p(array.ctypes.data)
-
-
-def _i64(value: int) -> ctypes.c_int64:
-    return ctypes.c_int64(value)

@@ -6,7 +6,7 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
-from clusterer.kmeans.fast.build import VARIANTS, library_path
+from clusterer.native.build import VARIANTS, library_path
 
 NEEDS = {
     "amx": {"amx_tile", "amx_int8", "avx512_vnni"},
@@ -58,12 +58,12 @@ def open_library(path: Path) -> ctypes.CDLL:
         The file is no library for this system.
     """
     library = ctypes.CDLL(str(path))
-    if not library.shoal_fast_open():
+    if not library.shoal_open():
         raise KernelUnavailable("the system refused the processor's AMX tiles")
     return library
 
 
-def slower_than_faiss(variant: str) -> bool:
+def narrower_than_blas(variant: str) -> bool:
     """Whether faiss's float32 products are wider here than what a kernel has: AVX-512 without VNNI against AVX2."""
     return variant == "avx2" and "avx512f" in _processor_flags()
 

@@ -27,6 +27,14 @@ inline vfloat greater(vfloat a, vfloat b) { return _mm512_max_ps(a, b); }
 inline uint32_t at_most(const float* p, float limit) {
   return _mm512_cmp_ps_mask(load(p), _mm512_set1_ps(limit), _CMP_LE_OQ);
 }
+constexpr int kDoubles = 8;
+using vdouble = __m512d;
+inline vdouble load_doubles(const double* p) { return _mm512_loadu_pd(p); }
+inline vdouble load_doubles(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+inline vdouble load_doubles(const uint16_t* p) {
+  return _mm512_cvtps_pd(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)));
+}
+inline void store(double* p, vdouble v) { _mm512_storeu_pd(p, v); }
 #else
 constexpr int kFloats = 8;
 using vfloat = __m256;
@@ -48,6 +56,14 @@ inline uint32_t at_most(const float* p, float limit) {
   return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(load(p), l, _CMP_LE_OQ))) |
          uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(load(p + 8), l, _CMP_LE_OQ))) << 8;
 }
+constexpr int kDoubles = 4;
+using vdouble = __m256d;
+inline vdouble load_doubles(const double* p) { return _mm256_loadu_pd(p); }
+inline vdouble load_doubles(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+inline vdouble load_doubles(const uint16_t* p) {
+  return _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64((const __m128i*)p)));
+}
+inline void store(double* p, vdouble v) { _mm256_storeu_pd(p, v); }
 #endif
 
 inline float scalar(const float* p) { return *p; }

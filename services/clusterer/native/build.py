@@ -1,7 +1,7 @@
 """Compiles the kernel once per instruction set, next to the sources. Needs a C++17 compiler, nothing else.
 
 Run by the build of the package (``hatch_build.py``), and by hand after a change of the sources:
-``python services/clusterer/kmeans/fast/build.py``. Imports nothing of the project, so that the build can load it.
+``python services/clusterer/native/build.py``. Imports nothing of the project, so that the build can load it.
 """
 
 from __future__ import annotations

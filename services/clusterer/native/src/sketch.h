@@ -85,16 +85,16 @@ inline void quantise(float* z, int64_t dims, int8_t* q, RowStats& row) {
 // Sketches x (d values) into q (dims >= d bytes, a multiple of 64); z is scratch of dims floats.
 template <class T>
 RowStats sketch_row(const T* x, int64_t d, const float* mean, const float* signs, int64_t dims, float* z, int8_t* q) {
-  typedef double vdouble __attribute__((vector_size(8 * kFloats)));
+  typedef double vwide __attribute__((vector_size(8 * kFloats)));
   RowStats row{};
   vfloat peaks = {};
-  vdouble squares = {};
+  vwide squares = {};
   int64_t j = 0;
   for (; j + kFloats <= d; j += kFloats) {
     const vfloat raw = load(x + j), middle = load(mean + j);
     peaks = greater(peaks, greater(raw, -raw));
     store(z + j, raw - middle);
-    const vdouble exact = __builtin_convertvector(raw, vdouble) - __builtin_convertvector(middle, vdouble);
+    const vwide exact = __builtin_convertvector(raw, vwide) - __builtin_convertvector(middle, vwide);
     squares += exact * exact;
   }
   for (int i = 0; i < kFloats; ++i) row.peak = std::max(row.peak, peaks[i]), row.squares += squares[i];

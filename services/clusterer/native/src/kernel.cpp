@@ -1,8 +1,9 @@
-// The C interface that ../kernel.py loads. Arrays are C-contiguous; sizes are in elements.
+// The C interface that ../../kmeans/fast/kernel.py and ../../moments.py load. Arrays are C-contiguous; sizes are in elements.
 #include <mutex>
 #include <numeric>
 
 #include "assign.h"
+#include "moments.h"
 #include "parallel.h"
 #include "sums.h"
 
@@ -72,7 +73,15 @@ void accumulate(const T* x, int64_t n, int64_t d, const int32_t* from, const int
 extern "C" {
 
 // Version of this interface; 0 when the processor's tiles were refused.
-int shoal_fast_open() { return request_tiles() ? 1 : 0; }
+int shoal_open() { return request_tiles() ? 1 : 0; }
+
+// Columns and rows of the room for the second moments of d columns.
+int64_t shoal_moments_width(int64_t d) { return moments_width(d); }
+
+// Adds n rows to the moments. See moments.h.
+void shoal_moments_add(const void* x, int half, int64_t n, const Moments* moments, int threads) {
+  half ? add_moments((const uint16_t*)x, n, *moments, threads) : add_moments((const float*)x, n, *moments, threads);
+}
 
 // Largest magnitude of a quantised coordinate.
 int shoal_fast_largest() { return kMax; }

@@ -1,0 +1,151 @@
+"""First and second moments of rows, in one pass: all that a principal component analysis needs of the data."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from scipy.linalg.blas import dsyrk
+
+from clusterer.native.arguments import i64, rows_at, usable_cores
+from clusterer.native.library import KernelUnavailable, load_library, narrower_than_blas
+from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, Rows
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second moments of a set of rows.
+
+    Attributes
+    ----------
+    n
+        Number of rows.
+    mean
+        ``(d,) float64``.
+    covariance
+        ``(d, d) float64``, unbiased (divided by ``n - 1``).
+    """
+
+    n: int
+    mean: Float64Array
+    covariance: Float64Array
+
+
+class Sums(Protocol):
+    """Sums of rows, and of their outer products, about a fixed point."""
+
+    total: Float64Array
+    """``(d,) float64``."""
+
+    def add(self, batch: Float32Array) -> None:
+        """Add ``(b, d) float32`` rows."""
+        ...
+
+    def second(self) -> Float64Array:
+        """Sum of the outer products, ``(d, d) float64``; what lies above the diagonal is undefined."""
+        ...
+
+
+class BlasSums:
+    """By a symmetric product of BLAS, which wants a float64 copy of each block."""
+
+    def __init__(self, shift: Float64Array) -> None:
+        self.total = np.zeros(len(shift))
+        self._shift = shift
+        self._second = np.zeros((len(shift), len(shift)), order="F")
+        self._room = np.empty((0, len(shift)))
+
+    def add(self, batch: Float32Array) -> None:
+        if len(self._room) < len(batch):
+            self._room = np.empty(batch.shape)
+        block = np.subtract(batch, self._shift, out=self._room[: len(batch)])
+        self.total += block.sum(axis=0)
+        self._second = dsyrk(1.0, block.T, beta=1.0, c=self._second, overwrite_c=True)
+
+    def second(self) -> Float64Array:
+        return self._second.T
+
+
+class _Moments(ctypes.Structure):
+    _fields_ = (("d", ctypes.c_int64), *((name, ctypes.c_void_p) for name in ("shift", "sums", "second")))
+
+
+class KernelSums:
+    """By the compiled kernel, which makes float64 of the rows in the cache; see ``native/src/moments.h``."""
+
+    def __init__(self, library: ctypes.CDLL, shift: Float64Array, threads: int) -> None:
+        d = len(shift)
+        library.shoal_moments_width.restype = ctypes.c_int64
+        width = library.shoal_moments_width(i64(d))
+        self.total = np.zeros(d)
+        self._library, self._threads, self._shift = library, threads, shift
+        self._second = np.zeros((width, width))
+        self._structure = _Moments(d, *(a.ctypes.data for a in (shift, self.total, self._second)))
+
+    def add(self, batch: Float32Array) -> None:
+        self._library.shoal_moments_add(*rows_at(batch), i64(len(batch)), ctypes.byref(self._structure), self._threads)
+
+    def second(self) -> Float64Array:
+        d = len(self.total)
+        return self._second[:d, :d]
+
+
+def open_sums(shift: Float64Array) -> Sums:
+    """The faster kind of sums for this processor, empty.
+
+    Parameters
+    ----------
+    shift
+        ``(d,) float64``: the point about which they are taken.
+    """
+    try:
+        variant, library = load_library()
+    except KernelUnavailable:
+        return BlasSums(shift)
+    return BlasSums(shift) if narrower_than_blas(variant) else KernelSums(library, shift, usable_cores())
+
+
+def accumulate_moments(
+    rows: Rows,
+    *,
+    batch_rows: int = BATCH_ROWS,
+    on_rows: Callable[[int], None] | None = None,
+    sums_about: Callable[[Float64Array], Sums] = open_sums,
+) -> Moments:
+    """Mean and covariance of all rows in one pass.
+
+    Sums are kept in float64 and taken about the mean of the first block, not about zero: the difference of two large
+    and nearly equal numbers that the textbook formula ends with then never arises [1]_.
+
+    Parameters
+    ----------
+    rows
+        ``(n, d)`` with ``n >= 2``.
+    on_rows
+        Called after each block with the number of rows read so far.
+    sums_about
+        Makes the sums about a point.
+
+    References
+    ----------
+    .. [1] Chan, Golub, LeVeque: Algorithms for computing the sample variance. The American Statistician 37 (1983).
+    """
+    shift = np.zeros(rows.dim)
+    sums: Sums | None = None
+    for first, batch in rows.batches(batch_rows):
+        if sums is None:
+            shift = batch.mean(axis=0, dtype=np.float64)
+            sums = sums_about(shift)
+        sums.add(np.ascontiguousarray(batch))
+        if on_rows is not None:
+            on_rows(first + len(batch))
+    if sums is None:
+        raise ValueError("there are no rows")
+    offset = sums.total / rows.n
+    lower = np.tril(sums.second())
+    lower -= np.tril(np.multiply.outer(offset * rows.n, offset))
+    lower /= rows.n - 1
+    return Moments(rows.n, shift + offset, lower + np.tril(lower, -1).T)
