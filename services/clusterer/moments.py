@@ -14,6 +14,9 @@ from clusterer.native.arguments import i64, rows_at, usable_cores
 from clusterer.native.library import KernelUnavailable, load_library, narrower_than_blas
 from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, Rows
 
+SOME = 256
+"""Rows of a covariance that are looked at together."""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -45,7 +48,7 @@ class Sums(Protocol):
         ...
 
     def second(self) -> Float64Array:
-        """Sum of the outer products, ``(d, d) float64``; what lies above the diagonal is undefined."""
+        """Sum of the outer products, ``(d, d) float64``, the caller's to change; above the diagonal lies anything."""
         ...
 
 
@@ -145,7 +148,17 @@ def accumulate_moments(
     if sums is None:
         raise ValueError("there are no rows")
     offset = sums.total / rows.n
-    lower = np.tril(sums.second())
-    lower -= np.tril(np.multiply.outer(offset * rows.n, offset))
-    lower /= rows.n - 1
-    return Moments(rows.n, shift + offset, lower + np.tril(lower, -1).T)
+    return Moments(rows.n, shift + offset, _covariance(sums.second(), offset, rows.n))
+
+
+def _covariance(second: Float64Array, offset: Float64Array, n: int) -> Float64Array:
+    """In the memory of the sums, a few rows at a time: matrices on the way would take longer than the arithmetic."""
+    d = len(offset)
+    for first in range(0, d, SOME):
+        part, before = slice(first, min(first + SOME, d)), slice(0, first)
+        second[part] -= np.multiply.outer(n * offset[part], offset)
+        second[part] /= n - 1
+        lower = np.tril(second[part, part])
+        second[part, part] = lower + np.tril(lower, -1).T
+        second[before, part] = second[part, before].T
+    return second

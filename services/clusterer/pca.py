@@ -106,7 +106,8 @@ def fit_pca(moments: Moments, components: int | None = None, *, whiten: bool = F
     some: dict[str, Any] = (
         {"driver": "evr", "subset_by_index": (d - wanted, d - 1)} if wanted < d else {"driver": "evd"}
     )
-    values, vectors = eigh(moments.covariance, **some)
+    columns = np.array(moments.covariance.T, order="F")  # it is symmetric; LAPACK wants columns, and writes over them
+    values, vectors = eigh(columns, overwrite_a=True, check_finite=False, **some)
     directions = vectors.T[::-1]
     strongest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
     return Pca(

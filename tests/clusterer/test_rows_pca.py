@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from clusterer.moments import accumulate_moments
+from clusterer.moments import BlasSums, KernelSums, Sums, accumulate_moments
+from clusterer.native.library import available, load_library
 from clusterer.pca import fit_pca
 from clusterer.rows import ArrayRows, MappedRows, StoredRows, in_memory, l2_normalize
 from clusterer.transform import Transform
@@ -57,6 +58,42 @@ def test_pca_far_from_the_origin_loses_no_digits() -> None:
     found = fit_pca(accumulate_moments(ArrayRows(far), batch_rows=50)).explained_variance
     assert np.allclose(found, exact, rtol=1e-9)
     assert np.allclose(found[0], np.linalg.svd(near - near.mean(0), compute_uv=False)[0] ** 2 / 299, rtol=1e-3)
+
+
+def sums_of(name: str, threads: int = 2) -> Callable[[NDArray[np.float64]], Sums]:
+    """Makes sums of BLAS, or of one of the compiled libraries."""
+    if name == "blas":
+        return BlasSums
+    return lambda shift: KernelSums(load_library(name)[1], shift, threads)
+
+
+@pytest.mark.parametrize("name", ["blas", *available()])
+@pytest.mark.parametrize(("n", "d"), [(2, 1), (300, 23), (257, 24), (40, 25), (700, 97), (513, 260)])
+def test_moments_of_any_shape_are_those_of_float64(name: str, n: int, d: int) -> None:
+    x = features(n, d, offset=30.0)
+    found = accumulate_moments(ArrayRows(x), batch_rows=400, sums_about=sums_of(name))
+    exact = np.cov(x.astype(np.float64), rowvar=False).reshape(d, d)
+    assert np.allclose(found.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-14)
+    assert np.allclose(found.covariance, exact, rtol=1e-12, atol=1e-12 * np.abs(exact).max())
+    assert np.array_equal(found.covariance, found.covariance.T)
+
+
+@pytest.mark.parametrize("name", available())
+def test_moments_do_not_depend_on_the_number_of_threads(name: str) -> None:
+    rows = ArrayRows(features(1500, 300))
+    one, three = (accumulate_moments(rows, sums_about=sums_of(name, threads)) for threads in (1, 3))
+    assert np.array_equal(one.mean, three.mean)
+    assert np.array_equal(one.covariance, three.covariance)
+
+
+@pytest.mark.parametrize("name", available())
+def test_moments_are_summed_from_float16_as_from_the_same_values_in_float32(name: str) -> None:
+    x = features(300, 50).astype(np.float16)
+    sums = [sums_of(name)(np.ones(50)) for _ in range(2)]
+    for each, dtype in zip(sums, (np.float16, np.float32), strict=True):
+        each.add(x.astype(dtype))
+    assert np.array_equal(sums[0].total, sums[1].total)
+    assert np.array_equal(sums[0].second(), sums[1].second())
 
 
 def test_truncating_a_fit_is_fitting_fewer_components() -> None:

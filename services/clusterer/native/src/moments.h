@@ -17,8 +17,8 @@ namespace shoal {
 constexpr int kAcross = kDoubles == 8 ? 8 : 4;
 constexpr int64_t kStrip = 3 * kDoubles;  // columns of the data that are packed side by side
 constexpr int64_t kDepth = 256;           // rows multiplied together: a strip of them stays in the first cache
-constexpr int64_t kStrips = 4;            // strips of a task: they stay in the second one
-constexpr int64_t kPackedStrips = 8;
+constexpr int64_t kStrips = 8;            // strips of a task: they stay in the second one
+constexpr int64_t kPackedStrips = 8;        // strips packed by one thread in a go: neighbours share pages of the data
 
 inline int64_t moments_width(int64_t d) { return (d + kStrip - 1) / kStrip * kStrip; }
 
