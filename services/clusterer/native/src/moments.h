@@ -64,7 +64,7 @@ inline void multiply_tile(const double* a, const double* b, int64_t depth, doubl
     const vdouble a0 = load_doubles(a), a1 = load_doubles(a + kDoubles), a2 = load_doubles(a + 2 * kDoubles);
 #pragma GCC unroll 8
     for (int j = 0; j < kAcross; ++j) {
-      const vdouble factor = vdouble{} + b[j];
+      const vdouble factor = repeat(b + j);
       sums[j][0] += a0 * factor;
       sums[j][1] += a1 * factor;
       sums[j][2] += a2 * factor;

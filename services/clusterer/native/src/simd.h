@@ -34,6 +34,7 @@ inline vdouble load_doubles(const float* p) { return _mm512_cvtps_pd(_mm256_load
 inline vdouble load_doubles(const uint16_t* p) {
   return _mm512_cvtps_pd(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)));
 }
+inline vdouble repeat(const double* p) { return _mm512_set1_pd(*p); }
 inline void store(double* p, vdouble v) { _mm512_storeu_pd(p, v); }
 #else
 constexpr int kFloats = 8;
@@ -63,6 +64,7 @@ inline vdouble load_doubles(const float* p) { return _mm256_cvtps_pd(_mm_loadu_p
 inline vdouble load_doubles(const uint16_t* p) {
   return _mm256_cvtps_pd(_mm_cvtph_ps(_mm_loadl_epi64((const __m128i*)p)));
 }
+inline vdouble repeat(const double* p) { return _mm256_broadcast_sd(p); }
 inline void store(double* p, vdouble v) { _mm256_storeu_pd(p, v); }
 #endif
 
