@@ -182,6 +182,12 @@ struct Rows {
   const RowStats* stats;
   const int8_t* brief_q;       // and short ones, or null
   const RowStats* brief_stats;
+
+  // The rows from i on.
+  Rows from(int64_t i, const Centroids& full, const Centroids* brief) const {
+    return {x + i * full.d, q + i * full.dims, stats + i, brief ? brief_q + i * brief->dims : nullptr,
+            brief ? brief_stats + i : nullptr};
+  }
 };
 
 // What one thread needs to find the kDepth nearest centroids, panel after panel. `brief` holds the centroids' short
@@ -193,24 +199,29 @@ class Assigner {
       : full_(full), brief_(brief), panel_(kPanel * full.dims), dots_(kPanel * kChunk * kBlock), lows_(kChunk * kBlock),
         found_(kPanel), least_(kPanel) {}
 
-  // Writes kDepth labels a row for the rows order[0 .. count), at most kPanel.
+  // Writes kDepth labels a row for the first `count` rows, at most kPanel.
   template <class T>
-  void panel(const Rows<T>& rows, const int32_t* order, int count, int32_t* labels, Counts& counts) {
+  void panel(const Rows<T>& rows, int count, int32_t* labels, Counts& counts) {
     bool narrowed = false;
-    if constexpr (kDepth == 1) narrowed = brief_ && narrow(rows, order, count, labels, counts);
-    if (!narrowed) search(rows, order, count, counts);
+    if constexpr (kDepth == 1) narrowed = brief_ && narrow(rows, count, labels, counts);
+    if (!narrowed) search(rows, count, counts);
+    int open[kPanel], opened = 0;
     for (int r = 0; r < count; ++r) {
       auto& found = found_[r];
       const float limit = least_[r].limit();
       found.erase(std::remove_if(found.begin(), found.end(), [=](auto a) { return a.low > limit; }), found.end());
-      int32_t* nearest = labels + int64_t(order[r]) * kDepth;
-      if (kDepth == 1 && found.size() == 1) {
-        *nearest = found[0].id;
-        continue;
-      }
-      counts.rechecked += 1;
-      const double squares = rows.stats[order[r]].squares;
-      nearest_exactly<kDepth>(rows.x + order[r] * full_.d, squares, found, full_, nearest, counts);
+      if (kDepth == 1 && found.size() == 1)
+        labels[r] = found[0].id;
+      else
+        open[opened++] = r;
+    }
+    counts.rechecked += opened;
+    if (opened) fetch_data(rows, open[0], found_[open[0]]);
+    for (int i = 0; i < opened; ++i) {
+      if (i + 1 < opened) fetch_data(rows, open[i + 1], found_[open[i + 1]]);
+      const int64_t row = open[i];
+      nearest_exactly<kDepth>(rows.x + row * full_.d, rows.stats[row].squares, found_[open[i]], full_,
+                              labels + row * kDepth, counts);
     }
   }
 
@@ -219,8 +230,8 @@ class Assigner {
 
   // Calls each(r, first block, blocks, products) for each row and chunk of blocks.
   template <class Each>
-  void multiply_all(const Centroids& c, const int8_t* q, const int32_t* order, int count, Each each) {
-    pack_panel(q, order, count, c.dims, panel_.data());
+  void multiply_all(const Centroids& c, const int8_t* q, int count, Each each) {
+    pack_panel(q, count, c.dims, panel_.data());
     for (int first = 0; first < c.blocks(); first += kChunk) {
       const int blocks = std::min(kChunk, c.blocks() - first);
       multiply(panel_.data(), c.packed + first * block_bytes(c.dims), c.dims, blocks, dots_.data());
@@ -230,10 +241,10 @@ class Assigner {
 
   // Finds the candidates of each row among all centroids.
   template <class T>
-  void search(const Rows<T>& rows, const int32_t* order, int count, Counts& counts) {
+  void search(const Rows<T>& rows, int count, Counts& counts) {
     for (int r = 0; r < count; ++r) least_[r] = {}, found_[r].clear();
-    multiply_all(full_, rows.q, order, count, [&](int r, int first, int blocks, const int32_t* dots) {
-      collect(full_, dots, first, blocks, rows.stats[order[r]], lows_.data(), least_[r], found_[r]);
+    multiply_all(full_, rows.q, count, [&](int r, int first, int blocks, const int32_t* dots) {
+      collect(full_, dots, first, blocks, rows.stats[r], lows_.data(), least_[r], found_[r]);
     });
     counts.dense += count;
   }
@@ -242,31 +253,41 @@ class Assigner {
   // interval by the full sketches is narrow, and most others lie above it by the short ones already. False when that
   // leaves so many that products with all centroids are cheaper.
   template <class T>
-  bool narrow(const Rows<T>& rows, const int32_t* order, int count, const int32_t* labels, Counts& counts) {
+  bool narrow(const Rows<T>& rows, int count, const int32_t* labels, Counts& counts) {
     for (int r = 0; r < count; ++r) {
-      const int32_t label = labels[order[r]];
+      const int32_t label = labels[r];
       if (label < 0) return false;
       least_[r] = {};
       found_[r].clear();
-      found_[r].push_back(interval(rows, order[r], label, least_[r]));
+      found_[r].push_back(interval(rows, r, label, least_[r]));
     }
     int64_t pairs = 0;
-    multiply_all(*brief_, rows.brief_q, order, count, [&](int r, int first, int blocks, const int32_t* dots) {
+    multiply_all(*brief_, rows.brief_q, count, [&](int r, int first, int blocks, const int32_t* dots) {
       auto& found = found_[r];
       pairs -= int64_t(found.size());
-      sift(*brief_, dots, first, blocks, rows.brief_stats[order[r]], least_[r].limit(), labels[order[r]], found);
+      sift(*brief_, dots, first, blocks, rows.brief_stats[r], least_[r].limit(), labels[r], found);
       pairs += int64_t(found.size());
     });
     if (double(pairs) * kSingleCost > double(full_.k) * count) return false;
     for (int r = 0; r < count; ++r) {
       auto& found = found_[r];
       size_t kept = 1;
-      for (size_t i = 1; i < found.size(); ++i)
-        if (found[i].low <= least_[r].limit()) found[kept++] = interval(rows, order[r], found[i].id, least_[r]);
+      for (size_t i = 1; i < found.size(); ++i) {
+        if (i + 1 < found.size()) fetch(full_.bytes + found[i + 1].id * full_.dims, full_.dims);
+        if (found[i].low <= least_[r].limit()) found[kept++] = interval(rows, r, found[i].id, least_[r]);
+      }
       found.resize(kept);
       counts.singles += int64_t(kept);
     }
     return true;
+  }
+
+  // What a recheck will read first. (Candidates are not in their order yet, but most often there are only two.)
+  template <class T>
+  void fetch_data(const Rows<T>& rows, int64_t row, const std::vector<Candidate>& found) const {
+    fetch(rows.x + row * full_.d, full_.d * sizeof(T));
+    for (size_t i = 0; i < std::min<size_t>(2, found.size()); ++i)
+      fetch(full_.exact + found[i].id * full_.d, full_.d * sizeof(float));
   }
 
   // Lower end of a centroid's interval by the full sketches; the upper end goes into `least`.

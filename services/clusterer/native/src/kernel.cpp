@@ -1,6 +1,5 @@
 // The C interface that ../../kmeans/fast/kernel.py and ../../moments.py load. Arrays are C-contiguous; sizes are in elements.
 #include <mutex>
-#include <numeric>
 
 #include "assign.h"
 #include "moments.h"
@@ -21,26 +20,16 @@ void sketch(const T* x, int64_t n, int64_t d, const float* mean, const float* si
   });
 }
 
-// Rows in the order of their labels so far (-1 first): neighbours then have the same candidates, which stay in the cache.
-std::vector<int32_t> by_label(const int32_t* labels, int64_t n, int64_t k) {
-  std::vector<int32_t> start(k + 2), order(n);
-  for (int64_t i = 0; i < n; ++i) start[labels[i] + 2] += 1;
-  for (int64_t j = 0; j <= k; ++j) start[j + 1] += start[j];
-  for (int64_t i = 0; i < n; ++i) order[start[labels[i] + 1]++] = int32_t(i);
-  return order;
-}
-
 template <int kDepth, class T>
-void assign(const Rows<T>& rows, const std::vector<int32_t>& order, const Centroids& full, const Centroids* brief,
-            int32_t* labels, Counts* total, int threads) {
-  const int64_t n = int64_t(order.size());
+void assign(const Rows<T>& rows, int64_t n, const Centroids& full, const Centroids* brief, int32_t* labels,
+            Counts* total, int threads) {
   std::mutex adding;
   parallel_for(n, 16 * kPanel, threads, [&](int64_t first, int64_t last) {
     TileScope tiles;
     Assigner<kDepth> assigner(full, brief);
     Counts counts;
     for (int64_t i = first; i < last; i += kPanel)
-      assigner.panel(rows, order.data() + i, int(std::min<int64_t>(kPanel, last - i)), labels, counts);
+      assigner.panel(rows.from(i, full, brief), int(std::min<int64_t>(kPanel, last - i)), labels + i * kDepth, counts);
     const std::lock_guard<std::mutex> lock(adding);
     *total += counts;
   });
@@ -129,18 +118,14 @@ void shoal_fast_project(const int8_t* q, const RowStats* stats, int64_t n, const
 void shoal_fast_assign(const void* x, int half, const int8_t* q, const RowStats* stats, const Centroids* full,
                        const int8_t* brief_q, const RowStats* brief_stats, const Centroids* brief, int64_t n,
                        int32_t* labels, Counts* counts, int threads) {
-  const auto order = by_label(labels, n, full->k);
-  half ? assign<1, uint16_t>({(const uint16_t*)x, q, stats, brief_q, brief_stats}, order, *full, brief, labels, counts,
-                             threads)
-       : assign<1, float>({(const float*)x, q, stats, brief_q, brief_stats}, order, *full, brief, labels, counts, threads);
+  half ? assign<1, uint16_t>({(const uint16_t*)x, q, stats, brief_q, brief_stats}, n, *full, brief, labels, counts, threads)
+       : assign<1, float>({(const float*)x, q, stats, brief_q, brief_stats}, n, *full, brief, labels, counts, threads);
 }
 
 // The two nearest of at least two centroids, for float32 rows: labels (n, 2).
 void shoal_fast_two_nearest(const float* x, const int8_t* q, const RowStats* stats, const Centroids* full, int64_t n,
                             int32_t* labels, Counts* counts, int threads) {
-  std::vector<int32_t> order(n);
-  std::iota(order.begin(), order.end(), 0);
-  assign<2, float>({x, q, stats, nullptr, nullptr}, order, *full, nullptr, labels, counts, threads);
+  assign<2, float>({x, q, stats, nullptr, nullptr}, n, *full, nullptr, labels, counts, threads);
 }
 
 // Squared distances of n rows to the centroid that each is labelled with.

@@ -24,11 +24,11 @@ constexpr int kPanel = 64;
 constexpr double kSingleCost = 20;  // of one product alone, in products of a panel
 
 // Tiles of 16 rows x 64 bytes, dimension by dimension; missing rows are zeros.
-inline void pack_panel(const int8_t* q, const int32_t* order, int rows, int64_t dims, int8_t* panel) {
+inline void pack_panel(const int8_t* q, int rows, int64_t dims, int8_t* panel) {
   for (int tile = 0; tile < kPanel / 16; ++tile)
     for (int64_t p = 0; p < dims; p += 64)
       for (int r = tile * 16; r < tile * 16 + 16; ++r, panel += 64)
-        r < rows ? std::memcpy(panel, q + order[r] * dims + p, 64) : std::memset(panel, 0, 64);
+        r < rows ? std::memcpy(panel, q + r * dims + p, 64) : std::memset(panel, 0, 64);
 }
 
 // out (kPanel, blocks * 16) = rows . (centroids + kOffset). Two by two tiles: each loaded tile is used twice.
@@ -73,11 +73,11 @@ constexpr int kPanel = 4 * kStep;
 constexpr double kSingleCost = 5;  // of one product alone, in products of a panel
 
 // For each group of kStep rows, words of four dimensions with the rows side by side; missing rows are zeros.
-inline void pack_panel(const int8_t* q, const int32_t* order, int rows, int64_t dims, int8_t* panel) {
+inline void pack_panel(const int8_t* q, int rows, int64_t dims, int8_t* panel) {
   for (int first = 0; first < kPanel; first += kStep)
     for (int64_t p = 0; p < dims; p += 4)
       for (int r = first; r < first + kStep; ++r, panel += 4)
-        r < rows ? std::memcpy(panel, q + order[r] * dims + p, 4) : std::memset(panel, 0, 4);
+        r < rows ? std::memcpy(panel, q + r * dims + p, 4) : std::memset(panel, 0, 4);
 }
 
 // A step: sums[r][v] = rows r of the group . vector v of the centroids.

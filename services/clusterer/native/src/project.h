@@ -28,9 +28,7 @@ class Projector {
 
   // Up to kPanel rows of sketches q to short ones.
   void panel(const int8_t* q, const RowStats* stats, int rows, int8_t* short_q, RowStats* short_stats) {
-    int32_t order[kPanel];
-    for (int r = 0; r < kPanel; ++r) order[r] = r;
-    pack_panel(q, order, rows, b_.dims, panel_.data());
+    pack_panel(q, rows, b_.dims, panel_.data());
     multiply(panel_.data(), b_.packed, b_.dims, int(b_.p / kBlock), dots_.data());
     for (int r = 0; r < rows; ++r) {
       const RowStats& row = stats[r];

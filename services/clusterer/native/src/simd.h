@@ -68,6 +68,12 @@ inline vdouble repeat(const double* p) { return _mm256_broadcast_sd(p); }
 inline void store(double* p, vdouble v) { _mm256_storeu_pd(p, v); }
 #endif
 
+// Asks for `bytes` of memory that will be read soon. Rows and centroids lie far apart: without it, each waits for the
+// last one to arrive.
+inline void fetch(const void* p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)p + i);
+}
+
 inline float scalar(const float* p) { return *p; }
 inline float scalar(const uint16_t* p) { return _cvtsh_ss(*p); }
 
