@@ -15,7 +15,7 @@ from clusterer.native.library import KernelUnavailable, load_library, narrower_t
 from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, Rows
 
 SOME = 256
-"""Rows of a covariance that are looked at together."""
+"""Rows whose mean the sums are taken about, and rows of a covariance that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def accumulate_moments(
 ) -> Moments:
     """Mean and covariance of all rows in one pass.
 
-    Sums are kept in float64 and taken about the mean of the first block, not about zero: the difference of two large
+    Sums are kept in float64 and taken about the mean of some rows, not about zero: the difference of two large
     and nearly equal numbers that the textbook formula ends with then never arises [1]_.
 
     Parameters
@@ -140,7 +140,7 @@ def accumulate_moments(
     sums: Sums | None = None
     for first, batch in rows.batches(batch_rows):
         if sums is None:
-            shift = batch.mean(axis=0, dtype=np.float64)
+            shift = batch[:SOME].mean(axis=0, dtype=np.float64)
             sums = sums_about(shift)
         sums.add(np.ascontiguousarray(batch))
         if on_rows is not None:

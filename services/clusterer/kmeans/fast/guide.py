@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from clusterer.kmeans.fast.kernel import Frame, Kernel, Projection
 from clusterer.rows import Float32Array
@@ -50,11 +49,9 @@ def choose_projection(kernel: Kernel, frame: Frame, sample: Float32Array, centro
     if not widths or not rows.any() or not w.any():
         return None
     probes = rows[:: max(1, len(rows) // PROBES)][:PROBES]
-    # Products as small as these take longer on several threads, which wait for each other, than on one.
-    with threadpool_limits(1, "blas"):
-        basis = leading_directions(rows, w, widths[-1])
-        best = min((predict(probes, w, basis[:, :p], kernel.single_cost) for p in widths), key=lambda guess: guess.cost)
-        return kernel.projection(basis[:, : best.p]) if best.cost < WORTHWHILE else None
+    basis = leading_directions(rows, w, widths[-1])
+    best = min((predict(probes, w, basis[:, :p], kernel.single_cost) for p in widths), key=lambda guess: guess.cost)
+    return kernel.projection(basis[:, : best.p]) if best.cost < WORTHWHILE else None
 
 
 def leading_directions(rows: Float32Array, centroids: Float32Array, p: int) -> Float32Array:

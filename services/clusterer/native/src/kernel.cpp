@@ -1,4 +1,5 @@
-// The C interface that ../../kmeans/fast/kernel.py and ../../moments.py load. Arrays are C-contiguous; sizes are in elements.
+// The C interface that ../../kmeans/fast/kernel.py and ../../moments.py load. Arrays are C-contiguous; sizes are in
+// elements.
 #include <mutex>
 
 #include "assign.h"
@@ -118,7 +119,8 @@ void shoal_fast_project(const int8_t* q, const RowStats* stats, int64_t n, const
 void shoal_fast_assign(const void* x, int half, const int8_t* q, const RowStats* stats, const Centroids* full,
                        const int8_t* brief_q, const RowStats* brief_stats, const Centroids* brief, int64_t n,
                        int32_t* labels, Counts* counts, int threads) {
-  half ? assign<1, uint16_t>({(const uint16_t*)x, q, stats, brief_q, brief_stats}, n, *full, brief, labels, counts, threads)
+  half ? assign<1, uint16_t>({(const uint16_t*)x, q, stats, brief_q, brief_stats}, n, *full, brief, labels, counts,
+                             threads)
        : assign<1, float>({(const float*)x, q, stats, brief_q, brief_stats}, n, *full, brief, labels, counts, threads);
 }
 

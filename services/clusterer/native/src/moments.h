@@ -38,7 +38,10 @@ void pack_strip(const T* x, int64_t depth, int64_t first, const Moments& m, doub
   x += first;
   if (columns == kStrip) {
     vdouble less[3], total[3];
-    for (int v = 0; v < 3; ++v) less[v] = load_doubles(shift + v * kDoubles), total[v] = load_doubles(sums + v * kDoubles);
+    for (int v = 0; v < 3; ++v) {
+      less[v] = load_doubles(shift + v * kDoubles);
+      total[v] = load_doubles(sums + v * kDoubles);
+    }
     for (int64_t r = 0; r < depth; ++r, x += m.d, packed += kStrip)
       for (int v = 0; v < 3; ++v) {
         const vdouble value = load_doubles(x + v * kDoubles) - less[v];
