@@ -107,6 +107,20 @@ def test_existing_embeddings_are_imported_and_clustered(stack: Running, client: 
     assert scored["mean"]["ari"] == pytest.approx(1.0)
 
 
+def test_the_command_line_asks_for_every_kind_of_kmeans(stack: Running, client: Client, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    np.save(tmp_path / "features.npy", (np.eye(4, 16)[np.arange(120) % 4] * 9 + rng.normal(size=(120, 16))))
+    embeddings = stack.cli("import", str(tmp_path / "features.npy"), "--name", "kinds")
+    kinds = ("--spherical", "--balanced", "1.5", "--level", "4", "--level", "2", "--memory-limit", "1GiB")
+    stack.cli("cluster", embeddings, "-k", "8", *kinds)
+    asked = client.jobs(kind="cluster", limit=1).jobs[0].request
+    assert asked["clusters"] == 8
+    assert asked["memory_limit"] == 2**30
+    assert asked["kmeans"] == {**asked["kmeans"], "spherical": True, "balanced": 1.5, "levels": [4, 2]}
+    clustering = stack.cli("cluster", embeddings, "--clusters", "auto", "--seed", "0")
+    assert client.clustering(clustering)["k"] == 4
+
+
 def test_a_study_is_run_once_saved_and_shown(stack: Running, client: Client, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     labels = np.repeat(np.arange(4), 50)

@@ -92,7 +92,7 @@ def extract(
 def cluster(
     embeddings: Annotated[str, typer.Argument(help="Embeddings id that k-means is fitted on.")],
     score: Annotated[list[str] | None, typer.Option(help="Embeddings id to score instead; repeatable.")] = None,
-    clusters: Annotated[int | None, typer.Option("--clusters", "-k", help="Number of clusters.")] = None,
+    clusters: Annotated[str | None, typer.Option("--clusters", "-k", help="Number of clusters, or auto.")] = None,
     over: Annotated[float | None, typer.Option(help="Clusters as a multiple of the number of classes.")] = None,
     pca: Annotated[int | None, typer.Option(help="Keep this many principal components.")] = None,
     whiten: Annotated[bool, typer.Option(help="Whiten the principal components.")] = False,
@@ -102,29 +102,41 @@ def cluster(
     restarts: Annotated[int | None, typer.Option(help="Runs per seed; the lowest inertia wins.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Repeatable.")] = None,
     label_map: Annotated[str | None, typer.Option(help="train or scored.")] = None,
+    spherical: Annotated[bool, typer.Option(help="Group by cosine: rows and centroids of unit length.")] = False,
+    balanced: Annotated[float | None, typer.Option(help="Most rows of a cluster, as a multiple of n / k.")] = None,
+    level: Annotated[list[int] | None, typer.Option(help="Groups of a level above the clusters; repeatable.")] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Memory that the job may take, such as 4GiB.")] = None,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
     """Cluster embeddings; prints the clustering's id."""
-    kmeans = {"engine": engine, "iterations": iterations, "restarts": restarts}
+    kmeans = {
+        "engine": engine,
+        "iterations": iterations,
+        "restarts": restarts,
+        "spherical": spherical or None,
+        "balanced": balanced,
+        "levels": level or None,
+    }
     kmeans = {key: value for key, value in kmeans.items() if value is not None}
     with Client() as client:
         job = client.cluster(
             {"train": embeddings, "score": score} if score else embeddings,
-            clusters=clusters,
+            clusters=int(clusters) if clusters is not None and clusters.isdecimal() else clusters,
             over=over,
             pca={"components": pca, "whiten": whiten} if pca or whiten else None,
             normalize=normalize,
             kmeans=kmeans or None,
             seeds=seed or None,
             label_map=label_map,
+            memory_limit=memory_limit,
         )
         finish(client, job, wait, as_json)
 
 
 def list_jobs(
     state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = None,
-    kind: Annotated[str | None, typer.Option(help="extract:torch, extract:tfserving or cluster.")] = None,
+    kind: Annotated[str | None, typer.Option(help="extract:torch, extract:tfserving, cluster or sweep.")] = None,
     limit: Annotated[int, typer.Option(help="At most this many.")] = 20,
     as_json: AsJson = False,
 ) -> None:
