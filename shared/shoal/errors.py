@@ -7,6 +7,7 @@
     │   ├── UnknownModel             unknown_model             422
     │   ├── PathOutsideRoot          path_outside_root         422
     │   ├── PathNotFound             path_not_found            422
+    │   ├── FileUnusable             file_unusable             422
     │   ├── NoImages                 no_images                 422
     │   ├── LabelsRequired           labels_required           422
     │   ├── LabelsInvalid            labels_invalid            422
@@ -147,6 +148,10 @@ class PathOutsideRoot(InvalidRequest):
 
 class PathNotFound(InvalidRequest):
     code = "path_not_found"
+
+
+class FileUnusable(InvalidRequest):
+    code = "file_unusable"
 
 
 class NoImages(InvalidRequest):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from shoal.errors import PathNotFound, PathOutsideRoot
+from shoal.userfiles import require_regular
 
 
 def confine(root: Path, relative: str, what: str) -> Path:
@@ -73,8 +73,7 @@ def open_confined(root: Path, path: Path) -> Iterator[BinaryIO]:
         real = Path(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115 - as text: it may be gone already
         if not real.is_relative_to(root):
             raise PathOutsideRoot("A symlink on the way leaves the configured root: put the file itself there.")
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("it is not a regular file")
+        require_regular(os.fstat(descriptor))
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             yield file
     finally:

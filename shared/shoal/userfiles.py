@@ -1,0 +1,195 @@
+"""Opening the files that a request or a command names, whatever lies there.
+
+A pipe never blocks, a device is never read, and nothing is read without a limit on its bytes, and on the length of a
+line where lines are read.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from shoal.errors import FileUnusable, ShoalError
+
+MOST_BYTES = 64 << 20
+"""Bytes of a file that is read whole, unless its reader says otherwise."""
+MOST_LINE = 1 << 20
+"""Characters of a line."""
+HEAD_BYTES = 1 << 16
+"""Bytes that are enough to tell how a file is written."""
+
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # Before UTF-16, whose mark it starts with.
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+@dataclass(frozen=True)
+class UserFile:
+    """A file that somebody named.
+
+    Attributes
+    ----------
+    path
+        Where it lies.
+    name
+        What messages call it; the path where empty. A request's file is called as the request calls it, so that no
+        path of the machine is given away.
+    error
+        What is raised when it cannot be used.
+    members
+        Members of that error, such as the request's field.
+    """
+
+    path: Path
+    name: str = ""
+    error: type[ShoalError] = FileUnusable
+    members: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name or str(self.path)
+
+    def invalid(self, what: str, **members: Any) -> ShoalError:
+        """The error that says ``what`` is wrong with the file."""
+        return self.error(f"{self} {what}", **{**self.members, **members})
+
+    @contextmanager
+    def open(self, most_bytes: int | None = MOST_BYTES) -> Iterator[BinaryIO]:
+        """The file, open for reading.
+
+        Parameters
+        ----------
+        most_bytes
+            The largest size to open. None: any, for a reader that never holds all of it.
+
+        Raises
+        ------
+        ShoalError
+            ``error``: the file is missing, no regular file, too large or may not be read.
+        """
+        try:
+            # Looked at before it is opened: to open a device can set something off.
+            require_regular(self.path.stat())
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except (OSError, ValueError) as error:
+            raise self.invalid(f"cannot be read: {_reason(error)}.") from error
+        with os.fdopen(descriptor, "rb") as file:
+            try:
+                status = os.fstat(descriptor)
+                require_regular(status)
+            except OSError as error:
+                raise self.invalid(f"cannot be read: {_reason(error)}.") from error
+            if most_bytes is not None and status.st_size > most_bytes:
+                raise self._too_large(most_bytes, status.st_size)
+            yield file
+
+    def read_bytes(self, most_bytes: int = MOST_BYTES) -> bytes:
+        """All of the file."""
+        with self.open(most_bytes) as file:
+            content = self._read(file, most_bytes + 1)
+        if len(content) > most_bytes:  # It grows, or does not say how large it is.
+            raise self._too_large(most_bytes, len(content))
+        return content
+
+    def read_text(self, most_bytes: int = MOST_BYTES) -> str:
+        """All of the file as text, with or without a byte order mark."""
+        content = self.read_bytes(most_bytes)
+        try:
+            return content.decode(text_encoding(content[:HEAD_BYTES]))
+        except UnicodeError as error:
+            raise self.invalid(f"is no text in UTF-8: {error}. Save it as UTF-8.") from error
+
+    def head(self, size: int = HEAD_BYTES) -> bytes:
+        """The first bytes, at most ``size``, of a file of any size."""
+        with self.open(None) as file:
+            return self._read(file, size)
+
+    @contextmanager
+    def lines(self, most_bytes: int | None = MOST_BYTES, most_line: int = MOST_LINE) -> Iterator[Iterator[str]]:
+        """The lines of a text file one after another, each with its end, with or without a byte order mark.
+
+        Raises
+        ------
+        ShoalError
+            ``error``: as `open` says; while lines are read, also that one is longer than ``most_line`` characters or
+            is no UTF-8.
+        """
+        with self.open(most_bytes) as file:
+            encoding = text_encoding(self._read(file, HEAD_BYTES))
+            file.seek(0)
+            with io.TextIOWrapper(file, encoding, newline="") as text:
+                yield self._lines(text, most_line)
+
+    def _lines(self, text: io.TextIOWrapper, most_line: int) -> Iterator[str]:
+        number = 0
+        while True:
+            number += 1
+            try:
+                line = text.readline(most_line + 1)
+            except UnicodeError as error:
+                raise self.invalid(
+                    f"is no text in UTF-8: {error}, at line {number} or a little below. Save it as UTF-8.", line=number
+                ) from error
+            except OSError as error:
+                raise self.invalid(f"cannot be read: {_reason(error)}.") from error
+            if not line:
+                return
+            if len(line) > most_line:
+                raise self.invalid(
+                    f"has more than {most_line:,} characters in line {number}: that is no text with one entry a line.",
+                    line=number,
+                )
+            yield line
+
+    def _read(self, file: BinaryIO, size: int) -> bytes:
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise self.invalid(f"cannot be read: {_reason(error)}.") from error
+
+    def _too_large(self, most_bytes: int, size: int) -> ShoalError:
+        return self.invalid(f"is too large: it has {size:,} bytes, and at most {most_bytes:,} are read.", bytes=size)
+
+
+def require_regular(status: os.stat_result) -> None:
+    """Raise an `OSError` that says what else it is, unless ``status`` is a regular file's."""
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for check, name in _KINDS if check(status.st_mode)), "something else")
+        raise OSError(f"it is {kind}, not a regular file")
+
+
+def text_encoding(head: bytes) -> str:
+    """The encoding of a text file that starts with ``head``: by its byte order mark, else UTF-8.
+
+    UTF-16 without a mark is told by its NULs, which text in UTF-8 does not have.
+    """
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            return encoding
+    if head[1::2].count(0) > len(head) // 4:
+        return "utf-16-le"
+    if head[::2].count(0) > len(head) // 4:
+        return "utf-16-be"
+    return "utf-8"
+
+
+def _reason(error: OSError | ValueError) -> str:
+    # An error's own text has the whole path, which is no business of whoever sent the request.
+    return (isinstance(error, OSError) and error.strerror) or str(error)
