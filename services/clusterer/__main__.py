@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from shoal.host import unsupported
+
 if TYPE_CHECKING:
     from shoal.jobs.child import JobContext
 
@@ -31,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("worker", help="run clustering jobs")
     commands.add_parser("run-job", help="run the one job on standard input; workers start this")
     options = parser.parse_args(arguments)
+    if (why := unsupported()) is not None:
+        parser.exit(1, f"{why}\n")
     if options.command == "api":
         return _api(options.host, options.port)
     return _worker() if options.command == "worker" else _run_job()

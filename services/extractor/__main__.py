@@ -6,6 +6,8 @@ import argparse
 import json
 import sys
 
+from shoal.host import unsupported
+
 from extractor.tf import commands as tf_commands
 
 BACKENDS = ("torch", "tfserving")
@@ -37,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     pull.add_argument("name", help="catalogue name or timm:<name>")
     tf_commands.add_parsers(commands)
     options = parser.parse_args(arguments)
+    if (why := unsupported()) is not None:
+        parser.exit(1, f"{why}\n")
     if "run" in options:
         return int(options.run(options))
     if options.command == "api":

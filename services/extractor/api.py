@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path as FolderPath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Query, Response
 from shoal.errors import EmbeddingsInUse, ModelNotFound, UnknownModel
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
+from shoal.paths import below
 from shoal.schemas import ExtractRequest, Id, Job
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
@@ -102,11 +104,11 @@ def get_errors(
 @router.delete(
     "/embeddings/{embeddings_id}", status_code=204, tags=["embeddings"], responses=problem_responses(404, 409, 422, 503)
 )
-def delete_embeddings(embeddings_id: Id, store: StoreDep, queue: QueueDep) -> None:
+def delete_embeddings(embeddings_id: Id, store: StoreDep, queue: QueueDep, settings: SettingsDep) -> None:
     """Delete embeddings that no job waits for or works on."""
     embeddings = store.embeddings(embeddings_id)
     for job in unfinished_jobs(queue):
-        if uses(job, embeddings):
+        if uses(job, embeddings, settings.data):
             raise EmbeddingsInUse(
                 f"The job {job.id} ({job.kind}, {job.state}) uses {embeddings_id}: wait for it, or cancel it with "
                 f"DELETE /jobs/{job.id}.",
@@ -127,12 +129,12 @@ def unfinished_jobs(queue: JobQueue) -> Iterator[Job]:
                 break
 
 
-def uses(job: Job, embeddings: EmbeddingSet) -> bool:
+def uses(job: Job, embeddings: EmbeddingSet, root: FolderPath) -> bool:
     """Whether ``job`` reads the embeddings, or is writing them as far as its request tells."""
     if job.kind in KINDS:
         images = job.request.get("images") or {}
         source = embeddings.plan.source
-        same_source = source.kind == "images" and images.get("path") == source.path
+        same_source = source.kind == "images" and below(root, str(images.get("path"))) == below(root, source.path)
         return not embeddings.complete and same_source
     return embeddings.id in _texts(job.request.get("embeddings"))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from shoal.errors import EmbeddingsNotFound
+from shoal.paths import below
 from shoal.schemas import ExtractRequest, LabelFile
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Plan, Source, Store
@@ -40,7 +42,7 @@ def open_plan(ctx: JobContext, request: ExtractRequest, model: Model, settings: 
         return frozen
     ctx.progress("list")
     listing = list_images(request.images, settings.data)
-    embeddings = store.create_embeddings(make_plan(request, model, listing), listing)
+    embeddings = store.create_embeddings(make_plan(request, model, listing, settings.data), listing)
     ctx.save_checkpoint({CHECKPOINT: embeddings.id})
     return embeddings
 
@@ -55,7 +57,7 @@ def _frozen(ctx: JobContext, store: Store) -> EmbeddingSet | None:
         return None
 
 
-def make_plan(request: ExtractRequest, model: Model, listing: pa.Table) -> Plan:
+def make_plan(request: ExtractRequest, model: Model, listing: pa.Table, root: Path) -> Plan:
     """What the set of embeddings will hold."""
     labels = request.images.labels
     return Plan(
@@ -63,7 +65,7 @@ def make_plan(request: ExtractRequest, model: Model, listing: pa.Table) -> Plan:
         source=Source.of(
             listing,
             kind="images",
-            path=request.images.path,
+            path=below(root, request.images.path),
             labels=labels.model_dump(mode="json") if isinstance(labels, LabelFile) else labels,
             split=request.images.split,
         ),

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from shoal.errors import ShoalError, Unavailable, by_code
+from shoal.figures import Metrics
 from shoal.schemas import Job, JobPage
 from shoal.settings import Settings
 
@@ -173,9 +174,9 @@ class Client:
         """One clustering's facts."""
         return self._get(self._clusterer, f"/clusterings/{clustering_id}")
 
-    def metrics(self, clustering_id: str) -> Json:
-        """Its metrics.json."""
-        return self._get(self._clusterer, f"/clusterings/{clustering_id}/metrics")
+    def metrics(self, clustering_id: str) -> Metrics:
+        """Its metrics.json: a dict that prints as a table."""
+        return Metrics(self._get(self._clusterer, f"/clusterings/{clustering_id}/metrics"))
 
     def clusters(self, clustering_id: str, **options: Any) -> list[Json]:
         """Its clusters: ``sort`` is size, purity or tightness."""

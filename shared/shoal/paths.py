@@ -12,6 +12,18 @@ from shoal.errors import PathNotFound, PathOutsideRoot
 from shoal.userfiles import require_regular
 
 
+def below(root: Path, path: str) -> str:
+    """``path`` relative to ``root`` where it is an absolute path below it, without needless dots and slashes.
+
+    Equal for every way to write the same path, so that the same request makes the same plan.
+    """
+    pure = PurePosixPath(path)
+    for base in (root.absolute(), root.resolve()):
+        if pure.is_absolute() and pure.is_relative_to(base):
+            return str(pure.relative_to(base))
+    return str(pure)
+
+
 def confine(root: Path, relative: str, what: str) -> Path:
     """The path ``relative`` below ``root``, with every symlink resolved.
 
@@ -20,24 +32,32 @@ def confine(root: Path, relative: str, what: str) -> Path:
     root
         The configured root folder.
     relative
-        What the request asks for: a relative path with forward slashes. ``.`` is the root itself.
+        What the request asks for, with forward slashes: a relative path, or an absolute one below ``root``. ``.`` is
+        the root itself.
     what
         The request's field, for the error message.
 
     Raises
     ------
     PathOutsideRoot
-        ``relative`` is absolute, holds ``..`` or a NUL, or a symlink on the way leaves the root.
+        ``relative`` is an absolute path elsewhere, holds ``..`` or a NUL, or a symlink on the way leaves the root.
     PathNotFound
         Nothing is there.
     """
     pure = PurePosixPath(relative)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in relative or "\0" in relative:
+    if ".." in pure.parts or "\\" in relative or "\0" in relative:
         raise PathOutsideRoot(
             f"`{what}` is {relative!r}: give a path relative to the configured root, without `..` or backslashes.",
             field=what,
         )
     base = root.resolve()
+    pure = PurePosixPath(below(root, relative))
+    if pure.is_absolute():
+        raise PathOutsideRoot(
+            f"`{what}` is {relative!r}, which is not below the configured root: give a path relative to the root, or "
+            "start the service with another root.",
+            field=what,
+        )
     try:
         path = (base / pure).resolve(strict=True)
     except (FileNotFoundError, NotADirectoryError):

@@ -137,6 +137,14 @@ class Settings(BaseSettings):
     metrics_host: str = Field("127.0.0.1", validation_alias="SHOAL_METRICS_HOST")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", validation_alias="SHOAL_LOG_LEVEL")
 
+    @field_validator(
+        "data", "models", "store", "catalogue", "redis_password_file", "metrics_token_file", "tf_serving_ca"
+    )
+    @classmethod
+    def _from_home(cls, path: Path | None) -> Path | None:
+        # A `~` within quotes, an .env file or a unit file has met no shell.
+        return None if path is None else path.expanduser()
+
     @field_validator("redis_url")
     @classmethod
     def _with_password(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:

@@ -20,7 +20,6 @@ from clusterer.sweeps.drawing import comparable, curves
 from clusterer.sweeps.grid import plan_points
 from clusterer.sweeps.plots import against_components, against_probe, line
 from clusterer.sweeps.probe import LinearProbe
-from clusterer.sweeps.table import tidy
 from fastapi.testclient import TestClient
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from pydantic import ValidationError
@@ -31,6 +30,7 @@ from shoal.schemas import SweepRequest
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store.clustering import Clustering
+from shoal.store.sweep_table import tidy
 from shoal.store.sweeps import Sweep
 
 Planted = Callable[..., tuple[Any, list[str]]]

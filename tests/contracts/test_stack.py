@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,24 @@ def test_the_command_line_does_the_whole_job(stack: Running, client: Client) -> 
     assert "tf_efficientnet_lite0" in stack.cli("models", "list")
     assert stack.cli("verify", embeddings) == f"{embeddings}: ok"
     assert "ready" in stack.cli("doctor")
+
+
+def test_what_the_store_holds_is_listed_and_shown_without_services(stack: Running) -> None:
+    embeddings = stack.cli("extract", str(stack.root / "data" / "colours"), "--model", "raw_pixels")
+    assert embeddings == stack.cli("extract", "colours/", "--model", "raw_pixels")
+    clustering = stack.cli("cluster", embeddings, "-k", "3")
+    sweep = stack.cli("sweep", embeddings, "-k", "2,3", "--no-wait")
+    stack.cli("watch", sweep)
+    alone = replace(stack, extractor="http://127.0.0.1:9", clusterer="http://127.0.0.1:9")
+    listed = {line.split()[0]: line for line in alone.cli("ls").splitlines()}
+    assert f"{ROWS} rows" in listed[embeddings]
+    assert "k = 3" in listed[clustering]
+    assert "2 of 2 points" in listed[f"s-{sweep}"]
+    assert "NMI (arithmetic mean)" in alone.cli("show", clustering)
+    assert "2 of 2 points" in alone.cli("show", f"s-{sweep}")
+    assert json.loads(alone.cli("show", embeddings))["rows"] == ROWS
+    with pytest.raises(AssertionError, match=r"holds nothing named 'c-nothing'; `shoal ls`"):
+        alone.cli("show", "c-nothing")
 
 
 def test_existing_embeddings_are_imported_and_clustered(stack: Running, client: Client, tmp_path: Path) -> None:

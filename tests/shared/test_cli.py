@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from rich.console import Console
+from shoal import figures, host
 from shoal.cli import debian, demo, jobs, models, output, stack
 from shoal.errors import InvalidRequest, PathNotFound
 
@@ -42,7 +44,7 @@ def test_k_is_chosen_from_the_classes_or_the_rows(facts: dict[str, Any], choice:
 
 def test_durations_and_numbers_read_well() -> None:
     assert [output.duration(seconds) for seconds in (4.2, 75, 3700)] == ["4 s", "1 min 15 s", "1 h 01 min"]
-    assert [output.number(0.5, 0.01), output.number(12345.6), output.number(None)] == ["0.500 ± 0.010", "12,346", ""]
+    assert [figures.number(0.5, 0.01), figures.number(12345.6), figures.number(None)] == ["0.500 ± 0.010", "12,346", ""]
 
 
 def _fake_tools(monkeypatch: pytest.MonkeyPatch, tools: set[str], files: dict[str, bytes]) -> None:
@@ -134,3 +136,21 @@ def test_a_narrow_terminal_shows_names_whole_and_leaves_the_description_out() ->
         assert "[MIT]" in shown
         assert ("long" in shown) == described
         assert max(map(len, shown.splitlines())) <= width
+
+
+def test_metrics_print_as_a_table_and_are_json_all_the_same() -> None:
+    entry = {"ari": 0.25, "accuracy": {"hungarian": {"train": 0.5, "scored": 0.6}}, "chance": {"accuracy": 0.1}}
+    document = {"scored": {"e-1": {"mean": entry, "std": {"ari": 0.01}, "seeds": {str(n): entry for n in range(50)}}}}
+    metrics = figures.Metrics(document)
+    assert str(metrics).splitlines() == [
+        "metric               e-1            chance",
+        "Accuracy, Hungarian  0.500          0.100",
+        "ARI                  0.250 ± 0.010",
+    ]
+    assert json.loads(json.dumps(metrics)) == document
+
+
+def test_services_say_in_one_sentence_that_they_need_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.sys, "platform", "darwin")
+    with pytest.raises(host.HostUnsupported, match=r"run on Linux, and this is darwin.*docker"):
+        host.require_linux()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shoal.errors import PathNotFound, PathOutsideRoot
-from shoal.paths import confine
+from shoal.paths import below, confine
 
 
 @pytest.fixture
@@ -79,3 +79,20 @@ def test_whatever_is_asked_for_stays_in_the_root(root: Path, parts: list[str]) -
     except (PathOutsideRoot, PathNotFound):
         return
     assert found.is_relative_to(root.resolve())
+
+
+@pytest.mark.parametrize("written", ["photos", "./photos", "photos/", "photos//", "{root}/photos", "{root}/./photos/"])
+def test_every_way_to_write_a_path_below_the_root_is_the_same_path(tmp_path: Path, written: str) -> None:
+    (tmp_path / "photos").mkdir()
+    assert below(tmp_path, written.format(root=tmp_path)) == "photos"
+    assert confine(tmp_path, written.format(root=tmp_path), "images.path") == (tmp_path / "photos").resolve()
+
+
+def test_an_absolute_path_is_taken_by_the_name_of_a_root_that_is_a_link_too(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "photos").mkdir(parents=True)
+    (tmp_path / "root").symlink_to(tmp_path / "disk")
+    for base in ("disk", "root"):
+        path = str(tmp_path / base / "photos")
+        assert confine(tmp_path / "root", path, "images.path") == (tmp_path / "disk" / "photos").resolve()
+    with pytest.raises(PathOutsideRoot, match="not below"):
+        confine(tmp_path / "root", str(tmp_path / "disk2"), "images.path")

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import FileResponse
 from shoal.errors import NotFound, SweepNotFound
 from shoal.schemas import MAX_POINTS, Id, Job, Name, SweepRequest
+from shoal.store.sweep_table import as_csv, as_parquet
 from shoal.store.sweeps import Sweep
 from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, submit
 from shoal.web.problems import problem_responses
 
 from clusterer.sweeps.grid import plan_points
-from clusterer.sweeps.table import as_csv, as_parquet, tidy
 
 KIND = "sweep"
 PLOT_TYPES = {"svg": "image/svg+xml", "png": "image/png"}
@@ -55,7 +55,7 @@ def get_sweep(
 ) -> Any:
     """The points that are there as a tidy table: a row per point and scored set, mean and deviation over the seeds."""
     found = store.sweep(sweep_id)
-    rows = tidy(found.points())
+    rows = found.table()
     if format == "json":
         return {**_facts(found), "table": rows}
     content, kind = (as_csv(rows), "text/csv; charset=utf-8") if format == "csv" else (as_parquet(rows), None)

@@ -12,11 +12,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from shoal import paper
+from shoal.store.sweep_table import Row
 from shoal.store.sweeps import Sweep
 
 from clusterer.sweeps import drawing
 from clusterer.sweeps.drawing import ACCURACY, ARI, INK, QUIET, REFERENCE, Curve, comparable, curves
-from clusterer.sweeps.table import Row
 
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

@@ -16,6 +16,7 @@ from shoal.jobs.child import JobContext
 from shoal.schemas import SweepRequest
 from shoal.settings import Settings
 from shoal.store import Store
+from shoal.store.sweep_table import tidy
 from shoal.store.sweeps import Sweep
 
 from clusterer.assign import Assigned, assign
@@ -29,7 +30,6 @@ from clusterer.sweeps.grid import Point, by_space, plan_points
 from clusterer.sweeps.plots import draw
 from clusterer.sweeps.probe import LinearProbe
 from clusterer.sweeps.space import Shelf, Space, fit_space, views_of
-from clusterer.sweeps.table import tidy
 from clusterer.transform import Transform
 from clusterer.workspace import Workspace
 

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from shoal import __version__
-from shoal.cli import data, gc, jobs, keys, models, stack, sweep
+from shoal.cli import data, gc, jobs, keys, models, stack, store, sweep
 from shoal.cli.output import fail
 from shoal.errors import ShoalError
 
@@ -44,7 +44,8 @@ app.command("reproduce")(sweep.reproduce)
 app.command("jobs")(jobs.list_jobs)
 app.command("watch")(jobs.watch)
 app.command("cancel")(jobs.cancel)
-app.command("show")(jobs.show)
+app.command("ls")(store.ls)
+app.command("show")(store.show)
 app.command("import")(data.import_)
 app.command("verify")(data.verify)
 app.command("gc")(gc.gc)

@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 
 from shoal.cli.output import err
+from shoal.cli.paths import StoreRoot, expanded
 from shoal.settings import Settings
-
-StoreRoot = Annotated[Path | None, typer.Option("--store", envvar="SHOAL_STORE", help="Root of the store.")]
 
 
 def import_(
-    path: Annotated[Path, typer.Argument(help="One .npy of shape (n, dim), or a clip-retrieval folder.")],
+    path: Annotated[
+        Path, typer.Argument(help="One .npy of shape (n, dim), or a clip-retrieval folder.", callback=expanded)
+    ],
     name: Annotated[str, typer.Option(help="Start of the embeddings' id.")],
-    labels: Annotated[Path | None, typer.Option(help="Labels: .npy, CSV or Parquet.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Labels: .npy, CSV or Parquet.", callback=expanded)] = None,
     split: Annotated[str | None, typer.Option(help="Name written beside every row.")] = None,
     store: StoreRoot = None,
 ) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.data import StoreRoot
 from shoal.cli.output import err
+from shoal.cli.paths import StoreRoot
 
 
 def gc(

@@ -1,16 +1,17 @@
-"""`extract`, `cluster`, `jobs`, `watch`, `cancel`, `show`."""
+"""`extract`, `cluster`, `jobs`, `watch`, `cancel`."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from shoal.cli.output import err, jobs_table, metrics_table, out, progress_bars, watch_job
-from shoal.cli.sweep_tables import sweep_table
+from shoal.cli.flags import CLUSTER, EXTRACT, NO_CLUSTERS, TWO_CLUSTERS, Clusters, speaking_of
+from shoal.cli.output import err, jobs_table, out, progress_bars, watch_job
 from shoal.client import Client
-from shoal.errors import InvalidRequest, JobNotFound, NotFound
+from shoal.errors import InvalidRequest, JobNotFound
 from shoal.schemas import Job
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end, with a progress bar.")]
@@ -21,7 +22,12 @@ Model = Annotated[
 ]
 Labels = Annotated[
     str,
-    typer.Option(envvar="SHOAL_LABELS", help="folder, none, or a CSV/Parquet file as FILE[:PATH_COLUMN:LABEL_COLUMN]."),
+    typer.Option(
+        envvar="SHOAL_LABELS",
+        metavar="folder|none|FILE[:PATH:LABEL]",
+        help="Class = folder name, none, or a label file with the names of its columns. A relative FILE is looked for "
+        "in the working directory, then below the data root.",
+    ),
 ]
 DEFAULT_MODEL = "tf_efficientnet_lite0"
 
@@ -43,8 +49,16 @@ def parse_labels(text: str) -> str | dict[str, str]:
         return text
     parts = text.split(":")
     if len(parts) not in {1, 3}:
-        raise InvalidRequest("--labels is folder, none, FILE, or FILE:PATH_COLUMN:LABEL_COLUMN.")
-    return dict(zip(("file", "path_column", "label_column"), parts, strict=False))
+        raise InvalidRequest("`--labels` is `folder`, `none`, `FILE`, or `FILE:PATH_COLUMN:LABEL_COLUMN`.")
+    here = Path(parts[0]).expanduser()
+    file = str(here.resolve()) if here.is_absolute() or here.is_file() else parts[0]
+    return dict(zip(("file", "path_column", "label_column"), (file, *parts[1:]), strict=False))
+
+
+def source_path(text: str) -> str:
+    """A folder of images as the API takes it: ``~`` is the home folder, an absolute path loses its links."""
+    path = Path(text).expanduser()
+    return str(path.resolve()) if path.is_absolute() else text
 
 
 def finish(client: Client, job: Job, wait: bool, as_json: bool = False) -> Job:
@@ -61,7 +75,9 @@ def finish(client: Client, job: Job, wait: bool, as_json: bool = False) -> Job:
 
 
 def extract(
-    path: Annotated[str, typer.Argument(help="Folder of images, relative to the data root of the service.")],
+    path: Annotated[
+        str, typer.Argument(help="Folder of images: relative to the service's data root, or an absolute path below it.")
+    ],
     model: Model = DEFAULT_MODEL,
     labels: Labels = "folder",
     split: Annotated[str | None, typer.Option(envvar="SHOAL_SPLIT", help="Name written beside every row.")] = None,
@@ -74,9 +90,9 @@ def extract(
     as_json: AsJson = False,
 ) -> None:
     """Turn a folder of images into embeddings; prints the embeddings' id."""
-    with Client() as client:
+    with speaking_of(EXTRACT), Client() as client:
         job = client.extract(
-            path,
+            source_path(path),
             model=parse_model(model),
             labels=parse_labels(labels),
             **({"split": split} if split else {}),
@@ -92,7 +108,7 @@ def extract(
 def cluster(
     embeddings: Annotated[str, typer.Argument(help="Embeddings id that k-means is fitted on.")],
     score: Annotated[list[str] | None, typer.Option(help="Embeddings id to score instead; repeatable.")] = None,
-    clusters: Annotated[str | None, typer.Option("--clusters", "-k", help="Number of clusters, or auto.")] = None,
+    clusters: Clusters = None,
     over: Annotated[float | None, typer.Option(help="Clusters as a multiple of the number of classes.")] = None,
     pca: Annotated[int | None, typer.Option(help="Keep this many principal components.")] = None,
     whiten: Annotated[bool, typer.Option(help="Whiten the principal components.")] = False,
@@ -110,6 +126,10 @@ def cluster(
     as_json: AsJson = False,
 ) -> None:
     """Cluster embeddings; prints the clustering's id."""
+    if clusters is None and over is None:
+        raise InvalidRequest(NO_CLUSTERS)
+    if clusters is not None and over is not None:
+        raise InvalidRequest(TWO_CLUSTERS)
     kmeans = {
         "engine": engine,
         "iterations": iterations,
@@ -119,10 +139,10 @@ def cluster(
         "levels": level or None,
     }
     kmeans = {key: value for key, value in kmeans.items() if value is not None}
-    with Client() as client:
+    with speaking_of(CLUSTER), Client() as client:
         job = client.cluster(
             {"train": embeddings, "score": score} if score else embeddings,
-            clusters=int(clusters) if clusters is not None and clusters.isdecimal() else clusters,
+            clusters=clusters,
             over=over,
             pca={"components": pca, "whiten": whiten} if pca or whiten else None,
             normalize=normalize,
@@ -163,48 +183,6 @@ def cancel(job_id: Annotated[str, typer.Argument(help="The job's id.")]) -> None
     with Client() as client:
         job = client.cancel(job_id)
     err.print(f"{job.id} is {'being cancelled' if not job.state.terminal else job.state}.")
-
-
-def show(
-    which: Annotated[str, typer.Argument(help="A clustering, sweep, embeddings or job id.")], as_json: AsJson = False
-) -> None:
-    """Show a clustering's metrics, a sweep's table, or the facts of embeddings or of a job."""
-    with Client() as client:
-        facts, table = _look_up(client, which)
-    if as_json or table is None:
-        out.print_json(json.dumps(facts))
-    else:
-        out.print(table)
-
-
-def _look_up(client: Client, which: str) -> tuple[dict[str, Any], Any]:
-    try:
-        job = client.job(which)
-    except NotFound:
-        pass
-    else:
-        result = job.result or {}
-        found = result.get("clustering") or result.get("sweep")
-        if not found:
-            return job.model_dump(mode="json"), None
-        which = str(found)
-    try:
-        metrics = client.metrics(which)
-    except NotFound:
-        return _sweep_or_embeddings(client, which)
-    facts = client.clustering(which)
-    title = f"{which}: k = {facts['k']}, n = {facts['n']:,}, {facts['engine']}, seeds {facts['seeds']}"
-    return {**facts, "metrics": metrics}, metrics_table(metrics, title)
-
-
-def _sweep_or_embeddings(client: Client, which: str) -> tuple[dict[str, Any], Any]:
-    try:
-        facts = client.sweep_facts(which)
-    except NotFound:
-        return dict(client.embeddings(which)), None
-    points = facts["points"]
-    title = f"{which}: {points['finished']} of {points['total']} points"
-    return facts, sweep_table(facts["table"], title) if facts["table"] else None
 
 
 def _newest_live(client: Client) -> Job:

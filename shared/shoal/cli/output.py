@@ -14,30 +14,17 @@ from rich.table import Table
 
 from shoal.client import Client
 from shoal.errors import ShoalError
+from shoal.figures import metrics_rows
 from shoal.schemas import Job
 
 # A pipe has no width: tables in it must not be cut to fit 80 columns.
 out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True)
 
-SHOWN_METRICS = (
-    ("accuracy", "Accuracy, Hungarian"),
-    ("accuracy_majority", "Accuracy, majority"),
-    ("nmi_arithmetic", "NMI (arithmetic mean)"),
-    ("ami", "AMI"),
-    ("ari", "ARI"),
-    ("v_measure", "V-measure"),
-    ("fowlkes_mallows", "Fowlkes-Mallows"),
-    ("purity", "Purity"),
-    ("inertia", "Inertia"),
-    ("size_imbalance", "Size imbalance"),
-    ("empty_clusters", "Empty clusters"),
-)
-
 
 def fail(error: ShoalError) -> None:
-    """Print a problem."""
-    err.print(f"[bold red]{error.code}[/]: {escape(error.detail)}", highlight=False)
+    """Print a problem, on one line as long as it takes: whoever copies or greps it finds it whole."""
+    err.print(f"[bold red]{error.code}[/]: {escape(error.detail)}", highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -114,40 +101,10 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
 
 def metrics_table(metrics: dict[str, Any], title: str | None = None) -> Table:
     """Each scored set's metrics as mean ± standard deviation over the seeds, chance beside them."""
+    header, *rows = metrics_rows(metrics)
     table = Table(title=title, box=None, header_style="bold", title_justify="left")
-    table.add_column("metric")
-    sets = metrics["scored"]
-    for name in sets:
-        table.add_column(name, justify="right")
-        table.add_column("chance", justify="right")
-    for key, label in SHOWN_METRICS:
-        cells = [cell for scored in sets.values() for cell in _cells(scored, key)]
-        if any(cells):
-            table.add_row(label, *cells)
+    for position, name in enumerate(header):
+        table.add_column(name, justify="right" if position else "left")
+    for row in rows:
+        table.add_row(*row)
     return table
-
-
-def _cells(scored: dict[str, Any], key: str) -> tuple[str, str]:
-    mean, std = metric_of(scored["mean"], key), metric_of(scored["std"], key)
-    chance = (scored["mean"].get("chance") or {}).get({"nmi_arithmetic": "nmi"}.get(key, key))
-    if isinstance(chance, dict):
-        chance = None
-    return number(mean, std), number(chance)
-
-
-def metric_of(values: dict[str, Any], key: str) -> float | None:
-    """A metric of metrics.json by the name of its row in our tables."""
-    if key in {"accuracy", "accuracy_majority"}:
-        rule = "majority" if key == "accuracy_majority" else "hungarian"
-        accuracy = (values.get("accuracy") or {}).get(rule) or {}
-        found = accuracy.get("train")
-        return float(found) if found is not None else accuracy.get("scored")
-    return values.get(key)
-
-
-def number(value: float | None, std: float | None = None) -> str:
-    """A number with its spread, or nothing."""
-    if value is None:
-        return ""
-    text = f"{value:,.3f}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{text} ± {std:.3f}" if std is not None and abs(value) < 1000 else text

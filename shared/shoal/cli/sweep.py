@@ -10,6 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from shoal import __version__
+from shoal.cli.flags import SWEEP, speaking_of
 from shoal.cli.jobs import AsJson, Wait, finish
 from shoal.cli.output import err, out
 from shoal.cli.sweep_tables import Study, differences_table, paper_table, sweep_table
@@ -62,7 +63,9 @@ def sweep(
     if pca or whiten:
         components = [None if part == "all" else _parse(part, int, "--pca") for part in (pca or "all").split(",")]
         projection = {"components": components, "whiten": [False, True] if whiten else False}
-    with Client() as client:
+    if clusters is None and over is None:
+        raise InvalidRequest("Say how many clusters: `-k 10,20,50` or `--over 1,1.5,2`.")
+    with speaking_of(SWEEP), Client() as client:
         job = submit(
             client,
             [parse_sets(each) for each in embeddings],
@@ -92,7 +95,7 @@ def reproduce(
     as_json: AsJson = False,
 ) -> None:
     """Repeat a study of arXiv 2008.10312 on your embeddings, its figures beside yours."""
-    with Client() as client:
+    with speaking_of(SWEEP), Client() as client:
         fields: Json = {"pca": {"components": pca}} if pca else {}
         fields |= study_fields(study, [client.embeddings(each.partition(":")[0]) for each in embeddings])
         job = submit(
@@ -205,7 +208,9 @@ def _parse(text: str, kind: Callable[[str], T], option: str) -> T:
     try:
         return kind(text.strip())
     except ValueError:
-        raise InvalidRequest(f"{option} is a comma-separated list of numbers; {text!r} is none.") from None
+        raise InvalidRequest(
+            f"{option} is a comma-separated list of numbers, such as 10,20,50; {text!r} is not a number."
+        ) from None
 
 
 def _request(job: Job) -> SweepRequest | None:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from shoal import paper
-from shoal.cli.output import number
+from shoal.figures import number
 
 Json = dict[str, Any]
 

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from shoal.errors import StoreCorrupt, StoreError, SweepNotFound
 from shoal.store.atomic import publish_file, remove_folder, replace_file, storage_errors
 from shoal.store.layout import StoreLayout, SweepLayout, is_id
+from shoal.store.sweep_table import Row, tidy
 
 FORMAT = 1
 _POINT_NAME = re.compile(r"([0-9]{5,})\.json")
@@ -49,6 +50,10 @@ class Sweep:
         """The points that are there, by number."""
         return [_read(self.layout.point(index), self.id) for index in self.finished_points()]
 
+    def table(self) -> list[Row]:
+        """The points that are there as a tidy table; see `shoal.store.sweep_table`."""
+        return tidy(self.points())
+
     def plots(self) -> list[str]:
         """Names of the plots that are there."""
         return sorted(entry.stem for entry in _entries(self.layout.plots) if entry.suffix == ".svg")
@@ -78,10 +83,10 @@ def create_sweep(store: StoreLayout, sweep_id: str, spec: dict[str, Any]) -> Swe
     Raises
     ------
     StoreError
-        The id is none.
+        ``sweep_id`` is not an id.
     """
     if not is_id(sweep_id):
-        raise StoreError(f"{sweep_id!r} is no id: letters, digits, `.`, `_` and `-` only.")
+        raise StoreError(f"{sweep_id!r} is not an id: use letters, digits, `.`, `_` and `-` only.")
     layout = store.sweep(sweep_id)
     with storage_errors(layout.folder):
         layout.points.mkdir(parents=True, exist_ok=True)

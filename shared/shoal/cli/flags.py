@@ -1,0 +1,113 @@
+"""The API's words as the command line's: what a service says of a request's fields, said of the flags that set them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from shoal.errors import ShoalError, by_code
+from shoal.schemas import MAX_CLUSTERS
+
+Flags = Mapping[str, str]
+"""Field of a request, with dots, to the flag or argument of the command."""
+
+EXTRACT: Flags = {
+    "images.path": "PATH",
+    "images.labels": "--labels",
+    "images.split": "--split",
+    "model": "--model",
+    "name": "--name",
+    "batch_size": "--batch-size",
+    "dtype": "--dtype",
+    "shard_rows": "--shard-rows",
+    "max_failed_fraction": "--max-failed-fraction",
+}
+CLUSTER: Flags = {
+    "embeddings": "EMBEDDINGS",
+    "embeddings.train": "EMBEDDINGS",
+    "embeddings.score": "--score",
+    "clusters": "--clusters",
+    "over": "--over",
+    "pca": "--pca",
+    "pca.components": "--pca",
+    "pca.whiten": "--whiten",
+    "normalize": "--normalize",
+    "kmeans.engine": "--engine",
+    "kmeans.iterations": "--iterations",
+    "kmeans.restarts": "--restarts",
+    "kmeans.spherical": "--spherical",
+    "kmeans.balanced": "--balanced",
+    "kmeans.levels": "--level",
+    "seed": "--seed",
+    "seeds": "--seed",
+    "label_map": "--label-map",
+    "memory_limit": "--memory-limit",
+}
+SWEEP: Flags = {**CLUSTER, "embeddings": "EMBEDDINGS", "seeds": "--seed", "linear_probe": "--linear-probe"}
+
+_FIELD = re.compile(r"`([a-z_]+(?:\.[a-z_0-9]+)*)`")
+NO_CLUSTERS = "Say how many clusters: `-k 50`, `-k auto` or `--over 1.5`."
+TWO_CLUSTERS = "`-k` and `--over` both say how many clusters: keep one of them."
+
+
+@contextmanager
+def speaking_of(flags: Flags) -> Iterator[None]:
+    """Raise what a service says of a request's fields as an error about the command's flags."""
+    try:
+        yield
+    except ShoalError as error:
+        raise in_flags(error, flags) from error
+
+
+def in_flags(error: ShoalError, flags: Flags) -> ShoalError:
+    """``error`` with the names of flags in place of those of fields; the same code and members."""
+    refused = error.members.get("errors")
+    detail = "; ".join(_sentence(each, flags) for each in refused) if refused else _translated(error.detail, flags)
+    members = {name: value for name, value in error.members.items() if name not in {"detail", "code"}}
+    return by_code({**members, "code": error.code, "status": error.status, "detail": detail})
+
+
+def _sentence(refused: Mapping[str, Any], flags: Flags) -> str:
+    message = _translated(str(refused["message"]), flags)
+    if not refused["field"]:
+        return message[:1].upper() + message[1:]
+    return f"{_flag(str(refused['field']), flags) or refused['field']}: {message}"
+
+
+def _translated(text: str, flags: Flags) -> str:
+    def flag(match: re.Match[str]) -> str:
+        found = _flag(match[1], flags)
+        return f"`{found}`" if found else match[0]
+
+    return _FIELD.sub(flag, text)
+
+
+def _flag(field: str, flags: Flags) -> str | None:
+    """The flag that sets ``field``, or else what ``field`` is part of: ``images.labels.file`` is of ``--labels``."""
+    while field not in flags and "." in field:
+        field = field.rpartition(".")[0]
+    return flags.get(field)
+
+
+def parse_clusters(text: str) -> int | str:
+    """The value of ``-k``.
+
+    Raises
+    ------
+    typer.BadParameter
+        It is neither a number of clusters nor ``auto``.
+    """
+    if text == "auto":
+        return text
+    if text.isdecimal() and text.isascii() and 2 <= int(text[:10]) <= MAX_CLUSTERS:
+        return int(text)
+    raise typer.BadParameter(f"{text!r} is neither a whole number from 2 to {MAX_CLUSTERS:,} nor `auto`.")
+
+
+Clusters = Annotated[
+    Any, typer.Option("--clusters", "-k", parser=parse_clusters, metavar="K|auto", help="Number of clusters, or auto.")
+]

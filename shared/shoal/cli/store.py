@@ -1,0 +1,210 @@
+"""`ls` and `show`: what stands in the store, read without a running service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from shoal.cli.output import err, metrics_table, out
+from shoal.cli.paths import StoreRoot
+from shoal.cli.sweep_tables import sweep_table
+from shoal.client import Client
+from shoal.errors import NotFound, ShoalError, Unavailable
+from shoal.settings import Settings
+from shoal.store import Store
+
+Json = dict[str, Any]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing of the store.
+
+    Attributes
+    ----------
+    id, kind
+        ``kind`` is embeddings, clustering or sweep.
+    facts
+        What is worth a line: rows, clusters, points; or what is wrong with it.
+    at
+        When its last file was written.
+    folder
+        Where it is.
+    """
+
+    id: str
+    kind: str
+    facts: str
+    at: datetime
+    folder: Path
+
+
+def ls(store: StoreRoot = None, as_json: AsJson = False) -> None:
+    """List what the store holds: embeddings, clusterings, sweeps. Needs no running service."""
+    opened = _open(store)
+    found = sorted(entries(opened), key=lambda entry: entry.at, reverse=True)
+    if as_json:
+        rows = [{"id": each.id, "kind": each.kind, "facts": each.facts, "at": each.at.isoformat()} for each in found]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not found:
+        err.print(f"The store {opened.root.resolve()} is empty: `shoal run FOLDER` fills it.", highlight=False)
+        return
+    table = Table(box=None, header_style="bold")
+    for name in ("id", "kind", "written", "what it is"):
+        table.add_column(name, overflow="fold")
+    for each in found:
+        table.add_row(each.id, each.kind, f"{each.at.astimezone():%Y-%m-%d %H:%M}", each.facts)
+    out.print(table, highlight=False, markup=False)
+
+
+def show(
+    which: Annotated[str, typer.Argument(help="A clustering, sweep, embeddings or job id.")],
+    store: StoreRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a clustering's metrics, a sweep's table, or the facts of embeddings or of a job.
+
+    What the store of this machine holds is read from it; everything else is asked of the services.
+    """
+    opened = _open(store)
+    found = local(opened, which)
+    if found is None:
+        found = _asked(opened, which)
+    facts, table = found
+    if as_json or table is None:
+        out.print_json(json.dumps(facts))
+    else:
+        out.print(table)
+
+
+def entries(store: Store) -> Iterator[Entry]:
+    """Everything in ``store``, what is damaged too."""
+    kinds: tuple[tuple[str, list[str], Callable[[str], Path], Callable[[str], str]], ...] = (
+        (
+            "embeddings",
+            store.embeddings_ids(),
+            lambda name: store.layout.embeddings(name).folder,
+            lambda name: _embeddings_line(store, name),
+        ),
+        (
+            "clustering",
+            store.clustering_ids(),
+            lambda name: store.layout.clustering(name).folder,
+            lambda name: _clustering_line(store, name),
+        ),
+        (
+            "sweep",
+            store.sweep_ids(),
+            lambda name: store.layout.sweep(name).folder,
+            lambda name: _sweep_line(store, name),
+        ),
+    )
+    for kind, ids, folder, line in kinds:
+        for each in ids:
+            try:
+                facts = line(each)
+            except NotFound:
+                continue  # Removed since it was listed.
+            except (ShoalError, KeyError, TypeError, ValueError, OSError) as error:
+                facts = f"damaged: {error}"
+            with suppress(OSError):
+                yield Entry(each, kind, facts, _written(folder(each)), folder(each))
+
+
+def local(store: Store, which: str) -> tuple[Json, Table | None] | None:
+    """Facts and table of what ``store`` holds under the id ``which``; None when it holds nothing of that name."""
+    if which in store.clustering_ids():
+        clustering = store.clustering(which)
+        metrics = clustering.metrics()
+        return {**clustering.spec, **clustering.run(), "metrics": metrics}, clustering_table(
+            which, {**clustering.spec, **clustering.run()}, metrics
+        )
+    if which in store.sweep_ids():
+        sweep = store.sweep(which)
+        rows = sweep.table()
+        facts = {**sweep.spec, "id": which, "complete": sweep.complete, "table": rows}
+        title = f"{which}: {len(sweep.finished_points())} of {sweep.total} points"
+        return facts, sweep_table(rows, title) if rows else None
+    if which in store.embeddings_ids():
+        return store.embeddings(which).summary(), None
+    return None
+
+
+def clustering_table(which: str, facts: Json, metrics: Json) -> Table:
+    """A clustering's metrics under a title that says what was clustered."""
+    title = f"{which}: k = {facts['k']}, n = {facts['n']:,}, {facts['engine']}, seeds {facts['seeds']}"
+    return metrics_table(metrics, title)
+
+
+def _asked(store: Store, which: str) -> tuple[Json, Table | None]:
+    """What the services know under the id ``which``."""
+    try:
+        with Client(retries=0) as client:
+            return _of_service(client, store, which)
+    except Unavailable as error:
+        raise NotFound(f"{_not_found(which, store)} No service answers that might know it: {error.detail}") from None
+    except NotFound:
+        raise NotFound(f"{_not_found(which, store)} The services know neither a job nor a result of that id.") from None
+
+
+def _of_service(client: Client, store: Store, which: str) -> tuple[Json, Table | None]:
+    with suppress(NotFound):
+        job = client.job(which)
+        result = job.result or {}
+        made = result.get("clustering") or result.get("sweep")
+        if not made:
+            return job.model_dump(mode="json"), None
+        which = str(made)
+        if (found := local(store, which)) is not None:
+            return found
+    with suppress(NotFound):
+        metrics = client.metrics(which)
+        facts = client.clustering(which)
+        return {**facts, "metrics": metrics}, clustering_table(which, facts, metrics)
+    with suppress(NotFound):
+        facts = client.sweep_facts(which)
+        points = facts["points"]
+        title = f"{which}: {points['finished']} of {points['total']} points"
+        return facts, sweep_table(facts["table"], title) if facts["table"] else None
+    return dict(client.embeddings(which)), None
+
+
+def _embeddings_line(store: Store, embeddings_id: str) -> str:
+    found = store.embeddings(embeddings_id)
+    unfinished = "" if found.complete else f", {len(found.missing_shards())} of {found.plan.shards} shards missing"
+    failed = f", {found.failed:,} images failed" if found.failed else ""
+    source = f", from {found.plan.source.path}"
+    return f"{found.rows:,} rows x {found.dim}, {found.plan.model.name}{source}{failed}{unfinished}"
+
+
+def _clustering_line(store: Store, clustering_id: str) -> str:
+    spec = store.clustering(clustering_id).spec
+    return f"k = {spec['k']}, n = {spec['n']:,}, of {spec['train']}"
+
+
+def _sweep_line(store: Store, sweep_id: str) -> str:
+    sweep = store.sweep(sweep_id)
+    return f"{len(sweep.finished_points())} of {sweep.total} points"
+
+
+def _written(folder: Path) -> datetime:
+    newest = max(entry.stat().st_mtime for entry in [folder, *folder.iterdir()])
+    return datetime.fromtimestamp(newest, UTC)
+
+
+def _open(store: Path | None) -> Store:
+    return Store(store or Settings().store)
+
+
+def _not_found(which: str, store: Store) -> str:
+    return f"The store {store.root.resolve()} holds nothing named {which!r}; `shoal ls` lists what it holds."
