@@ -7,20 +7,21 @@ nor wrong: they are left out of every comparison with labels, and counted.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from shoal.delimited import head_lines, read_rows, sniff_delimiter
 from shoal.errors import LabelsInvalid
+from shoal.labels.cells import clean_label
 from shoal.paths import confine
 from shoal.schemas import ClassMap
+from shoal.userfiles import UserFile
 
 from clusterer.labels import ClassPairs
 
@@ -33,6 +34,10 @@ PYTORCH_TO_2012 = "pytorch_to_imagenet_2012_id.json"
 LABELS_2012 = "imagenet_to_label_2012_v2"
 IMAGENET_CLASSES = 1000
 MOST_NAMED = 1000
+COLUMNS = ("train_label", "scored_label")
+MOST_BYTES = 4 << 20
+"""Bytes of a file of a class map. The API reads it whole; the pairs of ImageNet's 21,841 classes are 1 MB."""
+_MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -104,11 +109,12 @@ def read_class_map(
         if not labels:
             raise LabelsInvalid(f"A class map needs labels, but the {which} set has none.", field="class_map")
     path = confine(root, request.file, "class_map.file")
+    base = root.resolve()
     if request.format == "csv":
-        found = read_csv_pairs(path)
+        found = read_csv_pairs(path, base)
     else:
         index = confine(root, request.class_index, "class_map.class_index") if request.class_index else None
-        found = read_objectnet_pairs(path, index, train_labels)
+        found = read_objectnet_pairs(path, index, train_labels, base)
     pairs = sorted((train, scored) for train, scored in found if train in train_labels and scored in scored_labels)
     if not pairs:
         raise LabelsInvalid(
@@ -133,32 +139,46 @@ def read_class_map(
     )
 
 
-def read_csv_pairs(path: Path) -> set[Pair]:
+def read_csv_pairs(path: Path, root: Path | None = None) -> set[Pair]:
     """The pairs of a CSV file with the columns ``train_label`` and ``scored_label``; other columns are ignored.
+
+    Labels are cleaned as those of label files are, so that ``1.0`` is ``1``.
+
+    Parameters
+    ----------
+    root
+        Where the file must lie, with symlinks resolved.
 
     Raises
     ------
     LabelsInvalid
         The columns are missing, or a row lacks one of the two labels.
     """
+    file = _map_file(path, root)
     pairs: set[Pair] = set()
-    with _reading(path), path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        if not {"train_label", "scored_label"} <= set(rows.fieldnames or ()):
-            raise LabelsInvalid(f"{path.name} needs the columns train_label and scored_label.", field="class_map.file")
-        for row in rows:
-            train, scored = (row["train_label"] or "").strip(), (row["scored_label"] or "").strip()
-            if not train or not scored:
-                raise LabelsInvalid(
-                    f"Line {rows.line_num} of {path.name} lacks train_label or scored_label: leave the row out where a "
-                    "class has no counterpart.",
-                    field="class_map.file",
+    delimiter = sniff_delimiter(head_lines(file), COLUMNS)
+    with file.lines(MOST_BYTES) as lines:
+        rows = ((line, fields) for line, fields in read_rows(file, lines, delimiter) if fields)
+        header = [name.strip() for name in next(rows, (0, []))[1]]
+        if not set(COLUMNS) <= set(header):
+            found = ", ".join(header) or "(none)"
+            raise file.invalid(f"needs the columns train_label and scored_label; it has {found}.")
+        places = [header.index(name) for name in COLUMNS]
+        for line, fields in rows:
+            train, scored = (clean_label(fields[place]) if place < len(fields) else None for place in places)
+            if train is None or scored is None:
+                raise file.invalid(
+                    f"lacks train_label or scored_label in line {line}: leave the row out where a class has no "
+                    "counterpart.",
+                    line=line,
                 )
             pairs.add((train, scored))
     return pairs
 
 
-def read_objectnet_pairs(folder: Path, class_index: Path | None, train_labels: Collection[str]) -> set[Pair]:
+def read_objectnet_pairs(
+    folder: Path, class_index: Path | None, train_labels: Collection[str], root: Path | None = None
+) -> set[Pair]:
     """The pairs of ImageNet's and ObjectNet's classes from the folder of mappings that ObjectNet comes with.
 
     A class of ObjectNet names its ImageNet classes by their descriptions; these are the lines of
@@ -172,19 +192,20 @@ def read_objectnet_pairs(folder: Path, class_index: Path | None, train_labels: C
         ImageNet's class index; see `read_class_index`. None: ``train_labels`` say it themselves.
     train_labels
         Labels of the train set.
+    root
+        Where the files must lie, with symlinks resolved.
 
     Raises
     ------
     LabelsInvalid
         A file is missing or has another content.
     """
-    to_imagenet = _string_values(folder / OBJECTNET_TO_IMAGENET)
-    label_of_folder = _string_values(folder / FOLDER_TO_OBJECTNET)
-    position_of_id = _numbers(folder / PYTORCH_TO_2012)
-    with _reading(folder / LABELS_2012):
-        lines = (folder / LABELS_2012).read_text(encoding="utf-8").splitlines()
+    to_imagenet = _string_values(_map_file(folder / OBJECTNET_TO_IMAGENET, root))
+    label_of_folder = _string_values(_map_file(folder / FOLDER_TO_OBJECTNET, root))
+    position_of_id = _numbers(_map_file(folder / PYTORCH_TO_2012, root))
+    lines = _map_file(folder / LABELS_2012, root).read_text(MOST_BYTES).splitlines()
     id_of_name = {line.strip(): number for number, line in enumerate(lines) if line.strip()}
-    names_at = read_class_index(class_index) if class_index else _names_of(train_labels)
+    names_at = read_class_index(class_index, root) if class_index else _names_of(train_labels)
     folders: dict[str, list[str]] = {}
     for name, label in label_of_folder.items():
         folders.setdefault(label, []).append(name)
@@ -203,7 +224,7 @@ def read_objectnet_pairs(folder: Path, class_index: Path | None, train_labels: C
     return pairs
 
 
-def read_class_index(path: Path) -> dict[int, tuple[str, ...]]:
+def read_class_index(path: Path, root: Path | None = None) -> dict[int, tuple[str, ...]]:
     """What labels ImageNet's classes go by, by position among the sorted WordNet ids.
 
     Parameters
@@ -211,21 +232,20 @@ def read_class_index(path: Path) -> dict[int, tuple[str, ...]]:
     path
         ``imagenet_class_index.json`` (``{"0": ["n01440764", "tench"], …}``), or text with a line a class that starts
         with its WordNet id, such as ``LOC_synset_mapping.txt``.
+    root
+        Where it must lie, with symlinks resolved.
 
     Returns
     -------
     The WordNet id and the position as text for each position.
     """
-    if path.suffix == ".json":
-        index = _json_object(path)
-        if not all(key.isdecimal() and isinstance(value, list) and value for key, value in index.items()):
-            raise LabelsInvalid(
-                f'{path.name} is no ImageNet class index: {{"0": ["n01440764", "tench"], …}} is expected.',
-                field="class_map.class_index",
-            )
-        return {int(key): (str(value[0]), key) for key, value in index.items()}
-    with _reading(path):
-        ids = sorted(line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    file = _map_file(path, root, "class_map.class_index")
+    if path.suffix.lower() == ".json":
+        index = _json_object(file)
+        if not all(_is_number(key) and _starts_with_text(value) for key, value in index.items()):
+            raise file.invalid('is no ImageNet class index: {"0": ["n01440764", "tench"], …} is expected.')
+        return {int(key): (value[0], key) for key, value in index.items()}
+    ids = sorted(line.split()[0] for line in file.read_text(MOST_BYTES).splitlines() if line.strip())
     return {position: (name, str(position)) for position, name in enumerate(ids)}
 
 
@@ -241,39 +261,43 @@ def _names_of(train_labels: Collection[str]) -> dict[int, tuple[str, ...]]:
     )
 
 
-def _json_object(path: Path) -> dict[str, Any]:
-    with _reading(path):
-        document = json.loads(path.read_text(encoding="utf-8"))
+def _map_file(path: Path, root: Path | None, field: str = "class_map.file") -> UserFile:
+    return UserFile(path, path.name, LabelsInvalid, {"field": field}, root)
+
+
+def _json_object(file: UserFile) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text(MOST_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise file.invalid(f"cannot be read: {error}.") from error
     if not isinstance(document, dict):
-        raise LabelsInvalid(f"{path.name} is no JSON object.", field="class_map.file")
+        raise file.invalid("is no JSON object.")
     return document
 
 
-def _string_values(path: Path) -> dict[str, str]:
-    document = _json_object(path)
+def _string_values(file: UserFile) -> dict[str, str]:
+    document = _json_object(file)
     if not all(isinstance(value, str) for value in document.values()):
-        raise LabelsInvalid(f"{path.name} must map text to text.", field="class_map.file")
+        raise file.invalid("must map text to text.")
     return document
 
 
-def _numbers(path: Path) -> dict[int, int]:
+def _numbers(file: UserFile) -> dict[int, int]:
     """The keys of an object of numbers by their values."""
-    document = _json_object(path)
-    if not all(key.isdecimal() and str(value).isdecimal() for key, value in document.items()):
-        raise LabelsInvalid(f"{path.name} must map numbers to numbers.", field="class_map.file")
+    document = _json_object(file)
+    if not all(_is_number(key) and _is_number(value) for key, value in document.items()):
+        raise file.invalid("must map numbers to numbers.")
     return {int(value): int(key) for key, value in document.items()}
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what can go wrong when a file of others is read into `LabelsInvalid`."""
-    try:
-        yield
-    except OSError as error:
-        # Its own text has the whole path, which is no business of whoever sent the request.
-        raise LabelsInvalid(f"{path.name} cannot be read: {error.strerror}.", field="class_map.file") from error
-    except (ValueError, RecursionError, csv.Error) as error:
-        raise LabelsInvalid(f"{path.name} cannot be read: {error}.", field="class_map.file") from error
+def _is_number(value: Any) -> bool:
+    """Whether it is a position, as a number or as text."""
+    text = str(value) if isinstance(value, str | int) else ""
+    return text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
+def _starts_with_text(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], str)
 
 
 def _some(labels: AbstractSet[str]) -> str:

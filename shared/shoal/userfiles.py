@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shoal.errors import FileUnusable, ShoalError
+from shoal.errors import FileUnusable, PathOutsideRoot, ShoalError
 
 MOST_BYTES = 64 << 20
 """Bytes of a file that is read whole, unless its reader says otherwise."""
@@ -56,12 +56,15 @@ class UserFile:
         What is raised when it cannot be used.
     members
         Members of that error, such as the request's field.
+    root
+        With symlinks resolved: where the opened file must lie, wherever its path pointed when that was checked.
     """
 
     path: Path
     name: str = ""
     error: type[ShoalError] = FileUnusable
     members: Mapping[str, Any] = field(default_factory=dict)
+    root: Path | None = None
 
     def __str__(self) -> str:
         return self.name or str(self.path)
@@ -83,6 +86,8 @@ class UserFile:
         ------
         ShoalError
             ``error``: the file is missing, no regular file, too large or may not be read.
+        PathOutsideRoot
+            A symlink leads out of ``root``.
         """
         try:
             # Looked at before it is opened: to open a device can set something off.
@@ -91,6 +96,8 @@ class UserFile:
         except (OSError, ValueError) as error:
             raise self.invalid(f"cannot be read: {_reason(error)}.") from error
         with os.fdopen(descriptor, "rb") as file:
+            if self.root is not None:
+                require_below(self.root, descriptor)
             try:
                 status = os.fstat(descriptor)
                 require_regular(status)
@@ -114,7 +121,7 @@ class UserFile:
         try:
             return content.decode(text_encoding(content[:HEAD_BYTES]))
         except UnicodeError as error:
-            raise self.invalid(f"is no text in UTF-8: {error}. Save it as UTF-8.") from error
+            raise self.invalid(f"cannot be read: it is no text in UTF-8 ({error}). Save it as UTF-8.") from error
 
     def head(self, size: int = HEAD_BYTES) -> bytes:
         """The first bytes, at most ``size``, of a file of any size."""
@@ -145,7 +152,9 @@ class UserFile:
                 line = text.readline(most_line + 1)
             except UnicodeError as error:
                 raise self.invalid(
-                    f"is no text in UTF-8: {error}, at line {number} or a little below. Save it as UTF-8.", line=number
+                    f"cannot be read: it is no text in UTF-8 ({error}, in line {number} or a little below). "
+                    "Save it as UTF-8.",
+                    line=number,
                 ) from error
             except OSError as error:
                 raise self.invalid(f"cannot be read: {_reason(error)}.") from error
@@ -166,6 +175,19 @@ class UserFile:
 
     def _too_large(self, most_bytes: int, size: int) -> ShoalError:
         return self.invalid(f"is too large: it has {size:,} bytes, and at most {most_bytes:,} are read.", bytes=size)
+
+
+def require_below(root: Path, descriptor: int) -> None:
+    """Refuse an opened file that does not lie below ``root``.
+
+    Raises
+    ------
+    PathOutsideRoot
+        It lies elsewhere.
+    """
+    real = Path(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115 - as text: it may be gone already
+    if not real.is_relative_to(root):
+        raise PathOutsideRoot("A symlink on the way leaves the configured root: put the file itself there.")
 
 
 def require_regular(status: os.stat_result) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def test_pairs_are_right_both_ways_and_class_zero_is_a_class() -> None:
     [
         ("a,b\n1,2\n", "needs the columns train_label and scored_label"),
         ("", "needs the columns"),
-        ("train_label,scored_label\na,\n", "Line 2"),
+        ("train_label,scored_label\na,\n", "line 2"),
         ("train_label,scored_label\nx,y\n", "no pair of a train label"),
         (b"train_label,scored_label\n\xff\xfe,b\n", "cannot be read"),
     ],
@@ -249,3 +250,65 @@ def test_a_table_of_pairs_reads_quotes_and_a_byte_order_mark(tmp_path: Path) -> 
     path = tmp_path / "map.csv"
     path.write_text('\ufeffscored_label,train_label\n"tea, pot",n1\n')
     assert read_csv_pairs(path) == {("n1", "tea, pot")}
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "encoding"), [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-16"), ("|", "utf-16-le")]
+)
+def test_a_table_of_pairs_may_have_any_delimiter_and_unicode(tmp_path: Path, delimiter: str, encoding: str) -> None:
+    rows = [["train_label ", "why", "scored_label"], ["1.0", "a, b", " Käse "], ["2", "", "dog"]]
+    (tmp_path / "map.csv").write_text("\n\n".join(delimiter.join(f'"{f}"' for f in row) for row in rows), encoding)
+    assert read_csv_pairs(tmp_path / "map.csv") == {("1", "Käse"), ("2", "dog")}
+
+
+OBJECTNET_FILES = (
+    "objectnet_to_imagenet_1k.json",
+    "folder_to_objectnet_label.json",
+    "pytorch_to_imagenet_2012_id.json",
+    "imagenet_to_label_2012_v2",
+)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", ["pipe", "device", "huge"])
+@pytest.mark.parametrize("name", ["map.csv", "index.json", "index.txt", *OBJECTNET_FILES])
+def test_no_file_of_a_map_blocks_or_fills_the_memory(data: Path, objectnet: Path, name: str, kind: str) -> None:
+    mappings = objectnet.rename(data / "mappings")
+    (mappings / "map.csv").write_text(CSV)
+    path = mappings / name
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_bytes(b"")
+        os.truncate(path, 1_500_000_000)
+    index = f"mappings/{name}" if name.startswith("index") else "mappings/LOC_synset_mapping.txt"
+    request = (
+        ClassMap(file="mappings/map.csv")
+        if name == "map.csv"
+        else ClassMap(file="mappings", format="objectnet", class_index=index)
+    )
+    with pytest.raises((LabelsInvalid, PathOutsideRoot)) as refused:
+        read_class_map(data, request, ["a"], {"a"}, {"cat"})
+    if kind != "device":
+        assert name in refused.value.detail
+        assert refused.value.members["field"] == (
+            "class_map.class_index" if name.startswith("index") else "class_map.file"
+        )
+
+
+def test_a_mapping_that_is_a_symlink_out_of_the_root_is_not_read(data: Path, objectnet: Path, tmp_path: Path) -> None:
+    mappings = objectnet.rename(data / "mappings")
+    (mappings / "imagenet_to_label_2012_v2").rename(tmp_path / "secret")
+    (mappings / "imagenet_to_label_2012_v2").symlink_to(tmp_path / "secret")
+    with pytest.raises(PathOutsideRoot):
+        read_class_map(data, ClassMap(file="mappings", format="objectnet"), ["0"], {"0"}, {"bench"})
+
+
+@pytest.mark.parametrize("content", ['{"9' + "9" * 5000 + '": ["n1"]}', '{"0": [["n1"]]}', '{"0": []}'])
+def test_a_class_index_of_anything_else_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(LabelsInvalid, match=r"index\.json is no ImageNet class index"):
+        read_class_index(tmp_path / "index.json")
