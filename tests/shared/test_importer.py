@@ -282,6 +282,49 @@ def test_broken_files_are_refused_and_named(bring, tmp_path: Path, content: byte
     assert caught.value.members["file"] == str(path)
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("(22, 4)", r"its header says \(22, 4\) float32, .* 23 rows instead of 22"),
+        ("(24, 4)", r"its header says \(24, 4\) float32, .* 23 rows instead of 24"),
+        ("(True, 4)", r"the shape \(True, 4\)"),
+        ("(-2, 4)", r"the shape \(-2, 4\)"),
+    ],
+)
+def test_a_header_that_says_other_than_the_file_holds_is_refused(
+    bring, store: Store, tmp_path: Path, rows: str, message: str
+) -> None:
+    np.save(tmp_path / "odd.npy", X)
+    content = (tmp_path / "odd.npy").read_bytes()
+    changed = content.replace(b"(23, 4), }", f"{rows}, }}".encode(), 1)
+    missing = len(content) - len(changed)
+    changed = (
+        changed.replace(b"}", b"}" + b" " * missing, 1) if missing >= 0 else changed.replace(b" " * -missing, b"", 1)
+    )
+    assert len(changed) == len(content)
+    (tmp_path / "odd.npy").write_bytes(changed)
+    with pytest.raises(ImportInvalid, match=rf"odd\.npy is no complete .*{message}"):
+        bring(tmp_path / "odd.npy")
+    assert store.embeddings_ids() == []
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_in_place_of_vectors_does_not_block(bring, tmp_path: Path, clip_folder: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npy")
+    (clip_folder / "img_emb" / "img_emb_3.npy").unlink()
+    os.mkfifo(clip_folder / "img_emb" / "img_emb_3.npy")
+    for path in (tmp_path / "pipe.npy", clip_folder):
+        with pytest.raises(ImportInvalid, match="it is a named pipe"):
+            bring(path)
+
+
+def test_an_archive_of_arrays_is_refused(bring, tmp_path: Path) -> None:
+    with (tmp_path / "x.npy").open("wb") as file:
+        np.savez(file, X)
+    with pytest.raises(ImportInvalid, match="is an archive of arrays"):
+        bring(tmp_path / "x.npy")
+
+
 def test_a_pickle_is_not_loaded(bring, tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Any, ...]:

@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 
 from shoal.errors import ImportInvalid
 from shoal.store.layout import IMG_EMB
+from shoal.store.npyheader import NpyInvalid, map_npy
+from shoal.userfiles import UserFile
 
 _CHUNK_BYTES = 32 << 20
+_ZIP = b"PK\x03\x04"
+"""Start of an ``.npz``."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def open_parts(path: Path) -> list[Part]:
                 f"{path} has no {IMG_EMB}/*.npy: give one .npy file, or a folder as clip-retrieval writes it.",
                 file=str(path),
             )
-    elif path.is_file() and path.suffix.lower() == ".npy":
+    elif path.exists() and path.suffix.lower() == ".npy":
         files = [path]
     else:
         what = "is neither a folder nor a .npy file" if path.exists() else "does not exist"
@@ -60,16 +64,18 @@ def open_parts(path: Path) -> list[Part]:
 
 
 def _open_part(file: Path) -> Part:
-    try:
-        values: Any = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ImportInvalid(
-            f"{file} is no complete .npy file of plain numbers: it is cut off, of another kind, or holds Python "
-            "objects. Save the embeddings with `np.save(path, embeddings.astype(np.float32))`.",
-            file=str(file),
-        ) from error
-    if not isinstance(values, np.ndarray):
-        raise ImportInvalid(f"{file} is an archive of arrays: give the one .npy with the embeddings.", file=str(file))
+    named = UserFile(file, error=ImportInvalid, members={"file": str(file)})
+    with named.open(None) as opened:
+        if opened.read(4) == _ZIP:
+            raise named.invalid("is an archive of arrays: give the one .npy with the embeddings.")
+        opened.seek(0)
+        try:
+            values = map_npy(opened)
+        except NpyInvalid as error:
+            raise named.invalid(
+                f"is no complete .npy file of plain numbers: {error}. Save the embeddings with "
+                "`np.save(path, embeddings.astype(np.float32))`."
+            ) from error
     if values.ndim != 2 or values.shape[1] == 0:
         raise ImportInvalid(f"{file} has the shape {values.shape}: (n, dim) is needed.", file=str(file))
     if values.dtype.kind != "f" or values.dtype.itemsize > 8:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shoal.errors import StoreCorrupt
+from shoal.store.npyheader import NpyInvalid, map_npy
 
 HEADER_BYTES = 128
 """Length of every header that is written here: constant, so that the row count can be filled in at the end."""
@@ -84,15 +85,16 @@ def open_npy(path: Path, rows: int, dim: int, dtype: str) -> NDArray[Any]:
     Raises
     ------
     StoreCorrupt
-        The file is no ``.npy``, is cut off, or has another shape or dtype.
+        The file is no ``.npy``, is cut off or goes on behind its values, or has another shape or dtype.
     FileNotFoundError
         There is no such file.
     """
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            array = map_npy(file)
     except FileNotFoundError:
         raise
-    except (ValueError, OSError, EOFError) as error:
+    except (NpyInvalid, OSError) as error:
         raise StoreCorrupt(f"{path} is no complete .npy file: {error}.", file=str(path)) from error
     if array.shape != (rows, dim) or array.dtype != np.dtype(dtype).newbyteorder("<") or not array.flags.c_contiguous:
         raise StoreCorrupt(

@@ -43,7 +43,10 @@ def test_a_full_device_is_seen_as_one() -> None:
     assert caught.value.errno == errno.ENOSPC
 
 
-@pytest.mark.parametrize("content", [b"", b"not numpy at all", npy_header(5, 3, np.dtype("<f4")) + b"\0" * 59])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not numpy at all", *(npy_header(5, 3, np.dtype("<f4")) + b"\0" * size for size in (59, 61))],
+)
 def test_what_is_no_whole_npy_is_corrupt(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.npy").write_bytes(content)
     with pytest.raises(StoreCorrupt, match=r"x\.npy"):

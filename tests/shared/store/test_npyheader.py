@@ -1,0 +1,105 @@
+"""What an .npy file says is compared with what it holds."""
+
+from __future__ import annotations
+
+import io
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from shoal.store.npyheader import NpyInvalid, map_npy
+
+
+def npy(header: str | dict[str, Any], payload: bytes = b"", version: tuple[int, int] = (1, 0)) -> bytes:
+    text = f"{header}\n".encode()
+    length = struct.pack("<H" if version == (1, 0) else "<I", len(text))
+    return b"\x93NUMPY" + bytes(version) + length + text + payload
+
+
+def header(shape: Any = (4, 2), descr: Any = "<f4", order: Any = False) -> dict[str, Any]:
+    return {"descr": descr, "fortran_order": order, "shape": shape}
+
+
+@pytest.fixture
+def mapped(tmp_path: Path) -> Any:
+    def call(content: bytes) -> Any:
+        (tmp_path / "x.npy").write_bytes(content)
+        with (tmp_path / "x.npy").open("rb") as file:
+            return map_npy(file)
+
+    return call
+
+
+@given(
+    hnp.arrays(st.one_of(hnp.floating_dtypes(), hnp.integer_dtypes(), hnp.unicode_string_dtypes()), hnp.array_shapes()),
+    st.sampled_from([(1, 0), (2, 0), (3, 0)]),
+    st.sampled_from("CF"),
+)
+def test_whatever_numpy_writes_is_read(
+    tmp_path_factory: pytest.TempPathFactory, array: Any, version: tuple[int, int], order: Any
+) -> None:
+    array = np.array(array, order=order)
+    path = tmp_path_factory.mktemp("x") / "x.npy"
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, array, version)
+    with path.open("rb") as file:
+        found = map_npy(file)
+    np.testing.assert_array_equal(found, array)
+    assert found.dtype == array.dtype
+
+
+def test_headers_of_python_2_and_arrays_without_values_are_read(mapped) -> None:
+    python2 = "{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 1L), }"
+    assert mapped(npy(python2, np.float32([1, 2]).tobytes())).tolist() == [[1], [2]]
+    assert mapped(npy(header((0, 7)))).shape == (0, 7)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"hello", "does not start as one"),
+        (b"\x93NUMPY", "ends within its header"),
+        (npy(header())[:30], "ends within its header"),
+        (b"\x93NUMPY\x09\x00" + bytes(100), r"version 9\.0"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "its header says that it has 4,294,967,295 bytes"),
+        (npy("(" * 500), "header cannot be read"),
+        (npy("__import__('os').abort()"), "header cannot be read"),
+        (npy("[1]"), "not one of an array"),
+        (npy({"descr": "<f4", "shape": (1,)}), "not one of an array"),
+        (npy(header((True, 8)), bytes(32)), r"the shape \(True, 8\)"),
+        (npy(header((-1, 8)), bytes(32)), r"the shape \(-1, 8\)"),
+        (npy(header((1.0, 8)), bytes(32)), r"the shape \(1\.0, 8\)"),
+        (npy(header([1, 8]), bytes(32)), r"the shape \[1, 8\]"),
+        (npy(header(order="no")), "the Fortran order 'no'"),
+        (npy(header(descr="float33")), "the type 'float33', which NumPy does not know"),
+        (npy(header(descr=7)), "the type 7"),
+        (npy(header(descr=[("a", "<f4", "x")])), "which NumPy does not know"),
+        (npy(header(descr="|O")), "Python objects"),
+        (npy(header(descr=[("a", "|O")])), "Python objects"),
+        (npy(header((10**12,), "<U0")), "has no size"),
+        (npy(header((2**62, 2**62)), bytes(32)), r"takes .* bytes, but 32 bytes follow it"),
+        (npy(header((0, 2**70))), "no array"),
+        (npy(header((1,) * 80), bytes(4)), "no array"),
+        (npy(header((49, 2)), bytes(400)), r"\(49, 2\) float32, .* 392 bytes, but 400 .*: 50 rows instead of 49"),
+        (npy(header((50, 2)), bytes(396)), r"\(50, 2\) float32, .* 400 bytes, but 396 .*: 49\.5 rows instead of 50"),
+        (npy(header((0, 2)), bytes(8)), "0 bytes, but 8"),
+        (npy(header(())), r"\(\) float32, which takes 4 bytes, but 0"),
+    ],
+)
+def test_what_is_wrong_is_said(mapped, content: bytes, message: str) -> None:
+    with pytest.raises(NpyInvalid, match=message):
+        mapped(content)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_give_anything_but_an_array_or_a_reason(content: bytes) -> None:
+    for start in (b"", b"\x93NUMPY\x01\x00", b"\x93NUMPY\x01\x00\x40\x00{'descr': '<f4', 'fortran_order': False, "):
+        with suppress(NpyInvalid, io.UnsupportedOperation):  # No file number to map.
+            map_npy(io.BytesIO(start + content))
