@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,12 @@ class ApiStack(Stack):
         yield "clusterer-worker", ["clusterer", "worker"]
 
     def _wait_ready(self) -> None:
-        self._wait(lambda: httpx.get(f"{self.extractor_url}/healthz").is_success, "the API", (httpx.HTTPError,))
+        while True:
+            self._refuse_dead()
+            with suppress(httpx.HTTPError):
+                if httpx.get(f"{self.extractor_url}/healthz").is_success:
+                    return
+            time.sleep(0.1)
 
     def cpu_s(self) -> float:
         """Processor time that the API has used so far."""

@@ -43,14 +43,17 @@ class Garbage:
 
 
 def find(
-    store: Store, queue: JobQueue, *, work_age_s: float = WORK_AGE_S, incomplete_age_s: float | None = None
+    store: Store, queue: JobQueue | None, *, work_age_s: float = WORK_AGE_S, incomplete_age_s: float | None = None
 ) -> Iterator[Garbage]:
     """What could be removed from the store.
 
     Parameters
     ----------
+    queue
+        Knows which jobs have ended. None: nobody knows, and age alone decides.
     work_age_s
-        Work files untouched for at least so long. Those of a job that has ended count at once.
+        Work files untouched for at least so long. Those of a job that the queue knows to have ended count at once;
+        those of a job that it does not know do not: it may be another store's queue, or one that lost its data.
     incomplete_age_s
         Incomplete embeddings untouched for at least so long, and of no unfinished job; None keeps them all, since a
         job of the same request would go on with them.
@@ -65,7 +68,14 @@ def find(
         yield from _old(_entries(folder), work_age_s)
     for path in _entries(layout.work_folder):
         yield from _old([path], 0.0 if _ended(queue, path.name.partition("-")[2]) else work_age_s)
-    wanted = _wanted(queue) if incomplete_age_s is not None else ""
+    wanted = ""
+    if incomplete_age_s is not None:
+        if queue is None:
+            raise QueueUnavailable(
+                "Without the job queue nobody knows which incomplete embeddings are still wanted: start `shoal up`, or "
+                "leave --incomplete-days out."
+            )
+        wanted = _wanted(queue)
     for embeddings_id in store.embeddings_ids():
         embeddings = store.embeddings(embeddings_id)
         if incomplete_age_s is not None and _abandoned(embeddings, wanted, incomplete_age_s):
@@ -87,13 +97,13 @@ def remove(store: Store, garbage: Garbage) -> int:
     return 0 if garbage.path.exists() else garbage.bytes
 
 
-def _ended(queue: JobQueue, job_id: str) -> bool:
-    """Whether a job will never run again; False while nobody knows."""
+def _ended(queue: JobQueue | None, job_id: str) -> bool:
+    """Whether a job is known to have ended; False while nobody knows."""
+    if queue is None:
+        return False
     try:
         return queue.get(job_id).state.terminal
-    except JobNotFound:
-        return True
-    except QueueUnavailable:
+    except (JobNotFound, QueueUnavailable):
         return False
 
 

@@ -9,6 +9,9 @@ from urllib.parse import quote, urlsplit
 from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+MIN_FREE_BYTES = 512 * 2**20
+"""What must be free on the store's disk for a service to be ready."""
+
 
 def _comma_separated(value: Any) -> Any:
     """A variable's text as the set of its parts; anything else unchanged."""

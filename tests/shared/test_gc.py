@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import redis
 from shoal.cli import app as cli
+from shoal.embedded import open_queue
+from shoal.errors import QueueUnavailable
 from shoal.gc import DAY_S, find, remove
 from shoal.importer import import_embeddings
 from shoal.jobs.queue import JobQueue
@@ -48,14 +51,47 @@ def _incomplete(store: Store) -> str:
     return embeddings_id
 
 
-def test_work_of_an_ended_job_is_found_at_once_and_that_of_another_is_not(store: Store, queue: JobQueue) -> None:
+def test_work_of_an_ended_job_is_found_at_once_and_that_of_others_is_not(store: Store, queue: JobQueue) -> None:
     waiting, _ = queue.submit("cluster", {})
     ended, _ = queue.submit("cluster", {})
     queue.cancel(ended.id)
     _write(store.layout.work(f"c-{waiting.id}") / "train.f32")
     gone = _write(store.layout.work(f"c-{ended.id}") / "train.f32").parent
+    # A job that this queue does not know may be running: it is another queue's.
     unknown = _write(store.layout.work("c-0123456789abcdef") / "train.f32").parent
+    assert [each.path for each in find(store, queue)] == [gone]
+    _set_age(unknown, OLD_S)
     assert sorted(each.path for each in find(store, queue)) == sorted([gone, unknown])
+
+
+def test_without_a_queue_age_alone_decides(store: Store) -> None:
+    old = _write(store.layout.work("c-0123456789abcdef") / "train.f32", age_s=OLD_S).parent
+    _write(store.layout.work("c-123456789abcdef0") / "train.f32")
+    assert [each.path for each in find(store, None)] == [old]
+    with pytest.raises(QueueUnavailable, match="start `shoal up`"):
+        list(find(store, None, incomplete_age_s=0.0))
+
+
+def test_the_command_asks_the_queue_of_the_store_and_no_other(
+    tmp_path: Path, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    store = Store(tmp_path / "store")
+    with open_queue(store.root, "a test", create=True) as url:
+        queue = JobQueue.from_url(str(url))
+        live, _ = queue.submit("cluster", {})
+        queue.claim(["cluster"], "worker")
+        ended, _ = queue.submit("cluster", {})
+        queue.cancel(ended.id)
+        queue.close()
+        work = _write(store.layout.work(f"c-{live.id}") / "train.f32").parent
+        gone = _write(store.layout.work(f"c-{ended.id}") / "train.f32").parent
+        beside = CliRunner().invoke(cli, ["gc", "--store", str(store.root)])
+        assert (str(gone) in beside.stdout, str(work) in beside.stdout) == (True, False)
+    # Nothing runs any more: the queue's data still says which job has ended.
+    removed = CliRunner().invoke(cli, ["gc", "--store", str(store.root), "--really"])
+    assert removed.exit_code == 0, removed.output
+    assert (gone.exists(), work.exists()) == (False, True)
 
 
 def test_old_work_is_found_and_fresh_work_is_not(store: Store, queue: JobQueue) -> None:

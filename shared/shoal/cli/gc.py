@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,9 +36,14 @@ def gc(
     from shoal.store import Store
 
     settings = Settings()
-    opened = Store(store or settings.store)
-    queue = JobQueue.from_url(settings.redis_url.get_secret_value(), lease_s=settings.lease_s)
-    try:
+    root = store or settings.store
+    opened = Store(root)
+    with ExitStack() as stack:
+        url = _queue_url(stack, root)
+        queue = None
+        if url is not None:
+            queue = JobQueue.from_url(url, lease_s=settings.lease_s)
+            stack.callback(queue.close)
         age = incomplete_days * DAY_S if incomplete_days is not None else None
         count = total = 0
         for garbage in find(opened, queue, work_age_s=work_hours * 3600, incomplete_age_s=age):
@@ -45,8 +52,18 @@ def gc(
             typer.echo(f"{garbage.kind}\t{garbage.bytes}\t{garbage.path}")
         done = "removed" if really else "to remove; --really removes it"
         err.print(f"{count} entries, {total / 2**20:,.1f} MiB {done}.", highlight=False)
-        if jobs_days is not None:
+        if jobs_days is not None and queue is not None:
             jobs = queue.forget(jobs_days * DAY_S, really=really)
             err.print(f"{jobs} jobs {'forgotten' if really else 'to forget'}.", highlight=False)
-    finally:
-        queue.close()
+
+
+def _queue_url(stack: ExitStack, root: Path) -> str | None:
+    """The queue of the store, started for as long as this command runs where it does not run; None if there is none."""
+    from shoal.embedded import StackError, open_queue
+
+    try:
+        return stack.enter_context(open_queue(root, "shoal gc"))
+    except StackError as error:
+        # On a full disk a server may not start, and that is when room must be made.
+        err.print(f"Without the job queue, age alone decides: {error.detail}", highlight=False, markup=False)
+        return None

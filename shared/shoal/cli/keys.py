@@ -5,25 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from shoal.cli.data import StoreRoot
 from shoal.cli.output import err, out
+from shoal.embedded import open_queue
 from shoal.keys import KeyStore, Scope
 from shoal.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="API keys: who may ask the services (REDIS_URL names their server).")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="API keys: who may ask the services. They are kept in the queue at REDIS_URL; where that is not set, in the "
+    "store's own queue, whether `shoal up` runs or not.",
+)
 
 
 @contextmanager
-def _store() -> Iterator[KeyStore]:
-    store = KeyStore.from_url(Settings().redis_url.get_secret_value())
-    try:
-        yield store
-    finally:
-        store.close()
+def _keys(root: Path | None) -> Iterator[KeyStore]:
+    with open_queue(root or Settings().store, "shoal keys", create=True) as url:
+        store = KeyStore.from_url(str(url))
+        try:
+            yield store
+        finally:
+            store.close()
 
 
 @app.command()
@@ -31,18 +39,19 @@ def create(
     name: Annotated[str, typer.Option(help="Who uses it: what the audit log says.")],
     scope: Annotated[Scope, typer.Option(help="read, submit (includes read) or admin (includes both).")] = Scope.SUBMIT,
     rate: Annotated[float | None, typer.Option(help="Requests a second; the service's limit if left out.")] = None,
+    root: StoreRoot = None,
 ) -> None:
     """Make a key; prints it, once."""
-    with _store() as store:
+    with _keys(root) as store:
         key, token = store.create(name, scope, rate=rate)
     typer.echo(token)
     err.print(f"Key {key.id} may {key.scope}. It is shown this once: keep it, and send it as SHOAL_API_KEY.")
 
 
 @app.command("list")
-def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, root: StoreRoot = None) -> None:
     """List the keys, revoked ones too; never what would let anybody in."""
-    with _store() as store:
+    with _keys(root) as store:
         keys = store.list()
     if as_json:
         rows = [
@@ -66,8 +75,10 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
 
 
 @app.command()
-def revoke(key_id: Annotated[str, typer.Argument(help="The key's id, as `shoal keys list` shows it.")]) -> None:
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `shoal keys list` shows it.")], root: StoreRoot = None
+) -> None:
     """Refuse a key from the next request on."""
-    with _store() as store:
+    with _keys(root) as store:
         key = store.revoke(key_id)
     err.print(f"Key {key.id} ({key.name}) is revoked.")

@@ -53,6 +53,7 @@ def up(
     stack.start()
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, stop)
     out.print(f"extractor  {stack.extractor_url}/docs\nclusterer  {stack.clusterer_url}/docs\nready; Ctrl-C stops all")
     try:
         stack.supervise(_report_restart, stopping.is_set)
@@ -76,7 +77,7 @@ def run(
     folder = folder.resolve()
     if not folder.is_dir():
         raise PathNotFound(f"{folder} is not a folder.")
-    stack = _stack(folder.parent, models, store, 0, 0)
+    stack = _stack(folder.parent, models, store, 0, 0, command="shoal run")
     err.print(f"Starting Shoal with the store {stack.store} …")
     stack.start()
     try:
@@ -135,7 +136,7 @@ def demo(
     from shoal.cli.demo import fetch_images
 
     folder = fetch_images(output / "images", dataset, err.print)
-    stack = _stack(folder.parent, output / "models", output / "store", 0, 0)
+    stack = _stack(folder.parent, output / "models", output / "store", 0, 0, command="shoal demo")
     err.print("Starting Shoal …")
     stack.start()
     try:
@@ -186,7 +187,15 @@ def _line(good: bool, what: str, text: str, *, optional: bool = False) -> None:
     out.print(f"{mark} {what:<18} {text}", highlight=False)
 
 
-def _stack(data: Path | None, models: Path | None, store: Path | None, extractor: int, clusterer: int) -> Stack:
+def _stack(
+    data: Path | None,
+    models: Path | None,
+    store: Path | None,
+    extractor: int,
+    clusterer: int,
+    *,
+    command: str = "shoal up",
+) -> Stack:
     settings = Settings()
     return Stack(
         data=data or settings.data,
@@ -195,9 +204,17 @@ def _stack(data: Path | None, models: Path | None, store: Path | None, extractor
         extractor_port=extractor,
         clusterer_port=clusterer,
         redis_url=os.environ.get("REDIS_URL") or None,
+        command=command,
+        # An exported REDIS_URL is the address of a queue that others share: their jobs are none of this command's.
+        single_user=command != "shoal up",
     )
 
 
-def _report_restart(process: Process) -> None:
+def _report_restart(process: Process, pause_s: float) -> None:
     code = process.popen.returncode if process.popen else None
-    err.print(f"{process.name} ended (status {code}); starting it again. Its log: {process.log}")
+    err.print(
+        f"{process.name} ended (status {code}); starting it again in {pause_s:.0f} s. Its log {process.log} ends:\n"
+        f"{process.last_words(5)}",
+        markup=False,
+        highlight=False,
+    )

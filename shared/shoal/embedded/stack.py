@@ -1,0 +1,269 @@
+"""`shoal up`: starts the processes of a store in order, watches over them, stops them in order."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx
+
+from shoal.embedded import runfile
+from shoal.embedded.process import Process, free_port
+from shoal.embedded.queue import wait_for_server
+from shoal.embedded.server import Server, StackError
+from shoal.settings import MIN_FREE_BYTES
+
+START_S = 120.0
+TICK_S = 0.25
+LASTING_CHECKS = ("store", "disk")
+"""Checks of `/readyz` that waiting does not mend."""
+FOREIGN_TO_ONE_USER = ("SHOAL_AUTH", "SHOAL_PUBLISHED_HOST", "SHOAL_METRICS_PORT", "SHOAL_METRICS_TOKEN_FILE")
+"""Settings for services that others reach: exported in a shell, they would shut a user out of their own command."""
+
+
+@dataclass
+class Stack:
+    """The whole of Shoal on one machine.
+
+    Parameters
+    ----------
+    data, models, store
+        The three root folders; `store` also keeps the queue's data and the logs, in `.queue` and `.logs`, so that
+        jobs and what they wrote are found together again.
+    extractor_port, clusterer_port
+        0 takes free ones.
+    redis_url
+        An existing server; None starts the embedded one.
+    command
+        Who starts it, as others are told who find it running.
+    single_user
+        Of a command that starts it for itself alone: always with a queue of its own, and without the settings of
+        services that others reach.
+    """
+
+    data: Path
+    models: Path
+    store: Path
+    extractor_port: int = 8001
+    clusterer_port: int = 8002
+    redis_url: str | None = None
+    host: str = "127.0.0.1"
+    command: str = "shoal up"
+    single_user: bool = False
+    processes: list[Process] = field(default_factory=list)
+    _server: Server | None = None
+    _embedded: bool = False
+    _reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.single_user:
+            self.redis_url = None
+        self._embedded = self.redis_url is None
+
+    def start(self) -> None:
+        """Start everything and wait until both APIs are ready.
+
+        Raises
+        ------
+        StackError
+            A process ended or nothing was ready in time; the message says why.
+        Unavailable
+            Another process runs on the store.
+        """
+        for folder in (self.data, self.models, self.store):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._refuse_full_disk()
+        self._server = Server(self.store, self.command)
+        self._server.lock()
+        try:
+            self.extractor_port = self.extractor_port or free_port()
+            self.clusterer_port = self.clusterer_port or free_port()
+            self._refuse_taken_ports()
+            if self._embedded:
+                self._start_valkey()
+            runfile.write(self.store, self._running())
+            for name, command in self._commands():
+                self._spawn(name, command)
+            self._wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop workers first, so that they hand their jobs back, then the APIs, then the queue."""
+        ranks = ("worker", "api", "valkey")
+        try:
+            for rank in ranks:
+                group = [process for process in self.processes if process.name.split("-")[-1] == rank]
+                for process in group:
+                    process.terminate()
+                for process in group:
+                    process.wait()
+        finally:
+            # Interrupted while it waited: nothing is left running all the same.
+            for process in self.processes:
+                process.kill()
+            self.processes.clear()
+            if self._server is not None:
+                self._server.close()
+            if self._embedded:
+                self.redis_url = None
+
+    def supervise(self, on_restart: Callable[[Process, float], None], stopping: Callable[[], bool]) -> None:
+        """Start again whatever ends, until ``stopping()``; what ends again and again waits longer each time.
+
+        ``on_restart`` is called with the process and the seconds until it is started again.
+        """
+        while not stopping():
+            for process in self.processes:
+                if process.alive or stopping():
+                    continue
+                if not process.planned:
+                    on_restart(process, process.ended())
+                elif process.due:
+                    process.restarts += 1
+                    process.start(self.env)
+            time.sleep(TICK_S)
+
+    @property
+    def extractor_url(self) -> str:
+        """Address of the extractor's API."""
+        return f"http://{self.host}:{self.extractor_port}"
+
+    @property
+    def clusterer_url(self) -> str:
+        """Address of the clusterer's API."""
+        return f"http://{self.host}:{self.clusterer_port}"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of every process: nothing exported outside sends one to another queue or store."""
+        dropped = {"SHOAL_REDIS_PASSWORD_FILE"} if self._embedded else set()
+        if self.single_user:
+            dropped.update(FOREIGN_TO_ONE_USER)
+        return {
+            **{name: value for name, value in os.environ.items() if name.upper() not in dropped},
+            "SHOAL_DATA": str(self.data.resolve()),
+            "SHOAL_MODELS": str(self.models.resolve()),
+            "SHOAL_STORE": str(self.store.resolve()),
+            "SHOAL_EXTRACTOR_URL": self.extractor_url,
+            "SHOAL_CLUSTERER_URL": self.clusterer_url,
+            "REDIS_URL": self.redis_url or "",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _commands(self) -> Iterator[tuple[str, list[str]]]:
+        listen = ["--host", self.host, "--port"]
+        yield "extractor-api", ["extractor", "api", *listen, str(self.extractor_port)]
+        yield "clusterer-api", ["clusterer", "api", *listen, str(self.clusterer_port)]
+        if importlib.util.find_spec("torch"):
+            yield "extractor-torch-worker", ["extractor", "worker", "--backend", "torch"]
+        # Without TF_SERVING_URL this worker starts a server of its own when a TensorFlow model is first asked for.
+        if importlib.util.find_spec("tensorflow"):
+            yield "extractor-tfserving-worker", ["extractor", "worker", "--backend", "tfserving"]
+        yield "clusterer-worker", ["clusterer", "worker"]
+
+    def _spawn(self, name: str, command: Sequence[str]) -> None:
+        # Workers are asked to end when `shoal up` dies, so that a job stops at a safe point; APIs have nothing to hand
+        # back, and would keep their ports from a `shoal up` that is started at once.
+        worker = name.endswith("worker")
+        number = signal.SIGTERM if worker else signal.SIGKILL
+        log = self.store / ".logs" / f"{name}.log"
+        env = self._metrics_port() if worker else {}
+        process = Process(name, [sys.executable, "-m", *command], log, death_signal=number, env=env)
+        self.processes.append(process)
+        process.start(self.env)
+
+    def _metrics_port(self) -> dict[str, str]:
+        """A port for the next worker: SHOAL_METRICS_PORT for the first, the one above for the second, and so on."""
+        first = self.env.get("SHOAL_METRICS_PORT", "0")
+        before = sum(process.name.endswith("worker") for process in self.processes)
+        return {"SHOAL_METRICS_PORT": str(int(first) + before)} if first.isdecimal() and int(first) else {}
+
+    def _start_valkey(self) -> None:
+        if self._server is None:
+            raise RuntimeError("the store's lock is not held")
+        process, url = self._server.start()
+        self.processes.append(process)
+        wait_for_server(process, url)
+        self.redis_url = url
+
+    def _running(self) -> runfile.RunningStack:
+        if self._server is None:
+            raise RuntimeError("the store's lock is not held")
+        return replace(
+            self._server.running,
+            queue=self.redis_url if self._embedded else None,
+            extractor=self.extractor_url,
+            clusterer=self.clusterer_url,
+            data=str(self.data.resolve()),
+            models=str(self.models.resolve()),
+        )
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + START_S
+        # Not through a proxy: the services are on this machine.
+        with httpx.Client(trust_env=False, timeout=10.0) as http:
+            for name, url in (("extractor", self.extractor_url), ("clusterer", self.clusterer_url)):
+                while not self._is_ready(http, name, url):
+                    self._refuse_dead()
+                    if time.monotonic() > deadline:
+                        reason = self._reason or "it does not answer"
+                        raise StackError(
+                            f"The {name} was not ready within {START_S:.0f} s: {reason}. "
+                            f"The logs are in {self.store / '.logs'}."
+                        )
+                    time.sleep(0.1)
+
+    def _is_ready(self, http: httpx.Client, name: str, url: str) -> bool:
+        self._refuse_dead()
+        try:
+            answer = http.get(f"{url}/readyz")
+            checks = answer.json().get("checks", {})
+        except (httpx.HTTPError, ValueError, AttributeError):
+            return False
+        wrong = {check: text for check, text in checks.items() if text != "ok"}
+        self._reason = "; ".join(wrong.values())
+        for check in LASTING_CHECKS:
+            if check in wrong:
+                raise StackError(f"The {name} cannot get ready: {wrong[check]} (the store is {self.store}).")
+        return answer.status_code == 200
+
+    def _refuse_dead(self) -> None:
+        dead = next((process for process in self.processes if not process.alive), None)
+        if dead is None:
+            return
+        self._refuse_full_disk()
+        error = dead.last_error()
+        if error.get("code") == "no_keys":
+            raise StackError(f"{error['detail']} The key goes to the store's own queue: add `--store {self.store}`.")
+        if error:
+            raise StackError(f"{dead.name} ended at its start: {error['detail']} Its log is {dead.log}.")
+        raise StackError(f"{dead.name} ended at its start. Its log {dead.log} ends:\n{dead.last_words()}")
+
+    def _refuse_full_disk(self) -> None:
+        free = shutil.disk_usage(self.store).free
+        if free < MIN_FREE_BYTES:
+            raise StackError(
+                f"Only {free >> 20} MiB are free for the store {self.store}; at least {MIN_FREE_BYTES >> 20} MiB must "
+                "be. Free some (`shoal gc` lists what nobody needs), then start again."
+            )
+
+    def _refuse_taken_ports(self) -> None:
+        for port in (self.extractor_port, self.clusterer_port):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((self.host, port))
+                except OSError:
+                    raise StackError(
+                        f"port {port} is in use: choose another with --extractor-port/--clusterer-port."
+                    ) from None
