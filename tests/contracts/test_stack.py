@@ -115,6 +115,15 @@ def test_what_the_store_holds_is_listed_and_shown_without_services(stack: Runnin
         alone.cli("show", "c-nothing")
 
 
+def test_a_folder_that_is_not_found_is_said_with_the_root_and_what_to_do(stack: Running, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError) as raised:
+        stack.cli("extract", "nowhere", "--model", "raw_pixels")
+    assert f"data root is {stack.root / 'data'}" in str(raised.value)
+    with pytest.raises(AssertionError, match="start the service with `shoal up --data") as raised:
+        stack.cli("extract", str(tmp_path), "--model", "raw_pixels")
+    assert "`images.path`" not in str(raised.value)
+
+
 def test_existing_embeddings_are_imported_and_clustered(stack: Running, client: Client, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     labels = np.repeat(np.arange(4), 25)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +13,10 @@ import typer
 from shoal.cli.flags import CLUSTER, EXTRACT, NO_CLUSTERS, TWO_CLUSTERS, Clusters, speaking_of
 from shoal.cli.output import err, jobs_table, out, progress_bars, watch_job
 from shoal.client import Client
-from shoal.errors import InvalidRequest, JobNotFound
+from shoal.embedded import find_stack
+from shoal.errors import InvalidRequest, JobNotFound, NoImages, PathNotFound, PathOutsideRoot
 from shoal.schemas import Job
+from shoal.settings import Settings
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end, with a progress bar.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -61,6 +65,23 @@ def source_path(text: str) -> str:
     return str(path.resolve()) if path.is_absolute() else text
 
 
+@contextmanager
+def _root_named(path: str) -> Iterator[None]:
+    """Say of a folder that the service does not find where it looks, and what to do when it is elsewhere."""
+    try:
+        yield
+    except (PathNotFound, PathOutsideRoot, NoImages) as error:
+        if error.members.get("field") != "images.path":
+            raise
+        stack, here = find_stack(Settings().store), Path(path).expanduser()
+        root = f" The service's data root is {stack.data}." if stack is not None and stack.data else ""
+        hint = ""
+        if here.is_dir() and not isinstance(error, NoImages):
+            hint = f" {here.resolve()} exists: start the service with `shoal up --data {here.resolve().parent}`, or "
+            hint += "say `shoal run` in place of `shoal extract`."
+        raise type(error)(error.detail + root + hint, **error.members) from error
+
+
 def finish(client: Client, job: Job, wait: bool, as_json: bool = False) -> Job:
     """Print the job, after its end when asked to wait; its id alone is on stdout otherwise."""
     if wait:
@@ -90,7 +111,7 @@ def extract(
     as_json: AsJson = False,
 ) -> None:
     """Turn a folder of images into embeddings; prints the embeddings' id."""
-    with speaking_of(EXTRACT), Client() as client:
+    with _root_named(path), speaking_of(EXTRACT), Client() as client:
         job = client.extract(
             source_path(path),
             model=parse_model(model),
