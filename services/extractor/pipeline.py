@@ -55,15 +55,16 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         embeddings = open_plan(ctx, request, model, settings, store)
         tolerance = Tolerance(request.max_failed_fraction, embeddings)
         tolerance.check()
+        resumed = embeddings.rows
         if embeddings.missing_shards():
-            embed_missing(ctx, request, embeddings, model, settings, store, tolerance)
+            resumed += embed_missing(ctx, request, embeddings, model, settings, store, tolerance)
     manifest = store.finish_embeddings(embeddings.id)
     return {
         "embeddings": embeddings.id,
         "rows": manifest.rows,
         "failed": manifest.failed,
         "dim": manifest.dim,
-        "resumed_rows": embeddings.rows,
+        "resumed_rows": resumed,
     }
 
 
@@ -75,19 +76,27 @@ def embed_missing(
     settings: Settings,
     store: Store,
     tolerance: Tolerance,
-) -> None:
-    """Embed the shards that are not committed yet, decoding ahead of the network and committing behind it."""
+) -> int:
+    """Embed the shards that are not committed yet, decoding ahead of the network and committing behind it.
+
+    Returns
+    -------
+    int
+        How many rows of these shards an earlier attempt had embedded and saved.
+    """
     backend = model.backend_for(embeddings.plan)
     total = embeddings.plan.source.count
     before = embeddings.rows + embeddings.failed
     with (
         decode_pool(request, embeddings.plan, model.spec, settings) as pool,
-        ShardSink(store, embeddings, attempt=ctx.attempt, owner=ctx.owner) as sink,
+        ShardSink(store, embeddings, attempt=ctx.attempt, owner=ctx.owner, save_s=settings.save_s) as sink,
     ):
-        ctx.progress("embed", before, total, "images")
+        tolerance.count(sink.resume())
+        ctx.progress("embed", before + sink.done, total, "images")
         for batch in batches(ctx, pool, backend, sink.paths(), request.batch_size):
             failures = sink.add(batch)
             ctx.count(embedded=len(batch.outcomes) - len(failures), failed=len(failures))
             tolerance.count(failures)
             ctx.progress("embed", before + sink.done, total, "images")
         sink.finish()
+    return sink.resumed_rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,9 +11,11 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
-from shoal.errors import ImageNotFinite
+from shoal.errors import ImageNotFinite, StoreError
 from shoal.store import EmbeddingSet, RowMetadata, ShardWriter, Store
+from shoal.store.partial import Segment
 
 from extractor.batches import Batch
 from extractor.decoder import Decoded, Undecodable
@@ -20,6 +23,10 @@ from extractor.failures import Failure
 
 COMMITS_WAITING = 2
 """More commits than this are waited for: a disk slower than the network must not fill the memory."""
+MOST_UNSAVED_BYTES = 128 << 20
+"""So much of an open shard is saved at once, however short a time has passed: it waits in the memory."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -28,6 +35,8 @@ class _OpenShard:
     rows: list[dict[str, Any]]
     """The shard's slice of the listing."""
     position: int = 0
+    saves: bool = True
+    """False once a part could not be saved: what follows a gap is of no use."""
 
     @property
     def left(self) -> int:
@@ -37,7 +46,8 @@ class _OpenShard:
 class ShardSink:
     """Writes batches, which may cross shards, and commits each full shard in a thread of its own.
 
-    As a context manager it waits for the commits that are under way and discards the shard that is not full.
+    As a context manager it waits for the commits that are under way, and when the job is stopped saves what there is of
+    a shard that is not full, for the next attempt.
 
     Parameters
     ----------
@@ -45,30 +55,72 @@ class ShardSink:
         Where the shards belong; the missing ones are written, in their order.
     attempt, owner
         Who writes.
+    save_s
+        How often an open shard is saved, seconds: what a crash can cost.
+
+    Attributes
+    ----------
+    done
+        Images of the missing shards that are embedded or failed.
+    resumed_rows
+        Those among them that an earlier attempt had embedded and saved.
     """
 
-    def __init__(self, store: Store, embeddings: EmbeddingSet, *, attempt: int, owner: str) -> None:
+    def __init__(
+        self, store: Store, embeddings: EmbeddingSet, *, attempt: int, owner: str, save_s: float = 30.0
+    ) -> None:
         self._store, self._embeddings = store, embeddings
         self._attempt, self._owner = attempt, owner
         self._missing = embeddings.missing_shards()
         self._todo = deque(self._missing)
         self._current: _OpenShard | None = None
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        self._commits: deque[Future[bool]] = deque()
+        self._commits: deque[Future[object]] = deque()
+        self._resumed: dict[int, _OpenShard] = {}
+        self._skip: dict[int, int] = {}
+        self._save_s = save_s
+        self._safe_at = time.monotonic()
         self.done = 0
+        self.resumed_rows = 0
 
     def __enter__(self) -> ShardSink:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        # After an error the last save has to do: what came since may be what the error is about.
+        if self._current is not None and not isinstance(error, Exception):
+            self._save(self._current)
         self._committer.shutdown(wait=True)
-        if self._current is not None:
-            self._current.writer.discard()
+        for shard in (self._current, *self._resumed.values()):
+            if shard is not None:
+                shard.writer.discard()
+
+    def resume(self) -> list[Failure]:
+        """Take up what earlier attempts have saved of shards that they did not commit.
+
+        Returns
+        -------
+        list of Failure
+            The images among it that became rows of errors.
+        """
+        failures: list[Failure] = []
+        layout = self._embeddings.layout
+        for number in [number for number in self._missing if layout.parts(number).is_dir()]:
+            shard = self._resumed[number] = self._begin(number)
+            failures += [Failure(path, code) for path, code in shard.writer.resume()]
+            self._skip[number] = shard.position = shard.writer.done
+            self.done += shard.position
+            self.resumed_rows += shard.writer.rows
+            if not shard.left:
+                self._todo.remove(number)
+                self._commit(self._resumed.pop(number).writer)
+        return failures
 
     def paths(self) -> Iterator[str]:
         """The paths of the images to embed, in the order in which `add` expects their outcomes."""
-        for shard in self._missing:
-            yield from self._slice(shard, ["image_path"]).column("image_path").to_pylist()
+        for number in self._missing:
+            paths = self._slice(number, ["image_path"]).column("image_path")
+            yield from paths.slice(self._skip.get(number, 0)).to_pylist()
 
     def add(self, batch: Batch) -> list[Failure]:
         """Write a batch.
@@ -96,6 +148,8 @@ class ShardSink:
             if not shard.left:
                 self._current = None
                 self._commit(shard.writer)
+        if self._current is not None and self._save_is_due(self._current):
+            self._save(self._current)
         return failures
 
     def finish(self) -> None:
@@ -112,10 +166,15 @@ class ShardSink:
     def _open(self) -> _OpenShard:
         if self._current is None:
             number = self._todo.popleft()
-            rows = self._slice(number).to_pylist()
-            writer = self._store.shard_writer(self._embeddings.id, number, attempt=self._attempt, owner=self._owner)
-            self._current = _OpenShard(writer, rows)
+            self._current = self._resumed.pop(number, None) or self._begin(number)
+            self._current.writer.keep_unsaved()
+            self._safe_at = time.monotonic()
         return self._current
+
+    def _begin(self, number: int) -> _OpenShard:
+        rows = self._slice(number).to_pylist()
+        writer = self._store.shard_writer(self._embeddings.id, number, attempt=self._attempt, owner=self._owner)
+        return _OpenShard(writer, rows)
 
     def _slice(self, shard: int, columns: Sequence[str] | None = None) -> Any:
         listing = self._embeddings.listing(*self._embeddings.plan.shard_range(shard))
@@ -126,6 +185,16 @@ class ShardSink:
         self._commits.append(self._committer.submit(_commit_or_discard, writer))
         while self._commits and (self._commits[0].done() or len(self._commits) > COMMITS_WAITING):
             self._commits.popleft().result()
+
+    def _save_is_due(self, shard: _OpenShard) -> bool:
+        return time.monotonic() - self._safe_at >= self._save_s or shard.writer.unsaved_bytes >= MOST_UNSAVED_BYTES
+
+    def _save(self, shard: _OpenShard) -> None:
+        """Have the committer save what was added to ``shard`` since the last time."""
+        self._safe_at = time.monotonic()
+        segment = shard.writer.take_unsaved()
+        if segment is not None:
+            self._commits.append(self._committer.submit(_save_if_possible, shard, segment))
 
     def _write(
         self, shard: _OpenShard, outcomes: Sequence[Decoded | Undecodable], vectors: NDArray[np.float32]
@@ -170,6 +239,17 @@ class ShardSink:
 def _commit_or_discard(writer: ShardWriter) -> bool:
     with writer:
         return writer.commit()
+
+
+def _save_if_possible(shard: _OpenShard, segment: Segment) -> None:
+    if not shard.saves:
+        return
+    try:
+        shard.writer.save(segment)
+    except StoreError as error:
+        # It is a safeguard only: whether the shard itself can be written shows at its commit.
+        shard.saves = False
+        log.warning("an unfinished shard cannot be saved; a crash would cost all of it", error=error.detail)
 
 
 def _metadata(row: dict[str, Any], outcome: Decoded) -> RowMetadata:

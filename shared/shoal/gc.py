@@ -14,6 +14,7 @@ from shoal.errors import JobNotFound, QueueUnavailable
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.store import EmbeddingSet, Store
+from shoal.store.partial import SEGMENT_NAME
 
 DAY_S = 86_400.0
 WORK_AGE_S = DAY_S
@@ -110,7 +111,16 @@ def _ended(queue: JobQueue | None, job_id: str) -> bool:
 def _leftovers(embeddings: EmbeddingSet) -> Iterator[Path]:
     # A committed attempt's folder may still hold the shard's files: whoever opens the set moves them to their place.
     committed = {commit.token for commit in embeddings.commits.values()}
-    return (path for path in _entries(embeddings.layout.work) if embeddings.complete or path.name not in committed)
+    for path in _entries(embeddings.layout.work):
+        if embeddings.complete or path.name not in committed:
+            yield path
+    # What is saved of a shard is as good as a commit until the shard is committed: only half-written files are dead.
+    saved = {embeddings.layout.parts(shard).name for shard in embeddings.missing_shards()}
+    for path in _entries(embeddings.layout.all_parts):
+        if path.name not in saved:
+            yield path
+        else:
+            yield from (each for each in _entries(path) if not SEGMENT_NAME.fullmatch(each.name))
 
 
 def _abandoned(embeddings: EmbeddingSet, wanted: str, age_s: float) -> bool:

@@ -72,6 +72,12 @@ class Settings(BaseSettings):
     drain_s: float = Field(
         8.0, gt=0, validation_alias="SHOAL_DRAIN_S", description="Seconds a stopping worker gives its job to stop."
     )
+    save_s: float = Field(
+        30.0,
+        gt=0,
+        validation_alias="SHOAL_SAVE_S",
+        description="How often an unfinished shard is saved, seconds: what a crash costs.",
+    )
     decode_workers: int = Field(
         0, ge=0, le=256, validation_alias="SHOAL_DECODE_WORKERS", description="Decode processes; 0 means one a core."
     )

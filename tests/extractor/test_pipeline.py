@@ -328,6 +328,55 @@ class TestResume:
         assert [each.stage for each in seen][:3] == ["list", "load model", "embed"]
         assert not list(embeddings.layout.work.iterdir())
 
+    @pytest.mark.parametrize("stops_at", [1, 9, 14])
+    def test_a_stopped_job_goes_on_with_the_very_next_image(
+        self, settings: Settings, job: NewJob, folder: Path, hooked: Callable[..., None], stops_at: int
+    ) -> None:
+        """In the middle of a shard too, and what comes out has the bytes of a job that was never stopped."""
+        (folder / "06.png").write_bytes(b"no image")
+        fields = {"batch_size": 3, "shard_rows": 8, "max_failed_fraction": 0.5}
+        expected = done(
+            settings.model_copy(update={"store": settings.store / "other"}),
+            pipeline.run(job(**fields), settings.model_copy(update={"store": settings.store / "other"})),
+        )
+        context = job(**fields)
+        embedded: list[int] = []
+
+        def stop(rows: np.ndarray) -> np.ndarray:
+            embedded.append(len(rows))
+            if sum(embedded) >= stops_at:
+                context.stop()
+            return rows
+
+        hooked(stop)
+        with pytest.raises(Cancelled):
+            pipeline.run(context, settings)
+        assert context.checkpoint is not None
+        kept = Store(settings.store).saved_images(context.checkpoint["embeddings"])
+        again: list[int] = []
+        hooked(lambda rows: (again.append(len(rows)), rows)[1])
+        result = pipeline.run(job(**fields), settings)
+        resumed = result["resumed_rows"]
+        assert resumed + sum(again) == 19
+        assert resumed == kept - (kept > 6)
+        files = [record for commit in done(settings, result).commits.values() for record in commit.files]
+        assert files == [record for commit in expected.commits.values() for record in commit.files]
+
+    def test_what_was_saved_of_a_shard_outlives_an_error_and_counts_its_failures(
+        self, settings: Settings, job: NewJob, folder: Path, hooked: Callable[..., None]
+    ) -> None:
+        (folder / "00.png").write_bytes(b"no image")
+        settings = settings.model_copy(update={"save_s": 1e-9})
+        self.stop_in(2, hooked, RuntimeError("power cut"))
+        with pytest.raises(RuntimeError, match="power cut"):
+            pipeline.run(job(batch_size=2, shard_rows=100), settings)
+        with pytest.raises(TooManyFailures, match=r"00\.png"):
+            pipeline.run(job(batch_size=2, shard_rows=100, max_failed_fraction=0.01), settings)
+        hooked(lambda rows: rows)
+        result = pipeline.run(job(batch_size=2, shard_rows=100), settings)
+        assert result["resumed_rows"] >= 8
+        assert (done(settings, result).rows, result["failed"]) == (19, 1)
+
     def test_a_full_disk_is_reported_as_such_and_the_job_can_go_on(
         self, settings: Settings, job: NewJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -3,6 +3,7 @@
 As a script::
 
     store_attempt.py kill ROOT...            in the n-th ROOT, one attempt that dies by SIGKILL before its n-th step
+    store_attempt.py kill-saving ROOT...     the same, of an attempt that saves after every two images
     store_attempt.py race ROOT OWNER GO      attempts at every shard, once the file GO is there; prints how many it won
     store_attempt.py limit ROOT BYTES        one attempt with files limited to BYTES; prints the error's code
 """
@@ -58,6 +59,25 @@ def attempt(store: Store, plan: Plan, shard: int, owner: str) -> bool:
         return writer.commit()
 
 
+def saving_attempt(store: Store, plan: Plan, shard: int) -> bool:
+    """Take up what is saved of one shard, save after every two images, commit; the last image has failed."""
+    start, stop = plan.shard_range(shard)
+    with store.shard_writer(plan.id, shard, attempt=1, owner="a") as writer:
+        writer.resume()
+        writer.keep_unsaved()
+        for i in range(start + writer.done, stop):
+            name = f"{i}.png"
+            if i == stop - 1:
+                writer.append_error(image_id(name), name, "bad", "a")
+            else:
+                record = RowMetadata(image_id(name), name, sha256=f"{1:064}")
+                writer.append(vectors(range(i, i + 1), plan.dim, "a"), [record], [b"a"])
+            segment = writer.take_unsaved() if writer.done % 2 == 0 else None
+            if segment is not None:
+                writer.save(segment)
+        return writer.commit()
+
+
 def before_each_step(act: Callable[[], None], patch: Callable[[object, str, object], None] = setattr) -> None:
     """Call ``act`` before every call of `STEPS`."""
     for name in STEPS:
@@ -84,7 +104,7 @@ def _die_before(step: int) -> Callable[[], None]:
     return act
 
 
-def kill(roots: list[str]) -> None:
+def kill(roots: list[str], *, saving: bool = False) -> None:
     """One attempt a root, each in a process forked before any thread has started, until one gets through."""
     pa.array([image_id("")])  # imports pandas where there is one: once here, not once a child
     for step, root in enumerate(roots, start=1):
@@ -92,7 +112,10 @@ def kill(roots: list[str]) -> None:
         if child == 0:
             plan, _ = small_plan()
             before_each_step(_die_before(step))
-            attempt(Store(Path(root)), plan, 0, "a")
+            if saving:
+                saving_attempt(Store(Path(root)), plan, 0)
+            else:
+                attempt(Store(Path(root)), plan, 0, "a")
             Store(Path(root)).finish_embeddings(plan.id)
             os._exit(0)
         _, status = os.waitpid(child, 0)
@@ -122,8 +145,8 @@ def limit(root: str, most: str) -> None:
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    if command == "kill":
-        kill(arguments)
+    if command.startswith("kill"):
+        kill(arguments, saving=command == "kill-saving")
     elif command == "race":
         race(*arguments)
     else:

@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from extractor import pipeline
 from PIL import Image
+from shoal.jobs.child import JobContext
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.schemas import Job
+from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
 
 IMAGES = 240
@@ -47,7 +50,6 @@ def start(root: Path, redis_server: str) -> Iterator[Start]:
     """Start an extraction worker; all are killed when the test ends."""
     workers: list[subprocess.Popen[bytes]] = []
     env = {
-        **os.environ,
         "SHOAL_DATA": str(root / "data"),
         "SHOAL_STORE": str(root / "store"),
         "SHOAL_MODELS": str(root / "models"),
@@ -58,7 +60,11 @@ def start(root: Path, redis_server: str) -> Iterator[Start]:
     }
 
     def run() -> subprocess.Popen[bytes]:
-        workers.append(subprocess.Popen([sys.executable, "-m", "extractor", "worker", "--backend", "torch"], env=env))
+        workers.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "extractor", "worker", "--backend", "torch"], env={**os.environ, **env}
+            )
+        )
         return workers[-1]
 
     yield run
@@ -70,6 +76,11 @@ def start(root: Path, redis_server: str) -> Iterator[Start]:
 def committed(root: Path) -> int:
     """How many shards are committed; cheap, since it is asked many times a second."""
     return len(list((root / "store").glob("embeddings/*/commits/*.json")))
+
+
+def saved(root: Path) -> list[Path]:
+    """What is saved of unfinished shards."""
+    return list((root / "store").glob("embeddings/*/parts/*/*.segment"))
 
 
 def child_of(worker: subprocess.Popen[bytes]) -> psutil.Process:
@@ -153,6 +164,50 @@ def test_a_drained_worker_hands_the_job_back_uncounted(
     done = queue.get(job.id)
     whole(root, done)
     assert done.attempt == 1
+
+
+ONE_SHARD = {**REQUEST, "shard_rows": 10_000, "batch_size": 2}
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_an_unfinished_shard_is_taken_up_where_it_was_saved(
+    root: Path,
+    queue: JobQueue,
+    start: Start,
+    wait_until: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    end: signal.Signals,
+) -> None:
+    monkeypatch.setenv("SHOAL_SAVE_S", "0.001")
+    job, _ = queue.submit("extract:torch", ONE_SHARD)
+    first = start()
+    wait_until(lambda: len(saved(root)) > 2, what="saved parts")
+    child = child_of(first)
+    child.suspend()  # or a fast machine ends the job before it is told to stop
+    if end is signal.SIGKILL:
+        child.kill()
+    else:
+        first.send_signal(end)
+        wait_until(lambda: told_to_end(child), what="the word to the child", deadline_s=10)
+        child.resume()
+        assert first.wait(60) == 0
+    [embeddings_id] = Store(root / "store").embeddings_ids()
+    kept = Store(root / "store").saved_images(embeddings_id)
+    assert kept > 2
+    if end is signal.SIGTERM:
+        assert kept < IMAGES
+        start()
+    wait_until(lambda: queue.get(job.id).state.terminal, what="end of the job", deadline_s=120)
+    done = queue.get(job.id)
+    embeddings = whole(root, done)
+    assert done.result is not None
+    assert kept - 2 <= done.result["resumed_rows"] < IMAGES - 2
+    settings = Settings(data=root / "data", models=root / "models", store=root / "other", decode_workers=1)
+    pipeline.run(JobContext.local(ONE_SHARD, kind="extract:torch"), settings)
+    other = Store(root / "other").embeddings(embeddings.id)
+    assert [record for commit in embeddings.commits.values() for record in commit.files] == [
+        record for commit in other.commits.values() for record in commit.files
+    ]
 
 
 def test_a_cancelled_job_stops_within_seconds_and_keeps_its_shards(

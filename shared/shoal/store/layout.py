@@ -73,6 +73,15 @@ class EmbeddingsLayout:
         """Folder of one attempt at one shard."""
         return self.work / token
 
+    @property
+    def all_parts(self) -> Path:
+        """Folder of what attempts have saved of shards that are not committed yet; there only while there is any."""
+        return self.folder / "parts"
+
+    def parts(self, shard: int) -> Path:
+        """Folder of what attempts have saved of one shard."""
+        return self.all_parts / f"{shard:0{self.digits}d}"
+
     def staged(self, token: str, data_name: str) -> Path:
         """Where an attempt keeps the file that will become ``data_name`` once it is committed."""
         return self.staging(token) / data_name.rpartition("/")[2]

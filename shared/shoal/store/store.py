@@ -23,6 +23,7 @@ from shoal.store.clustering import Clustering, ClusteringWriter
 from shoal.store.documents import read_listing, read_manifest, read_plan, shard_entries
 from shoal.store.layout import EmbeddingsLayout, StoreLayout, is_id
 from shoal.store.manifest import Manifest, Plan, conform_listing, listing_sha256
+from shoal.store.partial import saved_images
 from shoal.store.reader import EmbeddingSet
 from shoal.store.sweeps import Sweep
 from shoal.store.verify import VerifyReport, verify_embeddings
@@ -175,8 +176,20 @@ class Store:
         content = manifest.model_dump_json(indent=2).encode() + b"\n"
         publish_file(layout.manifest, lambda file: file.write(content), temporary_folder=layout.work)
 
+    def saved_images(self, embeddings_id: str) -> int:
+        """How many images of a set would not have to be embedded again: of committed shards, and saved of others.
+
+        Raises
+        ------
+        EmbeddingsNotFound
+            There is no such id.
+        """
+        found = self.embeddings(embeddings_id)
+        parts = sum(saved_images(found.layout.parts(shard)) for shard in found.missing_shards())
+        return found.rows + found.failed + parts
+
     def sweep_work(self, embeddings_id: str) -> int:
-        """Remove what dead attempts left in ``work/`` of a finished set; returns how many entries.
+        """Remove what dead attempts left in ``work/`` and ``parts/`` of a finished set; returns how many entries.
 
         A set that is not finished is left alone: its attempts may be alive.
 
@@ -189,6 +202,7 @@ class Store:
         if not layout.manifest.exists():
             return 0
         leftovers = list(layout.work.iterdir()) if layout.work.is_dir() else []
+        leftovers += [layout.all_parts] if layout.all_parts.is_dir() else []
         for path in leftovers:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

@@ -24,6 +24,7 @@ from shoal.store.atomic import fsync_file, fsync_folder, storage_errors
 from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
 from shoal.store.manifest import ERRORS_SCHEMA, METADATA_SCHEMA, THUMBS_SCHEMA, Plan, RowMetadata, ShardCommit
 from shoal.store.npyfile import NpyWriter
+from shoal.store.partial import Segment, ShardParts
 
 METADATA_GROUP, THUMBS_GROUP = 10_000, 256
 """Rows per Parquet row group. Small groups of thumbnails let a report read a few without reading all."""
@@ -95,6 +96,8 @@ class ShardWriter:
         self._start, self._stop = plan.shard_range(shard)
         self._missing = set(expected_ids)
         self._expected = frozenset(self._missing)
+        self._parts = ShardParts(layout, plan, shard, expected_ids)
+        self._unsaved: Segment | None = None
         self._token = f"{shard:0{layout.digits}d}-{attempt}-{secrets.token_hex(8)}"
         self._staging = layout.staging(self._token)
         self._files: dict[str, BinaryIO] = {}
@@ -111,6 +114,79 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+    @property
+    def done(self) -> int:
+        """Images so far, embedded or failed."""
+        return self.rows + self.failed
+
+    @property
+    def unsaved_bytes(self) -> int:
+        """What `take_unsaved` would take of the memory."""
+        return self._unsaved.size if self._unsaved is not None else 0
+
+    def resume(self) -> list[tuple[str, str]]:
+        """Take up what earlier attempts saved of the shard.
+
+        To be called before anything is added. Then `done` images of the slice are there, the first ones of it, and
+        the rest must come in the slice's order. The files become those of an attempt that was never interrupted.
+
+        Returns
+        -------
+        list of tuple
+            Path and code of each image among them that failed.
+
+        Raises
+        ------
+        StoreFull, StoreError
+            The rows cannot be written.
+        """
+        if self.done:
+            raise StoreError(f"Shard {self._shard} has {self.done} images already: resume before anything is added.")
+        failures = []
+        for segment in self._parts.read():
+            for error in segment.errors:
+                self.append_error(*error)
+                failures.append((error[1], error[2]))
+            if segment.metadata:
+                self.append(np.concatenate(segment.vectors), segment.metadata, segment.images)
+        return failures
+
+    def keep_unsaved(self) -> None:
+        """From now on keep what is added for `take_unsaved`, which wants the images in the order of the slice."""
+        if self._unsaved is None:
+            self._unsaved = Segment(self.done)
+
+    def take_unsaved(self) -> Segment | None:
+        """What was added since the last time, or since `keep_unsaved`; None when there is nothing.
+
+        Raises
+        ------
+        StoreError
+            It is not the next part of the slice.
+        """
+        segment = self._unsaved
+        if segment is None or segment.stop == segment.start:
+            return None
+        if segment.image_ids() != set(self._parts.ids[segment.start : segment.stop]):
+            raise StoreError(f"Images of shard {self._shard} came out of their order: they cannot be saved in parts.")
+        self._unsaved = Segment(segment.stop)
+        return segment
+
+    def save(self, segment: Segment) -> None:
+        """Keep ``segment`` for the next attempt, should this one die. Safe while another thread adds rows.
+
+        Raises
+        ------
+        StoreFull, StoreError
+            It could not be written. The attempt itself may go on, but what is saved after the gap is of no use.
+        """
+        try:
+            self._parts.save(segment, attempt=self._attempt, owner=self._owner)
+        except FileNotFoundError:
+            raise StoreError(
+                f"Shard {self._shard} of {self._layout.folder.name} was committed by somebody else, or the set deleted."
+            ) from None
 
     def append(
         self,
@@ -155,6 +231,8 @@ class ShardWriter:
                 if image is not None:
                     self._table(THUMBS, THUMBS_SCHEMA, THUMBS_GROUP).add((row, image))
         self.rows += len(metadata)
+        if self._unsaved is not None:
+            self._unsaved.add(values, metadata, thumbnails)
 
     def append_error(self, image_id: str, image_path: str, code: str, message: str) -> None:
         """Add an image that could not be embedded.
@@ -170,6 +248,8 @@ class ShardWriter:
         with storage_errors(self._staging):
             self._table(ERRORS, ERRORS_SCHEMA, METADATA_GROUP).add((image_id, image_path, code, message))
         self.failed += 1
+        if self._unsaved is not None:
+            self._unsaved.errors.append((image_id, image_path, code, message))
 
     def commit(self) -> bool:
         """Make the shard count.
@@ -209,6 +289,7 @@ class ShardWriter:
             self.discard()
             # The winner may have been killed right after its commit.
             commits.promote(self._layout, commits.read_commit(final))
+        self._parts.remove()
         return won
 
     def _stage(self) -> ShardCommit:
