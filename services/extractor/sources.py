@@ -52,7 +52,7 @@ def check(source: ImageSource, root: Path) -> None:
     if next(walk(folder, root.resolve()), None) is None:
         raise no_images(source)
     if isinstance(source.labels, LabelFile):
-        LabelTable.check(confine(root, source.labels.file, "images.labels.file"), source.labels)
+        LabelTable.check(confine(root, source.labels.file, "images.labels.file"), source.labels, root.resolve())
 
 
 def list_images(source: ImageSource, root: Path) -> pa.Table:
@@ -120,7 +120,7 @@ def labels_of(source: ImageSource, paths: list[str], root: Path) -> list[str | N
     """The label of each path: from its first folder, from the label file, or none."""
     if isinstance(source.labels, LabelFile):
         file = confine(root, source.labels.file, "images.labels.file")
-        return LabelTable.read(file, source.labels).labels(paths)
+        return LabelTable.read(file, source.labels, root.resolve()).labels(paths)
     if source.labels == "none":
         return [None] * len(paths)
     return [path.partition("/")[0] if "/" in path else None for path in paths]

@@ -47,13 +47,24 @@ class Request(BaseModel):
 
 
 class LabelFile(Request):
-    """Labels from a CSV or Parquet file with one row an image."""
+    """Labels from a file with one row an image."""
 
-    file: RelativePath = Field(description="CSV or Parquet file, relative to the data root.")
-    path_column: str = Field(
-        "path", max_length=300, description="Column with the image's path, relative to `images.path`."
+    file: RelativePath = Field(
+        description="CSV (comma, semicolon, tab or pipe), text with a path and a label a line, JSON Lines or Parquet; "
+        "relative to the data root."
     )
-    label_column: str = Field("label", max_length=300, description="Column with the label.")
+    path_column: str = Field(
+        "path",
+        max_length=300,
+        description="Column with the image's path, relative to `images.path`. Where there is no `path`, the obvious "
+        "one is taken, such as `filename` or `image`.",
+    )
+    label_column: str = Field(
+        "label",
+        max_length=300,
+        description="Column with the label. Where there is no `label`, the obvious one is taken, such as `class`, or "
+        "the only one beside the paths.",
+    )
 
 
 class ImageSource(Request):

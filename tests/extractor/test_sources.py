@@ -180,6 +180,32 @@ class TestLabelFile:
         pq.write_table(pa.table({"f": ["1.png", "x/2.png"], "c": [3, None]}), settings.data / "l.parquet")
         assert self.labels(settings, "l.parquet", path_column="f", label_column="c") == ["3", None]
 
+    def test_any_delimiter_and_the_obvious_columns(self, settings: Settings) -> None:
+        (settings.data / "labels.csv").write_text("Class;File Name\ndog;x/2.png\n1.0;1.png\n", "utf-8-sig")
+        check(source(labels={"file": "labels.csv"}), settings.data)
+        assert self.labels(settings) == ["1", "dog"]
+
+    def test_a_folder_with_a_blank_before_its_name_finds_its_row(self, settings: Settings, folder: Path) -> None:
+        touch(folder, " dir/3.png")
+        (settings.data / "labels.csv").write_text("path,label\n dir/3.png,cat\n1.png,dog\nx/2.png,dog\n")
+        assert self.labels(settings) == ["cat", "dog", "dog"]
+
+    def test_labels_without_paths_are_never_joined_by_order(self, settings: Settings) -> None:
+        (settings.data / "labels.csv").write_text("label\na\nb\n")
+        for act in (check, list_images):
+            with pytest.raises(LabelsInvalid, match=r"no column 'path'; its columns are 'label'\."):
+                act(source(labels={"file": "labels.csv"}), settings.data)
+        with pytest.raises(LabelsInvalid, match="path_column` is empty"):
+            self.labels(settings, path_column="")
+
+    @pytest.mark.timeout(30)
+    def test_a_pipe_does_not_block(self, settings: Settings) -> None:
+        os.mkfifo(settings.data / "labels.csv")
+        for act in (check, list_images):
+            with pytest.raises(LabelsInvalid, match="named pipe") as refused:
+                act(source(labels={"file": "labels.csv"}), settings.data)
+            assert str(settings.data) not in refused.value.detail
+
     def test_an_empty_label_is_none(self, settings: Settings) -> None:
         (settings.data / "labels.csv").write_text("path,label\n1.png,\nx/2.png,dog\n")
         assert self.labels(settings) == [None, "dog"]
@@ -187,13 +213,16 @@ class TestLabelFile:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("path,class\n1.png,a\n", "no column 'label'; its columns are 'path', 'class'"),
+            ("path,note,n\n1.png,a,b\n", "no column 'label'; its columns are 'path', 'note', 'n'"),
             ("path,label\n1.png,a\n1.png,b\nx/2.png,c\n", "more than one row for '1.png'"),
-            ("path,label\n1.png,a\n./1.png,a\nx/2.png,c\n", "more than one row for '1.png'"),
-            ("path,label\n1.png,a\n", "no row for 1 of 2 images, such as 'x/2.png'"),
+            (
+                "path,label\n1.png,a\n./1.png,b\nx/2.png,c\n",
+                "more than one row for '1.png'.* in line 2 and 'b' in line 3",
+            ),
+            ("path,label\n1.png,a\n", "no row for 1 of 2 images, such as 'x/2.png'.* rows such as '1.png'"),
             ("path,label\n,a\n1.png,b\nx/2.png,c\n", "1 rows without a `path`"),
             ("", "is empty"),
-            ("path,label\n1.png,a,b,c\n", "cannot be read"),
+            ("path,label\n1.png,a,b,c\n", "cannot be read, line 2: 4 fields under a header of 2"),
         ],
     )
     def test_what_is_wrong_is_named(self, settings: Settings, content: str, message: str) -> None:
@@ -202,7 +231,7 @@ class TestLabelFile:
             self.labels(settings)
 
     def test_a_missing_column_is_found_by_the_quick_check(self, settings: Settings) -> None:
-        (settings.data / "labels.csv").write_text("path,class\n")
+        (settings.data / "labels.csv").write_text("path,note,n\n")
         with pytest.raises(LabelsInvalid, match="no column 'label'"):
             check(source(labels={"file": "labels.csv"}), settings.data)
 

@@ -15,6 +15,7 @@ import pytest
 from shoal.errors import ImportInvalid
 from shoal.importer import import_embeddings
 from shoal.importer import vectors as importer_vectors
+from shoal.labels import Columns
 from shoal.store import EmbeddingSet, Store
 
 RNG = np.random.default_rng(0)
@@ -226,15 +227,67 @@ def test_labels_with_paths_are_joined_by_path(bring, clip_folder: Path, tmp_path
     assert _labels(bring(clip_folder, labels=tmp_path / "y.csv")) == [f"L{row}" for row in range(23)]
 
 
+@pytest.mark.parametrize(
+    ("name", "header"), [("y.csv", "filename,label"), ("y.csv", "Image;class"), ("y.tsv", "label\tfile_name")]
+)
+def test_any_column_of_paths_joins(bring, clip_folder: Path, tmp_path: Path, name: str, header: str) -> None:
+    delimiter = header.strip("abcdefghijklmnopqrstuvwxyz_I")[0]
+    cells = [(f"{row}.jpg", f"L{row}") for row in reversed(range(23))]
+    lines = [delimiter.join(pair if header[0] != "l" else pair[::-1]) for pair in cells]
+    (tmp_path / name).write_text("\n".join([header, *lines]))
+    assert _labels(bring(clip_folder, labels=tmp_path / name)) == [f"L{row}" for row in range(23)]
+
+
+def test_a_named_column_of_paths_joins(bring, clip_folder: Path, tmp_path: Path) -> None:
+    lines = [f"{row}.jpg,x,L{row}" for row in reversed(range(23))]
+    (tmp_path / "y.csv").write_text("\n".join(["who,label,what", *lines]))
+    found = bring(clip_folder, labels=tmp_path / "y.csv", columns=Columns("who", "what"))
+    assert _labels(found) == [f"L{row}" for row in range(23)]
+
+
+def test_labels_are_joined_by_order_only_where_there_is_no_path_or_it_is_asked_for(
+    bring, clip_folder: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "y.npy", np.arange(23))
+    with pytest.raises(ImportInvalid, match=r"no column of paths, but the images have paths, such as '0\.jpg'"):
+        bring(clip_folder, labels=tmp_path / "y.npy")
+    assert _labels(bring(clip_folder, labels=tmp_path / "y.npy", columns=Columns(""))) == [str(i) for i in range(23)]
+    (tmp_path / "y.csv").write_text("filename,label\n" + "".join(f"{row}.jpg,L{row}\n" for row in range(23)))
+    with pytest.raises(ImportInvalid, match=r"`filename`, such as '0\.jpg', but the 23 embeddings come without paths"):
+        bring(X, labels=tmp_path / "y.csv")
+    assert _labels(bring(X, labels=tmp_path / "y.csv", columns=Columns("", "label"))) == [f"L{i}" for i in range(23)]
+
+
+def test_labels_of_the_metadata_are_cleaned_too(bring, clip_folder: Path) -> None:
+    for i, file in enumerate(sorted((clip_folder / "metadata").iterdir())):
+        table = pq.read_table(file)
+        column = pa.array([None if i == 0 else 1.0] * table.num_rows)
+        pq.write_table(table.set_column(table.schema.get_field_index("label"), "label", column), file)
+    assert set(_labels(bring(clip_folder)) or []) == {"1", None}
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_in_place_of_labels_or_metadata_does_not_block(bring, tmp_path: Path, clip_folder: Path) -> None:
+    os.mkfifo(tmp_path / "y.csv")
+    with pytest.raises(ImportInvalid, match="it is a named pipe"):
+        bring(X, labels=tmp_path / "y.csv")
+    (clip_folder / "metadata" / "metadata_3.parquet").unlink()
+    os.mkfifo(clip_folder / "metadata" / "metadata_3.parquet")
+    with pytest.raises(ImportInvalid, match="it is a named pipe"):
+        bring(clip_folder)
+
+
 def test_a_path_without_a_label_is_named(bring, clip_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "y.csv").write_text("path,label\n" + "".join(f"{row}.jpg,L\n" for row in range(15)))
-    with pytest.raises(ImportInvalid, match=r"8 of 23 embeddings: 15\.jpg, 16\.jpg, .* and others"):
+    with pytest.raises(
+        ImportInvalid, match=r"8 of 23 images, such as '15\.jpg', '16\.jpg', .* and others\..*rows such as '0\.jpg'"
+    ):
         bring(clip_folder, labels=tmp_path / "y.csv")
 
 
 def test_a_path_with_two_labels_is_named(bring, clip_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "y.csv").write_text("path,label\n1.jpg,a\n1.jpg,b\n")
-    with pytest.raises(ImportInvalid, match=r"row 1: '1\.jpg'"):
+    with pytest.raises(ImportInvalid, match=r"row for '1\.jpg': its label is 'a' in line 2 and 'b' in line 3"):
         bring(clip_folder, labels=tmp_path / "y.csv")
 
 
@@ -369,15 +422,17 @@ def test_metadata_that_do_not_fit_are_named(bring, clip_folder: Path) -> None:
     ("name", "content", "message"),
     [
         ("y.csv", "label\na\nb\n", r"2 labels for 23 embeddings.*header"),
-        ("y.csv", "", r"columns \(none\)"),
-        ("y.csv", "a,b\n1,2\n", "columns a, b"),
+        ("y.csv", "", r"y\.csv is empty: it has no columns"),
+        ("y.csv", "a,b\n1,2\n", "columns are 'a', 'b'"),
         ("y.csv", "a,label\n1\n", "line 2: 1 fields under a header of 2"),
         ("y.csv", b"label\n\xff\xfe\n", "UTF-8"),
-        ("y.txt", "a", "no label file"),
+        ("y.txt", "a", "1 labels for 23 embeddings"),
+        ("y.json", "[]", "no label file"),
+        ("y.xlsx", b"PK\3\4\0\0", "no label file"),
         ("y.parquet", "PAR1", "no Parquet"),
         ("y.npy", "PAR1", "no complete .npy"),
         ("nowhere.csv", None, "cannot be read"),
-        ("y.npy", np.zeros(23), "float64"),
+        ("y.npy", np.full(23, 0.5), "float64, and row 0 is the fraction 0.5"),
         ("y.npy", np.zeros((23, 1), int), r"\(23, 1\)"),
         ("y.npy", np.zeros(22, int), "22 labels for 23"),
     ],

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from shoal.cli.output import err
-from shoal.cli.paths import StoreRoot, expanded
+from shoal.cli.paths import StoreRoot, expanded, split_label_file
+from shoal.errors import InvalidRequest
 from shoal.settings import Settings
 
 
@@ -17,16 +18,32 @@ def import_(
         Path, typer.Argument(help="One .npy of shape (n, dim), or a clip-retrieval folder.", callback=expanded)
     ],
     name: Annotated[str, typer.Option(help="Start of the embeddings' id.")],
-    labels: Annotated[Path | None, typer.Option(help="Labels: .npy, CSV or Parquet.", callback=expanded)] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Labels: CSV, text, JSON Lines, Parquet or .npy, as FILE or FILE:PATH_COLUMN:LABEL_COLUMN. They are "
+            "joined by the images' paths; FILE::LABEL_COLUMN joins them by order."
+        ),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Name written beside every row.")] = None,
     store: StoreRoot = None,
 ) -> None:
     """Bring existing embeddings into the store; prints their id."""
     from shoal.importer import import_embeddings
+    from shoal.labels import Columns
     from shoal.store import Store
 
+    file, columns = None, None
+    if labels is not None:
+        try:
+            text, *named = split_label_file(labels)
+        except ValueError:
+            raise InvalidRequest(
+                f"`--labels` is {labels!r}: give `FILE`, or `FILE:PATH_COLUMN:LABEL_COLUMN`."
+            ) from None
+        file, columns = Path(text).expanduser(), Columns(*named)
     root = store or Settings().store
-    embeddings_id = import_embeddings(Store(root), path, name=name, labels=labels, split=split)
+    embeddings_id = import_embeddings(Store(root), path, name=name, labels=file, columns=columns, split=split)
     typer.echo(embeddings_id)
 
 

@@ -12,6 +12,7 @@ import typer
 
 from shoal.cli.flags import CLUSTER, EXTRACT, NO_CLUSTERS, TWO_CLUSTERS, Clusters, speaking_of
 from shoal.cli.output import err, jobs_table, out, progress_bars, watch_job
+from shoal.cli.paths import split_label_file
 from shoal.client import Client
 from shoal.embedded import find_stack
 from shoal.errors import InvalidRequest, JobNotFound, NoImages, PathNotFound, PathOutsideRoot
@@ -51,12 +52,16 @@ def parse_labels(text: str) -> str | dict[str, str]:
     """Labels as the API takes them."""
     if text in {"folder", "none"}:
         return text
-    parts = text.split(":")
-    if len(parts) not in {1, 3}:
-        raise InvalidRequest("`--labels` is `folder`, `none`, `FILE`, or `FILE:PATH_COLUMN:LABEL_COLUMN`.")
-    here = Path(parts[0]).expanduser()
-    file = str(here.resolve()) if here.is_absolute() or here.is_file() else parts[0]
-    return dict(zip(("file", "path_column", "label_column"), (file, *parts[1:]), strict=False))
+    try:
+        file, path_column, label_column = split_label_file(text)
+    except ValueError:
+        raise InvalidRequest(
+            f"`--labels` is {text!r}: give `folder`, `none`, `FILE`, or `FILE:PATH_COLUMN:LABEL_COLUMN`."
+        ) from None
+    here = Path(file).expanduser()
+    file = str(here.resolve()) if here.is_absolute() or here.is_file() else file
+    columns = {"path_column": path_column, "label_column": label_column}
+    return {"file": file, **{key: value for key, value in columns.items() if value is not None}}
 
 
 def source_path(text: str) -> str:

@@ -17,6 +17,24 @@ def expanded(path: Path | None) -> Path | None:
     return None if path is None else path.expanduser()
 
 
+def split_label_file(text: str) -> tuple[str, str | None, str | None]:
+    """The parts of ``FILE`` or ``FILE:PATH_COLUMN:LABEL_COLUMN``; the columns are None where they are not named.
+
+    The name of a file may have colons in it, too.
+
+    Raises
+    ------
+    ValueError
+        It is neither.
+    """
+    file, *columns = text.rsplit(":", 2)
+    if Path(text).expanduser().exists() or not columns:
+        return text, None, None
+    if len(columns) == 1 or not file:
+        raise ValueError(text)
+    return file, columns[0], columns[1]
+
+
 Data = Annotated[
     Path | None, typer.Option("--data", envvar="SHOAL_DATA", help="Root of the image folders.", callback=expanded)
 ]

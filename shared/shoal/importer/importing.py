@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from shoal.errors import ImportInvalid
 from shoal.importer.rows import Rows, read_rows
 from shoal.importer.vectors import Part, check_values, chunks, open_parts
+from shoal.labels import Columns
 from shoal.schemas import NAME_PATTERN, NAME_RULE
 from shoal.store import ModelRecord, Plan, RowMetadata, Source, Store, image_id
 
@@ -26,6 +27,7 @@ def import_embeddings(
     *,
     name: str,
     labels: Path | None = None,
+    columns: Columns | None = None,
     split: str | None = None,
     dtype: Literal["float16", "float32"] | None = None,
     shard_rows: int = 100_000,
@@ -46,7 +48,10 @@ def import_embeddings(
     name
         Start of the id.
     labels
-        File of labels, see `shoal.importer.labels.read_labels`; takes precedence over the metadata's.
+        File of labels, see `shoal.labels.read_labels`; takes precedence over the metadata's. Labels are joined to the
+        metadata's paths; by order only where there is no path anywhere, or where ``columns`` says so.
+    columns
+        Which columns of the label file hold paths and labels; they are looked for by default.
     split
         Name written beside every row; takes precedence over the metadata's.
     dtype
@@ -69,7 +74,7 @@ def import_embeddings(
     """
     parts = open_parts(path)
     stored = dtype or ("float16" if all(part.values.dtype == np.float16 for part in parts) else "float32")
-    rows = read_rows(path, parts, labels, split)
+    rows = read_rows(path, parts, labels, split, columns)
     digest = check_values(parts, np.dtype(stored))
     plan, listing = _plan(
         path, parts, rows, digest, name=name, dtype=stored, labels=labels, split=split, size=shard_rows

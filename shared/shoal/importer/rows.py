@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shoal.errors import ImportInvalid
-from shoal.importer.labels import labels_for, read_labels, text_column
 from shoal.importer.vectors import Part, numbered
+from shoal.labels import Columns, clean_label, join, read_labels, typed_values
 from shoal.store.layout import IMG_EMB, METADATA
+from shoal.userfiles import UserFile
+
+log = logging.getLogger(__name__)
 
 _PATHS = ("image_path", "path", "key", "url")
 """Columns that name an image, the most telling first."""
@@ -31,7 +35,9 @@ class Rows:
     numbers: dict[str, list[int | None]]
 
 
-def read_rows(path: Path, parts: Sequence[Part], labels: Path | None, split: str | None) -> Rows:
+def read_rows(
+    path: Path, parts: Sequence[Part], labels: Path | None, split: str | None, asked: Columns | None = None
+) -> Rows:
     """Gather what is known of the rows besides their vectors.
 
     Parameters
@@ -42,6 +48,8 @@ def read_rows(path: Path, parts: Sequence[Part], labels: Path | None, split: str
         Its vectors.
     labels, split
         As for `shoal.importer.import_embeddings`.
+    asked
+        The columns of the label file.
 
     Raises
     ------
@@ -55,9 +63,9 @@ def read_rows(path: Path, parts: Sequence[Part], labels: Path | None, split: str
     generated = [f"{part.file.name}#{row}" for part in parts for row in range(len(part.values))]
     paths = _distinct(own, generated) if own else generated
     if labels is not None:
-        row_labels = labels_for(read_labels(labels), paths if own else None, count)
+        row_labels = _labels(labels, asked or Columns(), paths if own else None, count)
     else:
-        row_labels = columns["label"] or [None] * count
+        row_labels = [clean_label(label) for label in columns["label"] or [None] * count]
     return Rows(
         paths=paths,
         named=own is not None,
@@ -65,6 +73,17 @@ def read_rows(path: Path, parts: Sequence[Part], labels: Path | None, split: str
         splits=[split] * count if split is not None else columns["split"] or [None] * count,
         numbers={name: _numbers(tables, name, count) for name in _NUMBERS},
     )
+
+
+def _labels(path: Path, asked: Columns, paths: Sequence[str] | None, count: int) -> list[str | None]:
+    joined = join(read_labels(_file(path), asked), asked, paths, count)
+    if joined.note:
+        log.warning("%s", joined.note)
+    return joined.labels
+
+
+def _file(path: Path) -> UserFile:
+    return UserFile(path, error=ImportInvalid, members={"file": str(path)})
 
 
 def _metadata_tables(path: Path, parts: Sequence[Part]) -> list[tuple[Path, pa.Table]]:
@@ -80,12 +99,13 @@ def _metadata_tables(path: Path, parts: Sequence[Part]) -> list[tuple[Path, pa.T
     tables = []
     wanted = {*_PATHS, *_NUMBERS, "label", "split"}
     for part, file in zip(parts, files, strict=True):
-        try:
-            names = [name for name in pq.read_schema(file).names if name in wanted]
-            table = pq.read_table(file, columns=names, partitioning=None)
-            rows = pq.read_metadata(file).num_rows
-        except (pa.ArrowException, OSError) as error:
-            raise ImportInvalid(f"{file} is no complete Parquet file: {error}.", file=str(file)) from error
+        with _file(file).open(None) as opened:
+            try:
+                parquet = pq.ParquetFile(opened)
+                rows = parquet.metadata.num_rows
+                table = parquet.read([name for name in parquet.schema_arrow.names if name in wanted])
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise ImportInvalid(f"{file} is no complete Parquet file: {error}.", file=str(file)) from error
         if rows != len(part.values):
             raise ImportInvalid(
                 f"{file} has {rows} rows, {part.file.name} has {len(part.values)}: one row per embedding is needed.",
@@ -102,7 +122,7 @@ def _column(tables: Sequence[tuple[Path, pa.Table]], name: str) -> list[str | No
     values: list[str | None] = []
     for file, table in tables:
         if name in table.column_names:
-            values.extend(text_column(table.column(name), file, name))
+            values.extend(typed_values(_file(file), name, table.column(name)))
         else:
             values.extend([None] * table.num_rows)
     return values

@@ -64,7 +64,7 @@ def normal_path(path: str) -> str:
     """
     text = unicodedata.normalize("NFC", path.strip()).replace("\\", "/")
     while text.startswith("./"):
-        text = text[2:].lstrip("/")
+        text = text[2:].lstrip("/").lstrip()
     return text
 
 

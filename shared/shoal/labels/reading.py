@@ -1,0 +1,248 @@
+"""Reading a label file whole."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from shoal.delimited import read_rows
+from shoal.labels.cells import clean_label, text_of
+from shoal.labels.columns import Columns
+from shoal.labels.layouts import (
+    MOST_ROWS,
+    Layout,
+    detect,
+    json_row,
+    open_npy,
+    open_parquet,
+    split_spaced,
+    too_many_rows,
+)
+from shoal.userfiles import UserFile
+
+_MOST_BYTES = 8 << 30
+_BATCH = 1 << 16
+
+Entry = tuple[int, str | None, str | None]
+"""The place of a row in the file, its path and its label."""
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """What a label file holds.
+
+    Attributes
+    ----------
+    file
+        The file, for messages.
+    layout
+        How it is written.
+    labels
+        In the file's order; None where an image has no label.
+    paths
+        The image of each, as the file writes it. None where the file has no paths.
+    places
+        The line or row of each.
+    blank_tail
+        How many of the last labels are None because a line is blank, which may as well be the end of the file.
+    """
+
+    file: UserFile
+    layout: Layout
+    labels: list[str | None]
+    paths: list[str] | None
+    places: Sequence[int]
+    blank_tail: int = 0
+
+    def place(self, at: int) -> str:
+        """Where the n-th label stands, such as ``line 3``."""
+        return f"{self.layout.unit} {self.places[at]}"
+
+
+def check_labels(file: UserFile, asked: Columns) -> Layout:
+    """How a file is written, unless `read_labels` would refuse it as far as its head tells."""
+    return detect(file, asked)
+
+
+def read_labels(file: UserFile, asked: Columns | None = None) -> LabelTable:
+    """Read a label file.
+
+    Parameters
+    ----------
+    file
+        CSV with any of the delimiters comma, semicolon, tab and pipe; text with a label a line, or with a path and a
+        label; JSON Lines; Parquet; ``.npy`` of ``(n,)``. Text is UTF-8, or UTF-16 or 32 with a byte order mark.
+    asked
+        The columns; by default they are looked for.
+
+    Raises
+    ------
+    ShoalError
+        The file's error; it names the line or row, the column, and what would have been right.
+    """
+    layout = detect(file, asked or Columns())
+    labels: list[str | None] = []
+    paths: list[str] | None = [] if layout.chosen.path is not None else None
+    places = array("Q")
+    known: dict[str, str] = {}  # One object a label, however many rows have it.
+    lost: list[int] = []
+    for place, path, label in _entries(file, layout):
+        if paths is not None:
+            if path is None or not path.strip():
+                if label is not None:
+                    lost.append(place)
+                continue
+            paths.append(path)
+        labels.append(known.setdefault(label, label) if label is not None else None)
+        places.append(place)
+        if len(labels) > MOST_ROWS:
+            raise too_many_rows(file)
+    if lost:
+        raise file.invalid(
+            f"has {len(lost)} rows without a `{layout.chosen.path}`, the first in {layout.unit} {lost[0]}: name the "
+            "image, or leave the row out.",
+            **{layout.unit: lost[0]},
+            column=layout.chosen.path,
+        )
+    return LabelTable(file, layout, labels, paths, places, _blank_tail(layout, labels))
+
+
+def typed_values(file: UserFile, column: str, values: Any, first: int = 0) -> list[str | None]:
+    """The values of a typed column as text.
+
+    Parameters
+    ----------
+    values
+        An Arrow array.
+    first
+        The row of the first of them.
+
+    Raises
+    ------
+    ShoalError
+        The file's error: one is neither text, a number without a fraction, nor true or false.
+    """
+    out: list[str | None] = []
+    for row, value in enumerate(values.to_pylist(), first):
+        try:
+            out.append(text_of(value))
+        except TypeError as error:
+            raise file.error(
+                f"{file}, column `{column}`: holds {values.type}, and row {row} is {error}: text or whole numbers are "
+                "needed.",
+                **{**file.members, "column": column, "field": file.members.get("field", column), "row": row},
+            ) from error
+    return out
+
+
+def _entries(file: UserFile, layout: Layout) -> Iterator[Entry]:
+    if layout.kind == "npy":
+        return _npy(file)
+    if layout.kind == "parquet":
+        return _parquet(file, layout)
+    if layout.kind == "delimited":
+        return _delimited(file, layout)
+    return _lines(file, layout)
+
+
+def _delimited(file: UserFile, layout: Layout) -> Iterator[Entry]:
+    width = len(layout.names)
+    label_at = layout.names.index(layout.chosen.label)
+    path_at = layout.names.index(layout.chosen.path) if layout.chosen.path is not None else None
+    header = layout.header
+    with file.lines(_MOST_BYTES) as lines:
+        for line, fields in read_rows(file, lines, layout.delimiter):
+            if header:
+                header = not fields  # Blank lines may stand above it.
+                continue
+            if not fields:
+                if width == 1:
+                    yield line, None, None
+                continue
+            if len(fields) != width:
+                raise file.invalid(
+                    f"cannot be read, line {line}: {len(fields)} fields under a header of {width}. Put quotes around "
+                    "a field that has the delimiter in it.",
+                    line=line,
+                )
+            yield line, None if path_at is None else fields[path_at], clean_label(fields[label_at])
+
+
+def _lines(file: UserFile, layout: Layout) -> Iterator[Entry]:
+    """JSON Lines, a label a line, and a path and a label a line."""
+    header = layout.header
+    with file.lines(_MOST_BYTES) as lines:
+        for number, line in enumerate(lines, 1):
+            blank = not line.strip()
+            if header:
+                header = blank
+            elif layout.kind == "lines":
+                yield number, None, clean_label(line)
+            elif not blank and layout.kind == "jsonl":
+                yield _json_entry(file, layout, line, number)
+            elif not blank:
+                pair = split_spaced(line)
+                if pair is None:
+                    raise file.invalid(f"has no path and label in line {number}, as above it.", line=number)
+                yield number, pair[0], clean_label(pair[1])
+
+
+def _json_entry(file: UserFile, layout: Layout, line: str, number: int) -> Entry:
+    row = json_row(file, line, number)
+    cells: list[str | None] = []
+    for column in (layout.chosen.path, layout.chosen.label):
+        try:
+            cells.append(text_of(row.get(column)) if column is not None else None)
+        except TypeError as error:
+            raise file.invalid(
+                f"has {error} as `{column}` in line {number}: text or whole numbers are needed.",
+                line=number,
+                column=column,
+            ) from error
+    return number, cells[0], clean_label(cells[1])
+
+
+def _parquet(file: UserFile, layout: Layout) -> Iterator[Entry]:
+    path, label = layout.chosen.path, layout.chosen.label
+    wanted = [name for name in (path, label) if name is not None]
+    row = 0
+    with file.open(None) as opened:
+        batches = open_parquet(file, opened).iter_batches(_BATCH, columns=wanted)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise file.invalid(f"is no complete Parquet file: {error}.") from error
+            if batch is None:
+                return
+            labels = typed_values(file, label, batch.column(label), row)
+            paths = typed_values(file, path, batch.column(path), row) if path is not None else [None] * len(labels)
+            for own, text in zip(paths, labels, strict=True):
+                yield row, own, clean_label(text)
+                row += 1
+
+
+def _npy(file: UserFile) -> Iterator[Entry]:
+    for row, value in enumerate(open_npy(file)):
+        yield row, None, clean_label(_npy_text(file, value, row))
+
+
+def _npy_text(file: UserFile, value: Any, row: int) -> str | None:
+    try:
+        return text_of(value.decode("utf-8") if isinstance(value, bytes) else np.asarray(value).item())
+    except (TypeError, UnicodeDecodeError) as error:
+        raise file.invalid(
+            f"holds {np.asarray(value).dtype}, and row {row} is {error}: text or whole numbers are needed.", row=row
+        ) from error
+
+
+def _blank_tail(layout: Layout, labels: Sequence[str | None]) -> int:
+    """Blank lines at the end, where each line is a label."""
+    if layout.unit != "line" or layout.chosen.path is not None:
+        return 0
+    return next((at for at, label in enumerate(reversed(labels)) if label is not None), len(labels))
