@@ -200,7 +200,7 @@ def _text(file: UserFile, lines: Sequence[str], asked: Columns, *, one_a_line: b
         header = first.casefold() in KNOWN
         return Layout("lines", ("1",), choose(file, ("1",), asked, {}), header)
     chosen = choose(file, names, asked, samples)
-    if header and len(rows) == 1:
+    if header and len(filled) == 1:
         raise file.invalid("has a header line and no rows below it.")
     return Layout("delimited", names, chosen, header, delimiter)
 
