@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from shoal.errors import InvalidRequest, UnknownModel
-from shoal.paths import confine
-from shoal.schemas import CustomModel, TransformOverride
+from shoal.paths import confine, shortened
+from shoal.schemas import CustomModel, KeyMapping, TransformOverride
 from shoal.settings import Settings
 
 from extractor import timm_names
@@ -28,6 +28,7 @@ __all__ = ["ModelSpec", "Readiness", "Transform", "WeightsSource", "all_models",
 BUILT_IN = Path(__file__).with_name("models.toml")
 USER_CATALOGUE = "catalogue.toml"
 """Read from the models root when `SHOAL_CATALOGUE` names no other file."""
+LONGEST_NAME = 300
 TIMM_PREFIX = "timm:"
 HANDLER_PREFIX = "handler:"
 
@@ -43,10 +44,8 @@ class _TransformRow(BaseModel):
     crop_mode: CropMode | None = None
 
 
-class _Row(BaseModel):
+class _Row(KeyMapping):
     """One table ``[models.<name>]`` of a catalogue file."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     description: str = ""
     backend: Literal["torch", "tfserving"] = "torch"
@@ -121,6 +120,8 @@ def resolve(
         The handler is not on the operator's allow-list, or the user's catalogue cannot be read.
     """
     settings = settings or Settings()
+    if isinstance(model, str) and len(model) > LONGEST_NAME:
+        raise UnknownModel(f"There is no model {shortened(model)!r}: a name has at most {LONGEST_NAME} characters.")
     if isinstance(model, CustomModel):
         return _custom(model, models_root, settings)
     if model.startswith(TIMM_PREFIX):
@@ -204,6 +205,9 @@ def _spec(name: str, row: _Row, settings: Settings, *, check_handler: bool = Tru
         architecture=row.architecture or (base.architecture if base else f"{HANDLER_PREFIX}{row.handler}"),
         weights=WeightsSource("served", files=(name,)) if row.backend == "tfserving" else _source(row, base),
         layout=row.layout or ("timm" if base else "none" if row.backend == "tfserving" else "auto"),
+        prefix=row.prefix,
+        rename=row.rename_pairs(),
+        ignore=tuple(row.ignore),
         transform=_merged(base.transform if base else Transform(), row.transform),
         dim=row.dim if row.dim or row.embedding != "pooled" else (base.dim if base else None),
         embedding=row.embedding,
@@ -264,7 +268,7 @@ def _timm(name: str) -> ModelSpec:
     if found is None:
         near = difflib.get_close_matches(name, timm_names.names(), n=5, cutoff=0.5)
         raise UnknownModel(
-            f"timm {timm_names.version()} has no model {name!r}."
+            f"timm {timm_names.version()} has no model {shortened(name)!r}."
             + (f" Near: {', '.join(TIMM_PREFIX + n for n in near)}." if near else ""),
             near=[TIMM_PREFIX + n for n in near],
         )
@@ -317,6 +321,9 @@ def _custom(model: CustomModel, models_root: Path, settings: Settings) -> ModelS
         architecture=base.architecture,
         weights=weights,
         layout=model.layout,
+        prefix=model.prefix,
+        rename=model.rename_pairs(),
+        ignore=tuple(model.ignore),
         transform=transform,
         dim=dim,
         embedding=model.embedding,
@@ -336,7 +343,7 @@ def _architecture(name: str, models_root: Path, settings: Settings) -> ModelSpec
         return known[name]
     near = difflib.get_close_matches(name, [*known, *timm_names.names()], n=5, cutoff=0.5)
     raise UnknownModel(
-        f"There is no architecture {name!r}."
+        f"There is no architecture {shortened(name)!r}."
         + (f" Near: {', '.join(near)}." if near else "")
         + " Name one of timm's, such as 'resnet50', or of the catalogue's.",
         near=near,
@@ -352,6 +359,7 @@ def _unknown(name: str, models_root: Path, settings: Settings) -> UnknownModel:
         near = [TIMM_PREFIX + n for n in difflib.get_close_matches(name, timm_names.names(), n=5, cutoff=0.5)]
     hint = f" Near: {', '.join(near)}." if near else ""
     return UnknownModel(
-        f"There is no model {name!r} in the catalogue.{hint} `GET /models` lists all; timm's are `timm:<name>`.",
+        f"There is no model {shortened(name)!r} in the catalogue.{hint} `GET /models` lists all; timm's are "
+        "`timm:<name>`.",
         near=near,
     )

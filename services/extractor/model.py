@@ -54,6 +54,12 @@ class Model:
         )
 
     @property
+    def loaded_record(self) -> ModelRecord:
+        """`record`, with how the checkpoint was read; loads the network when there is a checkpoint."""
+        has_checkpoint = self.spec.backend == "torch" and self.record.weights_file is not None
+        return self.backend.record if has_checkpoint else self.record
+
+    @property
     def backend(self) -> Backend:
         """The loaded model."""
         if self._backend is None:
@@ -89,7 +95,7 @@ class Model:
         JobError
             The model is not the one that the plan names.
         """
-        if self.record != plan.model:
+        if self.record != plan.model.asked():
             raise JobError(
                 f"The model {self.spec.name} is no longer the one that {plan.id} was begun with (its weights or its "
                 "description changed): submit the request again, which starts a new set of embeddings."

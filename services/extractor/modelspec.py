@@ -89,10 +89,13 @@ class WeightsSource:
         """The first of the accepted files that exists, the one inside the package last; None when there is none."""
         for name in self.files:
             path = models_root / name
-            if self.kind == "served":
-                path = max(path.glob("[0-9]*/saved_model.pb"), default=path)
-            if path.is_file():
-                return path
+            try:
+                if self.kind == "served":
+                    path = max(path.glob("[0-9]*/saved_model.pb"), default=path)
+                if path.is_file():
+                    return path
+            except (OSError, ValueError):  # A name that is too long for a disk, or a folder that cannot be read.
+                continue
         return self.packaged_file()
 
 
@@ -110,6 +113,8 @@ class ModelSpec:
         A name of timm, one of `extractor.architectures`, ``pixels`` (no network) or ``handler:<module>:<Class>``.
     layout
         Key layout of the checkpoint; ``auto`` tries all.
+    prefix, rename, ignore
+        Rules for the checkpoint's keys, as in `shoal.schemas.KeyMapping`.
     dim
         Width of the embedding; None when it is known only after loading.
     embedding
@@ -128,6 +133,9 @@ class ModelSpec:
     weights: WeightsSource
     transform: Transform
     layout: str = "auto"
+    prefix: str | None = None
+    rename: tuple[tuple[str, str], ...] = ()
+    ignore: tuple[str, ...] = ()
     dim: int | None = None
     embedding: str = "pooled"
     seed: int | None = None

@@ -42,7 +42,11 @@ def open_plan(ctx: JobContext, request: ExtractRequest, model: Model, settings: 
         return frozen
     ctx.progress("list")
     listing = list_images(request.images, settings.data)
-    embeddings = store.create_embeddings(make_plan(request, model, listing, settings.data), listing)
+    plan = make_plan(request, model, listing, settings.data)
+    if plan.id not in store.embeddings_ids():
+        # The id stays the same. A checkpoint that does not fit is refused here, before there is a set.
+        plan = plan.model_copy(update={"model": model.loaded_record})
+    embeddings = store.create_embeddings(plan, listing)
     ctx.save_checkpoint({CHECKPOINT: embeddings.id})
     return embeddings
 

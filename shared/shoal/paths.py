@@ -62,11 +62,20 @@ def confine(root: Path, relative: str, what: str) -> Path:
         path = (base / pure).resolve(strict=True)
     except (FileNotFoundError, NotADirectoryError):
         raise PathNotFound(f"`{what}` is {relative!r}: nothing of that name is below the root.", field=what) from None
-    except (OSError, RuntimeError) as error:
-        raise PathNotFound(f"`{what}` is {relative!r}: it cannot be opened ({error}).", field=what) from error
+    except OSError as error:
+        # The error's own text names the root's place on this machine.
+        why = os.strerror(error.errno) if error.errno else type(error).__name__
+        raise PathNotFound(f"`{what}` is {shortened(relative)!r}: it cannot be opened ({why}).", field=what) from error
+    except (RuntimeError, ValueError) as error:
+        raise PathNotFound(f"`{what}` is {shortened(relative)!r}: that cannot be a path.", field=what) from error
     if not path.is_relative_to(base):
         raise PathOutsideRoot(f"`{what}` is {relative!r}: a symlink on the way leaves the configured root.", field=what)
     return path
+
+
+def shortened(text: str, longest: int = 100) -> str:
+    """`text` as a message can show it."""
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from math import prod
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ByteSize,
     ConfigDict,
@@ -27,6 +28,7 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from shoal.jobs.states import JobState
+from shoal.keypatterns import LONGEST, check_ignored, check_pattern, check_replacement
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 NAME_RULE = "Use letters, digits, `.`, `_` and `-` only, and begin with a letter or a digit."
@@ -90,7 +92,53 @@ class TransformOverride(Request):
     std: list[Annotated[float, Field(gt=0, le=1000)]] | None = Field(None, min_length=3, max_length=3)
 
 
-class CustomModel(Request):
+_Replacement = Annotated[str, StringConstraints(max_length=LONGEST)]
+_Pattern = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST), AfterValidator(check_pattern)]
+_Ignored = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST), AfterValidator(check_ignored)]
+_Pair = Annotated[list[_Replacement], Field(min_length=2, max_length=2)]
+
+
+def _pairs(rename: list[list[str]] | dict[str, str]) -> list[list[str]] | dict[str, str]:
+    for pattern, replacement in rename.items() if isinstance(rename, dict) else rename:
+        if not pattern:
+            raise ValueError("an empty pattern fits every key: `^` begins a regular expression")
+        check_replacement(check_pattern(pattern), replacement)
+    return rename
+
+
+class KeyMapping(Request):
+    """How a checkpoint's keys become the network's, where no known layout says so.
+
+    ``module.`` and ``_orig_mod.`` are taken away first. What is not filled, or left over, is refused as ever.
+    """
+
+    prefix: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST)] | None = Field(
+        None,
+        description="What the network's keys begin with, such as `online_encoder.net.`: it is taken away. Tensors "
+        "whose key begins otherwise are set aside, and listed in the model's record.",
+    )
+    rename: Annotated[
+        Annotated[list[_Pair], Field(max_length=100)] | Annotated[dict[_Pattern, _Replacement], Field(max_length=100)],
+        AfterValidator(_pairs),
+    ] = Field(
+        default_factory=list,
+        description="Pairs of a pattern and its replacement, applied to each key one after the other, after `prefix`. "
+        "A pattern is the plain text that a key begins with, or a regular expression that begins with `^`; the "
+        "replacement of the latter may name its groups, as `\\1`.",
+    )
+    ignore: Annotated[list[_Ignored], Field(max_length=100)] = Field(
+        default_factory=list,
+        description="Tensors that may be left over: the plain text that a key begins with, a glob such as "
+        "`predictor.*`, or a regular expression that begins with `^`.",
+    )
+
+    def rename_pairs(self) -> tuple[tuple[str, str], ...]:
+        """`rename` as pairs, however it was written."""
+        pairs = self.rename.items() if isinstance(self.rename, dict) else self.rename
+        return tuple((pattern, replacement) for pattern, replacement in pairs)
+
+
+class CustomModel(KeyMapping):
     """A model that is in no catalogue."""
 
     architecture: str = Field(

@@ -120,6 +120,30 @@ def test_nonsense_is_refused(name: str, tmp_path: Path) -> None:
         catalogue.resolve(name, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 300, "x" * 100_000, "é" * 200, "a\0b", "../x", "a/b", "x/" * 150, "timm:" + "y" * 290, "\ud800", "\n"],
+)
+def test_a_name_that_no_disk_can_hold_is_an_unknown_model(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UnknownModel) as caught:
+        catalogue.resolve(name, tmp_path)
+    assert len(caught.value.detail) < 800
+    with pytest.raises(UnknownModel):
+        catalogue.resolve(CustomModel.model_construct(architecture=name, weights="random"), tmp_path)
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "x/" * 2000, "a\0b", "é" * 200])
+def test_weights_of_a_name_that_no_disk_can_hold_are_not_found(path: str, tmp_path: Path) -> None:
+    with pytest.raises((PathNotFound, PathOutsideRoot)) as caught:
+        catalogue.resolve(CustomModel(architecture="resnet18", weights=path), tmp_path)
+    assert str(tmp_path) not in caught.value.detail
+
+
+def test_a_catalogue_may_name_a_file_that_no_disk_can_hold(tmp_path: Path) -> None:
+    write_catalogue(tmp_path, f'[models.a]\narchitecture = "resnet18"\nfile = "{"x" * 300}"\n')
+    assert catalogue.resolve("a", tmp_path).readiness(tmp_path) == "needs_file"
+
+
 def test_any_timm_model_has_a_name(tmp_path: Path) -> None:
     spec = catalogue.resolve("timm:convnext_tiny.in12k", tmp_path)
     assert (spec.dim, spec.transform.crop_fraction, spec.layout) == (768, 0.95, "timm")

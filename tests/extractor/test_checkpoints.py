@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -190,6 +191,122 @@ def ema_only(b: State) -> Any:
     return {"model_ema": b, "epoch": 3}
 
 
+def other(b: State) -> State:
+    """Weights of a copy that must not be taken for the network."""
+    return {name: tensor * 0 for name, tensor in b.items()}
+
+
+def byol_pytorch(b: State) -> Any:
+    projector = mlp("online_encoder.projector.", 8, 8, 4, norm=True)
+    fc = {"online_encoder.net.fc.weight": torch.zeros(4, 8), "online_encoder.net.fc.bias": torch.zeros(4)}
+    online = {**prefixed("online_encoder.net.", b), **fc, **projector}
+    target = {name.replace("online", "target"): tensor * 0 for name, tensor in online.items()}
+    return {**prefixed("net.", b), **online, **target, **mlp("online_predictor.", 4, 8, 4, norm=True)}
+
+
+def byol_lightning(b: State) -> Any:
+    return {"state_dict": prefixed("learner.", byol_pytorch(b)), "epoch": 1, "loops": {}, "optimizer_states": []}
+
+
+def byol_with_networks(b: State) -> Any:
+    state = {
+        **prefixed("module.online_network.encoder.", b),
+        **mlp("module.online_network.projetion.net.", 8, 8, 4),
+        **prefixed("module.target_network.encoder.", other(b)),
+        **mlp("module.predictor.net.", 4, 8, 4),
+    }
+    return {"model": state, "optimizer": {}, "epoch": 3}
+
+
+def solo_learn(b: State) -> Any:
+    state = {
+        **prefixed("backbone.", b),
+        **mlp("projector.", 8, 8, 4, norm=True),
+        **prefixed("momentum_backbone.", other(b)),
+        **mlp("momentum_projector.", 8, 8, 4, norm=True),
+        **mlp("predictor.", 4, 8, 4),
+        **mlp("classifier.", 8, 4),
+        "queue": torch.zeros(2, 4, 8),
+    }
+    return {"state_dict": state, "epoch": 400, "optimizer_states": [{}], "hyper_parameters": {}}
+
+
+def lightly(b: State) -> Any:
+    state = {
+        **prefixed("backbone.", b),
+        **mlp("projection_head.layers.", 8, 8, 4, norm=True),
+        **mlp("prediction_head.layers.", 4, 8, 4),
+        **prefixed("teacher_backbone.", other(b)),
+        **mlp("teacher_projection_head.layers.", 8, 8, 4),
+        **mlp("online_classifier.linear.", 8, 4),
+        "criterion.memory_bank.bank": torch.zeros(8, 8),
+    }
+    return {"state_dict": state, "epoch": 99}
+
+
+def lightly_dino(b: State) -> Any:
+    heads = {**mlp("teacher_head.layers.", 8, 4), "teacher_head.last_layer.weight_v": torch.zeros(4, 4)}
+    state = {**prefixed("student_backbone.", other(b)), **prefixed("teacher_backbone.", b), **heads}
+    return {"state_dict": state | {"criterion.center": torch.zeros(1, 1, 4)}}
+
+
+CHILDREN = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
+
+
+def numbered(prefix: str, b: State) -> State:
+    """As ``nn.Sequential(*list(resnet.children())[:-1])`` names them."""
+    return {f"{prefix}{CHILDREN[n.partition('.')[0]]}.{n.partition('.')[2]}": tensor for n, tensor in b.items()}
+
+
+def lightly_sequential(b: State) -> Any:
+    heads = {**mlp("projection_head.layers.", 8, 4), **numbered("backbone_momentum.", other(b))}
+    return {"state_dict": {**numbered("backbone.", b), **heads}}
+
+
+def byol_sequential(b: State) -> Any:
+    online = {**numbered("encoder.", b), **mlp("projetion.net.", 8, 8, 4, norm=True)}
+    return {
+        "online_network_state_dict": online,
+        "target_network_state_dict": other(online),
+        "optimizer_state_dict": {"state": {0: torch.zeros(3)}},
+    }
+
+
+def vissl(b: State) -> Any:
+    head = {"0.clf.0.weight": torch.zeros(4, 8), "0.clf.0.bias": torch.zeros(4)}
+    model = {"trunk": prefixed("_feature_blocks.", b), "heads": head}
+    base = {
+        "model": model,
+        "optimizer": {"momentum": torch.zeros(3)},
+        "loss": {"queue": torch.zeros(3, 3)},
+        "meters": [],
+    }
+    return {"phase_idx": 1, "iteration": 2, "loss": {}, "classy_state_dict": {"base_model": base, "train_phase_idx": 1}}
+
+
+def densecl(b: State) -> Any:
+    neck = mlp("mlp.", 8, 8, 4)
+    state = {
+        **prefixed("backbone.", b),
+        **prefixed("encoder_q.0.", b),
+        **prefixed("encoder_q.1.", neck),
+        **prefixed("encoder_k.0.", other(b)),
+        **prefixed("encoder_k.1.", neck),
+        **{"queue": torch.zeros(4, 8), "queue_ptr": torch.zeros(1), "queue2": torch.zeros(4, 8)},
+        "queue2_ptr": torch.zeros(1),
+    }
+    return {"meta": {"epoch": 200}, "state_dict": state, "optimizer": {"state": {}}}
+
+
+def compiled(b: State) -> Any:
+    """torch.compile inside of DistributedDataParallel inside of a wrapper."""
+    return {"model": prefixed("model.module._orig_mod.", b)}
+
+
+def weight_average(b: State) -> Any:
+    return {"state_dict": {**prefixed("module.", b), "n_averaged": torch.tensor(7)}}
+
+
 WRITERS: dict[str, tuple[str, Callable[[State], Any]]] = {
     "InfoMin, MoCo v2, PIRL, InsDis of PyContrast": ("pycontrast", pycontrast),
     "PyContrast with a momentum encoder beside": ("pycontrast", pycontrast_with_ema),
@@ -207,6 +324,18 @@ WRITERS: dict[str, tuple[str, Callable[[State], Any]]] = {
     "Lightning": ("plain", lightning),
     "EMA": ("ema", ema_only),
     "state dict": ("timm", lambda b: b),
+    "BYOL of byol-pytorch": ("byol", byol_pytorch),
+    "BYOL of byol-pytorch in Lightning": ("byol", byol_lightning),
+    "BYOL with `online_network`": ("byol", byol_with_networks),
+    "BYOL with numbered children": ("sequential", byol_sequential),
+    "solo-learn": ("solo_learn", solo_learn),
+    "lightly": ("lightly", lightly),
+    "lightly's DINO": ("lightly", lightly_dino),
+    "lightly with numbered children": ("sequential", lightly_sequential),
+    "VISSL": ("vissl", vissl),
+    "DenseCL": ("densecl", densecl),
+    "torch.compile": ("plain", compiled),
+    "weight averaging": ("timm", weight_average),
 }
 
 
@@ -242,14 +371,23 @@ def test_what_is_left_over_is_named(backbone: nn.Module, tmp_path: Path) -> None
 
 def state_of(content: Any) -> State:
     """The tensors of a checkpoint, wherever they are."""
-    for part in ("state_dict", "model", "teacher", "model_ema"):
+    if isinstance(content, dict) and "classy_state_dict" in content:
+        return content["classy_state_dict"]["base_model"]["model"]["trunk"]
+    for part in ("state_dict", "model", "teacher", "model_ema", "online_network_state_dict"):
         if isinstance(content, dict) and part in content:
             return content[part]
     return content
 
 
+READ = re.compile(
+    r"(?!.*(momentum|target|student|_k\.|encoder_q\.0|^net\.|learner\.net)).*(layer2|(?<=\.)5)\.0\.conv2\.weight"
+)
+"""The tensor, under any layout's name, in the network that is read."""
+
+
 def conv_key(state: State) -> str:
-    return next(key for key in state if key.endswith("layer2.0.conv2.weight"))
+    found = [key for key in state if READ.fullmatch(key)]
+    return next((key for key in found if "teacher" not in key), found[-1])
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -537,4 +675,5 @@ def test_the_packaged_efficientnet_fits_name_by_name(tmp_path: Path) -> None:
 
 def test_every_layout_has_a_test() -> None:
     tested = {layout for layout, _ in WRITERS.values()} | {"simclrv2_pytorch", "mae", "efficientnet_pytorch"}
+    tested |= {"dinov2", "transformers"}  # In test_checkpoints_vit.py.
     assert {layout.name for layout in LAYOUTS} == tested

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shoal.settings import Settings
 from shoal.store import ModelRecord
+from shoal.store.manifest import KeyRules
 
 from extractor import weights
 from extractor.backends.base import Backend
@@ -40,7 +41,14 @@ def record_of(spec: ModelSpec, settings: Settings, on_progress: OnProgress | Non
         layout=spec.layout,
         embedding=spec.embedding,
         seed=spec.seed,
+        keys=key_rules(spec),
     )
+
+
+def key_rules(spec: ModelSpec) -> KeyRules | None:
+    """What the model's description says about its checkpoint's keys; None when it says nothing."""
+    rules = KeyRules(prefix=spec.prefix, rename=spec.rename, ignore=spec.ignore)
+    return None if rules == KeyRules() else rules
 
 
 def open_backend(spec: ModelSpec, settings: Settings, record: ModelRecord) -> Backend:

@@ -54,9 +54,9 @@ class TorchBackend:
 
     def __init__(self, spec: ModelSpec, settings: Settings, record: ModelRecord) -> None:
         self.transform: Transform = spec.transform
-        self.record = record
         self.device = pick_device(settings.device)
-        self.network = build_network(spec, settings).eval().requires_grad_(False).to(self.device)
+        network, self.record = build_network(spec, settings, record)
+        self.network = network.eval().requires_grad_(False).to(self.device)
         self._embedding = embedding.embedder(self.network, spec.embedding)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -106,8 +106,8 @@ class TorchBackend:
             return embeddings
 
 
-def build_network(spec: ModelSpec, settings: Settings) -> nn.Module:
-    """The network of ``spec``, filled from its checkpoint or by its seed.
+def build_network(spec: ModelSpec, settings: Settings, record: ModelRecord) -> tuple[nn.Module, ModelRecord]:
+    """The network of ``spec``, filled from its checkpoint or by its seed, and ``record`` with how the file was read.
 
     Raises
     ------
@@ -119,9 +119,17 @@ def build_network(spec: ModelSpec, settings: Settings) -> nn.Module:
     path = weights.locate(spec, settings.models)
     network = architectures.build(spec.architecture, size=spec.transform.size, seed=spec.seed)
     if path is not None:
-        report = checkpoints.load_into(network, path, spec.layout)
-        log.info("weights loaded", file=path.name, layout=report.layout, tensors=report.filled, heads=len(report.heads))
-    return network
+        report = checkpoints.load_into(network, path, spec.layout, record.keys)
+        log.info(
+            "weights loaded",
+            file=path.name,
+            layout=report.layout,
+            tensors=report.filled,
+            heads=len(report.heads),
+            ignored=len(report.ignored),
+        )
+        record = record.model_copy(update={"layout": report.layout, "loaded": report.record(spec.layout)})
+    return network, record
 
 
 def batch_part(device: torch.device, size: int) -> int:

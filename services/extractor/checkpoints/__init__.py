@@ -11,9 +11,11 @@ from typing import Any
 import timm
 import torch
 from shoal.errors import WeightsInvalid
+from shoal.store.manifest import KeyRules, LoadedCheckpoint
 from torch import Tensor, nn
 
 from extractor.checkpoints import files
+from extractor.checkpoints.contents import NO_RULES, read_part, unused_patterns
 from extractor.checkpoints.matching import Match, matches, signed
 from extractor.layouts import LAYOUTS, Layout
 
@@ -36,6 +38,10 @@ class LoadReport:
         Number of the network's tensors that were filled: all of them, but for `absent_counters`.
     heads
         Keys left over: they belong to heads that an embedding does not need.
+    ignored
+        Keys left over because the request's rules say so.
+    renamed
+        (key of the file, new name) of what the request's rules renamed.
     absent_counters
         BatchNorm's ``num_batches_tracked`` that old files lack; evaluation never reads them.
     other_parts
@@ -49,18 +55,36 @@ class LoadReport:
     prefix: str
     filled: int
     heads: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
     absent_counters: tuple[str, ...] = ()
     other_parts: tuple[str, ...] = ()
     merged: tuple[str, ...] = ()
 
+    def record(self, asked_layout: str) -> LoadedCheckpoint:
+        """What the store notes of it."""
+        return LoadedCheckpoint(
+            asked_layout=asked_layout,
+            container=self.container,
+            prefix=self.prefix,
+            filled=self.filled,
+            renamed=len(self.renamed),
+            ignored=self.ignored[:LISTED],
+            ignored_count=len(self.ignored),
+            heads=self.heads[:LISTED],
+            heads_count=len(self.heads),
+        )
 
-def load_into(module: nn.Module, path: Path, layout: str = "auto") -> LoadReport:
+
+def load_into(module: nn.Module, path: Path, layout: str = "auto", rules: KeyRules | None = None) -> LoadReport:
     """Fill `module`, which has no classifier, from the checkpoint at `path`.
 
     Parameters
     ----------
     layout
         A name of `extractor.layouts`; ``auto`` finds it.
+    rules
+        A prefix, renamings and left-over keys that are known for this checkpoint; the layout reads what they leave.
 
     Raises
     ------
@@ -69,20 +93,22 @@ def load_into(module: nn.Module, path: Path, layout: str = "auto") -> LoadReport
         over that belongs to no known head; or a tensor holds NaN or infinity.
     """
     content = files.read(path)
+    rules = rules or NO_RULES
     heads = _classifier_keys(module)
     tried: list[Match] = []
-    for candidate in _candidates(content, layout):
-        for match in matches(module, content, candidate, heads):
+    candidates = _candidates(content, layout, rules)
+    for candidate in candidates:
+        for match in matches(module, content, candidate, heads, rules):
             if match.complete:
                 _fill(module, match, path)
                 return _report(match)
             tried.append(match)
-    raise _refusal(path, content, layout, tried)
+    raise _refusal(path, content, layout, tried, rules)
 
 
-def _candidates(content: Mapping[str, Any], layout: str) -> list[Layout]:
+def _candidates(content: Mapping[str, Any], layout: str, rules: KeyRules) -> list[Layout]:
     if layout == "auto":
-        found = [known for known in LAYOUTS if signed(content, known)]
+        found = [known for known in LAYOUTS if signed(content, known, rules)]
         return [known for known in found if not known.averaged] or found
     found = [known for known in LAYOUTS if known.name == layout]
     if not found:
@@ -129,28 +155,33 @@ def _report(match: Match) -> LoadReport:
         prefix=match.prefix,
         filled=len(match.tensors),
         heads=tuple(match.heads),
+        ignored=tuple(match.ignored),
+        renamed=tuple(match.renamed),
         absent_counters=tuple(match.absent_counters),
         other_parts=tuple(match.other_parts),
         merged=tuple(match.merged),
     )
 
 
-def _refusal(path: Path, content: Mapping[str, Any], layout: str, tried: list[Match]) -> WeightsInvalid:
+def _refusal(
+    path: Path, content: Mapping[str, Any], layout: str, tried: list[Match], rules: KeyRules
+) -> WeightsInvalid:
     names = list(dict.fromkeys(match.layout.name for match in tried))
     if not tried:
-        parts = ", ".join(repr(str(key)) for key in list(content)[:SHOWN])
-        return WeightsInvalid(
-            f"{path.name} holds no tensors where the layout {layout!r} has them. At its top level are: {parts}.",
-            file=path.name,
-            layouts_tried=names,
-        )
+        return _nothing_read(path, content, layout, rules)
     best = min(tried, key=lambda match: match.faults)
     misshaped = [f"{key} is {_shape(has)}, needed {_shape(needed)}" for key, has, needed in best.misshaped]
+    renamed = [f"{key} to {name}" for key, name in best.renamed]
+    unused = unused_patterns(read_part(content, best.layout, rules), rules)
     sentences = [
         f"{path.name} does not fit the network (read as {best.layout.name!r}; tried: {', '.join(names)}).",
         _list("Missing", best.missing),
         _list("Unexpected", best.unexpected),
         _list("Of another shape", misshaped),
+        _list("Ignored", best.ignored),
+        _list("Renamed", renamed),
+        _list("Patterns of `rename` that fit no key", unused),
+        "" if best.misshaped or layout != "auto" else _advice(best),
     ]
     return WeightsInvalid(
         " ".join(s for s in sentences if s),
@@ -160,7 +191,27 @@ def _refusal(path: Path, content: Mapping[str, Any], layout: str, tried: list[Ma
         missing=best.missing[:LISTED],
         unexpected=best.unexpected[:LISTED],
         misshaped=misshaped[:LISTED],
+        ignored=best.ignored[:LISTED],
+        renamed=renamed[:LISTED],
     )
+
+
+def _advice(best: Match) -> str:
+    """What the request can say where no layout fits as it stands."""
+    if not best.missing:
+        return "`ignore` in the model's description names tensors that may be left over."
+    if not best.tensors and best.unexpected:
+        return "`prefix` or `rename` in the model's description says how the file's keys become the network's."
+    return ""
+
+
+def _nothing_read(path: Path, content: Mapping[str, Any], layout: str, rules: KeyRules) -> WeightsInvalid:
+    parts = ", ".join(repr(str(key)) for key in list(content)[:SHOWN])
+    if rules.prefix and any(read_part(content, known) for known in LAYOUTS):
+        says = f"{path.name} holds no key that begins with {rules.prefix!r} where the layout {layout!r} looks for it."
+    else:
+        says = f"{path.name} holds no tensors where the layout {layout!r} has them."
+    return WeightsInvalid(f"{says} At its top level are: {parts}.", file=path.name, layouts_tried=[])
 
 
 def _list(title: str, items: list[str]) -> str:

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 from shoal.errors import WeightsInvalid
 
+from extractor.checkpoints import kinds
+
 PLAIN_CLASSES = (argparse.Namespace,)
 """Classes without behaviour that training scripts store beside the tensors (their command line)."""
 
@@ -29,11 +31,24 @@ def read(path: Path) -> Mapping[str, Any]:
     WeightsInvalid
         The file is empty, broken, no checkpoint, or holds objects that need code.
     """
+    kind = kinds.kind_of(path)
+    if kind is not None:
+        says = kind.says.replace("FILE", path.name)
+        raise WeightsInvalid(f"{path.name} {says}", file=path.name, kind=kind.name)
     try:
         content = load_file(path) if _is_safetensors(path) else _load_pickle(path)
     except FileNotFoundError:
         raise
     except pickle.UnpicklingError as error:
+        whole = kinds.whole_object(path)
+        if whole is not None:
+            raise WeightsInvalid(
+                f"{path.name} holds a whole object, a {whole}, and is not read, because that could run any code. Store "
+                f"its state dict, where the code that wrote it is at hand: `model = torch.load({path.name!r}, "
+                f"weights_only=False)`, then `{kinds.SAVE_STATE}`.",
+                file=path.name,
+                kind="whole_object",
+            ) from error
         raise WeightsInvalid(
             f"{path.name} holds more than tensors and plain containers, and is not read, because that could run any "
             f"code: {_first_sentence(error)} Store its state dict alone, best as safetensors.",

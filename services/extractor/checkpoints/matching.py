@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from shoal.store.manifest import KeyRules
 from torch import Tensor, nn
 
 from extractor.checkpoints import names
-from extractor.layouts import TRAINING_STATE, Layout
+from extractor.checkpoints.contents import (
+    NO_RULES,
+    Entry,
+    Part,
+    accounted,
+    bare,
+    ignored,
+    parts_beside,
+    read_part,
+)
+from extractor.layouts import Layout
 
-WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 Heads = Callable[[], frozenset[str]]
 COUNTER = "num_batches_tracked"
 """BatchNorm's counter of batches: checkpoints before PyTorch 0.4.1 lack it and evaluation never reads it."""
@@ -36,6 +46,10 @@ class Match:
         (key of the file, its shape, the shape that the network needs).
     heads
         Keys of the file that belong to known heads.
+    ignored
+        Keys of the file that the request's rules let be left over, or that lack its prefix.
+    renamed
+        (key of the file, new name) of what the request's rules renamed.
     absent_counters
         BatchNorm counters that the file lacks: tolerated.
     other_parts
@@ -52,6 +66,8 @@ class Match:
     unexpected: list[str] = field(default_factory=list)
     misshaped: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    renamed: list[tuple[str, str]] = field(default_factory=list)
     absent_counters: list[str] = field(default_factory=list)
     other_parts: list[str] = field(default_factory=list)
     converted: bool = False
@@ -68,70 +84,127 @@ class Match:
         return len(self.missing) + len(self.unexpected) + len(self.misshaped)
 
 
-def matches(module: nn.Module, content: Mapping[str, Any], layout: Layout, heads: Heads) -> Iterator[Match]:
+@dataclass(frozen=True)
+class _Split:
+    """The entries of a part, parted by the layout's prefix.
+
+    Attributes
+    ----------
+    inside
+        With the prefix taken away and the layout's names made ours; those that the layout has no name for keep theirs.
+    outside
+        The others.
+    head_names
+        By key of the file: the name that tells whether an entry belongs to a head.
+    """
+
+    inside: list[Entry]
+    outside: list[Entry]
+    head_names: dict[str, str]
+
+    def is_head(self, layout: Layout, entry: Entry) -> bool:
+        return layout.is_head(self.head_names[entry.origins[0]])
+
+
+def matches(
+    module: nn.Module, content: Mapping[str, Any], layout: Layout, heads: Heads, rules: KeyRules = NO_RULES
+) -> Iterator[Match]:
     """Every way in which `layout` can read `content`: one per prefix that is there.
 
     Parameters
     ----------
     heads
         Gives the keys of the classifier that `module` was built without.
+    rules
+        What the request says about the keys.
     """
-    container = container_of(content, layout)
-    if container is None:
+    part = read_part(content, layout, rules)
+    if part is None:
         return
-    state = tensors_of(content, container)
-    others = [key for key, value in content.items() if key != container and not (container == "" and key in state)]
-    strange = [key for key in others if not _accounted(key, content[key])]
-    for prefix in layout.prefixes:
-        if any(_bare(key).startswith(prefix) for key in state):
-            match = _match(module, state, Match(layout, container, prefix), heads)
-            match.unexpected += strange
-            match.other_parts = [key for key in others if key not in strange]
-            yield match
+    beside = list(parts_beside(content, part.container))
+    strange = [name for name, value in beside if not accounted(name, value, rules)]
+    for prefix, copy in _prefixes(part, layout):
+        match = Match(layout, part.container, prefix, renamed=list(part.renamed))
+        match = _match(module, _split(part, layout, prefix, copy, module), match, heads)
+        _set_ignored_aside(match, part, rules)
+        match.unexpected += strange
+        match.other_parts = [name for name, _ in beside if name not in strange]
+        yield match
 
 
-def container_of(content: Mapping[str, Any], layout: Layout) -> str | None:
-    """The first of the layout's containers that holds tensors; None when there is none.
-
-    Only that one is read: to take, say, averaged weights because a key is missing from the others would hide a fault.
-    """
-    return next((c for c in layout.containers if tensors_of(content, c)), None)
-
-
-def tensors_of(content: Mapping[str, Any], container: str) -> dict[str, Tensor]:
-    """The tensors right below a part of the file, ``""`` for the file itself."""
-    part = content if container == "" else content.get(container)
-    if not isinstance(part, Mapping):
-        return {}
-    return {str(key): value for key, value in part.items() if isinstance(value, Tensor)}
-
-
-def signed(content: Mapping[str, Any], layout: Layout) -> bool:
+def signed(content: Mapping[str, Any], layout: Layout, rules: KeyRules = NO_RULES) -> bool:
     """Whether `content` carries the layout's sign, or the layout has none."""
-    container = container_of(content, layout)
-    if container is None or layout.sign is None:
-        return container is not None
-    return any(re.fullmatch(layout.sign, _bare(key)) for key in tensors_of(content, container))
+    part = read_part(content, layout, rules)
+    if part is None or layout.sign is None:
+        return part is not None
+    return any(re.fullmatch(layout.sign, entry.name) for entry in part.entries)
 
 
-def _match(module: nn.Module, state: Mapping[str, Tensor], match: Match, heads: Heads) -> Match:
-    wanted, layout = module.state_dict(), match.layout
+def _prefixes(part: Part, layout: Layout) -> list[tuple[str, bool]]:
+    """The layout's prefixes that are there, and whether they are those of averaged copies."""
+
+    def there(prefixes: Sequence[str]) -> list[str]:
+        return [p for p in prefixes if any(entry.name.startswith(p) for entry in part.entries)]
+
+    found = there(layout.prefixes)
+    if [p for p in found if p] or not layout.copies:
+        return [(prefix, False) for prefix in found]
+    return [(prefix, True) for prefix in there(layout.copies)[:1]] or [(prefix, False) for prefix in found]
+
+
+def _split(part: Part, layout: Layout, prefix: str, copy: bool, module: nn.Module) -> _Split:
     ours = rename(layout, module)
-    origin: dict[str, str] = {}
-    for key, tensor in state.items():
-        bare = _bare(key)
-        name = ours(bare[len(match.prefix) :]) if bare.startswith(match.prefix) else None
-        if name is not None and name in wanted and name not in origin:
-            match.tensors[name], origin[name] = tensor, key
-        elif layout.is_head(bare):
-            match.heads.append(key)
+    inside, outside, head_names = [], [], {}
+    for entry in part.entries:
+        name, key = entry.name, entry.origins[0]
+        head_names[key] = name
+        if not name.startswith(prefix):
+            outside.append(entry)
+            continue
+        rest = name[len(prefix) :]
+        if copy:  # The heads of a copy are named as those of the original.
+            head_names[key] = f"backbone.{rest}"
+        renamed = ours(rest)
+        if renamed is None:
+            outside.append(entry)
         else:
-            match.unexpected.append(key)
-    _compare(wanted, origin, match)
+            inside.append(Entry(renamed, entry.tensor, entry.origins))
+    return _Split(_joined(inside, layout, module.state_dict()), outside, head_names)
+
+
+def _joined(entries: list[Entry], layout: Layout, wanted: Mapping[str, Tensor]) -> list[Entry]:
+    """`entries` with the tensors put together that the network has as one."""
+    by_name = {entry.name: entry for entry in entries}
+    for pieces, whole in layout.joins:
+        for name in [name for name in wanted if re.fullmatch(rf"(.+\.)?{re.escape(whole)}\.\w+", name)]:
+            parts = [name.replace(whole, piece) for piece in pieces]
+            found = [by_name[part] for part in parts if part in by_name]
+            if len(found) == len(parts) and len({entry.tensor.shape[1:] for entry in found}) == 1:
+                for part in parts:
+                    del by_name[part]
+                origins = tuple(key for entry in found for key in entry.origins)
+                by_name[name] = Entry(name, torch.cat([entry.tensor for entry in found]), origins)
+    return list(by_name.values()) if layout.joins else entries
+
+
+def _match(module: nn.Module, split: _Split, match: Match, heads: Heads) -> Match:
+    wanted, layout = {bare(name): name for name in module.state_dict()}, match.layout
+    origin: dict[str, str] = {}
+    for entry in split.inside:
+        name = wanted.get(entry.name)
+        if name is not None and name not in origin:
+            match.tensors[name], origin[name] = entry.tensor, " + ".join(entry.origins)
+        elif split.is_head(layout, entry):
+            match.heads += entry.origins
+        else:
+            match.unexpected += entry.origins
+    for entry in split.outside:
+        (match.heads if split.is_head(layout, entry) else match.unexpected).extend(entry.origins)
+    _compare(module.state_dict(), origin, match)
     if match.unexpected:
-        _set_heads_aside(match, heads())
+        _set_heads_aside(match, split, heads())
     if layout.converted_by_timm and (match.unexpected or match.missing):
-        converted = _converted(module, state, match, heads)
+        converted = _converted(module, split, match, heads)
         if converted is not None and converted.faults < match.faults:
             return converted
     return match
@@ -146,10 +219,19 @@ def _compare(wanted: Mapping[str, Tensor], origin: Mapping[str, str], match: Mat
             match.misshaped.append((origin.get(name, name), tuple(given.shape), tuple(needed.shape)))
 
 
-def _set_heads_aside(match: Match, classifier: frozenset[str]) -> None:
-    found = [key for key in match.unexpected if _bare(key).removeprefix(match.prefix) in classifier]
-    match.heads += found
+def _set_heads_aside(match: Match, split: _Split, classifier: frozenset[str]) -> None:
+    found = [key for entry in split.inside if entry.name in classifier for key in entry.origins]
+    match.heads += [key for key in match.unexpected if key in found]
     match.unexpected = [key for key in match.unexpected if key not in found]
+
+
+def _set_ignored_aside(match: Match, part: Part, rules: KeyRules) -> None:
+    """Let go of what the request's rules allow, under any of the names that a key has here."""
+    if rules.ignore:
+        names = {key: entry.name for entry in part.entries for key in entry.origins}
+        match.ignored = [key for key in match.unexpected if ignored(rules, key, bare(key), names.get(key, key))]
+        match.unexpected = [key for key in match.unexpected if key not in set(match.ignored)]
+    match.ignored += part.set_aside
 
 
 def rename(layout: Layout, module: nn.Module) -> Callable[[str], str | None]:
@@ -164,12 +246,12 @@ def rename(layout: Layout, module: nn.Module) -> Callable[[str], str | None]:
         for pattern, replacement in layout.renames:
             if re.fullmatch(pattern, name):
                 return re.sub(pattern, replacement, name)
-        return None
+        return name if layout.others_stay else None
 
     return by_pattern
 
 
-def _converted(module: nn.Module, state: Mapping[str, Tensor], direct: Match, heads: Heads) -> Match | None:
+def _converted(module: nn.Module, split: _Split, direct: Match, heads: Heads) -> Match | None:
     """The match after the conversion that timm keeps for this architecture; None where it has none or it fails.
 
     timm's conversions also resample tensors whose shape does not fit. Here that counts as a wrong shape: a checkpoint
@@ -178,31 +260,32 @@ def _converted(module: nn.Module, state: Mapping[str, Tensor], direct: Match, he
     convert = getattr(sys.modules.get(type(module).__module__), "checkpoint_filter_fn", None)
     if convert is None:
         return None
-    inside = {_bare(key): key for key in state if _bare(key).startswith(direct.prefix)}
-    source = {bare[len(direct.prefix) :]: key for bare, key in inside.items()}
+    source = {entry.name: entry for entry in split.inside}
     try:
-        result = convert({name: state[key] for name, key in source.items()}, module)
+        result = convert({name: entry.tensor for name, entry in source.items()}, module)
     except (KeyError, IndexError, ValueError, RuntimeError, AttributeError, TypeError, AssertionError):
         return None
-    match = Match(direct.layout, direct.container, direct.prefix, converted=True)
+    match = Match(direct.layout, direct.container, direct.prefix, renamed=direct.renamed, converted=True)
     wanted = module.state_dict()
+    origin = {name: " + ".join(entry.origins) for name, entry in source.items()}
     for name, tensor in result.items():
-        before = state[source[name]] if name in source else None
+        before = source[name].tensor if name in source else None
         if before is not None and _resampled(before, tensor):
-            match.misshaped.append((source[name], tuple(before.shape), tuple(tensor.shape)))
+            match.misshaped.append((origin[name], tuple(before.shape), tuple(tensor.shape)))
         if name in wanted:
             match.tensors[name] = tensor
+        elif name in source and split.is_head(match.layout, source[name]):
+            match.heads += source[name].origins
         else:
-            match.unexpected.append(source.get(name, name))
+            match.unexpected += source[name].origins if name in source else [name]
     kept = {tensor.data_ptr() for tensor in result.values()}
-    gone = [key for name, key in source.items() if name not in result and state[key].data_ptr() not in kept]
-    match.merged = [key for key in gone if not match.layout.is_head(_bare(key))]
-    match.heads = [key for key in gone if match.layout.is_head(_bare(key))]
-    match.unexpected += [key for key in state if key not in inside.values()]
-    match.heads += [key for key in match.unexpected if match.layout.is_head(_bare(key))]
-    match.unexpected = [key for key in match.unexpected if key not in match.heads]
-    _set_heads_aside(match, heads())
-    _compare(wanted, source, match)
+    for name, entry in source.items():
+        if name not in result and entry.tensor.data_ptr() not in kept:
+            (match.heads if split.is_head(match.layout, entry) else match.merged).extend(entry.origins)
+    for entry in split.outside:
+        (match.heads if split.is_head(match.layout, entry) else match.unexpected).extend(entry.origins)
+    _set_heads_aside(match, split, heads())
+    _compare(wanted, origin, match)
     return match
 
 
@@ -216,20 +299,3 @@ def _resampled(before: Tensor, after: Tensor) -> bool:
     if before.ndim != after.ndim or before.ndim < 2 or after.shape[1] > before.shape[1]:
         return True
     return not torch.equal(before[:, before.shape[1] - after.shape[1] :], after)
-
-
-def _accounted(key: Any, value: Any) -> bool:
-    """Whether a part beside the network is training state, or holds no tensors at all."""
-    return re.fullmatch(TRAINING_STATE, str(key)) is not None or not _holds_tensors(value)
-
-
-def _holds_tensors(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return int(value.numel()) > 1
-    if isinstance(value, Mapping):
-        return any(_holds_tensors(v) for v in value.values())
-    return isinstance(value, list | tuple) and any(_holds_tensors(v) for v in value)
-
-
-def _bare(key: str) -> str:
-    return WRAPPERS.sub("", key)

@@ -7,10 +7,14 @@ imports a numerical library.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from shoal.schemas import NAME_PATTERN
+
+LONGEST_NAME = 100
 REPORT = Path("assets.extra") / "shoal.json"
 
 
@@ -40,7 +44,7 @@ def report(folder: Path, version: int) -> dict[str, Any] | None:
 
 def latest_report(root: Path, name: str) -> dict[str, Any] | None:
     """The report about the highest version of a model; None when there is no such model, or no report."""
-    if Path(name).name != name:
-        return None
+    if re.fullmatch(NAME_PATTERN, name) is None or len(name) > LONGEST_NAME:
+        return None  # Nothing is imported under such a name, and not every text can be looked for on a disk.
     found = versions(root / name)
     return report(root / name, found[-1]) if found else None

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
 
 from shoal.errors import StoreError
 from shoal.store.layout import SHARD_DIGITS
@@ -142,8 +142,56 @@ class Source(Record):
         )
 
 
+class KeyRules(Record):
+    """What the request or the catalogue says about a checkpoint's keys, beside its layout."""
+
+    prefix: str | None = None
+    rename: tuple[tuple[str, str], ...] = ()
+    ignore: tuple[str, ...] = ()
+
+
+class LoadedCheckpoint(Record):
+    """How a checkpoint was read.
+
+    Attributes
+    ----------
+    asked_layout
+        What was asked for, such as ``auto``; the id of a plan counts this one and not the layout that was found.
+    container, prefix
+        The part of the file, and what its keys begin with.
+    filled
+        Tensors of the network that were filled.
+    renamed
+        Tensors whose key a rule of the request changed.
+    ignored, heads
+        Keys left over: what the request's rules allow, and what belongs to known heads. The first 200 of each.
+    ignored_count, heads_count
+        How many there are.
+    """
+
+    asked_layout: str
+    container: str
+    prefix: str
+    filled: int
+    renamed: int = 0
+    ignored: tuple[str, ...] = ()
+    ignored_count: int = 0
+    heads: tuple[str, ...] = ()
+    heads_count: int = 0
+
+
 class ModelRecord(Record):
-    """What made the embeddings."""
+    """What made the embeddings.
+
+    Attributes
+    ----------
+    layout
+        Key layout that the checkpoint was found to have; what was asked for as long as it was not read.
+    keys
+        Rules for its keys that the request brought.
+    loaded
+        How the checkpoint was read. Not part of a plan's id.
+    """
 
     name: str
     backend: str
@@ -153,6 +201,20 @@ class ModelRecord(Record):
     layout: str | None = None
     embedding: str
     seed: int | None = None
+    keys: KeyRules | None = None
+    loaded: LoadedCheckpoint | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Plans from before these fields lack them, and keep their ids.
+        document: dict[str, Any] = serialise(self)
+        return {key: value for key, value in document.items() if value is not None or key not in ("keys", "loaded")}
+
+    def asked(self) -> ModelRecord:
+        """The record as it stands before the checkpoint is read: two of the same model are equal."""
+        if self.loaded is None:
+            return self
+        return self.model_copy(update={"layout": self.loaded.asked_layout, "loaded": None})
 
 
 class Plan(Record):
@@ -209,8 +271,12 @@ class Plan(Record):
 
 
 def plan_id(document: Mapping[str, Any]) -> str:
-    """Id that belongs to the content of a plan.json."""
+    """Id that belongs to the content of a plan.json: what was asked for, not what was found on the way."""
     content = {key: value for key, value in document.items() if key != "libraries"}
+    model = dict(document["model"])
+    if loaded := model.pop("loaded", None):
+        model["layout"] = loaded["asked_layout"]
+    content["model"] = model
     return f"{document['name']}-{hashlib.sha256(canonical_json(content)).hexdigest()[:12]}"
 
 

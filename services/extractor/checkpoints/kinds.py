@@ -1,0 +1,225 @@
+"""What a file is that is no checkpoint: recognised by its bytes, so that the error can say what to do with it."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickletools
+import struct
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+START = 4096
+"""Bytes that most kinds are told by."""
+PICKLE_LIMIT = 64 * 2**20
+"""Of a pickle that is looked through for the classes it names; tensors lie elsewhere."""
+PLAIN_CLASSES = {("collections", "OrderedDict"), ("builtins", "dict"), ("__builtin__", "dict"), ("builtins", "list")}
+SAVE_STATE = "torch.save(model.state_dict(), 'weights.pth')"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a file is, and what to do with it.
+
+    Attributes
+    ----------
+    name
+        Stable name for programs.
+    says
+        Goes on from the file's name: what it is and what would be right.
+    """
+
+    name: str
+    says: str
+
+
+EMPTY = Kind("empty", "is empty: the download or the copy stopped before it began. Fetch it again.")
+LFS_POINTER = Kind(
+    "lfs_pointer",
+    "is a pointer of Git LFS, not the file that it stands for: run `git lfs pull` in the repository that it comes "
+    "from, or download the file itself.",
+)
+HTML = Kind(
+    "html",
+    "is a web page, such as one that asks for a login or a confirmation: download the file itself, in a browser if "
+    "need be.",
+)
+TORCHSCRIPT = Kind(
+    "torchscript",
+    "is a TorchScript archive: it holds a program beside its weights, and programs are not run. Take its weights out "
+    "of it once, where you trust it: `torch.save(torch.jit.load('FILE').state_dict(), 'weights.pth')`.",
+)
+EXPORTED = Kind(
+    "torch_export",
+    "is a program exported by torch.export: take its weights out of it once, where you trust it: "
+    "`torch.save(torch.export.load('FILE').state_dict, 'weights.pth')`.",
+)
+ONNX = Kind(
+    "onnx",
+    "is an ONNX model: its tensors do not carry the names of the network's. Store the state dict of the network that "
+    f"it was exported from: `{SAVE_STATE}`.",
+)
+TENSORFLOW = Kind(
+    "tensorflow",
+    "belongs to a TensorFlow model: give the folder with `saved_model.pb` to `shoal models import-tf NAME FOLDER`. A "
+    "checkpoint without a graph (`.index` and `.data-…`) cannot be imported.",
+)
+KERAS = Kind(
+    "hdf5",
+    "is an HDF5 file, such as Keras writes: export the model in TensorFlow (`model.export('FOLDER')`) and give the "
+    "folder to `shoal models import-tf NAME FOLDER`.",
+)
+NUMPY = Kind("numpy", "is a NumPy file: store a PyTorch state dict or safetensors.")
+COMPRESSED = Kind("compressed", "is compressed: unpack it, and name the checkpoint that is in it.")
+ARCHIVE = Kind("archive", "is an archive of other files: unpack it, and name the checkpoint that is in it.")
+GGUF = Kind("gguf", "is a GGUF file, quantised for another program: use the published PyTorch weights or safetensors.")
+JSON = Kind(
+    "json",
+    "is text in JSON, such as a model's configuration or the index of a sharded checkpoint: name the file with the "
+    "weights. A checkpoint in several files has to be joined into one first.",
+)
+CUT_ZIP = Kind(
+    "cut_off", "is cut off: its end is missing. Compare its size and its sha256 with what its publisher states."
+)
+CUT_SAFETENSORS = Kind(
+    "cut_off",
+    "is a safetensors file that is cut off or damaged: compare its size and its sha256 with what its publisher states.",
+)
+
+
+def kind_of(path: Path) -> Kind | None:
+    """What the file is, if it is anything but a PyTorch checkpoint or safetensors."""
+    with path.open("rb") as file:
+        start = file.read(START)
+        if not start:
+            return EMPTY
+        for sniff in (_by_start, _zip, _by_end, _safetensors):
+            file.seek(0)
+            if kind := sniff(start, file):
+                return kind
+    return None
+
+
+def whole_object(path: Path) -> str | None:
+    """The class of the object that a pickle holds in place of a dict, such as ``torchvision.models.resnet.ResNet``.
+
+    Only the names in the pickle are read; nothing in it runs.
+    """
+    with suppress(Exception):  # A damaged pickle names nothing.
+        return next(_outermost(_pickle_of(path)), None)
+    return None
+
+
+def _by_start(start: bytes, _file: BinaryIO) -> Kind | None:
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:200].lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):
+        return HTML
+    if start.startswith(b"version https://git-lfs.github.com/"):
+        return LFS_POINTER
+    if start.startswith(b"model_checkpoint_path:"):
+        return TENSORFLOW
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return KERAS
+    if start.startswith(b"\x93NUMPY"):
+        return NUMPY
+    if start.startswith(b"GGUF"):
+        return GGUF
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf")):
+        return COMPRESSED
+    if start[257:262] == b"ustar" or start.startswith(b"Rar!"):
+        return ARCHIVE
+    if text.startswith((b"{", b"[")) and _is_text(start):
+        return JSON
+    return _protocol_buffer(start)
+
+
+def _is_text(start: bytes) -> bool:
+    return not any(byte < 32 and byte not in b"\t\n\r" for byte in start)
+
+
+def _protocol_buffer(start: bytes) -> Kind | None:
+    """ONNX's ModelProto begins with its version and then names its producer; a SavedModel with its schema's version."""
+    if start[:1] != b"\x08" or len(start) < 8:
+        return None
+    if (start[:3] == b"\x08\x01\x12" and b"serve" in start) or b"tensorflow" in start[:64].lower():
+        return TENSORFLOW
+    return ONNX if start[1] < 32 and start[2:3] in (b"\x12", b"\x1a", b"\x3a", b"\x42") else None
+
+
+def _zip(start: bytes, file: BinaryIO) -> Kind | None:
+    if not start.startswith(b"PK"):
+        return None
+    if not zipfile.is_zipfile(file):
+        return CUT_ZIP
+    with zipfile.ZipFile(file) as archive:
+        names = [name.partition("/")[2] or name for name in archive.namelist()]
+    if "constants.pkl" in names or any(name.startswith("code/") for name in names):
+        return TORCHSCRIPT
+    if any(name in ("archive_format", "serialized_exported_program.json") for name in names):
+        return EXPORTED
+    if "data.pkl" in names:
+        return None
+    return NUMPY if names and all(name.endswith(".npy") for name in names) else ARCHIVE
+
+
+def _by_end(_start: bytes, file: BinaryIO) -> Kind | None:
+    """TensorFlow's index of a checkpoint is a table of LevelDB, known by its last eight bytes."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - 8))
+    return TENSORFLOW if file.read() == struct.pack("<Q", 0xDB4775248B80FB57) else None
+
+
+def _safetensors(start: bytes, file: BinaryIO) -> Kind | None:
+    """A safetensors file whose tensors end beyond its own end."""
+    if start[8:9] != b"{" or len(start) < 9:
+        return None
+    size, length = file.seek(0, io.SEEK_END), int.from_bytes(start[:8], "little")
+    if length > 100 * 2**20:
+        return None
+    file.seek(8)
+    try:
+        header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return CUT_SAFETENSORS
+    return CUT_SAFETENSORS if 8 + length + max(ends, default=0) > size else None
+
+
+def _pickle_of(path: Path) -> bytes:
+    """The pickle with the structure: ``data.pkl`` of the zip format, or the last of the four of the format before."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            with archive.open(name) as member:
+                return member.read(PICKLE_LIMIT)
+    with path.open("rb") as file:
+        content = file.read(PICKLE_LIMIT)
+    stream = io.BytesIO(content)
+    for _ in range(3):  # The magic number, the protocol's version and the machine's facts.
+        for _opcode, _argument, _position in pickletools.genops(stream):
+            pass
+    return stream.read() or content
+
+
+def _outermost(content: bytes) -> Iterator[str]:
+    strings: list[str] = []
+    skip = ("PROTO", "FRAME", "MEMOIZE", "BINPUT", "PUT", "LONG_BINPUT")
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in skip or (opcode.name == "MARK" and not strings):
+            continue  # The format before 1.6 begins a network with a note, ("module", its class, its source).
+        if opcode.name == "GLOBAL":
+            module, _, name = str(argument).partition(" ")
+        elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:
+            module, name = strings[-2:]
+        elif "UNICODE" in opcode.name:
+            strings.append(str(argument))
+            continue
+        else:
+            return
+        if (module, name) not in PLAIN_CLASSES:
+            yield f"{module}.{name}"
+        return
