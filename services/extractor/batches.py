@@ -17,7 +17,7 @@ from shoal.store import Plan
 
 from extractor.backends.base import Backend
 from extractor.decode import DecodePool, Item, available_cores, prefetch_slots
-from extractor.decoder import Decoded, DecoderConfig, Undecodable
+from extractor.decoder import Decoded, DecoderConfig, Listed, Undecodable
 from extractor.modelspec import ModelSpec
 from extractor.sources import source_folder
 
@@ -59,7 +59,7 @@ def decode_pool(request: ExtractRequest, plan: Plan, spec: ModelSpec, settings: 
 
 
 def batches(
-    ctx: JobContext, pool: DecodePool, backend: Backend, paths: Iterable[str], batch_size: int
+    ctx: JobContext, pool: DecodePool, backend: Backend, paths: Iterable[str | Listed], batch_size: int
 ) -> Iterator[Batch]:
     """Decode and embed ``paths``; batches come in order, up to ``backend.max_in_flight`` are at work at once.
 
@@ -80,7 +80,7 @@ def batches(
 
 
 def _decoded(
-    ctx: JobContext, pool: DecodePool, paths: Iterable[str], batch_size: int, size: int
+    ctx: JobContext, pool: DecodePool, paths: Iterable[str | Listed], batch_size: int, size: int
 ) -> Iterator[tuple[list[Item], NDArray[np.uint8]]]:
     """Images with the pixels of those that could be decoded, (m, size, size, 3) with m ≤ ``batch_size``."""
     items: list[Item] = []

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shoal.errors import ImageDecoderDied, JobError
 
-from extractor.decoder import Decoded, DecoderConfig, Task, Undecodable, slots_of
+from extractor.decoder import Decoded, DecoderConfig, Listed, Task, Undecodable, slots_of
 
 DEPTH = 2
 """Tasks that a process holds: the one that it does, and the next, so that it never waits for us."""
@@ -105,13 +105,14 @@ class DecodePool:
         """Process ids of the decode processes that live now."""
         return [process.popen.pid for process in self._processes]
 
-    def stream(self, paths: Iterable[str], waiting: Callable[[], None] = lambda: None) -> Iterator[Item]:
+    def stream(self, paths: Iterable[str | Listed], waiting: Callable[[], None] = lambda: None) -> Iterator[Item]:
         """Decode ``paths``, relative to the config's folder; outcomes come in their order. Once per pool.
 
         Parameters
         ----------
         paths
-            Drawn from the feeder's thread, as far ahead as there are slots.
+            Drawn from the feeder's thread, as far ahead as there are slots. A path alone, without a stamp, is read
+            whatever has become of the file.
         waiting
             Called now and then while no image is ready; may raise to end the stream.
 
@@ -162,7 +163,7 @@ class DecodePool:
     # What follows runs in the feeder's thread. It also starts the processes: they are told to die with their parent,
     # which to Linux is the thread that started them.
 
-    def _feed(self, paths: Iterator[str]) -> None:
+    def _feed(self, paths: Iterator[str | Listed]) -> None:
         try:
             _Feed(self, enumerate(paths)).run()
             self._out.put(None)
@@ -207,10 +208,10 @@ class DecodePool:
 class _Feed:
     """One stream through the pool: what is to do, what is being done, what is done out of order."""
 
-    def __init__(self, pool: DecodePool, paths: Iterator[tuple[int, str]]) -> None:
+    def __init__(self, pool: DecodePool, paths: Iterator[tuple[int, str | Listed]]) -> None:
         self.pool = pool
         self.paths = paths
-        self.next_path: tuple[int, str] | None = next(paths, None)
+        self.next_path: tuple[int, str | Listed] | None = next(paths, None)
         self.again: deque[Task] = deque()
         self.deaths: dict[int, int] = {}
         self.done: dict[int, Item] = {}
@@ -256,7 +257,8 @@ class _Feed:
             return None
         index, path = self.next_path
         self.next_path = next(self.paths, None)
-        return Task(index, self.pool._free.popleft(), path)
+        listed = Listed(path, None) if isinstance(path, str) else path
+        return Task(index, self.pool._free.popleft(), listed.path, listed.stamp)
 
     def _take_in(self, process: _Process) -> None:
         try:

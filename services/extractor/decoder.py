@@ -14,18 +14,30 @@ import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from shoal.errors import ImageInvalid, ImageTooLarge
+from shoal.errors import ImageInvalid, ImageRemoved, ImageTooLarge, ImageUnreadable
 from shoal.jobs.lifeline import die_with_parent
 
+from extractor.filenames import candidates
+from extractor.formats import formats_of
 from extractor.images import decode_image, read_image_file
 from extractor.modelspec import Transform
 from extractor.preprocess import network_input, thumbnail
 
 BASE_BYTES = 2 * 2**30
 """What a decode process may have beside an image's pixels: libraries, and the largest file."""
+MESSAGE_CHARACTERS = 1000
+"""The most of what a decoding library says that is kept."""
+
+
+class Listed(NamedTuple):
+    """An image as the listing names it: the file must still have ``stamp`` when it is read, unless that is None."""
+
+    path: str
+    stamp: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +47,7 @@ class DecoderConfig:
     Attributes
     ----------
     root
-        No image outside of it is read; symlinks resolved.
+        No image outside of it is read; symlinks resolved. ``/`` where links may lead anywhere.
     folder
         Where the images' relative paths start.
     max_pixels
@@ -61,6 +73,7 @@ class Task:
     ticket: int
     slot: int
     path: str
+    stamp: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +106,46 @@ def slots_of(memory: mmap.mmap, transform: Transform) -> NDArray[np.uint8]:
 def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decoded | Undecodable:
     """Decode one image into ``slot``, (size, size, 3) uint8."""
     try:
-        data = read_image_file(config.root, config.folder / task.path)
-        image = decode_image(data, max_pixels=config.max_pixels)
+        data = _read(task, config)
+        image = decode_image(data, max_pixels=config.max_pixels, formats=formats_of(task.path))
         slot[:] = network_input(image, config.transform, max_pixels=config.max_pixels)
+        small = thumbnail(image) if config.thumbnails else None
     except ImageInvalid as error:
-        return Undecodable(task.ticket, error.code, error.detail)
+        return _undecodable(task, error.code, error.detail)
     except MemoryError:
-        return Undecodable(task.ticket, ImageTooLarge.code, "The image takes more memory than a decoder may have.")
+        return _undecodable(task, ImageTooLarge.code, "The image takes more memory than a decoder may have.")
+    except Exception as error:  # Whatever a picture does to a library, it costs that picture alone.
+        return _undecodable(
+            task, ImageInvalid.code, f"The image cannot be resized: {error or type(error).__name__}. Save it anew."
+        )
     return Decoded(
         ticket=task.ticket,
         width=image.width,
         height=image.height,
         file_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        thumbnail=thumbnail(image) if config.thumbnails else None,
+        thumbnail=small,
     )
+
+
+def _read(task: Task, config: DecoderConfig) -> bytes:
+    missing: ImageInvalid | None = None
+    for path in candidates(task.path):
+        try:
+            if task.stamp is None:
+                return read_image_file(config.root, config.folder / path)
+            return read_image_file(config.root, config.folder / path, task.stamp)
+        except ImageUnreadable as error:
+            missing = missing or error
+            if not isinstance(error, ImageRemoved):
+                break
+    raise missing or ImageUnreadable("The file has no name.")
+
+
+def _undecodable(task: Task, code: str, message: str) -> Undecodable:
+    # Libraries put what they read into what they say; it is stored as text.
+    text = message.encode("utf-8", "backslashreplace").decode("utf-8")
+    return Undecodable(task.ticket, code, text[:MESSAGE_CHARACTERS])
 
 
 def limit_memory(max_pixels: int) -> None:

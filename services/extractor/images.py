@@ -14,22 +14,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 from shoal.errors import (
+    ImageChanged,
     ImageEmpty,
     ImageInvalid,
     ImageOutsideRoot,
+    ImageRemoved,
     ImageTooLarge,
     ImageTruncated,
     ImageUnreadable,
     ImageUnrecognised,
+    ImageUnsupported,
     PathOutsideRoot,
 )
 from shoal.paths import open_confined
+
+from extractor.formats import DECODED, SNIFFED_BYTES, sniff
 
 # The size is checked from the header in `open_image`, where the limit is the operator's and the error has a code.
 Image.MAX_IMAGE_PIXELS = None
 
 MAX_FILE_BYTES = 2**30
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 _EXIF_ORIENTATION = 0x0112
@@ -44,13 +48,28 @@ _UPRIGHT = {
 }
 
 
-def read_image_file(root: Path, path: Path) -> bytes:
+def stamp_of(status: os.stat_result) -> str:
+    """Changes when the file does: what the listing notes, and what is compared when the file is read."""
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def read_image_file(root: Path, path: Path, stamp: str | None = None) -> bytes:
     """The bytes of ``path``, which must lie below ``root`` after following symlinks.
+
+    Parameters
+    ----------
+    stamp
+        What the listing says of the file; None when it was never listed. Compared before and after reading with what
+        is true of the very file that is read.
 
     Raises
     ------
+    ImageChanged
+        The file is not the one that was listed, or was written to while it was read.
+    ImageRemoved
+        It is not there any more.
     ImageUnreadable
-        The file is gone, no regular file, or may not be read.
+        It is no regular file, or may not be read.
     ImageOutsideRoot
         A symlink on the way leaves ``root``.
     ImageTooLarge
@@ -58,18 +77,35 @@ def read_image_file(root: Path, path: Path) -> bytes:
     """
     try:
         with open_confined(root, path) as file:
-            if (size := os.fstat(file.fileno()).st_size) > MAX_FILE_BYTES:
-                raise ImageTooLarge(f"The file has {size} bytes, more than the limit of {MAX_FILE_BYTES}.")
-            return file.read(size)
+            before = os.fstat(file.fileno())
+            if stamp is not None and stamp_of(before) != stamp:
+                raise _changed("since it was listed")
+            if before.st_size > MAX_FILE_BYTES:
+                raise ImageTooLarge(f"The file has {before.st_size} bytes, more than the limit of {MAX_FILE_BYTES}.")
+            data = file.read(before.st_size)
+            if len(data) != before.st_size or stamp_of(os.fstat(file.fileno())) != stamp_of(before):
+                raise _changed("while it was read")
+            return data
     except PathOutsideRoot as error:
         raise ImageOutsideRoot(error.detail) from None
-    except FileNotFoundError:
-        raise ImageUnreadable("The file is gone since it was listed, or its name is not valid UTF-8.") from None
-    except (OSError, RuntimeError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        if stamp is None:
+            raise ImageUnreadable("The file is gone.") from None
+        raise ImageRemoved(
+            "The file is gone since it was listed. Submit the request again, which makes a new plan without it."
+        ) from None
+    except (OSError, RuntimeError, ValueError) as error:
         raise ImageUnreadable(f"The file cannot be read: {_reason(error)}.") from error
 
 
-def decode_image(data: bytes, *, max_pixels: int) -> Image.Image:
+def _changed(when: str) -> ImageChanged:
+    return ImageChanged(
+        f"The file has changed {when}, so it has no embedding here: submit the request again, which makes a new plan "
+        "with the file as it is then."
+    )
+
+
+def decode_image(data: bytes, *, max_pixels: int, formats: tuple[str, ...] = DECODED) -> Image.Image:
     """Decode one image file to upright RGB: the first frame, alpha on white, 16 bit scaled to 8.
 
     Parameters
@@ -78,6 +114,8 @@ def decode_image(data: bytes, *, max_pixels: int) -> Image.Image:
         The whole file.
     max_pixels
         Larger images are refused from their header, before anything is decoded.
+    formats
+        Pillow's names of the formats to try: `extractor.formats.formats_of` knows those of a file's name.
 
     Returns
     -------
@@ -86,13 +124,13 @@ def decode_image(data: bytes, *, max_pixels: int) -> Image.Image:
 
     Raises
     ------
-    ImageEmpty, ImageUnrecognised, ImageTooLarge, ImageTruncated
+    ImageEmpty, ImageUnrecognised, ImageUnsupported, ImageTooLarge, ImageTruncated
         What is wrong with the bytes.
     """
     with warnings.catch_warnings():
         # Pillow warns of odd metadata, which the pixels do not depend on.
         warnings.simplefilter("ignore")
-        image = _open(data, max_pixels)
+        image = _open(data, max_pixels, formats)
         try:
             image.load()
             return _to_rgb(_upright(image))
@@ -104,21 +142,25 @@ def decode_image(data: bytes, *, max_pixels: int) -> Image.Image:
             raise ImageTruncated(f"The file is truncated or damaged: {_reason(error)}.") from error
 
 
-def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+def _open(data: bytes, max_pixels: int, formats: tuple[str, ...]) -> ImageFile.ImageFile:
     if not data:
         raise ImageEmpty("The file has zero bytes.")
+    found = sniff(data[:SNIFFED_BYTES])
+    if found is not None and not found.decoded:
+        raise ImageUnsupported(f"The file holds {found.name}, {found.advice}.")
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(BytesIO(data), formats=formats)
     except UnidentifiedImageError:
-        if data.startswith(_SIGNATURES):
+        if found is not None or data.startswith(_SIGNATURES):
             raise ImageTruncated("The file breaks off or is damaged within its header.") from None
         raise ImageUnrecognised("The content is no image in a known format, whatever the name ends with.") from None
     except Exception as error:  # As above: a damaged header can raise anything.
         raise ImageTruncated(f"The header is damaged: {_reason(error)}.") from error
-    if image.width * image.height > max_pixels:
+    pixels = image.width * image.height
+    if pixels > max_pixels:
         raise ImageTooLarge(
-            f"{image.width} x {image.height} pixels are more than the limit of {max_pixels} "
-            "(SHOAL_MAX_IMAGE_PIXELS): scale the image down, or raise the limit."
+            f"The image has {image.width} x {image.height} = {pixels:,} pixels, more than the limit of {max_pixels:,}: "
+            f"scale it down, or start the service with SHOAL_MAX_IMAGE_PIXELS={pixels} or more."
         )
     return image
 

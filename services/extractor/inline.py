@@ -59,13 +59,17 @@ class InlineFolder:
         Raises
         ------
         StoreFull, StoreError
-            They cannot be written.
+            They cannot be written; nothing is left behind.
         """
         folder = cls(root, secrets.token_hex(16))
-        with storage_errors(folder.path):
-            folder.path.mkdir(parents=True)
-            for index, data in enumerate(images):
-                (folder.path / image_name(index)).write_bytes(data)
+        try:
+            with storage_errors(folder.path):
+                folder.path.mkdir(parents=True)
+                for index, data in enumerate(images):
+                    (folder.path / image_name(index)).write_bytes(data)
+        except BaseException:
+            folder.remove()
+            raise
         return folder
 
     @property

@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from shoal.errors import ImageInvalid, NotFinite
+from shoal.errors import NotFinite, by_code
 from shoal.jobs.child import JobContext
 from shoal.settings import Settings
 
 from extractor import catalogue
-from extractor.images import decode_image, read_image_file
+from extractor.decode import DecodePool, available_cores
+from extractor.decoder import DecoderConfig, Undecodable
 from extractor.inline import InlineFolder, InlineRequest, InlineResult, image_name
 from extractor.model import Model
 from extractor.modelspec import Transform
-from extractor.preprocess import network_input
 
 
 def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
-    """Embed the images of one request, in this process: there are too few to start others for.
+    """Embed the images of one request.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     request = InlineRequest.model_validate(ctx.request)
     folder = InlineFolder(settings.store, request.inline)
     spec = catalogue.resolve(request.model, settings.models, settings=settings)
-    pixels = _pixels(folder, request.count, spec.transform, settings.max_image_pixels)
+    pixels = _pixels(ctx, folder, request.count, spec.transform, settings)
     with Model(spec, settings, ctx) as model:
         backend = model.backend
         ctx.progress("embed", 0, request.count, "images")
@@ -48,13 +48,20 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     return InlineResult(inline=folder.token, rows=len(vectors), dim=int(vectors.shape[1])).model_dump()
 
 
-def _pixels(folder: InlineFolder, count: int, transform: Transform, max_pixels: int) -> NDArray[np.uint8]:
+def _pixels(
+    ctx: JobContext, folder: InlineFolder, count: int, transform: Transform, settings: Settings
+) -> NDArray[np.uint8]:
+    """The pixels of every image, decoded as a job's are: by processes of their own, within the same limits."""
     root = folder.path.resolve()
+    config = DecoderConfig(root, root, transform, settings.max_image_pixels, thumbnails=False)
+    workers = min(count, settings.decode_workers or available_cores())
     pixels = np.empty((count, transform.size, transform.size, 3), np.uint8)
-    for index in range(count):
-        try:
-            image = decode_image(read_image_file(root, root / image_name(index)), max_pixels=max_pixels)
-            pixels[index] = network_input(image, transform, max_pixels=max_pixels)
-        except ImageInvalid as error:
-            raise type(error)(f"Input {index}: {error.detail}", input=index) from error
+    with DecodePool(config, workers=workers, slots=min(count, 2 * workers)) as pool:
+        for item in pool.stream(map(image_name, range(count)), waiting=ctx.raise_if_cancelled):
+            if isinstance(item.outcome, Undecodable):
+                detail = f"Input {item.index}: {item.outcome.message}"
+                raise by_code({"code": item.outcome.code, "detail": detail, "input": item.index})
+            if item.pixels is not None:
+                pixels[item.index] = item.pixels
+            pool.release(item)
     return pixels

@@ -18,7 +18,7 @@ from shoal.store import EmbeddingSet, RowMetadata, ShardWriter, Store
 from shoal.store.partial import Segment
 
 from extractor.batches import Batch
-from extractor.decoder import Decoded, Undecodable
+from extractor.decoder import Decoded, Listed, Undecodable
 from extractor.failures import Failure
 
 COMMITS_WAITING = 2
@@ -116,11 +116,11 @@ class ShardSink:
                 self._commit(self._resumed.pop(number).writer)
         return failures
 
-    def paths(self) -> Iterator[str]:
-        """The paths of the images to embed, in the order in which `add` expects their outcomes."""
+    def paths(self) -> Iterator[Listed]:
+        """The images to embed as they were listed, in the order in which `add` expects their outcomes."""
         for number in self._missing:
-            paths = self._slice(number, ["image_path"]).column("image_path")
-            yield from paths.slice(self._skip.get(number, 0)).to_pylist()
+            rows = self._slice(number, ["image_path", "stamp"]).slice(self._skip.get(number, 0))
+            yield from map(Listed, *(column.to_pylist() for column in rows.columns))
 
     def add(self, batch: Batch) -> list[Failure]:
         """Write a batch.

@@ -21,8 +21,11 @@
     │       ├── ImageEmpty           image_empty               422
     │       ├── ImageTruncated       image_truncated           422
     │       ├── ImageUnrecognised    image_unrecognised        422
+    │       │   └── ImageUnsupported image_unsupported         422
     │       ├── ImageTooLarge        image_too_large           422
     │       ├── ImageUnreadable      image_unreadable          422
+    │       │   └── ImageRemoved     image_removed             422
+    │       ├── ImageChanged         image_changed             422
     │       ├── ImageOutsideRoot     image_outside_root        422
     │       ├── ImageDecoderDied     image_decoder_died        422
     │       └── ImageNotFinite       image_not_finite          422
@@ -206,12 +209,24 @@ class ImageUnrecognised(ImageInvalid):
     code = "image_unrecognised"
 
 
+class ImageUnsupported(ImageUnrecognised):
+    code = "image_unsupported"
+
+
 class ImageTooLarge(ImageInvalid):
     code = "image_too_large"
 
 
 class ImageUnreadable(ImageInvalid):
     code = "image_unreadable"
+
+
+class ImageRemoved(ImageUnreadable):
+    code = "image_removed"
+
+
+class ImageChanged(ImageInvalid):
+    code = "image_changed"
 
 
 class ImageOutsideRoot(ImageInvalid):

@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from extractor import decode as module
+from extractor import decoder
 from extractor.decode import DecodePool, Item, prefetch_slots
-from extractor.decoder import Decoded, DecoderConfig, Undecodable
-from extractor.images import decode_image
+from extractor.decoder import Decoded, DecoderConfig, Listed, Task, Undecodable
+from extractor.filenames import listed_names
+from extractor.images import decode_image, stamp_of
 from extractor.modelspec import Transform
 from extractor.preprocess import network_input
 from shoal.errors import JobError
@@ -33,7 +35,9 @@ def pool_of(folder: Path, *, workers: int = 2, slots: int = 6, root: Path | None
         yield pool
 
 
-def drain(pool: DecodePool, paths: list[str], on_item: Callable[[Item], None] = lambda item: None) -> list[Item]:
+def drain(
+    pool: DecodePool, paths: Sequence[str | Listed], on_item: Callable[[Item], None] = lambda item: None
+) -> list[Item]:
     """Every outcome, with a copy of its pixels, since slots are used again."""
     items = []
     for item in pool.stream(paths):
@@ -85,6 +89,60 @@ def test_bad_files_between_good_ones_cost_only_themselves(folder: Path, make: Ma
         "image_outside_root",
         "image_too_large",
     ]
+
+
+def test_a_file_that_is_not_the_listed_one_is_an_error(folder: Path, make: Make) -> None:
+    names = ["edited.png", "removed.png", "replaced.png", "same.png", "touched.png"]
+    listed = [Listed(name, stamp_of(make(name).stat())) for name in names]
+    make("edited.png", 7)
+    (folder / "removed.png").unlink()
+    make("other.png", 8).replace(folder / "replaced.png")
+    os.utime(folder / "touched.png", ns=(1, 1))
+    with pool_of(folder) as pool:
+        outcomes = [item.outcome for item in pool.stream(listed)]
+    codes = [outcome.code if isinstance(outcome, Undecodable) else None for outcome in outcomes]
+    assert codes == ["image_changed", "image_removed", "image_changed", None, "image_changed"]
+    for outcome in outcomes:
+        assert isinstance(outcome, Decoded) or "ubmit the request again" in outcome.message
+
+
+def test_names_that_are_not_utf8_are_decoded(folder: Path, make: Make) -> None:
+    names = [
+        os.fsdecode(name) for name in (b"caf\xe9.png", b"\xff.png", b"\\udcff.png", b"a\\b\xff.png", b"\xff\\xff.png")
+    ]
+    for index, name in enumerate(names):
+        try:
+            make("new.png", index).rename(folder / name)
+        except OSError:
+            pytest.skip("the file system takes only UTF-8")
+    stamps = [stamp_of((folder / name).stat()) for name in names]
+    shown = listed_names(names)
+    assert len(set(shown)) == len(names)
+    assert shown[:3] == ["caf\\udce9.png", "\\xff.png", "\\udcff.png"]
+    with pool_of(folder) as pool:
+        items = drain(pool, [Listed(*each) for each in zip(shown, stamps, strict=True)])
+    for name, item in zip(names, items, strict=True):
+        image = decode_image((folder / name).read_bytes(), max_pixels=LIMIT)
+        assert item.pixels is not None, item.outcome
+        np.testing.assert_array_equal(item.pixels, network_input(image, TRANSFORM, max_pixels=LIMIT))
+
+
+@pytest.mark.parametrize("part", ["network_input", "thumbnail"])
+def test_whatever_a_picture_does_to_a_library_costs_that_picture_alone(
+    folder: Path, make: Make, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    make("0.png")
+
+    def fail(*_: object, **__: object) -> None:
+        raise SystemError("tile cannot extend outside image \udcff")
+
+    monkeypatch.setattr(decoder, part, fail)
+    config = DecoderConfig(folder, folder, TRANSFORM, LIMIT, thumbnails=True)
+    outcome = decoder.decode(Task(0, 0, "0.png"), config, np.zeros((32, 32, 3), np.uint8))
+    assert isinstance(outcome, Undecodable)
+    assert outcome.code == "image_invalid"
+    assert "tile cannot extend" in outcome.message
+    assert outcome.message.encode("utf-8")
 
 
 def test_no_more_images_are_decoded_ahead_than_there_are_slots(folder: Path, make: Make) -> None:

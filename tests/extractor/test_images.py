@@ -5,24 +5,32 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from extractor.images import decode_image, read_image_file
+from extractor import images
+from extractor.formats import formats_of
+from extractor.images import decode_image, read_image_file, stamp_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from shoal.errors import (
+    ImageChanged,
     ImageEmpty,
     ImageInvalid,
     ImageOutsideRoot,
+    ImageRemoved,
     ImageTooLarge,
     ImageTruncated,
     ImageUnreadable,
     ImageUnrecognised,
+    ImageUnsupported,
 )
 
 LIMIT = 128_000_000
@@ -45,7 +53,7 @@ def ramp(mode: str = "RGB", size: tuple[int, int] = (32, 24)) -> Image.Image:
     return Image.merge("RGB", [Image.fromarray(np.roll(grey, shift, axis=0)) for shift in (0, 5, 9)]).convert(mode)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP", "JPEG2000", "QOI"])
 def test_lossless_formats_give_the_pixels_that_were_saved(kind: str) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
     np.testing.assert_array_equal(pixels(saved(ramp(), kind, **options)), np.asarray(ramp()))
@@ -140,7 +148,41 @@ def test_of_an_animation_the_first_frame_counts(kind: str) -> None:
     assert pixels(data)[0, 0].tolist() == [255, 0, 0]
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM"])
+def test_avif_is_decoded() -> None:
+    data = saved(ramp(), "AVIF", quality=100, subsampling="4:4:4")
+    assert np.abs(pixels(data).astype(int) - np.asarray(ramp())).mean() < 3
+
+
+def test_tga_has_no_signature_so_its_name_counts() -> None:
+    data = saved(ramp(), "TGA")
+    image = decode_image(data, max_pixels=LIMIT, formats=formats_of("x.TGA"))
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(ramp()))
+    with pytest.raises(ImageUnrecognised):
+        decode_image(data, max_pixels=LIMIT, formats=formats_of("x.jpg"))
+    with pytest.raises(ImageTruncated):
+        decode_image(data[:1000], max_pixels=LIMIT, formats=formats_of("x.tga"))
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (HEIC, "HEIC"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf" + bytes(100), "HEIC"),
+        (b"\xff\x0a" + bytes(100), "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100), "JPEG XL"),
+        (b"8BPS\0\x01" + bytes(100), "PSD"),
+        (b"<svg xmlns='x'/>", "SVG"),
+    ],
+)
+def test_a_known_format_that_is_not_decoded_is_named(data: bytes, name: str) -> None:
+    with pytest.raises(ImageUnsupported, match=f"{name}, which .*: (convert|render) it to"):
+        pixels(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "QOI"])
 @pytest.mark.parametrize("kept", [0.05, 0.5, 0.95])
 def test_a_truncated_file_is_an_error_never_a_half_grey_picture(kind: str, kept: float) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -173,7 +215,11 @@ def png_header(width: int, height: int, bits: int = 1) -> bytes:
 def test_a_600_megapixel_png_is_refused_from_its_header() -> None:
     data = png_header(30_000, 20_000)
     assert len(data) < 100_000
-    with pytest.raises(ImageTooLarge, match="SHOAL_MAX_IMAGE_PIXELS"):
+    with pytest.raises(
+        ImageTooLarge,
+        match="30000 x 20000 = 600,000,000 pixels, more than the limit of 128,000,000: scale it down, or start the "
+        "service with SHOAL_MAX_IMAGE_PIXELS=600000000",
+    ):
         pixels(data)
 
 
@@ -200,6 +246,30 @@ class TestReading:
     def test_a_vanished_file(self, tmp_path: Path) -> None:
         with pytest.raises(ImageUnreadable, match="gone"):
             read_image_file(tmp_path, tmp_path / "gone.png")
+
+    def test_a_listed_file_that_vanished(self, tmp_path: Path) -> None:
+        with pytest.raises(ImageRemoved, match="gone since it was listed"):
+            read_image_file(tmp_path, tmp_path / "gone.png", "1:1")
+
+    def test_a_file_written_to_while_it_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "x.png"
+        path.write_bytes(b"before")
+        stamp = stamp_of(path.stat())
+        opened = images.open_confined
+
+        @contextmanager
+        def edited(root: Path, path: Path) -> Iterator[Any]:
+            with opened(root, path) as file:
+                yield SimpleNamespace(
+                    fileno=file.fileno, read=lambda size: (file.read(size), path.write_bytes(b"after!"))[0]
+                )
+
+        monkeypatch.setattr(images, "open_confined", edited)
+        os.utime(path, ns=(5, 5))
+        with pytest.raises(ImageChanged, match="since it was listed"):
+            read_image_file(tmp_path, path, stamp)
+        with pytest.raises(ImageChanged, match="while it was read"):
+            read_image_file(tmp_path, path, "6:5")
 
     def test_a_folder_called_like_an_image(self, tmp_path: Path) -> None:
         (tmp_path / "x.png").mkdir()

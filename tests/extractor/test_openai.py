@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,6 +118,37 @@ def test_without_a_worker_it_says_so_and_leaves_nothing_behind(
     (job,) = queue.list().jobs
     assert (job.state, answer.json()["job"]) == ("cancelled", f"/jobs/{job.id}")
     assert not list((settings.store / "inline").iterdir())
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    client: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    answer = client.post("/v1/embeddings", json={"model": "raw_pixels", "input": RED})
+    assert (answer.status_code, answer.json()["code"]) == (507, "store_full")
+    assert not list((settings.store / "inline").iterdir())
+
+
+def test_an_image_that_kills_its_decoder_costs_its_request_alone(
+    client: TestClient, worker: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program"
+    program.mkdir()
+    (program / "sitecustomize.py").write_text(
+        "import os, signal\nfrom extractor import decoder\nreal = decoder.read_image_file\n"
+        "def read(root, path, *stamp):\n    data = real(root, path, *stamp)\n"
+        "    if b'evil' in data:\n        os.kill(os.getpid(), signal.SIGKILL)\n    return data\n"
+        "decoder.read_image_file = read\n"
+    )
+    evil = "data:image/png;base64," + base64.b64encode(b"evil").decode()
+    monkeypatch.setenv("PYTHONPATH", str(program))
+    answer = client.post("/v1/embeddings", json={"model": "raw_pixels", "input": [RED, evil]})
+    assert (answer.status_code, answer.json()["code"], answer.json()["input"]) == (422, "image_decoder_died", 1)
+    answer = client.post("/v1/embeddings", json={"model": "raw_pixels", "input": [RED]})
+    assert answer.status_code == 200
 
 
 def test_abandoned_requests_are_swept_away(

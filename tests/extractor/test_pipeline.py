@@ -275,9 +275,43 @@ class TestResume:
         embeddings = done(settings, result)
         assert first.checkpoint == {"embeddings": embeddings.id}
         assert (result["rows"], result["failed"]) == (19, 1)
-        assert embeddings.errors().column("code").to_pylist() == ["image_unreadable"]
+        assert embeddings.errors().column("code").to_pylist() == ["image_removed"]
         # A new request sees the new files.
         assert pipeline.run(job(), settings)["embeddings"] != embeddings.id
+
+    def test_a_file_edited_between_attempts_is_an_error_never_a_mixture(
+        self, settings: Settings, make: Make, job: NewJob, hooked: Callable[..., None]
+    ) -> None:
+        self.stop_in(1, hooked, RuntimeError("power cut"))
+        first = job()
+        with pytest.raises(RuntimeError):
+            pipeline.run(first, settings)
+        make("17.png", 99)
+        hooked(lambda rows: rows)
+        result = pipeline.run(job(checkpoint=first.checkpoint), settings)
+        (error,) = done(settings, result).errors().to_pylist()
+        assert (error["image_path"], error["code"]) == ("17.png", "image_changed")
+        assert "submit the request again" in error["message"]
+        # A new request sees the file as it is now.
+        again = done(settings, pipeline.run(job(), settings))
+        assert (again.failed, again.id == result["embeddings"]) == (0, False)
+
+    def test_a_file_replaced_while_the_job_runs_is_an_error(
+        self, settings: Settings, make: Make, job: NewJob, hooked: Callable[..., None]
+    ) -> None:
+        def replace(rows: np.ndarray) -> np.ndarray:
+            other = make("other.png", 98)
+            other.replace(settings.data / "set" / "19.png")
+            hooked(lambda rows: rows)
+            return rows
+
+        before = make("18.png", 18).stat()
+        hooked(replace)
+        # So few at once that the last file is read after the first batch is embedded.
+        result = pipeline.run(job(batch_size=1, images={"path": "set"}), settings)
+        errors = done(settings, result).errors().to_pylist()
+        assert [(row["image_path"], row["code"]) for row in errors] == [("19.png", "image_changed")]
+        assert before.st_mtime_ns == (settings.data / "set" / "18.png").stat().st_mtime_ns
 
     def test_the_same_request_again_returns_at_once(
         self, settings: Settings, job: NewJob, hooked: Callable[..., None]
