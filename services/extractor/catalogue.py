@@ -17,6 +17,7 @@ from shoal.errors import InvalidRequest, UnknownModel
 from shoal.paths import confine, shortened
 from shoal.schemas import CustomModel, KeyMapping, TransformOverride
 from shoal.settings import Settings
+from shoal.userfiles import UserFile, require_regular
 
 from extractor import timm_names
 from extractor.layouts import LAYOUT_NAMES
@@ -29,6 +30,7 @@ BUILT_IN = Path(__file__).with_name("models.toml")
 USER_CATALOGUE = "catalogue.toml"
 """Read from the models root when `SHOAL_CATALOGUE` names no other file."""
 LONGEST_NAME = 300
+_MOST_BYTES = 4 << 20
 TIMM_PREFIX = "timm:"
 HANDLER_PREFIX = "handler:"
 
@@ -156,9 +158,9 @@ def all_models(models_root: Path, *, settings: Settings | None = None) -> list[M
 def catalogue_files(models_root: Path, settings: Settings) -> list[Path]:
     """The catalogue files in use; a later one overrules the earlier."""
     user = settings.catalogue or models_root / USER_CATALOGUE
-    if settings.catalogue is not None and not user.is_file():
+    if settings.catalogue is not None and not user.exists():
         raise InvalidRequest(f"The catalogue {user} (SHOAL_CATALOGUE) does not exist.")
-    return [BUILT_IN, user] if user.is_file() else [BUILT_IN]
+    return [BUILT_IN, user] if user.exists() else [BUILT_IN]
 
 
 def _rows(path: Path) -> dict[str, _Row]:
@@ -168,9 +170,10 @@ def _rows(path: Path) -> dict[str, _Row]:
 
 @lru_cache(maxsize=8)
 def _read(path: Path, _mtime: int, _size: int) -> dict[str, _Row]:
+    content = UserFile(path, f"The catalogue {path}", InvalidRequest).read_text(_MOST_BYTES)
     try:
-        document = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document = _File.model_validate(tomllib.loads(content))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The catalogue {path} is not valid TOML: {error}.") from error
     except ValidationError as error:
         raise InvalidRequest(f"The catalogue {path}: {_sentence(error)}.") from error
@@ -311,8 +314,12 @@ def _custom(model: CustomModel, models_root: Path, settings: Settings) -> ModelS
         name = f"{base.architecture}-random{model.seed}"
     else:
         path = confine(models_root, model.weights, "weights")
-        if not path.is_file():
-            raise InvalidRequest(f"`weights` is {model.weights!r}: that is a folder, name the checkpoint file in it.")
+        try:
+            require_regular(path.stat())
+        except OSError as error:
+            raise InvalidRequest(
+                f"`weights` is {model.weights!r}: {error}. Name a checkpoint file.", field="weights"
+            ) from error
         weights = WeightsSource("file", files=(model.weights,))
         name = f"{base.architecture}-{path.name.partition('.')[0]}"
     return ModelSpec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -289,3 +290,24 @@ def test_a_handler_needs_the_operators_word(tmp_path: Path) -> None:
 def test_the_environment_lists_handlers_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_HANDLERS", "a:A, b.c:B ,")
     assert Settings().handlers == {"a:A", "b.c:B"}
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_or_a_huge_file_in_place_of_a_catalogue_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "catalogue.toml")
+    with pytest.raises(InvalidRequest, match=r"catalogue\.toml cannot be read: it is a named pipe"):
+        catalogue.all_models(tmp_path)
+    (tmp_path / "catalogue.toml").unlink()
+    write_catalogue(tmp_path, "")
+    os.truncate(tmp_path / "catalogue.toml", 2 << 30)
+    with pytest.raises(InvalidRequest, match=r"catalogue\.toml is too large"):
+        catalogue.all_models(tmp_path)
+
+
+@pytest.mark.timeout(30)
+def test_weights_that_are_no_file_are_refused_for_what_they_are(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    (tmp_path / "folder").mkdir()
+    for name, kind in (("pipe.pth", "a named pipe"), ("folder", "a folder")):
+        with pytest.raises(InvalidRequest, match=f"`weights` is '{name}': it is {kind}"):
+            catalogue.resolve(CustomModel(architecture="resnet18", weights=name), tmp_path)

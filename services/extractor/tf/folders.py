@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from shoal.errors import FileUnusable
 from shoal.schemas import NAME_PATTERN
+from shoal.userfiles import UserFile
 
 LONGEST_NAME = 100
 REPORT = Path("assets.extra") / "shoal.json"
@@ -36,8 +38,8 @@ def served_models(root: Path) -> Iterator[tuple[str, int]]:
 def report(folder: Path, version: int) -> dict[str, Any] | None:
     """What the import wrote about a version; None for a model that came here in another way."""
     try:
-        document = json.loads((folder / str(version) / REPORT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = json.loads(UserFile(folder / str(version) / REPORT).read_text())
+    except (FileUnusable, ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
 

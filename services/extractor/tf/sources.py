@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from google.protobuf.message import DecodeError
 from shoal.errors import ImportInvalid
+from shoal.userfiles import UserFile
 
 from extractor.tf.stubs import SavedModel
 
@@ -19,6 +20,8 @@ SUBFOLDERS = ("hub", "saved_model")
 """Where published archives keep the SavedModel beside their checkpoints."""
 SWITCH_NAMES = ("is_training", "training", "trainable", "train", "phase_train")
 """What inputs that tell training from inference are called."""
+_MOST_BYTES = (2 << 30) - 1
+"""What a protocol buffer can have at most."""
 PREFERRED_SIGNATURES = ("encode", CALL, "serving_default", "default")
 PREFERRED_OUTPUTS = ("final_avg_pool", "avepool_feat", "embedding")
 
@@ -107,9 +110,10 @@ def read_folder(source: Path) -> SavedModelFolder:
     """
     folder = _locate(source)
     proto = SavedModel()
+    content = UserFile(folder / "saved_model.pb", error=ImportInvalid).read_bytes(_MOST_BYTES)
     try:
-        proto.ParseFromString((folder / "saved_model.pb").read_bytes())
-    except (DecodeError, OSError) as error:
+        proto.ParseFromString(content)
+    except DecodeError as error:
         raise ImportInvalid(f"{folder / 'saved_model.pb'} is not a SavedModel: {error}.") from error
     if not proto.meta_graphs:
         raise ImportInvalid(f"{folder / 'saved_model.pb'} holds no graph: the file is empty or cut short.")
