@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -57,6 +59,22 @@ def test_a_request_becomes_a_job(api: TestClient, queue: JobQueue, planted: Plan
     claim = queue.claim(["cluster"], "worker")
     assert claim is not None
     assert claim.job.id == job["id"]
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_place_of_a_class_map_blocks_no_request(
+    queue: JobQueue, store: Store, settings: Settings, planted: Planted, make_set: MakeSet, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    os.mkfifo(tmp_path / "data" / "map.csv")
+    scored = {"embeddings": make_set("val", *planted(40)), "class_map": {"file": "map.csv"}}
+    body = {"embeddings": {"train": make_set("train", *planted()), "score": [scored]}, "clusters": 4}
+    with TestClient(build(settings.model_copy(update={"data": tmp_path / "data"}), queue, store)) as api:
+        for _ in range(3):
+            answer = api.post("/cluster", json=body)
+            assert code_of(answer) == (422, "labels_invalid")
+            assert "named pipe" in answer.json()["detail"]
+        assert api.get("/healthz").status_code == 200
 
 
 def test_requests_that_cannot_work_are_refused_at_once(

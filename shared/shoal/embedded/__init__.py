@@ -3,7 +3,8 @@
 from shoal.embedded.process import Process, free_port
 from shoal.embedded.queue import find_queue, open_queue
 from shoal.embedded.runfile import RunningStack, find_stack
-from shoal.embedded.stack import Stack, StackError
+from shoal.embedded.server import StackError
+from shoal.embedded.stack import Stack
 
 __all__ = [
     "Process",
