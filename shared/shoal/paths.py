@@ -54,7 +54,7 @@ def confine(root: Path, relative: str, what: str) -> Path:
     pure = PurePosixPath(below(root, relative))
     if pure.is_absolute():
         raise PathOutsideRoot(
-            f"`{what}` is {relative!r}, which is not below the configured root: give a path relative to the root, or "
+            f"`{what}` is {relative!r}, which is not below the configured root. Give a path relative to the root, or "
             "start the service with another root.",
             field=what,
         )
