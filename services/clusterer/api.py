@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Path, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
-from shoal.errors import ClusteringNotFound
 from shoal.jobs.queue import JobQueue
 from shoal.schemas import ClusterRequest, Id, Job
 from shoal.settings import Settings
 from shoal.store import Store
+from shoal.store.survey import describe_all
 from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, create_app, submit
 from shoal.web.problems import problem_responses
 
@@ -55,13 +54,8 @@ def cluster(
 
 @router.get("/clusterings", tags=["clusterings"])
 def list_clusterings(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
-    """All clusterings, newest first."""
-    found = []
-    for clustering_id in store.clustering_ids():
-        # One may be deleted between the listing and the look at it.
-        with suppress(ClusteringNotFound):
-            found.append(summary(store.clustering(clustering_id)))
-    return {"clusterings": found}
+    """All clusterings, newest first; a damaged one is listed as `id`, `damaged` and the `problem`."""
+    return {"clusterings": describe_all(store.clustering_ids(), store.clustering, summary)}
 
 
 @router.get("/clusterings/{clustering_id}", tags=["clusterings"], responses=problem_responses(404, 422))
@@ -158,7 +152,7 @@ def get_assignments(
     clustering = store.clustering(clustering_id)
     name = f"{clustering_id}-assignments.{format}"
     if format == "parquet":
-        path = clustering.layout.assignments
+        path = clustering.check(clustering.layout.assignments)
         return FileResponse(path, media_type="application/vnd.apache.parquet", filename=name)
     blocks = csv_blocks(clustering) if format == "csv" else jsonl_blocks(clustering)
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
@@ -173,7 +167,8 @@ def get_assignments(
 )
 def get_report(clustering_id: Id, store: StoreDep) -> FileResponse:
     """The clustering as one HTML page that needs nothing else."""
-    return FileResponse(store.clustering(clustering_id).layout.report_html, media_type="text/html; charset=utf-8")
+    clustering = store.clustering(clustering_id)
+    return FileResponse(clustering.check(clustering.layout.report_html), media_type="text/html; charset=utf-8")
 
 
 @router.get(
@@ -184,7 +179,8 @@ def get_report(clustering_id: Id, store: StoreDep) -> FileResponse:
 )
 def get_contact_sheet(clustering_id: Id, store: StoreDep) -> FileResponse:
     """The members nearest to each centroid as one PNG, a row a cluster."""
-    return FileResponse(store.clustering(clustering_id).layout.contact_sheet, media_type="image/png")
+    clustering = store.clustering(clustering_id)
+    return FileResponse(clustering.check(clustering.layout.contact_sheet), media_type="image/png")
 
 
 @router.post("/clusterings/{clustering_id}/assign", tags=["assign"], responses=problem_responses(404, 409, 422, 503))

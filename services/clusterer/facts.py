@@ -24,7 +24,18 @@ _LINKS = ("metrics", "clusters", "classes", "confusion", "assignments", "report"
 
 
 def facts(clustering: Clustering) -> dict[str, Any]:
-    """What was clustered, how it ran, the first scored set's mean metrics and groups by level: JSON values only."""
+    """What was clustered, how it ran, the first scored set's mean metrics and groups by level: JSON values only.
+
+    Raises
+    ------
+    StoreCorrupt
+        A document of the clustering is damaged.
+    """
+    with clustering.reading(clustering.layout.spec):
+        return _facts(clustering)
+
+
+def _facts(clustering: Clustering) -> dict[str, Any]:
     base = f"/clusterings/{clustering.id}"
     first = clustering.metrics()["scored"][clustering.scored[0]]
     mean = first["mean"]
@@ -52,4 +63,6 @@ def result_of(clustering: Clustering) -> dict[str, Any]:
     """A job's result: where the clustering is, and its most asked-for figures."""
     shown = facts(clustering)
     kept = ("k", "dim", "seeds", "best_seed", "engine", "engine_reason", "iterations", "balance", "metrics")
-    return {"clustering": clustering.id, "rows": shown["n"], **{name: shown.get(name) for name in kept}}
+    optional = ("damaged_thumbnails",)
+    result = {"clustering": clustering.id, "rows": shown["n"], **{name: shown.get(name) for name in kept}}
+    return result | {name: shown[name] for name in optional if shown.get(name)}

@@ -11,7 +11,7 @@ from shoal.errors import ClusterNotFound, EmbeddingsNotFound, NotFound
 from shoal.store import EmbeddingSet, Store
 from shoal.store.clustering import Clustering
 
-from clusterer.report.gallery import data_uri
+from clusterer.report.gallery import data_uri, is_webp
 
 KINDS = ("nearest", "farthest", "borderline")
 SORTS: dict[str, tuple[str, Literal["ascending", "descending"]]] = {
@@ -103,6 +103,8 @@ def _rows(
         paths = shown.metadata(["image_path", "label"]).take(pa.array(rows)).drop_columns("row").to_pylist()
     found = {int(each["row"]): {**each, **path} for each, path in zip(assigned, paths, strict=True)}
     if images and shown is not None:
-        for row, image in shown.thumbnails(rows).items():
-            found[row]["thumbnail"] = data_uri(image)
+        # A picture that is missing or damaged is left out, like one that was never kept.
+        for row, image in shown.thumbnails(rows, damaged=[]).items():
+            if is_webp(image):
+                found[row]["thumbnail"] = data_uri(image)
     return found

@@ -89,9 +89,9 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         with watch("report"):
             ctx.progress("report", 0, 1, "reports")
             artefacts.write(writer, outcome)
-            write_report(writer.preview(), plan.scored[0], writer.layout)
+            damaged = write_report(writer.preview(), plan.scored[0], writer.layout)
             ctx.progress("report", 1, 1, "reports")
-        writer.run(artefacts.run_record(outcome, watch.seconds()))
+        writer.run({**artefacts.run_record(outcome, watch.seconds()), "damaged_thumbnails": damaged})
         ctx.raise_if_cancelled()
         writer.publish()
     work.remove()

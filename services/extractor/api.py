@@ -15,6 +15,7 @@ from shoal.paths import below
 from shoal.schemas import ExtractRequest, Id, Job
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
+from shoal.store.survey import describe_all
 from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, create_app, submit
 from shoal.web.problems import problem_responses
 
@@ -74,8 +75,8 @@ def describe(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
 
 @router.get("/embeddings", tags=["embeddings"])
 def list_embeddings(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
-    """All embeddings, finished or not."""
-    return {"embeddings": [store.embeddings(embeddings_id).summary() for embeddings_id in store.embeddings_ids()]}
+    """All embeddings, finished or not; a damaged set is listed as `id`, `damaged` and the `problem`."""
+    return {"embeddings": describe_all(store.embeddings_ids(), store.embeddings, EmbeddingSet.summary)}
 
 
 @router.get("/embeddings/{embeddings_id}", tags=["embeddings"], responses=problem_responses(404, 422))
@@ -106,9 +107,9 @@ def get_errors(
 )
 def delete_embeddings(embeddings_id: Id, store: StoreDep, queue: QueueDep, settings: SettingsDep) -> None:
     """Delete embeddings that no job waits for or works on."""
-    embeddings = store.embeddings(embeddings_id)
+    embeddings = store.embeddings_as_far_as_readable(embeddings_id)
     for job in unfinished_jobs(queue):
-        if uses(job, embeddings, settings.data):
+        if reads(job, embeddings_id) if embeddings is None else uses(job, embeddings, settings.data):
             raise EmbeddingsInUse(
                 f"The job {job.id} ({job.kind}, {job.state}) uses {embeddings_id}: wait for it, or cancel it with "
                 f"DELETE /jobs/{job.id}.",
@@ -136,7 +137,12 @@ def uses(job: Job, embeddings: EmbeddingSet, root: FolderPath) -> bool:
         source = embeddings.plan.source
         same_source = source.kind == "images" and below(root, str(images.get("path"))) == below(root, source.path)
         return not embeddings.complete and same_source
-    return embeddings.id in _texts(job.request.get("embeddings"))
+    return reads(job, embeddings.id)
+
+
+def reads(job: Job, embeddings_id: str) -> bool:
+    """Whether ``job`` names the embeddings in its request."""
+    return embeddings_id in _texts(job.request.get("embeddings"))
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -38,8 +38,8 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``embeddings`` (the id), ``rows``, ``failed``, ``dim``, and ``resumed_rows``: images that earlier attempts or
-        jobs had done.
+        ``embeddings`` (the id), ``rows``, ``failed``, ``dim``, ``resumed_rows``: images that earlier attempts or jobs
+        had done, and ``repaired_shards``: how many shards were damaged and are embedded again.
 
     Raises
     ------
@@ -65,6 +65,7 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         "failed": manifest.failed,
         "dim": manifest.dim,
         "resumed_rows": resumed,
+        "repaired_shards": len(embeddings.repaired_shards),
     }
 
 

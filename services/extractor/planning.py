@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from shoal.errors import EmbeddingsNotFound
+import structlog
+from shoal.errors import EmbeddingsNotFound, StoreCorrupt
 from shoal.paths import below
 from shoal.schemas import ExtractRequest, LabelFile
 from shoal.settings import Settings
@@ -21,6 +22,8 @@ from extractor.sources import list_images
 if TYPE_CHECKING:
     from shoal.jobs.child import JobContext
 
+_log = structlog.get_logger(__name__)
+
 CHECKPOINT = "embeddings"
 LIBRARIES = ("numpy", "pillow", "torch", "timm", "tensorflow")
 
@@ -30,6 +33,7 @@ def open_plan(ctx: JobContext, request: ExtractRequest, model: Model, settings: 
 
     An earlier attempt's plan is taken up as it was frozen, whatever has happened to the folder since; else the folder
     is listed. The same request on unchanged files makes the same plan, and so finds what other jobs have committed.
+    All that is committed is read and compared with its checksums: damaged shards are taken out and embedded again.
 
     Raises
     ------
@@ -43,10 +47,10 @@ def open_plan(ctx: JobContext, request: ExtractRequest, model: Model, settings: 
     ctx.progress("list")
     listing = list_images(request.images, settings.data)
     plan = make_plan(request, model, listing, settings.data)
-    if plan.id not in store.embeddings_ids():
+    if not store.has_plan(plan.id):
         # The id stays the same. A checkpoint that does not fit is refused here, before there is a set.
         plan = plan.model_copy(update={"model": model.loaded_record})
-    embeddings = store.create_embeddings(plan, listing)
+    embeddings = store.create_embeddings(plan, listing, lambda: ctx.progress("check"))
     ctx.save_checkpoint({CHECKPOINT: embeddings.id})
     return embeddings
 
@@ -56,8 +60,11 @@ def _frozen(ctx: JobContext, store: Store) -> EmbeddingSet | None:
     if embeddings_id is None:
         return None
     try:
-        return store.embeddings(embeddings_id)
+        return store.mended_embeddings(embeddings_id, lambda: ctx.progress("check"))
     except EmbeddingsNotFound:  # Deleted between two attempts: nothing is left to go on from.
+        return None
+    except StoreCorrupt as error:  # Its plan or listing: the same listing, made anew, mends them.
+        _log.warning("frozen plan damaged, listing again", error=error.detail)
         return None
 
 

@@ -66,6 +66,7 @@
     │   └── TransientFailure         transient_failure         503   worth another attempt
     ├── StoreError                   store_error               500
     │   ├── StoreCorrupt             store_corrupt             500
+    │   ├── StoreReadOnly            store_read_only           500
     │   └── StoreFull                store_full                507
     └── Unavailable                  unavailable               503
         └── QueueUnavailable         queue_unavailable         503
@@ -387,6 +388,10 @@ class StoreError(ShoalError):
 
 class StoreCorrupt(StoreError):
     code = "store_corrupt"
+
+
+class StoreReadOnly(StoreError):
+    code = "store_read_only"
 
 
 class StoreFull(StoreError):

@@ -15,6 +15,7 @@ from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.store import EmbeddingSet, Store
 from shoal.store.partial import SEGMENT_NAME
+from shoal.store.survey import survey
 
 DAY_S = 86_400.0
 WORK_AGE_S = DAY_S
@@ -77,8 +78,10 @@ def find(
                 "leave --incomplete-days out."
             )
         wanted = _wanted(queue)
-    for embeddings_id in store.embeddings_ids():
-        embeddings = store.embeddings(embeddings_id)
+    for entry in survey("embeddings", store.embeddings_ids(), store.embeddings):
+        if entry.error is not None:  # damaged: for `shoal repair` or a person to decide about
+            continue
+        embeddings_id, embeddings = entry.id, entry.item
         if incomplete_age_s is not None and _abandoned(embeddings, wanted, incomplete_age_s):
             folder = embeddings.layout.folder
             yield Garbage("incomplete", folder, _size(folder), embeddings_id)

@@ -11,7 +11,7 @@ from clusterer.report.page import render_page
 from clusterer.report.sheet import contact_sheet
 
 
-def write_report(clustering: Clustering, embeddings: EmbeddingSet, layout: ClusteringLayout) -> None:
+def write_report(clustering: Clustering, embeddings: EmbeddingSet, layout: ClusteringLayout) -> list[str]:
     """Write both files into the report folder of ``layout``; the same clustering gives the same bytes.
 
     Parameters
@@ -20,7 +20,14 @@ def write_report(clustering: Clustering, embeddings: EmbeddingSet, layout: Clust
         What to show.
     embeddings
         The scored set whose images are shown.
+
+    Returns
+    -------
+    list of str
+        Files of thumbnails that are missing or damaged. Pictures are decoration: a report goes without them.
     """
+    page, damaged = render_page(clustering, embeddings)
     with storage_errors(layout.report):
-        layout.report_html.write_text(render_page(clustering, embeddings), encoding="utf-8")
-        contact_sheet(clustering, embeddings, layout.contact_sheet)
+        layout.report_html.write_text(page, encoding="utf-8")
+        damaged += contact_sheet(clustering, embeddings, layout.contact_sheet)
+    return sorted(set(damaged))

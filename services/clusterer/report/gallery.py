@@ -28,12 +28,15 @@ class Gallery:
         WebP bytes by row, of the rows that have a thumbnail.
     paths
         Path of the image by row, of the rows shown.
+    damaged
+        Files of thumbnails that are missing or damaged: their rows are shown without a picture.
     """
 
     clusters: list[dict[str, Any]]
     total: int
     thumbnails: dict[int, bytes]
     paths: dict[int, str]
+    damaged: tuple[str, ...] = ()
 
 
 def open_gallery(
@@ -55,7 +58,11 @@ def open_gallery(
             cluster[kind] = cluster[kind][: members.get(kind, 0)]
     wanted = {row for cluster in shown for kind in members for row in cluster[kind]}
     ordered = np.array(sorted(wanted), dtype=np.int64)
-    return Gallery(shown, len(rows), embeddings.thumbnails(ordered), image_paths(embeddings, ordered.tolist()))
+    damaged: list[str] = []
+    thumbnails = embeddings.thumbnails(ordered, damaged=damaged)
+    pictures = {row: image for row, image in thumbnails.items() if is_webp(image)}
+    paths = image_paths(embeddings, ordered.tolist())
+    return Gallery(shown, len(rows), pictures, paths, tuple(damaged))
 
 
 def image_paths(embeddings: EmbeddingSet, rows: Iterable[int]) -> dict[int, str]:
@@ -63,6 +70,12 @@ def image_paths(embeddings: EmbeddingSet, rows: Iterable[int]) -> dict[int, str]
     wanted = list(rows)
     paths = embeddings.metadata(["image_path"]).column("image_path").take(wanted)
     return {row: str(path) for row, path in zip(wanted, paths.to_pylist(), strict=True)}
+
+
+def is_webp(image: bytes) -> bool:
+    """Whether these bytes are a whole WebP file, as far as its header tells."""
+    size = int.from_bytes(image[4:8], "little") + 8
+    return image[:4] == b"RIFF" and image[8:12] == b"WEBP" and len(image) >= size
 
 
 def data_uri(image: bytes) -> str:

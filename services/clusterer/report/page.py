@@ -14,8 +14,8 @@ from clusterer.report.tables import choice_table, class_table, confusions, extre
 MEMBERS = {"nearest": 7, "borderline": 4, "farthest": 3}
 
 
-def render_page(clustering: Clustering, embeddings: EmbeddingSet) -> str:
-    """The report as HTML.
+def render_page(clustering: Clustering, embeddings: EmbeddingSet) -> tuple[str, list[str]]:
+    """The report as HTML, and the files of thumbnails that it has to do without.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def render_page(clustering: Clustering, embeddings: EmbeddingSet) -> str:
     )
     gallery = open_gallery(clustering, embeddings, MEMBERS)
     shown = {row["cluster"] for row in gallery.clusters}
-    return environment.get_template("page.html.j2").render(
+    page = environment.get_template("page.html.j2").render(
         clustering=clustering,
         embeddings=embeddings.id,
         model=clustering.spec["model"]["name"],
@@ -50,6 +50,7 @@ def render_page(clustering: Clustering, embeddings: EmbeddingSet) -> str:
         percent=_percent,
         images={row: data_uri(image) for row, image in gallery.thumbnails.items()},
     )
+    return page, list(gallery.damaged)
 
 
 def _options(spec: dict[str, Any]) -> list[tuple[str, str]]:

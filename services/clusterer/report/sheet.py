@@ -25,7 +25,7 @@ def contact_sheet(
     *,
     columns: int = 10,
     max_clusters: int = MAX_CLUSTERS,
-) -> None:
+) -> list[str]:
     """Write a PNG with the members nearest to each centroid, largest cluster first.
 
     Beside each row stand the cluster's number and size, and with labels the most frequent one and its share.
@@ -40,6 +40,11 @@ def contact_sheet(
         Images a row.
     max_clusters
         Rows at most; a last line says how many clusters are left out.
+
+    Returns
+    -------
+    list of str
+        Files of thumbnails that are missing or damaged; a tile with the image's name stands for each of their images.
     """
     gallery = open_gallery(clustering, embeddings, {"nearest": columns}, most=max_clusters)
     left_out = gallery.total - len(gallery.clusters)
@@ -57,6 +62,7 @@ def contact_sheet(
         text = f"{left_out} smaller clusters are not shown."
         draw.text((MARGIN, height - MARGIN - 16), text, QUIET, _font(13))
     sheet.save(path, format="PNG")
+    return list(gallery.damaged)
 
 
 def _caption(draw: ImageDraw.ImageDraw, cluster: dict[str, Any], top: int) -> None:
@@ -88,7 +94,7 @@ def _tile(gallery: Gallery, row: int) -> Image.Image:
     tile = Image.new("RGB", (TILE, TILE), PAPER)
     try:
         image = Image.open(io.BytesIO(gallery.thumbnails[row])).convert("RGB")
-    except (KeyError, UnidentifiedImageError):
+    except (KeyError, UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
         tile.paste(NOTHING, (0, 0, TILE, TILE))
         name = gallery.paths[row].rpartition("/")[2][:16]
         ImageDraw.Draw(tile).text((6, TILE // 2 - 8), name, QUIET, _font(11))

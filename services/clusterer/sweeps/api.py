@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import FileResponse
-from shoal.errors import NotFound, SweepNotFound
+from shoal.errors import NotFound
 from shoal.schemas import MAX_POINTS, Id, Job, Name, SweepRequest
+from shoal.store.survey import describe_all
 from shoal.store.sweep_table import as_csv, as_parquet
 from shoal.store.sweeps import Sweep
 from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, submit
@@ -38,13 +38,8 @@ def sweep(
 
 @router.get("/sweeps")
 def list_sweeps(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
-    """All sweeps, newest first; one appears when its job starts."""
-    found = []
-    for sweep_id in store.sweep_ids():
-        # One may be deleted between the listing and the look at it.
-        with suppress(SweepNotFound):
-            found.append(_facts(store.sweep(sweep_id)))
-    return {"sweeps": found}
+    """All sweeps, newest first; one appears when its job starts. A damaged one is listed as `id` and `problem`."""
+    return {"sweeps": describe_all(store.sweep_ids(), store.sweep, _facts)}
 
 
 @router.get("/sweeps/{sweep_id}", responses=problem_responses(404, 422))

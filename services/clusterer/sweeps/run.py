@@ -48,6 +48,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     sweep = store.create_sweep(f"s-{ctx.id}", spec)
     started = time.perf_counter()
     if not sweep.complete:
+        sweep.drop_damaged_points(store.layout.trash)
         done = set(sweep.finished_points())
         progress = _Points(ctx, len(points), len(done))
         placement = place(problem_of(points), request.memory_limit or settings.memory_limit or default_limit())

@@ -1,16 +1,22 @@
-"""`import` and `verify`: what works on the store itself."""
+"""`import`, `verify` and `repair`: what works on the store itself."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shoal.cli.output import err
 from shoal.cli.paths import StoreRoot, expanded, split_label_file
-from shoal.errors import InvalidRequest
+from shoal.errors import InvalidRequest, StoreCorrupt
 from shoal.settings import Settings
+
+if TYPE_CHECKING:
+    from shoal.store import Plan, Store, VerifyReport
+    from shoal.store.repair import RepairReport
 
 
 def import_(
@@ -48,19 +54,84 @@ def import_(
 
 
 def verify(
-    ids: Annotated[list[str] | None, typer.Argument(help="Embeddings ids; all if left out.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="Ids of embeddings, clusterings or sweeps; all if left out.")
+    ] = None,
     store: StoreRoot = None,
 ) -> None:
-    """Check every checksum, row and value of embeddings in the store."""
+    """Read all that is stored: every checksum, row and value. Needs no running service."""
     from shoal.store import Store
 
     opened = Store(store or Settings().store)
     bad = 0
-    for embeddings_id in ids or opened.embeddings_ids():
-        report = opened.verify(embeddings_id)
+    for report in (opened.verify_any(each) for each in ids) if ids else opened.verify_all():
         bad += len(report.problems)
         for problem in report.problems:
-            err.print(f"{embeddings_id}: {problem}", highlight=False, markup=False)
-        typer.echo(f"{embeddings_id}: {'ok' if not report.problems else f'{len(report.problems)} problems'}")
+            err.print(f"{report.id}: {problem}", highlight=False, markup=False, soft_wrap=True)
+        typer.echo(f"{report.id}: {'ok' if report.ok else f'{len(report.problems)} problems'}{_unfinished(report)}")
     if bad:
+        err.print("`shoal repair ID` mends embeddings; damaged clusterings and sweeps are made again.", highlight=False)
         raise typer.Exit(1)
+
+
+def _unfinished(report: VerifyReport) -> str:
+    return f" ({report.missing_shards} shards are not written yet)" if report.missing_shards else ""
+
+
+def repair(
+    ids: Annotated[list[str], typer.Argument(help="Ids of embeddings.")],
+    store: StoreRoot = None,
+) -> None:
+    """Mend damaged embeddings: put misplaced files back, take damaged shards out. Needs no running service.
+
+    A shard that is taken out is missing: the same extract request embeds it again, and only it.
+    """
+    from shoal.store import Store
+
+    opened = Store(store or Settings().store)
+    left = 0
+    for each in ids:
+        if not opened.layout.embeddings(each).folder.is_dir():
+            found = opened.verify_any(each)
+            if not found.ok:
+                raise StoreCorrupt(f"The {found.kind} {each} cannot be repaired, only made again: {found.problems[0]}.")
+            typer.echo(f"{each}: ok, nothing to repair")
+            continue
+        report = opened.repair(each)
+        left += len(report.left)
+        for line in _repair_lines(opened, report):
+            typer.echo(f"{each}: {line}")
+        for problem in report.left:
+            err.print(f"{each}: {problem}", highlight=False, markup=False, soft_wrap=True)
+    if left:
+        raise typer.Exit(1)
+
+
+def _repair_lines(store: Store, report: RepairReport) -> Iterator[str]:
+    if report.untouched:
+        yield "ok, nothing to repair"
+    if report.restored:
+        yield f"put right: {', '.join(report.restored)}"
+    if report.removed:
+        numbers = ", ".join(map(str, report.removed))
+        yield f"taken out: shard{'s' if len(report.removed) > 1 else ''} {numbers}. Embed what is missing again with"
+        yield f"    {remake_command(store.embeddings(report.id).plan)}"
+    if report.left and report.kind == "import":
+        yield "imported, so nothing here can make it again: import the same file under the same name once more"
+    elif report.left:
+        yield "send the extract request that made it again: it writes these files anew, and embeds damaged shards"
+
+
+def remake_command(plan: Plan) -> str:
+    """The command line of the request that made a set, as far as its plan knows it."""
+    source = plan.source
+    words = ["shoal", "extract", source.path, "--model", plan.model.name, "--name", plan.name]
+    words += ["--dtype", plan.dtype, "--shard-rows", str(plan.shard_rows)]
+    if isinstance(source.labels, dict):
+        named = [source.labels.get(key) for key in ("file", "path_column", "label_column")]
+        words += ["--labels", ":".join(str(each) for each in named if each)]
+    elif source.labels:
+        words += ["--labels", source.labels]
+    if source.split:
+        words += ["--split", source.split]
+    return shlex.join(words)

@@ -14,15 +14,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from shoal.errors import StoreError, StoreFull
+from shoal.errors import StoreError, StoreFull, StoreReadOnly
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors about a full disk into `StoreFull`, other failures of I/O into `StoreError`.
+    """Turn the operating system's errors into `StoreFull` and `StoreReadOnly`, other failures of I/O into `StoreError`.
 
     ``FileNotFoundError`` and ``FileExistsError`` pass, since they tell callers who won a race.
     """
@@ -35,6 +36,13 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise StoreFull(
                 f"No space is left to write {path.name} ({os.strerror(error.errno)}): free some below {path.parent} "
                 "and submit the job again; it goes on from the last committed shard.",
+                path=str(path),
+            ) from error
+        if error.errno in _READ_ONLY:
+            raise StoreReadOnly(
+                f"{path} cannot be written ({os.strerror(error.errno)}): the store is read-only for this user. Reading "
+                "works; to write, give the user of this process write access to the folder, or set SHOAL_STORE to "
+                "another one.",
                 path=str(path),
             ) from error
         raise StoreError(f"{path} could not be written: {error}.", path=str(path)) from error
@@ -225,5 +233,9 @@ def remove_folder(folder: Path, trash: Path) -> bool:
             return False
         fsync_folder(folder.parent)
     for leftover in trash.iterdir():
-        shutil.rmtree(leftover, ignore_errors=True)
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                leftover.unlink()
     return True

@@ -19,9 +19,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shoal.errors import ClusteringNotFound, StoreCorrupt, StoreError
+from shoal.errors import ShoalError, StoreError
 from shoal.store.atomic import publish_folder, remove_folder, storage_errors
+from shoal.store.clustering_checks import check_metrics, check_spec, corrupt, not_found, read_records
+from shoal.store.commits import record_file
+from shoal.store.documents import why
+from shoal.store.integrity import damage_of
 from shoal.store.layout import ClusteringLayout, StoreLayout, is_id
+from shoal.store.manifest import FileRecord, FilesRecord
+from shoal.store.npyfile import NPY_ERRORS, read_npy
+from shoal.store.survey import ids_in
 
 FORMAT = 1
 ROW_GROUP = 131_072
@@ -104,7 +111,37 @@ class Clustering:
     def __init__(self, layout: ClusteringLayout, clustering_id: str | None = None) -> None:
         self.layout = layout
         self.id = clustering_id or layout.folder.name
+        self._records: dict[str, FileRecord] = {}
+        if layout.files.exists():  # clusterings of earlier versions have no checksums
+            with self.reading(layout.files, checked=False):
+                self._records = read_records(layout)
+        for path in (layout.spec, layout.metrics) if self._records else ():
+            self.check(path)
         self.spec: dict[str, Any] = self._json(layout.spec)
+        with self.reading(layout.spec):
+            check_spec(self.spec)
+
+    def check(self, path: Path) -> Path:
+        """``path``, one of the clustering's files, when its bytes are the recorded ones.
+
+        Raises
+        ------
+        StoreCorrupt
+            It is missing or damaged.
+        """
+        record = self._records.get(path.relative_to(self.layout.folder).as_posix())
+        try:
+            problem = damage_of(path, record) if record else None
+            if record is None and not path.is_file():
+                problem = "is missing"
+        except FileNotFoundError:
+            problem = "is missing"
+        if problem:
+            raise self._corrupt(path, problem)
+        return path
+
+    def _corrupt(self, path: Path, problem: str) -> ShoalError:
+        return corrupt(self.layout, path, problem, self.id)
 
     @property
     def k(self) -> int:
@@ -122,34 +159,37 @@ class Clustering:
 
     def metrics(self) -> dict[str, Any]:
         """What stands in metrics.json."""
-        return self._json(self.layout.metrics)
+        metrics = self._json(self.layout.metrics)
+        with self.reading(self.layout.metrics):
+            check_metrics(metrics, self.spec)
+        return metrics
 
     def transform_arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays of transform.npz by name."""
-        with self._reading(self.layout.transform), np.load(self.layout.transform, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        return self._archive(self.layout.transform)
 
     def centroids(self, seed: int | None = None) -> NDArray[np.float32]:
         """``(k, d) float32`` of one seed; of the best one by default."""
         path = self.layout.centroids if seed is None else self.layout.seed_centroids(seed)
-        with self._reading(path):
-            centroids: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        with self.reading(path):
+            centroids: NDArray[np.float32] = read_npy(path)
             return centroids
 
     def prices(self) -> NDArray[np.float64] | None:
         """``(k,) float64``: what each cluster adds to squared distances; None where sizes are not bounded."""
-        if not self.layout.prices.is_file():
+        if not self._has(self.layout.prices):
             return None
-        with self._reading(self.layout.prices):
-            prices: NDArray[np.float64] = np.load(self.layout.prices, allow_pickle=False)
+        with self.reading(self.layout.prices):
+            prices: NDArray[np.float64] = read_npy(self.layout.prices)
             return prices
 
     def hierarchy(self) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
         """By level from below: the group of each member of the level below, and the groups' centroids."""
-        if not self.layout.hierarchy.is_file():
+        if not self._has(self.layout.hierarchy):
             return []
-        with self._reading(self.layout.hierarchy), np.load(self.layout.hierarchy, allow_pickle=False) as arrays:
-            levels = range(1, len(arrays.files) // 2 + 1)
+        arrays = self._archive(self.layout.hierarchy)
+        with self.reading(self.layout.hierarchy):
+            levels = range(1, len(arrays) // 2 + 1)
             return [(arrays[f"parents_{level}"], arrays[f"centroids_{level}"]) for level in levels]
 
     def assignments(self, embeddings_id: str | None = None, *, columns: Sequence[str] | None = None) -> pa.Table:
@@ -161,7 +201,7 @@ class Clustering:
 
     def iter_assignments(self, batch_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
         """The assignments block by block, for exports of any size."""
-        with self._reading(self.layout.assignments), pq.ParquetFile(self.layout.assignments) as file:
+        with self.reading(self.layout.assignments), pq.ParquetFile(self.layout.assignments) as file:
             yield from file.iter_batches(batch_size=batch_rows)
 
     def clusters(self, embeddings_id: str | None = None) -> pa.Table:
@@ -183,23 +223,34 @@ class Clustering:
         """Every iteration of every restart of every seed."""
         return self._table(self.layout.iterations)
 
+    def _has(self, path: Path) -> bool:
+        """Whether the clustering was published with this file; one that is missing since is damage."""
+        return path.relative_to(self.layout.folder).as_posix() in self._records or path.is_file()
+
+    def _archive(self, path: Path) -> dict[str, NDArray[Any]]:
+        with self.reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
     def _table(self, path: Path, **options: Any) -> pa.Table:
-        with self._reading(path):
+        with self.reading(path):
             return pq.read_table(path, partitioning=None, **options)
 
     def _json(self, path: Path) -> dict[str, Any]:
-        with self._reading(path):
-            document: dict[str, Any] = json.loads(path.read_bytes())
+        with self.reading(path):
+            document: Any = json.loads(path.read_bytes())
+            if not isinstance(document, dict):
+                raise ValueError("it holds no JSON object")
             return document
 
     @contextmanager
-    def _reading(self, path: Path) -> Iterator[None]:
+    def reading(self, path: Path, *, checked: bool = True) -> Iterator[None]:
+        """Compare a file with its record, and turn what goes wrong when it is read into `StoreCorrupt`."""
+        if checked and self._records:
+            self.check(path)
         try:
             yield
-        except (OSError, ValueError, pa.ArrowException, zipfile.BadZipFile) as error:
-            if not self.layout.folder.is_dir():
-                raise not_found(self.id) from error
-            raise StoreCorrupt(f"{path} cannot be read: {error}.", file=str(path)) from error
+        except (KeyError, pa.ArrowException, zipfile.BadZipFile, *NPY_ERRORS) as error:
+            raise self._corrupt(path, f"cannot be read ({why(error)})") from error
 
 
 class ClusteringWriter:
@@ -298,6 +349,11 @@ class ClusteringWriter:
 
     def publish(self) -> bool:
         """Make the clustering appear; False when one of that id was there first, which stays as it is."""
+        folder = self.layout.folder
+        with storage_errors(self.layout.files):
+            paths = sorted(path for path in folder.rglob("*") if path.is_file())
+            files = tuple(record_file(path, path.relative_to(folder).as_posix()) for path in paths)
+            self.layout.files.write_text(FilesRecord(files=files).sealed().model_dump_json(indent=1) + "\n")
         return publish_folder(self.layout.folder, self._final)
 
     def _json(self, path: Path, document: Mapping[str, Any]) -> None:
@@ -327,12 +383,9 @@ def assignments_schema(levels: int = 0) -> pa.Schema:
 
 
 def clustering_ids(store: StoreLayout) -> list[str]:
-    """Ids of all clusterings, newest first."""
+    """Ids of all clusterings, damaged or not, newest first."""
     folder = store.clusterings_folder
-    if not folder.is_dir():
-        return []
-    entries = [entry for entry in folder.iterdir() if is_id(entry.name) and (entry / "spec.json").is_file()]
-    return [entry.name for entry in sorted(entries, key=lambda entry: (-_changed(entry), entry.name))]
+    return sorted(ids_in(folder), key=lambda name: (-_changed(folder / name), name))
 
 
 def open_clustering(store: StoreLayout, clustering_id: str) -> Clustering:
@@ -342,8 +395,10 @@ def open_clustering(store: StoreLayout, clustering_id: str) -> Clustering:
     ------
     ClusteringNotFound
         There is none.
+    StoreCorrupt
+        It is damaged, as far as its documents tell.
     """
-    if not is_id(clustering_id) or not store.clustering(clustering_id).spec.is_file():
+    if not is_id(clustering_id) or not store.clustering(clustering_id).folder.is_dir():
         raise not_found(clustering_id)
     return Clustering(store.clustering(clustering_id))
 
@@ -358,13 +413,6 @@ def delete_clustering(store: StoreLayout, clustering_id: str) -> None:
     """
     if not is_id(clustering_id) or not remove_folder(store.clustering(clustering_id).folder, store.trash):
         raise not_found(clustering_id)
-
-
-def not_found(clustering_id: str) -> ClusteringNotFound:
-    """The error for an id that names no clustering."""
-    return ClusteringNotFound(
-        f"There is no clustering {clustering_id!r}: `GET /clusterings` lists the ids.", clustering=clustering_id
-    )
 
 
 def _changed(folder: Path) -> float:

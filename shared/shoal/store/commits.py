@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from shoal.errors import StoreCorrupt
 from shoal.store.atomic import fsync_folder, publish_file, storage_errors
-from shoal.store.layout import COMMIT_NAME, EmbeddingsLayout
+from shoal.store.layout import COMMIT_NAME, ERRORS, IMG_EMB, METADATA, EmbeddingsLayout
 from shoal.store.manifest import FileRecord, ShardCommit
 
 _CHUNK = 1 << 22
@@ -108,22 +108,21 @@ def promote(layout: EmbeddingsLayout, commit: ShardCommit) -> None:
     shutil.rmtree(layout.staging(commit.token), ignore_errors=True)
 
 
-def locate(layout: EmbeddingsLayout, commit: ShardCommit, kind: str) -> Path | None:
-    """Where the committed file of ``kind`` is now; None when the shard has none.
+def kinds_of(commit: ShardCommit) -> tuple[str, ...]:
+    """The kinds of files that a shard of so many rows and errors must have; pictures may come with them."""
+    return ((IMG_EMB, METADATA) if commit.rows else ()) + ((ERRORS,) if commit.failed else ())
 
-    Raises
-    ------
-    StoreCorrupt
-        The commit names a file that is nowhere.
-    """
-    for record in commit.files:
-        if record.path.startswith(f"{kind}/"):
-            break
-    else:
-        return None
+
+def record_of(commit: ShardCommit, kind: str) -> FileRecord | None:
+    """The record of a shard's file of ``kind``; None when it has none."""
+    return next((record for record in commit.files if record.path.startswith(f"{kind}/")), None)
+
+
+def locate_record(layout: EmbeddingsLayout, commit: ShardCommit, record: FileRecord) -> Path | None:
+    """Where a committed file is now; None when it is nowhere."""
     final = layout.folder / record.path
     # Twice, because the file may be renamed between the two looks.
     for path in (final, layout.staged(commit.token, record.path), final):
         if path.exists():
             return path
-    raise StoreCorrupt(f"{final} is committed but missing: run the job again after deleting this id.", file=record.path)
+    return None

@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from shoal.errors import StoreCorrupt, StoreError
+from shoal.errors import EmbeddingsNotFound, ShoalError, StoreCorrupt, StoreError
 from shoal.store.layout import EmbeddingsLayout
-from shoal.store.manifest import FORMAT, Manifest, Plan, ShardCommit, ShardEntry
+from shoal.store.manifest import FORMAT, LISTING_SCHEMA, Manifest, Plan, ShardCommit, ShardEntry, plan_id, seal_of
+
+
+def not_found(embeddings_id: str) -> EmbeddingsNotFound:
+    """The error for an id that names no embeddings."""
+    return EmbeddingsNotFound(
+        f"There are no embeddings {embeddings_id!r}: `GET /embeddings` lists the ids.", embeddings=embeddings_id
+    )
+
+
+def corrupt(layout: EmbeddingsLayout, name: str, problem: str) -> ShoalError:
+    """The error for the file ``name`` of a set that is not as it should be, or for a set that is not there any more.
+
+    A set may be deleted while it is read: what is missing then is no damage.
+    """
+    set_id = layout.folder.name
+    if not layout.folder.is_dir():
+        return not_found(set_id)
+    return StoreCorrupt(
+        f"embeddings/{set_id}/{name} {problem}. `shoal verify {set_id}` lists all damage; `shoal repair {set_id}`, or "
+        "the same extract request or import again, mends it.",
+        file=f"embeddings/{set_id}/{name}",
+        embeddings=set_id,
+    )
+
+
+def reason_of(error: Exception) -> str:
+    """What `corrupt` says is wrong with a file, without the file's name and without what to do."""
+    members = error.members if isinstance(error, ShoalError) else {}
+    return str(error).removeprefix(f"{members.get('file', '')} ").partition(". `shoal verify ")[0]
 
 
 def read_plan(layout: EmbeddingsLayout) -> Plan:
@@ -26,15 +55,22 @@ def read_plan(layout: EmbeddingsLayout) -> Plan:
     StoreCorrupt
         It is no plan.
     """
-    content = layout.plan.read_bytes()
     try:
-        document = json.loads(content)
+        document = json.loads(layout.plan.read_bytes())
         version = document["format"]
         if version == FORMAT:
             return Plan.model_validate(document)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreCorrupt(f"{layout.plan} is no plan: {error}.", file=str(layout.plan)) from error
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise corrupt(layout, "plan.json", f"is no plan ({why(error)})") from error
     raise StoreError(f"{layout.folder.name} has format {version!r}, this Shoal reads {FORMAT}: update Shoal.")
+
+
+def is_plan_of(layout: EmbeddingsLayout, plan: Plan) -> bool:
+    """Whether the folder's id stands for ``plan``, which was read from it."""
+    name = layout.folder.name
+    return name == plan.id or plan_id(json.loads(layout.plan.read_bytes())) == name
 
 
 def read_manifest(layout: EmbeddingsLayout) -> Manifest | None:
@@ -43,19 +79,32 @@ def read_manifest(layout: EmbeddingsLayout) -> Manifest | None:
     Raises
     ------
     StoreCorrupt
-        It is no manifest.
+        It is no manifest, or its seal does not fit.
     """
     try:
-        return Manifest.model_validate_json(layout.manifest.read_bytes())
+        content = layout.manifest.read_bytes()
+        manifest = Manifest.model_validate_json(content)
+        # A seal is of all fields; one that fits those known here is as good.
+        fits = manifest.seal in {seal_of(json.loads(content)), seal_of(manifest.model_dump(mode="json"))}
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        raise StoreCorrupt(
-            f"{layout.manifest} is no manifest: {error.errors()[0]['msg']}.", file=str(layout.manifest)
-        ) from error
+    except (ValueError, OSError) as error:
+        raise corrupt(layout, "manifest.json", f"is no manifest ({why(error)})") from error
+    if not fits:
+        raise corrupt(layout, "manifest.json", "does not fit its seal: the file was damaged or changed")
+    return manifest
 
 
-def read_listing(layout: EmbeddingsLayout, start: int = 0, stop: int | None = None) -> pa.Table:
+def why(error: Exception) -> str:
+    """The first line of what is wrong."""
+    if isinstance(error, ValidationError):
+        return str(error.errors()[0]["msg"])
+    return str(error).partition("\n")[0]
+
+
+def read_listing(
+    layout: EmbeddingsLayout, start: int = 0, stop: int | None = None, columns: Sequence[str] = LISTING_SCHEMA.names
+) -> pa.Table:
     """Rows ``[start, stop)`` of listing.parquet; only the row groups that hold them are read.
 
     Raises
@@ -74,9 +123,11 @@ def read_listing(layout: EmbeddingsLayout, start: int = 0, stop: int | None = No
                 elif last <= start:
                     skipped = last
                 first = last
-            return file.read_row_groups(groups).slice(start - skipped, max(stop - start, 0))
-    except (pa.ArrowException, OSError) as error:
-        raise StoreCorrupt(f"{layout.listing} cannot be read: {error}.", file=str(layout.listing)) from error
+            schema = pa.schema([LISTING_SCHEMA.field(name) for name in columns])
+            table = file.read_row_groups(groups, columns=list(columns)).cast(schema)
+            return table.slice(start - skipped, max(stop - start, 0))
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise corrupt(layout, "listing.parquet", f"cannot be read ({why(error)})") from error
 
 
 def shard_entries(shard_commits: Iterable[ShardCommit]) -> list[ShardEntry]:

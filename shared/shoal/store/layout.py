@@ -138,6 +138,11 @@ class ClusteringLayout:
     def confusion(self) -> Path:
         return self.folder / "confusion.parquet"
 
+    @property
+    def files(self) -> Path:
+        """Written last: size and checksum of every other file."""
+        return self.folder / "files.json"
+
     def seed_centroids(self, seed: int) -> Path:
         return self.folder / "seeds" / str(seed) / "centroids.npy"
 

@@ -281,7 +281,7 @@ def plan_id(document: Mapping[str, Any]) -> str:
 
 
 class FileRecord(Record):
-    """A file as it was when it was committed. ``path`` is relative to the embeddings folder."""
+    """A file as it was when it was committed. ``path`` is relative to the folder of the set or the clustering."""
 
     path: str
     bytes: int = Field(ge=0)
@@ -333,6 +333,18 @@ class Manifest(Record):
 
     def sealed(self) -> Manifest:
         """The same manifest with `seal`, the XXH3-64 of its canonical JSON without that field."""
+        return self.model_copy(update={"seal": seal_of(self.model_dump(mode="json"))})
+
+
+class FilesRecord(Record):
+    """files.json: the files of a published clustering, as they were written."""
+
+    format: int = FORMAT
+    files: tuple[FileRecord, ...]
+    seal: str = ""
+
+    def sealed(self) -> FilesRecord:
+        """The same with `seal`, as in a `Manifest`."""
         return self.model_copy(update={"seal": seal_of(self.model_dump(mode="json"))})
 
 

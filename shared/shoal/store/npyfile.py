@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import tokenize
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +15,9 @@ from shoal.store.npyheader import NpyInvalid, map_npy
 
 HEADER_BYTES = 128
 """Length of every header that is written here: constant, so that the row count can be filled in at the end."""
+
+NPY_ERRORS = (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, tokenize.TokenError)
+"""What an archive of arrays raises whose headers are none, cut off, or name a shape or dtype that cannot be."""
 
 
 def npy_header(rows: int, dim: int, dtype: np.dtype[Any]) -> bytes:
@@ -72,6 +76,12 @@ def let_go(array: NDArray[Any]) -> None:
     mapped = getattr(array, "_mmap", None)
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def read_npy(path: Path) -> NDArray[Any]:
+    """The array in ``path``, in memory; raises one of `NPY_ERRORS` for what is none."""
+    with path.open("rb") as file:
+        return np.array(map_npy(file))
 
 
 def open_npy(path: Path, rows: int, dim: int, dtype: str) -> NDArray[Any]:

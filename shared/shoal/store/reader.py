@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import DTypeLike, NDArray
 
 from shoal.errors import StoreCorrupt, StoreError
-from shoal.store import commits, npyfile
+from shoal.store import npyfile
+from shoal.store.committed import CommittedFiles
 from shoal.store.documents import read_listing, read_manifest, shard_entries
 from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
 from shoal.store.manifest import (
@@ -26,7 +25,6 @@ from shoal.store.manifest import (
 )
 
 Array = NDArray[Any]
-T = TypeVar("T")
 
 
 class EmbeddingSet:
@@ -34,6 +32,8 @@ class EmbeddingSet:
 
     Global rows number the rows of the committed shards in the order of the shards. They are final once the set is
     `complete`; before that a shard committed later may shift them, in sets opened later.
+
+    No file is read before its bytes were compared with its commit: reading raises `StoreCorrupt` where they differ.
 
     Parameters
     ----------
@@ -46,7 +46,10 @@ class EmbeddingSet:
     def __init__(self, layout: EmbeddingsLayout, plan: Plan) -> None:
         self.layout = layout
         self.plan = plan
+        self.repaired_shards: tuple[int, ...] = ()
+        """Shards that were damaged and taken out when the set was opened to be completed."""
         self.manifest = read_manifest(layout)
+        self._files = CommittedFiles(layout, self.manifest)
         self._entries = list(self.manifest.shards) if self.manifest else shard_entries(self.commits.values())
         self._offsets = np.array([e.offset for e in self._entries] + [self.rows], dtype=np.int64)
         self._by_shard = {entry.shard: entry for entry in self._entries}
@@ -82,12 +85,20 @@ class EmbeddingSet:
         """Whether every shard is committed and manifest.json is written."""
         return self.manifest is not None
 
-    @cached_property
+    @property
     def commits(self) -> dict[int, ShardCommit]:
         """The commits by shard number, ascending."""
-        return {
-            shard: commits.read_commit(self.layout.commit(shard)) for shard in commits.committed_shards(self.layout)
-        }
+        return self._files.commits
+
+    def check(self) -> None:
+        """Compare the documents with each other and the size of every file with its record; no data is read.
+
+        Raises
+        ------
+        StoreCorrupt
+            Something does not fit; the file is named.
+        """
+        self._files.check(self.plan)
 
     def missing_shards(self) -> list[int]:
         """Numbers of the shards that are not committed."""
@@ -106,14 +117,15 @@ class EmbeddingSet:
         StoreError
             The shard is not committed.
         StoreCorrupt
-            Its file is missing, cut off, or of another shape.
+            Its file is missing or not the committed one.
         """
         entry = self._by_shard.get(shard)
         if entry is None:
             raise StoreError(f"Shard {shard} of {self.id} is not committed.")
         if not entry.rows:
             return np.empty((0, self.dim), self.dtype)
-        return self._open(shard, IMG_EMB, lambda path: npyfile.open_npy(path, entry.rows, self.dim, self.plan.dtype))
+        rows, dim, dtype = entry.rows, self.dim, self.plan.dtype
+        return self._files.open(shard, IMG_EMB, lambda path: npyfile.open_npy(path, rows, dim, dtype))
 
     def iter_batches(
         self,
@@ -209,12 +221,10 @@ class EmbeddingSet:
         tables = []
         for entry in self._entries:
             if entry.rows:
-                table = self._read(entry.shard, METADATA, schema)
+                table = self._files.table(entry.shard, METADATA, schema)
                 if table.num_rows != entry.rows:
-                    raise StoreCorrupt(
-                        f"The metadata of shard {entry.shard} of {self.id} have {table.num_rows} rows, its commit says "
-                        f"{entry.rows}."
-                    )
+                    name = self.layout.data_name(METADATA, entry.shard)
+                    raise self._files.corrupt(name, f"has {table.num_rows} rows, its commit says {entry.rows}")
                 tables.append(table.set_column(0, schema.field(0), pc.add(table.column(0), entry.offset)))
         return pa.concat_tables(tables) if tables else schema.empty_table()
 
@@ -225,35 +235,53 @@ class EmbeddingSet:
 
     def errors(self) -> pa.Table:
         """The images that could not be embedded: image_id, image_path, code, message."""
-        tables = [self._read(entry.shard, ERRORS, ERRORS_SCHEMA) for entry in self._entries if entry.failed]
+        tables = [self._files.table(entry.shard, ERRORS, ERRORS_SCHEMA) for entry in self._entries if entry.failed]
         return pa.concat_tables(tables) if tables else ERRORS_SCHEMA.empty_table()
 
-    def thumbnails(self, rows: NDArray[np.int64] | Sequence[int]) -> dict[int, bytes]:
+    def thumbnails(
+        self, rows: NDArray[np.int64] | Sequence[int], *, damaged: list[str] | None = None
+    ) -> dict[int, bytes]:
         """WebP thumbnails by global row, of those rows that have one.
+
+        Parameters
+        ----------
+        damaged
+            Gets the names of files that are missing or damaged, whose rows then have no thumbnail. When left out, such
+            a file is an error.
 
         Raises
         ------
         IndexError
             A row is negative or not below `rows`.
+        StoreCorrupt
+            A file is missing or damaged.
         """
         wanted = np.unique(self._valid_rows(np.asarray(rows, dtype=np.int64)))
         found: dict[int, bytes] = {}
         borders = np.searchsorted(wanted, self._offsets)
         for entry, lo, hi in zip(self._entries, borders[:-1], borders[1:], strict=True):
-            if lo < hi and self._locate(entry.shard, THUMBS):
+            if lo < hi and self._files.has(entry.shard, THUMBS):
                 local = (wanted[lo:hi] - entry.offset).tolist()
-                table = self._read(entry.shard, THUMBS, THUMBS_SCHEMA, pc.field("row").isin(local))
+                try:
+                    table = self._files.table(entry.shard, THUMBS, THUMBS_SCHEMA, pc.field("row").isin(local))
+                except StoreCorrupt as error:
+                    if damaged is None:
+                        raise
+                    damaged.append(str(error.members["file"]))
+                    continue
                 for row, image in zip(*(table.column(name).to_pylist() for name in ("row", "image")), strict=True):
                     found[int(row) + entry.offset] = image
         return found
 
     def listing(self, start: int = 0, stop: int | None = None) -> pa.Table:
         """The frozen listing, or its slice ``[start, stop)``: image_id, image_path, label, split, stamp."""
+        self._files.check_document("listing.parquet")
         return read_listing(self.layout, start, stop)
 
     def summary(self) -> dict[str, Any]:
         """What `GET /embeddings/{id}` shows: JSON values only."""
-        labels = pq.read_table(self.layout.listing, columns=["label"]).column("label")
+        self._files.check_document("listing.parquet")
+        labels = read_listing(self.layout, columns=["label"]).column("label")
         return {
             "id": self.id,
             "name": self.plan.name,
@@ -278,38 +306,6 @@ class EmbeddingSet:
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.rows:
             raise IndexError(f"rows {wanted.min()}..{wanted.max()} of an embedding set with {self.rows}")
         return wanted
-
-    def _locate(self, shard: int, kind: str) -> Path | None:
-        """Path of a committed shard's file; None when it has none of that kind."""
-        final = self.layout.data(kind, shard)
-        if final.exists():
-            return final
-        return commits.locate(self.layout, commits.read_commit(self.layout.commit(shard)), kind)
-
-    def _open(self, shard: int, kind: str, load: Callable[[Path], T]) -> T:
-        """What ``load`` makes of a committed shard's file of ``kind``."""
-        for _ in range(2):  # the file may be promoted between the look and the load, once
-            path = self._locate(shard, kind)
-            if path is None:
-                break
-            try:
-                return load(path)
-            except FileNotFoundError:
-                continue
-        raise StoreCorrupt(f"Shard {shard} of {self.id} has no {kind} file.", file=self.layout.data_name(kind, shard))
-
-    def _read(self, shard: int, kind: str, schema: pa.Schema, filters: Any = None) -> pa.Table:
-        """The columns of ``schema`` of a shard's table."""
-
-        def load(path: Path) -> pa.Table:
-            try:
-                return pq.read_table(path, columns=schema.names, filters=filters, partitioning=None).cast(schema)
-            except FileNotFoundError:
-                raise
-            except (pa.ArrowException, OSError, ValueError) as error:
-                raise StoreCorrupt(f"{path} is no complete Parquet file: {error}.", file=str(path)) from error
-
-        return self._open(shard, kind, load)
 
 
 def _joined(parts: Sequence[Array], dtype: np.dtype[Any]) -> Array:

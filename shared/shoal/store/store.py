@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import secrets
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from shoal.errors import EmbeddingsIncomplete, EmbeddingsNotFound, StoreError
+from shoal.errors import EmbeddingsIncomplete, EmbeddingsNotFound, NotFound, StoreError
 from shoal.store import clustering as clusterings
 from shoal.store import commits, sweeps
-from shoal.store.atomic import publish_file, publish_folder, remove_folder, storage_errors
+from shoal.store.atomic import publish_file, remove_folder
 from shoal.store.clustering import Clustering, ClusteringWriter
-from shoal.store.documents import read_listing, read_manifest, read_plan, shard_entries
+from shoal.store.creation import create, restore
+from shoal.store.documents import corrupt, not_found, read_listing, read_manifest, read_plan, shard_entries
 from shoal.store.layout import EmbeddingsLayout, StoreLayout, is_id
-from shoal.store.manifest import Manifest, Plan, conform_listing, listing_sha256
+from shoal.store.manifest import Manifest, Plan
 from shoal.store.partial import saved_images
 from shoal.store.reader import EmbeddingSet
+from shoal.store.repair import RepairReport, repair_embeddings
+from shoal.store.survey import Entry, ids_in, strays_in, survey
 from shoal.store.sweeps import Sweep
-from shoal.store.verify import VerifyReport, verify_embeddings
+from shoal.store.verify import Problem, VerifyReport, verify_embeddings
+from shoal.store.verify_results import verify_clustering, verify_sweep
 from shoal.store.writer import ShardWriter
 
-LISTING_GROUP = 65_536
 _STALE_S = 86_400.0
 """After this many seconds a half-prepared folder belongs to a dead process."""
 
@@ -50,11 +50,8 @@ class Store:
         self.layout = StoreLayout(root)
 
     def embeddings_ids(self) -> list[str]:
-        """Ids of all embeddings, finished or not, sorted."""
-        folder = self.layout.embeddings_folder
-        if not folder.is_dir():
-            return []
-        return sorted(entry.name for entry in folder.iterdir() if is_id(entry.name) and (entry / "plan.json").is_file())
+        """Ids of all embeddings, finished or not, damaged or not, sorted."""
+        return ids_in(self.layout.embeddings_folder)
 
     def embeddings(self, embeddings_id: str) -> EmbeddingSet:
         """Open an embeddings set as it is now.
@@ -63,12 +60,42 @@ class Store:
         ------
         EmbeddingsNotFound
             There is none of that id.
+        StoreCorrupt
+            It is damaged, as far as documents and the sizes of files tell.
         """
         layout, plan = self._plan(embeddings_id)
-        return EmbeddingSet(layout, plan)
+        try:
+            found = EmbeddingSet(layout, plan)
+            found.check()
+        except FileNotFoundError:  # deleted while it was looked at
+            raise corrupt(layout, "plan.json", "is missing") from None
+        return found
 
-    def create_embeddings(self, plan: Plan, listing: pa.Table) -> EmbeddingSet:
+    def has_plan(self, embeddings_id: str) -> bool:
+        """Whether there is a set of that id whose plan can be read."""
+        try:
+            self._plan(embeddings_id)
+        except (EmbeddingsNotFound, StoreError):
+            return False
+        return True
+
+    def embeddings_as_far_as_readable(self, embeddings_id: str) -> EmbeddingSet | None:
+        """Open a set that may be damaged, to delete it; None when not even its documents can be read.
+
+        Raises
+        ------
+        EmbeddingsNotFound
+            There is none of that id.
+        """
+        try:
+            return EmbeddingSet(*self._plan(embeddings_id))
+        except StoreError:
+            return None
+
+    def create_embeddings(self, plan: Plan, listing: pa.Table, alive: Callable[[], None] | None = None) -> EmbeddingSet:
         """Create the folder of ``plan``, or open the one that is there.
+
+        One that is there is read as a whole and mended: damaged shards are taken out of it, and so are missing again.
 
         Parameters
         ----------
@@ -77,6 +104,8 @@ class Store:
         listing
             The images: ``image_id``, ``image_path``, and where there are any ``label``, ``split``, ``stamp``; all text.
             Frozen as listing.parquet.
+        alive
+            As of `mended_embeddings`.
 
         Raises
         ------
@@ -86,24 +115,58 @@ class Store:
             The disk is full; nothing is left behind.
         """
         layout = self.layout.embeddings(plan.id, plan.shard_digits)
-        if not layout.plan.exists():
-            self._create(layout, plan, _checked_listing(plan, listing))
-        return self.embeddings(plan.id)
+        if create(self.layout, layout, plan, listing):
+            return self.embeddings(plan.id)
+        restore(self.layout, layout, plan, listing)
+        return self.mended_embeddings(plan.id, alive)
 
-    def _create(self, layout: EmbeddingsLayout, plan: Plan, listing: pa.Table) -> None:
-        temporary = EmbeddingsLayout(self.layout.temporary / f"{plan.id}.{secrets.token_hex(8)}", layout.digits)
+    def mended_embeddings(self, embeddings_id: str, alive: Callable[[], None] | None = None) -> EmbeddingSet:
+        """Open an embeddings set that is to be completed: without its damaged shards, which are taken out.
+
+        Parameters
+        ----------
+        alive
+            Called now and then while every committed byte is compared with its checksum.
+
+        Raises
+        ------
+        EmbeddingsNotFound
+            There is none of that id.
+        StoreCorrupt
+            Its plan or its listing is damaged; `create_embeddings` writes them again.
+        """
+        report = self.repair(embeddings_id, deep=False, imported=True, alive=alive)
+        if report.left:
+            raise corrupt(self.layout.embeddings(embeddings_id), report.left[0].file, report.left[0].problem)
+        found = self.embeddings(embeddings_id)
+        found.repaired_shards = tuple(report.removed)
+        return found
+
+    def repair(
+        self,
+        embeddings_id: str,
+        *,
+        deep: bool = True,
+        imported: bool = False,
+        alive: Callable[[], None] | None = None,
+    ) -> RepairReport:
+        """Mend what the store itself proves, and take the shards out that are damaged; see `repair_embeddings`.
+
+        Raises
+        ------
+        EmbeddingsNotFound
+            There is no such id.
+        """
+        if not is_id(embeddings_id) or not self.layout.embeddings(embeddings_id).folder.is_dir():
+            raise not_found(embeddings_id)
         try:
-            with storage_errors(layout.folder):
-                for folder in temporary.folders:
-                    folder.mkdir(parents=True)
-                with temporary.listing.open("xb") as file:
-                    pq.write_table(listing, file, compression="zstd", row_group_size=LISTING_GROUP)
-                content = json.dumps(plan.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
-                temporary.plan.write_bytes(content.encode() + b"\n")
-            publish_folder(temporary.folder, layout.folder)
-        except BaseException:
-            shutil.rmtree(temporary.folder, ignore_errors=True)
-            raise
+            report = repair_embeddings(self.layout, embeddings_id, deep=deep, imported=imported, alive=alive)
+        except FileNotFoundError:  # deleted meanwhile
+            raise not_found(embeddings_id) from None
+        if report.unsealed:
+            self.finish_embeddings(embeddings_id)
+            report.restored.append("manifest.json")
+        return report
 
     def shard_writer(self, embeddings_id: str, shard: int, *, attempt: int, owner: str) -> ShardWriter:
         """A writer for one shard.
@@ -211,6 +274,56 @@ class Store:
                     path.unlink(missing_ok=True)
         return len(leftovers)
 
+    def survey(self) -> list[Entry]:
+        """Every set, clustering and sweep, damaged ones and stray folders included: nothing in it raises.
+
+        Sets come first and then clusterings and sweeps, each kind in the order of its list of ids.
+        """
+        return [
+            *survey("embeddings", ids_in(self.layout.embeddings_folder), self.embeddings),
+            *survey("clustering", self.clustering_ids(), self.clustering),
+            *survey("sweep", self.sweep_ids(), self.sweep),
+        ]
+
+    def verify_all(self) -> Iterator[VerifyReport]:
+        """`verify` for everything in the store, and a report for each file where only folders belong."""
+        kinds = (
+            (self.layout.embeddings_folder, "embeddings", self.verify),
+            (
+                self.layout.clusterings_folder,
+                "clustering",
+                lambda name: verify_clustering(self.layout.clustering(name)),
+            ),
+            (self.layout.sweeps_folder, "sweep", lambda name: verify_sweep(self.layout.sweep(name))),
+        )
+        for folder, kind, verify in kinds:
+            for stray in strays_in(folder):
+                yield VerifyReport(stray, kind=kind, problems=[Problem(stray, f"is no folder, so no part of {folder}")])
+            for name in ids_in(folder):
+                try:
+                    yield verify(name)
+                except NotFound:  # deleted since it was listed
+                    continue
+
+    def verify_any(self, which: str) -> VerifyReport:
+        """`verify` for an id of whatever kind: embeddings, a clustering or a sweep.
+
+        Raises
+        ------
+        NotFound
+            The store has nothing of that id.
+        """
+        if is_id(which):
+            if self.layout.embeddings(which).folder.is_dir():
+                return self.verify(which)
+            if self.layout.clustering(which).folder.is_dir():
+                return verify_clustering(self.layout.clustering(which))
+            if self.layout.sweep(which).folder.is_dir():
+                return verify_sweep(self.layout.sweep(which))
+        raise NotFound(
+            f"{self.root} has no embeddings, clustering or sweep {which!r}: `shoal verify` checks all it has."
+        )
+
     def verify(self, embeddings_id: str) -> VerifyReport:
         """Read every byte of an embeddings set and compare it with its commits and its plan.
 
@@ -220,7 +333,7 @@ class Store:
             There is no such id.
         """
         if not is_id(embeddings_id) or not self.layout.embeddings(embeddings_id).folder.is_dir():
-            raise _not_found(embeddings_id)
+            raise not_found(embeddings_id)
         return verify_embeddings(self.layout.embeddings(embeddings_id))
 
     def delete_embeddings(self, embeddings_id: str) -> None:
@@ -232,9 +345,9 @@ class Store:
             There is no such id.
         """
         if not is_id(embeddings_id):
-            raise _not_found(embeddings_id)
+            raise not_found(embeddings_id)
         if not remove_folder(self.layout.embeddings(embeddings_id).folder, self.layout.trash):
-            raise _not_found(embeddings_id)
+            raise not_found(embeddings_id)
         self._sweep_temporary()
 
     def clustering_ids(self) -> list[str]:
@@ -305,28 +418,10 @@ class Store:
 
     def _plan(self, embeddings_id: str) -> tuple[EmbeddingsLayout, Plan]:
         if not is_id(embeddings_id):
-            raise _not_found(embeddings_id)
+            raise not_found(embeddings_id)
+        layout = self.layout.embeddings(embeddings_id)
         try:
-            plan = read_plan(self.layout.embeddings(embeddings_id))
-        except (FileNotFoundError, NotADirectoryError):
-            raise _not_found(embeddings_id) from None
+            plan = read_plan(layout)
+        except FileNotFoundError:
+            raise corrupt(layout, "plan.json", "is missing") from None
         return self.layout.embeddings(embeddings_id, plan.shard_digits), plan
-
-
-def _not_found(embeddings_id: str) -> EmbeddingsNotFound:
-    return EmbeddingsNotFound(
-        f"There are no embeddings {embeddings_id!r}: `GET /embeddings` lists the ids.", embeddings=embeddings_id
-    )
-
-
-def _checked_listing(plan: Plan, listing: pa.Table) -> pa.Table:
-    """``listing`` in its schema, when it is the one that ``plan`` names."""
-    table = conform_listing(listing)
-    if table.num_rows != plan.source.count or listing_sha256(table) != plan.source.listing_sha256:
-        raise StoreError("The listing is not the one that the plan's source names: build the source with `Source.of`.")
-    distinct = pc.count_distinct(table.column("image_id")).as_py()
-    if distinct != table.num_rows:
-        raise StoreError(
-            f"The listing has {table.num_rows} rows and {distinct} different image ids: list each path once."
-        )
-    return table

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from shoal.errors import StoreCorrupt, StoreError, SweepNotFound
 from shoal.store.atomic import publish_file, remove_folder, replace_file, storage_errors
+from shoal.store.documents import why
 from shoal.store.layout import StoreLayout, SweepLayout, is_id
+from shoal.store.survey import ids_in
 from shoal.store.sweep_table import Row, tidy
 
 FORMAT = 1
@@ -29,7 +32,7 @@ class Sweep:
     def __init__(self, layout: SweepLayout) -> None:
         self.layout = layout
         self.id = layout.folder.name
-        self.spec: dict[str, Any] = _read(layout.spec, self.id)
+        self.spec: dict[str, Any] = self._read(layout.spec, "request", "points")
 
     @property
     def total(self) -> int:
@@ -48,7 +51,21 @@ class Sweep:
 
     def points(self) -> list[dict[str, Any]]:
         """The points that are there, by number."""
-        return [_read(self.layout.point(index), self.id) for index in self.finished_points()]
+        fields = ("index", "request", "params", "scored")
+        return [self._read(self.layout.point(index), *fields) for index in self.finished_points()]
+
+    def drop_damaged_points(self, trash: Path) -> list[int]:
+        """Move points that cannot be read out of the sweep, so that they are made again; returns their numbers."""
+        dropped = []
+        for index in self.finished_points():
+            try:
+                self._read(self.layout.point(index), "index", "request", "params", "scored")
+            except StoreCorrupt:
+                with storage_errors(trash):
+                    trash.mkdir(parents=True, exist_ok=True)
+                    self.layout.point(index).replace(trash / f"{self.id}.point-{index}.{secrets.token_hex(4)}")
+                dropped.append(index)
+        return dropped
 
     def table(self) -> list[Row]:
         """The points that are there as a tidy table; see `shoal.store.sweep_table`."""
@@ -60,7 +77,27 @@ class Sweep:
 
     def run(self) -> dict[str, Any]:
         """How the last attempt ran; empty before the end."""
-        return _read(self.layout.done, self.id) if self.complete else {}
+        return self._read(self.layout.done) if self.complete else {}
+
+    def _read(self, path: Path, *fields: str) -> dict[str, Any]:
+        try:
+            document: Any = json.loads(path.read_bytes())
+            if not isinstance(document, dict):
+                raise ValueError("it holds no JSON object")
+            missing = [name for name in fields if name not in document]
+            if missing:
+                raise ValueError(f"it lacks {', '.join(missing)}")
+        except (OSError, ValueError) as error:
+            if not self.layout.folder.is_dir():
+                raise not_found(self.id) from error
+            name = f"sweeps/{self.id}/{path.relative_to(self.layout.folder).as_posix()}"
+            raise StoreCorrupt(
+                f"{name} cannot be read ({why(error)}). `shoal verify {self.id}` lists all damage; send the sweep "
+                f"again, and delete this one with `DELETE /sweeps/{self.id}`.",
+                file=name,
+                sweep=self.id,
+            ) from error
+        return document
 
     def commit_point(self, index: int, document: dict[str, Any]) -> bool:
         """Add a point; False when it is there already, which stays as it is."""
@@ -95,9 +132,9 @@ def create_sweep(store: StoreLayout, sweep_id: str, spec: dict[str, Any]) -> Swe
 
 
 def sweep_ids(store: StoreLayout) -> list[str]:
-    """Ids of all sweeps, newest first."""
-    found = [entry for entry in _entries(store.sweeps_folder) if is_id(entry.name) and (entry / "spec.json").is_file()]
-    return [entry.name for entry in sorted(found, key=lambda entry: (-(entry / "spec.json").stat().st_mtime, entry))]
+    """Ids of all sweeps, damaged or not, newest first."""
+    folder = store.sweeps_folder
+    return sorted(ids_in(folder), key=lambda name: (-_changed(folder / name / "spec.json"), name))
 
 
 def open_sweep(store: StoreLayout, sweep_id: str) -> Sweep:
@@ -107,8 +144,10 @@ def open_sweep(store: StoreLayout, sweep_id: str) -> Sweep:
     ------
     SweepNotFound
         There is none.
+    StoreCorrupt
+        Its spec.json is damaged.
     """
-    if not is_id(sweep_id) or not store.sweep(sweep_id).spec.is_file():
+    if not is_id(sweep_id) or not store.sweep(sweep_id).folder.is_dir():
         raise not_found(sweep_id)
     return Sweep(store.sweep(sweep_id))
 
@@ -143,11 +182,8 @@ def _encode(document: dict[str, Any]) -> bytes:
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def _read(path: Path, sweep_id: str) -> dict[str, Any]:
+def _changed(path: Path) -> float:
     try:
-        document: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        if not path.parent.is_dir():
-            raise not_found(sweep_id) from error
-        raise StoreCorrupt(f"{path} cannot be read: {error}.", file=str(path)) from error
-    return document
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 
 from shoal.errors import ShoalError
 from shoal.store import commits
-from shoal.store.documents import read_listing, read_manifest, read_plan, shard_entries
+from shoal.store.committed import commit_problem
+from shoal.store.documents import read_listing, read_manifest, read_plan, reason_of, shard_entries
 from shoal.store.layout import DATA_KINDS, ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
-from shoal.store.manifest import FileRecord, Manifest, Plan, ShardCommit, listing_sha256, plan_id, seal_of
+from shoal.store.manifest import FileRecord, Manifest, Plan, ShardCommit, listing_sha256, plan_id
 from shoal.store.npyfile import open_npy
 
 _SCAN_ROWS = 16_384
@@ -24,7 +25,7 @@ _SCAN_ROWS = 16_384
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it should be. ``file`` is relative to the embeddings folder."""
+    """Something that is not as it should be. ``file`` is relative to the folder of the set, clustering or sweep."""
 
     file: str
     problem: str
@@ -39,6 +40,8 @@ class VerifyReport:
 
     Attributes
     ----------
+    kind
+        ``embeddings``, ``clustering`` or ``sweep``.
     complete
         Whether manifest.json is there. A set that is not complete is no problem by itself.
     missing_shards
@@ -57,6 +60,7 @@ class VerifyReport:
     rows: int = 0
     failed: int = 0
     problems: list[Problem] = field(default_factory=list)
+    kind: str = "embeddings"
 
     @property
     def ok(self) -> bool:
@@ -89,12 +93,12 @@ def verify_embeddings(layout: EmbeddingsLayout) -> VerifyReport:
     listing = _check_listing(layout, plan, report)
     found = _check_commits(layout, plan, report)
     for commit in found.values():
-        _check_shard(layout, plan, commit, listing, report)
+        check_shard(layout, plan, commit, listing, report)
         report.rows += commit.rows
         report.failed += commit.failed
     report.missing_shards = plan.shards - len(found)
     _check_manifest(layout, found, report)
-    unread = set(commits.committed_shards(layout)) - found.keys()
+    unread = set(_committed_shards(layout, VerifyReport(report.id))) - found.keys()
     for name in [] if unread else _strangers(layout, found.values()):
         report.add(name, "no commit names this file: other programs that read the folder would take it for data")
     return report
@@ -105,8 +109,11 @@ def _check_plan(layout: EmbeddingsLayout, report: VerifyReport) -> Plan | None:
     try:
         plan = read_plan(layout)
         expected = plan_id(json.loads(layout.plan.read_bytes()))
+    except FileNotFoundError:
+        report.add("plan.json", "is missing")
+        return None
     except (ShoalError, OSError) as error:
-        report.add("plan.json", str(error))
+        report.add("plan.json", reason_of(error))
         return None
     if expected != report.id:
         report.add("plan.json", f"its content belongs to the id {expected}")
@@ -119,7 +126,7 @@ def _check_listing(layout: EmbeddingsLayout, plan: Plan, report: VerifyReport) -
         listing = read_listing(layout)
         digest = listing_sha256(listing)
     except (ShoalError, pa.ArrowException, ValueError) as error:
-        report.add("listing.parquet", str(error))
+        report.add("listing.parquet", reason_of(error))
         return None
     if (listing.num_rows, digest) != (plan.source.count, plan.source.listing_sha256):
         report.add("listing.parquet", "its content is not what the plan's listing_sha256 and count say")
@@ -129,7 +136,7 @@ def _check_listing(layout: EmbeddingsLayout, plan: Plan, report: VerifyReport) -
 
 def _check_commits(layout: EmbeddingsLayout, plan: Plan, report: VerifyReport) -> dict[int, ShardCommit]:
     found = {}
-    for shard in commits.committed_shards(layout):
+    for shard in _committed_shards(layout, report):
         name = layout.commit(shard).relative_to(layout.folder).as_posix()
         report.files += 1
         try:
@@ -137,23 +144,23 @@ def _check_commits(layout: EmbeddingsLayout, plan: Plan, report: VerifyReport) -
         except (ShoalError, OSError) as error:
             report.add(name, str(error))
             continue
-        if shard >= plan.shards or commit.shard != shard or (commit.start, commit.stop) != plan.shard_range(shard):
-            report.add(name, "its shard or range is not one of the plan's")
+        problem = commit_problem(layout, plan, shard, commit)
+        if problem:
+            report.add(name, problem)
             continue
-        if commit.rows + commit.failed != commit.stop - commit.start:
-            report.add(name, f"{commit.rows} rows and {commit.failed} errors for {commit.stop - commit.start} images")
-        kinds = {record.path: kind for kind in DATA_KINDS for record in commit.files if record.path.startswith(kind)}
-        wanted = {IMG_EMB, METADATA} if commit.rows else set()
-        wanted |= {ERRORS} if commit.failed else set()
-        if set(kinds.values()) - {THUMBS} != wanted or any(
-            path != layout.data_name(kind, shard) for path, kind in kinds.items()
-        ):
-            report.add(name, f"its files are {sorted(kinds)}, not one each of {sorted(wanted)}")
         found[shard] = commit
     return found
 
 
-def _check_file(layout: EmbeddingsLayout, record: FileRecord, path: Path, report: VerifyReport) -> bool:
+def _committed_shards(layout: EmbeddingsLayout, report: VerifyReport) -> list[int]:
+    try:
+        return commits.committed_shards(layout)
+    except OSError as error:
+        report.add("commits", f"cannot be read: {error}")
+        return []
+
+
+def check_file(record: FileRecord, path: Path, report: VerifyReport) -> bool:
     """Compare a file's bytes with its record."""
     report.files += 1
     try:
@@ -164,25 +171,24 @@ def _check_file(layout: EmbeddingsLayout, record: FileRecord, path: Path, report
     report.bytes += size
     if size != record.bytes:
         report.add(record.path, f"has {size} bytes, {record.bytes} were committed")
-    elif (fast, strong) != (record.xxh3_64, record.sha256):
+    elif (fast, strong) != (record.xxh3_64, record.sha256 or strong):
         report.add(record.path, "its checksum is not the committed one: the file was damaged or changed")
     else:
         return True
     return False
 
 
-def _check_shard(
+def check_shard(
     layout: EmbeddingsLayout, plan: Plan, commit: ShardCommit, listing: pa.Table | None, report: VerifyReport
 ) -> None:
+    """Compare a shard's files with their records, and their content with the plan, the commit and the listing."""
     paths: dict[str, Path] = {}
     for record in commit.files:
         kind = record.path.partition("/")[0]
-        try:
-            path = commits.locate(layout, commit, kind)
-        except ShoalError:
+        path = commits.locate_record(layout, commit, record)
+        if path is None:
             report.add(record.path, "is missing, though it was committed")
-            continue
-        if path is not None and _check_file(layout, record, path, report):
+        elif check_file(record, path, report):
             paths[kind] = path
     if IMG_EMB in paths:
         _check_vectors(plan, commit, paths[IMG_EMB], report)
@@ -248,14 +254,13 @@ def _check_manifest(layout: EmbeddingsLayout, found: dict[int, ShardCommit], rep
     try:
         manifest: Manifest | None = read_manifest(layout)
     except (ShoalError, OSError) as error:
-        report.add("manifest.json", str(error))
+        report.complete = True
+        report.add("manifest.json", reason_of(error))
         return
     if manifest is None:
         return
     report.complete = True
     report.files += 1
-    if seal_of(json.loads(layout.manifest.read_bytes())) != manifest.seal:
-        report.add("manifest.json", "its seal does not fit: the file was damaged or changed")
     if manifest.id != report.id:
         report.add("manifest.json", f"it belongs to {manifest.id}")
     if report.missing_shards:
@@ -268,7 +273,7 @@ def _check_manifest(layout: EmbeddingsLayout, found: dict[int, ShardCommit], rep
     ):
         report.add("manifest.json", "its totals are not the sums over its shards")
     for record in manifest.files:
-        _check_file(layout, record, layout.folder / record.path, report)
+        check_file(record, layout.folder / record.path, report)
 
 
 def _strangers(layout: EmbeddingsLayout, found: Any) -> list[str]:

@@ -1,0 +1,203 @@
+"""Checking clusterings and sweeps: every byte against its checksum where there is one, and all of it for sense."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shoal.errors import ShoalError
+from shoal.store.clustering import (
+    ASSIGNMENTS_SCHEMA,
+    CLASSES_SCHEMA,
+    CLUSTERS_SCHEMA,
+    CONFUSION_SCHEMA,
+    ITERATIONS_SCHEMA,
+)
+from shoal.store.clustering_checks import check_metrics, check_spec, read_records
+from shoal.store.documents import why
+from shoal.store.layout import ClusteringLayout, SweepLayout
+from shoal.store.npyfile import NPY_ERRORS, read_npy
+from shoal.store.sweeps import Sweep
+from shoal.store.verify import VerifyReport, check_file
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def verify_clustering(layout: ClusteringLayout) -> VerifyReport:
+    """Check every file of a clustering.
+
+    Its checksums stand in files.json. Clusterings of earlier versions have none: of those only the form can be checked.
+    """
+    report = VerifyReport(layout.folder.name, kind="clustering", complete=True)
+    recorded = _check_records(layout, report)
+    if recorded is None:
+        report.files = sum(1 for path in layout.folder.rglob("*") if path.is_file())
+    # What does not have its checksum has been named already.
+    damaged = {problem.file for problem in report.problems}
+    _Form(layout, report, damaged).check()
+    return report
+
+
+def _check_records(layout: ClusteringLayout, report: VerifyReport) -> set[str] | None:
+    """Compare the files with their records; None when the clustering has none."""
+    if not layout.files.exists():
+        return None
+    try:
+        records = read_records(layout)
+    except (OSError, ValueError) as error:
+        report.add("files.json", f"cannot be read: {why(error)}")
+        return None
+    report.files += 1
+    for record in records.values():
+        check_file(record, layout.folder / record.path, report)
+    there = {path.relative_to(layout.folder).as_posix() for path in layout.folder.rglob("*") if path.is_file()}
+    for name in sorted(there - records.keys() - {"files.json"}):
+        report.add(name, "was not there when the clustering was published")
+    return set(records)
+
+
+class _Form:
+    """Whether the files of a clustering can be read and agree with spec.json."""
+
+    def __init__(self, layout: ClusteringLayout, report: VerifyReport, damaged: set[str]) -> None:
+        self._layout, self._report, self._damaged = layout, report, damaged
+        self._spec: dict[str, Any] = {}
+
+    def check(self) -> None:
+        layout = self._layout
+        checks: dict[Path, Callable[[Path], None]] = {
+            layout.spec: self._spec_json,
+            layout.metrics: lambda path: check_metrics(_json(path), self._spec),
+            layout.run: lambda path: _require(bool(_json(path)), "it is empty"),
+            layout.transform: self._transform,
+            layout.centroids: self._centroids,
+            layout.assignments: self._assignments,
+            layout.clusters: self._clusters,
+            layout.classes: lambda path: _table(path, CLASSES_SCHEMA),
+            layout.confusion: lambda path: _table(path, CONFUSION_SCHEMA),
+            layout.iterations: lambda path: _table(path, ITERATIONS_SCHEMA),
+            layout.report_html: lambda path: _require(b"</html>" in path.read_bytes()[-200:], "it is cut off"),
+            layout.contact_sheet: lambda path: _require(path.read_bytes()[:8] == PNG, "it is no PNG"),
+        }
+        for path, check in checks.items():
+            with self._noted(path):
+                check(path)
+            if path == layout.spec and not self._spec:
+                return
+        for seed in self._spec["seeds"]:
+            with self._noted(layout.seed_centroids(seed)):
+                self._centroids(layout.seed_centroids(seed))
+
+    @contextmanager
+    def _noted(self, path: Path) -> Iterator[None]:
+        name = path.relative_to(self._layout.folder).as_posix()
+        try:
+            yield
+        except FileNotFoundError:
+            problem = "is missing"
+        except (KeyError, OSError, pa.ArrowException, zipfile.BadZipFile, *NPY_ERRORS) as error:
+            problem = f"cannot be read: {why(error)}"
+        else:
+            return
+        if name not in self._damaged:
+            self._report.add(name, problem)
+
+    def _spec_json(self, path: Path) -> None:
+        spec = _json(path)
+        check_spec(spec)
+        self._spec = spec
+
+    def _transform(self, path: Path) -> None:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+        _require(int(found["dim_in"]) == self._spec["dim"], "its dim_in is not the dim of spec.json")
+
+    def _centroids(self, path: Path) -> None:
+        centroids = read_npy(path)
+        shape = (self._spec["k"], self._spec.get("dim_clustered", centroids.shape[-1]))
+        _require(centroids.shape == shape, f"its shape is {centroids.shape}, not {shape}")
+        _require(bool(np.isfinite(centroids).all()), "it holds NaN or infinity")
+
+    def _assignments(self, path: Path) -> None:
+        table = _table(path, ASSIGNMENTS_SCHEMA)
+        scored, k = self._spec["scored"], self._spec["k"]
+        names = table.column("embeddings").cast(pa.string()).to_numpy()
+        rows, clusters = table.column("row").to_numpy(), table.column("cluster").to_numpy()
+        _require(
+            len(clusters) == 0 or 0 <= clusters.min() <= clusters.max() < k, f"it has clusters beyond 0 to {k - 1}"
+        )
+        counts = {name: int(np.count_nonzero(names == name)) for name in scored}
+        _require(sum(counts.values()) == len(names), "it has rows of sets that were not scored")
+        own = counts.get(self._spec["train"])
+        _require(own in {None, self._spec["n"]}, f"it has {own} rows of the train set, not {self._spec['n']}")
+        expected = np.concatenate([np.arange(count) for count in counts.values()])
+        _require(bool(np.array_equal(rows, expected)), "its column `row` does not count the rows of each set from 0")
+
+    def _clusters(self, path: Path) -> None:
+        table = _table(path, CLUSTERS_SCHEMA)
+        expected = [(name, each) for name in self._spec["scored"] for each in range(self._spec["k"])]
+        found = list(zip(*(table.column(name).to_pylist() for name in ("embeddings", "cluster")), strict=True))
+        _require(found == expected, "it does not have one row a scored set and cluster")
+
+
+def verify_sweep(layout: SweepLayout) -> VerifyReport:
+    """Check every document of a sweep: they have no checksums, so for sense alone."""
+    report = VerifyReport(layout.folder.name, kind="sweep")
+    report.files = sum(1 for path in layout.folder.rglob("*") if path.is_file())
+    try:
+        sweep = Sweep(layout)
+        report.complete, total = sweep.complete, sweep.total
+        finished = sweep.finished_points()
+    except (ShoalError, TypeError, ValueError) as error:
+        report.add("spec.json", why(error))
+        return report
+    for index in finished:
+        path = layout.point(index)
+        try:
+            document = _json(path)
+            wrong = document.get("index") != index or not isinstance(document.get("scored"), dict)
+            problem = "is not the point of its number" if wrong else None
+        except (OSError, ValueError) as error:
+            problem = f"cannot be read: {why(error)}"
+        if problem:
+            report.add(path.relative_to(layout.folder).as_posix(), problem)
+    if report.complete:
+        _check_end(layout, finished, total, report)
+    return report
+
+
+def _check_end(layout: SweepLayout, finished: list[int], total: int, report: VerifyReport) -> None:
+    if finished != list(range(total)):
+        report.add("done.json", f"says complete, but {len(finished)} of {total} points are there")
+    try:
+        _json(layout.done)
+    except (OSError, ValueError) as error:
+        report.add("done.json", f"cannot be read: {why(error)}")
+    for path in sorted(layout.plots.glob("*")) if layout.plots.is_dir() else ():
+        content = path.read_bytes()
+        if not (content.startswith(PNG) if path.suffix == ".png" else b"</svg>" in content[-200:]):
+            report.add(path.relative_to(layout.folder).as_posix(), "is no whole picture")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    document = json.loads(path.read_bytes())
+    _require(isinstance(document, dict), "it holds no JSON object")
+    found: dict[str, Any] = document
+    return found
+
+
+def _table(path: Path, schema: pa.Schema) -> pa.Table:
+    return pq.read_table(path, columns=schema.names, partitioning=None).select(schema.names)
+
+
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise ValueError(problem)
