@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Path, Query, Response
+from fastapi import FastAPI, Path, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from shoal.jobs.queue import JobQueue
 from shoal.schemas import ClusterRequest, Id, Job
@@ -12,7 +12,9 @@ from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store.survey import describe_all
 from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, create_app, submit
+from shoal.web.pools import WORK
 from shoal.web.problems import problem_responses
+from shoal.web.route import router as make_router
 
 from clusterer.exports import MEDIA_TYPES, csv_blocks, jsonl_blocks
 from clusterer.facts import facts, summary
@@ -23,7 +25,7 @@ from clusterer.sweeps import api as sweeps
 
 KIND = "cluster"
 
-router = APIRouter()
+router = make_router()
 
 
 def build(settings: Settings | None = None, queue: JobQueue | None = None, store: Store | None = None) -> FastAPI:
@@ -183,7 +185,12 @@ def get_contact_sheet(clustering_id: Id, store: StoreDep) -> FileResponse:
     return FileResponse(clustering.check(clustering.layout.contact_sheet), media_type="image/png")
 
 
-@router.post("/clusterings/{clustering_id}/assign", tags=["assign"], responses=problem_responses(404, 409, 422, 503))
-def assign(clustering_id: Id, body: AssignRequest, store: StoreDep, settings: SettingsDep) -> list[dict[str, Any]]:
+@router.post(
+    "/clusterings/{clustering_id}/assign",
+    tags=["assign"],
+    response_model=list[dict[str, Any]],
+    responses=problem_responses(404, 409, 422, 503),
+)
+async def assign(clustering_id: Id, body: AssignRequest, store: StoreDep, settings: SettingsDep) -> Response:
     """The cluster of new embeddings or images, in their order."""
-    return assign_online(store.clustering(clustering_id), body, settings)
+    return await assign_online(await WORK.run(store.clustering, clustering_id), body, settings)

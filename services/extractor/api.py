@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path as FolderPath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Path, Query, Response
+from fastapi import FastAPI, Path, Query, Response
 from shoal.errors import EmbeddingsInUse, ModelNotFound, UnknownModel
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
@@ -18,13 +18,14 @@ from shoal.store import EmbeddingSet, Store
 from shoal.store.survey import describe_all
 from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, create_app, submit
 from shoal.web.problems import problem_responses
+from shoal.web.route import router as make_router
 
 from extractor import catalogue, openai, sources
 from extractor.modelspec import ModelSpec
 
 KINDS = ("extract:torch", "extract:tfserving")
 
-router = APIRouter()
+router = make_router()
 
 
 def build(settings: Settings | None = None, queue: JobQueue | None = None, store: Store | None = None) -> FastAPI:

@@ -9,9 +9,9 @@ import re
 import time
 from typing import Annotated, Literal
 
+import anyio
 import numpy as np
-from fastapi import APIRouter
-from fastapi.concurrency import run_in_threadpool
+from fastapi import Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, StringConstraints
 from shoal.errors import InvalidRequest, JobFinished, Unavailable, by_code
@@ -20,8 +20,11 @@ from shoal.jobs.states import JobState
 from shoal.schemas import Job, Request
 from shoal.settings import Settings
 from shoal.web import QueueDep, SettingsDep
+from shoal.web.answers import json_response
 from shoal.web.limits import check_queue
+from shoal.web.pools import FOLLOW, WORK
 from shoal.web.problems import problem_responses
+from shoal.web.route import router as make_router
 
 from extractor import catalogue
 from extractor.inline import KIND_PREFIX, MAX_BYTES, MAX_IMAGES, InlineFolder, InlineRequest
@@ -29,10 +32,11 @@ from extractor.inline import KIND_PREFIX, MAX_BYTES, MAX_IMAGES, InlineFolder, I
 TIMEOUT_S = 120.0
 POLL_S = 0.1
 MAX_ATTEMPTS = 2
+PIECE = 1 << 19  # characters; four make three bytes
 _DATA_URI = re.compile(r"data:image/[a-zA-Z0-9.+-]+;base64,")
 DataUri = Annotated[str, StringConstraints(min_length=1, max_length=4 * MAX_BYTES // 3 + 200)]
 
-router = APIRouter(tags=["embeddings"])
+router = make_router(tags=["embeddings"])
 
 
 class EmbedRequest(Request):
@@ -74,20 +78,26 @@ class EmbedResponse(BaseModel):
     usage: Usage = Field(default_factory=Usage)
 
 
-@router.post("/v1/embeddings", responses=problem_responses(422, 503, 507))
-async def embed(body: EmbedRequest, queue: QueueDep, settings: SettingsDep) -> EmbedResponse:
+@router.post("/v1/embeddings", response_model=EmbedResponse, responses=problem_responses(422, 503, 507))
+async def embed(body: EmbedRequest, queue: QueueDep, settings: SettingsDep) -> Response:
     """Embed a few images at once, in the shape of OpenAI's embeddings API. A worker must be free to do it."""
     inputs = [body.input] if isinstance(body.input, str) else body.input
-    folder, job = await run_in_threadpool(_submit, body.model, inputs, queue, settings)
+    folder, job = await WORK.run(_submit, body.model, inputs, queue, settings)
     try:
+        # No thread is held meanwhile.
         await _finished(queue, job)
-        vectors = await run_in_threadpool(folder.read)
+        return await WORK.run(_answer, folder, body)
     finally:
-        await run_in_threadpool(folder.remove)
+        with anyio.CancelScope(shield=True):
+            await WORK.run(folder.remove)
+
+
+def _answer(folder: InlineFolder, body: EmbedRequest) -> Response:
     data = [
-        EmbeddedImage(index=index, embedding=encoded(row, body.encoding_format)) for index, row in enumerate(vectors)
+        EmbeddedImage(index=index, embedding=encoded(row, body.encoding_format))
+        for index, row in enumerate(folder.read())
     ]
-    return EmbedResponse(data=data, model=body.model)
+    return json_response(EmbedResponse(data=data, model=body.model))
 
 
 def encoded(row: NDArray[np.float32], encoding: Literal["float", "base64"]) -> list[float] | str:
@@ -115,12 +125,23 @@ def decode_data_uris(inputs: list[str]) -> list[bytes]:
                 field="input",
             )
         try:
-            images.append(base64.b64decode(text[match.end() :], validate=True))
+            images.append(_decoded(text, match.end()))
         except binascii.Error as error:
             raise InvalidRequest(f"`input` {index} is not valid base64: {error}.", field="input") from error
     if sum(len(image) for image in images) > MAX_BYTES:
         raise InvalidRequest(f"`input` holds more than {MAX_BYTES} bytes: send fewer images at once.", field="input")
     return images
+
+
+def _decoded(text: str, start: int) -> bytes:
+    """The bytes of base64 from ``start`` on, in pieces: in one go no other thread would run for a while."""
+    pieces = []
+    for at in range(start, len(text), PIECE):
+        piece = text[at : at + PIECE]
+        if "=" in piece and at + PIECE < len(text):
+            raise binascii.Error("there are data after the padding")
+        pieces.append(base64.b64decode(piece, validate=True))
+    return b"".join(pieces)
 
 
 def _submit(model: str, inputs: list[str], queue: JobQueue, settings: Settings) -> tuple[InlineFolder, Job]:
@@ -150,16 +171,17 @@ async def _finished(queue: JobQueue, job: Job) -> None:
     try:
         end = time.monotonic() + TIMEOUT_S
         while time.monotonic() < end:
-            now = await run_in_threadpool(queue.get, job.id)
+            now = await FOLLOW.run(queue.get, job.id)
             if now.state is JobState.SUCCEEDED:
                 return
             if now.state.terminal:
                 raise by_code(now.error) if now.error else Unavailable(f"The job /jobs/{job.id} was cancelled.")
             await asyncio.sleep(POLL_S)
     except asyncio.CancelledError:
-        await asyncio.shield(run_in_threadpool(_cancel, queue, job))
+        with anyio.CancelScope(shield=True):
+            await FOLLOW.run(_cancel, queue, job)
         raise
-    await run_in_threadpool(_cancel, queue, job)
+    await FOLLOW.run(_cancel, queue, job)
     raise Unavailable(
         f"No worker embedded the images within {TIMEOUT_S:.0f} s; the job was cancelled. Is a worker of this backend "
         "running and free (GET /readyz, GET /jobs?state=running)? For many images use POST /extract.",

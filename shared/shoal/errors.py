@@ -38,7 +38,8 @@
     ├── HostNotAllowed               host_not_allowed          421
     ├── TooManyRequests              too_many_requests         429   with `retry_after_s`
     │   ├── RateLimited              rate_limited              429
-    │   └── QueueFull                queue_full                429
+    │   ├── QueueFull                queue_full                429
+    │   └── TooManyStreams           too_many_streams          429
     ├── NotFound                     not_found                 404
     │   ├── JobNotFound              job_not_found             404
     │   ├── ModelNotFound            model_not_found           404
@@ -280,6 +281,10 @@ class RateLimited(TooManyRequests):
 
 class QueueFull(TooManyRequests):
     code = "queue_full"
+
+
+class TooManyStreams(TooManyRequests):
+    code = "too_many_streams"
 
 
 class NotFound(ShoalError):

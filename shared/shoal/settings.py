@@ -140,6 +140,36 @@ class Settings(BaseSettings):
         validation_alias="SHOAL_MAX_INLINE_BYTES",
         description="Of a request that carries images or embeddings.",
     )
+    max_streams: int = Field(
+        512, ge=1, validation_alias="SHOAL_MAX_STREAMS", description="Event streams that an API serves at once."
+    )
+    max_streams_per_client: int = Field(
+        32,
+        ge=1,
+        validation_alias="SHOAL_MAX_STREAMS_PER_CLIENT",
+        description="Event streams of one API key at once; where no keys are needed, of one address.",
+    )
+    max_connections: int = Field(
+        2000, ge=1, validation_alias="SHOAL_MAX_CONNECTIONS", description="Connections that an API holds at once."
+    )
+    max_connections_per_client: int = Field(
+        1000,
+        ge=0,
+        validation_alias="SHOAL_MAX_CONNECTIONS_PER_CLIENT",
+        description="Connections of one address; 0 does not bound them, as behind a proxy that bounds them itself.",
+    )
+    header_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        validation_alias="SHOAL_HEADER_TIMEOUT_S",
+        description="Seconds in which a request's headers must arrive.",
+    )
+    body_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        validation_alias="SHOAL_BODY_TIMEOUT_S",
+        description="Seconds in which a request's body must arrive.",
+    )
     metrics_port: int = Field(
         0, ge=0, le=65535, validation_alias="SHOAL_METRICS_PORT", description="Of a worker's own metrics; 0: none."
     )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,6 @@ import numpy as np
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
-from clusterer import online
 from clusterer.api import build
 from clusterer.kmeans import select_engine
 from clusterer.transform import Transform
@@ -249,41 +251,71 @@ def test_new_rows_that_do_not_fit_are_named(api: TestClient, clustering: Cluster
     assert code_of(api.post(url, json={"embeddings": [good], "images": ["x"]}))[0] == 422
 
 
+Extractor = Callable[[int, Any], list[tuple[str, Any]]]
+
+
+@pytest.fixture
+def extractor(api: TestClient) -> Iterator[Extractor]:
+    """``extractor(status, answer)``: a server in the extractor's place; the paths and bodies that it is sent."""
+    stop: list[ThreadingHTTPServer] = []
+
+    def start(status: int, answer: Any) -> list[tuple[str, Any]]:
+        sent: list[tuple[str, Any]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size + 2)[:-2]
+                self.rfile.readline()
+                sent.append((self.path, json.loads(body)))
+                content = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever).start()
+        stop.append(server)
+        state = api.app.state  # type: ignore[attr-defined]
+        state.settings = state.settings.model_copy(update={"extractor_url": f"http://127.0.0.1:{server.server_port}"})
+        return sent
+
+    yield start
+    for server in stop:
+        server.shutdown()
+        server.server_close()
+
+
 def test_new_images_are_embedded_by_the_model_that_was_clustered(
-    api: TestClient, clustering: Clustering, planted: Planted, monkeypatch: pytest.MonkeyPatch
+    api: TestClient, clustering: Clustering, planted: Planted, extractor: Extractor
 ) -> None:
-    sent: list[tuple[str, Any]] = []
     vectors = planted(2)[0].tolist()
-
-    def post(url: str, **options: Any) -> httpx.Response:
-        sent.append((url, options["json"]))
-        return httpx.Response(200, json={"data": [{"embedding": vector} for vector in vectors]})
-
-    monkeypatch.setattr(online.httpx, "post", post)
-    images = ["data:image/png;base64,AAAA", "data:image/png;base64,BBBB"]
+    sent = extractor(200, {"data": [{"embedding": vector} for vector in vectors]})
+    images = ["data:image/png;base64,AAAA", "data:image/png;base64," + "B" * (1 << 20) + '"\\é']
     answer = api.post(f"/clusterings/{clustering.id}/assign", json={"images": images})
     points = Transform.from_arrays(clustering.transform_arrays())(np.array(vectors, np.float32))
     nearest = np.linalg.norm(points[:, None] - clustering.centroids(), axis=2).argmin(axis=1)
     assert [each["cluster"] for each in answer.json()] == nearest.tolist()
-    assert sent[0][0].endswith("/v1/embeddings")
-    assert sent[0][1] == {"model": "raw_pixels", "input": images, "encoding_format": "float"}
+    assert sent == [("/v1/embeddings", {"model": "raw_pixels", "input": images, "encoding_format": "float"})]
 
 
 def test_an_extractor_that_is_away_or_refuses_is_reported(
-    api: TestClient, clustering: Clustering, monkeypatch: pytest.MonkeyPatch
+    api: TestClient, clustering: Clustering, extractor: Extractor
 ) -> None:
     url = f"/clusterings/{clustering.id}/assign"
     body = {"images": ["data:image/png;base64,AAAA"]}
-
-    def away(url: str, **options: Any) -> httpx.Response:
-        raise httpx.ConnectError("refused")
-
-    def refuse(url: str, **options: Any) -> httpx.Response:
-        return httpx.Response(422, json={"code": "invalid_request", "detail": "No image.", "status": 422})
-
-    monkeypatch.setattr(online.httpx, "post", away)
-    assert code_of(api.post(url, json=body)) == (503, "unavailable")
-    monkeypatch.setattr(online.httpx, "post", refuse)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        state = api.app.state  # type: ignore[attr-defined]
+        nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        state.settings = state.settings.model_copy(update={"extractor_url": nobody})
+        assert code_of(api.post(url, json=body)) == (503, "unavailable")
+    extractor(422, {"code": "invalid_request", "detail": "No image.", "status": 422})
     answer = api.post(url, json=body)
     assert code_of(answer) == (422, "invalid_request")
     assert answer.json()["detail"] == "No image."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import Path, Query, Response
 from fastapi.responses import FileResponse
 from shoal.errors import NotFound
 from shoal.schemas import MAX_POINTS, Id, Job, Name, SweepRequest
@@ -13,13 +13,14 @@ from shoal.store.sweep_table import as_csv, as_parquet
 from shoal.store.sweeps import Sweep
 from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, submit
 from shoal.web.problems import problem_responses
+from shoal.web.route import router as make_router
 
 from clusterer.sweeps.grid import plan_points
 
 KIND = "sweep"
 PLOT_TYPES = {"svg": "image/svg+xml", "png": "image/png"}
 
-router = APIRouter(tags=["sweeps"])
+router = make_router(tags=["sweeps"])
 
 
 @router.post("/sweep", status_code=202, responses=problem_responses(404, 409, 422, 503))

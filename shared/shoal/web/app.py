@@ -16,6 +16,7 @@ from shoal.web.audit import Audit
 from shoal.web.counting import Counting
 from shoal.web.headers import SecurityHeaders
 from shoal.web.limits import Limits, QueueLimits
+from shoal.web.streams import StreamLimits
 
 SUMMARY = {
     "extractor": "Turns images into embeddings with pretrained networks and streams them into the store.",
@@ -51,6 +52,7 @@ def create_app(
     app.state.queue = queue or JobQueue.from_url(settings.redis_url.get_secret_value(), lease_s=settings.lease_s)
     app.state.store = store or Store(settings.store)
     app.state.kinds = tuple(kinds)
+    app.state.streams = StreamLimits(settings.max_streams, settings.max_streams_per_client)
     app.state.registry = health.registry_for(app.state.queue, settings)
     problems.install(app)
     _guard(app, service, settings)
@@ -68,10 +70,11 @@ def _guard(app: FastAPI, service: str, settings: Settings) -> None:
         Limits,
         max_bytes=settings.max_body_bytes,
         max_inline_bytes=settings.max_inline_bytes,
+        body_s=settings.body_timeout_s,
         queue_limits=QueueLimits(settings.max_queued, settings.max_queued_per_key, store),
     )
     auth.install(app, settings, store)
     app.add_middleware(problems.Unexpected)
-    app.add_middleware(Audit, service=service)
     app.add_middleware(SecurityHeaders, check_host=not needed, allowed_hosts=settings.allowed_hosts)
+    app.add_middleware(Audit, service=service)
     app.add_middleware(Counting, registry=app.state.registry, service=service)

@@ -7,7 +7,6 @@ import ipaddress
 from contextvars import ContextVar
 from typing import Any, Final
 
-from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,6 +15,7 @@ from shoal.errors import Forbidden, NotAuthenticated, QueueUnavailable, ShoalErr
 from shoal.keys import ANONYMOUS, Caller, KeyStore
 from shoal.settings import Settings, read_secret
 from shoal.web.asgi import header_values, refuse
+from shoal.web.pools import QUICK
 from shoal.web.problems import problem_responses
 
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
@@ -125,7 +125,7 @@ class Authentication:
         token = bearer_token(header_values(scope, "authorization"))
         if scope["path"] == "/metrics" and self._opens_metrics(token):
             return Caller(None, "metrics", keys.Scope.READ)
-        who = await run_sync(lambda: store.admit(token, rate=self._rate))
+        who = await QUICK.run(store.admit, token, rate=self._rate)
         needed = needed_scope(scope["method"], scope["path"])
         if not who.scope.includes(needed):
             raise Forbidden(f"This API key may {who.scope}; the request needs one that may {needed}.", scope=needed)
@@ -175,13 +175,13 @@ def describe(document: dict[str, Any]) -> None:
         "description": "An API key; `shoal keys create` makes one.",
     }
     for path, operations in document["paths"].items():
-        if path in OPEN_PATHS:
-            continue
         for method, operation in operations.items():
-            operation["security"] = [{"bearer": []}]
-            # A path whose parameter no route takes, such as one with a line break, is found nowhere.
-            missing = [404] if "{" in path else []
-            statuses = [401, 403, 429, 503, *missing, *([400, 413, 415, 422] if method == "post" else [])]
+            statuses = [422]  # a query parameter that no route has
+            if path not in OPEN_PATHS:
+                operation["security"] = [{"bearer": []}]
+                # A path whose parameter no route takes, such as one with a line break, is found nowhere.
+                missing = [404] if "{" in path else []
+                statuses += [401, 403, 429, 503, *missing, *([400, 413, 415] if method == "post" else [])]
             for status, answer in problem_responses(*statuses).items():
                 described = {key: value for key, value in answer.items() if key != "model"}
                 operation["responses"].setdefault(str(status), described)

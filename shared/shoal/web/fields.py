@@ -15,6 +15,7 @@ from shoal.schemas import NAME_PATTERN, NAME_RULE
 _CODES = {
     "extra_forbidden": "unknown_field",
     "missing": "missing_field",
+    "duplicate_key": "duplicate_field",
     "finite_number": "not_finite",
     "json_invalid": "invalid_json",
     "greater_than": "out_of_range",
@@ -29,6 +30,7 @@ _CODES = {
 _MESSAGES = {
     "unknown_field": "There is no field of this name; see /docs for the fields there are.",
     "missing_field": "This field is required.",
+    "duplicate_field": "This field is sent more than once: send it once.",
     "not_finite": "NaN and infinity are not allowed.",
 }
 _KINDS = {
@@ -42,7 +44,7 @@ _KINDS = {
     "string_type": "a string",
 }
 """What was expected, by the type of pydantic's error when something else was sent."""
-_NAMES_A_FIELD = frozenset({"missing", "extra_forbidden"})
+_NAMES_A_FIELD = frozenset({"missing", "extra_forbidden", "duplicate_key"})
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -21,6 +21,8 @@ from shoal.jobs.queue import JobQueue
 from shoal.settings import MIN_FREE_BYTES, Settings
 from shoal.store import Store
 from shoal.web.deps import QueueDep, SettingsDep, StoreDep
+from shoal.web.pools import QUICK
+from shoal.web.route import router as make_router
 
 WORKER_ALIVE_S = 60.0
 
@@ -42,11 +44,11 @@ class Readiness(BaseModel):
     )
 
 
-router = APIRouter(tags=["operations"])
+router = make_router(pool=QUICK, tags=["operations"])
 
 
 @router.get("/healthz")
-def healthz() -> Health:
+async def healthz() -> Health:
     """Whether the process lives; asks nothing else."""
     return Health()
 

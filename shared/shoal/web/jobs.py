@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from fastapi import Query, Request, Response
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse
 
@@ -17,10 +16,13 @@ from shoal.jobs.states import JobState
 from shoal.schemas import Id, Job, JobPage
 from shoal.web.deps import QueueDep
 from shoal.web.limits import check_queue, count_job
+from shoal.web.pools import FOLLOW, QUICK
 from shoal.web.problems import problem_responses
+from shoal.web.route import router as make_router
+from shoal.web.streams import CountedStream, StreamLimits
 
 POLL_S = 0.25
-router = APIRouter(tags=["jobs"])
+router = make_router(pool=QUICK, tags=["jobs"])
 
 
 def with_links(job: Job) -> Job:
@@ -81,21 +83,22 @@ def cancel_job(job_id: Id, queue: QueueDep) -> Job:
 @router.get(
     "/jobs/{job_id}/events",
     response_class=EventSourceResponse,
-    responses={200: {"content": {"text/event-stream": {}}}, **problem_responses(404, 422, 503)},
+    responses={200: {"content": {"text/event-stream": {}}}, **problem_responses(404, 422, 429, 503)},
 )
 async def follow_job(job_id: Id, queue: QueueDep, request: Request) -> EventSourceResponse:
     """Server-sent events: a `job` event at every change, the last one when the job has ended."""
-    await run_in_threadpool(queue.get, job_id)
-    return EventSourceResponse(_events(queue, job_id), ping=15)
+    limits: StreamLimits = request.app.state.streams
+    await QUICK.run(queue.get, job_id)
+    return CountedStream(_events(queue, job_id), limits=limits, who=limits.take(request), ping=15)
 
 
 async def _events(queue: JobQueue, job_id: str) -> AsyncIterator[dict[str, str]]:
     seen: int | None = None
     while True:
         try:
-            version = await run_in_threadpool(queue.version, job_id)
+            version = await FOLLOW.run(queue.version, job_id)
             if version != seen:
-                job = with_links(await run_in_threadpool(queue.get, job_id))
+                job = with_links(await FOLLOW.run(queue.get, job_id))
                 seen = version
                 yield {"event": "job", "id": str(version), "data": job.model_dump_json()}
                 if job.state.terminal:

@@ -16,12 +16,13 @@ from shoal.jobs.queue import JobQueue
 from shoal.keys import KeyStore
 from shoal.web.asgi import header_values, refuse
 from shoal.web.auth import caller
+from shoal.web.pools import BODIES, LARGE_BODY
 
 RETRY_AFTER_S: Final = 10
 RECOUNT_S: Final = 5.0
 """How often at most a key's unfinished jobs are counted again: it takes a round trip a job."""
 BODY_S: Final = 60.0
-"""How long a request may take to arrive."""
+"""How long a request's body may take to arrive."""
 
 
 @dataclass
@@ -104,10 +105,21 @@ class Limits:
         Of a body.
     max_inline_bytes
         Of a body that carries images or embeddings themselves.
+    body_s
+        Seconds in which a body must arrive.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, max_inline_bytes: int, queue_limits: QueueLimits) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_bytes: int,
+        max_inline_bytes: int,
+        queue_limits: QueueLimits,
+        body_s: float = BODY_S,
+    ) -> None:
         self._app = app
+        self._body_s = body_s
         self._max_bytes = max_bytes
         self._max_inline_bytes = max_inline_bytes
         self._queue_limits = queue_limits
@@ -143,7 +155,7 @@ class Limits:
         if any(not value.isdigit() or int(value) > most for value in declared):
             raise too_large
         chunks, size = [], 0
-        with anyio.move_on_after(BODY_S):
+        with anyio.move_on_after(self._body_s):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -153,8 +165,9 @@ class Limits:
                 if size > most:
                     raise too_large
                 if not message.get("more_body", False):
-                    return b"".join(chunks)
-        raise RequestTimeout(f"The body did not arrive within {BODY_S:.0f} seconds.")
+                    # Copying a large body takes a while too.
+                    return b"".join(chunks) if size <= LARGE_BODY else await BODIES.run(b"".join, chunks)
+        raise RequestTimeout(f"The body did not arrive within {self._body_s:.0f} seconds.")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -87,11 +87,11 @@ def shoal_problem(error: ShoalError) -> JSONResponse:
     return problem_response(error.problem(), headers)
 
 
-def _shoal_error(request: Request, error: Exception) -> JSONResponse:
+async def _shoal_error(request: Request, error: Exception) -> JSONResponse:
     return shoal_problem(error if isinstance(error, ShoalError) else ShoalError(str(error)))
 
 
-def _validation_error(request: Request, error: Exception) -> JSONResponse:
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     invalid = error if isinstance(error, RequestValidationError) else RequestValidationError([])
     if isinstance(invalid.body, bytes):  # It was not even looked at: its type is not JSON.
         return shoal_problem(
@@ -113,10 +113,10 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-def _http_exception(request: Request, error: Exception) -> JSONResponse:
+async def _http_exception(request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == HTTPStatus.BAD_REQUEST:  # FastAPI's only one: bytes that are no UTF-8, or nested without end.
-        return _validation_error(request, RequestValidationError([_NO_JSON]))
+        return await _validation_error(request, RequestValidationError([_NO_JSON]))
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     phrase = HTTPStatus(status).phrase
     code = phrase.lower().replace(" ", "_")

@@ -1,0 +1,231 @@
+"""Reading JSON: strictly, and without keeping other threads from running.
+
+Python's own reader takes the last of two equal keys, and holds the interpreter lock until all is read: a second for 64
+MB, in which the event loop stands still. Here equal keys are refused, and a large text is read in small pieces.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from typing import Any, Final
+
+PIECE: Final = 1 << 17
+"""Characters that are read in one go: about a millisecond."""
+MAX_DEPTH: Final = 200
+"""Of a large text; a small one is bounded by Python itself."""
+MAX_VALUES: Final = 500_000
+"""Of a large text, besides the numbers in plain lists: what no route takes must not fill the memory."""
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_NUMBERS = re.compile(r"[0-9+\-.eE, \t\n\r]+")
+_WORD = re.compile(r"[A-Za-z0-9+\-.]{1,5000}")
+_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
+_TEXT = re.compile(r'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
+
+
+class InvalidJson(ValueError):
+    """A text that is no JSON.
+
+    Parameters
+    ----------
+    reason
+        What is wrong.
+    place
+        At which character.
+    """
+
+    def __init__(self, reason: str, place: int = 0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.place = place
+
+
+class DuplicateKey(ValueError):
+    """An object that has one key twice.
+
+    Parameters
+    ----------
+    key
+        The key.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def loads(body: bytes) -> Any:
+    """The value of a JSON text in UTF-8.
+
+    Raises
+    ------
+    InvalidJson
+        It is no JSON, is nested without end, or holds a number of thousands of digits.
+    DuplicateKey
+        An object in it has one key twice.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidJson("it cannot be read as UTF-8 text", error.start) from error
+    value = _decode(text) if len(text) <= PIECE else _Reader(text).document()
+    if "\\u" in text and not _is_unicode(value):
+        raise InvalidJson("it holds half of a surrogate pair, which is no character")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        raise DuplicateKey(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def _decode(text: str, offset: int = 0) -> Any:
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise InvalidJson(error.msg, offset + error.pos) from error
+    except RecursionError as error:
+        raise InvalidJson("it is nested too deeply") from error
+    except DuplicateKey:
+        raise
+    except ValueError as error:
+        raise InvalidJson("a number in it has thousands of digits") from error
+
+
+def _is_unicode(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, dict):
+        return all(_is_unicode(each) for pair in value.items() for each in pair)
+    return all(_is_unicode(each) for each in value) if isinstance(value, list) else True
+
+
+class _Reader:
+    """Reads a large text: structure in Python, which lets other threads run, and what is between by pieces."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._values = 0
+
+    def document(self) -> Any:
+        value, end = self._value(self._skip(0), 0)
+        end = self._skip(end)
+        if end != len(self._text):
+            raise InvalidJson("Extra data", end)
+        return value
+
+    def _value(self, start: int, depth: int) -> tuple[Any, int]:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise InvalidJson(f"it holds more than {MAX_VALUES} values", start)
+        if depth > MAX_DEPTH:
+            raise InvalidJson("it is nested too deeply", start)
+        first = self._text[start : start + 1]
+        if first == '"':
+            return self._string(start + 1)
+        if first == "[":
+            return self._list(start + 1, depth + 1)
+        if first == "{":
+            return self._object(start + 1, depth + 1)
+        word = _WORD.match(self._text, start)
+        if word is None:
+            raise InvalidJson("Expecting value", start)
+        return _decode(word.group(), start), word.end()
+
+    def _list(self, at: int, depth: int) -> tuple[list[Any], int]:
+        found: list[Any] = []
+        at = self._skip(at)
+        if self._text[at : at + 1] == "]":
+            return found, at + 1
+        while True:
+            at = self._numbers(at, found)
+            value, at = self._value(at, depth)
+            found.append(value)
+            at, more = self._next(at, "]")
+            if not more:
+                return found, at
+
+    def _numbers(self, at: int, into: list[Any]) -> int:
+        """Read the numbers from ``at`` on that a comma follows; where the first value is that is none of them."""
+        while (run := _NUMBERS.match(self._text, at, at + PIECE)) is not None:
+            last = self._text.rfind(",", at, run.end())
+            if last < at:
+                return at
+            if last == at:
+                raise InvalidJson("Expecting value", at)
+            into.extend(_decode(f"[{self._text[at:last]}]", at - 1))
+            at = self._skip(last + 1)
+        return at
+
+    def _object(self, at: int, depth: int) -> tuple[dict[str, Any], int]:
+        found: dict[str, Any] = {}
+        at = self._skip(at)
+        if self._text[at : at + 1] == "}":
+            return found, at + 1
+        while True:
+            if self._text[at : at + 1] != '"':
+                raise InvalidJson("Expecting property name enclosed in double quotes", at)
+            key, at = self._string(at + 1)
+            at = self._skip(at)
+            if self._text[at : at + 1] != ":":
+                raise InvalidJson("Expecting ':' delimiter", at)
+            if key in found:
+                raise DuplicateKey(key)
+            found[key], at = self._value(self._skip(at + 1), depth)
+            at, more = self._next(at, "}")
+            if not more:
+                return found, at
+
+    def _string(self, at: int) -> tuple[str, int]:
+        parts: list[str] = []
+        start = at
+        while True:
+            run = _PLAIN.match(self._text, at, at + PIECE)
+            end = run.end() if run else at
+            if end == at:
+                run = _TEXT.match(self._text, at, at + PIECE)
+                end = run.end() if run else at
+                parts.append(_decode(f'"{self._text[at:end]}"', at - 1))
+            else:
+                parts.append(self._text[at:end])
+            after = self._text[end : end + 1]
+            if after == '"':
+                return _joined(parts), end + 1
+            if end == at:
+                reason = "Unterminated string starting at" if not after else "Invalid control character or escape at"
+                raise InvalidJson(reason, at if after else start - 1)
+            at = end
+
+    def _next(self, at: int, closing: str) -> tuple[int, bool]:
+        at = self._skip(at)
+        after = self._text[at : at + 1]
+        if after == ",":
+            return self._skip(at + 1), True
+        if after == closing:
+            return at + 1, False
+        raise InvalidJson("Expecting ',' delimiter", at)
+
+    def _skip(self, at: int) -> int:
+        while True:
+            run = _SPACE.match(self._text, at, at + PIECE)
+            end = run.end() if run else at
+            if end < at + PIECE:
+                return end
+            at = end
+
+
+def _joined(parts: list[str]) -> str:
+    text = "".join(parts)
+    if len(parts) > 1 and not text.isascii() and not _is_unicode(text):
+        # A pair of surrogates may lie in two pieces.
+        with suppress(UnicodeDecodeError):
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    return text

@@ -1,0 +1,134 @@
+"""What a route refuses, whatever its function does, and for whom it stops working."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from clusterer import api as clusterer_api
+from extractor import api as extractor_api
+from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.testclient import TestClient
+from shoal.errors import Unavailable
+from shoal.jobs.queue import JobQueue
+from shoal.settings import Settings
+from shoal.store import Store
+from shoal.wanted import Patience, check_wanted
+from shoal.web import pools
+from shoal.web.pools import Pool
+from shoal.web.route import Route
+
+SERVICES = {"extractor": extractor_api.build, "clusterer": clusterer_api.build}
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(params=SERVICES)
+def client(request: pytest.FixtureRequest, queue: JobQueue, tmp_path: Path) -> TestClient:
+    settings = Settings(store=tmp_path, data=tmp_path, models=tmp_path)
+    return TestClient(SERVICES[request.param](settings, queue, Store(tmp_path)), raise_server_exceptions=False)
+
+
+def _routes(client: TestClient) -> list[tuple[str, APIRoute]]:
+    routes = [each.original_route for each in iter_route_contexts(client.app.routes)]  # type: ignore[attr-defined]
+    return [(method, route) for route in routes if isinstance(route, APIRoute) for method in sorted(route.methods)]
+
+
+def test_every_route_reads_and_answers_the_same_way(client: TestClient) -> None:
+    assert {type(route).__mro__[1] for _, route in _routes(client)} == {Route}
+
+
+def test_no_route_ignores_a_query_parameter(client: TestClient) -> None:
+    for method, route in _routes(client):
+        path = route.path_format.replace("{", "").replace("}", "")
+        answer = client.request(method, path, params={"limi": 3})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), (method, path)
+        assert "`limi`" in answer.json()["detail"]
+
+
+def test_the_parameters_that_there_are_are_named(client: TestClient) -> None:
+    problem = client.get("/jobs", params={"stat": "queued"}).json()
+    assert problem["detail"] == ("/jobs has no query parameter `stat`; it has `state`, `kind`, `limit`, `cursor`.")
+    twice = client.get("/jobs?limit=1&limit=2")
+    assert (twice.status_code, twice.json()["field"]) == (422, "limit")
+
+
+def test_no_route_takes_the_last_of_two_equal_keys(client: TestClient) -> None:
+    posts = [route.path_format for method, route in _routes(client) if method == "POST"]
+    assert posts
+    for path in posts:
+        for body in (b'{"model": "a", "model": "b"}', b'{"x": {"model": 1, "model": 1}}'):
+            answer = client.post(path.replace("{clustering_id}", "some"), content=body, headers=JSON)
+            assert (answer.status_code, answer.json()["code"]) == (422, "duplicate_field"), path
+            assert answer.json()["errors"][0]["field"] == "model"
+
+
+@pytest.mark.parametrize("body", [b'{"\\ud800": 1}', b'{"' + b"k" * 100_000 + b'": 1}', b'{"a": "\\udfff"}'])
+def test_a_key_that_cannot_be_said_is_refused(client: TestClient, body: bytes) -> None:
+    for method, route in _routes(client):
+        if method == "POST":
+            answer = client.post(route.path_format, content=body, headers=JSON)
+            assert answer.status_code == 422, route.path_format
+            assert len(answer.content) < 300_000
+
+
+NAMES = [
+    *("n" * 300, "n" * 255, "n" * 3000, "é" * 150, "a/" * 100, "timm%3A" + "n" * 290),
+    *("a%00b", "%", "%zz", "a%0Ab", "%ED%A0%80", "%FF%FE", "..%2F.."),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_in_an_address_breaks_a_route(client: TestClient, name: str) -> None:
+    for method, route in _routes(client):
+        if "{" in route.path_format:
+            path = "/".join(name if part.startswith("{") else part for part in route.path_format.split("/"))
+            answer = client.request(method, path, **({"json": {}} if method == "POST" else {}))
+            assert answer.status_code in {404, 405, 422}, (method, route.path_format, answer.text)
+
+
+def test_a_call_whose_caller_is_gone_stops(wait_until: Callable[..., None]) -> None:
+    pool, steps, stopped = Pool("test", 1), [0], threading.Event()
+
+    def walk_for_ever() -> None:
+        try:
+            while True:
+                check_wanted()
+                steps[0] += 1
+        except Unavailable:
+            stopped.set()
+
+    async def give_up() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(pool.run, walk_for_ever)
+            while not steps[0]:
+                await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+
+    anyio.run(give_up)
+    wait_until(stopped.is_set)
+
+
+def test_a_call_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "REQUEST_S", 0.05)
+    go_on = threading.Event()
+
+    async def wait() -> Any:
+        try:
+            return await Pool("test", 1).run(go_on.wait, 30)
+        finally:
+            go_on.set()
+
+    with pytest.raises(Unavailable, match="took longer"):
+        anyio.run(wait)
+
+
+def test_whoever_waits_asks_no_more_often_than_needed() -> None:
+    check_wanted()  # outside of a request nobody is asked
+    patience = Patience(30.0, _since=time.monotonic() - 31)
+    with pytest.raises(Unavailable):
+        patience.check()
