@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from shoal import __version__
 from shoal.store import EmbeddingSet
 from shoal.store.clustering import ITERATIONS_SCHEMA, ClusteringWriter
 
@@ -174,6 +175,7 @@ def run_record(outcome: Outcome, timings: dict[str, float]) -> dict[str, Any]:
             "sketches_kept": outcome.placement.keep_bytes > 0,
         },
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "version": __version__,
         "libraries": _libraries(),
     }
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from shoal import figures, host
-from shoal.cli import debian, demo, jobs, models, output, stack
+from shoal.cli import debian, demo, jobs, models, output, run
 from shoal.errors import InvalidRequest, PathNotFound
 
 
@@ -40,7 +40,7 @@ def test_labels_are_a_word_or_a_file() -> None:
     ("facts", "choice"), [({"classes": 7, "rows": 200}, (None, 1.0)), ({"classes": 0, "rows": 200}, (10, None))]
 )
 def test_k_is_chosen_from_the_classes_or_the_rows(facts: dict[str, Any], choice: tuple[Any, Any]) -> None:
-    assert stack.choose_clusters(facts) == choice
+    assert run.choose_clusters(facts) == choice
 
 
 def test_durations_and_numbers_read_well() -> None:

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from shoal import __version__
-from shoal.cli import data, gc, jobs, keys, models, stack, store, sweep
+from shoal.cli import data, gc, jobs, keys, models, run, stack, store, sweep
 from shoal.cli.output import fail
 from shoal.errors import ShoalError
 
@@ -34,7 +34,7 @@ def _root(
 
 
 app.command("up")(stack.up)
-app.command("run")(stack.run)
+app.command("run")(run.run)
 app.command("demo")(stack.demo)
 app.command("doctor")(stack.doctor)
 app.command("extract")(jobs.extract)

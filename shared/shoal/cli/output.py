@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +21,8 @@ from shoal.schemas import Job
 # A pipe has no width: tables in it must not be cut to fit 80 columns.
 out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True)
+QUEUED_SHOWN_S = 2.0
+"""A job that waits for less is not worth a line."""
 
 
 def fail(error: ShoalError) -> None:
@@ -42,8 +45,13 @@ def progress_bars() -> Iterator[Progress]:
         yield progress
 
 
-def watch_job(client: Client, job: Job, progress: Progress) -> Job:
+def watch_job(client: Client, job: Job, progress: Progress, check: Callable[[], None] = lambda: None) -> Job:
     """Follow one job to its end, a bar a stage.
+
+    Parameters
+    ----------
+    check
+        Called at every poll; raises what makes further waiting useless.
 
     Raises
     ------
@@ -51,10 +59,12 @@ def watch_job(client: Client, job: Job, progress: Progress) -> Job:
         The job failed or was cancelled.
     """
     bars: dict[str, TaskID] = {}
+    begun = time.monotonic()
 
     def show(current: Job) -> None:
-        if current.state == "queued" and "" not in bars:
-            bars[""] = progress.add_task(f"{current.kind} queued", total=None, rate="", eta="")
+        check()
+        if current.state == "queued" and "" not in bars and time.monotonic() - begun > QUEUED_SHOWN_S:
+            bars[""] = progress.add_task(f"{current.kind}: {_waits_for(client, current)}", total=None, rate="", eta="")
         if current.progress is None:
             return
         at = current.progress
@@ -74,6 +84,16 @@ def watch_job(client: Client, job: Job, progress: Progress) -> Job:
             total = progress.tasks[bar].total or progress.tasks[bar].completed or 1
             progress.update(bar, total=total, eta="")
             progress.stop_task(bar)
+
+
+def _waits_for(client: Client, job: Job) -> str:
+    """Why a job is queued."""
+    if job.attempt:
+        return "waiting for its next attempt"
+    running = [each for each in client.jobs(state="running", kind=job.kind).jobs if each.id != job.id]
+    if running:
+        return f"waiting for job {running[0].id}"
+    return "waiting for a worker"
 
 
 def duration(seconds: float) -> str:

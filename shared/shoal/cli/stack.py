@@ -1,29 +1,35 @@
-"""`up`, `run`, `demo`, `doctor`: the whole system on this machine."""
+"""`up`, `demo`, `doctor`: the whole system on this machine."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import math
 import os
 import shutil
 import signal
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from shoal.cli.jobs import DEFAULT_MODEL, Labels, Model, parse_labels, parse_model
-from shoal.cli.output import err, metrics_table, out, progress_bars, watch_job
+from shoal.cli.jobs import DEFAULT_MODEL
+from shoal.cli.output import duration, err, metrics_table, out
+from shoal.cli.run import Ask, Source, extract_and_cluster, result_files, stopping_well
+from shoal.cli.session import Session
+from shoal.cli.summary import quoted
 from shoal.client import Client
 from shoal.embedded import Process, Stack
-from shoal.errors import PathNotFound
 from shoal.settings import Settings
+from shoal.store import Store
 
 Data = Annotated[Path | None, typer.Option("--data", envvar="SHOAL_DATA", help="Root of the image folders.")]
 Models = Annotated[Path | None, typer.Option("--models", envvar="SHOAL_MODELS", help="Folder of checkpoint files.")]
-Store = Annotated[Path | None, typer.Option("--store", envvar="SHOAL_STORE", help="Where embeddings and groups go.")]
+StoreRoot = Annotated[
+    Path | None, typer.Option("--store", envvar="SHOAL_STORE", help="Where embeddings and groups go.")
+]
 
 # A few hundred images: so few that one k-means run says little, and that PCA's small components are mostly noise.
 DEMO_OPTIONS: dict[str, Any] = {
@@ -36,7 +42,7 @@ DEMO_OPTIONS: dict[str, Any] = {
 def up(
     data: Data = None,
     models: Models = None,
-    store: Store = None,
+    store: StoreRoot = None,
     extractor_port: Annotated[int, typer.Option(envvar="SHOAL_EXTRACTOR_PORT", help="0 takes a free one.")] = 8001,
     clusterer_port: Annotated[int, typer.Option(envvar="SHOAL_CLUSTERER_PORT", help="0 takes a free one.")] = 8002,
 ) -> None:
@@ -62,72 +68,6 @@ def up(
         stack.stop()
 
 
-def run(
-    folder: Annotated[Path, typer.Argument(help="Folder of images; class = folder name, where there are any.")],
-    model: Model = DEFAULT_MODEL,
-    labels: Labels = "folder",
-    clusters: Annotated[int | None, typer.Option("--clusters", "-k", help="Number of clusters.")] = None,
-    over: Annotated[float | None, typer.Option(help="Clusters as a multiple of the number of classes.")] = None,
-    pca: Annotated[int | None, typer.Option(help="Keep this many principal components.")] = None,
-    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet to this PNG.")] = None,
-    models: Models = None,
-    store: Store = None,
-) -> None:
-    """Extract, cluster and show one folder; starts what it needs and stops it again."""
-    folder = folder.resolve()
-    if not folder.is_dir():
-        raise PathNotFound(f"{folder} is not a folder.")
-    stack = _stack(folder.parent, models, store, 0, 0, command="shoal run")
-    err.print(f"Starting Shoal with the store {stack.store} …")
-    stack.start()
-    try:
-        with Client(stack.extractor_url, stack.clusterer_url) as client:
-            job_options: dict[str, Any] = {"pca": {"components": pca} if pca else None}
-            clustering, _ = extract_and_cluster(
-                client, folder.name, parse_model(model), parse_labels(labels), clusters, over, job_options
-            )
-            show_clustering(client, clustering)
-            if sheet:
-                client.download(clustering, "contact-sheet", sheet)
-                out.print(f"contact sheet: {sheet}")
-    finally:
-        stack.stop()
-
-
-def extract_and_cluster(
-    client: Client,
-    path: str,
-    model: str | dict[str, Any],
-    labels: str | dict[str, str] = "folder",
-    clusters: int | None = None,
-    over: float | None = None,
-    options: dict[str, Any] | None = None,
-) -> tuple[str, str]:
-    """Run both jobs with progress bars; the ids of the clustering and of the embeddings."""
-    with progress_bars() as progress:
-        job = watch_job(client, client.extract(path, model=model, labels=labels), progress)
-        embeddings = str((job.result or {})["embeddings"])
-        if clusters is None and over is None:
-            clusters, over = choose_clusters(client.embeddings(embeddings))
-        body = {"clusters": clusters, "over": over, **(options or {})}
-        job = watch_job(client, client.cluster(embeddings, **body), progress)
-    return str((job.result or {})["clustering"]), embeddings
-
-
-def choose_clusters(facts: dict[str, Any]) -> tuple[int | None, float | None]:
-    """`clusters` and `over` for a user who gave neither: the classes where there are labels, else sqrt(n / 2)."""
-    if facts.get("classes"):
-        return None, 1.0
-    clusters = max(2, round(math.sqrt(facts["rows"] / 2)))
-    err.print(f"No labels and no --clusters: taking k = {clusters}, the rule of thumb sqrt(n / 2).")
-    return clusters, None
-
-
-def show_clustering(client: Client, clustering: str, title: str | None = None) -> None:
-    """Print a clustering's metrics."""
-    out.print(metrics_table(client.metrics(clustering), title or clustering))
-
-
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for images, store and contact sheet.")] = Path("demo"),
     dataset: Annotated[str, typer.Option(help="stamps, emoji, or auto: whichever can be fetched.")] = "auto",
@@ -135,21 +75,23 @@ def demo(
     """Cluster real images with real weights, beside raw pixels, and draw the groups."""
     from shoal.cli.demo import fetch_images
 
-    folder = fetch_images(output / "images", dataset, err.print)
-    stack = _stack(folder.parent, output / "models", output / "store", 0, 0, command="shoal demo")
-    err.print("Starting Shoal …")
-    stack.start()
-    try:
-        with Client(stack.extractor_url, stack.clusterer_url) as client:
-            raw, _ = extract_and_cluster(client, folder.name, "raw_pixels", over=1.0, options=DEMO_OPTIONS)
-            clustering, _ = extract_and_cluster(client, folder.name, DEFAULT_MODEL, over=1.0, options=DEMO_OPTIONS)
-            show_clustering(client, raw, f"{folder.name}: raw pixels, the baseline")
-            show_clustering(client, clustering, f"{folder.name}: {DEFAULT_MODEL}")
-            sheet = client.download(clustering, "contact-sheet", output / "contact-sheet.png")
-            report = client.download(clustering, "report", output / "report.html")
-            out.print(f"contact sheet: {sheet}\nreport: {report}")
-    finally:
-        stack.stop()
+    started = time.monotonic()
+    output = output.expanduser()
+    source = Source.of(fetch_images(output / "images", dataset, err.print))
+    store = Store(output / "store")
+    session = Session(source.root, output / "models", store.root, command="shoal demo")
+    with stopping_well(session, source, store, quoted("shoal", *sys.argv[1:])):
+        err.print("Starting Shoal …")
+        with session:
+            asks = (Ask(source, model, over=1.0, options=DEMO_OPTIONS) for model in ("raw_pixels", DEFAULT_MODEL))
+            raw, learnt = (extract_and_cluster(session, ask, store) for ask in asks)
+            for found, what in ((raw, "raw pixels, the baseline"), (learnt, DEFAULT_MODEL)):
+                metrics = store.clustering(found.clustering).metrics()
+                out.print(metrics_table(metrics, f"{source.folder.name}: {what}"))
+            sheet, report = output / "contact-sheet.png", output / "report.html"
+            files = result_files(store, learnt.clustering, sheet, report)
+            out.print(f"contact sheet: {sheet}\nreport: {report}", highlight=False, soft_wrap=True)
+            out.print(f"{duration(time.monotonic() - started)}; open {files['report']} in a browser", soft_wrap=True)
 
 
 def doctor() -> None:
@@ -193,8 +135,6 @@ def _stack(
     store: Path | None,
     extractor: int,
     clusterer: int,
-    *,
-    command: str = "shoal up",
 ) -> Stack:
     settings = Settings()
     return Stack(
@@ -204,9 +144,6 @@ def _stack(
         extractor_port=extractor,
         clusterer_port=clusterer,
         redis_url=os.environ.get("REDIS_URL") or None,
-        command=command,
-        # An exported REDIS_URL is the address of a queue that others share: their jobs are none of this command's.
-        single_user=command != "shoal up",
     )
 
 

@@ -45,12 +45,15 @@ class Server:
         Its root folder; `.queue` and `.logs` are made below it.
     command
         Who starts it, as others are told: `shoal up`.
+    data
+        Folder of its data; the store's `.queue`, where lock and socket are too, by default.
     """
 
-    def __init__(self, store: Path, command: str) -> None:
+    def __init__(self, store: Path, command: str, data: Path | None = None) -> None:
         self._store = store
         self._command = command
         self._folder = queue_folder(store)
+        self._data = data or self._folder
         self._lock: IO[str] | None = None
         self._sockets: Path | None = None
 
@@ -73,7 +76,7 @@ class Server:
         Unavailable
             Another process runs on the store.
         """
-        for folder in (self._folder, self._store / ".logs"):
+        for folder in (self._folder, self._data, self._store / ".logs"):
             folder.mkdir(parents=True, exist_ok=True)
         lock = (self._folder / "lock").open("w")
         deadline = time.monotonic() + LEFT_S
@@ -116,7 +119,7 @@ class Server:
             "port": "0",
             "unixsocket": str(address),
             "unixsocketperm": "700",
-            "dir": str(self._folder.resolve()),
+            "dir": str(self._data.resolve()),
             "appendonly": "yes",
             "appendfsync": "everysec",
             # No snapshots beside the append-only file: a server that cannot write one refuses to end, and to work.

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -47,6 +47,12 @@ class Stack:
     single_user
         Of a command that starts it for itself alone: always with a queue of its own, and without the settings of
         services that others reach.
+    queue_data
+        Folder of the embedded server's data where that is not the store's common one, `.queue`.
+    extra_env
+        Variables of the processes beside those of this one's environment.
+    before_workers
+        Called with the queue's URL when the queue is up and no worker runs yet.
     """
 
     data: Path
@@ -58,6 +64,9 @@ class Stack:
     host: str = "127.0.0.1"
     command: str = "shoal up"
     single_user: bool = False
+    queue_data: Path | None = None
+    extra_env: Mapping[str, str] = field(default_factory=dict)
+    before_workers: Callable[[str], None] | None = None
     processes: list[Process] = field(default_factory=list)
     _server: Server | None = None
     _embedded: bool = False
@@ -81,7 +90,7 @@ class Stack:
         for folder in (self.data, self.models, self.store):
             folder.mkdir(parents=True, exist_ok=True)
         self._refuse_full_disk()
-        self._server = Server(self.store, self.command)
+        self._server = Server(self.store, self.command, self.queue_data)
         self._server.lock()
         try:
             self.extractor_port = self.extractor_port or free_port()
@@ -90,6 +99,8 @@ class Stack:
             if self._embedded:
                 self._start_valkey()
             runfile.write(self.store, self._running())
+            if self.before_workers is not None and self.redis_url is not None:
+                self.before_workers(self.redis_url)
             for name, command in self._commands():
                 self._spawn(name, command)
             self._wait_ready()
@@ -151,6 +162,7 @@ class Stack:
             dropped.update(FOREIGN_TO_ONE_USER)
         return {
             **{name: value for name, value in os.environ.items() if name.upper() not in dropped},
+            **self.extra_env,
             "SHOAL_DATA": str(self.data.resolve()),
             "SHOAL_MODELS": str(self.models.resolve()),
             "SHOAL_STORE": str(self.store.resolve()),

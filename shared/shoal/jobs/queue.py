@@ -316,6 +316,13 @@ class JobQueue:
         _, *ids = self._scripts.run("reap", REAP_LIMIT, to_json(problem.problem()))
         return [str(job_id) for job_id in ids]
 
+    def take_back(self) -> Sequence[str]:
+        """Queue every running job again without waiting for the end of its lease; the attempt does not count.
+
+        Only for whoever knows that no worker lives, as the one who has just started the server for itself does.
+        """
+        return [str(job_id) for job_id in self._scripts.run("take_back")]
+
     def forget(self, older_than_s: float, *, really: bool) -> int:
         """Forget jobs that ended at least ``older_than_s`` ago, sooner than their retention would.
 

@@ -107,6 +107,23 @@ def test_job_handed_back_is_next_and_has_not_used_an_attempt(queue):
         assert queue.get(job.id).state is JobState.QUEUED
 
 
+def test_jobs_taken_back_wait_for_no_lease_and_their_old_workers_are_fenced(queue):
+    job, _ = queue.submit("work", {})
+    cancelled, _ = queue.submit("work", {})
+    for _ in range(5):
+        old, _ = claim(queue), claim(queue)
+        queue.cancel(cancelled.id)
+        assert job.id in queue.take_back()
+        assert queue.get(job.id).state is JobState.QUEUED
+        assert queue.get(cancelled.id).state is JobState.CANCELLED
+        taken = claim(queue)
+        assert (taken.job.id, taken.attempt) == (job.id, 1)
+        assert not queue.succeed(old, {})
+        queue.hand_back(taken)
+        cancelled, _ = queue.submit("work", {})
+    assert queue.take_back() == []
+
+
 def test_renewal_carries_progress(queue):
     job, _ = queue.submit("work", {})
     taken = claim(queue)

@@ -1,0 +1,405 @@
+"""`run`: one folder from images to groups, with what it needs started and stopped."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shoal.cli.flags import CLUSTER, EXTRACT, TWO_CLUSTERS, Clusters, Flags, speaking_of
+from shoal.cli.jobs import DEFAULT_MODEL, Labels, Model, parse_labels, parse_model
+from shoal.cli.output import duration, err, out, progress_bars, watch_job
+from shoal.cli.paths import Models, StoreRoot, expanded
+from shoal.cli.reuse import canonical, same_clustering
+from shoal.cli.session import Interrupted, Session, interruptible
+from shoal.cli.summary import Made, print_summary, quoted
+from shoal.errors import ClustersInvalid, EmbeddingsNotFound, InvalidRequest, NotFound, PathNotFound, StoreError
+from shoal.jobs.states import JobState
+from shoal.schemas import Job
+from shoal.settings import Settings
+from shoal.store import EmbeddingSet, Store
+
+Json = dict[str, Any]
+RUN: Flags = {**EXTRACT, **CLUSTER, "images": "FOLDER", "images.path": "FOLDER", "clusters": "-k"}
+FEWEST_IMAGES = 2
+MAX_FAILED_FRACTION = 0.5
+"""Folders that nobody has tidied hold files that are no images; the summary names them."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of images, as the services are asked for it.
+
+    Attributes
+    ----------
+    folder
+        Where it is.
+    root
+        The data root: what holds the folder, and the label file where there is one.
+    labels
+        As the API takes them.
+    """
+
+    folder: Path
+    root: Path
+    labels: str | dict[str, str] = "folder"
+
+    @property
+    def path(self) -> str:
+        """The folder below the data root."""
+        return self.folder.relative_to(self.root).as_posix()
+
+    @classmethod
+    def of(cls, folder: Path, labels: str = "folder") -> Source:
+        """The source that a user means.
+
+        Raises
+        ------
+        PathNotFound
+            There is no such folder or label file.
+        InvalidRequest
+            The folder cannot be asked for.
+        """
+        where = _existing(folder)
+        parsed = _label_file(labels, where)
+        if isinstance(parsed, str):
+            return cls(where, where.parent, parsed)
+        file = Path(parsed["file"])
+        root = Path(os.path.commonpath([where.parent, file.parent]))
+        return cls(where, root, {**parsed, "file": file.relative_to(root).as_posix()})
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What to extract and how to cluster it."""
+
+    source: Source
+    model: str | Json = DEFAULT_MODEL
+    clusters: int | str | None = None
+    over: float | None = None
+    options: Json = field(default_factory=dict)
+    """Other fields of the clustering's request."""
+    again: bool = False
+    max_failed_fraction: float = MAX_FAILED_FRACTION
+
+    def body(self, embeddings: str, clusters: int | str | None, over: float | None) -> Json:
+        """The clustering's request."""
+        given = {"embeddings": embeddings, "clusters": clusters, "over": over, **self.options}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def wants(self, job: Job, store: Store) -> bool:
+        """Whether an unfinished job of an earlier command does what this one will ask for."""
+        embeddings = job.request.get("embeddings")
+        if job.kind != "cluster" or not isinstance(embeddings, str) or job.cancel_requested:
+            return False
+        try:
+            if store.embeddings(embeddings).plan.source.path != self.source.path:
+                return False
+        except NotFound:
+            return False
+        free = {"clusters", "over"} if self.clusters is None and self.over is None else set()
+        k = {name: job.request.get(name) for name in ("clusters", "over")} if free else {}
+        own = self.body(embeddings, k.get("clusters", self.clusters), k.get("over", self.over))
+        return canonical(own) is not None and canonical(own) == canonical(job.request)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of it."""
+
+    extraction: Json
+    embeddings: str
+    clustering: str
+    reused: bool
+    notes: tuple[str, ...] = ()
+
+
+def run(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of images; class = folder name, where there are any.", callback=expanded)
+    ],
+    model: Model = DEFAULT_MODEL,
+    labels: Labels = "folder",
+    clusters: Clusters = None,
+    over: Annotated[
+        float | None, typer.Option(min=0.01, max=1000, help="Clusters as a multiple of the number of classes.")
+    ] = None,
+    pca: Annotated[int | None, typer.Option(min=1, help="Keep this many principal components.")] = None,
+    max_failed_fraction: Annotated[
+        float, typer.Option(min=0, max=1, help="Give up when more of the images than this cannot be read.")
+    ] = MAX_FAILED_FRACTION,
+    again: Annotated[bool, typer.Option("--again", help="Cluster anew, even if the same clustering is there.")] = False,
+    sheet: Annotated[Path | None, typer.Option(help="Copy the contact sheet to this PNG.", callback=expanded)] = None,
+    report: Annotated[Path | None, typer.Option(help="Copy the report to this HTML file.", callback=expanded)] = None,
+    models: Models = None,
+    store: StoreRoot = None,
+) -> None:
+    """Extract, cluster and show one folder; starts what it needs and stops it again."""
+    started = time.monotonic()
+    if clusters is not None and over is not None:
+        raise InvalidRequest(TWO_CLUSTERS)
+    settings = Settings()
+    ask = Ask(
+        Source.of(folder, labels),
+        parse_model(model),
+        clusters,
+        over,
+        {"pca": {"components": pca}} if pca else {},
+        again,
+        max_failed_fraction,
+    )
+    opened = Store(store or settings.store)
+    flags = _flags(model, labels, models, store)
+    command = quoted("shoal", "run", folder) + flags
+    session = Session(
+        ask.source.root,
+        models or settings.models,
+        opened.root,
+        command="shoal run",
+        wanted=partial(ask.wants, store=opened),
+    )
+    with stopping_well(session, ask.source, opened, quoted("shoal", *sys.argv[1:])), speaking_of(RUN):
+        err.print(f"Starting Shoal with the store {opened.root} …", markup=False, highlight=False)
+        with session:
+            _say_dropped(session, ask.source)
+            found = extract_and_cluster(session, ask, opened)
+            files = result_files(opened, found.clustering, sheet, report)
+            made = Made(
+                folder=ask.source.folder,
+                embeddings=found.embeddings,
+                clustering=found.clustering,
+                extraction=found.extraction,
+                reused=found.reused,
+                files=files,
+                seconds=duration(time.monotonic() - started),
+                again=command,
+                store_flag=f" {quoted('--store', store)}" if store else "",
+                notes=found.notes,
+            )
+            print_summary(out, opened, made)
+
+
+def extract_and_cluster(session: Session, ask: Ask, store: Store) -> Found:
+    """Run both jobs with progress bars, or find what they would make.
+
+    Raises
+    ------
+    ShoalError
+        A job failed, or there are too few images to group.
+    """
+    client = session.client
+    with progress_bars() as progress:
+        job = client.extract(
+            ask.source.path, model=ask.model, labels=ask.source.labels, max_failed_fraction=ask.max_failed_fraction
+        )
+        extraction = watch_job(client, job, progress, session.check).result or {}
+        embeddings = str(extraction["embeddings"])
+        facts = client.embeddings(embeddings)
+        _require_images(facts, ask.source, store)
+        clusters, over = ask.clusters, ask.over
+        notes: tuple[str, ...] = ()
+        if clusters is None and over is None:
+            clusters, over = choose_clusters(facts)
+            notes = _chosen(facts, clusters)
+        body = ask.body(embeddings, clusters, over)
+        known = None if ask.again else same_clustering(store, body)
+        if known is not None:
+            _drop(session, session.kept)
+            return Found(extraction, embeddings, known, reused=True, notes=notes)
+        job = _unfinished(session, body) or client.cluster(**body)
+        job = watch_job(client, job, progress, session.check)
+    return Found(extraction, embeddings, str((job.result or {})["clustering"]), reused=False, notes=notes)
+
+
+def choose_clusters(facts: Json) -> tuple[int | None, float | None]:
+    """`clusters` and `over` for a user who gave neither: the classes where there are labels, else sqrt(n / 2)."""
+    if (facts.get("classes") or 0) >= FEWEST_IMAGES:
+        return None, 1.0
+    return min(max(2, round(math.sqrt(facts["rows"] / 2))), facts["rows"]), None
+
+
+def result_files(store: Store, clustering: str, sheet: Path | None, report: Path | None) -> dict[str, Path]:
+    """Report and contact sheet by name: where the store has them, or where they were copied to.
+
+    Raises
+    ------
+    StoreError
+        They cannot be copied; the message says where they are.
+    """
+    layout = store.clustering(clustering).layout
+    files = {}
+    for name, made, target in (
+        ("report", layout.report_html, report),
+        ("contact sheet", layout.contact_sheet, sheet),
+    ):
+        files[name] = made.resolve()
+        if target is None:
+            continue
+        target = target / made.name if target.is_dir() else target
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(made, target)
+        except OSError as error:
+            raise StoreError(
+                f"The {name} cannot be written to {target} ({error.strerror or error}). It is at {files[name]}."
+            ) from None
+        files[name] = target.resolve()
+    return files
+
+
+@contextmanager
+def stopping_well(session: Session, source: Source, store: Store, command: str) -> Iterator[None]:
+    """End with a sentence, whatever happens: what is kept, and how to go on."""
+    try:
+        with interruptible(session):
+            yield
+    except KeyboardInterrupt as error:
+        err.print(_kept(source, store, command), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(error.status if isinstance(error, Interrupted) else 130) from None
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise StoreError(
+            f"{error.strerror or error}{where}. What is embedded is kept: mend this, then say the same again."
+        ) from error
+
+
+def _existing(folder: Path) -> Path:
+    """The folder itself, by its true name.
+
+    Raises
+    ------
+    PathNotFound, InvalidRequest
+        It cannot be a folder of images.
+    """
+    where = folder.expanduser()
+    if where.is_file():
+        raise PathNotFound(f"{where} is a file: give the folder that holds the images, {where.parent.resolve()}.")
+    if not where.is_dir():
+        raise PathNotFound(f"There is no folder {where} ({where.absolute()}).")
+    where = where.resolve()
+    if not where.name:
+        raise InvalidRequest(f"{where} is the whole machine: give the folder that holds the images.")
+    try:
+        str(where).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(where).decode(errors="backslashreplace")
+        raise InvalidRequest(f"The name of the folder {shown} is not UTF-8: rename it.") from None
+    if not os.access(where, os.R_OK | os.X_OK):
+        raise PathNotFound(f"The folder {where} may not be read by this user: change its permissions.")
+    return where
+
+
+def _label_file(text: str, folder: Path) -> str | dict[str, str]:
+    """`parse_labels`, with the label file's path absolute: of the working directory, or in or beside the folder."""
+    whole = Path(text).expanduser()
+    parsed = {"file": str(whole)} if whole.is_file() else parse_labels(text)
+    if isinstance(parsed, str):
+        return parsed
+    for base in (Path(), folder, folder.parent):
+        file = base / Path(parsed["file"]).expanduser()
+        if file.is_file():
+            # Not resolved to its end: a link beside the images may lead to a file elsewhere.
+            return {**parsed, "file": str(file.resolve())}
+    raise PathNotFound(
+        f"There is no label file {parsed['file']}: it is looked for in {Path.cwd()}, {folder} and {folder.parent}. "
+        "`--labels` is `folder`, `none`, or a CSV or Parquet file.",
+        field="images.labels",
+    )
+
+
+def _flags(model: str, labels: str, models: Path | None, store: Path | None) -> str:
+    """The flags that another run on the same images has to have."""
+    given = [("--model", model, DEFAULT_MODEL), ("--labels", labels, "folder")]
+    given += [("--models", models, None), ("--store", store, None)]  # type: ignore[list-item]
+    words = [word for flag, value, default in given if value != default for word in (flag, value)]
+    return f" {quoted(*words)}" if words else ""
+
+
+def _require_images(facts: Json, source: Source, store: Store) -> None:
+    rows = int(facts["rows"])
+    if rows >= FEWEST_IMAGES:
+        return
+    errors = store.embeddings(str(facts["id"])).errors().slice(0, 3).to_pylist()
+    what = "No image" if not rows else "Only 1 image"
+    why = "".join(f" {row['image_path']}: {row['message']}" for row in errors)
+    more = f" {facts['failed']:,} could not be read.{why}" if errors else ""
+    raise ClustersInvalid(f"{what} of {source.folder} could be read; grouping needs at least {FEWEST_IMAGES}.{more}")
+
+
+def _chosen(facts: Json, clusters: int | None) -> tuple[str, ...]:
+    if clusters is None:
+        return (f"As many groups as classes, {facts['classes']}. Other numbers: `-k` or `--over`.",)
+    why = "There is one class only" if facts.get("classes") else "There are no labels"
+    return (f"{why}: {clusters} groups is the square root of half the images. Other numbers: `-k`, or `-k auto`.",)
+
+
+def _unfinished(session: Session, body: Json) -> Job | None:
+    """The job of an earlier command that clusters the same; its fellows are dropped."""
+    same = [job for job in session.kept if canonical(job.request) == canonical(body)]
+    _drop(session, [job for job in session.kept if job not in same[:1]])
+    if not same:
+        return None
+    job = session.client.job(same[0].id)
+    if job.state in {JobState.FAILED, JobState.CANCELLED}:
+        return None
+    err.print("Going on with the clustering that an earlier run began.", highlight=False)
+    return job
+
+
+def _drop(session: Session, jobs: list[Job]) -> None:
+    for job in jobs:
+        with suppress(InvalidRequest, NotFound, StoreError):
+            if not session.client.job(job.id).state.terminal:
+                session.client.cancel(job.id)
+
+
+def _say_dropped(session: Session, source: Source) -> None:
+    """Say which other folders' work was set aside: it is in the store, and this run does not do it."""
+    paths = {str((job.request.get("images") or {}).get("path")) for job in session.dropped}
+    for path in sorted(paths - {source.path, "None"}):
+        folder = quoted(source.root / path)
+        err.print(
+            f"An earlier run on {folder} did not finish. What it embedded is kept: `shoal run {folder}` goes on.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _kept(source: Source, store: Store, command: str) -> str:
+    """What a stopped run leaves behind, and how to go on."""
+    try:
+        found = _newest(source, store)
+        done = store.saved_images(found.id) if found is not None else 0
+    except (StoreError, EmbeddingsNotFound, OSError):
+        found, done = None, 0
+    if found is None or not done:
+        return f"Stopped before an image was embedded. `{command}` starts again."
+    total = found.plan.source.count
+    where = f"kept in {store.root.resolve()}"
+    if found.complete:
+        return f"Stopped. All {total:,} images are embedded and {where}: `{command}` goes on with the clustering."
+    return f"Stopped. {done:,} of {total:,} images are embedded and {where}: `{command}` goes on there."
+
+
+def _newest(source: Source, store: Store) -> EmbeddingSet | None:
+    """The set of the folder's embeddings that was written to last."""
+    newest: tuple[float, EmbeddingSet | None] = (0.0, None)
+    for embeddings_id in store.embeddings_ids():
+        found = store.embeddings(embeddings_id)
+        if found.plan.source.path != source.path:
+            continue
+        layout = found.layout
+        times = [path.stat().st_mtime for path in (layout.plan, layout.commits, layout.all_parts) if path.exists()]
+        newest = max(newest, (max(times, default=0.0), found), key=lambda each: each[0])
+    return newest[1]

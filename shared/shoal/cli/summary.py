@@ -1,0 +1,241 @@
+"""What `shoal run` ends with: the groups, how good they are, what was left out, where everything is, what is next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from shoal.figures import metric_of, number
+from shoal.store import Store
+
+Json = dict[str, Any]
+SHOWN_GROUPS = 5
+SHOWN_REASONS = 6
+
+LABELLED = (
+    ("accuracy", "Accuracy, Hungarian", "images whose group is that of their class, one group a class"),
+    ("nmi_arithmetic", "NMI (arithmetic mean)", "what the groups tell of the classes: 0 nothing, 1 all"),
+    ("ari", "ARI", "how far groups and classes agree: 0 as by chance, 1 fully"),
+    ("purity", "Purity", "images of the commonest class of their group; more groups, more of it"),
+)
+UNLABELLED = (
+    ("silhouette", "Silhouette", "how far apart the groups are: 1 far, 0 they touch, below 0 they mix"),
+    ("davies_bouldin", "Davies-Bouldin", "width of the groups over the way to the next: less is better"),
+)
+STABILITY = ("Stability", "how far the groups of two random starts agree: 0 as by chance, 1 fully")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a run has made or found.
+
+    Attributes
+    ----------
+    folder
+        The images, as the user knows them.
+    embeddings, clustering
+        The ids.
+    extraction
+        Result of the extract job.
+    reused
+        Whether the clustering was there from before.
+    files
+        What to look at, by name, in order.
+    seconds
+        From the command's start.
+    again
+        The command with its arguments, for hints.
+    store_flag
+        What has to be added to other commands for them to find the store; empty if nothing.
+    notes
+        How the number of groups came about, and the like.
+    """
+
+    folder: Path
+    embeddings: str
+    clustering: str
+    extraction: Mapping[str, Any]
+    reused: bool
+    files: Mapping[str, Path]
+    seconds: str
+    again: str
+    store_flag: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def print_summary(console: Console, store: Store, made: Made) -> None:
+    """Print everything that a user wants to know at the end."""
+    clustering = store.clustering(made.clustering)
+    rows = int(clustering.spec["n"])
+    _say(console, "")
+    _say(console, f"{made.folder.name or made.folder}: {_count(rows, 'image')} in {clustering.k} groups", style="bold")
+    source = made.extraction.get("source") or {}
+    for note in (source.get("message"), *made.notes):
+        if note:
+            _say(console, str(note))
+    # A single class tells nothing about groups.
+    labelled = int(clustering.spec.get("train_classes") or 0) > 1
+    console.print(_groups(store, clustering.clusters(made.embeddings), made.embeddings, labelled=labelled))
+    _quality(console, clustering.metrics()["scored"][made.embeddings], labelled=labelled)
+    _left_out(console, store, made)
+    _places(console, made, rows)
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    # Soft: a path or an id that is cut in two cannot be copied.
+    console.print(text, markup=False, highlight=False, soft_wrap=True, style=style)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def _grid(*widths: str) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    for justify in widths:
+        table.add_column(justify="right" if justify == "r" else "left", overflow="fold")
+    return table
+
+
+def _groups(store: Store, clusters: pa.Table, embeddings_id: str, *, labelled: bool) -> Table:
+    """The largest groups: how many images, what they are or, without labels, the most typical one."""
+    filled = sorted(
+        (row for row in clusters.to_pylist() if row["size"]), key=lambda row: (-row["size"], row["cluster"])
+    )
+    shown, rest = filled[:SHOWN_GROUPS], filled[SHOWN_GROUPS:]
+    typical = _paths(store, embeddings_id, [row["nearest"][0] for row in shown if row["nearest"]])
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("group", justify="right")
+    table.add_column("images", justify="right")
+    if labelled:
+        table.add_column("mostly", overflow="fold")
+    table.add_column("the most typical image", overflow="fold")
+    for row in shown:
+        mostly = f"{row['majority']} ({row['purity']:.0%})" if row["majority"] is not None else ""
+        path = typical.get(row["nearest"][0], "") if row["nearest"] else ""
+        table.add_row(str(row["cluster"]), f"{row['size']:,}", *([_plain(mostly)] if labelled else []), _plain(path))
+    if rest:
+        sizes = [row["size"] for row in rest]
+        span = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+        more = f"{_count(len(rest), 'smaller group')}" if len(rest) > 1 else "1 smaller group"
+        table.add_row("…", span, *([""] if labelled else []), more)
+    return table
+
+
+def _plain(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _paths(store: Store, embeddings_id: str, rows: list[int]) -> dict[int, str]:
+    if not rows:
+        return {}
+    column = store.embeddings(embeddings_id).metadata(["image_path"]).column("image_path")
+    return {row: column[row].as_py() for row in rows}
+
+
+def _quality(console: Console, scored: Json, *, labelled: bool) -> None:
+    table = _grid("l", "r", "l", "l")
+    mean, std = scored["mean"], scored["std"]
+    shown = (*LABELLED, *UNLABELLED) if labelled else UNLABELLED
+    for key, name, meaning in shown:
+        value = metric_of(mean, key)
+        if value is None:
+            continue
+        chance = (mean.get("chance") or {}).get({"nmi_arithmetic": "nmi"}.get(key, key))
+        beside = f"chance {chance:.3f}" if isinstance(chance, int | float) else ""
+        table.add_row(name, number(value, metric_of(std, key)), beside, meaning)
+    stability = (scored.get("stability") or {}).get("ari_mean")
+    if stability is not None:
+        table.add_row(STABILITY[0], number(stability), "", STABILITY[1])
+    if mean.get("empty_clusters"):
+        table.add_row(
+            "Empty groups", f"{mean['empty_clusters']:g}", "", "groups that no image fell into: ask for fewer"
+        )
+    if table.row_count:
+        _say(console, "\nHow good the groups are", style="bold")
+        console.print(table)
+
+
+def _left_out(console: Console, store: Store, made: Made) -> None:
+    failed = list(_failures(store, made))
+    if failed:
+        total = sum(count for _, count, _ in failed)
+        _say(console, f"\n{_count(total, 'image')} could not be read", style="bold")
+        _reasons(console, failed)
+    skipped = [_skipped(each) for each in made.extraction.get("not_taken") or ()]
+    if skipped:
+        _say(console, f"\n{_count(sum(count for _, count, _ in skipped), 'file')} not taken", style="bold")
+        _reasons(console, skipped)
+
+
+def _failures(store: Store, made: Made) -> Iterator[tuple[str, int, str]]:
+    """Code, count, and an example with its message."""
+    told = made.extraction.get("failed_by_code")
+    if told is not None:
+        for each in told:
+            first = (each.get("examples") or [{}])[0]
+            yield each["code"], int(each["count"]), _example(first.get("image_path"), first.get("message"))
+        return
+    by_code: dict[str, list[Json]] = {}
+    for row in store.embeddings(made.embeddings).errors().to_pylist():
+        by_code.setdefault(row["code"], []).append(row)
+    for code, rows in sorted(by_code.items(), key=lambda item: -len(item[1])):
+        yield code, len(rows), _example(rows[0]["image_path"], rows[0]["message"])
+
+
+def _example(path: str | None, message: str | None) -> str:
+    return f"{path}: {message}" if path and message else path or message or ""
+
+
+def _skipped(each: Json) -> tuple[str, int, str]:
+    examples = ", ".join(str(example) for example in (each.get("examples") or [])[:1])
+    told = str(each.get("message") or "")
+    name = str(each.get("suffix") or each.get("reason"))
+    return name, int(each["count"]), f"{told} Such as {examples}" if told and examples else told or examples
+
+
+def _reasons(console: Console, reasons: Iterable[tuple[str, int, str]]) -> None:
+    reasons = list(reasons)
+    table = _grid("r", "l", "l")
+    for name, count, example in reasons[:SHOWN_REASONS]:
+        table.add_row(f"{count:,}", _plain(name), _plain(example))
+    console.print(table)
+    if len(reasons) > SHOWN_REASONS:
+        _say(console, f"… and {_count(len(reasons) - SHOWN_REASONS, 'other reason')}")
+
+
+def _places(console: Console, made: Made, rows: int) -> None:
+    resumed = min(int(made.extraction.get("resumed_rows") or 0), rows)
+    of = f"reused {resumed:,} of {rows:,} embeddings" if resumed else f"{rows:,} new embeddings"
+    _say(console, "\nWhere it is", style="bold")
+    width = max(map(len, ("contact sheet", "embeddings", *made.files)))
+    for name, path in made.files.items():
+        _say(console, f"{name:<{width}}  {path}")
+    _say(console, f"{'embeddings':<{width}}  {made.embeddings}  ({of})")
+    _say(console, f"{'clustering':<{width}}  {made.clustering}{'  (reused: made before)' if made.reused else ''}")
+    _say(console, f"{'time':<{width}}  {made.seconds}")
+    _say(console, "\nNext", style="bold")
+    _say(console, f"Open the report in a browser: {next(iter(made.files.values()))}")
+    hints = [
+        (f"shoal show {made.clustering}{made.store_flag}", "every figure"),
+        (f"{made.again} -k 20", "other groups"),
+    ]
+    if made.reused:
+        hints.append((f"{made.again} --again", "the same clustering anew"))
+    width = max(len(command) for command, _ in hints)
+    for command, what in hints:
+        _say(console, f"{command:<{width}}   {what}")
+
+
+def quoted(*words: str | Path) -> str:
+    """Words of a command as one types them."""
+    return " ".join(shlex.quote(str(word)) for word in words)

@@ -1,0 +1,297 @@
+"""`shoal run`: what it asks for, what it finds again, what it says at its end. tests/contracts runs all of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from shoal import __version__
+from shoal.cli import reuse, run, summary
+from shoal.cli.session import Session
+from shoal.errors import InvalidRequest, PathNotFound, StoreError
+from shoal.importer import import_embeddings
+from shoal.jobs.queue import JobQueue
+from shoal.jobs.states import JobState
+from shoal.store import Store
+from shoal.store.clustering import CLUSTERS_SCHEMA
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "my photos é"
+    made.mkdir()
+    return made
+
+
+class TestSource:
+    def test_a_folder_is_asked_for_by_its_name_below_its_parent(self, folder: Path) -> None:
+        source = run.Source.of(folder)
+        assert (source.root, source.path, source.labels) == (folder.parent, "my photos é", "folder")
+
+    def test_a_folder_of_the_root_is_a_folder_too(self) -> None:
+        source = run.Source.of(Path("/tmp"))
+        assert (source.root, source.path) == (Path("/tmp").resolve().parent, Path("/tmp").resolve().name)
+
+    @pytest.mark.parametrize("name", ["file.png", "nowhere", "/"])
+    def test_what_is_no_folder_of_images_is_refused_with_what_to_do(self, folder: Path, name: str) -> None:
+        (folder / "file.png").touch()
+        with pytest.raises((PathNotFound, InvalidRequest), match=r"give the folder|There is no folder") as caught:
+            run.Source.of(folder / name)
+        if name == "file.png":
+            assert str(folder) in caught.value.detail
+
+    def test_a_name_that_is_not_utf8_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+        with pytest.raises(InvalidRequest, match=r"caf\\xe9 is not UTF-8"):
+            run.Source.of(tmp_path / os.fsdecode(b"caf\xe9"))
+
+    @pytest.mark.parametrize("where", ["here", "inside", "beside", "far", "home"])
+    def test_a_label_file_may_lie_anywhere(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    ) -> None:
+        bases = {
+            "here": tmp_path / "cwd",
+            "inside": folder,
+            "beside": tmp_path,
+            "far": tmp_path / "x/y",
+            "home": tmp_path / "h",
+        }
+        file = bases[where] / "labels.csv"
+        (tmp_path / "cwd").mkdir()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("path,label\n")
+        monkeypatch.chdir(tmp_path / "cwd")
+        monkeypatch.setenv("HOME", str(tmp_path / "h"))
+        named = {"far": str(file), "home": "~/labels.csv"}.get(where, "labels.csv")
+        for text, columns in ((named, {}), (f"{named}:p:l", {"path_column": "p", "label_column": "l"})):
+            source = run.Source.of(folder, text)
+            assert isinstance(source.labels, dict)
+            assert source.root / source.labels["file"] == file
+            assert source.root / source.path == folder
+            assert source.labels == {"file": source.labels["file"], **columns}
+
+    def test_a_label_file_that_is_not_there_is_named_with_the_places(self, folder: Path) -> None:
+        with pytest.raises(PathNotFound, match=r"no label file l\.csv.*my photos"):
+            run.Source.of(folder, "l.csv")
+
+
+@pytest.mark.parametrize(
+    ("facts", "choice"),
+    [
+        ({"classes": 7, "rows": 200}, (None, 1.0)),
+        ({"classes": 1, "rows": 200}, (10, None)),
+        ({"classes": 0, "rows": 2}, (2, None)),
+        ({"rows": 5000}, (50, None)),
+    ],
+)
+def test_k_is_chosen_from_the_classes_or_the_rows(facts: dict[str, Any], choice: tuple[Any, Any]) -> None:
+    assert run.choose_clusters(facts) == choice
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A store with one labelled set of embeddings, ``toy-…``, and one clustering of it, ``c-old``."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "v.npy", rng.normal(size=(12, 4)).astype(np.float32))
+    np.save(tmp_path / "l.npy", np.array(["cat"] * 8 + ["dog"] * 4))
+    store = Store(tmp_path / "store")
+    import_embeddings(store, tmp_path / "v.npy", name="toy", labels=tmp_path / "l.npy", split=None)
+    return store
+
+
+def publish(store: Store, clustering_id: str, request: dict[str, Any], version: str = __version__) -> None:
+    """A clustering with as much in it as the summary reads."""
+    [embeddings_id] = store.embeddings_ids()
+    with store.clustering_writer(clustering_id) as writer:
+        layout = writer.layout
+        layout.report.mkdir(parents=True, exist_ok=True)
+        layout.report_html.write_text("<html>")
+        layout.contact_sheet.write_bytes(b"png")
+        mean = {"n_labelled": 12, "accuracy": {"hungarian": {"train": 0.75}}, "silhouette": 0.25, "purity": 0.75}
+        scored = {
+            embeddings_id: {"mean": {**mean, "chance": {"accuracy": 0.4}}, "std": {}, "seeds": {}, "stability": None}
+        }
+        spec = {
+            "request": request,
+            "train": embeddings_id,
+            "scored": [embeddings_id],
+            "n": 12,
+            "k": 7,
+            "dim": 4,
+            "seeds": [0],
+            "best_seed": 0,
+            "train_classes": 2,
+        }
+        rows = [
+            {
+                "embeddings": embeddings_id,
+                "cluster": i,
+                "size": size,
+                "labelled": size,
+                "majority": "cat",
+                "purity": 0.75,
+                "label": "cat",
+                "tightness": 1.0,
+                "nearest": [i],
+                "farthest": [i],
+                "borderline": [i],
+                "top_classes": [],
+            }
+            for i, size in enumerate((1, 1, 1, 1, 1, 1, 6))
+        ]
+        layout.spec.write_text(json.dumps(spec))
+        layout.run.write_text(json.dumps({"version": version}))
+        layout.metrics.write_text(json.dumps({"scored": scored}))
+        pq.write_table(pa.Table.from_pylist(rows, CLUSTERS_SCHEMA), layout.clusters)
+        writer.publish()
+
+
+class TestReuse:
+    def test_a_request_with_its_defaults_is_the_same_as_one_without(self, store: Store) -> None:
+        [embeddings_id] = store.embeddings_ids()
+        short = {"embeddings": embeddings_id, "clusters": 7, "pca": None}
+        publish(store, "c-old", reuse.canonical(short) or {})
+        assert reuse.same_clustering(store, short) == "c-old"
+        assert reuse.same_clustering(store, {**short, "memory_limit": "4GiB"}) == "c-old"
+
+    @pytest.mark.parametrize(
+        "other",
+        [{"clusters": 6}, {"embeddings": "toy-2"}, {"pca": {"components": 2}}, {"seed": 5}, {"normalize": False}],
+    )
+    def test_another_request_is_another_clustering(self, store: Store, other: dict[str, Any]) -> None:
+        [embeddings_id] = store.embeddings_ids()
+        publish(store, "c-old", {"embeddings": embeddings_id, "clusters": 7})
+        assert reuse.same_clustering(store, {"embeddings": embeddings_id, "clusters": 7, **other}) is None
+
+    def test_what_another_version_made_is_made_again(self, store: Store) -> None:
+        [embeddings_id] = store.embeddings_ids()
+        publish(store, "c-old", {"embeddings": embeddings_id, "clusters": 7}, version="0.0.1")
+        assert reuse.same_clustering(store, {"embeddings": embeddings_id, "clusters": 7}) is None
+
+    def test_a_damaged_clustering_is_no_hindrance(self, store: Store) -> None:
+        [embeddings_id] = store.embeddings_ids()
+        request = {"embeddings": embeddings_id, "clusters": 7}
+        for name in ("c-1", "c-2", "c-3"):
+            publish(store, name, request)
+        store.clustering("c-3").layout.run.unlink()
+        store.clustering("c-2").layout.spec.write_text("{")
+        assert reuse.same_clustering(store, request) == "c-1"
+
+
+class TestSummary:
+    def text(self, store: Store, **fields: Any) -> str:
+        [embeddings_id] = store.embeddings_ids()
+        publish(store, "c-old", {"embeddings": embeddings_id, "clusters": 7})
+        made = summary.Made(
+            folder=Path("/photos/[red] cats"),
+            embeddings=embeddings_id,
+            clustering="c-old",
+            extraction=fields.pop("extraction", {}),
+            reused=fields.pop("reused", False),
+            files=run.result_files(store, "c-old", None, None),
+            seconds="9 s",
+            again="shoal run cats",
+        )
+        console = Console(width=100, record=True)
+        with console.capture() as captured:
+            summary.print_summary(console, store, made)
+        return captured.get()
+
+    def test_it_names_groups_quality_files_ids_and_what_is_next(self, store: Store) -> None:
+        text = self.text(store)
+        assert "[red] cats: 12 images in 7 groups" in text
+        assert "cat (75%)" in text
+        assert "2 smaller groups" in text
+        assert "0.750" in text
+        assert "chance 0.400" in text
+        assert str(store.root / "clusterings/c-old/report/index.html") in text
+        assert str(store.root / "clusterings/c-old/report/contact-sheet.png") in text
+        assert "shoal show c-old" in text
+        assert "--again" not in text
+
+    def test_it_says_what_was_reused(self, store: Store) -> None:
+        text = self.text(store, reused=True, extraction={"resumed_rows": 12})
+        assert "reused 12 of 12 embeddings" in text
+        assert "c-old  (reused" in text
+        assert "shoal run cats --again" in text
+
+    def test_it_says_what_was_left_out_and_why(self, store: Store) -> None:
+        extraction = {
+            "failed_by_code": [
+                {"code": "image_too_large", "count": 3, "examples": [{"image_path": "a.png", "message": "Too many."}]}
+            ],
+            "not_taken": [
+                {
+                    "reason": "no_decoder",
+                    "suffix": ".heic",
+                    "count": 2,
+                    "examples": ["b.heic"],
+                    "message": "No decoder.",
+                },
+                {"reason": "hidden", "suffix": None, "count": 1, "examples": [], "message": "Hidden."},
+            ],
+            "source": {"message": "The folders' names are the classes."},
+        }
+        text = self.text(store, extraction=extraction)
+        assert "3 images could not be read" in text
+        assert "image_too_large  a.png: Too many." in text
+        assert "3 files not taken" in text
+        assert ".heic   No decoder. Such as b.heic" in text
+        assert "The folders' names are the classes." in text
+
+
+def test_files_are_copied_where_one_says(store: Store, tmp_path: Path) -> None:
+    [embeddings_id] = store.embeddings_ids()
+    publish(store, "c-old", {"embeddings": embeddings_id, "clusters": 7})
+    files = run.result_files(store, "c-old", tmp_path / "new/groups.png", tmp_path)
+    assert files == {"report": tmp_path / "index.html", "contact sheet": tmp_path / "new/groups.png"}
+    assert files["contact sheet"].read_bytes() == b"png"
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"cannot be written to .*file/x\.png.* It is at .*contact-sheet\.png"):
+        run.result_files(store, "c-old", tmp_path / "file/x.png", None)
+
+
+class TestLeftovers:
+    """What an earlier command left in the queue, before a worker runs."""
+
+    @pytest.fixture
+    def ask(self, folder: Path) -> run.Ask:
+        return run.Ask(run.Source(folder.parent / "v.npy", folder.parent), clusters=7)
+
+    def test_the_same_clustering_goes_on_at_once_and_the_rest_is_dropped(
+        self, store: Store, queue: JobQueue, redis_server: str, ask: run.Ask, tmp_path: Path
+    ) -> None:
+        [embeddings_id] = store.embeddings_ids()
+        wanted, _ = queue.submit("cluster", {"embeddings": embeddings_id, "clusters": 7})
+        claim = queue.claim(["cluster"], "worker")  # Whose command was killed: the lease has 30 seconds left.
+        assert claim is not None
+        other, _ = queue.submit("cluster", {"embeddings": embeddings_id, "clusters": 8})
+        extract, _ = queue.submit("extract:torch", {"images": {"path": "elsewhere"}, "model": "raw_pixels"})
+        running, _ = queue.submit("extract:torch", {"images": {"path": "elsewhere"}, "model": "m"})
+        session = Session(tmp_path, tmp_path, store.root, command="shoal run", wanted=lambda job: ask.wants(job, store))
+        session._settle(redis_server)
+        assert [job.id for job in session.kept] == [wanted.id]
+        assert {job.id for job in session.dropped} == {other.id, extract.id, running.id}
+        assert queue.get(wanted.id).state is JobState.QUEUED
+        assert {queue.get(job.id).state for job in session.dropped} == {JobState.CANCELLED}
+
+    def test_a_k_that_is_chosen_later_is_any_k(self, store: Store, queue: JobQueue, ask: run.Ask) -> None:
+        [embeddings_id] = store.embeddings_ids()
+        job, _ = queue.submit("cluster", {"embeddings": embeddings_id, "over": 1.0})
+        assert not ask.wants(job, store)
+        assert run.Ask(ask.source).wants(job, store)
+        assert not run.Ask(ask.source, options={"pca": {"components": 2}}).wants(job, store)
+        assert not run.Ask(run.Source(Path("/x/y"), Path("/x"))).wants(job, store)
+
+    def test_each_data_root_has_a_queue_of_its_own(self, store: Store, tmp_path: Path) -> None:
+        queues = {
+            Session(root, tmp_path, store.root, command="shoal run").stack.queue_data for root in (tmp_path, Path("/"))
+        }
+        assert len(queues) == 2
