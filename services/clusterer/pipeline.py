@@ -31,6 +31,9 @@ from clusterer.stopwatch import Stopwatch
 from clusterer.transform import Transform
 from clusterer.workspace import Workspace
 
+FITTED, HELD = 1, 2
+"""How far a job is whose transform, and whose transformed rows, are kept for its next attempt; iterations count on."""
+
 
 def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     """Cluster, score and publish; the job's result.
@@ -121,6 +124,7 @@ def fit_transform(ctx: JobContext, plan: Plan, source: Rows, work: Workspace) ->
     transform = Transform.of(source.dim, normalize=normalize, pca=pca, unit=unit)
     explained = pca.explained_variance_ratio.tolist()
     work.keep_fitted(transform, explained)
+    ctx.advance(FITTED)
     return transform, explained
 
 
@@ -130,7 +134,10 @@ def hold_transformed(
     """The transformed train set, which k-means reads once an iteration."""
     view = transform.view(source, f"embeddings {plan.train.id!r}")
     reporter = _reporter(ctx, "transform", source.n)
-    return work.hold("train", view, memory=placement.rows_in_memory, on_rows=reporter)
+    rows = work.hold("train", view, memory=placement.rows_in_memory, on_rows=reporter)
+    if not placement.rows_in_memory:
+        ctx.advance(HELD)
+    return rows
 
 
 def fit_seeds(ctx: JobContext, plan: Plan, train: Rows, engine: Engine, work: Workspace) -> dict[int, KMeansFit]:
@@ -281,6 +288,7 @@ class _Iterations:
         self.done = (self.first_run + restart) * self.per_run + len(state.history)
         if state.history:
             self.detail = {"seed": self.seed, "restart": restart, **asdict(state.history[-1])}
+            self.ctx.advance(HELD + self.done)
         self.between_blocks()
 
     def between_blocks(self, _: int = 0) -> None:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Path, Query, Response
 from shoal.errors import EmbeddingsInUse, ModelNotFound, UnknownModel
 from shoal.jobs.queue import JobQueue
-from shoal.jobs.states import JobState
 from shoal.paths import below
 from shoal.schemas import ExtractRequest, Id, Job
 from shoal.settings import Settings
@@ -109,7 +108,7 @@ def get_errors(
 def delete_embeddings(embeddings_id: Id, store: StoreDep, queue: QueueDep, settings: SettingsDep) -> None:
     """Delete embeddings that no job waits for or works on."""
     embeddings = store.embeddings_as_far_as_readable(embeddings_id)
-    for job in unfinished_jobs(queue):
+    for job in queue.unfinished():
         if reads(job, embeddings_id) if embeddings is None else uses(job, embeddings, settings.data):
             raise EmbeddingsInUse(
                 f"The job {job.id} ({job.kind}, {job.state}) uses {embeddings_id}: wait for it, or cancel it with "
@@ -117,18 +116,6 @@ def delete_embeddings(embeddings_id: Id, store: StoreDep, queue: QueueDep, setti
                 job=job.id,
             )
     store.delete_embeddings(embeddings_id)
-
-
-def unfinished_jobs(queue: JobQueue) -> Iterator[Job]:
-    """Every job that is queued or running."""
-    for state in (JobState.RUNNING, JobState.QUEUED):
-        cursor = None
-        while True:
-            page = queue.list(state=state, limit=500, cursor=cursor)
-            yield from page.jobs
-            cursor = page.next_cursor
-            if cursor is None:
-                break
 
 
 def uses(job: Job, embeddings: EmbeddingSet, root: FolderPath) -> bool:

@@ -98,6 +98,7 @@ def embed_missing(
             failures = sink.add(batch)
             ctx.count(embedded=len(batch.outcomes) - len(failures), failed=len(failures))
             tolerance.count(failures)
+            ctx.advance(before + sink.kept)
             ctx.progress("embed", before + sink.done, total, "images")
         sink.finish()
     return sink.resumed_rows

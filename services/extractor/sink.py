@@ -64,6 +64,8 @@ class ShardSink:
         Images of the missing shards that are embedded or failed.
     resumed_rows
         Those among them that an earlier attempt had embedded and saved.
+    kept
+        Those among `done` that are known to be committed or saved: a next attempt finds them.
     """
 
     def __init__(
@@ -75,13 +77,14 @@ class ShardSink:
         self._todo = deque(self._missing)
         self._current: _OpenShard | None = None
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        self._commits: deque[Future[object]] = deque()
+        self._commits: deque[tuple[Future[bool], int]] = deque()
         self._resumed: dict[int, _OpenShard] = {}
         self._skip: dict[int, int] = {}
         self._save_s = save_s
         self._safe_at = time.monotonic()
         self.done = 0
         self.resumed_rows = 0
+        self.kept = 0
 
     def __enter__(self) -> ShardSink:
         return self
@@ -161,7 +164,7 @@ class ShardSink:
             A commit failed.
         """
         while self._commits:
-            self._commits.popleft().result()
+            self._finish_commit()
 
     def _open(self) -> _OpenShard:
         if self._current is None:
@@ -182,9 +185,14 @@ class ShardSink:
 
     def _commit(self, writer: ShardWriter) -> None:
         # The committer gets the writer before an earlier commit's failure is raised here: it is closed all the same.
-        self._commits.append(self._committer.submit(_commit_or_discard, writer))
-        while self._commits and (self._commits[0].done() or len(self._commits) > COMMITS_WAITING):
-            self._commits.popleft().result()
+        self._commits.append((self._committer.submit(_commit_or_discard, writer), self.done))
+        while self._commits and (self._commits[0][0].done() or len(self._commits) > COMMITS_WAITING):
+            self._finish_commit()
+
+    def _finish_commit(self) -> None:
+        finished, done = self._commits.popleft()
+        if finished.result():
+            self.kept = max(self.kept, done)
 
     def _save_is_due(self, shard: _OpenShard) -> bool:
         return time.monotonic() - self._safe_at >= self._save_s or shard.writer.unsaved_bytes >= MOST_UNSAVED_BYTES
@@ -194,7 +202,7 @@ class ShardSink:
         self._safe_at = time.monotonic()
         segment = shard.writer.take_unsaved()
         if segment is not None:
-            self._commits.append(self._committer.submit(_save_if_possible, shard, segment))
+            self._commits.append((self._committer.submit(_save_if_possible, shard, segment), self.done))
 
     def _write(
         self, shard: _OpenShard, outcomes: Sequence[Decoded | Undecodable], vectors: NDArray[np.float32]
@@ -237,19 +245,22 @@ class ShardSink:
 
 
 def _commit_or_discard(writer: ShardWriter) -> bool:
+    """Always true: what another attempt has committed meanwhile is kept as well."""
     with writer:
-        return writer.commit()
+        writer.commit()
+    return True
 
 
-def _save_if_possible(shard: _OpenShard, segment: Segment) -> None:
+def _save_if_possible(shard: _OpenShard, segment: Segment) -> bool:
     if not shard.saves:
-        return
+        return False
     try:
         shard.writer.save(segment)
     except StoreError as error:
         # It is a safeguard only: whether the shard itself can be written shows at its commit.
         shard.saves = False
         log.warning("an unfinished shard cannot be saved; a crash would cost all of it", error=error.detail)
+    return shard.saves
 
 
 def _metadata(row: dict[str, Any], outcome: Decoded) -> RowMetadata:

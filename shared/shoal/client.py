@@ -11,19 +11,25 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
 
-from shoal.errors import ShoalError, Unavailable, by_code
+from shoal.errors import ShoalError, TooManyRequests, Unavailable, by_code
 from shoal.figures import Metrics
 from shoal.schemas import Job, JobPage
 from shoal.settings import Settings
 
 Json = dict[str, Any]
-RETRY_STATUSES = frozenset({429, 503})
+RETRY_STATUSES = frozenset({429, 502, 503, 504})
+"""What a service or a proxy before it answers while it is overloaded or starting."""
+RETRY_CAP_S = 5.0
+PATIENCE_S = 600.0
+"""How long those who follow a job wait for a service that does not answer: longer than an upgrade takes."""
 
 
 class Client:
@@ -57,12 +63,8 @@ class Client:
         settings = Settings()
         key = api_key or (settings.api_key.get_secret_value() if settings.api_key else None)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._extractor = httpx.Client(
-            base_url=extractor_url or settings.extractor_url, headers=headers, timeout=timeout_s
-        )
-        self._clusterer = httpx.Client(
-            base_url=clusterer_url or settings.clusterer_url, headers=headers, timeout=timeout_s
-        )
+        self._extractor = _http(extractor_url or settings.extractor_url, headers, timeout_s)
+        self._clusterer = _http(clusterer_url or settings.clusterer_url, headers, timeout_s)
         self._retries = retries
 
     def __enter__(self) -> Client:
@@ -130,18 +132,57 @@ class Client:
         """Cancel a job."""
         return Job.model_validate(self._send(self._any(), "DELETE", f"/jobs/{job_id}").json())
 
-    def follow(self, job: Job | str, *, poll_s: float = 0.3) -> Iterator[Job]:
-        """The job at every poll until it has ended; the last one is terminal."""
+    def follow(
+        self,
+        job: Job | str,
+        *,
+        poll_s: float = 0.3,
+        patience_s: float = PATIENCE_S,
+        on_outage: Callable[[ShoalError], None] | None = None,
+    ) -> Iterator[Job]:
+        """The job at every poll until it has ended; the last one is terminal.
+
+        Parameters
+        ----------
+        poll_s
+            Seconds between two polls.
+        patience_s
+            How long the service may be away, as when it is restarted: jobs go on meanwhile.
+        on_outage
+            Called with the reason at every poll that finds it away.
+
+        Raises
+        ------
+        Unavailable
+            The service was away for longer than that.
+        """
         job_id = job if isinstance(job, str) else job.id
+        heard_at = time.monotonic()
         while True:
-            current = self.job(job_id)
+            try:
+                current = self.job(job_id)
+            except (Unavailable, TooManyRequests) as error:
+                if time.monotonic() - heard_at > patience_s:
+                    raise
+                if on_outage is not None:
+                    on_outage(error)
+                time.sleep(poll_s)
+                continue
+            heard_at = time.monotonic()
             yield current
             if current.state.terminal:
                 return
             time.sleep(poll_s)
 
-    def wait(self, job: Job | str, on_progress: Callable[[Job], None] | None = None) -> Job:
-        """Wait until the job has ended.
+    def wait(
+        self,
+        job: Job | str,
+        on_progress: Callable[[Job], None] | None = None,
+        *,
+        patience_s: float = PATIENCE_S,
+        on_outage: Callable[[ShoalError], None] | None = None,
+    ) -> Job:
+        """Wait until the job has ended; `follow` explains ``patience_s`` and ``on_outage``.
 
         Raises
         ------
@@ -149,7 +190,7 @@ class Client:
             The job failed: its own problem as the exception of that code. Cancelled: code ``job_cancelled``.
         """
         current: Job | None = None
-        for current in self.follow(job):
+        for current in self.follow(job, patience_s=patience_s, on_outage=on_outage):
             if on_progress is not None:
                 on_progress(current)
         if current is None or current.state != "succeeded":
@@ -228,7 +269,7 @@ class Client:
                 time.sleep(0.2 * 2**attempt)
                 continue
             if response.status_code in RETRY_STATUSES and not last:
-                time.sleep(min(float(response.headers.get("Retry-After", 1)), 5.0))
+                time.sleep(retry_after_s(response.headers.get("Retry-After")))
                 continue
             if response.is_error:
                 raise _problem(response)
@@ -236,9 +277,36 @@ class Client:
         raise AssertionError("unreachable")
 
 
+def retry_after_s(value: str | None) -> float:
+    """Seconds to wait before the next try, from a ``Retry-After`` header in seconds or with a date.
+
+    A missing or senseless one counts as a second; none makes a client wait longer than 5 seconds.
+    """
+    text = (value or "").strip()
+    if text.isdecimal() and len(text) < 10:
+        return min(float(text), RETRY_CAP_S)
+    try:
+        at = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return 1.0
+    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    return min(max((at - datetime.now(UTC)).total_seconds(), 0.0), RETRY_CAP_S)
+
+
+def _http(url: str, headers: dict[str, str], timeout_s: float) -> httpx.Client:
+    # A proxy of the environment is for other machines: on this one it would be asked for an address of its own.
+    host = httpx.URL(url).host
+    local = host == "localhost" or host.startswith("127.") or host == "::1"
+    return httpx.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=not local)
+
+
 def _problem(response: httpx.Response) -> ShoalError:
     try:
         body = response.json()
     except ValueError:
         body = {}
+    if not isinstance(body, dict) or "code" not in body:
+        # A proxy's answer while the service behind it starts.
+        code = "unavailable" if response.status_code in {502, 503, 504} else ShoalError.code
+        body = {"code": code, **(body if isinstance(body, dict) else {})}
     return by_code({"detail": f"{response.url} answered {response.status_code}.", **body})

@@ -15,6 +15,7 @@
     │   ├── NotFinite                not_finite                422
     │   ├── DimensionMismatch        dimension_mismatch        422
     │   ├── EngineUnavailable        engine_unavailable        422
+    │   ├── BackendNotInstalled      backend_not_installed     422
     │   ├── MemoryLimitTooSmall      memory_limit_too_small    422
     │   ├── ImportInvalid            import_invalid            422
     │   └── ImageInvalid             image_invalid             422   one image, also as a row of errors
@@ -70,7 +71,8 @@
     │   ├── StoreReadOnly            store_read_only           500
     │   └── StoreFull                store_full                507
     └── Unavailable                  unavailable               503
-        └── QueueUnavailable         queue_unavailable         503
+        ├── QueueUnavailable         queue_unavailable         503
+        └── OtherStore               other_store               503   the queue's jobs are of another store
 
 ``code`` is stable and meant for programs, ``detail`` says in a sentence what is wrong and what would have been right.
 """
@@ -185,6 +187,10 @@ class DimensionMismatch(InvalidRequest):
 
 class EngineUnavailable(InvalidRequest):
     code = "engine_unavailable"
+
+
+class BackendNotInstalled(InvalidRequest):
+    code = "backend_not_installed"
 
 
 class MemoryLimitTooSmall(InvalidRequest):
@@ -409,3 +415,7 @@ class Unavailable(ShoalError):
 
 class QueueUnavailable(Unavailable):
     code = "queue_unavailable"
+
+
+class OtherStore(Unavailable):
+    code = "other_store"

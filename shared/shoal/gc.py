@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.errors import JobNotFound, QueueUnavailable
+from shoal.jobs.leftovers import job_of
 from shoal.jobs.queue import JobQueue
-from shoal.jobs.states import JobState
 from shoal.store import EmbeddingSet, Store
 from shoal.store.partial import SEGMENT_NAME
 from shoal.store.survey import survey
@@ -69,7 +69,7 @@ def find(
     for folder in (layout.temporary, layout.trash, layout.root / "inline"):
         yield from _old(_entries(folder), work_age_s)
     for path in _entries(layout.work_folder):
-        yield from _old([path], 0.0 if _ended(queue, path.name.partition("-")[2]) else work_age_s)
+        yield from _old([path], 0.0 if _ended(queue, job_of(path)) else work_age_s)
     wanted = ""
     if incomplete_age_s is not None:
         if queue is None:
@@ -134,16 +134,7 @@ def _abandoned(embeddings: EmbeddingSet, wanted: str, age_s: float) -> bool:
 
 def _wanted(queue: JobQueue) -> str:
     """The requests of all unfinished jobs, as one text to look ids and paths up in."""
-    requests = []
-    for state in (JobState.QUEUED, JobState.RUNNING):
-        cursor = None
-        while True:
-            page = queue.list(state=state, limit=500, cursor=cursor)
-            requests += [job.model_dump_json(include={"request"}) for job in page.jobs]
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-    return "\n".join(requests)
+    return "\n".join(job.model_dump_json(include={"request"}) for job in queue.unfinished())
 
 
 def _quoted(text: str) -> str:

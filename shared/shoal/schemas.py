@@ -490,6 +490,7 @@ class Job(BaseModel):
     attempt: int = 0
     cancel_requested: bool = False
     progress: Progress | None = None
+    waiting_for: str | None = Field(None, description="Of a queued job: why no worker will take it as things are.")
     request: dict[str, Any]
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = Field(None, description="An RFC 9457 problem.")

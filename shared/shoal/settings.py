@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     device: str = Field("auto", validation_alias="SHOAL_DEVICE", description="auto, cpu, cuda or cuda:N.")
 
     # Who may ask, and for how much.
+    absent_kinds: Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_separated)] = Field(
+        frozenset(),
+        validation_alias="SHOAL_ABSENT_KINDS",
+        description="Kinds of jobs whose worker is not installed here, comma separated; `shoal up` sets it.",
+    )
     host: str = Field("127.0.0.1", validation_alias="SHOAL_HOST", description="Address that an API listens on.")
     published_host: str | None = Field(
         None,

@@ -65,6 +65,12 @@ def resume(context: JobContext) -> None:
     note(context, f"resumed at {context.checkpoint['done']}")
 
 
+def advance(context: JobContext) -> None:
+    """Get as far as the request says for this attempt, and crash."""
+    context.advance(context.request["places"][context.attempt - 1])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def fail(context: JobContext) -> None:
     raise {
         "known": WeightsMissing("no weights", file="a.pth"),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from shoal import Client
+from shoal.client import retry_after_s
 from shoal.embedded import free_port
 from shoal.errors import JobNotFound, ShoalError, TooManyFailures, Unavailable
 
@@ -24,6 +27,7 @@ class Script(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: list[tuple[int, dict[str, Any]]] = []
+        self.retry_after = "0"
         self.seen: list[tuple[str, str, dict[str, str], Any]] = []
 
     @property
@@ -44,7 +48,7 @@ class Handler(BaseHTTPRequestHandler):
         data = json.dumps(payload).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(data)))
-        self.send_header("retry-after", "0")
+        self.send_header("retry-after", self.server.retry_after)
         self.end_headers()
         self.wfile.write(data)
 
@@ -116,6 +120,51 @@ def test_waiting_for_a_failed_job_raises_its_problem(client: Client, script: Scr
     with pytest.raises(ShoalError) as caught:
         client.wait("j1")
     assert caught.value.code == "job_cancelled"
+
+
+@pytest.mark.parametrize("value", ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "-5", "nan", "", "0.001"])
+def test_any_retry_after_is_borne(client: Client, script: Script, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("shoal.client.time.sleep", waits.append)
+    script.retry_after = value
+    script.answers = [(429, {"code": "rate_limited"}), (200, JOB)]
+    assert client.job("j1").id == "j1"
+    assert waits == [0.0 if "GMT" in value else 1.0]
+
+
+def test_a_date_to_come_back_at_is_waited_for_within_reason() -> None:
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
+    assert 1.0 < retry_after_s(soon) <= 3.0
+    late = format_datetime(datetime.now(UTC) + timedelta(days=3), usegmt=True)
+    assert [retry_after_s(value) for value in (late, "3600", "2")] == [5.0, 5.0, 2.0]
+
+
+def test_following_a_job_outlives_a_restart_of_the_service(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.client.time.sleep", lambda _: None)
+    outages: list[str] = []
+    away = [(503, {"code": "queue_unavailable", "detail": "away"}), (502, {"html": "bad gateway"})]
+    script.answers = [(200, JOB), *away, *away, *away, (200, {**JOB, "state": "succeeded", "result": {}})]
+    with Client(script.url, script.url, retries=0) as client:
+        job = client.wait("j1", on_outage=lambda error: outages.append(error.code))
+    assert job.state == "succeeded"
+    assert outages == ["queue_unavailable", "unavailable"] * 3
+
+
+def test_patience_has_an_end() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    outages: list[ShoalError] = []
+    with Client(url, url, retries=0) as client, pytest.raises(Unavailable, match="does not answer"):
+        list(client.follow("j1", poll_s=0.01, patience_s=0.1, on_outage=outages.append))
+    assert outages
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
+    client: Client, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    script.answers = [(200, JOB)]
+    with Client(script.url, script.url, retries=0) as beside:
+        assert beside.job("j1").id == "j1"
 
 
 def test_nothing_listens() -> None:

@@ -78,6 +78,7 @@ class _Points:
 
     def one_more(self) -> None:
         self.done += 1
+        self.ctx.advance(self.done)
         self.alive()
 
 

@@ -23,6 +23,8 @@ out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True)
 QUEUED_SHOWN_S = 2.0
 """A job that waits for less is not worth a line."""
+WORKER_START_S = 5.0
+"""A worker that is just being started needs no mention."""
 
 
 def fail(error: ShoalError) -> None:
@@ -60,11 +62,21 @@ def watch_job(client: Client, job: Job, progress: Progress, check: Callable[[], 
     """
     bars: dict[str, TaskID] = {}
     begun = time.monotonic()
+    told: set[str] = set()
+
+    def tell(text: str) -> None:
+        """Print what a bar has no room for, once."""
+        if text not in told:
+            told.add(text)
+            progress.console.print(text, markup=False, highlight=False)
 
     def show(current: Job) -> None:
         check()
-        if current.state == "queued" and "" not in bars and time.monotonic() - begun > QUEUED_SHOWN_S:
+        waited_s = time.monotonic() - begun
+        if current.state == "queued" and "" not in bars and waited_s > QUEUED_SHOWN_S:
             bars[""] = progress.add_task(f"{current.kind}: {_waits_for(client, current)}", total=None, rate="", eta="")
+        if current.waiting_for and waited_s > WORKER_START_S:
+            tell(f"{current.id} is queued: {current.waiting_for}")
         if current.progress is None:
             return
         at = current.progress
@@ -77,8 +89,12 @@ def watch_job(client: Client, job: Job, progress: Progress, check: Callable[[], 
         eta = f"{duration(at.eta_s)} left" if at.eta_s else ""
         progress.update(bars[at.stage], completed=at.done, total=at.total, rate=rate, eta=eta)
 
+    def wait_on(error: ShoalError) -> None:
+        check()
+        tell(f"Waiting for the service to come back: {error.detail}")
+
     try:
-        return client.wait(job, show)
+        return client.wait(job, show, on_outage=wait_on)
     finally:
         for bar in bars.values():
             total = progress.tasks[bar].total or progress.tasks[bar].completed or 1

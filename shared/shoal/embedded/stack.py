@@ -19,6 +19,7 @@ from shoal.embedded import runfile
 from shoal.embedded.process import Process, free_port
 from shoal.embedded.queue import wait_for_server
 from shoal.embedded.server import Server, StackError
+from shoal.jobs.kinds import WORKERS, WorkerKind
 from shoal.settings import MIN_FREE_BYTES
 
 START_S = 120.0
@@ -27,6 +28,19 @@ LASTING_CHECKS = ("store", "disk")
 """Checks of `/readyz` that waiting does not mend."""
 FOREIGN_TO_ONE_USER = ("SHOAL_AUTH", "SHOAL_PUBLISHED_HOST", "SHOAL_METRICS_PORT", "SHOAL_METRICS_TOKEN_FILE")
 """Settings for services that others reach: exported in a shell, they would shut a user out of their own command."""
+
+
+PACKAGES = {"torch": "torch", "tf": "tensorflow"}
+"""What a worker cannot start without, by the extra that installs it. Without faiss there is an engine of our own."""
+
+
+def _absent() -> list[WorkerKind]:
+    """The workers that cannot run on this machine."""
+    return [
+        worker
+        for worker in WORKERS
+        if worker.extra in PACKAGES and importlib.util.find_spec(PACKAGES[worker.extra]) is None
+    ]
 
 
 @dataclass
@@ -169,6 +183,7 @@ class Stack:
             "SHOAL_EXTRACTOR_URL": self.extractor_url,
             "SHOAL_CLUSTERER_URL": self.clusterer_url,
             "REDIS_URL": self.redis_url or "",
+            "SHOAL_ABSENT_KINDS": ",".join(kind for worker in _absent() for kind in worker.kinds),
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -176,12 +191,9 @@ class Stack:
         listen = ["--host", self.host, "--port"]
         yield "extractor-api", ["extractor", "api", *listen, str(self.extractor_port)]
         yield "clusterer-api", ["clusterer", "api", *listen, str(self.clusterer_port)]
-        if importlib.util.find_spec("torch"):
-            yield "extractor-torch-worker", ["extractor", "worker", "--backend", "torch"]
-        # Without TF_SERVING_URL this worker starts a server of its own when a TensorFlow model is first asked for.
-        if importlib.util.find_spec("tensorflow"):
-            yield "extractor-tfserving-worker", ["extractor", "worker", "--backend", "tfserving"]
-        yield "clusterer-worker", ["clusterer", "worker"]
+        for worker in WORKERS:
+            if worker not in _absent():
+                yield worker.name, list(worker.command)
 
     def _spawn(self, name: str, command: Sequence[str]) -> None:
         # Workers are asked to end when `shoal up` dies, so that a job stops at a safe point; APIs have nothing to hand

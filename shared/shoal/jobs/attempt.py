@@ -12,7 +12,7 @@ import structlog
 
 from shoal.errors import ChildSilent, WorkerDied
 from shoal.jobs.process import ChildProcess, exit_text
-from shoal.jobs.protocol import Checkpointed, Event, Failed, Outcome, Progressed, Stopped, Succeeded
+from shoal.jobs.protocol import Advanced, Checkpointed, Event, Failed, Outcome, Progressed, Stopped, Succeeded
 from shoal.jobs.queue import Claim, JobQueue, Renewal
 from shoal.schemas import Progress
 from shoal.settings import Settings
@@ -64,6 +64,7 @@ class Attempt:
         self._renewed_at = now
         self._progress: Progress | None = None
         self._checkpoint: dict[str, Any] | None = None
+        self._mark: int | None = None
         self._outcome: Outcome | None = None
 
     def take(self, events: list[Event]) -> None:
@@ -75,6 +76,8 @@ class Attempt:
                     self._progress = progress
                 case Checkpointed(data):
                     self._checkpoint = data
+                case Advanced(mark):
+                    self._mark = mark
                 case Succeeded() | Failed() | Stopped():
                     self._outcome = event
 
@@ -135,6 +138,9 @@ class Attempt:
         if self._checkpoint is not None:
             self._queue.save_checkpoint(self._claim, self._checkpoint)
             self._checkpoint = None
+        if self._mark is not None:
+            self._queue.advance(self._claim, self._mark)
+            self._mark = None
         if self._progress is not None:
             self._queue.renew(self._claim, self._progress)
             self._progress = None

@@ -23,6 +23,7 @@ from shoal.jobs.meter import Meter
 from shoal.jobs.protocol import (
     EVENTS_FD,
     PARENT_PID,
+    Advanced,
     Checkpointed,
     ChildJob,
     Counted,
@@ -87,6 +88,7 @@ class JobContext:
         self._meter = Meter(0, 0.0)
         self._emitted_at = 0.0
         self._completed = False
+        self._mark = 0
         self._counts: Counter[str] = Counter()
 
     @classmethod
@@ -161,6 +163,21 @@ class JobContext:
         if self._counts:
             self._emit(Counted(dict(self._counts)))
             self._counts.clear()
+
+    def advance(self, mark: int) -> None:
+        """Say how much of the job is kept for good: committed shards, kept iterations, finished points.
+
+        An attempt that gets further than all before it does not count towards the number of attempts that a job has,
+        so that a job of days outlives more crashes than a job that crashes at the same place each time.
+
+        Parameters
+        ----------
+        mark
+            Grows with what is kept, through all attempts at the job.
+        """
+        if mark > self._mark:
+            self._mark = mark
+            self._emit(Advanced(mark))
 
     def save_checkpoint(self, data: dict[str, Any]) -> None:
         """Keep a small JSON document for the next attempt, should this one die.

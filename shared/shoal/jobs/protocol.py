@@ -57,6 +57,13 @@ class Checkpointed:
 
 
 @dataclass(frozen=True)
+class Advanced:
+    """So much is kept that no further attempt does again: a number that grows with it, through all attempts."""
+
+    mark: int
+
+
+@dataclass(frozen=True)
 class Succeeded:
     """The job is done."""
 
@@ -76,7 +83,7 @@ class Stopped:
     """The child stopped because it was told to."""
 
 
-Event = Progressed | Counted | Checkpointed | Succeeded | Failed | Stopped
+Event = Progressed | Counted | Checkpointed | Advanced | Succeeded | Failed | Stopped
 Outcome = Succeeded | Failed | Stopped
 
 
@@ -97,6 +104,8 @@ def encode(event: Event) -> bytes:
             body = {"event": "counted", "counts": counts}
         case Checkpointed(data):
             body = {"event": "checkpoint", "data": data}
+        case Advanced(mark):
+            body = {"event": "advanced", "mark": mark}
         case Succeeded(result):
             body = {"event": "succeeded", "result": result}
         case Failed(problem, retry):
@@ -122,6 +131,8 @@ def decode(line: bytes) -> Event:
                 return Counted({str(outcome): int(number) for outcome, number in counts.items()})
             case {"event": "checkpoint", "data": dict(data)}:
                 return Checkpointed(data)
+            case {"event": "advanced", "mark": int(mark)}:
+                return Advanced(mark)
             case {"event": "succeeded", "result": dict(result)}:
                 return Succeeded(result)
             case {"event": "failed", "problem": dict(problem), "retry": bool(retry)}:

@@ -20,6 +20,7 @@ from shoal.errors import (
     InvalidRequest,
     JobFinished,
     JobNotFound,
+    OtherStore,
     WorkerDied,
 )
 from shoal.jobs.records import (
@@ -58,8 +59,11 @@ class Claim:
     attempt: int
     """Counts from 1; an attempt that was handed back does not count."""
     max_attempts: int = 3
+    """The number of the attempt after which it fails: it grows with each attempt that got further than those before."""
     checkpoint: dict[str, Any] | None = None
     """What the attempt before left behind."""
+    failed_in_a_row: int = 0
+    """Attempts before this one since the last that got further."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,9 @@ class JobQueue:
         Seconds before the second attempt after a failure that may pass; doubles with each attempt up to 5 minutes.
     clock_offset_s
         Moves the server's clock, so that tests need not wait.
+    store
+        Id and place of the store that the jobs are of. A queue belongs to one store at a time: whoever works on
+        another one gets `OtherStore` from ``submit``, ``claim`` and ``beat``. None takes part in no such check.
 
     Raises
     ------
@@ -104,16 +111,18 @@ class JobQueue:
         retention_s: float = RETENTION_S,
         backoff_s: float = 5.0,
         clock_offset_s: float = 0.0,
+        store: str | None = None,
     ) -> None:
         self.lease_s = lease_s
+        self._store = store or ""
         self._backoff_s = backoff_s
         self._client = client
         self._scripts = Scripts(client, prefix, (micros(clock_offset_s), micros(lease_s), micros(retention_s)))
 
     @classmethod
-    def from_url(cls, url: str, *, lease_s: float = 30.0) -> JobQueue:
+    def from_url(cls, url: str, *, lease_s: float = 30.0, store: str | None = None) -> JobQueue:
         """A queue on ``redis://``, ``rediss://`` or ``unix://``; connects at the first call."""
-        return cls(connect(url), lease_s=lease_s)
+        return cls(connect(url), lease_s=lease_s, store=store)
 
     def close(self) -> None:
         """Close the connections."""
@@ -122,7 +131,13 @@ class JobQueue:
     # ---- what clients do
 
     def submit(
-        self, kind: str, request: dict[str, Any], *, idempotency_key: str | None = None, max_attempts: int = 3
+        self,
+        kind: str,
+        request: dict[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        caller: str | None = None,
+        max_attempts: int = 3,
     ) -> tuple[Job, bool]:
         """Put a job into the queue of its kind.
 
@@ -134,8 +149,10 @@ class JobQueue:
             What to do: JSON.
         idempotency_key
             The same key with the same kind and request gives the same job back, for as long as that job is kept.
+        caller
+            Whose key it is: the same key of two callers is two keys. None: of all who need not say who they are.
         max_attempts
-            How often it is started at most.
+            How many attempts in a row may fail without getting further than those before them.
 
         Returns
         -------
@@ -152,18 +169,33 @@ class JobQueue:
             raise ValueError(f"{kind!r} is no kind of job: lower case letters, digits and any of _ : . -")
         if max_attempts < 1:
             raise ValueError(f"max_attempts is {max_attempts}: at least 1")
-        body = to_json(request)
-        digest = hashlib.sha256(to_json([kind, request], sort_keys=True).encode()).hexdigest()
+        body, digests = to_json(request), (key_digest(idempotency_key, caller), _request_digest(kind, request))
         answer, reply = self._scripts.run(
-            "submit", secrets.token_hex(8), kind, body, max_attempts, key_digest(idempotency_key), digest
+            "submit", secrets.token_hex(8), kind, body, max_attempts, *digests, self._store
         )
         if answer == "conflict":
-            raise IdempotencyConflict(
-                f"This Idempotency-Key belongs to job {reply}, which was asked for with another body: "
-                "send the same body again, or another key.",
-                job=reply,
-            )
+            raise _conflict(reply)
+        if answer == "foreign":
+            raise self._other_store(reply)
         return to_job(reply), answer == "created"
+
+    def known(
+        self, kind: str, request: dict[str, Any], idempotency_key: str | None, caller: str | None = None
+    ) -> Job | None:
+        """The job that ``submit`` would give back for this key; None when it would make a new one.
+
+        Raises
+        ------
+        IdempotencyConflict
+            The key came before with another kind or request.
+        """
+        if idempotency_key is None:
+            return None
+        digests = key_digest(idempotency_key, caller), _request_digest(kind, request)
+        answer, *reply = self._scripts.run("known", *digests)
+        if answer == "conflict":
+            raise _conflict(reply[0])
+        return to_job(reply[0]) if answer == "existing" else None
 
     def get(self, job_id: str) -> Job:
         """The job.
@@ -206,6 +238,10 @@ class JobQueue:
         last, *jobs = self._scripts.run("list", wanted, kind if kind is not None else "*", limit, start)
         return JobPage(jobs=[to_job(job) for job in jobs], next_cursor=encode_cursor(last) if last else None)
 
+    def unfinished(self) -> Sequence[Job]:
+        """Every job that is queued or running, all as of one moment: one that changes its state is never missed."""
+        return [to_job(job) for job in self._scripts.run("unfinished")]
+
     def cancel(self, job_id: str) -> Job:
         """Cancel a queued job at once; ask the worker of a running one to stop.
 
@@ -246,15 +282,18 @@ class JobQueue:
         """
         if not _OWNER.fullmatch(owner):
             raise ValueError(f"{owner!r} cannot name a worker: letters, digits and any of _ . -")
-        answer, *reply = self._scripts.run("claim", f"{owner}.{secrets.token_hex(6)}", *kinds)
+        answer, *reply = self._scripts.run("claim", f"{owner}.{secrets.token_hex(6)}", self._store, *kinds)
         if answer == "none":
             return None
+        if answer == "foreign":
+            raise self._other_store(reply[0])
         fields = fields_of(reply[0])
         return Claim(
             job=to_job(reply[0]),
             owner=fields["owner"],
             attempt=int(fields["attempt"]),
-            max_attempts=int(fields["max_attempts"]),
+            max_attempts=int(fields.get("credited", 0)) + int(fields["max_attempts"]),
+            failed_in_a_row=int(fields["attempt"]) - int(fields.get("credited", 0)) - 1,
             checkpoint=from_json(fields.get("checkpoint")),
         )
 
@@ -270,6 +309,14 @@ class JobQueue:
     def save_checkpoint(self, claim: Claim, checkpoint: dict[str, Any]) -> bool:
         """Keep a small JSON document for the next attempt; False when the lease is lost."""
         return bool(self._scripts.run("checkpoint", *_fence(claim), to_json(checkpoint)) == ["held"])
+
+    def advance(self, claim: Claim, mark: int) -> bool:
+        """Say how much of the job is kept for good; False when the lease is lost.
+
+        An attempt whose ``mark`` is higher than that of all before it does not count towards ``max_attempts``, nor do
+        those before it.
+        """
+        return bool(self._scripts.run("advance", *_fence(claim), mark) == ["held"])
 
     def succeed(self, claim: Claim, result: dict[str, Any]) -> bool:
         """End the job with its result; False when the lease is lost, and then nothing has changed."""
@@ -287,9 +334,9 @@ class JobQueue:
         problem
             An RFC 9457 problem.
         retry
-            The failure may pass: try again until ``max_attempts`` is reached.
+            The failure may pass: try again until ``max_attempts`` attempts in a row got no further.
         """
-        delay = min(self._backoff_s * 2.0 ** (claim.attempt - 1), BACKOFF_CAP_S)
+        delay = min(self._backoff_s * 2.0 ** min(claim.failed_in_a_row, 30), BACKOFF_CAP_S)
         reply = self._scripts.run("fail", *_fence(claim), to_json(problem), "1" if retry else "", micros(delay))
         return bool(reply == ["held"])
 
@@ -347,13 +394,21 @@ class JobQueue:
 
     def beat(self, owner: str, kinds: Sequence[str]) -> None:
         """Say that the worker ``owner`` is alive and runs jobs of ``kinds``."""
-        self._scripts.run("beat", owner, "1", *kinds)
+        answer, *reply = self._scripts.run("beat", owner, "1", self._store, *kinds)
+        if answer == "foreign":
+            raise self._other_store(reply[0])
 
     def leave(self, owner: str, kinds: Sequence[str]) -> None:
         """Say that the worker ``owner`` has stopped."""
-        self._scripts.run("beat", owner, "", *kinds)
+        self._scripts.run("beat", owner, "", self._store, *kinds)
 
     # ---- what operators see
+
+    def check_store(self) -> None:
+        """Raise ``OtherStore`` when the queue belongs to another store than the one that this process works on."""
+        answer, *reply = self._scripts.run("store", self._store)
+        if answer == "foreign":
+            raise self._other_store(reply[0])
 
     def depths(self) -> dict[str, int]:
         """Queued jobs of each kind that has jobs."""
@@ -376,6 +431,26 @@ class JobQueue:
         """Raise ``QueueUnavailable`` unless the server answers."""
         with unavailable_when_unreachable():
             self._client.ping()
+
+    def _other_store(self, other: str) -> OtherStore:
+        theirs, ours = (text.partition(" ")[2] or text for text in (other, self._store))
+        return OtherStore(
+            f"The job queue belongs to another store, {theirs}; this process works on {ours}. Give each store a queue "
+            "of its own: another REDIS_URL, such as another database number (redis://host:6379/1), or set SHOAL_STORE "
+            "to the same store everywhere."
+        )
+
+
+def _request_digest(kind: str, request: dict[str, Any]) -> str:
+    return hashlib.sha256(to_json([kind, request], sort_keys=True).encode()).hexdigest()
+
+
+def _conflict(job_id: str) -> IdempotencyConflict:
+    return IdempotencyConflict(
+        f"This Idempotency-Key belongs to job {job_id}, which was asked for with another body: "
+        "send the same body again, or another key.",
+        job=job_id,
+    )
 
 
 def _fence(claim: Claim) -> tuple[str, str, int]:

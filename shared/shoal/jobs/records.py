@@ -65,13 +65,15 @@ def to_job(flat: Sequence[str]) -> Job:
     )
 
 
-def key_digest(idempotency_key: str | None) -> str:
-    """What stands for an Idempotency-Key in a key of ours; empty for none."""
+def key_digest(idempotency_key: str | None, caller: str | None = None) -> str:
+    """What stands for a caller's Idempotency-Key in a key of ours; empty for none."""
     if idempotency_key is None:
         return ""
     if not 1 <= len(idempotency_key) <= 255:
         raise InvalidRequest("The Idempotency-Key must have between 1 and 255 characters.", field="Idempotency-Key")
-    return hashlib.sha256(idempotency_key.encode()).hexdigest()
+    # A line break can stand in neither: no key of one caller is that of another, or of those without a name.
+    text = idempotency_key if caller is None else f"{caller}\n{idempotency_key}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def encode_cursor(sequence: str) -> str:

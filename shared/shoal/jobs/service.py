@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
+import structlog
+
 from shoal import logs, tracing
+from shoal.errors import OtherStore
 from shoal.jobs.observer import Observer, Observers
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.worker import Worker
 from shoal.settings import Settings
+from shoal.storeroot import store_identity
+
+log = structlog.get_logger(__name__)
 
 
 def run_worker(
@@ -26,6 +33,11 @@ def run_worker(
         Starts the child that runs one job.
     prepare
         Called before each child is started.
+
+    Raises
+    ------
+    SystemExit
+        The queue belongs to another store; the log says so.
     """
     settings = Settings()
     logs.configure(service, level=settings.log_level)
@@ -39,5 +51,20 @@ def run_worker(
         observers.append(metrics)
     if tracing.wanted():
         observers.append(tracing.JobSpans(tracing.provider(service)))
-    queue = JobQueue.from_url(settings.redis_url.get_secret_value(), lease_s=settings.lease_s)
-    Worker(queue, kinds, command, settings=settings, prepare=prepare, observer=Observers(observers)).run()
+    queue = JobQueue.from_url(
+        settings.redis_url.get_secret_value(), lease_s=settings.lease_s, store=store_identity(settings.store)
+    )
+    worker = Worker(
+        queue,
+        kinds,
+        command,
+        settings=settings,
+        prepare=prepare,
+        observer=Observers(observers),
+        store=settings.store,
+    )
+    try:
+        worker.run()
+    except OtherStore as error:
+        log.error("not working", code=error.code, detail=error.detail)
+        sys.exit(1)

@@ -14,11 +14,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from shoal.errors import QueueUnavailable, WorkerDied
+from shoal.jobs import leftovers
 from shoal.jobs.attempt import Attempt
 from shoal.jobs.observer import Observer
 from shoal.jobs.process import ChildProcess
@@ -27,6 +29,8 @@ from shoal.jobs.queue import Claim, JobQueue
 from shoal.settings import Settings
 
 POLL_S = 0.25
+CLEAR_PERIOD_S = 60.0
+"""How often an idle worker looks for what jobs left behind that ended without a worker: cancelled while they waited."""
 TICK_S = 0.2
 
 log = structlog.get_logger(__name__)
@@ -54,6 +58,8 @@ class Worker:
         Called before each child is started.
     observer
         Told what happens to each job.
+    store
+        Root of the store: what ended jobs kept there for a next attempt is removed. None leaves it alone.
     """
 
     def __init__(
@@ -66,10 +72,13 @@ class Worker:
         name: str | None = None,
         prepare: Callable[[], object] = lambda: None,
         observer: Observer | None = None,
+        store: Path | None = None,
     ) -> None:
         self._queue = queue
         self._prepare = prepare
         self._observer = observer or Observer()
+        self._store = store
+        self._cleared_at = -CLEAR_PERIOD_S
         self._kinds = tuple(kinds)
         self._command = tuple(command)
         self._settings = settings
@@ -84,13 +93,20 @@ class Worker:
         self._beat_period_s = min(settings.beat_s, queue.lease_s / 5)
 
     def run(self) -> None:
-        """Work until told to stop. In the main thread, SIGTERM and SIGINT tell it so."""
+        """Work until told to stop. In the main thread, SIGTERM and SIGINT tell it so.
+
+        Raises
+        ------
+        OtherStore
+            The queue's jobs are of another store than this worker's.
+        """
         log.info("worker started", worker=self.name, kinds=self._kinds)
         with self._signals():
             while not self._stops:
                 self._housekeep()
                 claim = self._reach(self._queue.claim, self._kinds, self.name)
                 if claim is None:
+                    self._clear_leftovers()
                     self._sleep(POLL_S if self._reached else 1.0)
                 else:
                     self._work(claim)
@@ -160,6 +176,9 @@ class Worker:
             self._sleep(0.5)
         if not held:
             log.warning("another worker has the job: nothing was reported")
+        # What the job kept for a next attempt is of no use to anybody once it has failed or was cancelled.
+        self._cleared_at = -CLEAR_PERIOD_S
+        self._clear_leftovers()
 
     def _housekeep(self) -> None:
         now = time.monotonic()
@@ -171,6 +190,13 @@ class Worker:
         reaped = self._reach(self._queue.reap)
         if reaped:
             log.warning("took jobs from workers that died", jobs=reaped)
+            self._cleared_at = -CLEAR_PERIOD_S
+
+    def _clear_leftovers(self) -> None:
+        now = time.monotonic()
+        if self._store is not None and now - self._cleared_at >= CLEAR_PERIOD_S:
+            self._cleared_at = now
+            self._reach(leftovers.remove_ended, self._store, self._queue)
 
     def _reach(self, call: Callable[..., Any], *arguments: Any) -> Any:
         """The queue's answer; None while it is away, which is logged once."""

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoal.storeroot import WORK_FOLDER
+
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,159}")
 """What an embeddings or clustering id looks like; anything else is no id and never becomes part of a path."""
 SHARD_DIGITS = 5
@@ -238,7 +240,7 @@ class StoreLayout:
     @property
     def work_folder(self) -> Path:
         """Parent of the working folders."""
-        return self.root / ".work"
+        return self.root / WORK_FOLDER
 
     def embeddings(self, embeddings_id: str, digits: int = SHARD_DIGITS) -> EmbeddingsLayout:
         return EmbeddingsLayout(self.embeddings_folder / embeddings_id, digits)

@@ -11,6 +11,7 @@ from shoal.jobs.queue import JobQueue
 from shoal.keys import KeyStore
 from shoal.settings import Settings
 from shoal.store import Store
+from shoal.storeroot import store_identity
 from shoal.web import auth, health, jobs, problems
 from shoal.web.audit import Audit
 from shoal.web.counting import Counting
@@ -49,7 +50,9 @@ def create_app(
     settings = settings or Settings()
     app = FastAPI(title=f"Shoal {service}", summary=SUMMARY.get(service), version=__version__)
     app.state.settings = settings
-    app.state.queue = queue or JobQueue.from_url(settings.redis_url.get_secret_value(), lease_s=settings.lease_s)
+    app.state.queue = queue or JobQueue.from_url(
+        settings.redis_url.get_secret_value(), lease_s=settings.lease_s, store=store_identity(settings.store)
+    )
     app.state.store = store or Store(settings.store)
     app.state.kinds = tuple(kinds)
     app.state.streams = StreamLimits(settings.max_streams, settings.max_streams_per_client)
@@ -71,7 +74,7 @@ def _guard(app: FastAPI, service: str, settings: Settings) -> None:
         max_bytes=settings.max_body_bytes,
         max_inline_bytes=settings.max_inline_bytes,
         body_s=settings.body_timeout_s,
-        queue_limits=QueueLimits(settings.max_queued, settings.max_queued_per_key, store),
+        queue_limits=QueueLimits(settings.max_queued, settings.max_queued_per_key, store, settings.absent_kinds),
     )
     auth.install(app, settings, store)
     app.add_middleware(problems.Unexpected)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from shoal import __version__
 from shoal.errors import ShoalError
+from shoal.jobs.kinds import waiting_for
 from shoal.jobs.queue import JobQueue
 from shoal.settings import MIN_FREE_BYTES, Settings
 from shoal.store import Store
@@ -42,6 +43,9 @@ class Readiness(BaseModel):
     workers: dict[str, float | None] = Field(
         description="Seconds since a worker of each kind was heard of; null when none is known."
     )
+    missing: dict[str, str] = Field(
+        default_factory=dict, description="Kinds that no live worker runs, and what to do: their jobs wait."
+    )
 
 
 router = make_router(pool=QUICK, tags=["operations"])
@@ -66,7 +70,8 @@ def readyz(request: Request, response: Response, queue: QueueDep, store: StoreDe
     }
     ready = all(answer == "ok" for answer in checks.values())
     response.status_code = 200 if ready else 503
-    return Readiness(ready=ready, checks=checks, workers=workers)
+    missing = {kind: text for kind in kinds if (text := waiting_for(kind, _alive(workers))) and queue_check == "ok"}
+    return Readiness(ready=ready, checks=checks, workers=workers, missing=missing)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -79,6 +84,7 @@ def metrics(request: Request) -> Response:
 def _check_queue(queue: JobQueue, kinds: tuple[str, ...]) -> tuple[str, dict[str, float | None]]:
     """Whether the queue answers, and how many seconds ago a worker of each kind was heard of."""
     try:
+        queue.check_store()
         beats = queue.workers()
     except ShoalError as error:
         return error.detail, dict.fromkeys(kinds)
@@ -99,8 +105,11 @@ def _check_disk(store: Store) -> str:
 
 
 def _check_workers(workers: Mapping[str, float | None]) -> str:
-    alive = [kind for kind, silent_s in workers.items() if silent_s is not None and silent_s < WORKER_ALIVE_S]
-    return "ok" if alive else f"no live worker for {' or '.join(workers)}"
+    return "ok" if _alive(workers) else f"no live worker for {' or '.join(workers)}"
+
+
+def _alive(workers: Mapping[str, float | None]) -> list[str]:
+    return [kind for kind, silent_s in workers.items() if silent_s is not None and silent_s < WORKER_ALIVE_S]
 
 
 class QueueCollector(Collector):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
@@ -11,10 +12,13 @@ from pydantic import BaseModel
 from sse_starlette import EventSourceResponse
 
 from shoal.errors import QueueUnavailable, ShoalError
+from shoal.jobs import leftovers
+from shoal.jobs.kinds import waiting_for
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.schemas import Id, Job, JobPage
-from shoal.web.deps import QueueDep
+from shoal.web.auth import caller
+from shoal.web.deps import QueueDep, StoreDep
 from shoal.web.limits import check_queue, count_job
 from shoal.web.pools import FOLLOW, QUICK
 from shoal.web.problems import problem_responses
@@ -42,10 +46,29 @@ def with_links(job: Job) -> Job:
 def submit(queue: JobQueue, kind: str, body: BaseModel, idempotency_key: str | None) -> Job:
     """Queue ``body`` as a job of ``kind``; the request is kept as it was sent."""
     request: dict[str, Any] = body.model_dump(mode="json", exclude_unset=True)
+    who = caller.get().key_id
+    # First: whoever repeats a request gets the job that it made, however full the queue is by now.
+    known = queue.known(kind, request, idempotency_key, who)
+    if known is not None:
+        return with_notes(queue, known)
     check_queue(queue, kind)
-    job, _ = queue.submit(kind, request, idempotency_key=idempotency_key)
+    job, _ = queue.submit(kind, request, idempotency_key=idempotency_key, caller=who)
     count_job(job.id)
-    return job
+    return with_notes(queue, job)
+
+
+def with_notes(queue: JobQueue, job: Job) -> Job:
+    """``job``, with the reason why no worker will take it where it waits for one."""
+    return all_with_notes(queue, [job])[0]
+
+
+def all_with_notes(queue: JobQueue, jobs: Sequence[Job]) -> list[Job]:
+    """``jobs``, each as `with_notes` gives it."""
+    alive = queue.workers() if any(job.state is JobState.QUEUED for job in jobs) else {}
+    return [
+        job.model_copy(update={"waiting_for": waiting_for(job.kind, alive)}) if job.state is JobState.QUEUED else job
+        for job in jobs
+    ]
 
 
 def accepted(job: Job, response: Response) -> Job:
@@ -65,19 +88,24 @@ def list_jobs(
 ) -> JobPage:
     """Jobs, newest first."""
     page = queue.list(state=state, kind=kind, limit=limit, cursor=cursor)
-    return page.model_copy(update={"jobs": [with_links(job) for job in page.jobs]})
+    return page.model_copy(update={"jobs": [with_links(job) for job in all_with_notes(queue, page.jobs)]})
 
 
 @router.get("/jobs/{job_id}", responses=problem_responses(404, 422, 503))
 def get_job(job_id: Id, queue: QueueDep) -> Job:
     """One job."""
-    return with_links(queue.get(job_id))
+    return with_links(with_notes(queue, queue.get(job_id)))
 
 
 @router.delete("/jobs/{job_id}", status_code=202, responses=problem_responses(404, 409, 422, 503))
-def cancel_job(job_id: Id, queue: QueueDep) -> Job:
+def cancel_job(job_id: Id, queue: QueueDep, store: StoreDep) -> Job:
     """Cancel a job: a queued one ends at once, a running one within seconds."""
-    return with_links(queue.cancel(job_id))
+    job = queue.cancel(job_id)
+    if job.state.terminal:
+        # No worker ends it, so none removes what an earlier attempt kept.
+        with suppress(QueueUnavailable):
+            leftovers.remove_of(store.root, job_id, queue)
+    return with_links(job)
 
 
 @router.get(
@@ -98,7 +126,8 @@ async def _events(queue: JobQueue, job_id: str) -> AsyncIterator[dict[str, str]]
         try:
             version = await FOLLOW.run(queue.version, job_id)
             if version != seen:
-                job = with_links(await FOLLOW.run(queue.get, job_id))
+                job = await FOLLOW.run(queue.get, job_id)
+                job = with_links(await FOLLOW.run(with_notes, queue, job))
                 seen = version
                 yield {"event": "job", "id": str(version), "data": job.model_dump_json()}
                 if job.state.terminal:

@@ -11,7 +11,16 @@ import anyio
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shoal.errors import BodyTooLarge, JobNotFound, MalformedRequest, QueueFull, RequestTimeout, ShoalError
+from shoal.errors import (
+    BackendNotInstalled,
+    BodyTooLarge,
+    JobNotFound,
+    MalformedRequest,
+    QueueFull,
+    RequestTimeout,
+    ShoalError,
+)
+from shoal.jobs.kinds import not_installed
 from shoal.jobs.queue import JobQueue
 from shoal.keys import KeyStore
 from shoal.web.asgi import header_values, refuse
@@ -37,15 +46,26 @@ class QueueLimits:
         Unfinished jobs of one API key.
     store
         Where a key's jobs are kept; None where no keys are needed.
+    absent
+        Kinds whose workers are not installed on this machine.
     """
 
     max_queued: int
     max_queued_per_key: int
     store: KeyStore | None
+    absent: frozenset[str] = frozenset()
     _counted: dict[str, float] = field(default_factory=dict)
 
     def check(self, queue: JobQueue, kind: str) -> None:
-        """Raise ``QueueFull`` unless the caller may submit one more job of ``kind``."""
+        """Raise ``QueueFull`` unless the caller may submit one more job of ``kind``.
+
+        Raises
+        ------
+        BackendNotInstalled
+            The job would wait for ever.
+        """
+        if kind in self.absent and kind not in queue.workers():
+            raise BackendNotInstalled(not_installed(kind), kind=kind)
         depth = queue.depths().get(kind, 0)
         if depth >= self.max_queued:
             raise QueueFull(f"{depth} jobs of kind {kind} wait already: come back later.", retry_after_s=RETRY_AFTER_S)

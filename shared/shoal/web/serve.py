@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from shoal import logs, tracing
+from shoal.errors import OtherStore, QueueUnavailable
 from shoal.keys import KeyStore
 from shoal.settings import Settings
 from shoal.web import auth
@@ -36,7 +37,7 @@ def serve(build: Callable[[Settings], FastAPI], service: str, *, host: str, port
     Raises
     ------
     SystemExit
-        Others could reach the API and no key exists; the log says what to do.
+        Others could reach the API and no key exists, or the queue belongs to another store; the log says what to do.
     """
     settings = Settings().model_copy(update={"host": host})
     logs.configure(service, level=settings.log_level)
@@ -49,6 +50,14 @@ def serve(build: Callable[[Settings], FastAPI], service: str, *, host: str, port
     finally:
         store.close()
     app = build(settings)
+    try:
+        app.state.queue.check_store()
+    except OtherStore as error:
+        log.error("not listening", code=error.code, detail=error.detail)
+        sys.exit(1)
+    except QueueUnavailable:
+        # It starts all the same, and asks again with every job that is submitted.
+        log.warning("the queue is away")
     if tracing.wanted():
         tracing.instrument(app, tracing.provider(service))
     uvicorn.run(

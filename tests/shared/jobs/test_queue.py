@@ -401,3 +401,15 @@ def test_queues_with_other_prefixes_do_not_meet(redis_client):
     one.submit("work", {})
     assert two.claim(["work"], "worker") is None
     assert two.list().jobs == []
+
+
+def test_a_job_is_among_the_unfinished_in_whichever_state_it_is(queue):
+    waiting, _ = queue.submit("a", {})
+    taken = claim(queue, "a")
+    other, _ = queue.submit("b", {})
+    done, _ = queue.submit("c", {})
+    queue.cancel(done.id)
+    states = {job.id: job.state for job in queue.unfinished()}
+    assert states == {waiting.id: JobState.RUNNING, other.id: JobState.QUEUED}
+    queue.hand_back(taken)
+    assert {job.id for job in queue.unfinished()} == {waiting.id, other.id}

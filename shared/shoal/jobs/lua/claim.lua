@@ -1,6 +1,8 @@
--- owner, kind, kind, ... -> {'claimed', job} | {'none'}
+-- owner, store, kind, kind, ... -> {'claimed', job} | {'none'} | {'foreign', store}
 -- A kind goes before those named behind it; within a kind the job that has waited longest.
-for i = 2, #ARGV - 3 do
+local other = foreign(arg(2))
+if other then return {'foreign', other} end
+for i = 3, #ARGV - 3 do
   local id = redis.call('ZRANGEBYSCORE', ready_key(arg(i)), '-inf', str(NOW), 'LIMIT', 0, 1)[1]
   if id then
     redis.call('ZREM', ready_key(arg(i)), id)

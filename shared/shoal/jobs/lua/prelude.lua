@@ -14,6 +14,10 @@
 --   <prefix>:workers                 zset     "kind worker" by last heartbeat
 --   <prefix>:reaper                  hash     run id of the server and time of the last reaping
 --   <prefix>:sequence                counter  of submitted jobs
+--   <prefix>:store                   string   "id place" of the store that all jobs are of
+--
+-- A job's `credited` is the number of attempts that do not count towards `max_attempts`: those up to the last one that
+-- got further than any before (`mark`, a number that grows with what is kept; `advanced` is that attempt).
 
 local OFFSET, LEASE, RETENTION = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local MARGIN = 3600 * 1000000
@@ -25,7 +29,7 @@ local function ready_key(kind) return key('ready', kind) end
 local function index_key(state, kind) return key('index', state, kind) end
 local function idempotency_key(digest) return key('idempotency', digest) end
 local LEASES, EXPIRY, KINDS = key('leases'), key('expiry'), key('kinds')
-local WORKERS, REAPER, SEQUENCE = key('workers'), key('reaper'), key('sequence')
+local WORKERS, REAPER, SEQUENCE, STORE = key('workers'), key('reaper'), key('sequence'), key('store')
 
 local clock = redis.call('TIME')
 local NOW = tonumber(clock[1]) * 1000000 + tonumber(clock[2]) + OFFSET
@@ -59,6 +63,28 @@ local function held(id, owner, attempt)
   return nil
 end
 
+-- The store that the queue belongs to if that is another than `store` ("id place", '' asks for none); else nil.
+-- A queue belongs to the first store that uses it, until nothing of that store's waits, runs or works any more.
+local function foreign(store)
+  if store == '' then return nil end
+  local bound = redis.call('GET', STORE)
+  if bound then
+    if string.match(bound, '^%S+') == string.match(store, '^%S+') then return nil end
+    local busy = redis.call('ZCARD', index_key('queued', '*')) + redis.call('ZCARD', index_key('running', '*'))
+      + redis.call('ZCOUNT', WORKERS, '(' .. str(NOW - LEASE), '+inf')
+    if busy > 0 then return bound end
+  end
+  redis.call('SET', STORE, store)
+  return nil
+end
+
+-- Whether one more attempt may follow the one that has just failed.
+local function may_retry(job)
+  local credited = tonumber(job.credited or 0)
+  if job.advanced == job.attempt then credited = tonumber(job.attempt) end
+  return tonumber(job.attempt) - credited < tonumber(job.max_attempts)
+end
+
 -- 'held' if this claim itself has ended the job in this state before, and only the answer was lost on the way.
 local function said_before(id, owner, attempt, state)
   local job = load(id)
@@ -69,7 +95,7 @@ end
 local function finish(job, state, field, value)
   redis.call('ZREM', ready_key(job.kind), job.id)
   redis.call('ZREM', LEASES, job.id)
-  redis.call('HDEL', job_key(job.id), 'checkpoint', 'last_error')
+  redis.call('HDEL', job_key(job.id), 'checkpoint', 'last_error', 'mark', 'advanced')
   redis.call('HSET', job_key(job.id), 'finished_at', str(NOW))
   if field then redis.call('HSET', job_key(job.id), field, value) end
   redis.call('ZADD', EXPIRY, str(NOW + RETENTION), state .. ' ' .. job.kind .. ' ' .. job.id)
@@ -84,7 +110,10 @@ end
 local function requeue(job, ready_at)
   if job.cancel_requested then return finish(job, 'cancelled') end
   redis.call('ZREM', LEASES, job.id)
-  redis.call('HDEL', job_key(job.id), 'owner', 'progress')
+  if job.advanced == job.attempt then
+    redis.call('HSET', job_key(job.id), 'credited', redis.call('HGET', job_key(job.id), 'attempt'))
+  end
+  redis.call('HDEL', job_key(job.id), 'owner', 'progress', 'advanced')
   redis.call('ZADD', ready_key(job.kind), ready_at, job.id)
   move(job, 'queued')
 end

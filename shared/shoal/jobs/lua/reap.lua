@@ -25,7 +25,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', str(NOW), 'LIMIT
     redis.call('ZREM', LEASES, id)
   else
     redis.call('HDEL', job_key(id), 'owner')
-    if job.cancel_requested or tonumber(job.attempt) < tonumber(job.max_attempts) then
+    if job.cancel_requested or may_retry(job) then
       requeue(job, job.created_at)
     else
       finish(job, 'failed', 'error', arg(2))

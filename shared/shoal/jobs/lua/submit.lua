@@ -1,5 +1,7 @@
--- id, kind, request, max_attempts, idempotency digest or '', request digest
--- -> {'created' | 'existing', job} | {'conflict', id}
+-- id, kind, request, max_attempts, idempotency digest or '', request digest, store
+-- -> {'created' | 'existing', job} | {'conflict', id} | {'foreign', store}
+local other = foreign(arg(7))
+if other then return {'foreign', other} end
 local id, kind, request, max_attempts, digest, request_digest = arg(1), arg(2), arg(3), arg(4), arg(5), arg(6)
 if digest ~= '' then
   local known = redis.call('HMGET', idempotency_key(digest), 'job', 'request')

@@ -1,0 +1,104 @@
+"""What a job keeps for its next attempt is gone when there will be none."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from shoal.jobs import worker as module
+from shoal.jobs.queue import JobQueue
+from shoal.jobs.scripts import connect
+from shoal.jobs.states import JobState
+from shoal.jobs.worker import Worker
+from shoal.settings import Settings
+from shoal.store import Store
+from shoal.web import create_app
+
+CHILD = Path(__file__).parents[2] / "programs" / "child.py"
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Callable[[str], Path]:
+    """``work(job)``: the working folder of a clustering job, with something in it."""
+
+    def make(job_id: str, prefix: str = "c") -> Path:
+        folder = Store(tmp_path / "store").layout.work(f"{prefix}-{job_id}")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "train.f32").write_bytes(b"x" * 1000)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def start(redis_server: str, tmp_path: Path) -> Iterator[Callable[[], Worker]]:
+    running: list[tuple[Worker, threading.Thread, JobQueue]] = []
+
+    def run() -> Worker:
+        queue = JobQueue(connect(redis_server), backoff_s=0.05)
+        settings = Settings(beat_s=0.2, kill_grace_s=0.2)
+        worker = Worker(queue, ["work"], [sys.executable, str(CHILD)], settings=settings, store=tmp_path / "store")
+        thread = threading.Thread(target=worker.run)
+        running.append((worker, thread, queue))
+        thread.start()
+        return worker
+
+    yield run
+    for worker, thread, queue in running:
+        worker.stop()
+        worker.stop()
+        thread.join()
+        queue.close()
+
+
+@pytest.mark.parametrize("end", ["fail", "crash", "cancel", "finish"])
+def test_the_worker_that_ends_a_job_removes_its_work(queue, start, work, job_file, wait_until, end) -> None:
+    file = job_file()
+    do = {"fail": "fail", "crash": "crash"}.get(end, "wait")
+    job, _ = queue.submit("work", file.request(do, error="known"))
+    other, _ = queue.submit("elsewhere", {})
+    mine, sweep, theirs, unknown = work(job.id), work(job.id, "s"), work(other.id), work("0123456789abcdef")
+    start()
+    if end in {"cancel", "finish"}:
+        wait_until(lambda: file.lines("start"))
+        assert mine.exists()
+        queue.cancel(job.id) if end == "cancel" else file.let_go()
+    wait_until(lambda: not mine.exists() and not sweep.exists())
+    assert queue.get(job.id).state.terminal
+    assert (theirs.exists(), unknown.exists()) == (True, True)
+
+
+def test_a_job_that_will_be_tried_again_keeps_its_work(queue, start, work, job_file, wait_until) -> None:
+    file = job_file()
+    job, _ = queue.submit("work", file.request("wait"))
+    mine = work(job.id)
+    worker = start()
+    wait_until(lambda: file.lines("start"))
+    worker.stop()
+    wait_until(lambda: queue.get(job.id).state is JobState.QUEUED)
+    assert mine.exists()
+
+
+def test_a_job_cancelled_while_it_waits_for_its_next_attempt_leaves_nothing(queue, work, tmp_path) -> None:
+    job, _ = queue.submit("work", {})
+    queue.hand_back(queue.claim(["work"], "worker"))
+    mine, other = work(job.id), work("0123456789abcdef")
+    settings = Settings(store=tmp_path / "store")
+    app = create_app(service="test", routers=[], kinds=["work"], settings=settings, queue=queue)
+    assert TestClient(app).delete(f"/jobs/{job.id}").status_code == 202
+    assert (mine.exists(), other.exists()) == (False, True)
+
+
+def test_an_idle_worker_removes_what_jobs_left_that_no_worker_ended(
+    queue, start, work, wait_until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CLEAR_PERIOD_S", 0.1)
+    start()
+    job, _ = queue.submit("elsewhere", {})
+    mine = work(job.id)
+    queue.cancel(job.id)
+    wait_until(lambda: not mine.exists())
