@@ -101,4 +101,5 @@ def embed_missing(
             ctx.advance(before + sink.kept)
             ctx.progress("embed", before + sink.done, total, "images")
         sink.finish()
+        ctx.advance(before + sink.kept)
     return sink.resumed_rows

@@ -186,6 +186,9 @@ class ShardSink:
     def _commit(self, writer: ShardWriter) -> None:
         # The committer gets the writer before an earlier commit's failure is raised here: it is closed all the same.
         self._commits.append((self._committer.submit(_commit_or_discard, writer), self.done))
+        self._finish_commits()
+
+    def _finish_commits(self) -> None:
         while self._commits and (self._commits[0][0].done() or len(self._commits) > COMMITS_WAITING):
             self._finish_commit()
 
@@ -203,6 +206,7 @@ class ShardSink:
         segment = shard.writer.take_unsaved()
         if segment is not None:
             self._commits.append((self._committer.submit(_save_if_possible, shard, segment), self.done))
+            self._finish_commits()
 
     def _write(
         self, shard: _OpenShard, outcomes: Sequence[Decoded | Undecodable], vectors: NDArray[np.float32]

@@ -109,6 +109,31 @@ def test_a_stopped_job_goes_on_to_the_same_result(
     assert not work.exists()
 
 
+@pytest.mark.parametrize("out_of_core", [False, True])
+def test_each_attempt_says_how_far_the_job_is(
+    planted: Planted,
+    make_set: MakeSet,
+    store: Store,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    out_of_core: bool,
+) -> None:
+    marks: list[int] = []
+    monkeypatch.setattr(JobContext, "advance", lambda self, mark: marks.append(mark))
+    request = {"embeddings": make_set("mine", *planted(500, spread=2.0)), **FIELDS}
+    if out_of_core:
+        request["memory_limit"] = tight_limit(store, request["embeddings"])
+    job = stopped(request, settings, 3)
+    reached = marks[-1]
+    assert marks[:4] == ([1, 2, 3, 4] if out_of_core else [1, 3, 4, 5])
+    assert marks == sorted(marks)
+    marks.clear()
+    gone_on(job, request, store, settings)
+    # Nothing is done again; only that the rows are held is said again.
+    assert [mark for mark in marks if mark <= reached] == ([2] if out_of_core else [])
+    assert marks == sorted(marks)
+
+
 @pytest.mark.parametrize(("engine", "out_of_core"), [("auto", False), ("auto", True), ("faiss-super", False)])
 @pytest.mark.parametrize("stop_after", [0, 1, 42])
 def test_a_stopped_balanced_job_goes_on_with_its_prices_to_the_same_result(

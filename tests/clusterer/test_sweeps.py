@@ -135,9 +135,12 @@ def test_a_sweep_goes_on_after_its_last_point(
         return document
 
     monkeypatch.setattr(sweeping, "run_point", counted)
+    marks: list[int] = []
+    monkeypatch.setattr(JobContext, "advance", lambda self, mark: marks.append(mark))
     context = JobContext.local(request, kind="sweep")
     with pytest.raises(Cancelled):
         sweeping.run(context, settings)
+    assert marks == [1, 2, 3]
     half = store.sweep(f"s-{context.id}")
     assert not half.complete
     assert len(half.finished_points()) == 3

@@ -483,6 +483,33 @@ def test_what_became_of_each_image_is_counted_for_the_worker(
     assert counted == {"embedded": 5, "failed": 1}
 
 
+def test_an_attempt_says_how_much_is_kept_and_the_next_one_starts_from_there(
+    settings: Settings, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(6):
+        make(f"{i}.png", i)
+    marks: list[int] = []
+    request = {"images": {"path": "set"}, "model": "raw_pixels", "batch_size": 1, "shard_rows": 2}
+    context = JobContext.local(request, kind="extract:torch")
+
+    def advance(self: JobContext, mark: int) -> None:
+        marks.append(mark)
+        if self is context and len(marks) == 5:
+            self.stop()
+
+    monkeypatch.setattr(JobContext, "advance", advance)
+    with pytest.raises(Cancelled):
+        pipeline.run(context, settings)
+    assert marks == sorted(marks)
+    assert set(marks) <= {0, 2, 4}
+    reached = max(marks)
+    marks.clear()
+    again = JobContext.local(request, kind="extract:torch", attempt=2)
+    pipeline.run(again, settings)
+    assert min(marks) >= reached
+    assert marks[-1] == 6
+
+
 @pytest.mark.parametrize(
     ("fields", "error"),
     [({"model": "resnet5"}, UnknownModel), ({"images": {"path": "."}}, NoImages)],
