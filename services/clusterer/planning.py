@@ -94,8 +94,34 @@ class Plan:
         return len(column) - int(column.null_count) - known
 
 
-def make_plan(store: Store, request: ClusterRequest, data: Path | None = None) -> Plan:
+class Sets:
+    """The embedding sets that requests name, each opened, and its labels read, once however often it is named."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._opened: dict[str, EmbeddingSet] = {}
+        self._labels: dict[str, frozenset[str]] = {}
+
+    def open(self, embeddings_id: str) -> EmbeddingSet:
+        """A finished set; raises as `open_complete`."""
+        if embeddings_id not in self._opened:
+            self._opened[embeddings_id] = open_complete(self._store, embeddings_id)
+        return self._opened[embeddings_id]
+
+    def labels(self, embeddings_id: str) -> frozenset[str]:
+        """Its different labels; empty when it has none."""
+        if embeddings_id not in self._labels:
+            self._labels[embeddings_id] = frozenset(distinct_labels(self.open(embeddings_id)))
+        return self._labels[embeddings_id]
+
+
+def make_plan(store: Store, request: ClusterRequest, data: Path | None = None, *, sets: Sets | None = None) -> Plan:
     """Check a request against the store; class maps are read from below ``data``.
+
+    Parameters
+    ----------
+    sets
+        Shared by the plans of requests that name the same sets.
 
     Raises
     ------
@@ -112,13 +138,14 @@ def make_plan(store: Store, request: ClusterRequest, data: Path | None = None) -
     InvalidRequest
         More components or groups are asked for than there can be.
     """
-    train = open_complete(store, request.train_id)
-    scored = tuple(open_complete(store, embeddings_id) for embeddings_id in dict.fromkeys(request.scored_ids))
+    sets = sets or Sets(store)
+    train = sets.open(request.train_id)
+    scored = tuple(sets.open(embeddings_id) for embeddings_id in dict.fromkeys(request.scored_ids))
     for each in scored:
         _require_same_dim(train, each)
-    labels = {each.id: distinct_labels(each) for each in (train, *scored)}
+    labels = {each.id: sets.labels(each.id) for each in (train, *scored)}
     wanted = {name: asked for name, asked in request.class_maps.items() if asked is not None}
-    plain = set().union(*(found for name, found in labels.items() if name not in wanted))
+    plain = frozenset().union(*(found for name, found in labels.items() if name not in wanted))
     vocabulary = tuple(sorted(plain))
     class_maps = {
         name: read_class_map(data or Path(), asked, vocabulary, labels[train.id], labels[name])

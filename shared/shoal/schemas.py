@@ -6,7 +6,7 @@ converted, so that a typing error in a request of three days shows at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import pairwise, product
 from math import prod
@@ -220,7 +220,8 @@ class EmbeddingSets(Request):
     @model_validator(mode="after")
     def _mapped_once(self) -> EmbeddingSets:
         mapped = [each.embeddings for each in self.score if isinstance(each, ScoredSet)]
-        if any(mapped.count(each) > 1 or each in self.score for each in mapped):
+        plain = {each for each in self.score if isinstance(each, str)}
+        if len(set(mapped)) < len(mapped) or not plain.isdisjoint(mapped):
             raise ValueError("name each scored set with a class map once")
         if self.train in mapped:
             raise ValueError("the train set needs no class map: its classes are the ones that clusters are named by")
@@ -430,20 +431,28 @@ class SweepRequest(Request):
     def _points_are_requests(self) -> SweepRequest:
         if self.kmeans.levels is not None:
             raise ValueError("a sweep compares clusterings, not hierarchies: send `kmeans.levels` to `POST /cluster`")
-        pca = (self.pca.components, self.pca.whiten) if self.pca else ()
-        axes = (self.embeddings, self.clusters, self.over, self.normalize, *pca)
         # Counted before they are made: the product of a few long lists would fill the memory.
-        if prod(len(_axis(each)) for each in axes) > MAX_POINTS or len(self.points()) > MAX_POINTS:
+        if prod(len(_listed(each)) for each in self._fields()) > MAX_POINTS:
             raise ValueError(f"this is more than {MAX_POINTS} points: send several sweeps")
+        next(
+            self._combinations()
+        )  # What a point may break beside its own values is the same in all: one stands for all.
         return self
 
     def points(self) -> list[ClusterRequest]:
         """Every combination once: models first, then normalisation, components, whitening, number of clusters."""
+        return list(self._combinations())
+
+    def _fields(self) -> tuple[Any, ...]:
+        """What may be a list, in the order of the points."""
         whiten, components = (self.pca.whiten, self.pca.components) if self.pca else (False, None)
-        axes = (self.embeddings, self.normalize, components, whiten, self.over, self.clusters)
-        found: list[ClusterRequest] = []
-        for sets, normalize, kept, white, over, clusters in product(*(_axis(each) for each in axes)):
-            point = ClusterRequest(
+        return self.embeddings, self.normalize, components, whiten, self.over, self.clusters
+
+    def _combinations(self) -> Iterator[ClusterRequest]:
+        # Without repeated values there are no repeated combinations.
+        axes = (_once(_listed(each)) for each in self._fields())
+        for sets, normalize, kept, white, over, clusters in product(*axes):
+            yield ClusterRequest(
                 embeddings=sets,
                 clusters=clusters,
                 over=over,
@@ -454,13 +463,23 @@ class SweepRequest(Request):
                 seeds=self.seeds,
                 label_map=self.label_map,
             )
-            if point not in found:
-                found.append(point)
-        return found
 
 
-def _axis(value: Any) -> list[Any]:
+def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def _once(values: list[Any]) -> list[Any]:
+    """The first of equal values each, in order."""
+    found: dict[Any, Any] = {}
+    for value in values:
+        found.setdefault(_as_key(value), value)
+    return list(found.values())
+
+
+def _as_key(value: Any) -> Any:
+    """A value that can be hashed and is equal for equal values: `EmbeddingSets` hold a list."""
+    return (EmbeddingSets, value.train, *value.score) if isinstance(value, EmbeddingSets) else value
 
 
 class Progress(BaseModel):

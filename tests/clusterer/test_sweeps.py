@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
+from clusterer import planning
 from clusterer.api import build
 from clusterer.rows import ArrayRows
 from clusterer.sweeps import drawing
@@ -84,6 +85,31 @@ def test_points_are_every_combination_once() -> None:
 def test_a_sweep_that_cannot_be_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         SweepRequest.model_validate({"embeddings": "a-1", **fields})
+
+
+def test_planning_reads_each_set_once(
+    planted: Planted, make_set: MakeSet, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, scored = (make_set(name, *planted(40, seed=seed)) for seed, name in enumerate(("a", "b", "c")))
+    sets = [first, {"train": second, "score": [scored, first]}, {"train": scored, "score": [first]}]
+    opened: list[str] = []
+    read: list[str] = []
+    open_set, read_labels = planning.open_complete, planning.label_column
+
+    def opening(store: Store, name: str) -> Any:
+        opened.append(name)
+        return open_set(store, name)
+
+    def reading(each: Any) -> Any:
+        read.append(each.id)
+        return read_labels(each)
+
+    monkeypatch.setattr(planning, "open_complete", opening)
+    monkeypatch.setattr(planning, "label_column", reading)
+    fields = {"clusters": list(range(2, 12)), "normalize": [True, False]}
+    points = plan_points(store, SweepRequest.model_validate({"embeddings": sets, **fields}))
+    assert len(points) == 60
+    assert sorted(opened) == sorted(read) == sorted([first, second, scored])
 
 
 def test_every_point_equals_a_clustering_of_its_own(
