@@ -115,6 +115,23 @@ def test_what_the_store_holds_is_listed_and_shown_without_services(stack: Runnin
         alone.cli("show", "c-nothing")
 
 
+def test_what_a_job_uses_is_not_removed_and_everything_else_is(stack: Running, wait_until: Callable[..., None]) -> None:
+    paint(stack.root / "data" / "wanted", per_class=20)
+    embeddings = stack.cli("extract", "wanted", "--model", "raw_pixels")
+    clustering = stack.cli("cluster", embeddings, "-k", "2")
+    job = stack.cli("sweep", embeddings, "-k", ",".join(map(str, range(2, 60))), "--no-wait")
+    with pytest.raises(AssertionError, match=rf"{job} .*Nothing was removed"):
+        stack.cli("rm", clustering, embeddings)
+    stack.cli("cancel", job)
+    wait_until(lambda: http.get(f"{stack.clusterer}/jobs/{job}").json()["finished_at"], deadline_s=60, what="its end")
+    with pytest.raises(AssertionError, match=r"holds nothing named 'c-no'.*Nothing was removed"):
+        stack.cli("rm", embeddings, "c-no")
+    stack.cli("rm", embeddings, clustering)
+    left = stack.cli("ls")
+    assert embeddings not in left
+    assert clustering not in left
+
+
 def test_a_folder_that_is_not_found_is_said_with_the_root_and_what_to_do(stack: Running, tmp_path: Path) -> None:
     with pytest.raises(AssertionError) as raised:
         stack.cli("extract", "nowhere", "--model", "raw_pixels")

@@ -1,10 +1,10 @@
-"""`ls` and `show`: what stands in the store, read without a running service."""
+"""`ls`, `rm` and `show`: what stands in the store, read without a running service."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,9 @@ from shoal.cli.output import err, metrics_table, out
 from shoal.cli.paths import StoreRoot
 from shoal.cli.sweep_tables import sweep_table
 from shoal.client import Client
-from shoal.errors import NotFound, ShoalError, Unavailable
+from shoal.embedded import open_queue
+from shoal.errors import EmbeddingsInUse, NotFound, ShoalError, Unavailable
+from shoal.jobs.queue import JobQueue
 from shoal.settings import Settings
 from shoal.store import Store
 
@@ -65,6 +67,26 @@ def ls(store: StoreRoot = None, as_json: AsJson = False) -> None:
     for each in found:
         table.add_row(each.id, each.kind, f"{each.at.astimezone():%Y-%m-%d %H:%M}", each.facts)
     out.print(table, highlight=False, markup=False)
+
+
+def rm(
+    ids: Annotated[list[str], typer.Argument(help="Ids as `shoal ls` prints them.")], store: StoreRoot = None
+) -> None:
+    """Remove embeddings, clusterings or sweeps from the store, those of unfinished jobs excepted."""
+    opened = _open(store)
+    by_id = {entry.id: entry for entry in entries(opened)}
+    unknown = [each for each in ids if each not in by_id]
+    if unknown:
+        raise NotFound(f"{_not_found(unknown[0], opened)} Nothing was removed.")
+    _refuse_wanted(opened, ids)
+    remove: dict[str, Callable[[str], None]] = {
+        "embeddings": opened.delete_embeddings,
+        "clustering": opened.delete_clustering,
+        "sweep": opened.delete_sweep,
+    }
+    for each in dict.fromkeys(ids):
+        remove[by_id[each].kind](each)
+        err.print(f"Removed the {by_id[each].kind} {each}.", highlight=False)
 
 
 def show(
@@ -200,6 +222,37 @@ def _sweep_line(store: Store, sweep_id: str) -> str:
 def _written(folder: Path) -> datetime:
     newest = max(entry.stat().st_mtime for entry in [folder, *folder.iterdir()])
     return datetime.fromtimestamp(newest, UTC)
+
+
+def _refuse_wanted(store: Store, ids: list[str]) -> None:
+    """Refuse to remove what an unfinished job reads or fills.
+
+    Raises
+    ------
+    EmbeddingsInUse
+        Names the job.
+    """
+    with open_queue(store.root, "shoal rm") as url:
+        if url is None:
+            return
+        with closing(JobQueue.from_url(url, lease_s=Settings().lease_s)) as queue:
+            jobs = queue.unfinished()
+    for job in jobs:
+        request = json.dumps(job.request)
+        for each in ids:
+            if any(json.dumps(text) in request for text in (each, *_filled_from(store, each))):
+                raise EmbeddingsInUse(
+                    f"The job {job.id} ({job.kind}, {job.state}) uses {each}: wait for it, or end it with "
+                    f"`shoal cancel {job.id}`. Nothing was removed."
+                )
+
+
+def _filled_from(store: Store, embeddings_id: str) -> list[str]:
+    """The source of embeddings that are not finished: whoever embeds it may be filling them."""
+    with suppress(ShoalError):
+        found = store.embeddings(embeddings_id)
+        return [] if found.complete else [found.plan.source.path]
+    return []
 
 
 def _open(store: Path | None) -> Store:
