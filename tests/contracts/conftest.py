@@ -60,12 +60,12 @@ def paint(folder: Path, per_class: int = PER_CLASS) -> None:
             Image.fromarray(pixels).save(folder / label / f"{number:03}.png")
 
 
-def start(root: Path) -> Running:
-    """Start `shoal up` on the data below ``root`` and wait until both services are ready."""
-    ports = free_port(), free_port()
+def start(root: Path, ports: tuple[int, ...] = (), **more: str) -> Running:
+    """Start `shoal up` on the data below ``root``, on free ports, with ``more`` in its environment."""
+    ports = ports or (free_port(), free_port())
     words = ["up", "--data", f"{root}/data", "--models", f"{root}/models", "--store", f"{root}/store"]
     words += ["--extractor-port", str(ports[0]), "--clusterer-port", str(ports[1])]
-    env = {key: value for key, value in os.environ.items() if key != "REDIS_URL"}
+    env = {**{key: value for key, value in os.environ.items() if key != "REDIS_URL"}, **more}
     with (root / "up.log").open("ab") as log:
         process = subprocess.Popen([sys.executable, "-m", "shoal.cli", *words], env=env, stdout=log, stderr=log)
     return Running(process, root, f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}")

@@ -52,6 +52,12 @@ def test_the_clusterer_has_a_worker_whatever_is_installed(stack: Stack, monkeypa
     assert "clusterer-worker" in [name for name, _ in stack._commands()]
 
 
+def test_services_know_which_workers_are_not_installed(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "tensorflow" else object())
+    assert stack.env["SHOAL_ABSENT_KINDS"] == "embed:tfserving,extract:tfserving"
+    assert "extractor-tfserving-worker" not in [name for name, _ in stack._commands()]
+
+
 class Broken(Stack):
     """A stack whose one process ends with an error at once."""
 
