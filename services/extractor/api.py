@@ -45,7 +45,7 @@ def extract(
 ) -> Job:
     """Embed a folder of images. The answer is a job; its result names the embeddings."""
     spec = catalogue.resolve(body.model, settings.models, settings=settings)
-    sources.check(body.images, settings.data)
+    sources.check(body.images, settings.data, follow_links=settings.follow_links)
     return accepted(submit(queue, spec.kind, body, key), response)
 
 

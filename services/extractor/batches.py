@@ -19,7 +19,7 @@ from extractor.backends.base import Backend
 from extractor.decode import DecodePool, Item, available_cores, prefetch_slots
 from extractor.decoder import Decoded, DecoderConfig, Listed, Undecodable
 from extractor.modelspec import ModelSpec
-from extractor.sources import source_folder
+from extractor.sources import links_root, source_folder
 
 if TYPE_CHECKING:
     from shoal.jobs.child import JobContext
@@ -46,7 +46,7 @@ class Batch:
 def decode_pool(request: ExtractRequest, plan: Plan, spec: ModelSpec, settings: Settings) -> DecodePool:
     """A pool that decodes the images of ``request`` as ``spec`` wants them."""
     config = DecoderConfig(
-        root=settings.data.resolve(),
+        root=links_root(settings.data, settings.follow_links),
         folder=source_folder(request.images, settings.data),
         transform=spec.transform,
         max_pixels=settings.max_image_pixels,

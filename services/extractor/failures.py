@@ -1,15 +1,17 @@
-"""How many images may fail before a job does."""
+"""Images that have no embedding: how many may fail before a job does, and what a job says of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from shoal.errors import TooManyFailures
 from shoal.store import EmbeddingSet
 
 NAMED = 5
 """How many files the error names."""
+EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,37 @@ class Failure:
 
     image_path: str
     code: str
+
+
+def account(embeddings: EmbeddingSet) -> dict[str, Any]:
+    """What became of the files that have no embedding, as fields of a job's result.
+
+    Returns
+    -------
+    dict
+        ``failed_by_code``: of the images that could not be embedded, ``code``, ``count`` and ``examples``, most first.
+        ``not_taken`` and ``source``: what was left out of the listing, and how its folders were read.
+    """
+    rows = embeddings.errors().to_pylist() if embeddings.failed else []
+    by_code: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        by_code.setdefault(row["code"], []).append({"image_path": row["image_path"], "message": row["message"]})
+    failed = [
+        {"code": code, "count": len(found), "examples": found[:EXAMPLES]}
+        for code, found in sorted(by_code.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
+    unknown: dict[str, Any] = {
+        "splits": [],
+        "wrapper": None,
+        "labels": None,
+        "message": "The listing is of an older version of Shoal.",
+    }
+    notes = embeddings.notes
+    return {
+        "failed_by_code": failed,
+        "not_taken": notes.get("not_taken", []),
+        "source": notes.get("source", unknown),
+    }
 
 
 class Tolerance:

@@ -1,6 +1,6 @@
 """Which formats there are: what is decoded, what is known and not decoded, and how a file's first bytes tell.
 
-The content decides what is an image. The end of a name says two things only: where a format has no signature (TGA),
+The content decides what is an image. A file's extension says two things only: where a format has no signature (TGA),
 and where the content says less than the name does (a camera's raw file is a TIFF whose first picture is a thumbnail).
 """
 
@@ -39,13 +39,13 @@ IMAGE_SUFFIXES = frozenset(
     | ({".avif", ".avifs"} if _HAS_AVIF else set())
     | ({".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"} if _HAS_JPEG_2000 else set())
 )
-"""Ends of the names, in lower case, of files that are taken without a look into them."""
+"""Extensions, in lower case, of files that are taken without a look into them."""
 
 RAW_SUFFIXES = frozenset(
     {".3fr", ".arw", ".cr2", ".cr3", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mrw", ".nef", ".nrw", ".orf"}
     | {".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"}
 )
-"""Ends of the names of cameras' raw files, whose signature may be that of a TIFF."""
+"""Extensions of cameras' raw files, whose signature may be that of a TIFF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def _sniff_boxes(head: bytes) -> Format | None:
 
 
 def suffix_of(name: str) -> str | None:
-    """The end of a file's name in lower case, such as ``.jpg``; None when it has none that tells anything."""
+    """The extension of a file's name in lower case, such as ``.jpg``; None when it has none that tells anything."""
     stem, dot, end = name.rpartition(".")
     if not (stem and dot and 1 <= len(end) <= 12 and end.isascii() and end.isalnum()) or end.isdigit():
         return None

@@ -11,7 +11,7 @@ from shoal.store import EmbeddingSet, Store
 
 from extractor import catalogue, inline_job
 from extractor.batches import batches, decode_pool
-from extractor.failures import Tolerance
+from extractor.failures import Tolerance, account
 from extractor.inline import KIND_PREFIX
 from extractor.model import Model
 from extractor.planning import open_plan
@@ -40,6 +40,7 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     dict
         ``embeddings`` (the id), ``rows``, ``failed``, ``dim``, ``resumed_rows``: images that earlier attempts or jobs
         had done, and ``repaired_shards``: how many shards were damaged and are embedded again.
+        `extractor.failures.account` adds what became of the other files.
 
     Raises
     ------
@@ -66,6 +67,7 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         "dim": manifest.dim,
         "resumed_rows": resumed,
         "repaired_shards": len(embeddings.repaired_shards),
+        **account(store.embeddings(embeddings.id)),
     }
 
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 import structlog
 from shoal.errors import EmbeddingsNotFound, StoreCorrupt
 from shoal.paths import below
-from shoal.schemas import ExtractRequest, LabelFile
+from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Plan, Source, Store
 
 from extractor.model import Model
 from extractor.modelspec import Transform
-from extractor.sources import list_images
+from extractor.sources import list_source
 
 if TYPE_CHECKING:
     from shoal.jobs.child import JobContext
@@ -45,12 +45,18 @@ def open_plan(ctx: JobContext, request: ExtractRequest, model: Model, settings: 
         model.require_unchanged(frozen.plan)
         return frozen
     ctx.progress("list")
-    listing = list_images(request.images, settings.data)
-    plan = make_plan(request, model, listing, settings.data)
+    listing = list_source(
+        request.images,
+        settings.data,
+        follow_links=settings.follow_links,
+        alive=lambda files: ctx.progress("list", files, unit="files"),
+    )
+    plan = make_plan(request, model, listing.table, settings.data)
     if not store.has_plan(plan.id):
         # The id stays the same. A checkpoint that does not fit is refused here, before there is a set.
         plan = plan.model_copy(update={"model": model.loaded_record})
-    embeddings = store.create_embeddings(plan, listing, lambda: ctx.progress("check"))
+    embeddings = store.create_embeddings(plan, listing.table, lambda: ctx.progress("check"))
+    store.write_notes(embeddings.id, listing.notes)
     ctx.save_checkpoint({CHECKPOINT: embeddings.id})
     return embeddings
 
@@ -77,7 +83,7 @@ def make_plan(request: ExtractRequest, model: Model, listing: pa.Table, root: Pa
             listing,
             kind="images",
             path=below(root, request.images.path),
-            labels=labels.model_dump(mode="json") if isinstance(labels, LabelFile) else labels,
+            labels=labels if isinstance(labels, str) else labels.model_dump(mode="json"),
             split=request.images.split,
         ),
         model=model.record,

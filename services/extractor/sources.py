@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import structlog
 from shoal.errors import NoImages, PathNotFound
 from shoal.paths import confine
-from shoal.schemas import ImageSource, LabelFile
+from shoal.schemas import FolderLevel, ImageSource, LabelFile
 from shoal.store.manifest import LISTING_SCHEMA, image_id
 
+from extractor.filenames import listed_names
+from extractor.folderlabels import label_at, recognise
+from extractor.formats import IMAGE_SUFFIXES
 from extractor.labels import LabelTable
+from extractor.walking import Budget, Walk
 
-log = structlog.get_logger(__name__)
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-"""Endings of the file names that are taken for images, in lower case."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class FoundImage:
-    """An image file. ``path`` is relative to the source's folder, with forward slashes."""
-
-    path: str
-    bytes: int
-    mtime_ns: int
-
-    @property
-    def stamp(self) -> str:
-        """Changes when the file does, so that an edited image makes a new plan."""
-        return f"{self.bytes}:{self.mtime_ns}"
+CHECK_BUDGET = Budget(entries=20_000, seconds=5.0)
+"""What a request may wait for; where it does not do, the job finds out."""
 
 
-def check(source: ImageSource, root: Path) -> None:
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds.
+
+    Attributes
+    ----------
+    table
+        The store's `LISTING_SCHEMA`: image_id, image_path (relative to ``source.path``), label, split, stamp.
+    notes
+        ``not_taken``: which files and folders were left out and why; ``source``: what was recognised. JSON values.
+    """
+
+    table: pa.Table
+    notes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Label and split of each path, and what they were told from."""
+
+    labels: list[str | None]
+    splits: list[str | None]
+    facts: dict[str, Any]
+
+
+def check(source: ImageSource, root: Path, *, follow_links: bool = False) -> None:
     """Refuse a source that cannot work, without listing all of it: it stops at the first image.
 
     Raises
@@ -44,18 +56,29 @@ def check(source: ImageSource, root: Path) -> None:
     PathOutsideRoot, PathNotFound
         The folder or the label file.
     NoImages
-        The folder holds no image.
+        The folder holds no image. A folder so large that this takes long is let pass.
     LabelsInvalid
         The label file cannot be read or lacks a column.
     """
-    folder = source_folder(source, root)
-    if next(walk(folder, root.resolve()), None) is None:
-        raise no_images(source)
+    walk = Walk(source_folder(source, root), links_root(root, follow_links), budget=CHECK_BUDGET)
+    if next(walk.images(), None) is None and not walk.ended_early:
+        raise no_images(source, walk)
     if isinstance(source.labels, LabelFile):
         LabelTable.check(confine(root, source.labels.file, "images.labels.file"), source.labels, root.resolve())
 
 
 def list_images(source: ImageSource, root: Path) -> pa.Table:
+    """The table of `list_source`."""
+    return list_source(source, root).table
+
+
+def list_source(
+    source: ImageSource,
+    root: Path,
+    *,
+    follow_links: bool = False,
+    alive: Callable[[int], None] = lambda entries: None,
+) -> Listing:
     """Every image of ``source``, in the order of its path's code points, whatever the file system's order is.
 
     Parameters
@@ -63,31 +86,42 @@ def list_images(source: ImageSource, root: Path) -> pa.Table:
     source
         Folder, labels and split.
     root
-        The data root. A file whose symlink leaves it is listed all the same: decoding it gives a row of errors.
-
-    Returns
-    -------
-    pyarrow.Table
-        The store's `LISTING_SCHEMA`: image_id, image_path (relative to ``source.path``), label, split, stamp.
+        The data root. An image whose symlink leaves it is listed all the same: decoding it gives a row of errors.
+    follow_links
+        Follow symlinks that leave the root.
+    alive
+        Called now and then with the number of files seen; may raise to give up.
 
     Raises
     ------
     PathOutsideRoot, PathNotFound, NoImages, LabelsInvalid
         As `check` says; also when an image has no row in the label file.
+    LabelsAmbiguous
+        Folders may be splits or classes.
     """
-    folder = source_folder(source, root)
-    images = sorted(walk(folder, root.resolve()))
-    if not images:
-        raise no_images(source)
-    paths = [image.path for image in images]
+    walk = Walk(source_folder(source, root), links_root(root, follow_links), alive=alive)
+    found = list(walk.images())
+    if not found:
+        raise no_images(source, walk)
+    walk.note_empty_folders(found)
+    names = listed_names([image.path for image in found])
+    images = sorted((name, image.stamp) for name, image in zip(names, found, strict=True))
+    paths = [name for name, _ in images]
+    labelling = label(source, paths, root)
     columns: dict[str, list[str | None]] = {
         "image_id": [image_id(path) for path in paths],
         "image_path": [*paths],
-        "label": labels_of(source, paths, root),
-        "split": [source.split] * len(paths),
-        "stamp": [image.stamp for image in images],
+        "label": labelling.labels,
+        "split": labelling.splits if source.split is None else [source.split] * len(paths),
+        "stamp": [stamp for _, stamp in images],
     }
-    return pa.table(columns, LISTING_SCHEMA)
+    facts = {**labelling.facts, "system_entries": walk.system_entries}
+    return Listing(pa.table(columns, LISTING_SCHEMA), {"not_taken": walk.not_taken.groups(), "source": facts})
+
+
+def links_root(root: Path, follow_links: bool) -> Path:
+    """Where symlinks may lead."""
+    return Path("/") if follow_links else root.resolve()
 
 
 def source_folder(source: ImageSource, root: Path) -> Path:
@@ -107,77 +141,42 @@ def source_folder(source: ImageSource, root: Path) -> Path:
     return folder
 
 
-def no_images(source: ImageSource) -> NoImages:
-    """The error of a folder without images."""
-    endings = " ".join(sorted(EXTENSIONS))
+def no_images(source: ImageSource, walk: Walk) -> NoImages:
+    """The error of a folder without images, which says what it holds instead."""
+    not_taken = walk.not_taken.groups()
+    instead = " ".join(str(group["message"]) for group in not_taken[:5])
+    endings = " ".join(sorted(IMAGE_SUFFIXES))
     return NoImages(
-        f"The folder {source.path!r} holds no image: files that end in {endings} are looked for, in subfolders too.",
+        f"The folder {source.path!r} holds no image that can be read. {instead or 'It holds no file at all.'} "
+        f"Images are told by their content, in subfolders too; usual extensions are {endings}.",
         field="images.path",
+        not_taken=not_taken,
     )
 
 
-def labels_of(source: ImageSource, paths: list[str], root: Path) -> list[str | None]:
-    """The label of each path: from its first folder, from the label file, or none."""
+def label(source: ImageSource, paths: list[str], root: Path) -> Labelling:
+    """Label and split of each path: from its folders, from the label file, or none."""
+    labels: list[str | None]
+    splits: list[str | None] = [None] * len(paths)
+    facts: dict[str, Any] = {"splits": [], "wrapper": None}
     if isinstance(source.labels, LabelFile):
         file = confine(root, source.labels.file, "images.labels.file")
-        return LabelTable.read(file, source.labels, root.resolve()).labels(paths)
+        joined = LabelTable.read(file, source.labels, root.resolve()).join(paths)
+        message = f"Labels come from the file {source.labels.file!r}. {joined.note or ''}".strip()
+        return Labelling(joined.labels, splits, {**facts, "labels": "file", "message": message})
+    if isinstance(source.labels, FolderLevel):
+        labels = [label_at(path, source.labels.folder_level) for path in paths]
+        message = f"The folder at level {source.labels.folder_level} below `path` is the class, as the request says."
+        return Labelling(labels, splits, {**facts, "labels": "folder", "message": message})
     if source.labels == "none":
-        return [None] * len(paths)
-    return [path.partition("/")[0] if "/" in path else None for path in paths]
-
-
-def walk(folder: Path, root: Path) -> Iterator[FoundImage]:
-    """Every image file below ``folder``, in no particular order.
-
-    Hidden files and folders are skipped. A symlink to a folder is followed while it stays below ``root`` and does not
-    lead back to one of its own parents.
-    """
-    pending: list[tuple[str, str, tuple[str, ...]]] = [(str(folder), "", (os.path.realpath(folder),))]
-    while pending:
-        path, prefix, parents = pending.pop()
-        try:
-            entries = os.scandir(path)
-        except OSError as error:
-            raise PathNotFound(f"The folder {prefix or '.'!r} cannot be listed: {error.strerror}.") from error
-        with entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                relative = prefix + entry.name
-                if _is_folder(entry):
-                    inner = _followed(entry, relative, parents, root)
-                    if inner is not None:
-                        pending.append((entry.path, f"{relative}/", (*parents, inner)))
-                elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:  # noqa: PTH122 - once an image
-                    yield _found(entry, relative)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _followed(entry: os.DirEntry[str], relative: str, parents: tuple[str, ...], root: Path) -> str | None:
-    """The folder's real path; None when it is a symlink that must not be followed."""
-    if not entry.is_symlink():
-        return os.path.join(parents[-1], entry.name)  # noqa: PTH118 - once a folder
-    real = os.path.realpath(entry.path)
-    if real in parents:
-        log.warning("a symlink to one of its own parents is not followed", folder=relative)
-        return None
-    if not Path(real).is_relative_to(root):
-        log.warning("a symlink that leaves the data root is not followed", folder=relative)
-        return None
-    return real
-
-
-def _found(entry: os.DirEntry[str], relative: str) -> FoundImage:
-    # A name that is not UTF-8 cannot be stored as text: its escaped form is listed, and becomes a row of errors.
-    path = relative.encode("utf-8", "backslashreplace").decode("utf-8")
-    try:
-        status = entry.stat()
-    except OSError:
-        return FoundImage(path, 0, 0)  # A dangling symlink, or gone already: decoding it says so.
-    return FoundImage(path, status.st_size, status.st_mtime_ns)
+        labels = [None] * len(paths)
+        return Labelling(labels, splits, {**facts, "labels": "none", "message": "The request asks for no labels."})
+    found = recognise(paths)
+    pairs = [found.of(path) for path in paths]
+    facts = {
+        "splits": list(found.splits),
+        "wrapper": found.wrapper,
+        "labels": "folder" if found.labelled else "none",
+        "message": found.message,
+    }
+    return Labelling([pair[0] for pair in pairs], [pair[1] for pair in pairs], facts)

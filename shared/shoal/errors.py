@@ -11,6 +11,7 @@
     │   ├── NoImages                 no_images                 422
     │   ├── LabelsRequired           labels_required           422
     │   ├── LabelsInvalid            labels_invalid            422
+    │   │   └── LabelsAmbiguous      labels_ambiguous          422
     │   ├── ClustersInvalid          clusters_invalid          422
     │   ├── NotFinite                not_finite                422
     │   ├── DimensionMismatch        dimension_mismatch        422
@@ -171,6 +172,10 @@ class LabelsRequired(InvalidRequest):
 
 class LabelsInvalid(InvalidRequest):
     code = "labels_invalid"
+
+
+class LabelsAmbiguous(LabelsInvalid):
+    code = "labels_ambiguous"
 
 
 class ClustersInvalid(InvalidRequest):

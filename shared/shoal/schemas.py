@@ -17,10 +17,12 @@ from pydantic import (
     BaseModel,
     ByteSize,
     ConfigDict,
+    Discriminator,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     StringConstraints,
+    Tag,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -69,15 +71,43 @@ class LabelFile(Request):
     )
 
 
+class FolderLevel(Request):
+    """Labels from the folders at one level, whatever they are called."""
+
+    folder_level: int = Field(
+        ge=0, le=100, description="0: the first folder below `path` is the class; 1: the folder within it; and so on."
+    )
+
+
+def _labels_kind(value: Any) -> str:
+    """Which object is meant, so that what is wrong with it is said of that kind alone."""
+    by_level = isinstance(value, FolderLevel) or (
+        isinstance(value, dict) and "folder_level" in value and "file" not in value
+    )
+    return "FolderLevel" if by_level else "LabelFile"
+
+
+LabelObject = Annotated[
+    Annotated[LabelFile, Tag("LabelFile")] | Annotated[FolderLevel, Tag("FolderLevel")], Discriminator(_labels_kind)
+]
+
+
 class ImageSource(Request):
     """Which images to embed."""
 
     path: RelativePath = Field(description="Folder of images, relative to the configured data root.")
-    labels: Literal["folder", "none"] | LabelFile = Field(
+    labels: Literal["folder", "none"] | LabelObject = Field(
         "folder",
-        description="`folder`: the first folder below `path` is the class; images beside the folders have none.",
+        description="`folder`: the first folder below `path` is the class; images beside the folders have none. "
+        "Folders such as `train` and `val` are taken for splits, a folder that all images lie in (`images`) is "
+        "skipped, and img2dataset's numbered shards are no classes; the result's `source` says what was recognised. "
+        '`{"folder_level": n}` takes the folders at that level, whatever they are called.',
     )
-    split: Name | None = Field(None, description="Name written beside every row, such as `train` or `val`.")
+    split: Name | None = Field(
+        None,
+        description="Name written beside every row, such as `train` or `val`. null: the split's folder where `labels` "
+        "is `folder` and there are such folders.",
+    )
 
 
 class TransformOverride(Request):

@@ -81,6 +81,11 @@ class Settings(BaseSettings):
     decode_workers: int = Field(
         0, ge=0, le=256, validation_alias="SHOAL_DECODE_WORKERS", description="Decode processes; 0 means one a core."
     )
+    follow_links: bool = Field(
+        False,
+        validation_alias="SHOAL_FOLLOW_LINKS",
+        description="Follow symlinks that leave SHOAL_DATA; only where nobody but its owner asks.",
+    )
     max_image_pixels: int = Field(
         128_000_000, gt=0, validation_alias="SHOAL_MAX_IMAGE_PIXELS", description="Larger images are refused."
     )

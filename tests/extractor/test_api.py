@@ -60,6 +60,8 @@ def test_the_same_idempotency_key_gives_the_same_job(client: TestClient, make: M
         ({"images": {"path": "set", "labels": {"file": "missing.csv"}}}, "path_not_found"),
         ({"images": {"path": "set", "labels": {"file": "labels.csv"}}}, "labels_invalid"),
         ({"images": {"path": "set", "labels": "filename"}}, "invalid_value"),
+        ({"images": {"path": "set", "labels": {"folder_level": -1}}}, "out_of_range"),
+        ({"images": {"path": "set", "labels": {"folder_level": "1"}}}, "wrong_type"),
         ({"images": {"path": ""}}, "out_of_range"),
         ({"model": {"architecture": "resnet50", "weights": "random", "transform": {"size": 0}}}, "out_of_range"),
         ({"model": {"architecture": "resnet50", "weights": "random", "transfrom": {}}}, "unknown_field"),

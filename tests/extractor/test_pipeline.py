@@ -452,6 +452,75 @@ def test_a_failed_commit_leaves_no_open_shard_behind(
     assert not list(Store(settings.store).embeddings(embeddings_id).layout.work.iterdir())
 
 
+class TestAccount:
+    """The result says what became of every file."""
+
+    @pytest.fixture(autouse=True)
+    def _files(self, folder: Path, make: Make) -> None:
+        for i in range(8):
+            make(f"images/train/{'ab'[i % 2]}/{i}.png", i)
+        (folder / "images/train/a/phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+        (folder / "images/train/a/text.jpg").write_text("text")
+        (folder / "images/train/a/gone.jpg").write_text("more text")
+        (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+        (folder / "images/train/c").mkdir()
+
+    def test_what_failed_what_was_not_taken_and_what_was_recognised(self, settings: Settings, job: NewJob) -> None:
+        result = pipeline.run(job(max_failed_fraction=1.0), settings)
+        done(settings, result)
+        assert [(group["code"], group["count"]) for group in result["failed_by_code"]] == [
+            ("image_unrecognised", 2),
+            ("image_unsupported", 1),
+        ]
+        (example,) = result["failed_by_code"][1]["examples"]
+        assert example["image_path"] == "images/train/a/phone.jpg"
+        assert "HEIC, which is not supported: convert it to JPEG or PNG" in example["message"]
+        assert [(group["reason"], group["suffix"], group["count"]) for group in result["not_taken"]] == [
+            ("empty_folder", None, 1),
+            ("unsupported_format", ".heic", 1),
+        ]
+        assert result["source"]["wrapper"] == "images"
+        assert result["source"]["splits"] == ["train"]
+
+    def test_a_resumed_and_a_repeated_job_say_the_same(self, settings: Settings, folder: Path, job: NewJob) -> None:
+        first = job(max_failed_fraction=1.0)
+        result = pipeline.run(first, settings)
+        again = pipeline.run(job(max_failed_fraction=1.0, checkpoint=first.checkpoint), settings)
+        assert {**again, "resumed_rows": 0} == result
+        (folder / "phone.heic").unlink()
+        assert pipeline.run(job(max_failed_fraction=1.0, checkpoint=first.checkpoint), settings) == again
+        # What was not taken is no part of the plan; a new listing says what is true now.
+        repeated = pipeline.run(job(max_failed_fraction=1.0), settings)
+        assert repeated["embeddings"] == result["embeddings"]
+        assert [group["reason"] for group in repeated["not_taken"]] == ["empty_folder"]
+        summary = Store(settings.store).embeddings(result["embeddings"]).summary()
+        assert summary["not_taken"] == repeated["not_taken"]
+        assert summary["recognised"] == repeated["source"]
+
+    def test_a_set_of_an_older_version_has_nothing_noted(self, settings: Settings, job: NewJob) -> None:
+        first = job(max_failed_fraction=1.0)
+        embeddings = Store(settings.store).embeddings(pipeline.run(first, settings)["embeddings"])
+        embeddings.layout.notes.unlink()
+        again = pipeline.run(job(max_failed_fraction=1.0, checkpoint=first.checkpoint), settings)
+        assert (again["not_taken"], again["source"]["labels"]) == ([], None)
+        assert embeddings.summary()["not_taken"] is None
+
+
+def test_links_out_of_the_root_are_embedded_where_the_user_asks(
+    settings: Settings, folder: Path, make: Make, job: NewJob, tmp_path: Path
+) -> None:
+    make("cat/0.png")
+    make("dog/1.png", 1)
+    (folder / "dog").rename(tmp_path / "dog")
+    (folder / "dog").symlink_to(tmp_path / "dog")
+    (folder / "cat/2.png").symlink_to(tmp_path / "dog/1.png")
+    result = pipeline.run(job(max_failed_fraction=1.0), settings)
+    assert (result["rows"], result["failed_by_code"][0]["code"]) == (1, "image_outside_root")
+    assert [group["reason"] for group in result["not_taken"]] == ["link_leaves_root"]
+    result = pipeline.run(job(), settings.model_copy(update={"follow_links": True}))
+    assert (result["rows"], result["failed"], result["not_taken"]) == (3, 0, [])
+
+
 def test_batches_cross_shards(settings: Settings, make: Make, job: NewJob, hooked: Callable[..., None]) -> None:
     for i in range(10):
         make(f"{i}.png", i)

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from extractor import sources
+from extractor import walking
 from extractor.sources import check, list_images
 from shoal.errors import LabelsInvalid, NoImages, PathNotFound, PathOutsideRoot
 from shoal.schemas import ImageSource
@@ -67,7 +67,7 @@ def test_the_file_systems_order_does_not_matter(
 
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr(sources.os, "scandir", Reversed)
+    monkeypatch.setattr(os, "scandir", Reversed)
     assert list_images(source(), settings.data).equals(before)
 
 
@@ -157,8 +157,8 @@ class TestRefusals:
     ) -> None:
         touch(folder, *(f"{number}.png" for number in range(50)))
         seen = []
-        found = sources._found
-        monkeypatch.setattr(sources, "_found", lambda *args: seen.append(args) or found(*args))
+        found = walking._stamp
+        monkeypatch.setattr(walking, "_stamp", lambda *args: seen.append(args) or found(*args))
         check(source(), settings.data)
         assert len(seen) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -100,6 +101,18 @@ def why(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return str(error.errors()[0]["msg"])
     return str(error).partition("\n")[0]
+
+
+def read_notes(layout: EmbeddingsLayout) -> dict[str, Any]:
+    """What is noted of how the listing was made; nothing where nobody noted it, or what was noted is damaged.
+
+    No embedding depends on it, so a set without it is as good.
+    """
+    try:
+        notes = json.loads(layout.notes.read_bytes())
+    except (ValueError, OSError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
 
 
 def read_listing(

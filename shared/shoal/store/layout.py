@@ -49,6 +49,11 @@ class EmbeddingsLayout:
         return self.folder / "listing.parquet"
 
     @property
+    def notes(self) -> Path:
+        """What was left out of the listing; the only file that may be replaced."""
+        return self.folder / "listed.json"
+
+    @property
     def manifest(self) -> Path:
         return self.folder / "manifest.json"
 

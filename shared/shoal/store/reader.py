@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 from shoal.errors import StoreCorrupt, StoreError
 from shoal.store import npyfile
 from shoal.store.committed import CommittedFiles
-from shoal.store.documents import read_listing, read_manifest, shard_entries
+from shoal.store.documents import read_listing, read_manifest, read_notes, shard_entries
 from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
 from shoal.store.manifest import (
     ERRORS_SCHEMA,
@@ -278,8 +278,14 @@ class EmbeddingSet:
         self._files.check_document("listing.parquet")
         return read_listing(self.layout, start, stop)
 
+    @property
+    def notes(self) -> dict[str, Any]:
+        """How the listing was made, as JSON values: ``not_taken``, ``source``. Empty where nobody noted it."""
+        return read_notes(self.layout)
+
     def summary(self) -> dict[str, Any]:
         """What `GET /embeddings/{id}` shows: JSON values only."""
+        notes = self.notes
         self._files.check_document("listing.parquet")
         labels = read_listing(self.layout, columns=["label"]).column("label")
         return {
@@ -296,6 +302,8 @@ class EmbeddingSet:
             "thumbnails": self.plan.thumbnails,
             "finished_at": self.manifest.finished_at.isoformat() if self.manifest else None,
             "source": self.plan.source.model_dump(mode="json"),
+            "not_taken": notes.get("not_taken"),
+            "recognised": notes.get("source"),
             "model": self.plan.model.model_dump(mode="json"),
             "transform": self.plan.transform,
             "libraries": self.plan.libraries,

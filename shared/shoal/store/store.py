@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +16,18 @@ import pyarrow as pa
 from shoal.errors import EmbeddingsIncomplete, EmbeddingsNotFound, NotFound, StoreError
 from shoal.store import clustering as clusterings
 from shoal.store import commits, sweeps
-from shoal.store.atomic import publish_file, remove_folder
+from shoal.store.atomic import publish_file, remove_folder, replace_file
 from shoal.store.clustering import Clustering, ClusteringWriter
 from shoal.store.creation import create, restore
-from shoal.store.documents import corrupt, not_found, read_listing, read_manifest, read_plan, shard_entries
+from shoal.store.documents import (
+    corrupt,
+    not_found,
+    read_listing,
+    read_manifest,
+    read_notes,
+    read_plan,
+    shard_entries,
+)
 from shoal.store.layout import EmbeddingsLayout, StoreLayout, is_id
 from shoal.store.manifest import Manifest, Plan
 from shoal.store.partial import saved_images
@@ -141,6 +150,30 @@ class Store:
         found = self.embeddings(embeddings_id)
         found.repaired_shards = tuple(report.removed)
         return found
+
+    def write_notes(self, embeddings_id: str, notes: dict[str, Any]) -> None:
+        """Keep what the plan does not say of how the listing was made, in place of what was noted before.
+
+        Parameters
+        ----------
+        notes
+            JSON values.
+
+        Raises
+        ------
+        EmbeddingsNotFound
+            There is no such id.
+        StoreFull, StoreError
+            They cannot be written; what was noted before stays.
+        """
+        layout, _ = self._plan(embeddings_id)
+        if read_notes(layout) == notes:
+            return
+        content = json.dumps(notes, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        try:
+            replace_file(layout.notes, lambda file: file.write(content))
+        except FileNotFoundError:  # deleted meanwhile
+            raise not_found(embeddings_id) from None
 
     def repair(
         self,
