@@ -29,6 +29,14 @@ def finished(url: str, wait_until: Callable[..., None]) -> dict[str, Any]:
     return job
 
 
+def test_the_start_says_where_images_are_looked_for_and_keeps_the_store_out_of_version_control(stack: Running) -> None:
+    said = (stack.root / "up.log").read_text()
+    assert f"images     below {stack.root / 'data'}\n" in said
+    assert f"store      {stack.root / 'store'}\n" in said
+    assert (stack.root / "store" / ".gitignore").read_text() == "*\n"
+    assert not (stack.root / "data" / ".gitignore").exists()
+
+
 def test_plain_http_does_the_whole_job(stack: Running, wait_until: Callable[..., None]) -> None:
     body: dict[str, Any] = {"images": {"path": "colours"}, "model": "tf_efficientnet_lite0"}
     answer = http.post(f"{stack.extractor}/extract", json=body)

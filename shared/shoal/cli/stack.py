@@ -51,12 +51,21 @@ def up(
             raise KeyboardInterrupt
         stopping.set()
 
-    err.print(f"Starting Shoal on {stack.data} with the store {stack.store} …")
+    err.print(f"Starting Shoal on {stack.data} with the store {stack.store} …", highlight=False, soft_wrap=True)
     stack.start()
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, stop)
-    out.print(f"extractor  {stack.extractor_url}/docs\nclusterer  {stack.clusterer_url}/docs\nready; Ctrl-C stops all")
+    root = stack.data.resolve()
+    empty = "" if any(root.iterdir()) else ", which is empty: put folders there, or name another root with --data"
+    for line in (
+        f"images     below {root}{empty}",
+        f"store      {stack.store.resolve()}",
+        f"extractor  {stack.extractor_url}/docs",
+        f"clusterer  {stack.clusterer_url}/docs",
+        "ready; Ctrl-C stops all",
+    ):
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
     try:
         stack.supervise(_report_restart, stopping.is_set)
     finally:

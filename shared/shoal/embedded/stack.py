@@ -101,8 +101,9 @@ class Stack:
         Unavailable
             Another process runs on the store.
         """
-        for folder in (self.data, self.models, self.store):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.data.mkdir(parents=True, exist_ok=True)
+        for folder in (self.models, self.store):
+            _make_own(folder)
         self._refuse_full_disk()
         self._server = Server(self.store, self.command, self.queue_data)
         self._server.lock()
@@ -291,3 +292,12 @@ class Stack:
                     raise StackError(
                         f"port {port} is in use: choose another with --extractor-port/--clusterer-port."
                     ) from None
+
+
+def _make_own(folder: Path) -> None:
+    """Make a folder of ours, out of sight of the version control that it may lie in."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return
+    (folder / ".gitignore").write_text("*\n")
