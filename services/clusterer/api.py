@@ -152,9 +152,9 @@ def get_assignments(
 ) -> Response:
     """The cluster of every row of every scored set."""
     clustering = store.clustering(clustering_id)
+    path = clustering.check(clustering.layout.assignments)
     name = f"{clustering_id}-assignments.{format}"
     if format == "parquet":
-        path = clustering.check(clustering.layout.assignments)
         return FileResponse(path, media_type="application/vnd.apache.parquet", filename=name)
     blocks = csv_blocks(clustering) if format == "csv" else jsonl_blocks(clustering)
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}

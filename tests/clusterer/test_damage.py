@@ -169,10 +169,19 @@ def test_one_damaged_result_does_not_hide_the_others(
     assert {each["id"] for each in api.get(f"/{kind}").json()[kind]} == {bad, good}
 
 
-@pytest.mark.parametrize("name", ["report/index.html", "report/contact-sheet.png", "assignments.parquet"])
+@pytest.mark.parametrize(
+    ("name", "route"),
+    [
+        ("report/index.html", "report"),
+        ("report/contact-sheet.png", "contact-sheet"),
+        ("assignments.parquet", "assignments"),
+        ("assignments.parquet", "assignments?format=csv"),
+        ("assignments.parquet", "assignments?format=jsonl"),
+    ],
+)
 @pytest.mark.parametrize("lost", [True, False])
 def test_files_are_checked_before_they_are_sent(
-    api: TestClient, mine: str, run_job: RunJob, name: str, lost: bool
+    api: TestClient, mine: str, run_job: RunJob, name: str, route: str, lost: bool
 ) -> None:
     found = run_job(mine, clusters=3, seeds=[0])
     path = found.layout.folder / name
@@ -180,7 +189,6 @@ def test_files_are_checked_before_they_are_sent(
         path.unlink()
     else:
         path.write_bytes(bytes(path.stat().st_size))
-    route = {"report/index.html": "report", "report/contact-sheet.png": "contact-sheet"}.get(name, "assignments")
     answer = api.get(f"/clusterings/{found.id}/{route}")
     assert (answer.status_code, answer.json()["code"]) == (500, "store_corrupt")
     assert name in answer.json()["detail"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from extractor import api, pipeline
 from fastapi.testclient import TestClient
+from shoal.errors import StoreReadOnly
 from shoal.jobs.child import JobContext
 from shoal.jobs.queue import JobQueue
 from shoal.settings import Settings
@@ -152,3 +155,20 @@ def test_a_set_deleted_while_it_is_listed_is_left_out(
 
     monkeypatch.setattr(EmbeddingSet, "summary", deleting)
     assert {each["id"] for each in client.get("/embeddings").json()["embeddings"]} == set(three[1:])
+
+
+def test_a_store_that_cannot_be_written_is_read_and_says_why_nothing_is_written(
+    client: TestClient, settings: Settings, embeddings_id: str, job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert client.get(f"/embeddings/{embeddings_id}").json()["complete"]
+    answer = client.delete(f"/embeddings/{embeddings_id}")
+    assert (answer.status_code, answer.json()["code"]) == (500, "store_read_only")
+    assert str(settings.store) in answer.json()["detail"]
+    with pytest.raises(StoreReadOnly, match="read-only"):
+        pipeline.run(job(name="new"), settings)
+    assert pipeline.run(job(), settings)["resumed_rows"] == 15

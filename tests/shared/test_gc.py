@@ -180,3 +180,12 @@ def test_the_command_lists_first_and_removes_when_told(
     removed = CliRunner().invoke(cli, [*command, "--really"])
     assert "1 jobs forgotten" in removed.output
     assert not old.exists()
+
+
+def test_damaged_sets_are_passed_over(store: Store, queue: JobQueue) -> None:
+    folder = store.layout.embeddings_folder
+    for name, content in (("cut-1", b"{"), ("empty-1", b""), ("other-1", b"[]")):
+        (folder / name).mkdir()
+        (folder / name / "plan.json").write_bytes(content)
+    old = _write(store.layout.temporary / "dead" / "x", age_s=OLD_S).parent
+    assert [each.path for each in find(store, queue, incomplete_age_s=DAY_S)] == [old]

@@ -22,6 +22,7 @@ from shoal.embedded.process import Process
 from shoal.embedded.runfile import RunningStack, queue_folder
 from shoal.errors import ShoalError, Unavailable
 from shoal.jobs.scripts import connect
+from shoal.store.atomic import storage_errors
 
 SOCKET = "valkey.sock"
 MAX_SOCKET_PATH = 103
@@ -75,10 +76,13 @@ class Server:
         ------
         Unavailable
             Another process runs on the store.
+        StoreReadOnly, StoreFull, StoreError
+            The store cannot be written.
         """
-        for folder in (self._folder, self._data, self._store / ".logs"):
-            folder.mkdir(parents=True, exist_ok=True)
-        lock = (self._folder / "lock").open("w")
+        with storage_errors(self._folder):
+            for folder in (self._folder, self._data, self._store / ".logs"):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = (self._folder / "lock").open("w")
         deadline = time.monotonic() + LEFT_S
         while True:
             try:
