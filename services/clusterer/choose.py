@@ -11,9 +11,9 @@ import numpy as np
 
 from clusterer.internal import internal_metrics, pairwise_stability
 from clusterer.kmeans import Engine, fit_kmeans
+from clusterer.planning import SEARCHED_ROWS
 from clusterer.rows import ArrayRows, Rows
 
-SAMPLED_ROWS = 10_000
 COARSE, FINE = 12, 8
 SEEDS = (0, 1, 2)
 ITERATIONS = 20
@@ -158,7 +158,7 @@ def _grid(low: int, high: int, count: int) -> list[int]:
 
 
 def _sample(rows: Rows) -> ArrayRows:
-    if rows.n <= SAMPLED_ROWS:
+    if rows.n <= SEARCHED_ROWS:
         return ArrayRows(rows.take(np.arange(rows.n, dtype=np.int64)))
-    chosen = np.random.default_rng(_SAMPLE_STREAM).choice(rows.n, size=SAMPLED_ROWS, replace=False)
+    chosen = np.random.default_rng(_SAMPLE_STREAM).choice(rows.n, size=SEARCHED_ROWS, replace=False)
     return ArrayRows(rows.take(np.sort(chosen).astype(np.int64)))

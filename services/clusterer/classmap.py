@@ -86,6 +86,7 @@ def read_class_map(
     vocabulary: Sequence[str],
     train_labels: AbstractSet[str],
     scored_labels: AbstractSet[str],
+    called: tuple[str, str] = ("the train set", "the scored set"),
 ) -> MappedClasses:
     """Read the map that a request names.
 
@@ -97,6 +98,8 @@ def read_class_map(
         The labels that train classes are positions in.
     train_labels, scored_labels
         Those that the two sets have.
+    called
+        What errors call the two sets.
 
     Raises
     ------
@@ -105,9 +108,12 @@ def read_class_map(
     LabelsInvalid
         It cannot be read, no pair has a label of each set, or a set has no labels at all.
     """
-    for labels, which in ((train_labels, "train"), (scored_labels, "scored")):
+    for labels, name in zip((train_labels, scored_labels), called, strict=True):
         if not labels:
-            raise LabelsInvalid(f"A class map needs labels, but the {which} set has none.", field="class_map")
+            raise LabelsInvalid(
+                f"A class map needs labels, but {name} has none: leave `class_map` out, or embed it with labels.",
+                field="class_map",
+            )
     path = confine(root, request.file, "class_map.file")
     base = root.resolve()
     if request.format == "csv":
@@ -118,8 +124,9 @@ def read_class_map(
     pairs = sorted((train, scored) for train, scored in found if train in train_labels and scored in scored_labels)
     if not pairs:
         raise LabelsInvalid(
-            f"The class map {request.file!r} has no pair of a train label (such as {_some(train_labels)}) and "
-            f"a label of the scored set (such as {_some(scored_labels)}).",
+            f"The class map {request.file!r} has no pair of a train label (of {called[0]}, such as "
+            f"{_some(train_labels)}) and a scored one (of {called[1]}, such as {_some(scored_labels)}): write labels as "
+            "the sets have them.",
             field="class_map",
         )
     names = tuple(sorted({scored for _, scored in pairs}))

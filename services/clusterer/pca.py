@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import eigh
 from shoal.errors import InvalidRequest
 
@@ -63,6 +65,16 @@ class Pca:
         floor = self.explained_variance[0] * NO_VARIANCE if self.dim else 0.0
         alive = self.explained_variance > floor
         return np.where(alive, 1.0 / np.sqrt(np.where(alive, self.explained_variance, 1.0)), 0.0)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Pca:
+        """The inverse of `arrays`."""
+        mean, components, variance = (arrays[name] for name in ("mean", "components", "explained_variance"))
+        return cls(mean, components, variance, float(arrays["total_variance"]), bool(arrays["whiten"]))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything as named arrays."""
+        return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
 
     def truncate(self, components: int) -> Pca:
         """The same projection on its first ``components`` components only."""

@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from shoal.errors import ClustersInvalid, DimensionMismatch, EmbeddingsIncomplete, InvalidRequest, LabelsRequired
+from shoal.errors import ClustersInvalid, DimensionMismatch, InvalidRequest, LabelsRequired
 from shoal.schemas import DEFAULT_EVALUATION_SEEDS, ClusterRequest
 from shoal.store import EmbeddingSet, Store
 
-from clusterer.classmap import MappedClasses, read_class_map
+from clusterer.classmap import MappedClasses
 from clusterer.contingency import UNLABELLED
 from clusterer.rows import IntArray
+from clusterer.sets import Sets, how_many_rows, label_column, require_rows
 
 MOST_TRIED = 200
+SEARCHED_ROWS = 10_000
+"""The search for the number of clusters looks at a sample of so many rows where there are more."""
+MOST_OVER = 1000
 MOST_RESTARTS = 16
 RESTART_BUDGET = 10_000_000_000
 """Multiply-adds that the restarts of one seed may cost together where the request does not say how many."""
@@ -94,34 +98,13 @@ class Plan:
         return len(column) - int(column.null_count) - known
 
 
-class Sets:
-    """The embedding sets that requests name, each opened, and its labels read, once however often it is named."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._opened: dict[str, EmbeddingSet] = {}
-        self._labels: dict[str, frozenset[str]] = {}
-
-    def open(self, embeddings_id: str) -> EmbeddingSet:
-        """A finished set; raises as `open_complete`."""
-        if embeddings_id not in self._opened:
-            self._opened[embeddings_id] = open_complete(self._store, embeddings_id)
-        return self._opened[embeddings_id]
-
-    def labels(self, embeddings_id: str) -> frozenset[str]:
-        """Its different labels; empty when it has none."""
-        if embeddings_id not in self._labels:
-            self._labels[embeddings_id] = frozenset(distinct_labels(self.open(embeddings_id)))
-        return self._labels[embeddings_id]
-
-
 def make_plan(store: Store, request: ClusterRequest, data: Path | None = None, *, sets: Sets | None = None) -> Plan:
     """Check a request against the store; class maps are read from below ``data``.
 
     Parameters
     ----------
     sets
-        Shared by the plans of requests that name the same sets.
+        What was read for other requests already.
 
     Raises
     ------
@@ -132,28 +115,25 @@ def make_plan(store: Store, request: ClusterRequest, data: Path | None = None, *
     LabelsRequired
         `over` without labels on the train set.
     ClustersInvalid
-        The number of clusters is below 2 or above the number of rows.
+        The train set has fewer than two rows, or the number of clusters is below 2 or above that of the rows.
     PathOutsideRoot, PathNotFound, LabelsInvalid
         A class map cannot be read, or names no class of the sets.
     InvalidRequest
-        More components or groups are asked for than there can be.
+        More components or groups are asked for than there can be, or a scored set has no rows.
     """
-    sets = sets or Sets(store)
+    sets = sets or Sets(store, data)
     train = sets.open(request.train_id)
     scored = tuple(sets.open(embeddings_id) for embeddings_id in dict.fromkeys(request.scored_ids))
     for each in scored:
         _require_same_dim(train, each)
-    labels = {each.id: sets.labels(each.id) for each in (train, *scored)}
+    require_rows(train, scored)
     wanted = {name: asked for name, asked in request.class_maps.items() if asked is not None}
-    plain = frozenset().union(*(found for name, found in labels.items() if name not in wanted))
+    plain = frozenset[str]().union(*(sets.labels(each.id) for each in (train, *scored) if each.id not in wanted))
     vocabulary = tuple(sorted(plain))
-    class_maps = {
-        name: read_class_map(data or Path(), asked, vocabulary, labels[train.id], labels[name])
-        for name, asked in wanted.items()
-    }
-    train_classes = len(labels[train.id])
-    search = resolve_search(request, train.rows, train.id)
-    k = search[1] if search else resolve_clusters(request, train.rows, train_classes, train.id)
+    class_maps = {name: sets.class_map(asked, vocabulary, train.id, name) for name, asked in wanted.items()}
+    train_classes = len(sets.labels(train.id))
+    search = resolve_search(request, train)
+    k = search[1] if search else resolve_clusters(request, train, train_classes)
     require_components(request, train)
     require_levels(request, k)
     return Plan(
@@ -169,71 +149,64 @@ def make_plan(store: Store, request: ClusterRequest, data: Path | None = None, *
     )
 
 
-def open_complete(store: Store, embeddings_id: str) -> EmbeddingSet:
-    """A finished embedding set.
-
-    Raises
-    ------
-    EmbeddingsNotFound, EmbeddingsIncomplete
-        It does not exist, or is not finished.
-    """
-    embeddings = store.embeddings(embeddings_id)
-    if not embeddings.complete:
-        missing = len(embeddings.missing_shards())
-        raise EmbeddingsIncomplete(
-            f"Embeddings {embeddings_id!r} are not finished: {missing} of {embeddings.plan.shards} shards are missing. "
-            "Wait for the job that extracts them, or submit it again: it goes on where it stopped.",
-            embeddings=embeddings_id,
-            missing_shards=missing,
-        )
-    return embeddings
-
-
-def resolve_clusters(request: ClusterRequest, rows: int, classes: int, embeddings_id: str) -> int:
-    """The number of clusters that a request means for a train set of so many rows and classes.
+def resolve_clusters(request: ClusterRequest, train: EmbeddingSet, classes: int) -> int:
+    """The number of clusters that a request means for a train set of so many classes.
 
     Raises
     ------
     LabelsRequired
         `over` without classes.
     ClustersInvalid
-        The number is below 2 or above ``rows``.
+        The number is below 2 or above that of the rows.
     """
+    rows = train.rows
     if isinstance(request.clusters, int):
-        k, source = request.clusters, f"`clusters` is {request.clusters}"
+        k = request.clusters
+        source, remedy = f"`clusters` is {k}", f"ask for 2 to {rows} clusters"
     elif request.over is None or not classes:
         raise LabelsRequired(
-            f"`over` counts in classes, but embeddings {embeddings_id!r} have no labels: send `clusters` instead.",
+            f"`over` counts in classes, but embeddings {train.id!r} have no labels: send `clusters` instead.",
             field="over",
         )
     else:
         k = math.floor(request.over * classes + 0.5)
-        source = f"`over` {request.over:g} times {classes} classes is {k} clusters"
+        named = "1 class" if classes == 1 else f"{classes} classes"
+        source = f"`over` {request.over:g} times {named} is {k} cluster{'' if k == 1 else 's'}"
+        remedy = f"ask for 2 to {rows} clusters, with `over` {_over_range(rows, classes)}, or send `clusters`"
     if not 2 <= k <= rows:
         raise ClustersInvalid(
-            f"{source}, but embeddings {embeddings_id!r} have {rows} rows: ask for 2 to {rows} clusters.",
+            f"{source}, but embeddings {train.id!r} {how_many_rows(train)}: {remedy}.",
             clusters=k,
             rows=rows,
         )
     return k
 
 
-def resolve_search(request: ClusterRequest, rows: int, embeddings_id: str) -> tuple[int, int] | None:
+def resolve_search(request: ClusterRequest, train: EmbeddingSet) -> tuple[int, int] | None:
     """The range to search where the number of clusters is to be found, or None.
 
     Raises
     ------
     ClustersInvalid
-        There are fewer rows than clusters to try.
+        There are fewer rows than clusters to try, or the search looks at fewer.
     """
     if request.clusters != "auto":
         return None
-    low, high = request.clusters_range or default_range(rows)
-    if high > rows:
+    low, high = request.clusters_range or default_range(train.rows)
+    most = min(train.rows, SEARCHED_ROWS)
+    if high > most:
+        why = f"embeddings {train.id!r} {how_many_rows(train)}"
+        if train.rows > SEARCHED_ROWS:
+            why = f"`auto` looks at a sample of {SEARCHED_ROWS} of the {train.rows} rows"
+        remedy = f"let it end at {most} or less"
+        if low >= most:
+            remedy = f"let it begin below {most} and end at {most} or less, or send the number as `clusters`"
         raise ClustersInvalid(
-            f"`clusters_range` goes up to {high}, but embeddings {embeddings_id!r} have {rows} rows: try fewer.",
+            f"`clusters_range` goes up to {high}, but {why}: {remedy}.",
+            field="clusters_range",
             clusters=high,
-            rows=rows,
+            rows=train.rows,
+            limit=most,
         )
     return low, high
 
@@ -258,14 +231,10 @@ def cheap_restarts(rows: int, dim: int, k: int, iterations: int) -> int:
     return max(1, min(MOST_RESTARTS, RESTART_BUDGET // one))
 
 
-def label_column(embeddings: EmbeddingSet) -> pa.ChunkedArray[Any]:
-    """The label of each row in row order, null where it has none."""
-    return embeddings.metadata(["label"]).column("label")
-
-
-def distinct_labels(embeddings: EmbeddingSet) -> set[str]:
-    """The different labels of a set; empty when it has none."""
-    return {label for label in pc.unique(label_column(embeddings)).to_pylist() if label is not None}
+def _over_range(rows: int, classes: int) -> str:
+    """Values of `over` that mean 2 to ``rows`` clusters, rounded so that both ends do."""
+    least, most = math.ceil(1500 / classes) / 1000, math.floor(1000 * rows / classes) / 1000
+    return f"from {least:g} to {min(most, MOST_OVER):g}"
 
 
 def _require_same_dim(train: EmbeddingSet, scored: EmbeddingSet) -> None:
@@ -291,8 +260,8 @@ def require_components(request: ClusterRequest, train: EmbeddingSet) -> None:
     limit = min(train.rows, train.dim)
     if wanted is not None and wanted > limit:
         raise InvalidRequest(
-            f"`pca.components` is {wanted}, but {train.rows} rows of {train.dim} dimensions have at most {limit} "
-            f"components: ask for 1 to {limit}.",
+            f"`pca.components` is {wanted}, but the {train.rows} rows of {train.dim} dimensions of embeddings "
+            f"{train.id!r} have at most {limit} components: ask for 1 to {limit}.",
             field="pca.components",
             limit=limit,
         )
@@ -308,8 +277,9 @@ def require_levels(request: ClusterRequest, k: int) -> None:
     """
     levels = request.kmeans.levels
     if levels is not None and levels[0] >= k:
+        remedy = f"start with 2 to {k - 1}" if k > 2 else "leave `kmeans.levels` out"
         raise InvalidRequest(
-            f"`kmeans.levels` starts with {levels[0]} groups, but there are {k} clusters to group: ask for fewer.",
+            f"`kmeans.levels` starts with {levels[0]} groups, but there are {k} clusters to group: {remedy}.",
             field="kmeans.levels",
             clusters=k,
         )

@@ -17,6 +17,7 @@ from shoal.store.atomic import replace_file, storage_errors
 
 from clusterer.filerows import FileRows, write_rows
 from clusterer.kmeans import Iteration, State
+from clusterer.pca import Pca
 from clusterer.rows import ArrayRows, Rows, in_memory
 from clusterer.transform import Transform
 
@@ -60,6 +61,15 @@ class Workspace:
         if explained is not None:
             arrays["explained"] = np.asarray(explained)
         self._save(self._folder / "transform.npz", arrays)
+
+    def pca(self, name: str) -> Pca | None:
+        """A PCA that an earlier attempt fitted: on another machine the next one would differ in its last bits."""
+        arrays = self._load(self._folder / f"{name}.npz")
+        return None if arrays is None else Pca.from_arrays(arrays)
+
+    def keep_pca(self, name: str, pca: Pca) -> None:
+        """Keep a PCA for the next attempt."""
+        self._save(self._folder / f"{name}.npz", pca.arrays())
 
     def hold(self, name: str, rows: Rows, *, memory: bool, on_rows: Callable[[int], None] | None = None) -> ArrayRows:
         """``rows``, computed once and held in memory, or else in a file, which the next attempt finds again."""

@@ -63,7 +63,10 @@ def settings(store: Store, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 @pytest.fixture
 def make_set(store: Store) -> MakeSet:
-    """``make_set(name, vectors, labels=None, thumbnails=False, finish=True)``: an embeddings id."""
+    """``make_set(name, vectors, labels=None, thumbnails=False, finish=True, failed=0)``: an embeddings id.
+
+    ``failed`` images of the first shard could not be read.
+    """
 
     def make(
         name: str,
@@ -73,14 +76,16 @@ def make_set(store: Store) -> MakeSet:
         thumbnails: bool = False,
         finish: bool = True,
         shard_rows: int = 100,
+        failed: int = 0,
     ) -> str:
         labels = labels or [None] * len(vectors)
         paths = [f"{name}/{row:05d}.png" for row in range(len(vectors))]
+        unread = [f"{name}/unread-{each}.png" for each in range(failed)]
         listing = pa.table(
             {
-                "image_id": [image_id(path) for path in paths],
-                "image_path": paths,
-                "label": pa.array(labels, pa.string()),
+                "image_id": [image_id(path) for path in unread + paths],
+                "image_path": unread + paths,
+                "label": pa.array([None] * failed + [*labels], pa.string()),
             }
         )
         plan = Plan(
@@ -94,10 +99,12 @@ def make_set(store: Store) -> MakeSet:
         )
         embeddings = store.create_embeddings(plan, listing)
         for shard in range(plan.shards if finish else 1):
-            start, stop = plan.shard_range(shard)
+            start, stop = (max(each - failed, 0) for each in plan.shard_range(shard))
             rows = [RowMetadata(image_id(paths[row]), paths[row], labels[row]) for row in range(start, stop)]
             images = [thumbnail(paths[row]) for row in range(start, stop)] if thumbnails else None
             with store.shard_writer(embeddings.id, shard, attempt=1, owner="test") as writer:
+                for path in unread if shard == 0 else ():
+                    writer.append_error(image_id(path), path, "unreadable_image", "no image")
                 writer.append(vectors[start:stop], rows, thumbnails=images)
                 writer.commit()
         if finish:

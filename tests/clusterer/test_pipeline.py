@@ -240,7 +240,7 @@ def test_the_page_shows_every_cluster_and_needs_nothing_else(
     ("fields", "error", "words"),
     [
         ({"clusters": 241}, ClustersInvalid, "have 240 rows: ask for 2 to 240"),
-        ({"over": 0.2}, ClustersInvalid, "`over` 0.2 times 4 classes is 1 clusters"),
+        ({"over": 0.2}, ClustersInvalid, "`over` 0.2 times 4 classes is 1 cluster,"),
         ({"over": 100.0}, ClustersInvalid, "is 400 clusters"),
         ({"clusters": 3, "pca": {"components": 17}}, InvalidRequest, "ask for 1 to 16"),
     ],

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from clusterer import planning
 from clusterer.api import build
+from clusterer.memory import Placement
 from clusterer.rows import ArrayRows
 from clusterer.sweeps import drawing
 from clusterer.sweeps import run as sweeping
@@ -21,6 +22,7 @@ from clusterer.sweeps.drawing import comparable, curves
 from clusterer.sweeps.grid import plan_points
 from clusterer.sweeps.plots import against_components, against_probe, line
 from clusterer.sweeps.probe import LinearProbe
+from clusterer.workspace import Workspace
 from fastapi.testclient import TestClient
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from pydantic import ValidationError
@@ -177,6 +179,54 @@ def test_a_sweep_goes_on_after_its_last_point(
     assert store.sweep(result["sweep"]).complete
     assert sweeping.run(again, settings) == result
     assert len(ran) == 6
+
+
+def without_seconds(found: Sweep) -> list[dict[str, Any]]:
+    return [{name: value for name, value in point.items() if name != "seconds"} for point in found.points()]
+
+
+@pytest.mark.parametrize("out_of_core", [False, True])
+@pytest.mark.parametrize("stop_after", [1, 3, 4, 6])
+def test_a_sweep_that_dies_goes_on_to_the_figures_of_an_undisturbed_one(
+    planted: Planted,
+    make_set: MakeSet,
+    run_sweep: RunSweep,
+    store: Store,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_after: int,
+    out_of_core: bool,
+) -> None:
+    scored = make_set("scored", *planted(120, spread=3.0, seed=2))
+    trains = [make_set(name, *planted(400, spread=3.0, seed=seed)) for seed, name in enumerate(("one", "two"))]
+    request: dict[str, Any] = {
+        "embeddings": [{"train": train, "score": [scored]} for train in trains],
+        "clusters": [7, 12],
+        "pca": {"components": [15, 6]},
+        "linear_probe": True,
+        "seed": 0,
+    }
+    undisturbed = run_sweep(**request)
+    monkeypatch.setattr(sweeping, "place", lambda problem, limit: Placement(limit, not out_of_core, 0))
+    real = Sweep.commit_point
+
+    def dies(self: Sweep, index: int, document: dict[str, Any]) -> None:
+        real(self, index, document)
+        if len(self.finished_points()) == stop_after:
+            context.stop()
+
+    context = JobContext.local(request, kind="sweep")
+    with monkeypatch.context() as patched:
+        patched.setattr(Sweep, "commit_point", dies)
+        # Who is killed does not tidy up.
+        patched.setattr(Workspace, "release", lambda self, name: None)
+        with pytest.raises(Cancelled):
+            sweeping.run(context, settings)
+    again = JobContext.local(request, kind="sweep", attempt=2)
+    again.id = context.id
+    assert len(store.sweep(f"s-{context.id}").finished_points()) == stop_after
+    found = store.sweep(sweeping.run(again, settings)["sweep"])
+    assert without_seconds(found) == without_seconds(undisturbed)
 
 
 def test_the_data_are_read_once_per_normalisation_however_many_points(

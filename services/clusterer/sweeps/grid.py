@@ -11,7 +11,8 @@ from typing import Any
 from shoal.schemas import SweepRequest
 from shoal.store import Store
 
-from clusterer.planning import Plan, Sets, make_plan, require_components, resolve_clusters
+from clusterer.planning import Plan, make_plan, require_components, resolve_clusters
+from clusterer.sets import Sets
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,21 @@ class Point:
 def plan_points(store: Store, request: SweepRequest, data: Path | None = None) -> tuple[Point, ...]:
     """Check every combination against the store.
 
-    Each set of embeddings, its labels and the class maps of each model are read once, however many combinations there
-    are.
+    The embeddings, labels and class maps are read once each, however many combinations there are.
 
     Raises
     ------
     ShoalError
         As `clusterer.planning.make_plan`, for the first combination that cannot work.
     """
+    sets = Sets(store, data)
     found: list[Point] = []
-    sets = Sets(store)
     base: Plan | None = None
     for index, wanted in enumerate(request.points()):
         if base is None or base.request.embeddings != wanted.embeddings:
-            base = make_plan(store, wanted, data, sets=sets)
+            base = make_plan(store, wanted, sets=sets)
         require_components(wanted, base.train)
-        k = resolve_clusters(wanted, base.train.rows, base.train_classes, base.train.id)
+        k = resolve_clusters(wanted, base.train, base.train_classes)
         found.append(Point(index, replace(base, request=wanted, k=k)))
     return tuple(found)
 

@@ -29,7 +29,7 @@ from clusterer.scoring import Assignments, score
 from clusterer.sweeps.grid import Point, by_space, plan_points
 from clusterer.sweeps.plots import draw
 from clusterer.sweeps.probe import LinearProbe
-from clusterer.sweeps.space import Shelf, Space, fit_space, views_of
+from clusterer.sweeps.space import Shelf, Space, views_of
 from clusterer.transform import Transform
 from clusterer.workspace import Workspace
 
@@ -54,8 +54,9 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         placement = place(problem_of(points), request.memory_limit or settings.memory_limit or default_limit())
         engine = select_engine(request.kmeans.engine, keep_bytes=placement.keep_bytes)
         shelf = Shelf(Workspace(store.layout.work(sweep.id)), placement.rows_in_memory)
-        for group in by_space(tuple(point for point in points if point.index not in done)):
-            _run_space(sweep, group, engine, request.linear_probe, shelf, progress)
+        for group in by_space(points):
+            if not done.issuperset(point.index for point in group):
+                _run_space(sweep, group, done, engine, request.linear_probe, shelf, progress)
         ctx.progress("plots", 0, 1, "plots")
         draw(sweep, tidy(sweep.points()), request.reference)
         ctx.progress("plots", 1, 1, "plots")
@@ -97,32 +98,40 @@ def problem_of(points: Sequence[Point]) -> Problem:
     )
 
 
-def _run_space(sweep: Sweep, group: list[Point], engine: Engine, probe: bool, shelf: Shelf, progress: _Points) -> None:
-    """All points of one set of embeddings under one normalisation."""
-    plan, normalize = group[0].plan, group[0].plan.request.normalize
+def _run_space(
+    sweep: Sweep, group: list[Point], done: set[int], engine: Engine, probe: bool, shelf: Shelf, progress: _Points
+) -> None:
+    """The points of one set of embeddings under one normalisation, but for those that are there already.
+
+    These count in what all share: a projection on fewer components would differ in its last bits from the one that an
+    earlier attempt began with.
+    """
+    plan, normalize, alive = group[0].plan, group[0].plan.request.normalize, progress.alive
     sets: dict[str, Rows] = {each.id: StoredRows(each, each.id) for each in (plan.train, *plan.scored)}
     classes = {each.id: plan.classes(each) for each in (plan.train, *plan.scored)}
     plain = views_of(sets, Transform(plan.train.dim, normalize))
     most = max((point.components for point in group if point.components is not None), default=None)
-    tag = "unit" if normalize else "raw"
+    tag = f"{plan.train.id} {'unit' if normalize else 'raw'}"
     with ExitStack() as held:
         space = None
         if most is not None:
-            pca, views = fit_space(sets, plan.train.id, normalize=normalize, components=most, on_rows=progress.alive)
-            space = Space(pca, held.enter_context(shelf.hold(views, f"{tag}-{most}", progress.alive)))
+            pca = shelf.fit(sets[plan.train.id], f"{tag} {most}", normalize=normalize, components=most, on_rows=alive)
+            views = views_of(sets, Transform.of(plan.train.dim, normalize=normalize, pca=pca))
+            space = Space(pca, held.enter_context(shelf.hold(views, f"{tag} {most}", alive)))
         probed: dict[str, float | None] = {}
         # One row to fit on and one to judge by: fewer make no classifier.
         if probe and np.count_nonzero(classes[plan.train.id] >= 0) > 1:
             probed = probe_sets(group[0], space.projected if space else plain, classes)
-        for (_, _, whiten), same in groupby(group, key=lambda point: point.projection):
+        left = [point for point in group if point.index not in done]
+        for (_, _, whiten), same in groupby(left, key=lambda point: point.projection):
             points = list(same)
             components = points[0].components
             views = plain if space is None or components is None else space.truncated(components, whiten=whiten)
             if plan.request.kmeans.spherical:
                 views = {name: MappedRows(view, l2_normalize, view.dim) for name, view in views.items()}
-            with shelf.hold(views, f"{tag}-{components}-{whiten}", progress.alive) as rows:
+            with shelf.hold(views, f"{tag} {components} {whiten}", alive) as rows:
                 for point in points:
-                    document = run_point(point, rows, classes, engine, progress.alive)
+                    document = run_point(point, rows, classes, engine, alive)
                     sweep.commit_point(point.index, {**document, "linear_probe": probed})
                     progress.one_more()
 

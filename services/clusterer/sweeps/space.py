@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,10 +34,33 @@ class Shelf:
     work: Workspace
     memory: bool
 
+    def fit(self, train: Rows, tag: str, *, normalize: bool, components: int, on_rows: OnRows) -> Pca:
+        """The PCA of the train set in one read, which the next attempt finds again under the same ``tag``.
+
+        Parameters
+        ----------
+        components
+            The most that any point asks for.
+        """
+        name = f"pca-{_digest(tag)}"
+        found = self.work.pca(name)
+        if found is None:
+            rows = MappedRows(train, l2_normalize, train.dim) if normalize else train
+            found = fit_pca(accumulate_moments(rows, on_rows=on_rows), components)
+            self.work.keep_pca(name, found)
+        return found
+
     @contextmanager
     def hold(self, views: Mapping[str, Rows], tag: str, on_rows: OnRows) -> Iterator[dict[str, ArrayRows]]:
-        """Every set of ``views``, computed once, until the block ends; ``tag`` tells views of the same sets apart."""
-        names = {each: f"{tag}-{each}" for each in views}
+        """Every set of ``views``, computed once, until the block ends.
+
+        Parameters
+        ----------
+        tag
+            Tells views of the same sets apart, those through the PCA of another train set too: an attempt that dies
+            leaves its files behind, and the next one must not take them for others.
+        """
+        names = {each: f"rows-{_digest(tag, each)}" for each in views}
         try:
             yield {
                 each: self.work.hold(names[each], rows, memory=self.memory, on_rows=on_rows)
@@ -70,23 +94,6 @@ class Space:
         return {name: MappedRows(whole, cut, components) for name, whole in self.projected.items()}
 
 
-def fit_space(
-    sets: Mapping[str, Rows], train: str, *, normalize: bool, components: int, on_rows: OnRows
-) -> tuple[Pca, dict[str, Rows]]:
-    """The PCA of the train set in one read, and views of every set projected by it.
-
-    Parameters
-    ----------
-    sets
-        By embeddings id; ``train`` is one of them.
-    components
-        The most that any point asks for.
-    """
-    rows = MappedRows(sets[train], l2_normalize, sets[train].dim) if normalize else sets[train]
-    pca = fit_pca(accumulate_moments(rows, on_rows=on_rows), components)
-    return pca, views_of(sets, Transform.of(sets[train].dim, normalize=normalize, pca=pca))
-
-
 def views_of(sets: Mapping[str, Rows], transform: Transform) -> dict[str, Rows]:
     """Every set through ``transform``."""
     return {name: transform.view(rows, f"embeddings {name!r}") for name, rows in sets.items()}
@@ -95,3 +102,8 @@ def views_of(sets: Mapping[str, Rows], transform: Transform) -> dict[str, Rows]:
 def _cut(batch: Float32Array, *, components: int, scale: Float32Array | None) -> Float32Array:
     part = np.ascontiguousarray(batch[:, :components])
     return part if scale is None else part * scale
+
+
+def _digest(*names: str) -> str:
+    """A short name of a file for names that together are too long for one."""
+    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:32]
