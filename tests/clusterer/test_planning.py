@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 from clusterer.planning import make_plan
-from clusterer.sweeps import grid
 from clusterer.sweeps.grid import plan_points
 from shoal.errors import ClustersInvalid, InvalidRequest, LabelsRequired, ShoalError
 from shoal.schemas import ClusterRequest, SweepRequest
-from shoal.store import EmbeddingSet, Store
+from shoal.store import Store
 
 Planted = Callable[..., tuple[Any, list[str]]]
 MakeSet = Callable[..., str]
@@ -114,21 +113,3 @@ def test_one_class_is_a_class(planted: Planted, make_set: MakeSet, refused: Refu
     one = make_set("one", vectors, ["only"] * 20)
     assert "`over` 1 times 1 class is 1 cluster" in str(refused(one, over=1.0))
     assert isinstance(refused(make_set("bare", vectors), over=1.0), LabelsRequired)
-
-
-def test_a_sweep_reads_each_set_once(
-    planted: Planted, make_set: MakeSet, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[str] = []
-    real = EmbeddingSet.metadata
-
-    def counted(self: EmbeddingSet, *rest: Any) -> Any:
-        read.append(self.id)
-        return real(self, *rest)
-
-    monkeypatch.setattr(EmbeddingSet, "metadata", counted)
-    mine, other, scored = (make_set(name, *planted(20)) for name in ("mine", "other", "scored"))
-    sets = [{"train": train, "score": [scored, train]} for train in (mine, other)]
-    request = SweepRequest.model_validate({"embeddings": [*sets, mine], "clusters": list(range(2, 21))})
-    assert len(grid.plan_points(store, request)) == 3 * 19
-    assert sorted(read) == sorted([mine, other, scored])
