@@ -125,7 +125,7 @@ def read_class_map(
     if not pairs:
         raise LabelsInvalid(
             f"The class map {request.file!r} has no pair of a train label (of {called[0]}, such as "
-            f"{_some(train_labels)}) and a scored one (of {called[1]}, such as {_some(scored_labels)}): write labels as "
+            f"{_some(train_labels)}) and a scored one (of {called[1]}, such as {_some(scored_labels)}): write them as "
             "the sets have them.",
             field="class_map",
         )

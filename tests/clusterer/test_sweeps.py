@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
-from clusterer import planning
+from clusterer import sets as embedding_sets
 from clusterer.api import build
 from clusterer.memory import Placement
 from clusterer.rows import ArrayRows
@@ -96,7 +96,7 @@ def test_planning_reads_each_set_once(
     sets = [first, {"train": second, "score": [scored, first]}, {"train": scored, "score": [first]}]
     opened: list[str] = []
     read: list[str] = []
-    open_set, read_labels = planning.open_complete, planning.label_column
+    open_set, read_labels = embedding_sets.open_complete, embedding_sets.label_column
 
     def opening(store: Store, name: str) -> Any:
         opened.append(name)
@@ -106,8 +106,8 @@ def test_planning_reads_each_set_once(
         read.append(each.id)
         return read_labels(each)
 
-    monkeypatch.setattr(planning, "open_complete", opening)
-    monkeypatch.setattr(planning, "label_column", reading)
+    monkeypatch.setattr(embedding_sets, "open_complete", opening)
+    monkeypatch.setattr(embedding_sets, "label_column", reading)
     fields = {"clusters": list(range(2, 12)), "normalize": [True, False]}
     points = plan_points(store, SweepRequest.model_validate({"embeddings": sets, **fields}))
     assert len(points) == 60
