@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from clusterer.native.build import VARIANTS, library_path
 
@@ -15,6 +16,17 @@ NEEDS = {
     "avx2": {"avx2", "fma", "f16c"},
 }
 """What each library needs of the processor, as Linux names it."""
+FALLIBLE = (
+    "shoal_moments_add",
+    *(
+        f"shoal_fast_{name}"
+        for name in ("sketch", "pack", "rotate", "project", "assign", "two_nearest", "distances", "accumulate")
+    ),
+)
+"""Functions that return an ``Outcome`` of ``src/kernel.cpp``."""
+WITH_OUTCOMES = 2
+"""Version of the interface from which on they do."""
+DONE, NO_MEMORY = 0, 1
 
 
 class KernelUnavailable(Exception):
@@ -58,9 +70,29 @@ def open_library(path: Path) -> ctypes.CDLL:
         The file is no library for this system.
     """
     library = ctypes.CDLL(str(path))
-    if not library.shoal_open():
+    version = library.shoal_open()
+    if not version:
         raise KernelUnavailable("the system refused the processor's AMX tiles")
+    # A checkout may still have libraries of older sources, whose functions return nothing.
+    for name in FALLIBLE if version >= WITH_OUTCOMES else ():
+        getattr(library, name).errcheck = raise_failure
     return library
+
+
+def raise_failure(outcome: int, function: Any, _arguments: Any) -> None:
+    """Raise what a function of the library says that it ended with.
+
+    Raises
+    ------
+    MemoryError
+        It asked for memory in vain.
+    RuntimeError
+        It failed otherwise.
+    """
+    if outcome == NO_MEMORY:
+        raise MemoryError(f"{function.__name__} of the compiled kernel found no memory")
+    if outcome != DONE:
+        raise RuntimeError(f"{function.__name__} of the compiled kernel failed")
 
 
 def narrower_than_blas(variant: str) -> bool:

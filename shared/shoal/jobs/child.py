@@ -246,7 +246,10 @@ def as_shoal_error(error: Exception) -> ShoalError:
     if isinstance(error, ShoalError):
         return error
     if isinstance(error, MemoryError):
-        return OutOfMemory("The job ran out of memory. Use a smaller batch_size, fewer workers or a larger machine.")
+        return OutOfMemory(
+            "The job ran out of memory. Send a smaller `batch_size` or `memory_limit`, use fewer workers, or a larger "
+            "machine."
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(
             "The disk is full. Free some space and send the job again: what was committed is kept.",

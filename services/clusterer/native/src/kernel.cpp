@@ -1,5 +1,5 @@
 // The C interface that ../../kmeans/fast/kernel.py and ../../moments.py load. Arrays are C-contiguous; sizes are in
-// elements.
+// elements. What can fail returns an Outcome.
 #include <mutex>
 
 #include "assign.h"
@@ -58,19 +58,36 @@ void accumulate(const T* x, int64_t n, int64_t d, const int32_t* from, const int
   });
 }
 
+// How a function ended, for ../library.py: nothing may be thrown into the caller, which is not C++.
+enum Outcome : int { kDone = 0, kNoMemory = 1, kFailed = 2 };
+
+template <class Work>
+int outcome_of(Work work) {
+  try {
+    work();
+    return kDone;
+  } catch (const std::bad_alloc&) {
+    return kNoMemory;
+  } catch (...) {
+    return kFailed;
+  }
+}
+
 }  // namespace
 
 extern "C" {
 
 // Version of this interface; 0 when the processor's tiles were refused.
-int shoal_open() { return request_tiles() ? 1 : 0; }
+int shoal_open() { return request_tiles() ? 2 : 0; }
 
 // Columns and rows of the room for the second moments of d columns.
 int64_t shoal_moments_width(int64_t d) { return moments_width(d); }
 
 // Adds n rows to the moments. See moments.h.
-void shoal_moments_add(const void* x, int half, int64_t n, const Moments* moments, int threads) {
-  half ? add_moments((const uint16_t*)x, n, *moments, threads) : add_moments((const float*)x, n, *moments, threads);
+int shoal_moments_add(const void* x, int half, int64_t n, const Moments* moments, int threads) {
+  return outcome_of([&] {
+    half ? add_moments((const uint16_t*)x, n, *moments, threads) : add_moments((const float*)x, n, *moments, threads);
+  });
 }
 
 // Largest magnitude of a quantised coordinate.
@@ -80,68 +97,84 @@ int shoal_fast_largest() { return kMax; }
 double shoal_fast_single_cost() { return kSingleCost; }
 
 // Sketches rows; half says whether x is float16. See sketch.h.
-void shoal_fast_sketch(const void* x, int half, int64_t n, int64_t d, const float* mean, const float* signs,
-                       int64_t dims, int8_t* q, RowStats* stats, int threads) {
-  half ? sketch((const uint16_t*)x, n, d, mean, signs, dims, q, stats, threads)
-       : sketch((const float*)x, n, d, mean, signs, dims, q, stats, threads);
+int shoal_fast_sketch(const void* x, int half, int64_t n, int64_t d, const float* mean, const float* signs,
+                      int64_t dims, int8_t* q, RowStats* stats, int threads) {
+  return outcome_of([&] {
+    half ? sketch((const uint16_t*)x, n, d, mean, signs, dims, q, stats, threads)
+         : sketch((const float*)x, n, d, mean, signs, dims, q, stats, threads);
+  });
 }
 
 // Packs k sketches of `dims` bytes for the product: `bytes` (k, dims) and `packed` (k rounded up to 16, dims).
-void shoal_fast_pack(const int8_t* q, int64_t k, int64_t dims, uint8_t* bytes, uint8_t* packed) {
-  for (int64_t i = 0; i < k * dims; ++i) bytes[i] = uint8_t(q[i] + kOffset);
-  for (int64_t i = 0; i < k; i += kBlock)
-    pack_block(q + i * dims, int(std::min<int64_t>(kBlock, k - i)), dims, packed + i * dims);
+int shoal_fast_pack(const int8_t* q, int64_t k, int64_t dims, uint8_t* bytes, uint8_t* packed) {
+  return outcome_of([&] {
+    for (int64_t i = 0; i < k * dims; ++i) bytes[i] = uint8_t(q[i] + kOffset);
+    for (int64_t i = 0; i < k; i += kBlock)
+      pack_block(q + i * dims, int(std::min<int64_t>(kBlock, k - i)), dims, packed + i * dims);
+  });
 }
 
 // Centres and rotates rows as sketching does, without rounding them to bytes: z is (n, dims).
-void shoal_fast_rotate(const float* x, int64_t n, int64_t d, const float* mean, const float* signs, int64_t dims,
-                       float* z) {
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < dims; ++j) z[i * dims + j] = j < d ? x[i * d + j] - mean[j] : 0;
-    rotate(z + i * dims, dims, signs);
-  }
+int shoal_fast_rotate(const float* x, int64_t n, int64_t d, const float* mean, const float* signs, int64_t dims,
+                      float* z) {
+  return outcome_of([&] {
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t j = 0; j < dims; ++j) z[i * dims + j] = j < d ? x[i * d + j] - mean[j] : 0;
+      rotate(z + i * dims, dims, signs);
+    }
+  });
 }
 
 // Short sketches from full ones. See project.h.
-void shoal_fast_project(const int8_t* q, const RowStats* stats, int64_t n, const Projection* projection,
-                        int8_t* short_q, RowStats* short_stats, int threads) {
-  parallel_for(n, 16 * kPanel, threads, [=](int64_t first, int64_t last) {
-    TileScope tiles;
-    Projector projector(*projection);
-    for (int64_t i = first; i < last; i += kPanel)
-      projector.panel(q + i * projection->dims, stats + i, int(std::min<int64_t>(kPanel, last - i)),
-                      short_q + i * projection->p, short_stats + i);
+int shoal_fast_project(const int8_t* q, const RowStats* stats, int64_t n, const Projection* projection,
+                       int8_t* short_q, RowStats* short_stats, int threads) {
+  return outcome_of([&] {
+    parallel_for(n, 16 * kPanel, threads, [=](int64_t first, int64_t last) {
+      TileScope tiles;
+      Projector projector(*projection);
+      for (int64_t i = first; i < last; i += kPanel)
+        projector.panel(q + i * projection->dims, stats + i, int(std::min<int64_t>(kPanel, last - i)),
+                        short_q + i * projection->p, short_stats + i);
+    });
   });
 }
 
 // Labels n rows; labels holds those of the last time, or -1. Adds to counts how they were decided. The short sketches
 // may be null.
-void shoal_fast_assign(const void* x, int half, const int8_t* q, const RowStats* stats, const Centroids* full,
-                       const int8_t* brief_q, const RowStats* brief_stats, const Centroids* brief, int64_t n,
-                       int32_t* labels, Counts* counts, int threads) {
-  half ? assign<1, uint16_t>({(const uint16_t*)x, q, stats, brief_q, brief_stats}, n, *full, brief, labels, counts,
-                             threads)
-       : assign<1, float>({(const float*)x, q, stats, brief_q, brief_stats}, n, *full, brief, labels, counts, threads);
+int shoal_fast_assign(const void* x, int half, const int8_t* q, const RowStats* stats, const Centroids* full,
+                      const int8_t* brief_q, const RowStats* brief_stats, const Centroids* brief, int64_t n,
+                      int32_t* labels, Counts* counts, int threads) {
+  return outcome_of([&] {
+    half ? assign<1, uint16_t>({(const uint16_t*)x, q, stats, brief_q, brief_stats}, n, *full, brief, labels, counts,
+                               threads)
+         : assign<1, float>({(const float*)x, q, stats, brief_q, brief_stats}, n, *full, brief, labels, counts, threads);
+  });
 }
 
 // The two nearest of at least two centroids, for float32 rows: labels (n, 2).
-void shoal_fast_two_nearest(const float* x, const int8_t* q, const RowStats* stats, const Centroids* full, int64_t n,
-                            int32_t* labels, Counts* counts, int threads) {
-  assign<2, float>({x, q, stats, nullptr, nullptr}, n, *full, nullptr, labels, counts, threads);
+int shoal_fast_two_nearest(const float* x, const int8_t* q, const RowStats* stats, const Centroids* full, int64_t n,
+                           int32_t* labels, Counts* counts, int threads) {
+  return outcome_of([&] {
+    assign<2, float>({x, q, stats, nullptr, nullptr}, n, *full, nullptr, labels, counts, threads);
+  });
 }
 
 // Squared distances of n rows to the centroid that each is labelled with.
-void shoal_fast_distances(const void* x, int half, int64_t n, int64_t d, const float* centroids, const int32_t* labels,
-                          float* squared, int threads) {
-  half ? distances((const uint16_t*)x, n, d, centroids, labels, squared, threads)
-       : distances((const float*)x, n, d, centroids, labels, squared, threads);
+int shoal_fast_distances(const void* x, int half, int64_t n, int64_t d, const float* centroids, const int32_t* labels,
+                         float* squared, int threads) {
+  return outcome_of([&] {
+    half ? distances((const uint16_t*)x, n, d, centroids, labels, squared, threads)
+         : distances((const float*)x, n, d, centroids, labels, squared, threads);
+  });
 }
 
 // Moves the rows whose label changed from one sum to another; a label of -1 is no cluster.
-void shoal_fast_accumulate(const void* x, int half, int64_t n, int64_t d, const int32_t* from, const int32_t* to,
-                           double unit, int64_t* sums, int threads) {
-  half ? accumulate((const uint16_t*)x, n, d, from, to, unit, sums, threads)
-       : accumulate((const float*)x, n, d, from, to, unit, sums, threads);
+int shoal_fast_accumulate(const void* x, int half, int64_t n, int64_t d, const int32_t* from, const int32_t* to,
+                          double unit, int64_t* sums, int threads) {
+  return outcome_of([&] {
+    half ? accumulate((const uint16_t*)x, n, d, from, to, unit, sums, threads)
+         : accumulate((const float*)x, n, d, from, to, unit, sums, threads);
+  });
 }
 
 }  // extern "C"

@@ -1,8 +1,15 @@
-// A parallel loop: `work(thread, first, last)` over pieces of [0, n), handed out as the threads become free.
+// A parallel loop: `work(first, last)` over pieces of [0, n), handed out as the threads become free.
+//
+// What `work` throws in any thread ends the loop, and is thrown again where it was called: nothing may leave a thread,
+// which would end the process. Where the system starts no more threads, those that there are do the work.
 #pragma once
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <exception>
+#include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -13,13 +20,26 @@ void parallel_for(int64_t n, int64_t piece, int threads, Work work) {
   const int64_t pieces = (n + piece - 1) / piece;
   threads = int(std::min<int64_t>(threads, pieces));
   std::atomic<int64_t> next{0};
+  std::exception_ptr failure;
+  std::once_flag first_failure;
   auto run = [&] {
-    for (int64_t i; (i = next++) < pieces;) work(i * piece, std::min(n, (i + 1) * piece));
+    try {
+      for (int64_t i; (i = next++) < pieces;) work(i * piece, std::min(n, (i + 1) * piece));
+    } catch (...) {
+      next = pieces;  // the others stop after their piece
+      std::call_once(first_failure, [&] { failure = std::current_exception(); });
+    }
   };
   std::vector<std::thread> pool;
-  for (int t = 1; t < threads; ++t) pool.emplace_back(run);
+  try {
+    pool.reserve(std::max(0, threads - 1));
+    for (int t = 1; t < threads; ++t) pool.emplace_back(run);
+  } catch (const std::system_error&) {
+  } catch (const std::bad_alloc&) {
+  }
   run();
   for (auto& t : pool) t.join();
+  if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace shoal
