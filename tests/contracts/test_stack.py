@@ -29,7 +29,10 @@ def finished(url: str, wait_until: Callable[..., None]) -> dict[str, Any]:
     return job
 
 
-def test_the_start_says_where_images_are_looked_for_and_keeps_the_store_out_of_version_control(stack: Running) -> None:
+def test_the_start_says_where_images_are_looked_for_and_keeps_the_store_out_of_version_control(
+    stack: Running, wait_until: Callable[..., None]
+) -> None:
+    wait_until(lambda: "ready; Ctrl-C" in (stack.root / "up.log").read_text(), deadline_s=30, what="the last line")
     said = (stack.root / "up.log").read_text()
     assert f"images     below {stack.root / 'data'}\n" in said
     assert f"store      {stack.root / 'store'}\n" in said
