@@ -90,7 +90,8 @@ def _models() -> int:
 
     settings = Settings()
     try:
-        rows = [describe(spec, settings) for spec in all_models(settings.models, settings=settings)]
+        specs = all_models(settings.models, settings=settings)
+        rows = [describe(spec, settings, served_elsewhere=bool(settings.tf_serving_url)) for spec in specs]
     except ShoalError as error:
         sys.stderr.write(f"{error.detail}\n")
         return 1

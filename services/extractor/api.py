@@ -8,7 +8,7 @@ from pathlib import Path as FolderPath
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Response
-from shoal.errors import EmbeddingsInUse, ModelNotFound, UnknownModel
+from shoal.errors import EmbeddingsInUse, ModelNotFound, QueueUnavailable, UnknownModel
 from shoal.jobs.queue import JobQueue
 from shoal.paths import below
 from shoal.schemas import ExtractRequest, Id, Job
@@ -50,27 +50,49 @@ def extract(
 
 
 @router.get("/models", tags=["models"], responses=problem_responses(422))
-def list_models(settings: SettingsDep) -> dict[str, list[dict[str, Any]]]:
+def list_models(settings: SettingsDep, queue: QueueDep) -> dict[str, list[dict[str, Any]]]:
     """The catalogue. Any model of timm can be asked for beside it, as `timm:<name>`."""
     specs = catalogue.all_models(settings.models, settings=settings)
-    return {"models": [describe(spec, settings) for spec in specs]}
+    served = _tensorflow_is_run(settings, queue)
+    return {"models": [describe(spec, settings, served_elsewhere=served) for spec in specs]}
 
 
 @router.get("/models/{name:path}", tags=["models"], responses=problem_responses(404, 422))
-def get_model(name: Annotated[str, Path(max_length=300)], settings: SettingsDep) -> dict[str, Any]:
+def get_model(name: Annotated[str, Path(max_length=300)], settings: SettingsDep, queue: QueueDep) -> dict[str, Any]:
     """One model: of the catalogue, or `timm:<name>`."""
     try:
         spec = catalogue.resolve(name, settings.models, settings=settings)
     except UnknownModel as error:
         # In a request's body an unknown model is a wrong field; here it is a resource that is not there.
         raise ModelNotFound(error.detail, **error.members) from None
-    return describe(spec, settings)
+    return describe(spec, settings, served_elsewhere=_tensorflow_is_run(settings, queue))
 
 
-def describe(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
-    """A model as JSON, with whether its weights are here."""
+def describe(spec: ModelSpec, settings: Settings, *, served_elsewhere: bool) -> dict[str, Any]:
+    """A model as JSON, with whether its weights are here and what has to be installed to run it.
+
+    Parameters
+    ----------
+    served_elsewhere
+        Whether somebody else runs TensorFlow's models.
+    """
     row = {key: value for key, value in asdict(spec).items() if key != "options"}
-    return {**row, "kind": spec.kind, "readiness": spec.readiness(settings.models, offline=settings.offline)}
+    return {
+        **row,
+        "kind": spec.kind,
+        "readiness": spec.readiness(settings.models, offline=settings.offline),
+        "needs": spec.needs(served_elsewhere=served_elsewhere),
+    }
+
+
+def _tensorflow_is_run(settings: Settings, queue: JobQueue) -> bool:
+    """Whether TensorFlow's models have a server or a worker beyond this process."""
+    if settings.tf_serving_url:
+        return True
+    try:
+        return "extract:tfserving" in queue.workers()
+    except QueueUnavailable:
+        return False
 
 
 @router.get("/embeddings", tags=["embeddings"])

@@ -6,6 +6,7 @@ Nothing here imports torch or timm, so that the API can refuse a bad request bef
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from dataclasses import replace
 from functools import lru_cache
@@ -21,7 +22,7 @@ from shoal.userfiles import UserFile, require_regular
 
 from extractor import timm_names
 from extractor.layouts import LAYOUT_NAMES
-from extractor.modelspec import CropMode, ModelSpec, Readiness, Transform, WeightsSource
+from extractor.modelspec import CropMode, ModelSpec, PublishedModel, Readiness, Transform, WeightsSource
 from extractor.tf import folders
 
 __all__ = ["ModelSpec", "Readiness", "Transform", "WeightsSource", "all_models", "catalogue_files", "resolve"]
@@ -44,6 +45,21 @@ class _TransformRow(BaseModel):
     mean: list[float] | None = Field(None, min_length=3, max_length=3)
     std: list[float] | None = Field(None, min_length=3, max_length=3)
     crop_mode: CropMode | None = None
+
+
+class _PublishedRow(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    kind: Literal["gcs-prefix", "zip", "tar"]
+    url: str = Field(pattern=r"^https?://[^\s#]+$", max_length=2000)
+    hosts: list[str] = Field(default_factory=list, description="Hosts that a redirect may lead to.")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
+
+    @model_validator(mode="after")
+    def _names_a_prefix(self) -> _PublishedRow:
+        if self.kind == "gcs-prefix" and not re.fullmatch(r"https?://[^/]+/[^/?]+/[^?]+/", self.url):
+            raise ValueError("`url` of a gcs-prefix is https://storage.googleapis.com/<bucket>/<prefix>/")
+        return self
 
 
 class _Row(KeyMapping):
@@ -72,6 +88,7 @@ class _Row(KeyMapping):
     paper: str | None = None
     linear_probe: float | None = Field(None, ge=0, le=100)
     options: dict[str, str] = Field(default_factory=dict)
+    published: _PublishedRow | None = Field(None, description="Where a TensorFlow model can be downloaded as a whole.")
 
     @model_validator(mode="after")
     def _says_enough(self) -> _Row:
@@ -79,6 +96,8 @@ class _Row(KeyMapping):
             raise ValueError("give `architecture`, `timm` or `handler`")
         if self.timm is not None and timm_names.find(self.timm) is None:
             raise ValueError(f"timm has no model {self.timm!r}")
+        if self.published is not None and self.backend != "tfserving":
+            raise ValueError('`published` is for `backend = "tfserving"`; other models have `url`')
         if (self.package is None) != (self.resource is None):
             raise ValueError("`package` and `resource` belong together")
         held_here = self.backend != "tfserving" and self.timm is None and self.handler is None
@@ -206,7 +225,7 @@ def _spec(name: str, row: _Row, settings: Settings, *, check_handler: bool = Tru
         name=name,
         backend=row.backend,
         architecture=row.architecture or (base.architecture if base else f"{HANDLER_PREFIX}{row.handler}"),
-        weights=WeightsSource("served", files=(name,)) if row.backend == "tfserving" else _source(row, base),
+        weights=_served(name, row) if row.backend == "tfserving" else _source(row, base),
         layout=row.layout or ("timm" if base else "none" if row.backend == "tfserving" else "auto"),
         prefix=row.prefix,
         rename=row.rename_pairs(),
@@ -234,6 +253,12 @@ def _imported(name: str, report: dict[str, Any], settings: Settings) -> ModelSpe
         "embedding": report.get("output"),
     }
     return _spec(name, _checked_row(name, row, f"its import report ({folders.REPORT})"), settings)
+
+
+def _served(name: str, row: _Row) -> WeightsSource:
+    found = row.published
+    published = PublishedModel(found.kind, found.url, tuple(found.hosts), found.sha256) if found else None
+    return WeightsSource("served", files=(name,), published=published)
 
 
 def _source(row: _Row, base: ModelSpec | None) -> WeightsSource:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 from shoal.errors import WeightsInvalid
-from shoal.fetch import public_client
+from shoal.fetch import Route, public_client
 
 OnProgress = Callable[[int, int | None], None]
 """Called with the bytes that are here and the bytes there are (None when unknown); may raise to stop."""
@@ -36,7 +36,7 @@ class Checksums:
 
 
 def download(
-    url: str,
+    url: str | Route,
     target: Path,
     *,
     checksums: Checksums | None = None,
@@ -51,6 +51,8 @@ def download(
 
     Parameters
     ----------
+    url
+        The file, or the route to it.
     timeout_s
         How long the server may be silent; a slow server that goes on sending is waited for.
     pause
@@ -70,20 +72,23 @@ def download(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     report = on_progress or (lambda _done, _total: None)
-    with _alone(target, report):
+    route = url if isinstance(url, Route) else Route(url)
+    with alone(target, report):
         if target.is_file():
             return sha256(target)
         part = _Part(target)
         while True:
-            _fetch(url, part, report, timeout_s, pause)
-            fault = _fault(part.path, target, checksums or Checksums())
+            _fetch(route, part, report, timeout_s, pause)
+            fault = fault_of(part.path, target, checksums or Checksums())
             if fault is None:
                 return part.publish()
             part.discard()
             if not part.joined:
                 break
             part.joined = False  # A file put together from several answers deserves another try from the start.
-        raise WeightsInvalid(f"What {url} sent is not the file it should be: {fault}. It was deleted.", url=url)
+        raise WeightsInvalid(
+            f"What {route.url} sent is not the file it should be: {fault}. It was deleted.", url=route.url
+        )
 
 
 def sha256(path: Path) -> str:
@@ -141,11 +146,11 @@ def note_of(target: Path) -> Path:
     return target.with_name(target.name + ".sha256")
 
 
-def _fetch(url: str, part: _Part, report: OnProgress, timeout_s: float, pause: Callable[[float], None]) -> None:
+def _fetch(route: Route, part: _Part, report: OnProgress, timeout_s: float, pause: Callable[[float], None]) -> None:
     """Try until the file is whole; a try that brought bytes does not count."""
     timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, 10.0))
-    tries = 0
-    with public_client(url, timeout=timeout, headers={"Accept-Encoding": "identity"}) as client:
+    tries, url = 0, route.url
+    with public_client(route, timeout=timeout, headers={"Accept-Encoding": "identity"}) as client:
         while True:
             before = part.size
             try:
@@ -177,7 +182,7 @@ def _receive(client: httpx.Client, url: str, part: _Part, report: OnProgress) ->
         done = have if resumed else 0
         length = response.headers.get("content-length")
         total = done + int(length) if length and length.isdigit() else None
-        _require_room(part.path.parent, (total or 0) - done)
+        require_room(part.path.parent, (total or 0) - done)
         if resumed:
             part.joined = True
         else:
@@ -196,13 +201,21 @@ def _starts_at(response: httpx.Response) -> int | None:
     return int(start) if start.isdigit() else None
 
 
-def _require_room(folder: Path, needed: int) -> None:
+def require_room(folder: Path, needed: int) -> None:
+    """Refuse what the disk has no room for.
+
+    Raises
+    ------
+    DownloadFailed
+        There are fewer bytes left.
+    """
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DownloadFailed(f"it needs {needed / 1e6:,.0f} MB, and {folder} has {free / 1e6:,.0f} MB left")
 
 
-def _fault(path: Path, target: Path, stated: Checksums) -> str | None:
+def fault_of(path: Path, target: Path, stated: Checksums) -> str | None:
+    """Why the file at `path` is not what belongs at `target`; None when all that is known of it agrees."""
     note = note_of(target)
     found = sha256(path)
     if stated.sha256 and not found.startswith(stated.sha256):
@@ -215,7 +228,7 @@ def _fault(path: Path, target: Path, stated: Checksums) -> str | None:
 
 
 @contextmanager
-def _alone(target: Path, report: OnProgress) -> Iterator[None]:
+def alone(target: Path, report: OnProgress) -> Iterator[None]:
     """Let one process at a time fetch `target`; the others wait, and then find it."""
     lock = target.with_name(f".{target.name}.lock")
     with lock.open("w") as file:

@@ -47,11 +47,17 @@ class Model:
     @cached_property
     def record(self) -> ModelRecord:
         """What the store notes about the model."""
-        return record_of(
-            self.spec,
-            self._settings,
-            lambda done, total: self._ctx.progress("download weights", done, total, unit="bytes"),
-        )
+        stage = "download weights"
+
+        def begin(name: str) -> None:
+            nonlocal stage
+            stage = name
+            self._ctx.progress(stage)
+
+        def report(done: int, total: int | None) -> None:
+            self._ctx.progress(stage, done, total, unit="bytes")
+
+        return record_of(self.spec, self._settings, report, begin)
 
     @property
     def loaded_record(self) -> ModelRecord:

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from extractor.tf import folders
+
 Readiness = Literal["ready", "downloadable", "needs_file"]
 CropMode = Literal["center", "squash"]
 
@@ -42,6 +44,29 @@ class Transform:
 
 
 @dataclass(frozen=True)
+class PublishedModel:
+    """Where a TensorFlow model is published as a whole.
+
+    Attributes
+    ----------
+    kind
+        ``gcs-prefix``: every object of a bucket of Google Cloud Storage that begins with a prefix. ``zip``, ``tar``:
+        an archive that holds the model's folder.
+    url
+        ``https://storage.googleapis.com/<bucket>/<prefix>/``, or the archive's.
+    hosts
+        Hosts that the publisher's may redirect to; ``.example.org`` stands for every host below it.
+    sha256
+        Of the archive, in hex, where the publisher states it.
+    """
+
+    kind: Literal["gcs-prefix", "zip", "tar"]
+    url: str
+    hosts: tuple[str, ...] = ()
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class WeightsSource:
     """Where the numbers of a network come from.
 
@@ -63,6 +88,8 @@ class WeightsSource:
         Where the publisher offers the file to people, when there is no URL of the file itself.
     package, resource
         Python package and the file inside it.
+    published
+        Where a served model can be downloaded, to be imported.
     """
 
     kind: Literal["none", "random", "file", "package", "served"]
@@ -73,6 +100,7 @@ class WeightsSource:
     page: str | None = None
     package: str | None = None
     resource: str | None = None
+    published: PublishedModel | None = None
 
     def packaged_file(self) -> Path | None:
         """The file inside the Python package, None when the package is not installed."""
@@ -91,7 +119,7 @@ class WeightsSource:
             path = models_root / name
             try:
                 if self.kind == "served":
-                    path = max(path.glob("[0-9]*/saved_model.pb"), default=path)
+                    path = path / str(max(folders.versions(path), default=0)) / "saved_model.pb"
                 if path.is_file():
                     return path
             except (OSError, ValueError):  # A name that is too long for a disk, or a folder that cannot be read.
@@ -160,4 +188,15 @@ class ModelSpec:
         """Whether the weights are here, can be downloaded, or must be put below `models_root` by hand."""
         if self.weights.kind in ("none", "random") or self.weights.local_file(models_root) is not None:
             return "ready"
-        return "downloadable" if self.weights.url and not offline else "needs_file"
+        return "downloadable" if (self.weights.url or self.weights.published) and not offline else "needs_file"
+
+    def needs(self, *, served_elsewhere: bool) -> str | None:
+        """What has to be installed before a job with this model can run, such as ``shoal[tf]``; None for nothing.
+
+        Parameters
+        ----------
+        served_elsewhere
+            Whether somebody else runs TensorFlow's models.
+        """
+        missing = self.backend == "tfserving" and not served_elsewhere and find_spec("tensorflow") is None
+        return "shoal[tf]" if missing else None

@@ -1,4 +1,7 @@
-"""``python -m extractor pull NAME``: put a model's weights below the models root before a job needs them."""
+"""``python -m extractor pull NAME``: put a model's weights below the models root before a job needs them.
+
+A TensorFlow model is imported as well.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from shoal.settings import Settings
 
 from extractor import catalogue, weights
 from extractor.download import sha256
+from extractor.tf import folders
 
 
 def pull(name: str, settings: Settings) -> int:
@@ -30,13 +34,17 @@ def pull(name: str, settings: Settings) -> int:
                 spec,
                 settings.models,
                 offline=settings.offline,
+                mirror=settings.mirror,
                 on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+                on_stage=lambda stage: bar.update(task, description=f"{spec.name}: {stage}"),
             )
     except ShoalError as error:
         sys.stderr.write(f"{error.detail}\n")
         return 1
     if path is None:
         sys.stdout.write(f"{spec.name} needs no weights.\n")
+    elif spec.weights.kind == "served":
+        sys.stdout.write(f"{path.parent}\nsha256 {folders.fingerprint(path.parent)}\n")
     else:
         sys.stdout.write(f"{path}\nsha256 {sha256(path)}\n")
     return 0

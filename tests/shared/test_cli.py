@@ -139,6 +139,19 @@ def test_a_narrow_terminal_shows_names_whole_and_leaves_the_description_out() ->
         assert max(map(len, shown.splitlines())) <= width
 
 
+def test_a_model_that_cannot_run_here_is_marked_with_what_it_needs() -> None:
+    rows = [
+        {"name": "a", "readiness": "downloadable", "needs": "shoal[tf]"},
+        {"name": "b", "readiness": "downloadable", "needs": None},
+    ]
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(models.models_table(rows, 100))
+    first, second = captured.get().splitlines()[1:]
+    assert "needs shoal[tf]" in first
+    assert "downloadable" in second
+
+
 def test_metrics_print_as_a_table_and_are_json_all_the_same() -> None:
     entry = {"ari": 0.25, "accuracy": {"hungarian": {"train": 0.5, "scored": 0.6}}, "chance": {"accuracy": 0.1}}
     document = {"scored": {"e-1": {"mean": entry, "std": {"ari": 0.01}, "seeds": {str(n): entry for n in range(50)}}}}

@@ -10,12 +10,19 @@ from extractor import weights
 from extractor.backends.base import Backend
 from extractor.download import OnProgress, sha256
 from extractor.modelspec import ModelSpec
+from extractor.tf.obtaining import OnStage
 
 
-def record_of(spec: ModelSpec, settings: Settings, on_progress: OnProgress | None = None) -> ModelRecord:
+def record_of(
+    spec: ModelSpec,
+    settings: Settings,
+    on_progress: OnProgress | None = None,
+    on_stage: OnStage | None = None,
+) -> ModelRecord:
     """What the store notes about the model, from its files alone: nothing is loaded.
 
-    Weights that are not on this machine are downloaded where that is possible; ``on_progress`` hears of it.
+    Weights that are not on this machine are downloaded where that is possible, and imported if need be; ``on_progress``
+    and ``on_stage`` hear of it.
 
     Raises
     ------
@@ -29,9 +36,13 @@ def record_of(spec: ModelSpec, settings: Settings, on_progress: OnProgress | Non
     if spec.backend == "tfserving":
         from extractor.backends import tfserving
 
-        return tfserving.record_of(spec, settings)
-    path = weights.obtain(spec, settings.models, offline=settings.offline, on_progress=on_progress)
+        return tfserving.record_of(spec, settings, on_progress, on_stage)
+    path = weights.obtain(
+        spec, settings.models, offline=settings.offline, mirror=settings.mirror, on_progress=on_progress
+    )
     digest = sha256(path) if path is not None else None
+    if path is not None and digest is not None:
+        weights.check_note(path, digest)
     return ModelRecord(
         name=spec.name,
         backend=spec.backend,

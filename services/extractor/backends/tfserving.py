@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
-from shoal.errors import ModelMismatch
+from shoal.errors import ModelMismatch, ModelNotServed, WeightsInvalid, WeightsMissing
 from shoal.settings import Settings
 from shoal.store import ModelRecord
 
+from extractor import weights
 from extractor.backends.base import Backend
+from extractor.download import OnProgress
 from extractor.modelspec import ModelSpec, Transform
 from extractor.tf import folders
-from extractor.tf.client import ServingClient
+from extractor.tf.client import POLL_S, ServingClient
+from extractor.tf.obtaining import OnStage
 from extractor.tf.stubs import DataType, PredictRequest
 from extractor.tf.tensors import dtype_name, from_proto, to_proto
 
@@ -27,6 +32,8 @@ INPUT = "images"
 OUTPUT = "embedding"
 MAX_REQUEST_BYTES = 512 * 2**20
 """A larger batch is sent in parts: gRPC's own limit is 2 GiB, and the server holds several at once."""
+NOTICED_S = 90.0
+"""How long a server may take to find a model that was put into its folder."""
 _INPUT_DTYPES: dict[int, np.dtype[Any]] = {
     DataType.DT_UINT8: np.dtype(np.uint8),
     DataType.DT_FLOAT: np.dtype(np.float32),
@@ -51,22 +58,35 @@ class Served:
     dim: int
 
 
-def record_of(spec: ModelSpec, settings: Settings) -> ModelRecord:
+def record_of(
+    spec: ModelSpec,
+    settings: Settings,
+    on_progress: OnProgress | None = None,
+    on_stage: OnStage | None = None,
+) -> ModelRecord:
     """What the store notes about the model: which version the server has, and its weights' hash where it is known.
 
-    The hash is the one that the import wrote, when the models root of this machine has that version.
+    A published model that nobody serves is downloaded and imported first. The hash is the one that the import wrote,
+    when the models root of this machine has that version; its files must still have it.
 
     Raises
     ------
     JobError
         The server does not serve the model, or cannot be reached.
+    WeightsInvalid
+        What was downloaded is not what was published, or the imported files have changed.
     """
     client = ServingClient(settings)
     try:
-        version = client.served_version(spec.name)
+        try:
+            version = client.served_version(spec.name)
+        except ModelNotServed as absent:
+            _obtain(spec, settings, absent, on_progress, on_stage)
+            version = _awaited_version(client, spec.name, settings, on_progress)
     finally:
         client.close()
     imported = folders.report(settings.models / spec.name, version) or {}
+    _check_files(settings.models / spec.name / str(version), imported.get("weights_sha256"))
     return ModelRecord(
         name=spec.name,
         backend=spec.backend,
@@ -76,6 +96,51 @@ def record_of(spec: ModelSpec, settings: Settings) -> ModelRecord:
         layout=spec.layout,
         embedding=imported.get("output", spec.embedding),
     )
+
+
+def _obtain(
+    spec: ModelSpec,
+    settings: Settings,
+    absent: ModelNotServed,
+    on_progress: OnProgress | None,
+    on_stage: OnStage | None,
+) -> None:
+    """Import a published model that is not on this machine; what is here and is not served is the server's affair."""
+    if spec.weights.published is None or spec.weights.local_file(settings.models) is not None:
+        raise absent
+    try:
+        weights.obtain(
+            spec,
+            settings.models,
+            offline=settings.offline,
+            mirror=settings.mirror,
+            on_progress=on_progress,
+            on_stage=on_stage,
+        )
+    except WeightsMissing as error:
+        raise ModelNotServed(f"{absent.detail} {error.detail}", **error.members) from error
+
+
+def _awaited_version(client: ServingClient, name: str, settings: Settings, on_progress: OnProgress | None) -> int:
+    """The version that was just imported, once the server has seen it: TensorFlow Serving looks every minute."""
+    deadline = time.monotonic() + max(settings.tf_serving_gone_s, NOTICED_S)
+    while True:
+        try:
+            return client.served_version(name)
+        except ModelNotServed:
+            if time.monotonic() > deadline:
+                raise
+        if on_progress is not None:
+            on_progress(0, None)
+        time.sleep(POLL_S)
+
+
+def _check_files(folder: Path, noted: str | None) -> None:
+    if noted is not None and (found := folders.fingerprint(folder)) != noted:
+        raise WeightsInvalid(
+            f"The files in {folder} have changed since they were imported: their sha256 is {found}, and "
+            f"{folders.REPORT} says {noted}. Remove the folder and import or pull the model again."
+        )
 
 
 class TFServingBackend:

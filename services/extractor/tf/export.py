@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,13 +86,3 @@ def write_warm_up(folder: Path, name: str, *, size: int, dtype: InputDtype) -> N
             request.model_spec.signature_name = SIGNATURE
             request.inputs[INPUT].CopyFrom(to_proto(np.zeros((rows, size, size, 3), dtype)))
             writer.write(log.SerializeToString())
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and contents of a version folder's graph and variables."""
-    digest = hashlib.sha256()
-    for path in [folder / "saved_model.pb", *sorted((folder / "variables").glob("variables.*"))]:
-        digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -6,6 +6,7 @@ imports a numerical library.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -50,3 +51,13 @@ def latest_report(root: Path, name: str) -> dict[str, Any] | None:
         return None  # Nothing is imported under such a name, and not every text can be looked for on a disk.
     found = versions(root / name)
     return report(root / name, found[-1]) if found else None
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the names and contents of a version folder's graph and variables."""
+    digest = hashlib.sha256()
+    for path in [folder / "saved_model.pb", *sorted((folder / "variables").glob("variables.*"))]:
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -24,7 +24,7 @@ from extractor import catalogue
 from extractor.modelspec import ModelSpec, Transform
 from extractor.tf import folders
 from extractor.tf.checks import Checks, check_export, sample_images
-from extractor.tf.export import INPUT, OUTPUT, SIGNATURE, InputDtype, Scaling, fingerprint, save, write_warm_up
+from extractor.tf.export import INPUT, OUTPUT, SIGNATURE, InputDtype, Scaling, save, write_warm_up
 from extractor.tf.graphs import Network, Reader, reader
 from extractor.tf.loading import tensorflow
 from extractor.tf.publishing import publish, write_configs
@@ -182,7 +182,7 @@ def _describe(folder: Path, wanted: _Wanted, source: SavedModelFolder, dim: int,
         dim=dim,
         dtype=wanted.dtype,
         transform=asdict(wanted.transform),
-        weights_sha256=fingerprint(folder),
+        weights_sha256=folders.fingerprint(folder),
         checks=checks,
         tensorflow=tensorflow().__version__,
     )

@@ -117,13 +117,14 @@ class LocalServer:
         command = [sys.executable, "-m", "extractor", "serve-savedmodel", str(self._models), "--port", str(self.port)]
         # In a session of its own, so that Ctrl-C reaches the worker first, whose job it still serves.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
+            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_parent
         )
         log.info("TensorFlow server started", pid=process.pid, port=self.port)
         return process
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Have this process ended when the one that started it ends: for a new process, before its program."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -35,7 +35,10 @@ def list_(models: ModelsRoot = None) -> None:
     """List the catalogue: what each model is, and whether its weights are there."""
     out.print(models_table(_local(models) if models else _known(), out.width))
     if out.is_terminal:
-        err.print("`shoal models pull NAME` downloads weights; any other model of timm is `timm:<name>`.")
+        err.print(
+            "`shoal models pull NAME` downloads what is downloadable, and imports a TensorFlow model; any other model "
+            "of timm is `timm:<name>`."
+        )
 
 
 def models_table(rows: list[dict[str, Any]], width: int) -> Table:
@@ -58,7 +61,9 @@ def models_table(rows: list[dict[str, Any]], width: int) -> Table:
 
 def _columns(row: dict[str, Any]) -> tuple[Any, ...]:
     size = (row.get("transform") or {}).get("size")
-    return row["name"], row.get("dim"), size, row.get("linear_probe"), row["readiness"], row.get("licence")
+    # Without its library a model cannot even be got ready.
+    weights = f"needs {row['needs']}" if row.get("needs") else row["readiness"]
+    return row["name"], row.get("dim"), size, row.get("linear_probe"), weights, row.get("licence")
 
 
 def _text(value: Any) -> str:
@@ -84,7 +89,7 @@ def _local(models: Path | None) -> list[dict[str, Any]]:
 
 @app.command()
 def pull(name: Annotated[str, typer.Argument(help="Catalogue name.")], models: ModelsRoot = None) -> None:
-    """Download a model's weights, resumed and checked."""
+    """Download a model's weights, resumed and checked; a TensorFlow model is imported as well."""
     _extractor(["pull", name], models)
 
 
