@@ -305,4 +305,4 @@ def test_simclrs_of_the_catalogue(models: Path, name: str, dim: int) -> None:
         "extract:tfserving",
     )
     assert (spec.transform.mean, spec.transform.std, spec.transform.crop_mode) == ((0.0,) * 3, (1.0,) * 3, "center")
-    assert spec.readiness(models) == "needs_file"
+    assert (spec.readiness(models), spec.readiness(models, offline=True)) == ("downloadable", "needs_file")
