@@ -49,6 +49,12 @@ CLUSTER: Flags = {
 }
 SWEEP: Flags = {**CLUSTER, "embeddings": "EMBEDDINGS", "seeds": "--seed", "linear_probe": "--linear-probe"}
 
+ROUTES = {
+    "`GET /models`": "`shoal models list`",
+    "`GET /embeddings`": "`shoal ls`",
+    "`GET /clusterings`": "`shoal ls`",
+}
+"""What a service says of its routes, as commands."""
 _FIELD = re.compile(r"`([a-z_]+(?:\.[a-z_0-9]+)*)`")
 NO_CLUSTERS = "Say how many clusters: `-k 50`, `-k auto` or `--over 1.5`."
 TWO_CLUSTERS = "`-k` and `--over` both say how many clusters: keep one of them."
@@ -83,6 +89,8 @@ def _translated(text: str, flags: Flags) -> str:
         found = _flag(match[1], flags)
         return f"`{found}`" if found else match[0]
 
+    for route, command in ROUTES.items():
+        text = text.replace(route, command)
     return _FIELD.sub(flag, text)
 
 

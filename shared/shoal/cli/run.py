@@ -126,7 +126,10 @@ class Found:
 
 def run(
     folder: Annotated[
-        Path, typer.Argument(help="Folder of images; class = folder name, where there are any.", callback=expanded)
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="Folder of images; class = folder name, where there are any.", callback=expanded
+        ),
     ],
     model: Model = DEFAULT_MODEL,
     labels: Labels = "folder",
@@ -198,10 +201,10 @@ def extract_and_cluster(session: Session, ask: Ask, store: Store) -> Found:
         A job failed, or there are too few images to group.
     """
     client = session.client
+    job = client.extract(
+        ask.source.path, model=ask.model, labels=ask.source.labels, max_failed_fraction=ask.max_failed_fraction
+    )
     with progress_bars() as progress:
-        job = client.extract(
-            ask.source.path, model=ask.model, labels=ask.source.labels, max_failed_fraction=ask.max_failed_fraction
-        )
         extraction = watch_job(client, job, progress, session.check).result or {}
         embeddings = str(extraction["embeddings"])
         facts = client.embeddings(embeddings)
@@ -267,9 +270,9 @@ def stopping_well(session: Session, source: Source, store: Store, command: str) 
         err.print(_kept(source, store, command), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(error.status if isinstance(error, Interrupted) else 130) from None
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
+        where = f"{error.filename}: " if error.filename else ""
         raise StoreError(
-            f"{error.strerror or error}{where}. What is embedded is kept: mend this, then say the same again."
+            f"{where}{error.strerror or error}. Mend this, then say the same again: what is embedded is kept."
         ) from error
 
 
@@ -285,7 +288,7 @@ def _existing(folder: Path) -> Path:
     if where.is_file():
         raise PathNotFound(f"{where} is a file: give the folder that holds the images, {where.parent.resolve()}.")
     if not where.is_dir():
-        raise PathNotFound(f"There is no folder {where} ({where.absolute()}).")
+        raise PathNotFound(f"There is no folder {where.absolute()}.")
     where = where.resolve()
     if not where.name:
         raise InvalidRequest(f"{where} is the whole machine: give the folder that holds the images.")

@@ -75,14 +75,17 @@ def print_summary(console: Console, store: Store, made: Made) -> None:
     clustering = store.clustering(made.clustering)
     rows = int(clustering.spec["n"])
     _say(console, "")
-    _say(console, f"{made.folder.name or made.folder}: {_count(rows, 'image')} in {clustering.k} groups", style="bold")
+    clusters = clustering.clusters(made.embeddings)
+    filled = sum(size > 0 for size in clusters.column("size").to_pylist())
+    empty = f" ({clustering.k - filled:,} of {clustering.k:,} stayed empty)" if filled < clustering.k else ""
+    _say(console, f"{made.folder.name}: {_count(rows, 'image')} in {_count(filled, 'group')}{empty}", style="bold")
     source = made.extraction.get("source") or {}
     for note in (source.get("message"), *made.notes):
         if note:
             _say(console, str(note))
     # A single class tells nothing about groups.
     labelled = int(clustering.spec.get("train_classes") or 0) > 1
-    console.print(_groups(store, clustering.clusters(made.embeddings), made.embeddings, labelled=labelled))
+    console.print(_groups(store, clusters, made.embeddings, labelled=labelled))
     _quality(console, clustering.metrics()["scored"][made.embeddings], labelled=labelled)
     _left_out(console, store, made)
     _places(console, made, rows)
