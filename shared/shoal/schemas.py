@@ -200,7 +200,9 @@ class ExtractRequest(Request):
     name: Name | None = Field(None, description="Start of the embeddings' id; the model's name by default.")
     batch_size: int = Field(64, ge=1, le=4096)
     dtype: Literal["float16", "float32"] = "float32"
-    shard_rows: int = Field(10_000, ge=1, le=1_000_000, description="Images per shard: what a crash can cost at most.")
+    shard_rows: int = Field(
+        10_000, ge=1, le=1_000_000, description="Images per shard, the unit of which all is committed or nothing."
+    )
     thumbnails: bool = Field(True, description="Keep a small WebP of each image for reports.")
     max_failed_fraction: float = Field(0.05, ge=0, le=1, description="The job fails when more images than this do.")
 

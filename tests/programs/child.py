@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import TransientFailure, WeightsMissing
-from shoal.jobs.child import JobContext, run_child
+from shoal.jobs.child import Cancelled, JobContext, run_child
 
 
 def note(context: JobContext, line: str) -> None:
@@ -28,6 +28,16 @@ def wait(context: JobContext) -> None:
     while not Path(context.request["until"]).exists():
         context.progress("wait")
         time.sleep(0.02)
+
+
+def linger(context: JobContext) -> None:
+    """Wait, and take a moment to stop."""
+    try:
+        wait(context)
+    except Cancelled:
+        time.sleep(0.5)
+        note(context, "drained")
+        raise
 
 
 def spawn(context: JobContext) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -94,7 +94,10 @@ def watch_job(client: Client, job: Job, progress: Progress, check: Callable[[], 
         tell(f"Waiting for the service to come back: {error.detail}")
 
     try:
-        return client.wait(job, show, on_outage=wait_on)
+        ended = client.wait(job, show, on_outage=wait_on)
+        for bar in bars.values():
+            progress.update(bar, completed=progress.tasks[bar].total or 1)
+        return ended
     finally:
         for bar in bars.values():
             total = progress.tasks[bar].total or progress.tasks[bar].completed or 1
@@ -106,9 +109,10 @@ def _waits_for(client: Client, job: Job) -> str:
     """Why a job is queued."""
     if job.attempt:
         return "waiting for its next attempt"
-    running = [each for each in client.jobs(state="running", kind=job.kind).jobs if each.id != job.id]
-    if running:
-        return f"waiting for job {running[0].id}"
+    with suppress(ShoalError):
+        running = [each for each in client.jobs(state="running", kind=job.kind).jobs if each.id != job.id]
+        if running:
+            return f"waiting for job {running[0].id}"
     return "waiting for a worker"
 
 

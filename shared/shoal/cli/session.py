@@ -20,7 +20,6 @@ from shoal.client import Client
 from shoal.embedded import Process, Stack, StackError
 from shoal.errors import JobFinished, JobNotFound
 from shoal.jobs.queue import JobQueue
-from shoal.jobs.states import JobState
 from shoal.schemas import Job
 
 MOST_RESTARTS = 3
@@ -148,7 +147,7 @@ class Session:
         queue = JobQueue.from_url(url)
         try:
             queue.take_back()  # The workers died with their command, and the store's lock is ours.
-            for job in _unfinished(queue):
+            for job in queue.unfinished():
                 if self._wanted(job):
                     self.kept.append(job)
                     continue
@@ -166,6 +165,7 @@ def interruptible(session: Session) -> Iterator[None]:
     def at_once(number: int, frame: FrameType | None) -> None:
         session.kill()
         err.show_cursor()
+        os.write(2, b"\nEnded at once. What was saved is kept; the same command goes on with it.\n")
         os._exit(128 + number)
 
     def first(number: int, frame: FrameType | None) -> None:
@@ -181,16 +181,3 @@ def interruptible(session: Session) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _unfinished(queue: JobQueue) -> list[Job]:
-    found = []
-    for state in (JobState.RUNNING, JobState.QUEUED):
-        cursor = None
-        while True:
-            page = queue.list(state=state, limit=500, cursor=cursor)
-            found += page.jobs
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-    return found

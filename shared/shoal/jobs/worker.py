@@ -226,7 +226,14 @@ class Worker:
             yield
             return
         numbers = (signal.SIGTERM, signal.SIGINT)
-        before = [signal.signal(number, lambda *_: self.stop()) for number in numbers]
+        parent = os.getppid()
+
+        def stop(*_: object) -> None:
+            # When a parent of many threads is killed, the kernel sends the death signal once for each of them.
+            if not self._stops or os.getppid() == parent:
+                self.stop()
+
+        before = [signal.signal(number, stop) for number in numbers]
         try:
             yield
         finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import pytest
 from shoal.jobs.states import JobState
 from shoal.jobs.worker import Worker
 from shoal.settings import Settings
+
+from tests.conftest import PROGRAMS, WORKER_OPTIONS
 
 
 @pytest.fixture
@@ -182,6 +186,35 @@ def test_second_signal_kills_the_child_at_once(queue, start_worker, job_file, wa
     assert worker.wait() == 0
     assert not is_alive(file.pids()[0])
     assert queue.get(job.id).state is JobState.QUEUED
+
+
+PARENT = """
+import os, sys, time
+from pathlib import Path
+from shoal.embedded import Process
+process = Process("worker", [sys.executable, *sys.argv[2:]], Path(sys.argv[1]))
+process.start(os.environ)
+print(process.popen.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_death_signals_of_several_threads_of_a_killed_parent_are_one(
+    queue, redis_server, job_file, wait_until, tmp_path
+):
+    options = {"url": redis_server, "name": "worker", **WORKER_OPTIONS, "drain_s": 500.0}
+    words = [str(tmp_path / "log"), str(PROGRAMS / "worker.py"), json.dumps(options)]
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, *words], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    file = job_file()
+    job, _ = queue.submit("work", file.request("linger"))
+    wait_until(lambda: file.lines("start"))
+    parent.kill()
+    parent.communicate()
+    wait_until(lambda: "ending the child" in (tmp_path / "log").read_text())
+    os.kill(worker, signal.SIGTERM)  # as the kernel does when a second thread of the parent ends
+    wait_until(lambda: queue.get(job.id).state is JobState.QUEUED)
+    assert file.lines("drained")
 
 
 def test_idle_worker_is_known_and_stops_at_once(queue, start_worker, wait_until):
