@@ -20,6 +20,7 @@ class Failure:
 
     image_path: str
     code: str
+    message: str = ""
 
 
 def account(embeddings: EmbeddingSet) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class Tolerance:
         self._total = embeddings.plan.source.count
         self._failed = embeddings.failed
         committed = embeddings.errors().slice(0, NAMED).to_pylist() if embeddings.failed else []
-        self._first = [Failure(row["image_path"], row["code"]) for row in committed]
+        self._first = [Failure(row["image_path"], row["code"], row["message"]) for row in committed]
 
     def count(self, failures: Sequence[Failure]) -> None:
         """Add failures; stop as soon as even a faultless rest could not bring the fraction down again.
@@ -89,10 +90,12 @@ class Tolerance:
         if self._failed <= self._fraction * self._total:
             return
         first = ", ".join(f"{failure.image_path} ({failure.code})" for failure in self._first)
+        told = next((failure for failure in self._first if failure.message), None)
+        why = f" Of {told.image_path}: {told.message}" if told else ""
         raise TooManyFailures(
             f"{self._failed} of {self._total} images ({self._failed / self._total:.1%}) cannot be embedded, more than "
-            f"`max_failed_fraction` = {self._fraction:g} allows. The first: {first}. Mend or remove them, or submit "
-            "the request with a larger `max_failed_fraction`: it goes on from the shards committed so far.",
+            f"`max_failed_fraction` = {self._fraction:g} allows. The first: {first}.{why} Mend or remove them, or "
+            "submit the request with a larger `max_failed_fraction`: it goes on from the shards committed so far.",
             embeddings=self._id,
             failed=self._failed,
             total=self._total,

@@ -228,7 +228,7 @@ class ShardSink:
                     error = self._not_finite(outcome, vectors[vector])
             if error is not None:
                 shard.writer.append_error(row["image_id"], row["image_path"], error.code, error.message)
-                failures.append(Failure(row["image_path"], error.code))
+                failures.append(Failure(row["image_path"], error.code, error.message))
         if metadata:
             shard.writer.append(vectors[finite], metadata, thumbnails if self._embeddings.plan.thumbnails else None)
         return failures

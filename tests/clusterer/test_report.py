@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from clusterer.report.tables import choice_table, class_table, confusions, extreme_clusters, metric_table
+from shoal.store import Store
 from shoal.store.clustering import Clustering
 
 Planted = Callable[..., tuple[Any, list[str]]]
@@ -43,6 +44,32 @@ def test_classes_and_confusions_are_those_of_the_tables(planted: Planted, make_s
     majority = {row["cluster"]: row["majority"] for row in found.clusters().to_pylist()}
     assert majority[mixed[1][0]] == "a"
     assert not set(purest[1]) & set(mixed[1])
+
+
+def test_files_without_an_embedding_are_told(
+    planted: Planted, make_set: MakeSet, run_job: RunJob, store: Store
+) -> None:
+    embeddings = make_set("mine", planted(80)[0], failed=2)
+    group = {"suffix": ".heic", "examples": [], "message": "3 .heic files hold HEIC."}
+    store.write_notes(
+        embeddings,
+        {
+            "not_taken": [
+                {**group, "reason": "unsupported_format", "count": 3},
+                {**group, "reason": "empty_folder", "count": 1, "message": "1 folder holds no image: <b>dog</b>."},
+            ]
+        },
+    )
+    text = text_of(run_job(embeddings, clusters=2))
+    assert "3 files were not taken, 2 could not be embedded. 1 folder holds no image: <b>dog</b>." in text
+
+
+def test_a_report_says_nothing_of_missing_files_where_there_are_none(
+    planted: Planted, make_set: MakeSet, run_job: RunJob
+) -> None:
+    text = text_of(run_job(make_set("mine", planted(80)[0]), clusters=2))
+    assert "not taken" not in text
+    assert "None" not in text
 
 
 def test_a_search_is_explained_with_every_number_tried(planted: Planted, make_set: MakeSet, run_job: RunJob) -> None:

@@ -482,6 +482,11 @@ class TestAccount:
         assert result["source"]["wrapper"] == "images"
         assert result["source"]["splits"] == ["train"]
 
+    def test_a_job_that_fails_for_them_says_what_to_do_with_the_first(self, settings: Settings, job: NewJob) -> None:
+        (settings.data / "set/images/train/a/gone.jpg").unlink()
+        with pytest.raises(TooManyFailures, match=r"phone\.jpg: The file holds HEIC, which is not supported: convert"):
+            pipeline.run(job(max_failed_fraction=0.0), settings)
+
     def test_a_resumed_and_a_repeated_job_say_the_same(self, settings: Settings, folder: Path, job: NewJob) -> None:
         first = job(max_failed_fraction=1.0)
         result = pipeline.run(first, settings)

@@ -11,6 +11,8 @@ from shoal.store.clustering import Clustering
 from clusterer.report.gallery import data_uri, open_gallery
 from clusterer.report.tables import choice_table, class_table, confusions, extreme_clusters, metric_table
 
+_NO_FILES = ("empty_folder", "folder_", "link_")
+"""How the reasons begin that are about folders."""
 MEMBERS = {"nearest": 7, "borderline": 4, "farthest": 3}
 
 
@@ -36,6 +38,7 @@ def render_page(clustering: Clustering, embeddings: EmbeddingSet) -> tuple[str, 
         embeddings=embeddings.id,
         model=clustering.spec["model"]["name"],
         options=_options(clustering.spec),
+        missing=missing_line(embeddings),
         tables=[
             metric_table(name, scored, itself=name == clustering.spec["train"])
             for name, scored in clustering.metrics()["scored"].items()
@@ -51,6 +54,18 @@ def render_page(clustering: Clustering, embeddings: EmbeddingSet) -> tuple[str, 
         images={row: data_uri(image) for row, image in gallery.thumbnails.items()},
     )
     return page, list(gallery.damaged)
+
+
+def missing_line(embeddings: EmbeddingSet) -> str | None:
+    """How many files below the source have no embedding; None when all have one, as far as it was noted."""
+    groups = embeddings.notes.get("not_taken", [])
+    files = sum(group["count"] for group in groups if not group["reason"].startswith(_NO_FILES))
+    said = [f"{files:,} {'file was' if files == 1 else 'files were'} not taken"] if files else []
+    if embeddings.failed:
+        said.append(f"{embeddings.failed:,} could not be embedded")
+    folders = [group["message"] for group in groups if group["reason"].startswith(_NO_FILES)]
+    line = [f"{', '.join(said)}."] if said else []
+    return " ".join([*line, *folders]) or None
 
 
 def _options(spec: dict[str, Any]) -> list[tuple[str, str]]:
