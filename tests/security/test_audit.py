@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from shoal.keys import KeyStore, Scope
 from structlog.testing import capture_logs
@@ -53,3 +54,21 @@ def test_no_line_holds_a_token_a_body_or_a_query(client_with: ClientWith, keys: 
 def test_a_forged_line_stays_one_value(client_with: ClientWith) -> None:
     lines = _audited(client_with(None), "DELETE", '/jobs/a%0A{"event":"audit","caller":"root"}')
     assert [line["caller"] for line in lines] == ["anonymous"]
+
+
+def test_every_refusal_leaves_a_line(make_app: Callable[..., FastAPI], client_with: ClientWith) -> None:
+    open_client = TestClient(make_app(auth="off"))
+    large = {"content": b"x" * 3000, "headers": {"Content-Type": "application/json"}}
+    lengths = {"content": b"x", "headers": {"Content-Length": "1", "Transfer-Encoding": "chunked"}}
+    cases = [
+        (open_client, "GET", {"headers": {"Host": "evil.example"}}, 421),
+        (open_client, "POST", {"headers": {"Host": "evil.example"}}, 421),
+        (client_with(Scope.SUBMIT, max_body_bytes=2000), "POST", large, 413),
+        (client_with(Scope.SUBMIT), "GET", lengths, 400),
+        (client_with(None), "GET", {}, 401),
+    ]
+    for client, method, options, status in cases:
+        [line] = _audited(client, method, "/things" if method == "POST" else "/jobs", **options)
+        assert (line["action"], line["status"]) == ("refused", status)
+        assert line["client"]
+        assert line["request_id"]

@@ -1,4 +1,4 @@
-"""The audit log: one line for each request that changed something or was refused for want of a key."""
+"""The audit log: one line for each request that changed something or was refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shoal.keys import ANONYMOUS, Caller
 
 log = structlog.get_logger("shoal.audit")
-REFUSED: Final = frozenset({401, 403, 413, 421, 429})
+REFUSED: Final = frozenset({400, 401, 403, 408, 413, 421, 429})
+"""Answers that say not that a request is wrong, but that its sender may not, not so much, or not like this."""
 MAX_PATH: Final = 300
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 import uvicorn
@@ -14,12 +15,14 @@ from shoal.errors import OtherStore, QueueUnavailable
 from shoal.keys import KeyStore
 from shoal.settings import Settings
 from shoal.web import auth
+from shoal.web.connections import ConnectionLimits, Connections
 
 log = structlog.get_logger(__name__)
 
 KEEP_ALIVE_S = 30
 STOP_S = 10
-MAX_CONNECTIONS = 2000
+SWITCH_S = 0.001
+"""How long a thread that computes keeps Python's interpreter lock when the event loop wants it."""
 
 
 def serve(build: Callable[[Settings], FastAPI], service: str, *, host: str, port: int) -> None:
@@ -60,16 +63,20 @@ def serve(build: Callable[[Settings], FastAPI], service: str, *, host: str, port
         log.warning("the queue is away")
     if tracing.wanted():
         tracing.instrument(app, tracing.provider(service))
-    uvicorn.run(
-        app,
-        host=host,
-        port=port,
+    sys.setswitchinterval(SWITCH_S)
+    uvicorn.run(app, host=host, port=port, **server_options(settings))
+
+
+def server_options(settings: Settings) -> dict[str, Any]:
+    """How uvicorn serves an API: with our limits on connections, and without proxies that it believes."""
+    return {
+        "http": Connections(ConnectionLimits.of(settings)).protocol,
+        "ws": "none",
         # Our own log has what uvicorn's would say, and never a query string. No proxy is believed about who asks.
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=STOP_S,
-        limit_concurrency=MAX_CONNECTIONS,
-    )
+        "log_config": None,
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+        "timeout_keep_alive": KEEP_ALIVE_S,
+        "timeout_graceful_shutdown": STOP_S,
+    }
