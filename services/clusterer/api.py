@@ -15,8 +15,9 @@ from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted,
 from shoal.web.pools import WORK
 from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
+from shoal.web.tables import TableFormat, table_response
 
-from clusterer.exports import MEDIA_TYPES, csv_blocks, jsonl_blocks
+from clusterer.exports import deleted_sets, described_assignments, described_schema
 from clusterer.facts import facts, summary
 from clusterer.members import describe_cluster, list_classes, list_clusters, list_confusion, scored_set
 from clusterer.online import AssignRequest, assign_online
@@ -148,17 +149,22 @@ def get_cluster(
 def get_assignments(
     clustering_id: Id,
     store: StoreDep,
-    format: Literal["parquet", "csv", "jsonl"] = "parquet",  # noqa: A002
+    format: TableFormat = "parquet",  # noqa: A002
 ) -> Response:
-    """The cluster of every row of every scored set."""
+    """The cluster of every row of every scored set, with its image's path and label.
+
+    They are null for embeddings that were deleted; the header `Shoal-Deleted-Embeddings` lists those.
+    """
     clustering = store.clustering(clustering_id)
-    path = clustering.check(clustering.layout.assignments)
-    name = f"{clustering_id}-assignments.{format}"
-    if format == "parquet":
-        return FileResponse(path, media_type="application/vnd.apache.parquet", filename=name)
-    blocks = csv_blocks(clustering) if format == "csv" else jsonl_blocks(clustering)
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(blocks, media_type=MEDIA_TYPES[format], headers=headers)
+    schema = described_schema(clustering)
+    deleted = ", ".join(deleted_sets(store, clustering))
+    return table_response(
+        described_assignments(store, clustering, schema),
+        schema,
+        format,
+        f"{clustering_id}-assignments",
+        {"Shoal-Deleted-Embeddings": deleted} if deleted else None,
+    )
 
 
 @router.get(

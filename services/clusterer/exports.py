@@ -1,37 +1,97 @@
-"""Assignments as Parquet, CSV or JSON lines, block by block."""
+"""The assignments with the path and the label of each row, which only the embeddings know."""
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.csv as csv
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from shoal.errors import EmbeddingsNotFound
+from shoal.store import EmbeddingSet, Store
 from shoal.store.clustering import Clustering
 
-MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "jsonl": "application/x-ndjson"}
+DESCRIBED = ("image_path", "label")
 
 
-def csv_blocks(clustering: Clustering) -> Iterator[bytes]:
-    """The assignments as CSV with a header."""
-    for number, batch in enumerate(clustering.iter_assignments()):
-        # Arrow's CSV writer takes no dictionaries.
-        table = pa.table({name: plain(batch, name) for name in batch.schema.names})
-        block = io.BytesIO()
-        csv.write_csv(table, block, csv.WriteOptions(include_header=number == 0))
-        yield block.getvalue()
+class Rows:
+    """The paths and labels of one set's rows, which are asked for in ascending order.
+
+    Parameters
+    ----------
+    found
+        The set; None when it is deleted.
+    """
+
+    def __init__(self, found: EmbeddingSet | None) -> None:
+        self._shards = iter(()) if found is None else found.iter_metadata(("image_id", *DESCRIBED))
+        self._kept: list[pa.Table] = []
+
+    def describe(self, rows: NDArray[np.int64], image_ids: pa.Array) -> list[pa.Array]:
+        """Path and label of each row; null where the set has it no more."""
+        table = self._covering(int(rows[0]), int(rows[-1]))
+        if table is None:
+            return [pa.nulls(len(rows), pa.string()) for _ in DESCRIBED]
+        place = np.searchsorted(table.column("row").to_numpy(), rows)
+        inside = place < table.num_rows
+        found = table.take(pa.array(np.where(inside, place, 0)))
+        # A set that was deleted and made anew may have other images in its rows.
+        same = pc.and_(pa.array(inside), pc.equal(_whole(found.column("image_id")), image_ids))
+        return [pc.if_else(same, _whole(found.column(name)), pa.scalar(None, pa.string())) for name in DESCRIBED]
+
+    def _covering(self, first: int, last: int) -> pa.Table | None:
+        while not self._kept or self._kept[-1].column("row")[-1].as_py() < last:
+            shard = next(self._shards, None)
+            if shard is None:
+                break
+            self._kept.append(shard)
+        self._kept = [each for each in self._kept if each.column("row")[-1].as_py() >= first]
+        return pa.concat_tables(self._kept) if self._kept else None
 
 
-def jsonl_blocks(clustering: Clustering) -> Iterator[bytes]:
-    """The assignments as one JSON object a line."""
+def deleted_sets(store: Store, clustering: Clustering) -> list[str]:
+    """The scored sets that are no longer in the store."""
+    return [each for each in clustering.scored if _open(store, each) is None]
+
+
+def described_schema(clustering: Clustering) -> pa.Schema:
+    """Of the described assignments: the stored columns, then path and label."""
+    schema = clustering.assignments_schema()
+    for name in DESCRIBED:
+        schema = schema.append(pa.field(name, pa.string()))
+    return schema
+
+
+def described_assignments(store: Store, clustering: Clustering, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Every assignment with its image's path and label."""
+    of_set, described = "", Rows(None)
     for batch in clustering.iter_assignments():
-        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in batch.to_pylist())
-        yield "".join(f"{line}\n" for line in lines).encode()
+        for embeddings_id, part in _by_set(batch):
+            if embeddings_id != of_set:
+                of_set, described = embeddings_id, Rows(_open(store, embeddings_id))
+            more = described.describe(part.column("row").to_numpy(), part.column("image_id"))
+            yield pa.RecordBatch.from_arrays([*part.columns, *more], schema=schema)
 
 
-def plain(batch: pa.RecordBatch, name: str) -> Any:
-    """A column without dictionary encoding."""
-    column = batch.column(name)
-    return column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
+def _by_set(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """The parts of a block that are of one set each."""
+    column: Any = batch.column("embeddings")
+    codes = column.indices.to_numpy()
+    borders = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
+    for first, last in pairwise(borders):
+        if first < last:
+            yield column[first].as_py(), batch.slice(first, last - first)
+
+
+def _open(store: Store, embeddings_id: str) -> EmbeddingSet | None:
+    try:
+        return store.embeddings(embeddings_id)
+    except EmbeddingsNotFound:
+        return None
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)

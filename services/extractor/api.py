@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path as FolderPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Path, Query, Response
 from shoal.errors import EmbeddingsInUse, ModelNotFound, QueueUnavailable, UnknownModel
@@ -14,12 +14,14 @@ from shoal.paths import below
 from shoal.schemas import ExtractRequest, Id, Job
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
+from shoal.store.manifest import METADATA_SCHEMA
 from shoal.store.survey import describe_all
 from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, create_app, submit
 from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
+from shoal.web.tables import TableFormat, table_response
 
-from extractor import catalogue, openai, sources
+from extractor import catalogue, openai, rows, sources
 from extractor.modelspec import ModelSpec
 
 KINDS = ("extract:torch", "extract:tfserving")
@@ -122,6 +124,25 @@ def get_errors(
         "total": table.num_rows,
         "next_offset": end if end < table.num_rows else None,
     }
+
+
+@router.get("/embeddings/{embeddings_id}/rows", tags=["embeddings"], responses=problem_responses(404, 422))
+def get_rows(
+    embeddings_id: Id,
+    store: StoreDep,
+    format: Annotated[Literal["json"] | TableFormat, Query(description="json is paged, the rest streams.")] = "json",  # noqa: A002
+    limit: Annotated[
+        int | None, Query(ge=1, le=2**53, description="Rows at most; of json 100 by default and 10,000 at most.")
+    ] = None,
+    cursor: Annotated[str | None, Query(max_length=20, description="`next_cursor` of the page before.")] = None,
+) -> Any:
+    """The rows of an embeddings set with their images: row, image_id, image_path, label, split, width, height, …"""
+    found = store.embeddings(embeddings_id)
+    start = rows.start_of(cursor)
+    if format == "json":
+        return rows.page(found, start, limit)
+    stop = found.rows if limit is None else start + limit
+    return table_response(rows.batches(found, start, stop), METADATA_SCHEMA, format, f"{embeddings_id}-rows")
 
 
 @router.delete(

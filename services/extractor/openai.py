@@ -30,7 +30,7 @@ from extractor import catalogue
 from extractor.inline import KIND_PREFIX, MAX_BYTES, MAX_IMAGES, InlineFolder, InlineRequest
 
 TIMEOUT_S = 120.0
-POLL_S = 0.1
+POLL_S, MAX_POLL_S = 0.05, 0.5  # the longer it takes, the less often it is asked for
 MAX_ATTEMPTS = 2
 PIECE = 1 << 19  # characters; four make three bytes
 _DATA_URI = re.compile(r"data:image/[a-zA-Z0-9.+-]+;base64,")
@@ -170,13 +170,15 @@ async def _finished(queue: JobQueue, job: Job) -> None:
     """
     try:
         end = time.monotonic() + TIMEOUT_S
+        pause = POLL_S
         while time.monotonic() < end:
             now = await FOLLOW.run(queue.get, job.id)
             if now.state is JobState.SUCCEEDED:
                 return
             if now.state.terminal:
                 raise by_code(now.error) if now.error else Unavailable(f"The job /jobs/{job.id} was cancelled.")
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(pause)
+            pause = min(1.2 * pause, MAX_POLL_S)
     except asyncio.CancelledError:
         with anyio.CancelScope(shield=True):
             await FOLLOW.run(_cancel, queue, job)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -206,6 +207,33 @@ class Client:
         if embeddings_id is None:
             return self._get(self._extractor, "/embeddings")["embeddings"]
         return self._get(self._extractor, f"/embeddings/{embeddings_id}")
+
+    def rows(self, embeddings_id: str, *, page_rows: int = 1000) -> Iterator[Json]:
+        """The rows of an embeddings set: ``row``, ``image_id``, ``image_path``, ``label``, ``split``, sizes, sha256."""
+        cursor: str | None = None
+        while True:
+            path = f"/embeddings/{embeddings_id}/rows"
+            page = self._get(self._extractor, path, limit=page_rows, cursor=cursor)
+            yield from page["rows"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def assignments(self, clustering_id: str) -> Iterator[Json]:
+        """Every row that was clustered: ``row``, ``cluster``, ``distance``, ``margin``, ``image_path``, ``label``, …
+
+        Path and label are None for embeddings that were deleted.
+        """
+        path = f"/clusterings/{clustering_id}/assignments"
+        try:
+            with self._clusterer.stream("GET", path, params={"format": "jsonl"}) as response:
+                if response.is_error:
+                    response.read()
+                    raise _problem(response)
+                for line in response.iter_lines():
+                    yield json.loads(line)
+        except httpx.TransportError as error:
+            raise Unavailable(f"{self._clusterer.base_url} does not answer, or broke off ({error}).") from error
 
     def clusterings(self) -> list[Json]:
         """All clusterings, newest first."""

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from csv import DictReader
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pyarrow.csv as csv
+import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 import pytest
 from clusterer.api import build
@@ -218,6 +220,47 @@ def test_assignments_are_the_same_in_every_format(api: TestClient, clustering: C
     assert read.column_names == table.column_names
     assert read.column("cluster").to_pylist() == table.column("cluster").to_pylist()
     assert {row["embeddings"] for row in rows} == set(clustering.scored)
+    arrow = ipc.open_stream(api.get(url, params={"format": "arrow"}).content).read_all()
+    assert arrow.to_pylist() == rows
+    assert read.column("image_path").to_pylist() == [row["image_path"] for row in rows]
+
+
+def test_assignments_say_which_image_each_row_is(api: TestClient, store: Store, clustering: Clustering) -> None:
+    url = f"/clusterings/{clustering.id}/assignments"
+    table = pq.read_table(io.BytesIO(api.get(url).content))
+    # What lies on the disk keeps its columns; they come first.
+    assert table.column_names == [*clustering.assignments().column_names, "image_path", "label"]
+    for embeddings_id in clustering.scored:
+        known = store.embeddings(embeddings_id).metadata(["image_path", "label"]).to_pylist()
+        found = [row for row in table.to_pylist() if row["embeddings"] == embeddings_id]
+        assert [(row["row"], row["image_path"], row["label"]) for row in found] == [
+            (row["row"], row["image_path"], row["label"]) for row in known
+        ]
+
+
+def test_assignments_outlive_the_embeddings_without_their_paths(
+    api: TestClient, store: Store, clustering: Clustering, make_set: MakeSet, planted: Planted
+) -> None:
+    url = f"/clusterings/{clustering.id}/assignments"
+    assert "shoal-deleted-embeddings" not in api.get(url).headers
+    train, val = clustering.scored
+    store.delete_embeddings(val)
+    answer = api.get(url, params={"format": "jsonl"})
+    assert answer.headers["shoal-deleted-embeddings"] == val
+    rows = [json.loads(line) for line in answer.text.splitlines()]
+    assert {row["embeddings"] for row in rows if row["image_path"] is None} == {val}
+    assert {row["embeddings"] for row in rows if row["image_path"] is not None} == {train}
+    assert all(row["image_id"] for row in rows)
+
+
+def test_paths_and_labels_that_a_table_must_quote_come_back(
+    api: TestClient, planted: Planted, make_set: MakeSet, run_job: RunJob
+) -> None:
+    labels = ['a "quoted", label', "line\nbreak", "=1+1", ""]
+    vectors, _ = planted(40)
+    found = run_job(make_set("odd", vectors, [labels[row % 4] for row in range(40)]), clusters=2, seed=0)
+    text = api.get(f"/clusterings/{found.id}/assignments", params={"format": "csv"}).text
+    assert [row["label"] for row in DictReader(io.StringIO(text))] == [labels[row % 4] for row in range(40)]
 
 
 def test_new_embeddings_get_the_cluster_that_a_job_would_give_them(

@@ -26,7 +26,7 @@ from shoal.store import Store
 
 Planted = Callable[..., Any]
 LOAD = Path(__file__).parents[1] / "programs/load.py"
-TRIES = 5
+TRIES = 10
 QUICK_S = 0.1
 LAG_S = 0.05
 
@@ -90,7 +90,7 @@ def _answers(address: str) -> bool:
     return False
 
 
-def slowest(http: httpx.Client, path: str, times: int = 10) -> float:
+def slowest(http: httpx.Client, path: str, times: int = 3) -> float:
     """Seconds of the slowest of some requests."""
     found = 0.0
     for _ in range(times):
@@ -177,7 +177,8 @@ def largest(services: Services) -> dict[str, tuple[str, Any]]:
 
 def test_no_body_holds_up_the_others(services: Services, queue: JobQueue) -> None:
     for name, (url, body) in largest(services).items():
-        content = json.dumps(body).encode()
+        # Few values in many bytes: as large as the route takes.
+        content = json.dumps(body, indent=120 if name == "assign" else None).encode()
         lags = [_lag_beside(url, content, queue) for _ in range(TRIES)]
         assert min(lags) < LAG_S, (name, lags)
 

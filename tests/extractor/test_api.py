@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.ipc as ipc
+import pyarrow.parquet as pq
 import pytest
 from extractor import api, pipeline
 from fastapi.testclient import TestClient
@@ -147,3 +152,65 @@ class TestEmbeddings:
         assert (answer.status_code, answer.json()["code"], answer.json()["job"]) == (409, "embeddings_in_use", job.id)
         queue.cancel(job.id)
         assert client.delete(f"/embeddings/{embeddings_id}").status_code == 204
+
+
+def test_rows_say_which_image_each_embedding_is_of(client: TestClient, settings: Settings, make: Make) -> None:
+    for number in range(12):
+        make(f"{'ab'[number % 2]}/{number:02d}.png", number)
+    (make("a/99.png")).write_bytes(b"no image")
+    found = extracted(settings, max_failed_fraction=1.0)
+    url = f"/embeddings/{found}/rows"
+    pages, cursor = [], None
+    while True:
+        page = client.get(url, params={"limit": 5, **({"cursor": cursor} if cursor else {})}).json()
+        pages.append(page["rows"])
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    rows = [row for each in pages for row in each]
+    assert [len(each) for each in pages] == [5, 5, 2]
+    assert (page["total"], page["complete"]) == (12, True)
+    assert rows == Store(settings.store).embeddings(found).metadata().to_pylist()
+    assert set(rows[0]) == {
+        *("row", "image_id", "image_path", "label", "split", "width", "height", "bytes", "sha256"),
+    }
+    assert {row["label"] for row in rows} == {"a", "b"}
+
+
+def test_rows_are_the_same_in_every_format(client: TestClient, settings: Settings, make: Make) -> None:
+    for number in range(12):
+        make(f"a/{number:02d}.png", number)
+    found = extracted(settings)
+    url = f"/embeddings/{found}/rows"
+    rows = client.get(url).json()["rows"]
+    contents = {each: client.get(url, params={"format": each}).content for each in ("parquet", "csv", "jsonl", "arrow")}
+    assert [json.loads(line) for line in contents["jsonl"].splitlines()] == rows
+    assert pq.read_table(io.BytesIO(contents["parquet"])).to_pylist() == rows
+    assert ipc.open_stream(contents["arrow"]).read_all().to_pylist() == rows
+    assert [row["image_path"] for row in csv.DictReader(io.StringIO(contents["csv"].decode()))] == [
+        row["image_path"] for row in rows
+    ]
+    part = client.get(url, params={"format": "jsonl", "cursor": "3", "limit": 4}).text.splitlines()
+    assert [json.loads(line)["row"] for line in part] == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["cursor=x", "cursor=-1", "cursor=99999999999999999999", "limit=0", "limit=20000", "format=xlsx", "offset=3"],
+)
+def test_rows_that_cannot_be_asked_for_are_refused(
+    client: TestClient, settings: Settings, make: Make, query: str
+) -> None:
+    make("a/0.png")
+    answer = client.get(f"/embeddings/{extracted(settings)}/rows?{query}")
+    assert answer.status_code == 422, answer.text
+    assert query.partition("=")[0] in answer.text
+
+
+def test_rows_beyond_the_end_are_none(client: TestClient, settings: Settings, make: Make) -> None:
+    make("a/0.png")
+    url = f"/embeddings/{extracted(settings)}/rows"
+    assert client.get(url, params={"cursor": "7"}).json()["rows"] == []
+    for kind in ("parquet", "csv", "arrow", "jsonl"):
+        assert client.get(url, params={"cursor": "7", "format": kind}).status_code == 200
+    assert client.get("/embeddings/nothing/rows").json()["code"] == "embeddings_not_found"

@@ -176,3 +176,22 @@ def test_nothing_listens() -> None:
             "extractor": False,
             "clusterer": False,
         }
+
+
+def test_rows_are_read_page_by_page(client: Client, script: Script) -> None:
+    first = {"rows": [{"row": 0}, {"row": 1}], "total": 3, "next_cursor": "2"}
+    script.answers = [(200, first), (200, {"rows": [{"row": 2}], "total": 3, "next_cursor": None})]
+    assert [row["row"] for row in client.rows("e", page_rows=2)] == [0, 1, 2]
+    assert [path for _, path, _, _ in script.seen] == [
+        "/embeddings/e/rows?limit=2",
+        "/embeddings/e/rows?limit=2&cursor=2",
+    ]
+
+
+def test_assignments_are_read_line_by_line(client: Client, script: Script) -> None:
+    script.answers = [(200, {"row": 0, "cluster": 3, "image_path": "a.png"})]
+    assert list(client.assignments("c")) == [{"row": 0, "cluster": 3, "image_path": "a.png"}]
+    assert script.seen[0][1] == "/clusterings/c/assignments?format=jsonl"
+    script.answers = [(404, {"code": "clustering_not_found", "detail": "There is no clustering c."})]
+    with pytest.raises(ShoalError, match="There is no clustering c"):
+        list(client.assignments("c"))

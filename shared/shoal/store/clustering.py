@@ -199,6 +199,11 @@ class Clustering:
         wanted = pc.field("embeddings").cast(pa.string()) == embeddings_id
         return self._table(self.layout.assignments, columns=columns, filters=wanted)
 
+    def assignments_schema(self) -> pa.Schema:
+        """The columns of the assignments: `ASSIGNMENTS_SCHEMA`, and one a level of a hierarchy."""
+        with self.reading(self.layout.assignments):
+            return pq.read_schema(self.layout.assignments).remove_metadata()
+
     def iter_assignments(self, batch_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
         """The assignments block by block, for exports of any size."""
         with self.reading(self.layout.assignments), pq.ParquetFile(self.layout.assignments) as file:

@@ -213,20 +213,25 @@ class EmbeddingSet:
         pyarrow.Table
             ``row`` (int64, global) first.
         """
-        names = [name for name in METADATA_SCHEMA.names if name != "row" and (columns is None or name in columns)]
-        unknown = set(columns or ()) - set(METADATA_SCHEMA.names)
-        if unknown:
-            raise ValueError(f"metadata has no column {sorted(unknown)}; it has {METADATA_SCHEMA.names}")
-        schema = pa.schema([METADATA_SCHEMA.field(name) for name in ("row", *names)])
-        tables = []
+        tables = list(self.iter_metadata(columns))
+        return pa.concat_tables(tables) if tables else _metadata_schema(columns).empty_table()
+
+    def iter_metadata(
+        self, columns: Sequence[str] | None = None, *, start: int = 0, stop: int | None = None
+    ) -> Iterator[pa.Table]:
+        """The metadata of the rows from ``start`` to ``stop``, shard by shard: in memory is one shard's at a time."""
+        schema = _metadata_schema(columns)
+        stop = self.rows if stop is None else min(stop, self.rows)
         for entry in self._entries:
-            if entry.rows:
-                table = self._files.table(entry.shard, METADATA, schema)
-                if table.num_rows != entry.rows:
-                    name = self.layout.data_name(METADATA, entry.shard)
-                    raise self._files.corrupt(name, f"has {table.num_rows} rows, its commit says {entry.rows}")
-                tables.append(table.set_column(0, schema.field(0), pc.add(table.column(0), entry.offset)))
-        return pa.concat_tables(tables) if tables else schema.empty_table()
+            lo, hi = max(start - entry.offset, 0), min(stop - entry.offset, entry.rows)
+            if lo >= hi:
+                continue
+            table = self._files.table(entry.shard, METADATA, schema)
+            if table.num_rows != entry.rows:
+                name = self.layout.data_name(METADATA, entry.shard)
+                raise self._files.corrupt(name, f"has {table.num_rows} rows, its commit says {entry.rows}")
+            part = table.slice(lo, hi - lo)
+            yield part.set_column(0, schema.field(0), pc.add(part.column(0), entry.offset))
 
     def labels(self) -> list[str | None] | None:
         """The labels in global row order; None when no row has one."""
@@ -323,3 +328,12 @@ def _joined(parts: Sequence[Array], dtype: np.dtype[Any]) -> Array:
     out = np.empty((sum(map(len, parts)), parts[0].shape[1]), dtype)
     np.concatenate(parts, out=out, casting="same_kind")
     return out
+
+
+def _metadata_schema(columns: Sequence[str] | None) -> pa.Schema:
+    """Of the metadata with ``row`` and some of the other columns; all by default."""
+    unknown = set(columns or ()) - set(METADATA_SCHEMA.names)
+    if unknown:
+        raise ValueError(f"metadata has no column {sorted(unknown)}; it has {METADATA_SCHEMA.names}")
+    names = [name for name in METADATA_SCHEMA.names if name != "row" and (columns is None or name in columns)]
+    return pa.schema([METADATA_SCHEMA.field(name) for name in ("row", *names)])
