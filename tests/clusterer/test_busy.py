@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -22,11 +21,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from shoal.jobs.queue import JobQueue
+from shoal.jobs.states import JobState
 from shoal.store import Store
 
 Planted = Callable[..., Any]
-LOAD = Path(__file__).parents[1] / "programs/load.py"
-TRIES = 10
+PROGRAMS = Path(__file__).parents[1] / "programs"
+LOAD, SEND = PROGRAMS / "load.py", PROGRAMS / "send.py"
+TRIES = 20
 QUICK_S = 0.1
 LAG_S = 0.05
 
@@ -175,30 +176,35 @@ def largest(services: Services) -> dict[str, tuple[str, Any]]:
     }
 
 
-def test_no_body_holds_up_the_others(services: Services, queue: JobQueue) -> None:
+def test_no_body_holds_up_the_others(services: Services, queue: JobQueue, tmp_path: Path) -> None:
     for name, (url, body) in largest(services).items():
+        file = tmp_path / "body.json"
         # Few values in many bytes: as large as the route takes.
-        content = json.dumps(body, indent=120 if name == "assign" else None).encode()
-        lags = [_lag_beside(url, content, queue) for _ in range(TRIES)]
+        file.write_text(json.dumps(body, indent=120 if name == "assign" else None))
+        lags: list[float] = []
+        # This machine has other things to do as well: one quiet moment is enough.
+        while not lags or (min(lags) >= LAG_S and len(lags) < TRIES):
+            lags.append(_lag_beside(url, file, queue))
         assert min(lags) < LAG_S, (name, lags)
 
 
-def _lag_beside(url: str, content: bytes, queue: JobQueue) -> float:
+def _lag_beside(url: str, file: Path, queue: JobQueue) -> float:
     """The slowest health check while a request is handled."""
-    headers = {"content-type": "application/json"}
-    with ThreadPoolExecutor(1) as pool, httpx.Client(timeout=60) as http:
-        health = f"{url.partition('/')[0]}//{url.split('/')[2]}/healthz"
+    with httpx.Client(timeout=60) as http:
+        health = f"http://{url.split('/')[2]}/healthz"
         http.get(health)
-        sent = pool.submit(httpx.post, url, content=content, headers=headers, timeout=60)
+        sender = subprocess.Popen([sys.executable, "-S", str(SEND), url, str(file)], stdout=subprocess.PIPE, text=True)
         found = 0.0
-        while not sent.done():
+        while sender.poll() is None:
             start = time.perf_counter()
             http.get(health)
             found = max(found, time.perf_counter() - start)
-            for job in queue.list(limit=5).jobs if "embed" in url or b'"images": ["' in content[:20] else ():
-                with suppress(Exception):
+            # Nobody does the jobs behind requests with images; what counts is until they are there.
+            for job in queue.list(state=JobState.QUEUED, limit=5).jobs:
+                if job.kind.startswith("embed:"):
                     queue.cancel(job.id)
-        assert sent.result().status_code < 500 or "cancelled" in sent.result().text, sent.result().text[:300]
+        # 503 is the answer of a cancelled job, 404 and 422 those of sets and maps that are not there.
+        assert sender.communicate()[0] in {"200", "202", "404", "422", "503"}
         return found
 
 

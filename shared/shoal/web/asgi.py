@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from starlette.types import Receive, Scope, Send
 
 from shoal.errors import ShoalError
 from shoal.web.problems import shoal_problem
+
+BODY: Final = "shoal.body"
+"""Where a request's scope has its body. Starlette would copy it, on the event loop."""
 
 
 def header_values(scope: Scope, name: str) -> list[str]:

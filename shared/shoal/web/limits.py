@@ -23,7 +23,7 @@ from shoal.errors import (
 from shoal.jobs.kinds import not_installed
 from shoal.jobs.queue import JobQueue
 from shoal.keys import KeyStore
-from shoal.web.asgi import header_values, refuse
+from shoal.web.asgi import BODY, header_values, refuse
 from shoal.web.auth import caller
 from shoal.web.pools import BODIES, LARGE_BODY
 
@@ -156,6 +156,7 @@ class Limits:
             return
         except ClientDisconnect:
             return
+        scope[BODY] = body
         token = _limits.set(self._queue_limits)
         try:
             await self._app(scope, _replay(body, receive), send)
@@ -186,8 +187,16 @@ class Limits:
                     raise too_large
                 if not message.get("more_body", False):
                     # Copying a large body takes a while too.
-                    return b"".join(chunks) if size <= LARGE_BODY else await BODIES.run(b"".join, chunks)
+                    return b"".join(chunks) if size <= LARGE_BODY else await BODIES.run(_joined, chunks)
         raise RequestTimeout(f"The body did not arrive within {self._body_s:.0f} seconds.")
+
+
+def _joined(chunks: list[bytes]) -> bytes:
+    """One text of all ``chunks``, which are let go of one by one: all at once takes a while."""
+    body = b"".join(chunks)
+    while chunks:
+        chunks.pop()
+    return body
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

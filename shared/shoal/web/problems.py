@@ -67,6 +67,11 @@ class Unexpected:
             await shoal_problem(ShoalError(UNEXPECTED))(scope, receive, send)
 
 
+def no_json() -> UnsupportedMediaType:
+    """The error of a body of another type."""
+    return UnsupportedMediaType("Send the body as JSON, with the header `Content-Type: application/json`.")
+
+
 def problem_response(error: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
     """A problem as a response."""
     return JSONResponse(error, status_code=error["status"], media_type=PROBLEM_JSON, headers=headers)
@@ -94,9 +99,7 @@ async def _shoal_error(request: Request, error: Exception) -> JSONResponse:
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     invalid = error if isinstance(error, RequestValidationError) else RequestValidationError([])
     if isinstance(invalid.body, bytes):  # It was not even looked at: its type is not JSON.
-        return shoal_problem(
-            UnsupportedMediaType("Send the body as JSON, with the header `Content-Type: application/json`.")
-        )
+        return shoal_problem(no_json())
     errors = field_errors(invalid.errors(), invalid.body)
     codes = {each["code"] for each in errors}
     code = codes.pop() if len(codes) == 1 else "invalid_request"

@@ -17,7 +17,9 @@ from pydantic import BaseModel
 from shoal.errors import InvalidRequest
 from shoal.web import strictjson
 from shoal.web.answers import json_response
+from shoal.web.asgi import BODY
 from shoal.web.pools import BODIES, LARGE_BODY, WORK, Pool
+from shoal.web.problems import no_json
 
 CLIENT_GONE: Final = 499
 """The status that logs and metrics have for a client that did not wait; nobody receives it."""
@@ -47,8 +49,10 @@ class Route(APIRoute):
 
         async def handle(request: Request) -> Response:
             check_query(request, known)
-            if field is not None and await request.body() and _is_json(request):
-                request = await _read(request, field.validate)
+            if field is not None and (body := await _body(request)):
+                if not _is_json(request):
+                    raise no_json()
+                request = await _read(request, body, field.validate)
             return await _while_wanted(handler, request)
 
         return handle
@@ -113,8 +117,12 @@ class _ReadRequest(Request):
         return b"read"
 
 
-async def _read(request: Request, validate: Callable[..., tuple[Any, Any]]) -> Request:
-    body = await request.body()
+async def _body(request: Request) -> bytes:
+    body: bytes | None = request.scope.get(BODY)
+    return await request.body() if body is None else body
+
+
+async def _read(request: Request, body: bytes, validate: Callable[..., tuple[Any, Any]]) -> Request:
     pool = BODIES if len(body) > LARGE_BODY else WORK
     return _ReadRequest(request, await pool.run(_validated, body, validate))
 

@@ -12,17 +12,17 @@ from contextlib import suppress
 from typing import Any, Final
 
 PIECE: Final = 1 << 17
-"""Characters that are read in one go: about a millisecond."""
+"""Bytes that are read in one go: about a millisecond."""
 MAX_DEPTH: Final = 200
 """Of a large text; a small one is bounded by Python itself."""
 MAX_VALUES: Final = 500_000
 """Of a large text, besides the numbers in plain lists: what no route takes must not fill the memory."""
 
-_SPACE = re.compile(r"[ \t\n\r]*")
-_NUMBERS = re.compile(r"[0-9+\-.eE, \t\n\r]+")
-_WORD = re.compile(r"[A-Za-z0-9+\-.]{1,5000}")
-_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
-_TEXT = re.compile(r'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
+_SPACE = re.compile(rb"[ \t\n\r]*")
+_NUMBERS = re.compile(rb"[0-9+\-.eE, \t\n\r]+")
+_WORD = re.compile(rb"[A-Za-z0-9+\-.]{1,5000}")
+_PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
+_TEXT = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
 
 
 class InvalidJson(ValueError):
@@ -33,7 +33,7 @@ class InvalidJson(ValueError):
     reason
         What is wrong.
     place
-        At which character.
+        At which character; of a large text, at which byte.
     """
 
     def __init__(self, reason: str, place: int = 0) -> None:
@@ -66,12 +66,12 @@ def loads(body: bytes) -> Any:
     DuplicateKey
         An object in it has one key twice.
     """
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidJson("it cannot be read as UTF-8 text", error.start) from error
-    value = _decode(text) if len(text) <= PIECE else _Reader(text).document()
-    if "\\u" in text and not _is_unicode(value):
+    if len(body) <= PIECE:
+        value, escaped = _decode(body), b"\\u" in body
+    else:
+        reader = _Reader(body)
+        value, escaped = reader.document(), reader.escaped
+    if escaped and not _is_unicode(value):
         raise InvalidJson("it holds half of a surrogate pair, which is no character")
     return value
 
@@ -87,9 +87,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
-def _decode(text: str, offset: int = 0) -> Any:
+def _decode(text: bytes, offset: int = 0) -> Any:
     try:
-        return _DECODER.decode(text)
+        return _DECODER.decode(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InvalidJson("it cannot be read as UTF-8 text", offset + error.start) from error
     except json.JSONDecodeError as error:
         raise InvalidJson(error.msg, offset + error.pos) from error
     except RecursionError as error:
@@ -111,9 +113,11 @@ def _is_unicode(value: Any) -> bool:
 class _Reader:
     """Reads a large text: structure in Python, which lets other threads run, and what is between by pieces."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: bytes) -> None:
         self._text = text
         self._values = 0
+        self.escaped = False
+        """Whether a string held an escape: only then can it hold what is no character."""
 
     def document(self) -> Any:
         value, end = self._value(self._skip(0), 0)
@@ -129,11 +133,11 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise InvalidJson("it is nested too deeply", start)
         first = self._text[start : start + 1]
-        if first == '"':
+        if first == b'"':
             return self._string(start + 1)
-        if first == "[":
+        if first == b"[":
             return self._list(start + 1, depth + 1)
-        if first == "{":
+        if first == b"{":
             return self._object(start + 1, depth + 1)
         word = _WORD.match(self._text, start)
         if word is None:
@@ -143,44 +147,44 @@ class _Reader:
     def _list(self, at: int, depth: int) -> tuple[list[Any], int]:
         found: list[Any] = []
         at = self._skip(at)
-        if self._text[at : at + 1] == "]":
+        if self._text[at : at + 1] == b"]":
             return found, at + 1
         while True:
             at = self._numbers(at, found)
             value, at = self._value(at, depth)
             found.append(value)
-            at, more = self._next(at, "]")
+            at, more = self._next(at, b"]")
             if not more:
                 return found, at
 
     def _numbers(self, at: int, into: list[Any]) -> int:
         """Read the numbers from ``at`` on that a comma follows; where the first value is that is none of them."""
         while (run := _NUMBERS.match(self._text, at, at + PIECE)) is not None:
-            last = self._text.rfind(",", at, run.end())
+            last = self._text.rfind(b",", at, run.end())
             if last < at:
                 return at
             if last == at:
                 raise InvalidJson("Expecting value", at)
-            into.extend(_decode(f"[{self._text[at:last]}]", at - 1))
+            into.extend(_decode(b"[%b]" % self._text[at:last], at - 1))
             at = self._skip(last + 1)
         return at
 
     def _object(self, at: int, depth: int) -> tuple[dict[str, Any], int]:
         found: dict[str, Any] = {}
         at = self._skip(at)
-        if self._text[at : at + 1] == "}":
+        if self._text[at : at + 1] == b"}":
             return found, at + 1
         while True:
-            if self._text[at : at + 1] != '"':
+            if self._text[at : at + 1] != b'"':
                 raise InvalidJson("Expecting property name enclosed in double quotes", at)
             key, at = self._string(at + 1)
             at = self._skip(at)
-            if self._text[at : at + 1] != ":":
+            if self._text[at : at + 1] != b":":
                 raise InvalidJson("Expecting ':' delimiter", at)
             if key in found:
                 raise DuplicateKey(key)
             found[key], at = self._value(self._skip(at + 1), depth)
-            at, more = self._next(at, "}")
+            at, more = self._next(at, b"}")
             if not more:
                 return found, at
 
@@ -188,26 +192,38 @@ class _Reader:
         parts: list[str] = []
         start = at
         while True:
-            run = _PLAIN.match(self._text, at, at + PIECE)
-            end = run.end() if run else at
-            if end == at:
-                run = _TEXT.match(self._text, at, at + PIECE)
-                end = run.end() if run else at
-                parts.append(_decode(f'"{self._text[at:end]}"', at - 1))
-            else:
-                parts.append(self._text[at:end])
+            end = self._whole(_PLAIN, at)
+            plain = end > at
+            if not plain:
+                end = self._whole(_TEXT, at)
+                self.escaped |= end > at
+            piece = self._text[at:end]
+            try:
+                parts.append(piece.decode("utf-8") if plain else _decode(b'"%b"' % piece, at - 1))
+            except UnicodeDecodeError as error:
+                raise InvalidJson("it cannot be read as UTF-8 text", at + error.start) from error
             after = self._text[end : end + 1]
-            if after == '"':
+            if after == b'"':
                 return _joined(parts), end + 1
             if end == at:
                 reason = "Unterminated string starting at" if not after else "Invalid control character or escape at"
                 raise InvalidJson(reason, at if after else start - 1)
             at = end
 
-    def _next(self, at: int, closing: str) -> tuple[int, bool]:
+    def _whole(self, pattern: re.Pattern[bytes], at: int) -> int:
+        """Where a piece that ``pattern`` matches ends; between two characters, not within one."""
+        run = pattern.match(self._text, at, at + PIECE)
+        end = run.end() if run else at
+        first = end
+        while first > at and end - first < 4 and self._text[first - 1] & 0xC0 == 0x80:
+            first -= 1
+        # A character of several bytes ends the piece: it goes to the next one, unless it is all there is.
+        return first - 1 if first - 1 > at and self._text[first - 1] >= 0xC0 else end
+
+    def _next(self, at: int, closing: bytes) -> tuple[int, bool]:
         at = self._skip(at)
         after = self._text[at : at + 1]
-        if after == ",":
+        if after == b",":
             return self._skip(at + 1), True
         if after == closing:
             return at + 1, False
