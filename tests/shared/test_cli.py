@@ -29,6 +29,8 @@ def test_a_model_is_a_name_or_a_json_object() -> None:
 
 def test_labels_are_a_word_or_a_file() -> None:
     assert jobs.parse_labels("none") == "none"
+    assert jobs.parse_labels("folder:1") == {"folder_level": 1}
+    assert jobs.parse_labels('{"folder_level": 0}') == {"folder_level": 0}
     assert jobs.parse_labels("l.csv") == {"file": "l.csv"}
     assert jobs.parse_labels("a:b.csv:p:l") == {"file": "a:b.csv", "path_column": "p", "label_column": "l"}
     assert jobs.parse_labels("l.csv:p:l") == {"file": "l.csv", "path_column": "p", "label_column": "l"}

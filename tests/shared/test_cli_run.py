@@ -77,6 +77,10 @@ class TestSource:
             assert source.root / source.path == folder
             assert source.labels == {"file": source.labels["file"], **columns}
 
+    def test_the_level_of_the_class_folders_can_be_named(self, folder: Path) -> None:
+        source = run.Source.of(folder, "folder:1")
+        assert (source.root, source.labels) == (folder.parent, {"folder_level": 1})
+
     def test_a_label_file_that_is_not_there_is_named_with_the_places(self, folder: Path) -> None:
         with pytest.raises(PathNotFound, match=r"no label file l\.csv.*my photos"):
             run.Source.of(folder, "l.csv")

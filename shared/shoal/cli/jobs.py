@@ -29,8 +29,9 @@ Labels = Annotated[
     str,
     typer.Option(
         envvar="SHOAL_LABELS",
-        metavar="folder|none|FILE[:PATH:LABEL]",
-        help="Class = folder name, none, or a label file with the names of its columns. A relative FILE is looked for "
+        metavar="folder[:LEVEL]|none|FILE[:PATH:LABEL]",
+        help="Class = folder name (of LEVEL 0, 1, … below PATH where it is not the obvious one), none, or a label file "
+        "with the names of its columns. A relative FILE is looked for "
         "in the working directory, then below the data root.",
     ),
 ]
@@ -41,22 +42,39 @@ def parse_model(text: str) -> str | dict[str, Any]:
     """A model as the API takes it: a name, or a JSON object."""
     if not text.lstrip().startswith("{"):
         return text
+    return parse_object(text, "--model")
+
+
+def parse_object(text: str, flag: str) -> dict[str, Any]:
+    """The JSON object that is the value of ``flag``.
+
+    Raises
+    ------
+    InvalidRequest
+        It is not JSON.
+    """
     try:
         parsed: dict[str, Any] = json.loads(text)
     except ValueError as error:
-        raise InvalidRequest(f"--model starts with a brace but is not JSON: {error}.") from None
+        raise InvalidRequest(f"{flag} starts with a brace but is not JSON: {error}.") from None
     return parsed
 
 
-def parse_labels(text: str) -> str | dict[str, str]:
-    """Labels as the API takes them."""
+def parse_labels(text: str) -> str | dict[str, Any]:
+    """Labels as the API takes them: its own words, ``folder:N``, or a file with its columns."""
     if text in {"folder", "none"}:
         return text
+    kind, _, level = text.partition(":")
+    if kind == "folder" and level.isascii() and level.isdigit():
+        return {"folder_level": int(level[:9])}
+    if text.startswith('{"folder_level"'):  # As the API's own errors write it.
+        return parse_object(text, "--labels")
     try:
         file, path_column, label_column = split_label_file(text)
     except ValueError:
         raise InvalidRequest(
-            f"`--labels` is {text!r}: give `folder`, `none`, `FILE`, or `FILE:PATH_COLUMN:LABEL_COLUMN`."
+            f"`--labels` is {text!r}: give `folder`, `folder:LEVEL`, `none`, `FILE`, or "
+            "`FILE:PATH_COLUMN:LABEL_COLUMN`."
         ) from None
     here = Path(file).expanduser()
     file = str(here.resolve()) if here.is_absolute() or here.is_file() else file

@@ -52,7 +52,7 @@ class Source:
 
     folder: Path
     root: Path
-    labels: str | dict[str, str] = "folder"
+    labels: str | dict[str, Any] = "folder"
 
     @property
     def path(self) -> str:
@@ -72,7 +72,7 @@ class Source:
         """
         where = _existing(folder)
         parsed = _label_file(labels, where)
-        if isinstance(parsed, str):
+        if isinstance(parsed, str) or "file" not in parsed:
             return cls(where, where.parent, parsed)
         file = Path(parsed["file"])
         root = Path(os.path.commonpath([where.parent, file.parent]))
@@ -302,11 +302,11 @@ def _existing(folder: Path) -> Path:
     return where
 
 
-def _label_file(text: str, folder: Path) -> str | dict[str, str]:
+def _label_file(text: str, folder: Path) -> str | dict[str, Any]:
     """`parse_labels`, with the label file's path absolute: of the working directory, or in or beside the folder."""
     whole = Path(text).expanduser()
     parsed = {"file": str(whole)} if whole.is_file() else parse_labels(text)
-    if isinstance(parsed, str):
+    if isinstance(parsed, str) or "file" not in parsed:
         return parsed
     for base in (Path(), folder, folder.parent):
         file = base / Path(parsed["file"]).expanduser()
