@@ -241,14 +241,14 @@ class TestSummary:
                 },
                 {"reason": "hidden", "suffix": None, "count": 1, "examples": [], "message": "Hidden."},
             ],
-            "source": {"message": "The folders' names are the classes."},
+            "source": {"message": "The first folder below `path` is the class."},
         }
         text = self.text(store, extraction=extraction)
         assert "3 images could not be read" in text
         assert "image_too_large  a.png: Too many." in text
         assert "3 files not taken" in text
         assert ".heic   No decoder. Such as b.heic" in text
-        assert "The folders' names are the classes." in text
+        assert "The first folder below `[red] cats` is the class." in text
 
 
 def test_files_are_copied_where_one_says(store: Store, tmp_path: Path) -> None:

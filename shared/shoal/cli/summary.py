@@ -80,9 +80,11 @@ def print_summary(console: Console, store: Store, made: Made) -> None:
     empty = f" ({clustering.k - filled:,} of {clustering.k:,} stayed empty)" if filled < clustering.k else ""
     _say(console, f"{made.folder.name}: {_count(rows, 'image')} in {_count(filled, 'group')}{empty}", style="bold")
     source = made.extraction.get("source") or {}
-    for note in (source.get("message"), *made.notes):
+    # A user of `shoal run` has named a folder, not a field `path`.
+    recognised = str(source.get("message") or "").replace("`path`", f"`{made.folder.name}`")
+    for note in (recognised, *made.notes):
         if note:
-            _say(console, str(note))
+            _say(console, note)
     # A single class tells nothing about groups.
     labelled = int(clustering.spec.get("train_classes") or 0) > 1
     console.print(_groups(store, clusters, made.embeddings, labelled=labelled))
