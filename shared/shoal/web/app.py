@@ -12,7 +12,7 @@ from shoal.keys import KeyStore
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.storeroot import store_identity
-from shoal.web import auth, health, jobs, problems
+from shoal.web import auth, docs, health, jobs, problems
 from shoal.web.audit import Audit
 from shoal.web.counting import Counting
 from shoal.web.headers import SecurityHeaders
@@ -48,7 +48,9 @@ def create_app(
         What the routes work on; from the environment when left out.
     """
     settings = settings or Settings()
-    app = FastAPI(title=f"Shoal {service}", summary=SUMMARY.get(service), version=__version__)
+    app = FastAPI(
+        title=f"Shoal {service}", summary=SUMMARY.get(service), version=__version__, docs_url=None, redoc_url=None
+    )
     app.state.settings = settings
     app.state.queue = queue or JobQueue.from_url(
         settings.redis_url.get_secret_value(), lease_s=settings.lease_s, store=store_identity(settings.store)
@@ -59,7 +61,7 @@ def create_app(
     app.state.registry = health.registry_for(app.state.queue, settings)
     problems.install(app)
     _guard(app, service, settings)
-    for router in [*routers, jobs.router, health.router]:
+    for router in [*routers, jobs.router, health.router, docs.router]:
         app.include_router(router)
     return app
 
