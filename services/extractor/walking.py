@@ -13,6 +13,7 @@ from pathlib import Path
 
 from shoal.errors import PathNotFound, PathOutsideRoot
 from shoal.paths import open_confined
+from shoal.wanted import check_wanted
 
 from extractor.formats import IMAGE_SUFFIXES, RAW, RAW_SUFFIXES, SNIFFED_BYTES, sniff, suffix_of
 from extractor.images import stamp_of
@@ -159,6 +160,7 @@ class Walk:
 
     def _spent(self) -> bool:
         self._entries += 1
+        check_wanted()
         if self._entries % PROGRESS_ENTRIES == 0:
             self._alive(self._entries)
         budget = self._budget

@@ -156,6 +156,12 @@ class Settings(BaseSettings):
         validation_alias="SHOAL_MAX_INLINE_BYTES",
         description="Of a request that carries images or embeddings.",
     )
+    max_held_bytes: int = Field(
+        2**29,
+        ge=1024,
+        validation_alias="SHOAL_MAX_HELD_BYTES",
+        description="Of all bodies at once that arrive or are worked on; small ones are always taken.",
+    )
     max_streams: int = Field(
         512, ge=1, validation_alias="SHOAL_MAX_STREAMS", description="Event streams that an API serves at once."
     )

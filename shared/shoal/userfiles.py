@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shoal.errors import FileUnusable, PathOutsideRoot, ShoalError
+from shoal.wanted import check_wanted
 
 MOST_BYTES = 64 << 20
 """Bytes of a file that is read whole, unless its reader says otherwise."""
@@ -148,6 +149,7 @@ class UserFile:
         number = 0
         while True:
             number += 1
+            check_wanted()
             try:
                 line = text.readline(most_line + 1)
             except UnicodeError as error:

@@ -155,3 +155,25 @@ def test_what_is_no_http_is_refused_with_a_problem(
     assert answer.startswith(b"HTTP/1.1 400")
     assert b"application/problem+json" in answer
     assert b'"code": "malformed_request"' in answer
+
+
+def test_bodies_fill_only_so_much_memory(
+    make_app: MakeApp, serve: Serve, connect: Callable[..., socket.socket], wait_until: Callable[..., None]
+) -> None:
+    port = serve(make_app(auth="off", max_held_bytes=1_500_000))
+    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+    held = connect(port, head + b"2000000\r\n\r\n" + b" " * 1_000_000)
+    url, body = f"http://127.0.0.1:{port}/v1/embeddings", b'{"text": "' + b"x" * 1_000_000 + b'"}'
+    headers = {"Content-Type": "application/json"}
+
+    def refused() -> bool:
+        # The rest of a refused body is not read, which a client that is still sending may see as a reset.
+        with contextlib.suppress(httpx.TransportError):
+            answer = httpx.post(url, content=body, headers=headers, timeout=30)
+            return answer.status_code == 429 and bool(answer.headers["retry-after"])
+        return False
+
+    wait_until(refused)
+    assert httpx.post(url, json={"text": "small"}, timeout=30).json() == 5
+    held.close()
+    wait_until(lambda: httpx.post(url, content=body, headers=headers, timeout=30).is_success)

@@ -76,6 +76,7 @@ def _guard(app: FastAPI, service: str, settings: Settings) -> None:
         max_bytes=settings.max_body_bytes,
         max_inline_bytes=settings.max_inline_bytes,
         body_s=settings.body_timeout_s,
+        max_held_bytes=settings.max_held_bytes,
         queue_limits=QueueLimits(settings.max_queued, settings.max_queued_per_key, store, settings.absent_kinds),
     )
     auth.install(app, settings, store)

@@ -19,6 +19,7 @@ from shoal.errors import (
     QueueFull,
     RequestTimeout,
     ShoalError,
+    TooManyRequests,
 )
 from shoal.jobs.kinds import not_installed
 from shoal.jobs.queue import JobQueue
@@ -32,6 +33,8 @@ RECOUNT_S: Final = 5.0
 """How often at most a key's unfinished jobs are counted again: it takes a round trip a job."""
 BODY_S: Final = 60.0
 """How long a request's body may take to arrive."""
+MAX_HELD_BYTES: Final = 2**29
+HELD_RETRY_S: Final = 2
 
 
 @dataclass
@@ -127,6 +130,8 @@ class Limits:
         Of a body that carries images or embeddings themselves.
     body_s
         Seconds in which a body must arrive.
+    max_held_bytes
+        Of all bodies at once that are arriving or being worked on; small ones are always taken.
     """
 
     def __init__(
@@ -137,8 +142,11 @@ class Limits:
         max_inline_bytes: int,
         queue_limits: QueueLimits,
         body_s: float = BODY_S,
+        max_held_bytes: int = MAX_HELD_BYTES,
     ) -> None:
         self._app = app
+        self._max_held_bytes = max_held_bytes
+        self._held = 0
         self._body_s = body_s
         self._max_bytes = max_bytes
         self._max_inline_bytes = max_inline_bytes
@@ -149,8 +157,15 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        held: list[int] = []
         try:
-            body = await self._read(scope, receive)
+            await self._answer(scope, receive, send, held)
+        finally:
+            self._held -= sum(held)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, held: list[int]) -> None:
+        try:
+            body = await self._read(scope, receive, held)
         except ShoalError as error:
             await refuse(error, scope, receive, send)
             return
@@ -163,7 +178,7 @@ class Limits:
         finally:
             _limits.reset(token)
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+    async def _read(self, scope: Scope, receive: Receive, held: list[int]) -> bytes:
         inline = scope["path"] == "/v1/embeddings" or scope["path"].endswith("/assign")
         most = self._max_inline_bytes if inline else self._max_bytes
         too_large = BodyTooLarge(
@@ -183,8 +198,16 @@ class Limits:
                     raise ClientDisconnect
                 chunks.append(message.get("body", b""))
                 size += len(chunks[-1])
+                held.append(len(chunks[-1]))
+                self._held += held[-1]
                 if size > most:
                     raise too_large
+                if size > LARGE_BODY and self._held > self._max_held_bytes:
+                    raise TooManyRequests(
+                        f"The requests under way hold {self._held} bytes, and {self._max_held_bytes} may be held at "
+                        "once: send it again later.",
+                        retry_after_s=HELD_RETRY_S,
+                    )
                 if not message.get("more_body", False):
                     # Copying a large body takes a while too.
                     return b"".join(chunks) if size <= LARGE_BODY else await BODIES.run(_joined, chunks)

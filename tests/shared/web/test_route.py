@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -12,16 +13,20 @@ import anyio
 import pytest
 from clusterer import api as clusterer_api
 from extractor import api as extractor_api
+from extractor import sources
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.testclient import TestClient
 from shoal.errors import Unavailable
 from shoal.jobs.queue import JobQueue
+from shoal.schemas import ImageSource
 from shoal.settings import Settings
 from shoal.store import Store
-from shoal.wanted import Patience, check_wanted
-from shoal.web import pools
+from shoal.userfiles import UserFile
+from shoal.wanted import Patience, check_wanted, waiting
+from shoal.web import create_app, pools
 from shoal.web.pools import Pool
 from shoal.web.route import Route
+from shoal.web.route import router as make_router
 
 SERVICES = {"extractor": extractor_api.build, "clusterer": clusterer_api.build}
 JSON = {"content-type": "application/json"}
@@ -132,3 +137,42 @@ def test_whoever_waits_asks_no_more_often_than_needed() -> None:
     patience = Patience(30.0, _since=time.monotonic() - 31)
     with pytest.raises(Unavailable):
         patience.check()
+
+
+def test_a_client_that_hangs_up_ends_the_work_on_its_request(
+    serve: Callable[..., int], queue: JobQueue, tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\n" + "a.png,x\n" * 10)
+    begun, ended = threading.Event(), threading.Event()
+    routes = make_router()
+
+    @routes.get("/endless")
+    def endless() -> None:
+        file = UserFile(tmp_path / "labels.csv")
+        try:
+            while True:
+                with file.lines() as lines:
+                    begun.set()
+                    assert len(list(lines)) == 11
+        finally:
+            ended.set()
+
+    settings = Settings(store=tmp_path, auth="off")
+    app = create_app(
+        service="test", routers=[routes], kinds=["test"], settings=settings, queue=queue, store=Store(tmp_path)
+    )
+    with socket.create_connection(("127.0.0.1", serve(app))) as connection:
+        connection.sendall(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert begun.wait(30)
+        assert not ended.is_set()
+    assert ended.wait(30)
+
+
+def test_a_walk_ends_with_its_request(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    token = waiting.set(Patience(30.0, gone=True))
+    try:
+        with pytest.raises(Unavailable):
+            sources.check(ImageSource(path="."), tmp_path)
+    finally:
+        waiting.reset(token)
