@@ -126,7 +126,8 @@ def by_code(problem: dict[str, JsonValue]) -> ShoalError:
 
     A code that this version does not know becomes a plain `ShoalError` that keeps the code.
     """
-    known = {cls.code: cls for cls in _tree(ShoalError)}
+    # Of classes that share a code, the one that is furthest up: it is the one that every process knows.
+    known = {cls.code: cls for cls in reversed(_tree(ShoalError))}
     cls = known.get(str(problem.get("code")), ShoalError)
     members = {key: value for key, value in problem.items() if key not in {"type", "title", "status", "detail"}}
     code = members.pop("code", cls.code)
