@@ -8,8 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from extractor.tf import folders
-
 Readiness = Literal["ready", "downloadable", "needs_file"]
 CropMode = Literal["center", "squash"]
 
@@ -119,6 +117,9 @@ class WeightsSource:
             path = models_root / name
             try:
                 if self.kind == "served":
+                    # Not at the top: decode processes, which know transforms only, would load pydantic with it.
+                    from extractor.tf import folders
+
                     path = path / str(max(folders.versions(path), default=0)) / "saved_model.pb"
                 if path.is_file():
                     return path
