@@ -15,6 +15,7 @@ from rich.console import Console
 from shoal import __version__
 from shoal.cli import reuse, run, summary
 from shoal.cli.session import Session
+from shoal.cli.source import Source
 from shoal.errors import InvalidRequest, PathNotFound, StoreError
 from shoal.importer import import_embeddings
 from shoal.jobs.queue import JobQueue
@@ -32,25 +33,25 @@ def folder(tmp_path: Path) -> Path:
 
 class TestSource:
     def test_a_folder_is_asked_for_by_its_name_below_its_parent(self, folder: Path) -> None:
-        source = run.Source.of(folder)
+        source = Source.of(folder)
         assert (source.root, source.path, source.labels) == (folder.parent, "my photos é", "folder")
 
     def test_a_folder_of_the_root_is_a_folder_too(self) -> None:
-        source = run.Source.of(Path("/tmp"))
+        source = Source.of(Path("/tmp"))
         assert (source.root, source.path) == (Path("/tmp").resolve().parent, Path("/tmp").resolve().name)
 
     @pytest.mark.parametrize("name", ["file.png", "nowhere", "/"])
     def test_what_is_no_folder_of_images_is_refused_with_what_to_do(self, folder: Path, name: str) -> None:
         (folder / "file.png").touch()
         with pytest.raises((PathNotFound, InvalidRequest), match=r"give the folder|There is no folder") as caught:
-            run.Source.of(folder / name)
+            Source.of(folder / name)
         if name == "file.png":
             assert str(folder) in caught.value.detail
 
     def test_a_name_that_is_not_utf8_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
         with pytest.raises(InvalidRequest, match=r"caf\\xe9 is not UTF-8"):
-            run.Source.of(tmp_path / os.fsdecode(b"caf\xe9"))
+            Source.of(tmp_path / os.fsdecode(b"caf\xe9"))
 
     @pytest.mark.parametrize("where", ["here", "inside", "beside", "far", "home"])
     def test_a_label_file_may_lie_anywhere(
@@ -71,19 +72,19 @@ class TestSource:
         monkeypatch.setenv("HOME", str(tmp_path / "h"))
         named = {"far": str(file), "home": "~/labels.csv"}.get(where, "labels.csv")
         for text, columns in ((named, {}), (f"{named}:p:l", {"path_column": "p", "label_column": "l"})):
-            source = run.Source.of(folder, text)
+            source = Source.of(folder, text)
             assert isinstance(source.labels, dict)
             assert source.root / source.labels["file"] == file
             assert source.root / source.path == folder
             assert source.labels == {"file": source.labels["file"], **columns}
 
     def test_the_level_of_the_class_folders_can_be_named(self, folder: Path) -> None:
-        source = run.Source.of(folder, "folder:1")
+        source = Source.of(folder, "folder:1")
         assert (source.root, source.labels) == (folder.parent, {"folder_level": 1})
 
     def test_a_label_file_that_is_not_there_is_named_with_the_places(self, folder: Path) -> None:
         with pytest.raises(PathNotFound, match=r"no label file l\.csv.*my photos"):
-            run.Source.of(folder, "l.csv")
+            Source.of(folder, "l.csv")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +268,7 @@ class TestLeftovers:
 
     @pytest.fixture
     def ask(self, folder: Path) -> run.Ask:
-        return run.Ask(run.Source(folder.parent / "v.npy", folder.parent), clusters=7)
+        return run.Ask(Source(folder.parent / "v.npy", folder.parent), clusters=7)
 
     def test_the_same_clustering_goes_on_at_once_and_the_rest_is_dropped(
         self, store: Store, queue: JobQueue, redis_server: str, ask: run.Ask, tmp_path: Path
@@ -292,7 +293,7 @@ class TestLeftovers:
         assert not ask.wants(job, store)
         assert run.Ask(ask.source).wants(job, store)
         assert not run.Ask(ask.source, options={"pca": {"components": 2}}).wants(job, store)
-        assert not run.Ask(run.Source(Path("/x/y"), Path("/x"))).wants(job, store)
+        assert not run.Ask(Source(Path("/x/y"), Path("/x"))).wants(job, store)
 
     def test_each_data_root_has_a_queue_of_its_own(self, store: Store, tmp_path: Path) -> None:
         queues = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import sys
 import time
@@ -17,13 +16,14 @@ from typing import Annotated, Any
 import typer
 
 from shoal.cli.flags import CLUSTER, EXTRACT, TWO_CLUSTERS, Clusters, Flags, speaking_of
-from shoal.cli.jobs import DEFAULT_MODEL, Labels, Model, parse_labels, parse_model
+from shoal.cli.jobs import DEFAULT_MODEL, Labels, Model, parse_model
 from shoal.cli.output import duration, err, out, progress_bars, watch_job
 from shoal.cli.paths import Models, StoreRoot, expanded
 from shoal.cli.reuse import canonical, same_clustering
 from shoal.cli.session import Interrupted, Session, interruptible
+from shoal.cli.source import Source
 from shoal.cli.summary import Made, print_summary, quoted
-from shoal.errors import ClustersInvalid, EmbeddingsNotFound, InvalidRequest, NotFound, PathNotFound, StoreError
+from shoal.errors import ClustersInvalid, EmbeddingsNotFound, InvalidRequest, NotFound, StoreError
 from shoal.jobs.states import JobState
 from shoal.schemas import Job
 from shoal.settings import Settings
@@ -34,49 +34,6 @@ RUN: Flags = {**EXTRACT, **CLUSTER, "images": "FOLDER", "images.path": "FOLDER",
 FEWEST_IMAGES = 2
 MAX_FAILED_FRACTION = 0.5
 """Folders that nobody has tidied hold files that are no images; the summary names them."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A folder of images, as the services are asked for it.
-
-    Attributes
-    ----------
-    folder
-        Where it is.
-    root
-        The data root: what holds the folder, and the label file where there is one.
-    labels
-        As the API takes them.
-    """
-
-    folder: Path
-    root: Path
-    labels: str | dict[str, Any] = "folder"
-
-    @property
-    def path(self) -> str:
-        """The folder below the data root."""
-        return self.folder.relative_to(self.root).as_posix()
-
-    @classmethod
-    def of(cls, folder: Path, labels: str = "folder") -> Source:
-        """The source that a user means.
-
-        Raises
-        ------
-        PathNotFound
-            There is no such folder or label file.
-        InvalidRequest
-            The folder cannot be asked for.
-        """
-        where = _existing(folder)
-        parsed = _label_file(labels, where)
-        if isinstance(parsed, str) or "file" not in parsed:
-            return cls(where, where.parent, parsed)
-        file = Path(parsed["file"])
-        root = Path(os.path.commonpath([where.parent, file.parent]))
-        return cls(where, root, {**parsed, "file": file.relative_to(root).as_posix()})
 
 
 @dataclass(frozen=True)
@@ -274,50 +231,6 @@ def stopping_well(session: Session, source: Source, store: Store, command: str) 
         raise StoreError(
             f"{where}{error.strerror or error}. Mend this, then say the same again: what is embedded is kept."
         ) from error
-
-
-def _existing(folder: Path) -> Path:
-    """The folder itself, by its true name.
-
-    Raises
-    ------
-    PathNotFound, InvalidRequest
-        It cannot be a folder of images.
-    """
-    where = folder.expanduser()
-    if where.is_file():
-        raise PathNotFound(f"{where} is a file: give the folder that holds the images, {where.parent.resolve()}.")
-    if not where.is_dir():
-        raise PathNotFound(f"There is no folder {where.absolute()}.")
-    where = where.resolve()
-    if not where.name:
-        raise InvalidRequest(f"{where} is the whole machine: give the folder that holds the images.")
-    try:
-        str(where).encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(where).decode(errors="backslashreplace")
-        raise InvalidRequest(f"The name of the folder {shown} is not UTF-8: rename it.") from None
-    if not os.access(where, os.R_OK | os.X_OK):
-        raise PathNotFound(f"The folder {where} may not be read by this user: change its permissions.")
-    return where
-
-
-def _label_file(text: str, folder: Path) -> str | dict[str, Any]:
-    """`parse_labels`, with the label file's path absolute: of the working directory, or in or beside the folder."""
-    whole = Path(text).expanduser()
-    parsed = {"file": str(whole)} if whole.is_file() else parse_labels(text)
-    if isinstance(parsed, str) or "file" not in parsed:
-        return parsed
-    for base in (Path(), folder, folder.parent):
-        file = base / Path(parsed["file"]).expanduser()
-        if file.is_file():
-            # Not resolved to its end: a link beside the images may lead to a file elsewhere.
-            return {**parsed, "file": str(file.resolve())}
-    raise PathNotFound(
-        f"There is no label file {parsed['file']}: it is looked for in {Path.cwd()}, {folder} and {folder.parent}. "
-        "`--labels` is `folder`, `none`, or a CSV or Parquet file.",
-        field="images.labels",
-    )
 
 
 def _flags(model: str, labels: str, models: Path | None, store: Path | None) -> str:

@@ -14,8 +14,9 @@ import typer
 
 from shoal.cli.jobs import DEFAULT_MODEL
 from shoal.cli.output import duration, err, metrics_table, out
-from shoal.cli.run import Ask, Source, extract_and_cluster, result_files, stopping_well
+from shoal.cli.run import Ask, extract_and_cluster, result_files, stopping_well
 from shoal.cli.session import Session
+from shoal.cli.source import Source
 from shoal.cli.summary import quoted
 from shoal.embedded import Process, Stack
 from shoal.settings import Settings
