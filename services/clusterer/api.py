@@ -15,7 +15,7 @@ from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted,
 from shoal.web.pools import WORK
 from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
-from shoal.web.tables import TableFormat, table_response
+from shoal.web.tables import TABLE_RESPONSE, TableFormat, table_response
 
 from clusterer.exports import deleted_sets, described_assignments, described_schema
 from clusterer.facts import facts, summary
@@ -144,7 +144,7 @@ def get_cluster(
     "/clusterings/{clustering_id}/assignments",
     tags=["clusterings"],
     response_class=StreamingResponse,
-    responses=problem_responses(404, 422),
+    responses={**problem_responses(404, 422), **TABLE_RESPONSE},
 )
 def get_assignments(
     clustering_id: Id,

@@ -19,7 +19,7 @@ from shoal.store.survey import describe_all
 from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, create_app, submit
 from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
-from shoal.web.tables import TableFormat, table_response
+from shoal.web.tables import TABLE_RESPONSE, TableFormat, table_response
 
 from extractor import catalogue, openai, rows, sources
 from extractor.modelspec import ModelSpec
@@ -126,7 +126,11 @@ def get_errors(
     }
 
 
-@router.get("/embeddings/{embeddings_id}/rows", tags=["embeddings"], responses=problem_responses(404, 422))
+@router.get(
+    "/embeddings/{embeddings_id}/rows",
+    tags=["embeddings"],
+    responses={**problem_responses(404, 422), **TABLE_RESPONSE},
+)
 def get_rows(
     embeddings_id: Id,
     store: StoreDep,

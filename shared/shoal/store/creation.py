@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+from contextlib import suppress
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shoal.errors import ShoalError, StoreError
-from shoal.store.atomic import publish_folder, remove_folder, replace_file, storage_errors
+from shoal.store.atomic import publish_folder, replace_file, storage_errors
 from shoal.store.documents import read_listing, read_plan
 from shoal.store.layout import EmbeddingsLayout, StoreLayout
 from shoal.store.manifest import Plan, conform_listing, listing_sha256
@@ -36,8 +37,9 @@ def create(store: StoreLayout, layout: EmbeddingsLayout, plan: Plan, listing: pa
     temporary = EmbeddingsLayout(store.temporary / f"{plan.id}.{secrets.token_hex(8)}", layout.digits)
     try:
         with storage_errors(layout.folder):
-            if layout.folder.exists():  # a file has no place there
-                remove_folder(layout.folder, store.trash)
+            # A file has no place there; the folder that another creator has just published stays.
+            with suppress(FileNotFoundError, IsADirectoryError):
+                layout.folder.unlink()
             for folder in temporary.folders:
                 folder.mkdir(parents=True)
             with temporary.listing.open("xb") as file:

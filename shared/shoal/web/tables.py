@@ -22,6 +22,10 @@ MEDIA_TYPES: Final[dict[TableFormat, str]] = {
     "jsonl": "application/x-ndjson",
     "arrow": "application/vnd.apache.arrow.stream",
 }
+TABLE_RESPONSE: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The table.", "content": {media: {} for media in MEDIA_TYPES.values()}}
+}
+"""OpenAPI's entry for what `table_response` answers."""
 BLOCK_ROWS: Final = 4096
 """Rows that are written in one go."""
 GROUP_ROWS: Final = 65_536
