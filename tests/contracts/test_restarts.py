@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -106,19 +105,37 @@ def _appended(root: Path) -> str:
 def test_a_killed_system_is_started_again_at_once_on_the_same_ports(
     tmp_path: Path, wait_until: Callable[..., None]
 ) -> None:
-    paint(tmp_path / "data" / "colours", per_class=2)
-    before = set(Path(tempfile.gettempdir()).glob("shoal-*"))
-    first = start(tmp_path)
+    # A path that no socket can have, so that the queue's is in a temporary folder.
+    root, temporary = tmp_path / ("x" * 100), tmp_path / "temporary"
+    temporary.mkdir()
+    paint(root / "data" / "colours", per_class=2)
+    first = start(root, TMPDIR=str(temporary))
     wait_until(lambda: is_ready(first), deadline_s=START_S, what="readiness")
+    assert len(list(temporary.glob("shoal-*"))) == 1
     _end(first)
-    again = start(tmp_path, ports=tuple(httpx.URL(url).port for url in (first.extractor, first.clusterer)))
+    ports = tuple(httpx.URL(url).port or 0 for url in (first.extractor, first.clusterer))
+    said = (root / "up.log").read_text()
+    again = start(root, ports, TMPDIR=str(temporary))
     try:
-        wait_until(lambda: is_ready(again), deadline_s=START_S, what="readiness")
+        ready = said.count("ready;") + 1
+        wait_until(lambda: (root / "up.log").read_text().count("ready;") == ready, deadline_s=START_S, what="readiness")
     finally:
         again.process.send_signal(signal.SIGTERM)
         assert again.process.wait(60) == 0
-    assert set(Path(tempfile.gettempdir()).glob("shoal-*")) <= before
-    assert find_stack(tmp_path / "store") is None
+    assert list(temporary.glob("shoal-*")) == []
+    assert find_stack(root / "store") is None
+
+
+def test_a_system_that_is_stopped_while_it_starts_leaves_nothing_behind(
+    tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    paint(tmp_path / "data" / "colours", per_class=2)
+    running = start(tmp_path)
+    wait_until(lambda: (tmp_path / "store" / ".logs" / "clusterer-worker.log").exists(), what="the last process")
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(60) != 0
+    assert (find_stack(tmp_path / "store"), _valkeys(tmp_path)) == (None, [])
+    assert not (tmp_path / "store" / ".queue" / "running.json").exists()
 
 
 def test_who_is_asked_for_keys_can_make_one_before_it_starts(tmp_path: Path, wait_until: Callable[..., None]) -> None:

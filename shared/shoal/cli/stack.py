@@ -46,28 +46,29 @@ def up(
     """Run everything on this machine until Ctrl-C."""
     stack = _stack(data, models, store, extractor_port, clusterer_port)
     stopping = threading.Event()
+    stack.stopping = stopping.is_set
 
     def stop(signum: int, frame: Any) -> None:
+        # Only the second time: where an exception comes from nowhere, such as in a callback, it may get lost.
         if stopping.is_set():
             raise KeyboardInterrupt
         stopping.set()
 
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     err.print(f"Starting Shoal on {stack.data} with the store {stack.store} …", highlight=False, soft_wrap=True)
     stack.start()
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGHUP, stop)
-    root = stack.data.resolve()
-    empty = "" if any(root.iterdir()) else ", which is empty: put folders there, or name another root with --data"
-    for line in (
-        f"images     below {root}{empty}",
-        f"store      {stack.store.resolve()}",
-        f"extractor  {stack.extractor_url}/docs",
-        f"clusterer  {stack.clusterer_url}/docs",
-        "ready; Ctrl-C stops all",
-    ):
-        out.print(line, highlight=False, markup=False, soft_wrap=True)
     try:
+        root = stack.data.resolve()
+        empty = "" if any(root.iterdir()) else ", which is empty: put folders there, or name another root with --data"
+        for line in (
+            f"images     below {root}{empty}",
+            f"store      {stack.store.resolve()}",
+            f"extractor  {stack.extractor_url}/docs",
+            f"clusterer  {stack.clusterer_url}/docs",
+            "ready; Ctrl-C stops all",
+        ):
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
         stack.supervise(_report_restart, stopping.is_set)
     finally:
         err.print("Stopping: workers hand their jobs back; `shoal up` on the same store goes on with them.")

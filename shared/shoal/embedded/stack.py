@@ -67,6 +67,8 @@ class Stack:
         Variables of the processes beside those of this one's environment.
     before_workers
         Called with the queue's URL when the queue is up and no worker runs yet.
+    stopping
+        Asked while it starts: True ends the start with a ``KeyboardInterrupt``.
     """
 
     data: Path
@@ -81,6 +83,7 @@ class Stack:
     queue_data: Path | None = None
     extra_env: Mapping[str, str] = field(default_factory=dict)
     before_workers: Callable[[str], None] | None = None
+    stopping: Callable[[], bool] = lambda: False
     processes: list[Process] = field(default_factory=list)
     _server: Server | None = None
     _embedded: bool = False
@@ -239,6 +242,8 @@ class Stack:
         with httpx.Client(trust_env=False, timeout=10.0) as http:
             for name, url in (("extractor", self.extractor_url), ("clusterer", self.clusterer_url)):
                 while not self._is_ready(http, name, url):
+                    if self.stopping():
+                        raise KeyboardInterrupt
                     self._refuse_dead()
                     if time.monotonic() > deadline:
                         reason = self._reason or "it does not answer"
