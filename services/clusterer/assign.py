@@ -10,7 +10,7 @@ import numpy as np
 from clusterer.kmeans import Engine
 from clusterer.kmeans.engine import OnRows
 from clusterer.prices import pad, priced
-from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, LabelArray, Rows
+from clusterer.rows import Float32Array, Float64Array, LabelArray, Rows
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def assign(
     searchers = {seed: engine.searcher(each) for seed, each in targets.items()}
     found = {seed: _empty(rows.n) for seed in centroids}
     inertias = dict.fromkeys(centroids, 0.0)
-    for first, batch in rows.batches(BATCH_ROWS):
+    for first, batch in rows.batches():
         part = slice(first, first + len(batch))
         for seed, searcher in searchers.items():
             labels, _ = searcher.nearest(pad(batch) if seed in priced_seeds else batch, 2)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from clusterer.rows import Float64Array, IntArray
 
 UNLABELLED = -1
-DENSE_CELLS = 50_000_000
+DENSE_CELLS = 2**22
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shoal.store.atomic import replace_file
 
-from clusterer.rows import BATCH_ROWS, ArrayRows, Float32Array, IntArray, Rows
+from clusterer.rows import ArrayRows, Float32Array, IntArray, Rows
 
 _ADVICE = hasattr(mmap, "MADV_DONTNEED")
 
@@ -70,7 +70,7 @@ class FileRows(ArrayRows):
 
 
 def write_rows(
-    file: Path, rows: Rows, *, batch_rows: int = BATCH_ROWS, on_rows: Callable[[int], None] | None = None
+    file: Path, rows: Rows, *, batch_rows: int | None = None, on_rows: Callable[[int], None] | None = None
 ) -> None:
     """Read all rows once into ``file``, which appears when it is whole; ``on_rows`` hears how many there are so far.
 

@@ -8,30 +8,33 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from clusterer.contingency import contingency
-from clusterer.kmeans.engine import sum_by_label
+from clusterer.kmeans.engine import add_by_label
 from clusterer.metrics import adjusted_rand_index
 from clusterer.nearest import squared_distances
-from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, IntArray, LabelArray, Rows
+from clusterer.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
 
 MULTIPLY_ADDS = 20_000_000_000
 """What the distances of the sampled rows to all rows may cost."""
 FEWEST_SAMPLED, MOST_SAMPLED = 64, 1000
 COINCIDENT = 1e-7
-_PAIRS_AT_ONCE = 1000
+TABLE_CELLS = 2**22
+"""Cells of the tables of clusters and sampled rows, or of pairs of clusters, that are held at once."""
+LABELLING_VALUES = 2**23
+"""Values of the means of labellings that are judged in the same passes."""
 
 
 @dataclass
 class _Sums:
-    """What one seed's clusters add up to."""
+    """What one seed's clusters add up to, and the distances of the sampled rows to them."""
 
     sizes: IntArray
     means: Float64Array
     distances: Float64Array
     within: float
-    to_sample: Float64Array
+    inside: Float64Array
+    nearest: Float64Array
 
 
 def internal_metrics(
@@ -42,7 +45,10 @@ def internal_metrics(
     sample_seed: int = 0,
     on_rows: Callable[[int], None] | None = None,
 ) -> dict[int, dict[str, Any]]:
-    """Silhouette, Davies-Bouldin and Calinski-Harabasz of each labelling, in two passes over the rows for all of them.
+    """Silhouette, Davies-Bouldin and Calinski-Harabasz of each labelling.
+
+    Two passes over the rows for all labellings, where their clusters are not too many: each further pass takes a share
+    of the sampled rows, and labellings of very many clusters are judged one after the other.
 
     Parameters
     ----------
@@ -66,15 +72,35 @@ def internal_metrics(
     TPAMI 1 (1979). Calinski, Harabasz: A dendrite method for cluster analysis. Comm. Stat. 3 (1974).
     """
     chosen = _sample(rows, sample_seed)
+    at_once = max(1, LABELLING_VALUES // (k * rows.dim))
+    seeds = list(labels)
+    found: dict[int, dict[str, Any]] = {}
+    for first in range(0, len(seeds), at_once):
+        some = {seed: labels[seed] for seed in seeds[first : first + at_once]}
+        found |= _internal_metrics(rows, some, k, chosen, on_rows)
+    return found
+
+
+def _internal_metrics(
+    rows: Rows, labels: Mapping[int, LabelArray], k: int, chosen: IntArray, on_rows: Callable[[int], None] | None
+) -> dict[int, dict[str, Any]]:
     sums, middle = _means(rows, labels, k, len(chosen))
     points = rows.take(chosen)
-    for first, batch in rows.batches(BATCH_ROWS):
-        part = slice(first, first + len(batch))
-        away = np.sqrt(squared_distances(batch, points))
+    step = max(FEWEST_SAMPLED, TABLE_CELLS // (k * len(labels)))
+    for start in range(0, len(chosen), step):
+        some = slice(start, start + step)
+        tables = {seed: np.zeros((k, len(points[some]))) for seed in labels}
+        for first, batch in rows.batches():
+            part = slice(first, first + len(batch))
+            away = np.sqrt(squared_distances(batch, points[some]))
+            for seed, each in sums.items():
+                add_by_label(tables[seed], away, labels[seed][part])
+                if not start:
+                    _add(each, batch, labels[seed][part])
+            if on_rows is not None:
+                on_rows(part.stop)
         for seed, each in sums.items():
-            _add(each, batch, labels[seed][part], away)
-        if on_rows is not None:
-            on_rows(part.stop)
+            _near(each, tables[seed], labels[seed][chosen[some]], some)
     return {seed: _judge(each, labels[seed][chosen], middle, rows.n) for seed, each in sums.items()}
 
 
@@ -100,26 +126,41 @@ def _means(rows: Rows, labels: Mapping[int, LabelArray], k: int, sampled: int) -
     """The mean of each cluster of each labelling, and the mean of all rows."""
     totals = {seed: np.zeros((k, rows.dim)) for seed in labels}
     middle = np.zeros(rows.dim)
-    for first, batch in rows.batches(BATCH_ROWS):
+    for first, batch in rows.batches():
         middle += batch.sum(axis=0, dtype=np.float64)
         for seed, total in totals.items():
-            total += sum_by_label(batch, labels[seed][first : first + len(batch)], k)
+            add_by_label(total, batch, labels[seed][first : first + len(batch)])
     found = {}
     for seed, total in totals.items():
         sizes = np.bincount(labels[seed], minlength=k).astype(np.int64)
-        means = total / np.maximum(sizes, 1)[:, None]
-        found[seed] = _Sums(sizes, means, np.zeros(k), 0.0, np.zeros((k, sampled)))
+        total /= np.maximum(sizes, 1)[:, None]
+        found[seed] = _Sums(sizes, total, np.zeros(k), 0.0, np.zeros(sampled), np.zeros(sampled))
     return found, middle / max(rows.n, 1)
 
 
-def _add(into: _Sums, batch: Float32Array, labels: LabelArray, away: Float64Array) -> None:
-    b, k = len(batch), len(into.sizes)
+def _add(into: _Sums, batch: Float32Array, labels: LabelArray) -> None:
     difference = batch - into.means[labels]
     squared = np.einsum("ij,ij->i", difference, difference)
     into.within += float(squared.sum())
-    into.distances += np.bincount(labels, weights=np.sqrt(squared), minlength=k)
-    summed: Any = csr_array((np.ones(b), labels, np.arange(b + 1)), shape=(b, k)).T @ away
-    into.to_sample += summed
+    into.distances += np.bincount(labels, weights=np.sqrt(squared), minlength=len(into.sizes))
+
+
+def _near(into: _Sums, table: Float64Array, own: LabelArray, some: slice) -> None:
+    """Mean distances of some sampled rows to the rows of their own cluster and of the nearest other one.
+
+    Parameters
+    ----------
+    table
+        ``(k, m)``: sums of the distances of the sampled rows to the rows of each cluster; written over.
+    own
+        ``(m,)``: their own clusters.
+    """
+    at = np.arange(len(own))
+    into.inside[some] = table[own, at] / np.maximum(into.sizes[own] - 1, 1)
+    table /= np.maximum(into.sizes, 1)[:, None]
+    table[into.sizes == 0] = np.inf
+    table[own, at] = np.inf
+    into.nearest[some] = table.min(axis=0)
 
 
 def _judge(sums: _Sums, own: LabelArray, middle: Float64Array, n: int) -> dict[str, Any]:
@@ -144,12 +185,7 @@ def _judge(sums: _Sums, own: LabelArray, middle: Float64Array, n: int) -> dict[s
 
 def _silhouettes(sums: _Sums, own: LabelArray) -> Float64Array:
     """The silhouette of each sampled row; 0 for a row that is alone in its cluster."""
-    at = np.arange(len(own))
-    sizes = sums.sizes[own]
-    inside = sums.to_sample[own, at] / np.maximum(sizes - 1, 1)
-    others = np.where(sums.sizes[:, None] > 0, sums.to_sample / np.maximum(sums.sizes, 1)[:, None], np.inf)
-    others[own, at] = np.inf
-    nearest = others.min(axis=0)
+    sizes, inside, nearest = sums.sizes[own], sums.inside, sums.nearest
     larger = np.maximum(inside, nearest)
     found: Float64Array = np.where(
         (sizes > 1) & (larger > 0), (nearest - inside) / np.where(larger > 0, larger, 1), 0.0
@@ -159,11 +195,14 @@ def _silhouettes(sums: _Sums, own: LabelArray) -> Float64Array:
 
 def _davies_bouldin(means: Float64Array, scatter: Float64Array) -> float:
     worst = np.zeros(len(means))
-    for first in range(0, len(means), _PAIRS_AT_ONCE):
-        part = slice(first, first + _PAIRS_AT_ONCE)
-        apart = np.sqrt(squared_distances(means[part], means))  # type: ignore[arg-type]
+    step = max(1, min(len(means), TABLE_CELLS // 2 // len(means)))
+    for first in range(0, len(means), step):
+        part = slice(first, first + step)
+        apart = squared_distances(means[part], means)  # type: ignore[arg-type]
+        np.sqrt(apart, out=apart)
         # Means that coincide tell nothing about separation, and neither does a cluster beside itself. Distances come
         # from products, which leave the square root of the rounding error where there is none.
         apart[apart <= COINCIDENT * (apart.max() or 1.0)] = np.inf
-        worst[part] = ((scatter[part, None] + scatter[None, :]) / apart).max(axis=1)
+        ratio = np.add.outer(scatter[part], scatter)
+        worst[part] = np.divide(ratio, apart, out=ratio).max(axis=1)
     return float(worst.mean())

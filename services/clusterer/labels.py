@@ -106,13 +106,21 @@ def _hungarian(table: Contingency) -> IntArray:
     Clusters are put in an order that depends on their content alone before they are matched, so that the map does not
     depend on how they are numbered.
     """
-    dense = table.dense()
-    majority = dense.max(axis=1, initial=0)
-    weight = np.where(dense > 0, dense * (table.n + 1.0) - majority[:, None], 0.0)
-    order = np.argsort(dense @ np.random.default_rng(0).random(table.shape[1]), kind="stable")
-    clusters, classes = linear_sum_assignment(weight[order], maximize=True)
-    clusters = order[clusters]
-    chosen = np.full(table.shape[0], UNMAPPED, dtype=np.int64)
-    told = dense[clusters, classes] > 0
-    chosen[clusters[told]] = classes[told]
+    (k, c), cluster, count = table.shape, table.cluster, table.count
+    majority = np.zeros(k, dtype=np.int64)
+    np.maximum.at(majority, cluster, count)
+    content = np.bincount(cluster, weights=count * np.random.default_rng(0).random(c)[table.class_], minlength=k)
+    order = np.argsort(content, kind="stable")
+    place = np.empty(k, dtype=np.int64)
+    place[order] = np.arange(k)
+    # The one table, turned and signed as the solver wants it: otherwise it makes copies.
+    wide = k <= c
+    cost = np.zeros((k, c) if wide else (c, k))
+    cells = (place[cluster], table.class_)
+    cost[cells if wide else cells[::-1]] = majority[cluster] - count * (table.n + 1.0)
+    rows, columns = linear_sum_assignment(cost)
+    places, classes = (rows, columns) if wide else (columns, rows)
+    told = cost[rows, columns] < 0
+    chosen = np.full(k, UNMAPPED, dtype=np.int64)
+    chosen[order[places[told]]] = classes[told]
     return chosen

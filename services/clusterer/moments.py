@@ -12,7 +12,7 @@ from scipy.linalg.blas import dsyrk
 
 from clusterer.native.arguments import i64, rows_at, usable_cores
 from clusterer.native.library import KernelUnavailable, load_library, narrower_than_blas
-from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, Rows
+from clusterer.rows import Float32Array, Float64Array, Rows
 
 SOME = 256
 """Rows whose mean the sums are taken about, and rows of a covariance that are looked at together."""
@@ -114,7 +114,7 @@ def open_sums(shift: Float64Array) -> Sums:
 def accumulate_moments(
     rows: Rows,
     *,
-    batch_rows: int = BATCH_ROWS,
+    batch_rows: int | None = None,
     on_rows: Callable[[int], None] | None = None,
     sums_about: Callable[[Float64Array], Sums] = open_sums,
 ) -> Moments:
@@ -148,7 +148,9 @@ def accumulate_moments(
     if sums is None:
         raise ValueError("there are no rows")
     offset = sums.total / rows.n
-    return Moments(rows.n, shift + offset, _covariance(sums.second(), offset, rows.n))
+    covariance = _covariance(sums.second(), offset, rows.n)
+    # Without the columns that the kernel's room has beside those of the rows, which go with the sums.
+    return Moments(rows.n, shift + offset, np.ascontiguousarray(covariance))
 
 
 def _covariance(second: Float64Array, offset: Float64Array, n: int) -> Float64Array:

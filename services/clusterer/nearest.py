@@ -6,7 +6,7 @@ import numpy as np
 
 from clusterer.rows import Float32Array, Float64Array, LabelArray
 
-BLOCK_CELLS = 16_000_000
+BLOCK_CELLS = 2**21
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -18,8 +18,11 @@ def squared_distances(batch: Float32Array, centroids: Float32Array) -> Float64Ar
     """
     middle = centroids.mean(axis=0, dtype=np.float64)
     x, c = batch - middle, centroids - middle
-    squared: Float64Array = np.einsum("ij,ij->i", x, x)[:, None] + np.einsum("ij,ij->i", c, c) - 2.0 * (x @ c.T)
-    return np.maximum(squared, 0.0)
+    squared: Float64Array = np.add.outer(np.einsum("ij,ij->i", x, x), np.einsum("ij,ij->i", c, c))
+    products = x @ c.T
+    products *= 2.0
+    squared -= products
+    return np.maximum(squared, 0.0, out=squared)
 
 
 def nearest(batch: Float32Array, centroids: Float32Array, count: int = 1) -> tuple[LabelArray, Float32Array]:

@@ -87,7 +87,7 @@ class Pca:
         )
 
 
-def fit_pca(moments: Moments, components: int | None = None, *, whiten: bool = False) -> Pca:
+def fit_pca(moments: Moments, components: int | None = None, *, whiten: bool = False, overwrite: bool = False) -> Pca:
     """Principal components from the moments of the rows.
 
     Parameters
@@ -98,6 +98,8 @@ def fit_pca(moments: Moments, components: int | None = None, *, whiten: bool = F
         How many to keep; all ``min(n, d)`` by default.
     whiten
         Divide each projection by its standard deviation.
+    overwrite
+        Whether the covariance may be written over, which spares a copy of it.
 
     Raises
     ------
@@ -118,14 +120,20 @@ def fit_pca(moments: Moments, components: int | None = None, *, whiten: bool = F
     some: dict[str, Any] = (
         {"driver": "evr", "subset_by_index": (d - wanted, d - 1)} if wanted < d else {"driver": "evd"}
     )
-    columns = np.array(moments.covariance.T, order="F")  # it is symmetric; LAPACK wants columns, and writes over them
+    total_variance = float(np.trace(moments.covariance))
+    symmetric = moments.covariance.T  # LAPACK wants columns, and writes over them
+    columns = np.asarray(symmetric, order="F") if overwrite else np.array(symmetric, order="F")
     values, vectors = eigh(columns, overwrite_a=True, check_finite=False, **some)
-    directions = vectors.T[::-1]
-    strongest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
+    del columns, symmetric
+    components_ = np.ascontiguousarray(vectors.T[::-1])
+    del vectors
+    for direction in components_:
+        if direction[np.abs(direction).argmax()] < 0:
+            np.negative(direction, out=direction)
     return Pca(
         mean=moments.mean,
-        components=np.ascontiguousarray(directions * np.where(strongest < 0, -1.0, 1.0)),
+        components=components_,
         explained_variance=np.ascontiguousarray(np.maximum(values[::-1], 0.0)),
-        total_variance=float(np.trace(moments.covariance)),
+        total_variance=total_variance,
         whiten=whiten,
     )

@@ -20,9 +20,15 @@ Float64Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 LabelArray = NDArray[np.int32]
 
-BATCH_ROWS = 8192
-WINDOW_ROWS = 65_536
-"""Rows that an engine looks at together: enough to keep all threads busy, few enough to hear of a cancelled job."""
+BATCH_ROWS, BATCH_VALUES = 8192, 2**22
+"""Rows and values of a block at most: some hold a few copies of one, in float64 too."""
+WINDOW_ROWS, WINDOW_VALUES = 65_536, 2**24
+"""Rows and values that an engine looks at together at most: enough to keep all threads busy, few enough to hear of a
+cancelled job, and to count little as memory where they lie in a mapped file."""
+FEWEST_ROWS = 256
+"""Rows of a block at least, whatever their dimensions: products with fewer are slow."""
+NORMALIZED_AT_ONCE = 2**18
+"""Values that are normalised together: their copies on the way stay in the cache."""
 
 
 class Rows(Protocol):
@@ -38,8 +44,14 @@ class Rows(Protocol):
         """Number of columns."""
         ...
 
-    def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, Float32Array]]:
-        """All rows in order, as ``(first row, (b, dim) float32)`` with ``b <= batch_rows``; blocks are read only."""
+    def batches(self, batch_rows: int | None = None) -> Iterator[tuple[int, Float32Array]]:
+        """All rows in order, as ``(first row, (b, dim) float32)``; blocks are read only.
+
+        Parameters
+        ----------
+        batch_rows
+            Rows of each block but the last; `block_rows` of the matrix that is read by default.
+        """
         ...
 
     def take(self, rows: IntArray) -> Float32Array:
@@ -72,8 +84,8 @@ class ArrayRows:
     def dim(self) -> int:
         return int(self.array.shape[1])
 
-    def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, Float32Array]]:
-        for first, window in self.windows(batch_rows):
+    def batches(self, batch_rows: int | None = None) -> Iterator[tuple[int, Float32Array]]:
+        for first, window in self.windows(batch_rows or block_rows(self.dim)):
             yield first, np.ascontiguousarray(window, dtype=np.float32)
 
     def windows(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -117,8 +129,8 @@ class StoredRows:
     def dim(self) -> int:
         return self.shards.dim
 
-    def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, Float32Array]]:
-        source = iter(self.shards.iter_batches(batch_rows))
+    def batches(self, batch_rows: int | None = None) -> Iterator[tuple[int, Float32Array]]:
+        source = iter(self.shards.iter_batches(batch_rows or block_rows(self.dim)))
         zeros = 0
         while True:
             started = time.perf_counter()
@@ -153,7 +165,7 @@ class MappedRows:
     def dim(self) -> int:
         return self.width
 
-    def batches(self, batch_rows: int = BATCH_ROWS) -> Iterator[tuple[int, Float32Array]]:
+    def batches(self, batch_rows: int | None = None) -> Iterator[tuple[int, Float32Array]]:
         for first, batch in self.source.batches(batch_rows):
             yield first, self.apply(batch)
 
@@ -161,7 +173,47 @@ class MappedRows:
         return self.apply(self.source.take(rows))
 
 
-def in_memory(rows: Rows, *, batch_rows: int = BATCH_ROWS, on_rows: Callable[[int], None] | None = None) -> ArrayRows:
+@dataclass(frozen=True)
+class ChosenRows:
+    """Some rows of others, taken block by block.
+
+    Attributes
+    ----------
+    chosen
+        ``(n,) int64``: their numbers.
+    """
+
+    source: Rows
+    chosen: IntArray
+
+    @property
+    def n(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def dim(self) -> int:
+        return self.source.dim
+
+    def batches(self, batch_rows: int | None = None) -> Iterator[tuple[int, Float32Array]]:
+        step = batch_rows or block_rows(self.dim)
+        for first in range(0, self.n, step):
+            yield first, self.source.take(self.chosen[first : first + step])
+
+    def take(self, rows: IntArray) -> Float32Array:
+        return self.source.take(self.chosen[rows])
+
+
+def block_rows(dim: int) -> int:
+    """Rows of a block of a matrix of ``dim`` columns."""
+    return min(BATCH_ROWS, max(FEWEST_ROWS, BATCH_VALUES // dim // FEWEST_ROWS * FEWEST_ROWS))
+
+
+def window_rows(dim: int) -> int:
+    """Rows of a matrix of ``dim`` columns that an engine looks at together."""
+    return min(WINDOW_ROWS, max(FEWEST_ROWS, WINDOW_VALUES // dim))
+
+
+def in_memory(rows: Rows, *, batch_rows: int | None = None, on_rows: Callable[[int], None] | None = None) -> ArrayRows:
     """Read all rows once into one ``(n, dim) float32`` array; ``on_rows`` hears how many there are so far."""
     matrix = np.empty((rows.n, rows.dim), dtype=np.float32)
     for first, batch in rows.batches(batch_rows):
@@ -176,12 +228,16 @@ def l2_normalize(batch: Float32Array) -> Float32Array:
 
     Rows are scaled by their largest magnitude first, so that no finite row overflows or underflows.
     """
-    peak = np.abs(batch).max(axis=1, keepdims=True, initial=0.0)
-    peak[peak == 0.0] = 1.0
-    scaled = batch / peak
-    norms = np.sqrt(np.einsum("ij,ij->i", scaled, scaled, dtype=np.float64))
-    norms[norms == 0.0] = 1.0
-    unit: Float32Array = (scaled / norms[:, None]).astype(np.float32)
+    unit = np.empty(batch.shape, dtype=np.float32)
+    step = max(1, NORMALIZED_AT_ONCE // max(batch.shape[1], 1))
+    for first in range(0, len(batch), step):
+        part = slice(first, first + step)
+        peak = np.abs(batch[part]).max(axis=1, keepdims=True, initial=0.0)
+        peak[peak == 0.0] = 1.0
+        scaled = batch[part] / peak
+        norms = np.sqrt(np.einsum("ij,ij->i", scaled, scaled, dtype=np.float64))
+        norms[norms == 0.0] = 1.0
+        unit[part] = scaled / norms[:, None]
     return unit
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from clusterer.nearest import nearest
-from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, IntArray, LabelArray, Rows
+from clusterer.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
 
+PART_VALUES = 2**20
 OnRows = Callable[[int], None]
 Labeller = Callable[[slice, Float32Array], tuple[LabelArray, Float32Array]]
 """Labels ``(b,)`` and squared distances ``(b,)`` of a block of rows, given with its place among all rows."""
@@ -145,10 +147,10 @@ class StreamingAssigner(Assigner):
         squared = np.empty(rows.n, dtype=np.float32)
         sums = np.zeros((k, rows.dim))
         norms = 0.0
-        for first, batch in rows.batches(BATCH_ROWS):
+        for first, batch in rows.batches():
             part = slice(first, first + len(batch))
             labels[part], squared[part] = label(part, batch)
-            sums += sum_by_label(batch, labels[part], k)
+            add_by_label(sums, batch, labels[part])
             if self._squared_norms is None:
                 norms += float(np.einsum("ij,ij->", batch, batch, dtype=np.float64))
             if on_rows is not None:
@@ -160,12 +162,25 @@ class StreamingAssigner(Assigner):
         return Assignment(labels, sums, counts, total, lambda: squared)
 
 
-def sum_by_label(batch: Float32Array, labels: LabelArray, k: int) -> Float64Array:
+def sum_by_label(batch: NDArray[Any], labels: NDArray[Any], k: int) -> Float64Array:
     """Sum of the rows of each label, ``(k, d)``, added up in float64 in the order of the rows."""
     b = len(batch)
     member = csr_array((np.ones(b), labels, np.arange(b + 1)), shape=(b, k))
     total: Float64Array = member.T @ batch
     return total
+
+
+def add_by_label(sums: Float64Array, batch: NDArray[Any], labels: LabelArray) -> None:
+    """Add the rows of each label to ``(k, d) float64`` sums, in the order of the rows.
+
+    Where there are more labels than rows only those that occur are touched: a table of all for each block would cost
+    more than the rows.
+    """
+    if len(sums) <= len(batch):
+        sums += sum_by_label(batch, labels, len(sums))
+        return
+    present, place = np.unique(labels, return_inverse=True)
+    sums[present] += sum_by_label(batch, place, len(present))
 
 
 def inertia(
@@ -176,7 +191,31 @@ def inertia(
     ``sum |x - c|^2 = sum |x|^2 - 2 sum_j c_j . s_j + sum_j m_j |c_j|^2`` with ``s_j`` the sum and ``m_j`` the number of
     the rows of cluster ``j``.
     """
-    c = centroids.astype(np.float64, copy=False)
-    cross = float(np.einsum("ij,ij->", c, sums))
-    own = float(counts @ np.einsum("ij,ij->i", c, c))
+    cross, own = 0.0, 0.0
+    for part in parts(centroids):
+        c = centroids[part].astype(np.float64, copy=False)
+        cross += float(np.einsum("ij,ij->", c, sums[part]))
+        own += float(counts[part] @ np.einsum("ij,ij->i", c, c))
     return max(0.0, squared_norms - 2.0 * cross + own)
+
+
+def inertia_about(
+    mean: Float32Array, squared_norms: float, sums: Float64Array, counts: IntArray, centroids: Float32Array
+) -> float:
+    """The same from squared norms about ``mean``, where the terms are small and lose nothing to each other."""
+    middle = mean.astype(np.float64)
+    cross, own = 0.0, 0.0
+    for part in parts(centroids):
+        about = counts[part, None] * middle
+        np.subtract(sums[part], about, out=about)
+        c = centroids[part] - middle
+        cross += float(np.einsum("ij,ij->", c, about))
+        own += float(counts[part] @ np.einsum("ij,ij->i", c, c))
+    return max(0.0, squared_norms - 2.0 * cross + own)
+
+
+def parts(centroids: NDArray[Any]) -> Iterator[slice]:
+    """Blocks of centroids small enough that float64 copies of one are nothing."""
+    step = max(1, PART_VALUES // centroids.shape[1])
+    for first in range(0, len(centroids), step):
+        yield slice(first, first + step)

@@ -10,7 +10,7 @@ from scipy.stats import chi2
 
 from clusterer.kmeans.engine import Assigner, Assignment, Engine, OnRows, Searcher, StreamingAssigner
 from clusterer.kmeans.faiss import LARGEST, SMALLEST, FaissEngine
-from clusterer.rows import BATCH_ROWS, Float32Array, LabelArray, Rows
+from clusterer.rows import Float32Array, LabelArray, Rows
 
 faiss_: Any = faiss
 """Its type stubs know nothing of SuperKMeans."""
@@ -169,7 +169,7 @@ class RotatedRows:
         self._kept = np.empty((rows.n, rows.dim), np.float32) if 4 * rows.n * rows.dim <= keep_bytes else None
         self.reach = 0.0
         with np.errstate(over="ignore"):
-            for first, batch in rows.batches(BATCH_ROWS):
+            for first, batch in rows.batches():
                 self.reach = max(self.reach, float(np.abs(batch - self.mean).max(initial=0.0)))
                 if self._kept is not None:
                     self._kept[first : first + len(batch)] = self.turn(batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ class Run:
     init
         How its first centroids were chosen.
     fit
-        What came of it.
+        What came of it; of restarts that are not the best one without its arrays, which nobody asks for again.
     resumed_at
         How many of its iterations an earlier, interrupted run had done.
     """
@@ -139,7 +139,11 @@ def fit_kmeans(
         else:
             fit = lloyd(rows, assigner, start, constraint=constraint, tolerance=tolerance, **common)
         runs.append(Run(restart, method(rows, k, init), fit, resumed_at))
-    return KMeansFit(min(runs, key=lambda run: run.fit.inertia), tuple(runs))
+        best = min(range(len(runs)), key=lambda number: runs[number].fit.inertia)
+        runs = [
+            run if number == best else replace(run, fit=run.fit.without_arrays()) for number, run in enumerate(runs)
+        ]
+    return KMeansFit(runs[best], tuple(runs))
 
 
 def prices_by_seed(fits: Mapping[int, KMeansFit]) -> dict[int, Float64Array]:

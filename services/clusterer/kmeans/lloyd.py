@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,6 +91,10 @@ class Fit:
     converged: bool
     balance: Balance | None = None
 
+    def without_arrays(self) -> Fit:
+        """What can be told of it without its centroids and labels, which are empty here."""
+        return replace(self, centroids=self.centroids[:0].copy(), labels=self.labels[:0].copy(), balance=None)
+
 
 class Constraint:
     """What centroids must be beside means, and when a run under it has converged. This one asks for nothing."""
@@ -164,6 +168,7 @@ def lloyd(
             len(state.history) + 1, found.inertia, _moved(state, found), empty, time.perf_counter() - started
         )
         state = State(centroids, found.labels, (*state.history, done))
+        del found, means, centroids  # the sums would wait beside those of the next assignment
         if on_iteration is not None:
             on_iteration(state)
 
@@ -181,11 +186,18 @@ def update(rows: Rows, centroids: Float32Array, found: Assignment) -> tuple[Floa
     sums, counts = found.sums, found.counts
     empty = np.flatnonzero(counts == 0)
     if not len(empty):
-        return (sums / counts[:, None]).astype(np.float32), 0
+        return _means(sums, counts), 0
     sums, counts = sums.copy(), counts.copy()
     _reseed(rows, found, empty, sums, counts)
-    means = sums / np.maximum(counts, 1)[:, None]
-    return np.where(counts[:, None] > 0, means, centroids).astype(np.float32), len(empty)
+    means = _means(sums, np.maximum(counts, 1))
+    nobody = counts == 0
+    means[nobody] = centroids[nobody]
+    return means, len(empty)
+
+
+def _means(sums: Float64Array, counts: IntArray) -> Float32Array:
+    means = np.empty(sums.shape, dtype=np.float32)
+    return np.divide(sums, counts[:, None], out=means, casting="same_kind")
 
 
 def _reseed(rows: Rows, found: Assignment, empty: IntArray, sums: Float64Array, counts: IntArray) -> None:

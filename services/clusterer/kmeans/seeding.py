@@ -9,11 +9,12 @@ import numpy as np
 
 from clusterer.kmeans.engine import Engine, OnRows
 from clusterer.nearest import squared_distances
-from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, IntArray, Rows
+from clusterer.rows import Float32Array, Float64Array, IntArray, Rows
 
 GREEDY_BUDGET = 4_000_000_000
 """Multiply-adds up to which each step of k-means++ can afford to try several candidates."""
 DRAWN_AT_ONCE = 512
+COMPARED_AT_ONCE = 1024
 GROWTH = 4
 ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
@@ -85,10 +86,11 @@ def greedy_plus_plus(
     weight[chosen[0]] = 0.0
     for step in range(1, k):
         candidates = _draw(weight, trials, chosen[:step], rng)
-        lowered = np.minimum(_distances(rows, rows.take(candidates)), weight)
+        lowered = _distances(rows, rows.take(candidates))
+        np.minimum(lowered, weight, out=lowered)
         best = int(lowered.sum(axis=1).argmin())
         chosen[step] = candidates[best]
-        weight = lowered[best]
+        weight = lowered[best].copy()  # a view would keep the whole table
         weight[chosen[step]] = 0.0
         if on_rows is not None:
             on_rows(n)
@@ -134,7 +136,9 @@ def _accept(
     old = weight[candidates]
     true = old.copy()
     if len(since):
-        true = np.minimum(true, squared_distances(points, rows.take(since)).min(axis=1))
+        for first in range(0, len(since), COMPARED_AT_ONCE):
+            near = rows.take(since[first : first + COMPARED_AT_ONCE])
+            true = np.minimum(true, squared_distances(points, near).min(axis=1))
         true[np.isin(candidates, since)] = 0.0
     between = squared_distances(points, points)
     between[candidates[:, None] == candidates] = 0.0
@@ -153,7 +157,7 @@ def _accept(
 def _lower(weight: Float64Array, rows: Rows, added: IntArray, engine: Engine, on_rows: OnRows | None) -> None:
     """Bring the squared distances up to date with the rows ``added``, in place."""
     searcher = engine.searcher(rows.take(added))
-    for first, batch in rows.batches(BATCH_ROWS):
+    for first, batch in rows.batches():
         part = slice(first, first + len(batch))
         squared = searcher.nearest(batch)[1][:, 0].astype(np.float64)
         # What float32 cannot tell from zero is a copy of a chosen row, and must not be drawn as a row of its own.
@@ -167,7 +171,7 @@ def _lower(weight: Float64Array, rows: Rows, added: IntArray, engine: Engine, on
 def _distances(rows: Rows, points: Float32Array) -> Float64Array:
     """Squared distances ``(m, n) float64`` of all rows to ``(m, d)`` points."""
     table = np.empty((len(points), rows.n))
-    for first, batch in rows.batches(BATCH_ROWS):
+    for first, batch in rows.batches():
         table[:, first : first + len(batch)] = squared_distances(batch, points).T
     return table
 

@@ -10,7 +10,7 @@ from scipy.linalg import eigh
 
 from clusterer.kmeans.engine import sum_by_label
 from clusterer.labels import ClassPairs
-from clusterer.rows import BATCH_ROWS, Float32Array, Float64Array, IntArray, Rows
+from clusterer.rows import Float32Array, Float64Array, IntArray, Rows
 
 MaskArray = NDArray[np.bool_]
 
@@ -87,7 +87,7 @@ class _Ridge:
 
 def _picked(rows: Rows, mask: MaskArray) -> Iterator[tuple[IntArray, Float32Array]]:
     """Numbers and values of the rows of a mask, block by block."""
-    for first, batch in rows.batches(BATCH_ROWS):
+    for first, batch in rows.batches():
         inside = np.flatnonzero(mask[first : first + len(batch)])
         if len(inside):
             yield first + inside, batch[inside]

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clusterer import rows as rows_module
 from clusterer.kmeans import Assignment, Engine, NumpyEngine, State, fit_kmeans, lloyd, select_engine
-from clusterer.kmeans import engine as engine_module
 from clusterer.kmeans.faiss_super import SuperEngine
 from clusterer.kmeans.fast import FastEngine, available
 from clusterer.rows import ArrayRows, Float32Array, MappedRows, Rows
@@ -229,7 +229,7 @@ def test_a_run_resumed_after_any_iteration_ends_with_the_same_bits(engine: Engin
 
 
 def test_every_block_is_heard_of(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "BATCH_ROWS", 64)
+    monkeypatch.setattr(rows_module, "BATCH_ROWS", 64)
     x = features(300, 40)
     heard: list[int] = []
     engine.assigner(ArrayRows(x)).assign(x[:5].copy(), heard.append)

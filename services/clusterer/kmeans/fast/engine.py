@@ -13,7 +13,7 @@ from clusterer.kmeans.engine import (
     NumpyEngine,
     OnRows,
     Searcher,
-    inertia,
+    inertia_about,
 )
 from clusterer.kmeans.fast.guide import choose_projection
 from clusterer.kmeans.fast.kernel import Counts, Frame, Kernel, open_kernel
@@ -132,11 +132,7 @@ class FastAssigner(Assigner):
         self._pass(sketches, self._sums, centroids, on_rows)
         self._review(sketches)
         labels, counts, sums = self._sums.labels.copy(), self._sums.counts(), self._sums.values()
-        # About the mean, where the terms are small and lose nothing to each other.
-        mean = sketches.frame.mean.astype(np.float64)
-        about_mean = counts[:, None] * mean
-        np.subtract(sums, about_mean, out=about_mean)
-        total = inertia(sketches.squares, about_mean, counts, centroids - mean)
+        total = inertia_about(sketches.frame.mean, sketches.squares, sums, counts, centroids)
         return Assignment(labels, sums, counts, total, lambda: self._distances(centroids, labels))
 
     def _pass(self, sketches: Sketches, sums: Sums, centroids: Float32Array, on_rows: OnRows | None) -> None:
@@ -175,6 +171,8 @@ class FastAssigner(Assigner):
     def _elsewhere(self, peak: float, centroids: Float32Array, on_rows: OnRows | None) -> Assignment:
         """Assign data whose squares float32 cannot hold: scaled by a power of two, which changes no comparison."""
         shift = -math.frexp(max(peak, peak_of(centroids)))[1]
+        if self._sketches is not None and not _regular(peak):
+            self._sketches.let_go()  # the scaled rows have their own
         if self._scaled is None or self._scaled[0] != shift:
             view = MappedRows(self._rows, lambda batch: np.ldexp(batch, shift), self._rows.dim)
             self._scaled = shift, FastAssigner(self._kernel, view, self._keep_bytes)

@@ -11,20 +11,18 @@ from numpy.typing import NDArray
 
 from clusterer.kmeans.engine import OnRows
 from clusterer.kmeans.fast.kernel import Frame, Kernel, Projection, Sketch
-from clusterer.rows import WINDOW_ROWS, ArrayRows, Float32Array, Float64Array, IntArray, LabelArray, Rows
+from clusterer.rows import ArrayRows, Float32Array, Float64Array, IntArray, LabelArray, Rows, window_rows
 
 SAMPLE = 2048
 """Rows that the mean and the directions are taken from."""
-STREAM_BLOCK = 16_384
-"""Rows a block of those that are made on the way, and take memory."""
 
 
 def blocks(rows: Rows) -> Iterator[tuple[int, NDArray[Any]]]:
     """All rows in order; those of an array as it is, float16 too, without a copy where there need be none."""
     if isinstance(rows, ArrayRows) and rows.array.dtype in (np.float32, np.float16) and rows.array.flags.c_contiguous:
-        yield from rows.windows(WINDOW_ROWS)
+        yield from rows.windows(window_rows(rows.dim))
     else:
-        yield from rows.batches(STREAM_BLOCK)
+        yield from rows.batches()
 
 
 class Sketches:
@@ -74,6 +72,10 @@ class Sketches:
     def full(self, part: slice, batch: NDArray[Any]) -> Sketch:
         """The sketches of a block of rows."""
         return self._kernel.sketch(batch, self.frame) if self._kept is None else self._kept[part]
+
+    def let_go(self) -> None:
+        """Forget all sketches; those that are asked for are made anew."""
+        self._kept, self.kept = None, False
 
     def direct(self, projection: Projection | None) -> None:
         """Make short sketches along these directions from now on, or none."""
