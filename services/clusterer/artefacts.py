@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from shoal import __version__
 from shoal.store import EmbeddingSet
-from shoal.store.clustering import ITERATIONS_SCHEMA, ClusteringWriter
+from shoal.store.clustering import ITERATIONS_SCHEMA, ROW_GROUP, ClusteringWriter
 
 from clusterer.assign import Assigned
 from clusterer.choose import Choice
-from clusterer.clusters import describe_clusters, name_of
+from clusterer.clusters import describe_clusters, names_of
 from clusterer.contingency import Contingency, contingency
 from clusterer.hierarchy import Level, groups_of
 from clusterer.kmeans import KMeansFit, prices_by_seed
@@ -214,20 +214,24 @@ def iterations_table(outcome: Outcome) -> pa.Table:
 
 
 def assignment_tables(outcome: Outcome) -> Iterator[pa.Table]:
-    """assignments.parquet: the best seed's assignment of each scored set."""
+    """assignments.parquet: the best seed's assignment of each scored set, a row group at a time."""
     for each in outcome.plan.scored:
         assigned = outcome.assignments[each.id][outcome.best_seed]
-        columns: dict[str, Any] = {
-            "embeddings": pa.DictionaryArray.from_arrays(np.zeros(each.rows, np.int32), pa.array([each.id])),
-            "row": np.arange(each.rows, dtype=np.int64),
-            "image_id": each.metadata(["image_id"]).column("image_id"),
-            "cluster": assigned.labels,
-            "distance": assigned.distance,
-            "margin": assigned.margin,
-        }
-        for level, groups in enumerate(groups_of(assigned.labels, outcome.levels), start=1):
-            columns[f"level_{level}"] = groups
-        yield pa.table(columns)
+        image_ids = each.metadata(["image_id"]).column("image_id")
+        for first in range(0, each.rows, ROW_GROUP):
+            part = slice(first, first + ROW_GROUP)
+            rows = np.arange(first, min(part.stop, each.rows), dtype=np.int64)
+            columns: dict[str, Any] = {
+                "embeddings": pa.DictionaryArray.from_arrays(np.zeros(len(rows), np.int32), pa.array([each.id])),
+                "row": rows,
+                "image_id": image_ids[part],
+                "cluster": assigned.labels[part],
+                "distance": assigned.distance[part],
+                "margin": assigned.margin[part],
+            }
+            for level, groups in enumerate(groups_of(assigned.labels[part], outcome.levels), start=1):
+                columns[f"level_{level}"] = groups
+            yield pa.table(columns)
 
 
 def clusters_table(outcome: Outcome) -> pa.Table:
@@ -243,7 +247,7 @@ def clusters_table(outcome: Outcome) -> pa.Table:
                 outcome.assignments[each.id][outcome.best_seed],
                 outcome.classes[each.id],
                 plan.vocabulary_of(each.id),
-                [name_of(names, position) for position in _majority_map(outcome, source)],
+                names_of(names, _majority_map(outcome, source)),
             )
         )
     return pa.concat_tables(tables)

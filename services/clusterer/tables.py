@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from shoal.store.clustering import CLASSES_SCHEMA, CONFUSION_SCHEMA
 
-from clusterer.clusters import name_of, top_members
+from clusterer.clusters import names_of, top_members
 from clusterer.contingency import Contingency
 from clusterer.labels import ClassPairs, LabelRule, learn_map
 from clusterer.rows import IntArray
@@ -57,15 +57,13 @@ def classes_table(scored: Scored) -> pa.Table:
     table = scored.table
     sizes = table.class_sizes
     present: Any = np.flatnonzero(sizes)
+    tops = top_members(table.class_, table.cluster, table.count, present)
     columns: dict[str, Any] = {
-        "embeddings": [scored.embeddings_id] * len(present),
-        "label": [scored.vocabulary[each] for each in present],
+        "embeddings": pa.repeat(scored.embeddings_id, len(present)),
+        "label": names_of(scored.vocabulary, present),
         "rows": sizes[present],
         "clusters": np.bincount(table.class_, minlength=len(sizes))[present],
-        "top_clusters": [
-            [{"cluster": cluster, "count": count} for cluster, count in top]
-            for top in top_members(table.class_, table.cluster, table.count, present)
-        ],
+        "top_clusters": tops.lists(cluster=tops.member),
     }
     for rule in RULES:
         right = scored.right(learn_map(scored.learnt, rule))
@@ -86,10 +84,10 @@ def confusion_table(scored: Scored) -> pa.Table:
         cells, at = np.unique((predicted + 1) * width + scored.table.class_, return_inverse=True)
         counts = np.bincount(at, weights=scored.table.count, minlength=len(cells)).astype(np.int64)
         columns: dict[str, Any] = {
-            "embeddings": [scored.embeddings_id] * len(cells),
-            "rule": [str(rule)] * len(cells),
-            "predicted": [name_of(scored.names, int(each) // width - 1) for each in cells],
-            "actual": [scored.vocabulary[int(each) % width] for each in cells],
+            "embeddings": pa.repeat(scored.embeddings_id, len(cells)),
+            "rule": pa.repeat(str(rule), len(cells)),
+            "predicted": names_of(scored.names, cells // width - 1),
+            "actual": names_of(scored.vocabulary, cells % width),
             "count": counts,
         }
         parts.append(pa.table(columns).cast(CONFUSION_SCHEMA))
@@ -101,18 +99,22 @@ def extremes(clusters: pa.Table, image_ids: pa.ChunkedArray[Any]) -> dict[str, l
 
     Clusters of fewer than five rows are left out where there are others: one row alone is always pure.
     """
-    rows = clusters.to_pylist()
-    filled = [row for row in rows if row["size"]]
-    known = [row for row in filled if row["purity"] is not None] or filled
-    large = [row for row in known if row["size"] >= FEWEST_ROWS] or known
-
-    def goodness(row: dict[str, Any]) -> tuple[float, int, int]:
-        value = row["purity"] if row["purity"] is not None else -row["tightness"]
-        return (-value, -row["size"], row["cluster"])
-
-    ordered = sorted(large, key=goodness)
+    # Null is NaN here.
+    size, purity, tightness, number = (
+        clusters.column(name).to_numpy() for name in ("size", "purity", "tightness", "cluster")
+    )
+    filled = size > 0
+    known = filled & ~np.isnan(purity.astype(np.float64))
+    goodness = purity if known.any() else -tightness
+    candidates = known if known.any() else filled
+    large = candidates & (size >= FEWEST_ROWS)
+    among: Any = np.flatnonzero(large if large.any() else candidates)
+    ordered = among[np.lexsort((number[among], -size[among], -goodness[among].astype(np.float64)))]
     shown = {"best_clusters": ordered[:EXTREMES], "worst_clusters": ordered[::-1][:EXTREMES]}
-    return {name: [_extreme(row, image_ids) for row in chosen] for name, chosen in shown.items()}
+    return {
+        name: [_extreme(row, image_ids) for row in clusters.take(pa.array(chosen)).to_pylist()]
+        for name, chosen in shown.items()
+    }
 
 
 def _extreme(row: dict[str, Any], image_ids: pa.ChunkedArray[Any]) -> dict[str, Any]:

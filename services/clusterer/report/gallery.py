@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from shoal.store import EmbeddingSet
 from shoal.store.clustering import Clustering
 
@@ -51,8 +52,9 @@ def open_gallery(
     most
         How many clusters to show at most.
     """
-    rows = clustering.clusters(embeddings.id).to_pylist()
-    shown = sorted(rows, key=lambda row: (-row["size"], row["cluster"]))[:most]
+    table = clustering.clusters(embeddings.id)
+    largest = pc.sort_indices(table, sort_keys=[("size", "descending"), ("cluster", "ascending")])
+    shown = table.take(largest.slice(0, most)).to_pylist()
     for cluster in shown:
         for kind in ("nearest", "farthest", "borderline"):
             cluster[kind] = cluster[kind][: members.get(kind, 0)]
@@ -62,7 +64,7 @@ def open_gallery(
     thumbnails = embeddings.thumbnails(ordered, damaged=damaged)
     pictures = {row: image for row, image in thumbnails.items() if is_webp(image)}
     paths = image_paths(embeddings, ordered.tolist())
-    return Gallery(shown, len(rows), pictures, paths, tuple(damaged))
+    return Gallery(shown, table.num_rows, pictures, paths, tuple(damaged))
 
 
 def image_paths(embeddings: EmbeddingSet, rows: Iterable[int]) -> dict[int, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from shoal.store.clustering import Clustering
 
 METRICS = (
@@ -57,11 +59,13 @@ def metric_table(name: str, scored: dict[str, Any], *, itself: bool) -> dict[str
 
 def class_table(clustering: Clustering, embeddings_id: str) -> dict[str, Any] | None:
     """The classes, those that fare worst first; None without labels."""
-    rows = clustering.classes(embeddings_id).to_pylist()
-    if not rows:
+    table = clustering.classes(embeddings_id)
+    if not table.num_rows:
         return None
-    rows.sort(key=lambda row: (row["accuracy_majority"] or 0.0, row["accuracy_hungarian"] or 0.0, row["label"]))
-    return {"rows": rows[:MAX_CLASSES], "total": len(rows)}
+    shares = {name: pc.fill_null(table.column(name), 0.0) for name in ("accuracy_majority", "accuracy_hungarian")}
+    keys = pa.table({**shares, "label": table.column("label")})
+    worst = pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names])
+    return {"rows": table.take(worst.slice(0, MAX_CLASSES)).to_pylist(), "total": table.num_rows}
 
 
 def confusions(clustering: Clustering, embeddings_id: str) -> list[dict[str, Any]]:
@@ -71,11 +75,13 @@ def confusions(clustering: Clustering, embeddings_id: str) -> list[dict[str, Any
     """
     if embeddings_id in clustering.spec["class_maps"]:
         return []
-    sizes = {row["label"]: row["rows"] for row in clustering.classes(embeddings_id).to_pylist()}
-    cells = clustering.confusion(embeddings_id, "majority").to_pylist()
-    wrong = [cell for cell in cells if cell["predicted"] is not None and cell["predicted"] != cell["actual"]]
-    wrong.sort(key=lambda cell: (-cell["count"], cell["actual"], cell["predicted"]))
-    return [{**cell, "share": cell["count"] / sizes[cell["actual"]]} for cell in wrong[:MAX_CONFUSIONS]]
+    classes = clustering.classes(embeddings_id)
+    sizes = dict(zip(classes.column("label").to_pylist(), classes.column("rows").to_pylist(), strict=True))
+    cells = clustering.confusion(embeddings_id, "majority")
+    wrong = cells.filter(pc.field("predicted") != pc.field("actual"))  # null is neither equal nor different
+    order = [("count", "descending"), ("actual", "ascending"), ("predicted", "ascending")]
+    largest = wrong.take(pc.sort_indices(wrong, sort_keys=order).slice(0, MAX_CONFUSIONS)).to_pylist()
+    return [{**cell, "share": cell["count"] / sizes[cell["actual"]]} for cell in largest]
 
 
 def extreme_clusters(clustering: Clustering, embeddings_id: str, shown: set[int]) -> list[tuple[str, list[int]]]:

@@ -21,11 +21,16 @@ void sketch(const T* x, int64_t n, int64_t d, const float* mean, const float* si
   });
 }
 
+// Panels that a thread takes at a time: 16, or fewer where there would not be a few for each thread.
+int64_t panels_at_once(int64_t n, int threads) {
+  return std::clamp<int64_t>(n / (int64_t(4) * threads * kPanel), 1, 16);
+}
+
 template <int kDepth, class T>
 void assign(const Rows<T>& rows, int64_t n, const Centroids& full, const Centroids* brief, int32_t* labels,
             Counts* total, int threads) {
   std::mutex adding;
-  parallel_for(n, 16 * kPanel, threads, [&](int64_t first, int64_t last) {
+  parallel_for(n, panels_at_once(n, threads) * kPanel, threads, [&](int64_t first, int64_t last) {
     TileScope tiles;
     Assigner<kDepth> assigner(full, brief);
     Counts counts;
@@ -129,7 +134,7 @@ int shoal_fast_rotate(const float* x, int64_t n, int64_t d, const float* mean, c
 int shoal_fast_project(const int8_t* q, const RowStats* stats, int64_t n, const Projection* projection,
                        int8_t* short_q, RowStats* short_stats, int threads) {
   return outcome_of([&] {
-    parallel_for(n, 16 * kPanel, threads, [=](int64_t first, int64_t last) {
+    parallel_for(n, panels_at_once(n, threads) * kPanel, threads, [=](int64_t first, int64_t last) {
       TileScope tiles;
       Projector projector(*projection);
       for (int64_t i = first; i < last; i += kPanel)
