@@ -247,8 +247,8 @@ def as_shoal_error(error: Exception) -> ShoalError:
         return error
     if isinstance(error, MemoryError):
         return OutOfMemory(
-            "The job ran out of memory. Send a smaller `batch_size` or `memory_limit`, use fewer workers, or a larger "
-            "machine."
+            "The job ran out of memory. Send an extraction with a smaller `batch_size`, a clustering with a smaller "
+            "`memory_limit`, or run fewer workers on this machine."
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(
