@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shoal.delimited import head_lines, read_rows, sniff_delimiter
+from shoal.delimited import blanks_before_quotes, head_lines, read_rows, sniff_delimiter
 from shoal.errors import LabelsInvalid
 from shoal.labels.cells import clean_label
 from shoal.paths import confine
@@ -163,9 +163,12 @@ def read_csv_pairs(path: Path, root: Path | None = None) -> set[Pair]:
     """
     file = _map_file(path, root)
     pairs: set[Pair] = set()
-    delimiter = sniff_delimiter(head_lines(file), COLUMNS)
+    head = head_lines(file)
+    delimiter = sniff_delimiter(head, COLUMNS)
+    skip_blanks = blanks_before_quotes(head, delimiter)
     with file.lines(MOST_BYTES) as lines:
-        rows = ((line, fields) for line, fields in read_rows(file, lines, delimiter) if fields)
+        found_rows = read_rows(file, lines, delimiter, skip_blanks=skip_blanks)
+        rows = ((line, fields) for line, fields in found_rows if fields)
         header = [name.strip() for name in next(rows, (0, []))[1]]
         if not set(COLUMNS) <= set(header):
             found = ", ".join(header) or "(none)"

@@ -55,15 +55,25 @@ def sniff_delimiter(lines: Sequence[str], known: Collection[str] = ()) -> str:
     return max(DELIMITERS, key=fitness)  # The first of equals.
 
 
-def read_rows(file: UserFile, lines: Iterator[str], delimiter: str) -> Iterator[Row]:
+def blanks_before_quotes(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether a table that starts with ``lines`` has blanks between a delimiter and a quote: ``"a", "b"``."""
+    return any(re.search(rf'{re.escape(delimiter)} +"', line) for line in lines)
+
+
+def read_rows(file: UserFile, lines: Iterator[str], delimiter: str, *, skip_blanks: bool = False) -> Iterator[Row]:
     """The rows of a table; a blank line is a row without fields.
+
+    Parameters
+    ----------
+    skip_blanks
+        Leave out blanks behind a delimiter, as `blanks_before_quotes` says.
 
     Raises
     ------
     ShoalError
         The file's error: quotes do not close, or a field is longer than any text is.
     """
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=skip_blanks)
     while True:
         try:
             fields = next(reader)
@@ -78,7 +88,8 @@ def _parsed(lines: Sequence[str], delimiter: str) -> list[list[str]]:
     """The first rows as far as they can be read."""
     rows: list[list[str]] = []
     try:
-        for row in csv.reader(lines, delimiter=delimiter, strict=True):
+        skip = blanks_before_quotes(lines, delimiter)
+        for row in csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=skip):
             if row:
                 rows.append(row)
             if len(rows) == _SNIFFED:

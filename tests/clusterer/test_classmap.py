@@ -252,6 +252,12 @@ def test_a_table_of_pairs_reads_quotes_and_a_byte_order_mark(tmp_path: Path) -> 
     assert read_csv_pairs(path) == {("n1", "tea, pot")}
 
 
+def test_quotes_in_a_table_of_pairs_may_follow_blanks(tmp_path: Path) -> None:
+    path = tmp_path / "map.csv"
+    path.write_text('"scored_label", "train_label"\n"dog", "n1, tench"\n')
+    assert read_csv_pairs(path) == {("n1, tench", "dog")}
+
+
 @pytest.mark.parametrize(
     ("delimiter", "encoding"), [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-16"), ("|", "utf-16-le")]
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
+from decimal import Decimal
 from typing import Any
 
 _WHOLE = re.compile(r"([+-]?)(0|[1-9][0-9]*)\.0*")
@@ -42,12 +44,18 @@ def text_of(value: Any) -> str | None:
         return None
     if isinstance(value, bool):
         return str(value)
-    if isinstance(value, float):
+    if isinstance(value, float | Decimal):
         if value != value:  # NaN
             return None
-        if not value.is_integer():
-            raise TypeError(f"the fraction {value!r}")
-        return str(int(value))
+        whole = int(value) if math.isfinite(value) else None
+        if whole != value:
+            raise TypeError(f"the fraction {value!s}")
+        return str(whole)
+    if isinstance(value, bytes):  # How some writers of Parquet keep text.
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise TypeError("bytes that are no text in UTF-8") from error
     if isinstance(value, str | int):
         return str(value)
     raise TypeError(f"a {type(value).__name__}")

@@ -13,7 +13,7 @@ PATH_COLUMN = "path"
 LABEL_COLUMN = "label"
 """The columns that a request means unless it names others. Where they are missing, the obvious ones are looked for."""
 
-_BEST_PATHS = ("image_path", PATH_COLUMN)
+_BEST_PATHS = (PATH_COLUMN, "image_path")
 """Taken before any other, in this order."""
 _PATHS = frozenset(
     [
@@ -94,14 +94,18 @@ def choose(file: UserFile, names: Sequence[str], asked: Columns, samples: Mappin
 
 
 def _path(file: UserFile, names: Sequence[str], asked: Columns, samples: Mapping[str, Sequence[str]]) -> str | None:
-    if asked.path and asked.path in names:
-        _require_one(file, names, asked.path)
-        return asked.path
-    others = [name for name in names if name != asked.label]
-    by_key = {_key(name): name for name in reversed(others)}
-    best = next((by_key[key] for key in _BEST_PATHS if key in by_key), None)
-    if best is not None:
-        return best
+    # A request that names no column says `path`: both are the same, whatever else there is.
+    wanted = asked.path or PATH_COLUMN
+    if wanted in names:
+        _require_one(file, names, wanted)
+        return wanted
+    others = [name for name in names if name != (asked.label or LABEL_COLUMN)]
+    for key in _BEST_PATHS:
+        best = [name for name in others if _key(name) == key]
+        if len(best) > 1:
+            raise _ambiguous(file, names, best, "the images' paths", "path")
+        if best:
+            return best[0]
     found = [name for name in others if _key(name) in _PATHS]
     if not found:
         found = [name for name in others if samples.get(name) and all(map(looks_like_image, samples[name]))]
@@ -111,15 +115,13 @@ def _path(file: UserFile, names: Sequence[str], asked: Columns, samples: Mapping
 
 
 def _label(file: UserFile, names: Sequence[str], asked: Columns, path: str | None) -> str:
-    if asked.label and asked.label in names:
-        _require_one(file, names, asked.label)
-        return asked.label
+    wanted = asked.label or LABEL_COLUMN
+    if wanted in names:
+        _require_one(file, names, wanted)
+        return wanted
     others = [name for name in names if name != path]
-    by_key = {_key(name): name for name in reversed(others)}
-    if LABEL_COLUMN in by_key:
-        _require_one(file, names, by_key[LABEL_COLUMN])
-        return by_key[LABEL_COLUMN]
-    found = [name for name in others if _key(name) in _LABELS]
+    found = [name for name in others if _key(name) == LABEL_COLUMN]
+    found = found or [name for name in others if _key(name) in _LABELS]
     if len(found) > 1:
         raise _ambiguous(file, names, found, "the labels", "label")
     if found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -94,7 +95,13 @@ def join_by_path(table: LabelTable, paths: Sequence[str]) -> Joined:
     """
     exact = _rows_by(table, ((path, at) for at, path in enumerate(table.paths or ())))
     normal = _normal_rows(table, exact, paths)
-    found = [exact[path] if path in exact else normal.get(normal_path(path)) for path in paths]
+    found = [exact.get(path) for path in paths]
+    by_normal = [at for at, row in enumerate(found) if row is None]
+    asking = Counter(normal_path(paths[at]) for at in by_normal)
+    for at in by_normal:
+        own = normal_path(paths[at])
+        if asking[own] == 1:  # Nothing says which of several is meant.
+            found[at] = normal.get(own)
     note = None
     if paths and all(at is None for at in found):
         found = _rows_by_ending(normal, paths)
@@ -141,12 +148,13 @@ def _rows_by_ending(normal: dict[str, int], paths: Sequence[str]) -> list[int | 
         parts = path.split("/")
         for depth in depths:
             if depth < len(parts):
-                end = "/".join(parts[-depth:])
+                end = "/".join(parts[-depth:]).lstrip()  # As a normal path starts.
                 ends[end] = None if end in ends else at
     found: list[int | None] = []
     for parts in wanted:
         whole = "/".join(parts)
-        rows = [normal["/".join(parts[at:])] for at in range(1, len(parts)) if "/".join(parts[at:]) in normal]
+        shorter = ["/".join(parts[at:]).lstrip() for at in range(1, len(parts))]
+        rows = [normal[path] for path in shorter if path in normal]
         longer = [ends[whole]] if whole in ends else []
         found.append(one[0] if len(one := [*rows, *longer]) == 1 else None)
     alone = None not in found and len(set(found)) == len(found)

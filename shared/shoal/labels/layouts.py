@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shoal.delimited import head_lines, read_rows, sniff_delimiter
+from shoal.delimited import blanks_before_quotes, head_lines, read_rows, sniff_delimiter
 from shoal.labels.cells import clean_label, looks_like_image, text_of
 from shoal.labels.columns import KNOWN, LABEL_COLUMN, PATH_COLUMN, Chosen, Columns, choose
 from shoal.store.npyheader import NpyInvalid, map_npy
@@ -38,6 +38,7 @@ _MOST_FOOTER = 64 << 20
 _SAMPLED = 100
 _SPACED_NAMES = (PATH_COLUMN, LABEL_COLUMN)
 _SPACED = re.compile(r"\s*(\S.*?)\s+(\S+)\s*")
+_SPACED_WORDS = re.compile(r"\s*(\S.*?\.\w{2,4})\s+(\S.*?)\s*")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Layout:
         Whether the first line names the columns.
     delimiter
         Of ``delimited``.
+    skip_blanks
+        Whether blanks behind a delimiter are left out, since quotes follow them.
     """
 
     kind: Kind
@@ -63,6 +66,7 @@ class Layout:
     chosen: Chosen
     header: bool = False
     delimiter: str = ","
+    skip_blanks: bool = False
 
     @property
     def unit(self) -> str:
@@ -80,7 +84,7 @@ def detect(file: UserFile, asked: Columns) -> Layout:
     """
     kind = _KINDS.get(file.path.suffix.lower()) or _kind_of(file)
     if kind == "npy":
-        if asked.path or asked.label:
+        if asked.named:
             raise file.invalid("is an .npy file, which has no columns: leave their names out.")
         open_npy(file)
         return Layout("npy", (), Chosen(None, ""))
@@ -137,8 +141,11 @@ def too_many_rows(file: UserFile) -> Exception:
 
 def split_spaced(line: str) -> tuple[str, str] | None:
     """The path and the label of ``path label``, or None."""
-    found = _SPACED.fullmatch(line)
-    return (found[1], found[2]) if found and looks_like_image(found[1]) else None
+    for pattern in (_SPACED, _SPACED_WORDS):
+        found = pattern.fullmatch(line)
+        if found and looks_like_image(found[1]):
+            return found[1], found[2]
+    return None
 
 
 def json_row(file: UserFile, line: str, number: int) -> dict[str, Any]:
@@ -164,16 +171,23 @@ def _parquet(file: UserFile, asked: Columns) -> Layout:
     with file.open(None) as opened:
         parquet = open_parquet(file, opened)
         schema = parquet.schema_arrow
-        texts = [each.name for each in schema if pa.types.is_string(each.type) or pa.types.is_large_string(each.type)]
         names = tuple(each.name for each in schema if not pa.types.is_nested(each.type))
+        texts = [each.name for each in schema if _may_be_text(each.type) and schema.names.count(each.name) == 1]
         samples: dict[str, list[str]] = {}
         try:
-            if texts and parquet.metadata.num_rows and not any(name.casefold() in KNOWN for name in texts):
+            if texts and parquet.metadata.num_rows:
                 batch = next(parquet.iter_batches(_SAMPLED, row_groups=[0], columns=texts), None)
                 samples = {name: _present(batch.column(name).to_pylist()) for name in texts} if batch else {}
         except (pa.ArrowException, OSError, ValueError) as error:
             raise file.invalid(f"is no Parquet file: {error}.") from error
         return Layout("parquet", names, choose(file, names, asked, samples))
+
+
+def _may_be_text(kind: pa.DataType) -> bool:
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    binaries = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return any(is_it(value) for is_it in (*texts, *binaries))
 
 
 def _jsonl(file: UserFile, lines: Sequence[str], asked: Columns) -> Layout:
@@ -190,24 +204,27 @@ def _text(file: UserFile, lines: Sequence[str], asked: Columns, *, one_a_line: b
     first = filled[0].strip()
     delimiter = "\t" if file.path.suffix.lower() in {".tsv", ".tab"} and "\t" in first else None
     delimiter = delimiter or sniff_delimiter(lines, KNOWN | {name.casefold() for name in asked.named})
-    rows = list(_head_rows(file, lines, delimiter))
+    skip_blanks = blanks_before_quotes(lines, delimiter)
+    rows = list(_head_rows(file, lines, delimiter, skip_blanks))
     header = _is_header(rows[0], asked)
     names = tuple(name.strip() for name in rows[0]) if header else tuple(str(at + 1) for at in range(len(rows[0])))
     body = [row for row in rows[header:] if len(row) == len(names)]
     samples = {name: _present([row[at] for row in body]) for at, name in enumerate(names)}
     if one_a_line and not _is_table(names, samples, header):
+        if all(map(split_spaced, filled[:_SAMPLED])):  # The paths have what else would be delimiters.
+            return Layout("spaced", _SPACED_NAMES, choose(file, _SPACED_NAMES, asked, {}))
         # Labels may well have commas in them.
         header = first.casefold() in KNOWN
         return Layout("lines", ("1",), choose(file, ("1",), asked, {}), header)
     chosen = choose(file, names, asked, samples)
     if header and len(filled) == 1:
         raise file.invalid("has a header line and no rows below it.")
-    return Layout("delimited", names, chosen, header, delimiter)
+    return Layout("delimited", names, chosen, header, delimiter, skip_blanks)
 
 
-def _head_rows(file: UserFile, lines: Sequence[str], delimiter: str) -> Iterator[list[str]]:
+def _head_rows(file: UserFile, lines: Sequence[str], delimiter: str, skip_blanks: bool) -> Iterator[list[str]]:
     """The first rows with fields. One that goes on behind the head is left out."""
-    rows = read_rows(file, iter(lines), delimiter)
+    rows = read_rows(file, iter(lines), delimiter, skip_blanks=skip_blanks)
     for number in range(_SAMPLED):
         try:
             row = next(rows, None)

@@ -156,7 +156,7 @@ def _delimited(file: UserFile, layout: Layout) -> Iterator[Entry]:
     path_at = layout.names.index(layout.chosen.path) if layout.chosen.path is not None else None
     header = layout.header
     with file.lines(_MOST_BYTES) as lines:
-        for line, fields in read_rows(file, lines, layout.delimiter):
+        for line, fields in read_rows(file, lines, layout.delimiter, skip_blanks=layout.skip_blanks):
             if header:
                 header = not fields  # Blank lines may stand above it.
                 continue

@@ -35,6 +35,20 @@ def test_a_row_of_one_image_is_not_taken_for_another(make_file) -> None:
         joined(make_file("y.csv", "path,label\ndir/1.png,B\n"), ["dir/1.png", " dir/1.png"])
 
 
+@pytest.mark.parametrize("images", [["dir/1.png", " dir/1.png"], [" dir/1.png", "  dir/1.png"]])
+def test_one_row_is_not_taken_for_two_images(make_file, images: list[str]) -> None:
+    with pytest.raises(LabelsInvalid, match="no row for 2 of 2 images"):
+        joined(make_file("y.csv", "path,label\n./dir/1.png,B\n"), images)
+
+
+@pytest.mark.parametrize("start", ["/data/", "C:\\", "https://host/x/"])
+def test_a_folder_may_start_with_a_blank_below_another(make_file, start: str) -> None:
+    file = make_file("y.csv", f"path,label\n{start}dogs/1.png,A\n{start} cats/1.png,B\n")
+    assert joined(file, [" cats/1.png", "dogs/1.png"]).labels == ["B", "A"]
+    file = make_file("y.csv", "path,label\ndogs/1.png,A\n cats/1.png,B\n")
+    assert joined(file, ["all/ cats/1.png", "all/dogs/1.png"]).labels == ["B", "A"]
+
+
 def test_the_same_label_twice_is_one_label(make_file) -> None:
     file = make_file("y.csv", "path,label\na.png,A\na.png,A \n./a.png,A\n")
     assert joined(file, ["a.png"]).labels == ["A"]

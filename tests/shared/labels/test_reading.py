@@ -110,12 +110,51 @@ def test_a_path_and_a_label_may_have_blanks_between_them(make_file, name: str) -
     assert read(file) == [("ILSVRC2012_val_00000001.JPEG", "65"), ("my dogs/2.JPEG", "970")]
 
 
+def test_a_label_after_a_path_may_be_of_more_words(make_file) -> None:
+    file = make_file("val.txt", "my dogs/2.png golden retriever\na,b/1.JPEG cat\n")
+    assert read(file) == [("my dogs/2.png", "golden retriever"), ("a,b/1.JPEG", "cat")]
+
+
+def test_quotes_may_follow_blanks(make_file) -> None:
+    file = make_file("y.csv", '"path", "label"\n"a,b.png", "tench, Tinca tinca"\n"c.png",  "cat"\n')
+    assert read(file) == [("a,b.png", "tench, Tinca tinca"), ("c.png", "cat")]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pa.array(["1", "2", None]).dictionary_encode(),
+        pa.array([b"1", b"2", None]),
+        pa.array([1, 2, None], pa.decimal128(5, 2)),
+        pa.array([1.0, 2.0, float("nan")]),
+        pa.array(["1.0", " 2 ", ""], pa.string_view()),
+    ],
+)
+def test_parquets_types_give_the_same_labels(make_file, labels: pa.Array) -> None:
+    paths = pa.array([b"1.png", b"2.png", b"3.png"])
+    for column in (paths, paths.cast(pa.string()), paths.cast(pa.string()).dictionary_encode()):
+        file = make_file("y.parquet", {"photo": column, "label": labels})
+        assert read(file) == [("1.png", "1"), ("2.png", "2"), ("3.png", None)]
+
+
+@pytest.mark.parametrize(
+    "labels", [pa.array([b"\xff"]), pa.array(["1.5"]).cast(pa.float64()).cast(pa.decimal128(5, 2))]
+)
+def test_what_is_no_label_in_parquet_is_named(make_file, labels: pa.Array) -> None:
+    with pytest.raises(LabelsInvalid, match=r"row 0 is (bytes that are no text|the fraction 1\.50)"):
+        read(make_file("y.parquet", {"path": ["1.png"], "label": labels}))
+
+
 class TestColumns:
     @pytest.mark.parametrize(
         ("header", "columns", "expected"),
         [
-            ("image_path,path,label", (), (0, 2)),
-            ("path,image_path,label", ("path",), (0, 2)),
+            ("image_path,path,label", (), (1, 2)),
+            ("image_path,path,label", ("path",), (1, 2)),
+            ("path,image_path,label", ("image_path",), (1, 2)),
+            ("image_path,file,label", (), (0, 2)),
+            ("Path,path,Label,label", (), (1, 3)),
+            ("Path,path,Label,label", ("path", "label"), (1, 3)),
             ("label,filename", (), (1, 0)),
             ("IMG,Category", (), (0, 1)),
             ("img path,species", (), (0, 1)),
