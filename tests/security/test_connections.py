@@ -147,6 +147,24 @@ def test_when_all_are_busy_a_new_one_is_told_so(
     wait_until(lambda: received(connect(port, WHOLE_AND_CLOSE)).startswith(b"HTTP/1.1 200"))
 
 
+def test_bodies_that_drip_keep_nobody_out(
+    make_app: MakeApp, serve: Serve, connect: Callable[..., socket.socket], wait_until: Callable[..., None]
+) -> None:
+    port = serve(make_app(auth="off"), max_connections=4, max_connections_per_client=3)
+    head = b"POST /things HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+    dripping = [connect(port, head) for _ in range(3)]
+
+    def answered() -> bool:
+        for each in dripping:
+            with contextlib.suppress(ConnectionError):
+                each.sendall(b"a")
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+        return False
+
+    wait_until(answered, what="one of them makes room")
+
+
 @pytest.mark.parametrize("request_", [b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/1.1\r\nBad Header: x\r\n\r\n"])
 def test_what_is_no_http_is_refused_with_a_problem(
     make_app: MakeApp, serve: Serve, connect: Callable[..., socket.socket], request_: bytes

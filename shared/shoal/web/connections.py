@@ -2,7 +2,7 @@
 
 uvicorn waits for a request's headers without end and then counts the connection. Here every stage has a time: headers,
 body, reading the answer. When there are as many connections as may be, the one that has waited longest for its request
-makes room; only when all are being answered is a new one refused.
+makes room, then one whose body drips; only when all are being answered is a new one refused.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ LINGER_S: Final = 5.0
 """How long a connection stays after its answer when the rest of its body was not read."""
 STALLED_S: Final = 60.0
 """How long a client may read nothing of its answer."""
+DRIP_S: Final = 2.0
+DRIP_RATE: Final = 10_000
+"""A body that comes slower than these bytes a second, after the first `DRIP_S`, makes room for others."""
 LOG_EVERY_S: Final = 10.0
 SPARE_FILES: Final = 256
 """Files that a service needs besides its connections."""
@@ -113,12 +116,14 @@ class Connections:
 
     def _drop_one(self, concerns: Callable[[str], bool]) -> bool:
         # In the order in which they came: the first is the one that has waited longest.
-        for connection, client in self._open.items():
-            if connection.waiting and concerns(client):
-                self.forget(connection)
-                connection.drop()
-                self.note("no room", client)
-                return True
+        room: tuple[Callable[[Connection], bool], ...] = (lambda each: each.waiting, lambda each: each.dripping)
+        for idle in room:
+            for connection, client in self._open.items():
+                if concerns(client) and idle(connection):
+                    self.forget(connection)
+                    connection.drop()
+                    self.note("no room", client)
+                    return True
         return False
 
     def forget(self, connection: Connection) -> None:
@@ -154,11 +159,19 @@ class Connection(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._stage = ""
         self._stalled: asyncio.TimerHandle | None = None
+        self._received = 0
+        self._body_since = 0.0
 
     @property
     def waiting(self) -> bool:
         """Whether it has sent no request, or none since its last answer."""
         return self.cycle is None or bool(self.cycle.response_complete)
+
+    @property
+    def dripping(self) -> bool:
+        """Whether its request's body comes so slowly that others need not wait for it."""
+        passed = time.monotonic() - self._body_since
+        return self._stage == "body" and passed > DRIP_S and self._received < DRIP_RATE * passed
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -181,6 +194,7 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self.transport.is_closing():
+            self._received += len(data)
             super().data_received(data)
 
     def handle_events(self) -> None:
@@ -240,6 +254,7 @@ class Connection(H11Protocol):
         limits = self._all.limits
         seconds = {"headers": limits.header_s, "body": limits.body_s + LINGER_S, "unread body": LINGER_S}[stage]
         self._stage = stage
+        self._received, self._body_since = 0, time.monotonic()
         self._timer = self.loop.call_later(seconds, self._too_late, stage)
 
     def _leave(self) -> None:
