@@ -463,3 +463,59 @@ def test_a_name_that_cannot_be_part_of_an_id_is_refused(store: Store, tmp_path: 
     np.save(tmp_path / "x.npy", X)
     with pytest.raises(ImportInvalid, match=r"`name`: (Use letters|String should have)"):
         import_embeddings(store, tmp_path / "x.npy", name=name)
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> Callable[[Any], Path]:
+    """A clip-retrieval folder of four embeddings with these columns of metadata."""
+
+    def call(columns: Any) -> Path:
+        folder = tmp_path / "four"
+        for sub in ("img_emb", "metadata"):
+            (folder / sub).mkdir(parents=True)
+        np.save(folder / "img_emb" / "img_emb_0.npy", X[:4])
+        table = columns if isinstance(columns, pa.Table) else pa.table(columns)
+        pq.write_table(table, folder / "metadata" / "metadata_0.parquet")
+        return folder
+
+    return call
+
+
+PATHS = ["d/a.jpg", "c/b.jpg", "b/c.jpg", "a/d.jpg"]
+
+
+@pytest.mark.parametrize("name", ["filename", "file", "image", "File Name"])
+def test_metadata_with_paths_under_any_usual_name_are_joined_by_path(bring, four, tmp_path: Path, name: str) -> None:
+    folder = four({name: PATHS})
+    (tmp_path / "y.csv").write_text("path,label\n" + "".join(f"{path},{path[-5]}\n" for path in sorted(PATHS)))
+    found = bring(folder, labels=tmp_path / "y.csv")
+    assert found.metadata(["image_path"]).column("image_path").to_pylist() == PATHS
+    assert _labels(found) == ["a", "b", "c", "d"]
+    (tmp_path / "y.txt").write_text("a\nb\nc\nd\n")
+    with pytest.raises(ImportInvalid, match="the images have paths"):
+        bring(folder, labels=tmp_path / "y.txt")
+
+
+def test_rows_of_one_image_have_its_label(bring, four, tmp_path: Path) -> None:
+    (tmp_path / "y.csv").write_text("path,label\ny.jpg,Y\n./x.jpg,X\n")
+    assert _labels(bring(four({"image_path": ["x.jpg", "y.jpg", "x.jpg", "y.jpg"]}), labels=tmp_path / "y.csv")) == [
+        *("X", "Y", "X", "Y")
+    ]
+
+
+def test_a_name_made_for_a_row_is_no_other_rows(bring, four) -> None:
+    found = bring(four({"image_path": ["x.jpg", "x.jpg", "x.jpg#1", "x.jpg"]}))
+    paths = found.metadata(["image_path"]).column("image_path").to_pylist()
+    assert (paths[0], paths[2], len(set(paths))) == ("x.jpg", "x.jpg#1", 4)
+
+
+def test_a_column_that_comes_twice_is_named(bring, four) -> None:
+    with pytest.raises(ImportInvalid, match="2 columns `image_path`"):
+        bring(four(pa.table([PATHS, PATHS], names=["image_path", "image_path"])))
+
+
+def test_metadata_of_another_number_are_never_paired(bring, clip_folder: Path) -> None:
+    (clip_folder / "img_emb" / "img_emb_5.npy").unlink()
+    (clip_folder / "metadata" / "metadata_4.parquet").unlink()
+    with pytest.raises(ImportInvalid, match=r"img_emb_4\.npy .*metadata_5\.parquet have different numbers"):
+        bring(clip_folder)

@@ -43,8 +43,8 @@ def import_embeddings(
     path
         One ``.npy`` of ``(n, dim)`` float16, float32 or float64, or a folder as clip-retrieval writes it:
         ``img_emb/*.npy`` and, if there is one, ``metadata/*.parquet``, paired in the order of the numbers in their
-        names. Of the metadata the image's path (``image_path``, ``path``, ``key`` or ``url``), ``label``, ``split``,
-        ``width``, ``height`` and ``bytes`` are kept.
+        names. Of the metadata the image's path (``image_path``, ``path``, ``key`` or ``url``, or else ``filename`` and
+        its like), ``label``, ``split``, ``width``, ``height`` and ``bytes`` are kept.
     name
         Start of the id.
     labels

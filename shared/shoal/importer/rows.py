@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shoal.errors import ImportInvalid
-from shoal.importer.vectors import Part, numbered
-from shoal.labels import Columns, clean_label, join, read_labels, typed_values
+from shoal.importer.vectors import Part, number_of, numbered
+from shoal.labels import Columns, clean_label, is_path_name, join, may_be_text, read_labels, typed_values
 from shoal.store.layout import IMG_EMB, METADATA
 from shoal.userfiles import UserFile
 
 log = logging.getLogger(__name__)
 
 _PATHS = ("image_path", "path", "key", "url")
-"""Columns that name an image, the most telling first."""
+"""Columns that name an image, the most telling first; where there is none of them, others that hold paths are taken."""
 _NUMBERS = ("width", "height", "bytes")
 
 
@@ -58,12 +57,14 @@ def read_rows(
     """
     count = sum(len(part.values) for part in parts)
     tables = _metadata_tables(path, parts)
-    columns = {name: _column(tables, name) for name in (*_PATHS, "label", "split")}
-    own = next((values for name in _PATHS if (values := columns[name]) is not None), None)
+    columns = {name: _column(tables, name) for name in ("label", "split")}
+    own = next((values for name in _path_columns(tables) if (values := _column(tables, name)) is not None), None)
     generated = [f"{part.file.name}#{row}" for part in parts for row in range(len(part.values))]
     paths = _distinct(own, generated) if own else generated
     if labels is not None:
-        row_labels = _labels(labels, asked or Columns(), paths if own else None, count)
+        # By the files' own paths: the rows of one image have one label.
+        joined_by = [path or fallback for path, fallback in zip(own, generated, strict=True)] if own else None
+        row_labels = _labels(labels, asked or Columns(), joined_by, count)
     else:
         row_labels = [clean_label(label) for label in columns["label"] or [None] * count]
     return Rows(
@@ -97,13 +98,19 @@ def _metadata_tables(path: Path, parts: Sequence[Part]) -> list[tuple[Path, pa.T
             file=str(path / METADATA),
         )
     tables = []
-    wanted = {*_PATHS, *_NUMBERS, "label", "split"}
     for part, file in zip(parts, files, strict=True):
+        if len(parts) > 1 and number_of(part.file) != number_of(file):
+            raise ImportInvalid(
+                f"{part.file} and {file} have different numbers: embeddings and metadata are paired by the number in "
+                "their names, and each needs its other.",
+                file=str(file),
+            )
         with _file(file).open(None) as opened:
             try:
                 parquet = pq.ParquetFile(opened)
                 rows = parquet.metadata.num_rows
-                table = parquet.read([name for name in parquet.schema_arrow.names if name in wanted])
+                names = _wanted(file, parquet.schema_arrow)
+                table = parquet.read(names).select(names)
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise ImportInvalid(f"{file} is no complete Parquet file: {error}.", file=str(file)) from error
         if rows != len(part.values):
@@ -113,6 +120,22 @@ def _metadata_tables(path: Path, parts: Sequence[Part]) -> list[tuple[Path, pa.T
             )
         tables.append((file, table))
     return tables
+
+
+def _wanted(file: Path, schema: pa.Schema) -> list[str]:
+    """The columns to read, each of which must be there once."""
+    fixed = {*_PATHS, *_NUMBERS, "label", "split"}
+    names = [each.name for each in schema if each.name in fixed or (is_path_name(each.name) and may_be_text(each.type))]
+    for name in names:
+        if names.count(name) > 1:
+            raise ImportInvalid(f"{file} has {names.count(name)} columns `{name}`: keep one.", file=str(file))
+    return names
+
+
+def _path_columns(tables: Sequence[tuple[Path, pa.Table]]) -> list[str]:
+    """Columns that name an image, the most telling first."""
+    others = {name for _, table in tables for name in table.column_names if is_path_name(name)}
+    return [*_PATHS, *sorted(others.difference(_PATHS))]
 
 
 def _column(tables: Sequence[tuple[Path, pa.Table]], name: str) -> list[str | None] | None:
@@ -141,10 +164,14 @@ def _numbers(tables: Sequence[tuple[Path, pa.Table]], name: str, count: int) -> 
 
 def _distinct(paths: Sequence[str | None], generated: Sequence[str]) -> list[str]:
     """``paths``, with the generated name for a missing one and the row's number behind one that comes again."""
-    seen: Counter[str] = Counter()
+    own = [path or fallback for path, fallback in zip(paths, generated, strict=True)]
+    taken = set(own)
+    seen: set[str] = set()
     out = []
-    for row, (path, fallback) in enumerate(zip(paths, generated, strict=True)):
-        own = path or fallback
-        seen[own] += 1
-        out.append(own if seen[own] == 1 else f"{own}#{row}")
+    for row, path in enumerate(own):
+        name = path
+        while name in seen or (name != path and name in taken):
+            name = f"{name}#{row}"
+        seen.add(name)
+        out.append(name)
     return out

@@ -85,12 +85,13 @@ def _open_part(file: Path) -> Part:
 
 def numbered(folder: Path, extension: str) -> list[Path]:
     """The files of ``folder`` by the last number in their names, so that ``_10`` comes after ``_9``."""
+    return sorted(folder.glob(f"*.{extension}"), key=lambda file: (number_of(file), file.name))
 
-    def number(file: Path) -> tuple[int, str]:
-        digits = re.findall(r"[0-9]+", file.stem)
-        return (int(digits[-1]) if digits else -1, file.name)
 
-    return sorted(folder.glob(f"*.{extension}"), key=number)
+def number_of(file: Path) -> int:
+    """The last number in a file's name; -1 where there is none."""
+    digits = re.findall(r"[0-9]+", file.stem)
+    return int(digits[-1]) if digits else -1
 
 
 def chunks(parts: Sequence[Part], start: int, stop: int) -> Iterator[tuple[Part, int, int, int]]:

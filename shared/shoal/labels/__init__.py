@@ -5,9 +5,9 @@
 """
 
 from shoal.labels.cells import clean_label
-from shoal.labels.columns import PATH_COLUMN, Columns, listed
+from shoal.labels.columns import PATH_COLUMN, Columns, is_path_name, listed
 from shoal.labels.joining import Joined, join, join_by_path
-from shoal.labels.layouts import Layout
+from shoal.labels.layouts import Layout, may_be_text
 from shoal.labels.reading import LabelTable, check_labels, read_labels, typed_values
 
 __all__ = [
@@ -18,9 +18,11 @@ __all__ = [
     "Layout",
     "check_labels",
     "clean_label",
+    "is_path_name",
     "join",
     "join_by_path",
     "listed",
+    "may_be_text",
     "read_labels",
     "typed_values",
 ]

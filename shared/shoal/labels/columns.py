@@ -135,6 +135,11 @@ def _label(file: UserFile, names: Sequence[str], asked: Columns, path: str | Non
     )
 
 
+def is_path_name(name: str) -> bool:
+    """Whether a column of that name holds the images' paths, as far as a name tells."""
+    return _key(name) in _PATHS
+
+
 def listed(names: Sequence[str]) -> str:
     """Columns as a message lists them."""
     shown = ", ".join(repr(name) for name in names[:_NAMED]) or "(none)"

@@ -93,6 +93,10 @@ def join_by_path(table: LabelTable, paths: Sequence[str]) -> Joined:
     ShoalError
         The label file's error: an image has no row, or rows with different labels.
     """
+    if len(once := list(dict.fromkeys(paths))) < len(paths):
+        joined = join_by_path(table, once)
+        by_path = dict(zip(once, joined.labels, strict=True))
+        return Joined([by_path[path] for path in paths], joined.note)
     exact = _rows_by(table, ((path, at) for at, path in enumerate(table.paths or ())))
     normal = _normal_rows(table, exact, paths)
     found = [exact.get(path) for path in paths]

@@ -172,7 +172,7 @@ def _parquet(file: UserFile, asked: Columns) -> Layout:
         parquet = open_parquet(file, opened)
         schema = parquet.schema_arrow
         names = tuple(each.name for each in schema if not pa.types.is_nested(each.type))
-        texts = [each.name for each in schema if _may_be_text(each.type) and schema.names.count(each.name) == 1]
+        texts = [each.name for each in schema if may_be_text(each.type) and schema.names.count(each.name) == 1]
         samples: dict[str, list[str]] = {}
         try:
             if texts and parquet.metadata.num_rows:
@@ -183,7 +183,8 @@ def _parquet(file: UserFile, asked: Columns) -> Layout:
         return Layout("parquet", names, choose(file, names, asked, samples))
 
 
-def _may_be_text(kind: pa.DataType) -> bool:
+def may_be_text(kind: pa.DataType) -> bool:
+    """Whether a column of Arrow's type ``kind`` may hold text: as such, as bytes, or as categories."""
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     binaries = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
