@@ -40,14 +40,16 @@ def _as_array(row: list[float]) -> Any:
     return np.array(row, dtype=np.float64)
 
 
-Row = Annotated[list[float], Field(max_length=MAX_DIM), AfterValidator(_as_array)]
-"""An embedding; once it is checked it is an array of float64."""
+Row = Annotated[list[float], Field(max_length=MAX_DIM, fail_fast=True), AfterValidator(_as_array)]
+"""An embedding; once it is checked it is an array of float64. The first wrong value is told, not each of a million."""
 
 
 class AssignRequest(Request):
     """Body of `POST /clusterings/{id}/assign`: exactly one of the two."""
 
-    embeddings: list[Row] | None = Field(None, min_length=1, max_length=MAX_ROWS, description="One list a row.")
+    embeddings: list[Row] | None = Field(
+        None, min_length=1, max_length=MAX_ROWS, fail_fast=True, description="One list a row."
+    )
     images: list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_IMAGE_CHARACTERS)]] | None = Field(
         None, min_length=1, max_length=MAX_IMAGES, description="Images as data URIs; the extractor must be running."
     )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from itertools import pairwise, product
+from itertools import islice, pairwise, product
 from math import prod
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ByteSize,
     ConfigDict,
     Discriminator,
@@ -27,7 +28,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import core_schema
+from pydantic_core import PydanticKnownError, core_schema
 
 from shoal.jobs.states import JobState
 from shoal.keypatterns import LONGEST, check_ignored, check_pattern, check_replacement
@@ -42,12 +43,23 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 MAX_CLUSTERS = 1_000_000
 DEFAULT_EVALUATION_SEEDS = (0, 1, 2)
+MAX_UNKNOWN = 20
+"""Unknown fields of one object that are told."""
 
 
 class Request(BaseModel):
     """Base of everything a client sends."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_unknown(cls, sent: Any) -> Any:
+        """What was sent with the first unknown fields alone: each is an error, and a body has room for 100,000."""
+        if not isinstance(sent, dict) or len(sent) <= MAX_UNKNOWN:
+            return sent
+        untold = set(islice((name for name in sent if name not in cls.model_fields), MAX_UNKNOWN, None))
+        return {name: value for name, value in sent.items() if name not in untold}
 
 
 class LabelFile(Request):
@@ -128,6 +140,17 @@ _Ignored = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST), A
 _Pair = Annotated[list[_Replacement], Field(min_length=2, max_length=2)]
 
 
+MAX_PAIRS = 100
+
+
+def _few_pairs(rename: Any) -> Any:
+    # First: each wrong pair is an error, and a body has room for 100,000.
+    if isinstance(rename, dict) and len(rename) > MAX_PAIRS:
+        context = {"field_type": "Dictionary", "max_length": MAX_PAIRS, "actual_length": len(rename)}
+        raise PydanticKnownError("too_long", context)
+    return rename
+
+
 def _pairs(rename: list[list[str]] | dict[str, str]) -> list[list[str]] | dict[str, str]:
     for pattern, replacement in rename.items() if isinstance(rename, dict) else rename:
         if not pattern:
@@ -148,7 +171,8 @@ class KeyMapping(Request):
         "whose key begins otherwise are set aside, and listed in the model's record.",
     )
     rename: Annotated[
-        Annotated[list[_Pair], Field(max_length=100)] | Annotated[dict[_Pattern, _Replacement], Field(max_length=100)],
+        Annotated[list[_Pair], Field(max_length=MAX_PAIRS)]
+        | Annotated[dict[_Pattern, _Replacement], Field(max_length=MAX_PAIRS), BeforeValidator(_few_pairs)],
         AfterValidator(_pairs),
     ] = Field(
         default_factory=list,
@@ -239,7 +263,7 @@ class EmbeddingSets(Request):
     """Fit on one embeddings id, score others through the same stored transform."""
 
     train: Id
-    score: list[Id | ScoredSet] = Field(min_length=1, max_length=100)
+    score: list[Id | ScoredSet] = Field(min_length=1, max_length=100, fail_fast=True)
 
     @property
     def scored(self) -> dict[str, ClassMap | None]:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 from clusterer import api as clusterer_api
+from clusterer.online import AssignRequest
 from extractor import api as extractor_api
 from fastapi.testclient import TestClient
 from PIL import Image
+from pydantic import ValidationError
 from shoal.jobs.queue import JobQueue
+from shoal.schemas import ClusterRequest, ExtractRequest, Request
 from shoal.settings import Settings
 from shoal.store import Store
 
@@ -225,3 +228,26 @@ def test_no_number_or_id_is_out_of_bounds(clusterer: TestClient, body: dict[str,
 def test_no_option_of_an_extraction_is_out_of_bounds(extractor: TestClient, change: dict[str, object]) -> None:
     body = {"images": {"path": "images"}, "model": "raw_pixels", **change}
     assert extractor.post("/extract", json=body).status_code == 422
+
+
+MANY = {f"k{number}": number for number in range(50_000)}
+MODEL = {"architecture": "resnet18", "weights": "random"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (ClusterRequest, MANY),
+        (ClusterRequest, {"embeddings": {"train": "a", "score": [{"embeddings": "b", "class_map": MANY}] * 100}}),
+        (ExtractRequest, {"images": {"path": "a", "labels": MANY}, "model": MODEL}),
+        (ExtractRequest, {"images": {"path": "a"}, "model": {**MODEL, "transform": MANY}}),
+        (ExtractRequest, {"images": {"path": "a"}, "model": {**MODEL, "rename": MANY}}),
+        (AssignRequest, {"embeddings": [[None] * 100] * 1000}),
+        (AssignRequest, {"embeddings": [None] * 10_000}),
+    ],
+)
+def test_a_body_of_faults_is_not_described_fault_by_fault(kind: type[Request], body: dict[str, object]) -> None:
+    """Each fault is described while the event loop waits: of a million of them it would wait for half a minute."""
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(body)
+    assert caught.value.error_count() <= 100
