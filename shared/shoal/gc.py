@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from shoal.errors import JobNotFound, QueueUnavailable
 from shoal.jobs.leftovers import job_of
 from shoal.jobs.queue import JobQueue
+from shoal.jobs.records import texts_of
 from shoal.schemas import Job
 from shoal.store import EmbeddingSet, Store
 from shoal.store.partial import SEGMENT_NAME
@@ -82,14 +82,14 @@ def find(
         ended = _ended(queue, job_of(path))
         if ended is not False and job_of(path) not in unfinished:
             yield from _old([path], 0.0 if ended else work_age_s)
-    wanted = ""
+    wanted: set[str] = set()
     if incomplete_age_s is not None:
         if queue is None:
             raise QueueUnavailable(
                 "Without the job queue nobody knows which incomplete embeddings are still wanted: start `shoal up`, or "
                 "leave --incomplete-days out."
             )
-        wanted = _wanted([*queue.unfinished(), *beside])
+        wanted = {text for job in (*queue.unfinished(), *beside) for text in texts_of(job.request)}
     for entry in survey("embeddings", store.embeddings_ids(), store.embeddings):
         if entry.error is not None:  # damaged: for `shoal repair` or a person to decide about
             continue
@@ -138,19 +138,10 @@ def _leftovers(embeddings: EmbeddingSet) -> Iterator[Path]:
             yield from (each for each in _entries(path) if not SEGMENT_NAME.fullmatch(each.name))
 
 
-def _abandoned(embeddings: EmbeddingSet, wanted: str, age_s: float) -> bool:
+def _abandoned(embeddings: EmbeddingSet, wanted: set[str], age_s: float) -> bool:
     if embeddings.complete or _age_s(embeddings.layout.folder) < age_s:
         return False
-    return not any(_quoted(text) in wanted for text in (embeddings.id, embeddings.plan.source.path))
-
-
-def _wanted(jobs: Iterable[Job]) -> str:
-    """The requests of unfinished jobs, as one text to look ids and paths up in."""
-    return "\n".join(job.model_dump_json(include={"request"}) for job in jobs)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return wanted.isdisjoint((embeddings.id, embeddings.plan.source.path))
 
 
 def _entries(folder: Path) -> list[Path]:

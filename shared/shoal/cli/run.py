@@ -28,6 +28,7 @@ from shoal.jobs.states import JobState
 from shoal.schemas import Job
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
+from shoal.store.survey import survey
 
 Json = dict[str, Any]
 RUN: Flags = {**EXTRACT, **CLUSTER, "images": "FOLDER", "images.path": "FOLDER", "clusters": "-k"}
@@ -62,7 +63,7 @@ class Ask:
         try:
             if store.embeddings(embeddings).plan.source.path != self.source.path:
                 return False
-        except NotFound:
+        except (NotFound, StoreError):  # A damaged set: the extraction mends it first.
             return False
         free = {"clusters", "over"} if self.clusters is None and self.over is None else set()
         k = {name: job.request.get(name) for name in ("clusters", "over")} if free else {}
@@ -311,9 +312,9 @@ def _kept(source: Source, store: Store, command: str) -> str:
 def _newest(source: Source, store: Store) -> EmbeddingSet | None:
     """The set of the folder's embeddings that was written to last."""
     newest: tuple[float, EmbeddingSet | None] = (0.0, None)
-    for embeddings_id in store.embeddings_ids():
-        found = store.embeddings(embeddings_id)
-        if found.plan.source.path != source.path:
+    for entry in survey("embeddings", store.embeddings_ids(), store.embeddings):
+        found = entry.item
+        if entry.error is not None or found.plan.source.path != source.path:
             continue
         layout = found.layout
         times = [path.stat().st_mtime for path in (layout.plan, layout.commits, layout.all_parts) if path.exists()]

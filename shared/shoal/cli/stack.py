@@ -14,6 +14,7 @@ import typer
 
 from shoal.cli.jobs import DEFAULT_MODEL
 from shoal.cli.output import duration, err, metrics_table, out
+from shoal.cli.paths import Data, Models, StoreRoot, expanded
 from shoal.cli.run import Ask, extract_and_cluster, result_files, stopping_well
 from shoal.cli.session import Session
 from shoal.cli.source import Source
@@ -21,12 +22,6 @@ from shoal.cli.summary import quoted
 from shoal.embedded import Process, Stack
 from shoal.settings import Settings
 from shoal.store import Store
-
-Data = Annotated[Path | None, typer.Option("--data", envvar="SHOAL_DATA", help="Root of the image folders.")]
-Models = Annotated[Path | None, typer.Option("--models", envvar="SHOAL_MODELS", help="Folder of checkpoint files.")]
-StoreRoot = Annotated[
-    Path | None, typer.Option("--store", envvar="SHOAL_STORE", help="Where embeddings and groups go.")
-]
 
 # A few hundred images: so few that one k-means run says little, and that PCA's small components are mostly noise.
 DEMO_OPTIONS: dict[str, Any] = {
@@ -76,14 +71,15 @@ def up(
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for images, store and contact sheet.")] = Path("demo"),
+    output: Annotated[Path, typer.Option(help="Folder for images, store and contact sheet.", callback=expanded)] = Path(
+        "demo"
+    ),
     dataset: Annotated[str, typer.Option(help="stamps, emoji, or auto: whichever can be fetched.")] = "auto",
 ) -> None:
     """Cluster real images with real weights, beside raw pixels, and draw the groups."""
     from shoal.cli.demo import fetch_images
 
     started = time.monotonic()
-    output = output.expanduser()
     source = Source.of(fetch_images(output / "images", dataset, err.print))
     store = Store(output / "store")
     session = Session(source.root, output / "models", store.root, command="shoal demo")

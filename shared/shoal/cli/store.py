@@ -20,8 +20,11 @@ from shoal.client import Client
 from shoal.embedded import open_queue
 from shoal.errors import EmbeddingsInUse, NotFound, ShoalError, Unavailable
 from shoal.jobs.queue import JobQueue
+from shoal.jobs.records import texts_of
 from shoal.settings import Settings
-from shoal.store import Store
+from shoal.store import EmbeddingSet, Store
+from shoal.store.clustering import Clustering
+from shoal.store.sweeps import Sweep
 
 Json = dict[str, Any]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -111,36 +114,22 @@ def show(
 
 def entries(store: Store) -> Iterator[Entry]:
     """Everything in ``store``, what is damaged too."""
-    kinds: tuple[tuple[str, list[str], Callable[[str], Path], Callable[[str], str]], ...] = (
-        (
-            "embeddings",
-            store.embeddings_ids(),
-            lambda name: store.layout.embeddings(name).folder,
-            lambda name: _embeddings_line(store, name),
-        ),
-        (
-            "clustering",
-            store.clustering_ids(),
-            lambda name: store.layout.clustering(name).folder,
-            lambda name: _clustering_line(store, name),
-        ),
-        (
-            "sweep",
-            store.sweep_ids(),
-            lambda name: store.layout.sweep(name).folder,
-            lambda name: _sweep_line(store, name),
-        ),
-    )
-    for kind, ids, folder, line in kinds:
-        for each in ids:
-            try:
-                facts = line(each)
-            except NotFound:
-                continue  # Removed since it was listed.
-            except (ShoalError, KeyError, TypeError, ValueError, OSError) as error:
-                facts = f"damaged: {error}"
-            with suppress(OSError):
-                yield Entry(each, kind, facts, _written(folder(each)), folder(each))
+    places = {"embeddings": store.layout.embeddings, "clustering": store.layout.clustering, "sweep": store.layout.sweep}
+    lines: dict[str, Callable[[Any], str]] = {
+        "embeddings": _embeddings_line,
+        "clustering": _clustering_line,
+        "sweep": _sweep_line,
+    }
+    for found in store.survey():
+        folder = places[found.kind](found.id).folder
+        try:
+            facts = f"damaged: {found.error}" if found.error else lines[found.kind](found.item)
+        except NotFound:
+            continue  # Removed since it was listed.
+        except (ShoalError, KeyError, TypeError, ValueError, OSError) as error:
+            facts = f"damaged: {error}"
+        with suppress(OSError):
+            yield Entry(found.id, found.kind, facts, _written(folder), folder)
 
 
 def local(store: Store, which: str) -> tuple[Json, Table | None] | None:
@@ -201,21 +190,19 @@ def _of_service(client: Client, store: Store, which: str) -> tuple[Json, Table |
     return dict(client.embeddings(which)), None
 
 
-def _embeddings_line(store: Store, embeddings_id: str) -> str:
-    found = store.embeddings(embeddings_id)
+def _embeddings_line(found: EmbeddingSet) -> str:
     unfinished = "" if found.complete else f", {len(found.missing_shards())} of {found.plan.shards} shards missing"
     failed = f", {found.failed:,} images failed" if found.failed else ""
     source = f", from {found.plan.source.path}"
     return f"{found.rows:,} rows x {found.dim}, {found.plan.model.name}{source}{failed}{unfinished}"
 
 
-def _clustering_line(store: Store, clustering_id: str) -> str:
-    spec = store.clustering(clustering_id).spec
+def _clustering_line(clustering: Clustering) -> str:
+    spec = clustering.spec
     return f"k = {spec['k']}, n = {spec['n']:,}, of {spec['train']}"
 
 
-def _sweep_line(store: Store, sweep_id: str) -> str:
-    sweep = store.sweep(sweep_id)
+def _sweep_line(sweep: Sweep) -> str:
     return f"{len(sweep.finished_points())} of {sweep.total} points"
 
 
@@ -238,9 +225,9 @@ def _refuse_wanted(store: Store, ids: list[str]) -> None:
         with closing(JobQueue.from_url(url, lease_s=Settings().lease_s)) as queue:
             jobs = queue.unfinished()
     for job in jobs:
-        request = json.dumps(job.request)
+        named = set(texts_of(job.request))
         for each in ids:
-            if any(json.dumps(text) in request for text in (each, *_filled_from(store, each))):
+            if not named.isdisjoint((each, *_filled_from(store, each))):
                 raise EmbeddingsInUse(
                     f"The job {job.id} ({job.kind}, {job.state}) uses {each}: wait for it, or end it with "
                     f"`shoal cancel {job.id}`. Nothing was removed."

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -87,7 +87,7 @@ def decode_cursor(cursor: str) -> int:
     Raises
     ------
     InvalidRequest
-        It was given none.
+        ``cursor`` is not one of `encode_cursor`.
     """
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
@@ -99,3 +99,15 @@ def decode_cursor(cursor: str) -> int:
             "`cursor` is not valid: send the `next_cursor` of the page before, or none.", field="cursor"
         )
     return int(match[1])
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """Every text in a request, however deep: the ids and paths that its job uses are among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from texts_of(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from texts_of(each)
