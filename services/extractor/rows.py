@@ -19,7 +19,7 @@ def start_of(cursor: str | None) -> int:
     Raises
     ------
     InvalidRequest
-        ``cursor`` is none that a page gave.
+        ``cursor`` is not the ``next_cursor`` of a page.
     """
     if cursor is None:
         return 0

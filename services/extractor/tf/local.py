@@ -5,7 +5,6 @@ Nothing here imports TensorFlow: the server is `serve-savedmodel` in a process o
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import signal
@@ -14,11 +13,13 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import structlog
 from shoal.errors import Unavailable
+from shoal.jobs.lifeline import end_with_parent
 
 log = structlog.get_logger(__name__)
 
@@ -28,8 +29,6 @@ STOP_S = 15.0
 TICK_S = 0.2
 SHORT_LIFE_S = 2.0
 """A server that ends sooner cannot start at all; starting it again and again would help nobody."""
-PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class LocalServer:
@@ -117,15 +116,13 @@ class LocalServer:
         command = [sys.executable, "-m", "extractor", "serve-savedmodel", str(self._models), "--port", str(self.port)]
         # In a session of its own, so that Ctrl-C reaches the worker first, whose job it still serves.
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_parent
+            command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()),
         )
         log.info("TensorFlow server started", pid=process.pid, port=self.port)
         return process
-
-
-def die_with_parent() -> None:
-    """Have this process ended when the one that started it ends: for a new process, before its program."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_port() -> int:

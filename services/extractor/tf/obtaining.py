@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 import structlog
 from shoal.errors import WeightsInvalid, WeightsMissing
 from shoal.fetch import Route
+from shoal.jobs.lifeline import end_with_parent
 from shoal.store.atomic import replace_file
 
 from extractor.download import Checksums, OnProgress, alone, download, fault_of, note_of, require_room
@@ -28,7 +30,6 @@ from extractor.modelspec import ModelSpec, PublishedModel
 from extractor.tf import folders
 from extractor.tf.archives import replace_folder, unpack
 from extractor.tf.bucket import RemoteFile, list_files
-from extractor.tf.local import die_with_parent
 
 log = structlog.get_logger(__name__)
 
@@ -250,7 +251,7 @@ def _import(name: str, source: Path, models_root: Path, report: OnProgress) -> P
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "SHOAL_MODELS": str(models_root)},
-        preexec_fn=die_with_parent,
+        preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()),
     )
     try:
         while True:

@@ -40,7 +40,7 @@ def to_proto(array: NDArray[Any]) -> Any:
     Raises
     ------
     TypeError
-        The dtype is none that images and embeddings have.
+        Images and embeddings do not have this dtype.
     """
     code = _CODES.get(array.dtype)
     if code is None:
@@ -60,7 +60,7 @@ def from_proto(proto: Any) -> NDArray[Any]:
     Raises
     ------
     TypeError
-        The dtype is none that images and embeddings have.
+        Images and embeddings do not have this dtype.
     ValueError
         The values do not fill the shape.
     """

@@ -114,7 +114,11 @@ def show(
 
 def entries(store: Store) -> Iterator[Entry]:
     """Everything in ``store``, what is damaged too."""
-    places = {"embeddings": store.layout.embeddings, "clustering": store.layout.clustering, "sweep": store.layout.sweep}
+    places: dict[str, Callable[[str], Any]] = {
+        "embeddings": store.layout.embeddings,
+        "clustering": store.layout.clustering,
+        "sweep": store.layout.sweep,
+    }
     lines: dict[str, Callable[[Any], str]] = {
         "embeddings": _embeddings_line,
         "clustering": _clustering_line,

@@ -6,25 +6,25 @@ A session of its own, so that Ctrl-C reaches `shoal up` alone and the others are
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from shoal.jobs.lifeline import end_with_parent
 
 STOP_S = 20.0
 RESTART_S = 1.0
 RESTART_CAP_S = 60.0
 LONG_LIFE_S = 60.0
 """A process that lived for so long has not failed at its start: the next pause is the shortest again."""
-PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+LAST_BYTES = 1 << 18
+"""Of a log, which may be gigabytes, so many are looked at for its last lines."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=tuple(self.kept_fds),
-                preexec_fn=lambda: _die_with_parent(self.death_signal, parent),
+                preexec_fn=lambda: end_with_parent(self.death_signal, parent),
             )
         self._started_at = time.monotonic()
         self._restart_at = None
@@ -126,7 +126,7 @@ class Process:
     def last_words(self, lines: int = 15) -> str:
         """The end of what it has logged since its start."""
         with contextlib.suppress(OSError), self.log.open("rb") as log:
-            log.seek(self._log_start)
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - LAST_BYTES))
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
         return ""
 
@@ -138,14 +138,6 @@ class Process:
                 if isinstance(record, dict) and {"code", "detail"} <= set(record):
                     return {key: str(record[key]) for key in ("code", "detail")}
         return {}
-
-
-def _die_with_parent(number: signal.Signals, parent: int) -> None:
-    if sys.platform != "linux":
-        return
-    _libc.prctl(PR_SET_PDEATHSIG, int(number))
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def free_port() -> int:

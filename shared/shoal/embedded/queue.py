@@ -43,7 +43,7 @@ def open_queue(store: Path, command: str, *, create: bool = False) -> Iterator[s
     Parameters
     ----------
     command
-        Who asks, as others are told meanwhile.
+        The command that asks; messages to others name it meanwhile.
     create
         Make the store's queue when it has none; otherwise the URL is then None.
 

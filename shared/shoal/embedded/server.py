@@ -45,7 +45,7 @@ class Server:
     store
         Its root folder; `.queue` and `.logs` are made below it.
     command
-        Who starts it, as others are told: `shoal up`.
+        The command that starts it, such as `shoal up`; messages to others name it.
     data
         Folder of its data; the store's `.queue`, where lock and socket are too, by default.
     """

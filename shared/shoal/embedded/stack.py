@@ -57,7 +57,7 @@ class Stack:
     redis_url
         An existing server; None starts the embedded one.
     command
-        Who starts it, as others are told who find it running.
+        The command that starts it; messages to others name it while it runs.
     single_user
         Of a command that starts it for itself alone: always with a queue of its own, and without the settings of
         services that others reach.

@@ -226,7 +226,7 @@ class JobQueue:
         Raises
         ------
         InvalidRequest
-            ``cursor`` is none that this method gave, or ``state`` or ``limit`` is out of range.
+            ``cursor`` is not one of this method, or ``state`` or ``limit`` is out of range.
         """
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidRequest(f"`limit` is {limit}: between 1 and {MAX_PAGE}.", field="limit")

@@ -15,7 +15,7 @@ _IMAGE = re.compile(r".+\.(jpe?g|png|webp|bmp|gif|tiff?|p[pgnb]m|heic|heif|avif|
 def clean_label(value: str | None) -> str | None:
     """A label as it is stored, the same whatever file it comes from; None for an unlabelled image.
 
-    Blanks around it are cut off. A blank one and ``nan``, in any case, are none. A whole number that a table wrote as
+    Blanks around it are cut off. A blank and ``nan``, in any case, mean no label. A whole number that a table wrote as
     a float is the integer: ``1.0`` is ``1``.
 
     Examples

@@ -17,7 +17,7 @@ HEADER_BYTES = 128
 """Length of every header that is written here: constant, so that the row count can be filled in at the end."""
 
 NPY_ERRORS = (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, tokenize.TokenError)
-"""What an archive of arrays raises whose headers are none, cut off, or name a shape or dtype that cannot be."""
+"""What an archive of arrays raises whose headers are missing, cut off, or name a shape or dtype that cannot be."""
 
 
 def npy_header(rows: int, dim: int, dtype: np.dtype[Any]) -> bytes:

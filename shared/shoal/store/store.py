@@ -68,7 +68,7 @@ class Store:
         Raises
         ------
         EmbeddingsNotFound
-            There is none of that id.
+            Nothing has that id.
         StoreCorrupt
             It is damaged, as far as documents and the sizes of files tell.
         """
@@ -94,7 +94,7 @@ class Store:
         Raises
         ------
         EmbeddingsNotFound
-            There is none of that id.
+            Nothing has that id.
         """
         try:
             return EmbeddingSet(*self._plan(embeddings_id))
@@ -140,7 +140,7 @@ class Store:
         Raises
         ------
         EmbeddingsNotFound
-            There is none of that id.
+            Nothing has that id.
         StoreCorrupt
             Its plan or its listing is damaged; `create_embeddings` writes them again.
         """
@@ -393,7 +393,7 @@ class Store:
         Raises
         ------
         ClusteringNotFound
-            There is none of that id.
+            Nothing has that id.
         """
         return clusterings.open_clustering(self.layout, clustering_id)
 
@@ -407,7 +407,7 @@ class Store:
         Raises
         ------
         ClusteringNotFound
-            There is none of that id.
+            Nothing has that id.
         """
         clusterings.delete_clustering(self.layout, clustering_id)
         self._sweep_temporary()
@@ -422,7 +422,7 @@ class Store:
         Raises
         ------
         SweepNotFound
-            There is none of that id.
+            Nothing has that id.
         """
         return sweeps.open_sweep(self.layout, sweep_id)
 
@@ -436,7 +436,7 @@ class Store:
         Raises
         ------
         SweepNotFound
-            There is none of that id.
+            Nothing has that id.
         """
         sweeps.delete_sweep(self.layout, sweep_id)
         self._sweep_temporary()

@@ -24,7 +24,7 @@ from shoal.web.problems import no_json
 CLIENT_GONE: Final = 499
 """The status that logs and metrics have for a client that did not wait; nobody receives it."""
 MAX_ERRORS: Final = 100
-"""Faults of one body that are told."""
+"""Faults of one body that a problem lists."""
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
