@@ -295,6 +295,16 @@ class TestLeftovers:
         assert not run.Ask(ask.source, options={"pca": {"components": 2}}).wants(job, store)
         assert not run.Ask(Source(Path("/x/y"), Path("/x"))).wants(job, store)
 
+    def test_a_damaged_set_ends_neither_a_start_nor_a_stop(self, store: Store, queue: JobQueue, ask: run.Ask) -> None:
+        [embeddings_id] = store.embeddings_ids()
+        job, _ = queue.submit("cluster", {"embeddings": embeddings_id, "clusters": 7})
+        other = store.layout.embeddings("other-0123456789ab").folder
+        other.mkdir()
+        assert ask.wants(job, store)
+        assert "images are embedded and kept" in run._kept(ask.source, store, "shoal run x")
+        (store.layout.embeddings(embeddings_id).folder / "plan.json").write_text("{")
+        assert not ask.wants(job, store)
+
     def test_each_data_root_has_a_queue_of_its_own(self, store: Store, tmp_path: Path) -> None:
         queues = {
             Session(root, tmp_path, store.root, command="shoal run").stack.queue_data for root in (tmp_path, Path("/"))

@@ -108,6 +108,19 @@ def test_only_its_own_words_are_a_process_s_last(root: Path) -> None:
     assert process.last_words() == "of this run"
 
 
+def test_the_last_words_of_a_log_of_gigabytes_cost_little(root: Path) -> None:
+    log = root / "log"
+    log.touch()
+    process = Process("worker", ["true"], log)
+    process.start({})
+    process.wait()
+    with log.open("r+b") as file:
+        file.truncate(1 << 34)
+        file.seek(0, 2)
+        file.write(b"\nthe end\n")
+    assert process.last_words(1) == "the end"
+
+
 def test_a_process_that_ends_is_started_again(stack: Stack, wait_until: Callable[..., None]) -> None:
     (stack.store / ".logs").mkdir(parents=True)
     stack._spawn("clusterer-worker", ["timeit", "-n1", "-r1", "import time; time.sleep(600)"])
