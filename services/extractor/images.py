@@ -69,7 +69,7 @@ def read_image_file(root: Path, path: Path, stamp: str | None = None) -> bytes:
     ImageRemoved
         It is not there any more.
     ImageUnreadable
-        It is no regular file, or may not be read.
+        It is no regular file, a link that leads nowhere, or may not be read.
     ImageOutsideRoot
         A symlink on the way leaves ``root``.
     ImageTooLarge
@@ -89,6 +89,8 @@ def read_image_file(root: Path, path: Path, stamp: str | None = None) -> bytes:
     except PathOutsideRoot as error:
         raise ImageOutsideRoot(error.detail) from None
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise ImageUnreadable("The link leads nowhere: mend it or remove it.") from None
         if stamp is None:
             raise ImageUnreadable("The file is gone.") from None
         raise ImageRemoved(

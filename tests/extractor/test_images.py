@@ -251,6 +251,13 @@ class TestReading:
         with pytest.raises(ImageRemoved, match="gone since it was listed"):
             read_image_file(tmp_path, tmp_path / "gone.png", "1:1")
 
+    @pytest.mark.parametrize("stamp", [None, "0:0"])
+    def test_a_link_that_leads_nowhere_is_not_said_to_be_gone(self, tmp_path: Path, stamp: str | None) -> None:
+        (tmp_path / "x.png").symlink_to("nowhere.png")
+        with pytest.raises(ImageUnreadable, match="leads nowhere") as raised:
+            read_image_file(tmp_path, tmp_path / "x.png", stamp)
+        assert raised.value.code == "image_unreadable"
+
     def test_a_file_written_to_while_it_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "x.png"
         path.write_bytes(b"before")

@@ -77,3 +77,8 @@ def test_a_label_file_is_looked_for_in_the_working_directory_first(
     }
     assert parse_labels("~/here.csv") == {"file": str(tmp_path / "here.csv")}
     assert parse_labels("below/the/root.csv") == {"file": "below/the/root.csv"}
+
+
+def test_a_level_of_folders_is_said_as_the_flag_takes_it() -> None:
+    said = in_flags(InvalidRequest('Send `images.labels`: {"folder_level": 0} takes each, "none" none.'), EXTRACT)
+    assert said.detail == "Give `--labels`: `folder:0` takes each, `none` none."

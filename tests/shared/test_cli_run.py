@@ -16,7 +16,7 @@ from shoal import __version__
 from shoal.cli import reuse, run, summary
 from shoal.cli.session import Session
 from shoal.cli.source import Source
-from shoal.errors import InvalidRequest, PathNotFound, StoreError
+from shoal.errors import ClustersInvalid, InvalidRequest, PathNotFound, StoreError
 from shoal.importer import import_embeddings
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
@@ -94,6 +94,8 @@ class TestSource:
         ({"classes": 1, "rows": 200}, (10, None)),
         ({"classes": 0, "rows": 2}, (2, None)),
         ({"rows": 5000}, (50, None)),
+        ({"classes": 2, "rows": 200, "labelled": 8}, (10, None)),
+        ({"classes": 2, "rows": 200, "labelled": 150}, (None, 1.0)),
     ],
 )
 def test_k_is_chosen_from_the_classes_or_the_rows(facts: dict[str, Any], choice: tuple[Any, Any]) -> None:
@@ -250,6 +252,50 @@ class TestSummary:
         assert "3 files not taken" in text
         assert ".heic   No decoder. Such as b.heic" in text
         assert "The first folder below `[red] cats` is the class." in text
+
+    def test_it_speaks_of_flags_and_not_of_fields(self, store: Store) -> None:
+        told = 'Send `images.labels` as {"folder_level": n} to take the nth folder below `path`, from 0, or "none".'
+        text = " ".join(self.text(store, extraction={"source": {"message": told}}).split())
+        assert "Give `--labels` as `folder:n` to take the nth folder below `[red] cats`, from 0, or `none`." in text
+
+    def test_it_names_every_kind_of_file_that_was_left_out(self, store: Store) -> None:
+        def group(reason: str, suffix: str | None, count: int) -> dict[str, Any]:
+            return {"reason": reason, "suffix": suffix, "count": count, "examples": ["x"], "message": f"{suffix}!"}
+
+        others = [group("not_an_image", f".{name}", 1) for name in ("json", "mp4", "psd", "txt", "zip")]
+        extraction = {
+            "not_taken": [
+                *others,
+                group("not_an_image", None, 2),
+                group("link_repeats", None, 1),
+                group("empty_folder", None, 2),
+                group("unsupported_format", ".cr2", 1),
+            ],
+            "source": {"system_entries": 6},
+        }
+        text = self.text(store, extraction=extraction)
+        assert "8 files, 2 folders, 1 link not taken" in text
+        assert "7 files are not images: .json 1, .mp4 1, .psd 1, .txt 1, .zip 1, no extension 2." in text
+        assert ".cr2!" in text
+        assert "6 hidden or system entries were passed over" in text
+
+    def test_it_says_how_many_images_the_figures_count(self, store: Store) -> None:
+        assert "have a class" not in self.text(store)
+        clusters = pa.table({"labelled": [5, 3, 0]})
+        assert summary._partly(clusters, 46).startswith("8 of 46 images have a class")
+
+    @pytest.mark.parametrize(("k", "rows", "other"), [(2, 46, 20), (20, 46, 10), (2, 3, 3), (3, 3, 2), (1, 2, 2)])
+    def test_the_number_of_groups_in_its_hint_can_be_asked_for(self, k: int, rows: int, other: int) -> None:
+        assert summary._other(k, rows) == other
+
+
+def test_too_few_images_say_what_was_not_taken(store: Store) -> None:
+    [embeddings_id] = store.embeddings_ids()
+    extraction = {
+        "not_taken": [{"reason": "unsupported_format", "suffix": ".heic", "count": 2, "message": "2 .heic: convert."}]
+    }
+    with pytest.raises(ClustersInvalid, match=r"Only 1 image .* Not taken: 2 files\. 2 \.heic: convert\."):
+        run._require_images({"id": embeddings_id, "rows": 1}, Source(Path("/x/y"), Path("/x")), store, extraction)
 
 
 def test_files_are_copied_where_one_says(store: Store, tmp_path: Path) -> None:

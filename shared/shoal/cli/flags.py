@@ -56,6 +56,8 @@ ROUTES = {
 }
 """What a service says of its routes, as commands."""
 _FIELD = re.compile(r"`([a-z_]+(?:\.[a-z_0-9]+)*)`")
+_LEVEL = re.compile(r'`?\{"folder_level": (\w+)\}`?')
+"""A level of folders as the API takes it; ``--labels`` takes ``folder:1``."""
 NO_CLUSTERS = "Say how many clusters: `-k 50`, `-k auto` or `--over 1.5`."
 TWO_CLUSTERS = "`-k` and `--over` both say how many clusters: keep one of them."
 
@@ -72,26 +74,29 @@ def speaking_of(flags: Flags) -> Iterator[None]:
 def in_flags(error: ShoalError, flags: Flags) -> ShoalError:
     """``error`` with the names of flags in place of those of fields; the same code and members."""
     refused = error.members.get("errors")
-    detail = "; ".join(_sentence(each, flags) for each in refused) if refused else _translated(error.detail, flags)
+    detail = "; ".join(_sentence(each, flags) for each in refused) if refused else told_in_flags(error.detail, flags)
     members = {name: value for name, value in error.members.items() if name not in {"detail", "code"}}
     return by_code({**members, "code": error.code, "status": error.status, "detail": detail})
 
 
 def _sentence(refused: Mapping[str, Any], flags: Flags) -> str:
-    message = _translated(str(refused["message"]), flags)
+    message = told_in_flags(str(refused["message"]), flags)
     if not refused["field"]:
         return message[:1].upper() + message[1:]
     return f"{_flag(str(refused['field']), flags) or refused['field']}: {message}"
 
 
-def _translated(text: str, flags: Flags) -> str:
+def told_in_flags(text: str, flags: Flags) -> str:
+    """What a service says of a request's fields and of its routes, of flags and commands."""
+
     def flag(match: re.Match[str]) -> str:
         found = _flag(match[1], flags)
         return f"`{found}`" if found else match[0]
 
     for route, command in ROUTES.items():
         text = text.replace(route, command)
-    return _FIELD.sub(flag, text)
+    text = _FIELD.sub(flag, _LEVEL.sub(r"`folder:\1`", text))
+    return text.replace('"none"', "`none`").replace("Send `--labels`", "Give `--labels`")
 
 
 def _flag(field: str, flags: Flags) -> str | None:

@@ -22,7 +22,7 @@ from shoal.cli.paths import Models, StoreRoot, expanded
 from shoal.cli.reuse import canonical, same_clustering
 from shoal.cli.session import Interrupted, Session, interruptible
 from shoal.cli.source import Source
-from shoal.cli.summary import Made, print_summary, quoted
+from shoal.cli.summary import Made, left_out, print_summary, quoted
 from shoal.errors import ClustersInvalid, EmbeddingsNotFound, InvalidRequest, NotFound, StoreError
 from shoal.jobs.states import JobState
 from shoal.schemas import Job
@@ -166,7 +166,8 @@ def extract_and_cluster(session: Session, ask: Ask, store: Store) -> Found:
         extraction = watch_job(client, job, progress, session.check).result or {}
         embeddings = str(extraction["embeddings"])
         facts = client.embeddings(embeddings)
-        _require_images(facts, ask.source, store)
+        _require_images(facts, ask.source, store, extraction)
+        facts["labelled"] = _labelled(store, embeddings)
         clusters, over = ask.clusters, ask.over
         notes: tuple[str, ...] = ()
         if clusters is None and over is None:
@@ -183,10 +184,21 @@ def extract_and_cluster(session: Session, ask: Ask, store: Store) -> Found:
 
 
 def choose_clusters(facts: Json) -> tuple[int | None, float | None]:
-    """`clusters` and `over` for a user who gave neither: the classes where there are labels, else sqrt(n / 2)."""
-    if (facts.get("classes") or 0) >= FEWEST_IMAGES:
+    """`clusters` and `over` for a user who gave neither: the classes where most images have one, else sqrt(n / 2)."""
+    if (facts.get("classes") or 0) >= FEWEST_IMAGES and not _mostly_unlabelled(facts):
         return None, 1.0
     return min(max(2, round(math.sqrt(facts["rows"] / 2))), facts["rows"]), None
+
+
+def _mostly_unlabelled(facts: Json) -> bool:
+    # A few folders beside many loose files say little of what the files show.
+    labelled, rows = facts.get("labelled"), int(facts["rows"])
+    return labelled is not None and 2 * int(labelled) < rows
+
+
+def _labelled(store: Store, embeddings: str) -> int:
+    labels = store.embeddings(embeddings).metadata(["label"]).column("label")
+    return len(labels) - int(labels.null_count)
 
 
 def result_files(store: Store, clustering: str, sheet: Path | None, report: Path | None) -> dict[str, Path]:
@@ -242,7 +254,7 @@ def _flags(model: str, labels: str, models: Path | None, store: Path | None) -> 
     return f" {quoted(*words)}" if words else ""
 
 
-def _require_images(facts: Json, source: Source, store: Store) -> None:
+def _require_images(facts: Json, source: Source, store: Store, extraction: Json) -> None:
     rows = int(facts["rows"])
     if rows >= FEWEST_IMAGES:
         return
@@ -250,6 +262,9 @@ def _require_images(facts: Json, source: Source, store: Store) -> None:
     what = "No image" if not rows else "Only 1 image"
     why = "".join(f" {row['image_path']}: {row['message']}" for row in errors)
     more = f" {facts['failed']:,} could not be read.{why}" if errors else ""
+    if told := left_out(extraction):
+        reasons = " ".join(str(each["message"]) for each in extraction["not_taken"][:3])
+        more += f" Not taken: {told}. {reasons}"
     raise ClustersInvalid(f"{what} of {source.folder} could be read; grouping needs at least {FEWEST_IMAGES}.{more}")
 
 
@@ -257,6 +272,8 @@ def _chosen(facts: Json, clusters: int | None) -> tuple[str, ...]:
     if clusters is None:
         return (f"As many groups as classes, {facts['classes']}. Other numbers: `-k` or `--over`.",)
     why = "There is one class only" if facts.get("classes") else "There are no labels"
+    if (facts.get("classes") or 0) >= FEWEST_IMAGES:
+        why = "Most images have no class"
     return (f"{why}: {clusters} groups is the square root of half the images. Other numbers: `-k`, or `-k auto`.",)
 
 

@@ -12,12 +12,15 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from shoal.cli.flags import EXTRACT, told_in_flags
 from shoal.figures import metric_of, number
 from shoal.store import Store
 
 Json = dict[str, Any]
 SHOWN_GROUPS = 5
-SHOWN_REASONS = 6
+FEWEST_CHOICE = 2
+"""Of so many images there is one number of groups only."""
+SHOWN_REASONS = 20
 
 LABELLED = (
     ("accuracy", "Accuracy, Hungarian", "images whose group is that of their class, one group a class"),
@@ -80,17 +83,25 @@ def print_summary(console: Console, store: Store, made: Made) -> None:
     empty = f" ({clustering.k - filled:,} of {clustering.k:,} stayed empty)" if filled < clustering.k else ""
     _say(console, f"{made.folder.name}: {_count(rows, 'image')} in {_count(filled, 'group')}{empty}", style="bold")
     source = made.extraction.get("source") or {}
-    # A user of `shoal run` has named a folder, not a field `path`.
-    recognised = str(source.get("message") or "").replace("`path`", f"`{made.folder.name}`")
-    for note in (recognised, *made.notes):
-        if note:
-            _say(console, note)
+    # A user of `shoal run` has named a folder and flags, not fields.
+    recognised = told_in_flags(str(source.get("message") or "").replace("`path`", f"`{made.folder.name}`"), EXTRACT)
     # A single class tells nothing about groups.
     labelled = int(clustering.spec.get("train_classes") or 0) > 1
+    for note in (recognised, _partly(clusters, rows) if labelled else "", *made.notes):
+        if note:
+            _say(console, note)
     console.print(_groups(store, clusters, made.embeddings, labelled=labelled))
     _quality(console, clustering.metrics()["scored"][made.embeddings], labelled=labelled)
     _left_out(console, store, made)
-    _places(console, made, rows)
+    _places(console, made, rows, clustering.k)
+
+
+def _partly(clusters: pa.Table, rows: int) -> str:
+    """How many images have a class, where not all have."""
+    labelled = sum(clusters.column("labelled").to_pylist())
+    if labelled >= rows:
+        return ""
+    return f"{labelled:,} of {_count(rows, 'image')} have a class: accuracy, NMI, ARI and purity count these only."
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
@@ -123,7 +134,8 @@ def _groups(store: Store, clusters: pa.Table, embeddings_id: str, *, labelled: b
         table.add_column("mostly", overflow="fold")
     table.add_column("the most typical image", overflow="fold")
     for row in shown:
-        mostly = f"{row['majority']} ({row['purity']:.0%})" if row["majority"] is not None else ""
+        of = f" of {row['labelled']:,}" if row["labelled"] < row["size"] else ""
+        mostly = f"{row['majority']} ({row['purity']:.0%}{of})" if row["majority"] is not None else ""
         path = typical.get(row["nearest"][0], "") if row["nearest"] else ""
         table.add_row(str(row["cluster"]), f"{row['size']:,}", *([_plain(mostly)] if labelled else []), _plain(path))
     if rest:
@@ -176,10 +188,14 @@ def _left_out(console: Console, store: Store, made: Made) -> None:
         total = sum(count for _, count, _ in failed)
         _say(console, f"\n{_count(total, 'image')} could not be read", style="bold")
         _reasons(console, failed)
-    skipped = [_skipped(each) for each in made.extraction.get("not_taken") or ()]
+    skipped = list(_skipped(made.extraction.get("not_taken") or ()))
     if skipped:
-        _say(console, f"\n{_count(sum(count for _, count, _ in skipped), 'file')} not taken", style="bold")
+        _say(console, f"\n{left_out(made.extraction)} not taken", style="bold")
         _reasons(console, skipped)
+    hidden = int((made.extraction.get("source") or {}).get("system_entries") or 0)
+    if hidden:
+        what = "1 hidden or system file or folder was" if hidden == 1 else f"{hidden:,} hidden or system entries were"
+        _say(console, f"{what} passed over: names with a dot in front, `@eaDir`, `__MACOSX`, `Thumbs.db` and the like.")
 
 
 def _failures(store: Store, made: Made) -> Iterator[tuple[str, int, str]]:
@@ -201,7 +217,30 @@ def _example(path: str | None, message: str | None) -> str:
     return f"{path}: {message}" if path and message else path or message or ""
 
 
-def _skipped(each: Json) -> tuple[str, int, str]:
+def left_out(extraction: Mapping[str, Any]) -> str:
+    """How many files, folders and links were not taken: `3 files, 1 link`; empty if none."""
+    counts = {"file": 0, "folder": 0, "link": 0}
+    for each in extraction.get("not_taken") or ():
+        kind = str(each.get("reason"))
+        counts["link" if kind.startswith("link_") else "folder" if "folder" in kind else "file"] += int(each["count"])
+    return ", ".join(_count(n, noun) for noun, n in counts.items() if n)
+
+
+def _skipped(groups: Iterable[Json]) -> Iterator[tuple[str, int, str]]:
+    """Reasons, the most files first; what is no image at all in one, whatever its extensions."""
+    groups = list(groups)
+    others = [each for each in groups if each.get("reason") == "not_an_image"]
+    if len(others) < 2:
+        yield from map(_reason, groups)
+        return
+    named = ", ".join(f"{each.get('suffix') or 'no extension'} {each['count']:,}" for each in others)
+    whole = sum(int(each["count"]) for each in others)
+    rows = [_reason(each) for each in groups if each not in others]
+    rows.append(("not_an_image", whole, f"{whole:,} files are not images: {named}."))
+    yield from sorted(rows, key=lambda row: -row[1])
+
+
+def _reason(each: Json) -> tuple[str, int, str]:
     examples = ", ".join(str(example) for example in (each.get("examples") or [])[:1])
     told = str(each.get("message") or "")
     name = str(each.get("suffix") or each.get("reason"))
@@ -218,7 +257,12 @@ def _reasons(console: Console, reasons: Iterable[tuple[str, int, str]]) -> None:
         _say(console, f"… and {_count(len(reasons) - SHOWN_REASONS, 'other reason')}")
 
 
-def _places(console: Console, made: Made, rows: int) -> None:
+def _other(clusters: int, rows: int) -> int:
+    """Another number of groups that can be asked for."""
+    return next(k for k in (20, 50, 10, 5, 3, 2) if k != clusters and k <= rows)
+
+
+def _places(console: Console, made: Made, rows: int, clusters: int) -> None:
     resumed = min(int(made.extraction.get("resumed_rows") or 0), rows)
     of = f"reused {resumed:,} of {rows:,} embeddings" if resumed else f"{rows:,} new embeddings"
     _say(console, "\nWhere it is", style="bold")
@@ -232,8 +276,9 @@ def _places(console: Console, made: Made, rows: int) -> None:
     _say(console, f"Open the report in a browser: {next(iter(made.files.values()))}")
     hints = [
         (f"shoal show {made.clustering}{made.store_flag}", "every figure"),
-        (f"{made.again} -k 20", "other groups"),
     ]
+    if rows > FEWEST_CHOICE:
+        hints.append((f"{made.again} -k {_other(clusters, rows)}", "other groups"))
     if made.reused:
         hints.append((f"{made.again} --again", "the same clustering anew"))
     width = max(len(command) for command, _ in hints)
