@@ -19,6 +19,7 @@ from shoal.embedded import runfile
 from shoal.embedded.process import Process, free_port
 from shoal.embedded.queue import wait_for_server
 from shoal.embedded.server import Server, StackError
+from shoal.host import require_linux
 from shoal.jobs.kinds import WORKERS, WorkerKind
 from shoal.settings import MIN_FREE_BYTES
 
@@ -103,7 +104,10 @@ class Stack:
             A process ended or nothing was ready in time; the message says why.
         Unavailable
             Another process runs on the store.
+        HostUnsupported
+            This is not Linux.
         """
+        require_linux()
         self.data.mkdir(parents=True, exist_ok=True)
         for folder in (self.models, self.store):
             _make_own(folder)
