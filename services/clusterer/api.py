@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Path, Query, Response
@@ -51,8 +52,8 @@ def cluster(
     key: IdempotencyKey = None,
 ) -> Job:
     """Cluster embeddings and score the result. The answer is a job; its result names the clustering."""
-    make_plan(store, body, settings.data)
-    return accepted(submit(queue, KIND, body, key), response)
+    check = partial(make_plan, store, body, settings.data)
+    return accepted(submit(queue, KIND, body, key, check), response)
 
 
 @router.get("/clusterings", tags=["clusterings"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path as FolderPath
 from typing import Annotated, Any, Literal
 
@@ -47,8 +48,8 @@ def extract(
 ) -> Job:
     """Embed a folder of images. The answer is a job; its result names the embeddings."""
     spec = catalogue.resolve(body.model, settings.models, settings=settings)
-    sources.check(body.images, settings.data, follow_links=settings.follow_links)
-    return accepted(submit(queue, spec.kind, body, key), response)
+    check = partial(sources.check, body.images, settings.data, follow_links=settings.follow_links)
+    return accepted(submit(queue, spec.kind, body, key, check), response)
 
 
 @router.get("/models", tags=["models"], responses=problem_responses(422))

@@ -65,6 +65,25 @@ def test_a_request_becomes_a_job(api: TestClient, queue: JobQueue, planted: Plan
     assert claim.job.id == job["id"]
 
 
+@pytest.mark.parametrize(("route", "more"), [("/cluster", {"clusters": 2}), ("/sweep", {"clusters": [2, 3]})])
+def test_a_repeated_request_gets_its_job_though_its_embeddings_are_gone(
+    api: TestClient,
+    queue: JobQueue,
+    store: Store,
+    planted: Planted,
+    make_set: MakeSet,
+    route: str,
+    more: dict[str, Any],
+) -> None:
+    body = {"embeddings": make_set("mine", *planted()), **more}
+    job = api.post(route, json=body, headers={"Idempotency-Key": "once"}).json()["id"]
+    queue.cancel(job)
+    store.delete_embeddings(body["embeddings"])
+    again = api.post(route, json=body, headers={"Idempotency-Key": "once"})
+    assert (again.status_code, again.json()["id"]) == (202, job)
+    assert code_of(api.post(route, json=body)) == (404, "embeddings_not_found")
+
+
 @pytest.mark.timeout(60)
 def test_a_pipe_in_place_of_a_class_map_blocks_no_request(
     queue: JobQueue, store: Store, settings: Settings, planted: Planted, make_set: MakeSet, tmp_path: Path

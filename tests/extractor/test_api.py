@@ -50,6 +50,18 @@ def test_the_same_idempotency_key_gives_the_same_job(client: TestClient, make: M
     assert len(ids) == 1
 
 
+def test_a_repeated_request_gets_its_job_though_its_folder_is_gone(
+    client: TestClient, make: Make, settings: Settings
+) -> None:
+    make("0.png")
+    headers = {"Idempotency-Key": "once"}
+    job = client.post("/extract", json=BODY, headers=headers).json()["id"]
+    (settings.data / "set").rename(settings.data / "moved")
+    again = client.post("/extract", json=BODY, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (202, job)
+    assert client.post("/extract", json=BODY).status_code == 422
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query, Response
@@ -33,8 +34,8 @@ def sweep(
     key: IdempotencyKey = None,
 ) -> Job:
     """Cluster and score every combination of the lists in a request. The answer is one job for all points."""
-    plan_points(store, body, settings.data)
-    return accepted(submit(queue, KIND, body, key), response)
+    check = partial(plan_points, store, body, settings.data)
+    return accepted(submit(queue, KIND, body, key, check), response)
 
 
 @router.get("/sweeps")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -43,14 +43,28 @@ def with_links(job: Job) -> Job:
     return job.model_copy(update={"links": links})
 
 
-def submit(queue: JobQueue, kind: str, body: BaseModel, idempotency_key: str | None) -> Job:
-    """Queue ``body`` as a job of ``kind``; the request is kept as it was sent."""
+def submit(
+    queue: JobQueue,
+    kind: str,
+    body: BaseModel,
+    idempotency_key: str | None,
+    check: Callable[[], object] = lambda: None,
+) -> Job:
+    """Queue ``body`` as a job of ``kind``; the request is kept as it was sent.
+
+    Parameters
+    ----------
+    check
+        Raises what speaks against a new job, such as embeddings that are not there.
+    """
     request: dict[str, Any] = body.model_dump(mode="json", exclude_unset=True)
     who = caller.get().key_id
-    # First: whoever repeats a request gets the job that it made, however full the queue is by now.
+    # First: whoever repeats a request gets the job that it made, however full the queue is by now and whatever has
+    # become of what it works on.
     known = queue.known(kind, request, idempotency_key, who)
     if known is not None:
         return with_notes(queue, known)
+    check()
     check_queue(queue, kind)
     job, _ = queue.submit(kind, request, idempotency_key=idempotency_key, caller=who)
     count_job(job.id)
