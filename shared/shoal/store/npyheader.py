@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 MAGIC = b"\x93NUMPY"
 _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
 _MOST_HEADER = 1 << 16
+_MOST_DIMENSIONS = 64
+_MOST_ROWS = (1 << 63) - 1
 
 
 class NpyInvalid(ValueError):
@@ -115,6 +117,8 @@ def _fields(text: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     shape, order = fields["shape"], fields["fortran_order"]
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise NpyInvalid(f"its header says the shape {shape!r}, and a shape is whole numbers from 0 on")
+    if len(shape) > _MOST_DIMENSIONS or max(shape, default=0) > _MOST_ROWS:
+        raise NpyInvalid(f"its header says a shape of {len(shape)} dimensions that no array has: {text.strip()[:80]!r}")
     if not isinstance(order, bool):
         raise NpyInvalid(f"its header says the Fortran order {order!r}, and it is True or False")
     try:

@@ -87,6 +87,8 @@ def test_headers_of_python_2_and_arrays_without_values_are_read(mapped) -> None:
         (npy(header((2**62, 2**62)), bytes(32)), r"takes .* bytes, but 32 bytes follow it"),
         (npy(header((0, 2**70))), "no array"),
         (npy(header((1,) * 80), bytes(4)), "no array"),
+        (npy(header((10**4000, 10**4000)), bytes(4)), "no array"),
+        (npy(header((10**4000, 0))), "no array"),
         (npy(header((49, 2)), bytes(400)), r"\(49, 2\) float32, .* 392 bytes, but 400 .*: 50 rows instead of 49"),
         (npy(header((50, 2)), bytes(396)), r"\(50, 2\) float32, .* 400 bytes, but 396 .*: 49\.5 rows instead of 50"),
         (npy(header((0, 2)), bytes(8)), "0 bytes, but 8"),
