@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +22,7 @@ from clusterer.contingency import Contingency, contingency
 from clusterer.hierarchy import Level, groups_of
 from clusterer.kmeans import KMeansFit, prices_by_seed
 from clusterer.labels import LabelRule, learn_map
-from clusterer.memory import Placement
+from clusterer.memory import Placement, peak_bytes
 from clusterer.metrics import Metrics
 from clusterer.planning import Plan
 from clusterer.rows import IntArray
@@ -153,8 +151,6 @@ def spec(outcome: Outcome) -> dict[str, Any]:
 def run_record(outcome: Outcome, timings: dict[str, float]) -> dict[str, Any]:
     """run.json: how the job ran."""
     best = outcome.fits[outcome.best_seed].best
-    # ru_maxrss counts kibibytes on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
     return {
         "finished_at": datetime.now(UTC).isoformat(),
         "engine": outcome.engine,
@@ -174,7 +170,7 @@ def run_record(outcome: Outcome, timings: dict[str, float]) -> dict[str, Any]:
             "rows": "memory" if outcome.placement.rows_in_memory else "file",
             "sketches_kept": outcome.placement.keep_bytes > 0,
         },
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "peak_rss_bytes": peak_bytes(),
         "version": __version__,
         "libraries": _libraries(),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -19,6 +19,8 @@ MULTIPLY_ADDS = 20_000_000_000
 """What the distances of the sampled rows to all rows may cost."""
 FEWEST_SAMPLED, MOST_SAMPLED = 64, 1000
 COINCIDENT = 1e-7
+SMALLEST_SHARE = 64
+"""Sampled rows of a pass at least."""
 TABLE_CELLS = 2**22
 """Cells of the tables of clusters and sampled rows, or of pairs of clusters, that are held at once."""
 LABELLING_VALUES = 2**23
@@ -86,17 +88,17 @@ def _internal_metrics(
 ) -> dict[int, dict[str, Any]]:
     sums, middle = _means(rows, labels, k, len(chosen))
     points = rows.take(chosen)
-    step = max(FEWEST_SAMPLED, TABLE_CELLS // (k * len(labels)))
+    step = max(SMALLEST_SHARE, TABLE_CELLS // (k * len(labels)))
     for start in range(0, len(chosen), step):
         some = slice(start, start + step)
         tables = {seed: np.zeros((k, len(points[some]))) for seed in labels}
         for first, batch in rows.batches():
             part = slice(first, first + len(batch))
-            away = np.sqrt(squared_distances(batch, points[some]))
-            for seed, each in sums.items():
-                add_by_label(tables[seed], away, labels[seed][part])
-                if not start:
-                    _add(each, batch, labels[seed][part])
+            for row, away in _distances(batch, points[some]):
+                for seed, table in tables.items():
+                    add_by_label(table, away, labels[seed][first + row : first + row + len(away)])
+            for seed, each in sums.items() if not start else ():
+                _add(each, batch, labels[seed][part])
             if on_rows is not None:
                 on_rows(part.stop)
         for seed, each in sums.items():
@@ -113,6 +115,14 @@ def pairwise_stability(labels: Mapping[int, LabelArray], k: int) -> dict[str, An
     pairs = [{"seeds": [a, b], "ari": value} for (a, b), value in zip(seeds, values, strict=True)]
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"ari_mean": float(np.mean(values)), "ari_std": deviation, "pairs": pairs}
+
+
+def _distances(batch: Float32Array, points: Float32Array) -> Iterator[tuple[int, Float64Array]]:
+    """Distances of a block of rows to some points, ``(b, m)``, a few rows at a time, with the first one's number."""
+    step = max(1, TABLE_CELLS // 4 // len(points))
+    for first in range(0, len(batch), step):
+        away = squared_distances(batch[first : first + step], points)
+        yield first, np.sqrt(away, out=away)
 
 
 def _sample(rows: Rows, seed: int) -> IntArray:

@@ -18,8 +18,17 @@ from clusterer.choose import Choice, choose_clusters
 from clusterer.facts import result_of
 from clusterer.hierarchy import Level, build_levels, describe_levels
 from clusterer.internal import internal_metrics, pairwise_stability
-from clusterer.kmeans import Engine, KMeansFit, State, fit_kmeans, prices_by_seed, sample_rows, select_engine
-from clusterer.memory import Placement, Problem, default_limit, place
+from clusterer.kmeans import (
+    Engine,
+    KMeansFit,
+    State,
+    fit_kmeans,
+    needs_faiss,
+    prices_by_seed,
+    sample_rows,
+    select_engine,
+)
+from clusterer.memory import Placement, Problem, default_limit, give_back, place
 from clusterer.metrics import Metrics, summarize
 from clusterer.moments import accumulate_moments
 from clusterer.pca import fit_pca
@@ -48,7 +57,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     placement = place(problem_of(plan), plan.request.memory_limit or settings.memory_limit or default_limit())
     work = Workspace(store.layout.work(clustering_id))
     sources = {each.id: StoredRows(each, each.id) for each in (plan.train, *plan.scored)}
-    watch = Stopwatch(lambda: sum(source.read_s for source in sources.values()))
+    watch = Stopwatch(lambda: sum(source.read_s for source in sources.values()), after=give_back)
     engine = select_engine(plan.request.kmeans.engine, keep_bytes=placement.keep_bytes)
 
     with watch("pca"):
@@ -61,7 +70,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
             choice = choose(ctx, plan.search, train, engine)
         plan = replace(plan, k=choice.k)
     with watch("kmeans"):
-        fits = fit_seeds(ctx, plan, train, engine, work)
+        fits = fit_seeds(ctx, plan, train, engine, work, placement)
     with watch("assign"):
         assignments = assign_sets(ctx, plan, transform, train, sources, fits, engine)
         best_seed = min(plan.seeds, key=lambda seed: assignments[plan.train.id][seed].inertia)
@@ -72,6 +81,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         score_levels(plan, levels, assignments, classes, metrics)
     with watch("unsupervised"):
         judge(ctx, plan, transform, train, sources, assignments, metrics)
+        del train
     outcome = artefacts.Outcome(
         plan,
         transform,
@@ -104,9 +114,28 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
 def problem_of(plan: Plan) -> Problem:
     """How large a clustering the plan means."""
     options, train = plan.request.pca, plan.train
+    kmeans = plan.request.kmeans
     dim = train.dim if options is None else options.components or min(train.rows, train.dim)
     others = sum(each.rows for each in plan.scored if each.id != train.id)
-    return Problem(train.rows, train.rows, train.rows + others, train.dim, dim, plan.k, len(plan.seeds))
+    return Problem(
+        train_rows=train.rows,
+        held_rows=train.rows,
+        all_rows=train.rows + others,
+        dim_in=train.dim,
+        dim=dim,
+        k=plan.k,
+        seeds=len(plan.seeds),
+        sampled_rows=plan.sampled_rows,
+        fitted_rows=plan.sampled_rows or train.rows,
+        classes=max(len(plan.vocabulary_of(each.id)) for each in (plan.train, *plan.scored)),
+        sets=len(plan.scored),
+        pca=options is not None,
+        search=plan.search is not None,
+        levels=(kmeans.levels or [0])[0],
+        balanced=kmeans.balanced is not None,
+        faiss=needs_faiss(kmeans.engine),
+        mini_batch=kmeans.algorithm == "mini-batch",
+    )
 
 
 def fit_transform(ctx: JobContext, plan: Plan, source: Rows, work: Workspace) -> tuple[Transform, list[float] | None]:
@@ -120,7 +149,8 @@ def fit_transform(ctx: JobContext, plan: Plan, source: Rows, work: Workspace) ->
     rows = MappedRows(source, l2_normalize, source.dim) if normalize else source
     moments = accumulate_moments(rows, on_rows=_reporter(ctx, "pca", source.n))
     ctx.raise_if_cancelled()
-    pca = fit_pca(moments, options.components, whiten=options.whiten)
+    pca = fit_pca(moments, options.components, whiten=options.whiten, overwrite=True)
+    del moments
     transform = Transform.of(source.dim, normalize=normalize, pca=pca, unit=unit)
     explained = pca.explained_variance_ratio.tolist()
     work.keep_fitted(transform, explained)
@@ -140,7 +170,9 @@ def hold_transformed(
     return rows
 
 
-def fit_seeds(ctx: JobContext, plan: Plan, train: Rows, engine: Engine, work: Workspace) -> dict[int, KMeansFit]:
+def fit_seeds(
+    ctx: JobContext, plan: Plan, train: Rows, engine: Engine, work: Workspace, placement: Placement
+) -> dict[int, KMeansFit]:
     """One k-means a seed, on all rows of the train set unless the request asks for a sample.
 
     After each iteration its state is kept; an attempt that dies is followed by one that goes on there.
@@ -152,6 +184,8 @@ def fit_seeds(ctx: JobContext, plan: Plan, train: Rows, engine: Engine, work: Wo
     fits = {}
     for position, seed in enumerate(plan.seeds):
         rows = sample_rows(train, None if most is None else most * plan.k, seed)
+        if rows is not train:
+            rows = work.hold(f"sample-{seed}", rows, memory=placement.rows_in_memory, on_rows=progress.between_blocks)
         progress.seed, progress.first_run = seed, position * plan.restarts
         fits[seed] = fit_kmeans(
             rows,
@@ -168,6 +202,8 @@ def fit_seeds(ctx: JobContext, plan: Plan, train: Rows, engine: Engine, work: Wo
             on_rows=progress.between_blocks,
             resume=partial(work.state, seed, n=rows.n, k=plan.k, dim=rows.dim, priced=options.balanced is not None),
         )
+        del rows
+        work.release(f"sample-{seed}")
     ctx.progress("kmeans", total, total, "iterations", progress.detail)
     return fits
 

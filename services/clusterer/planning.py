@@ -77,6 +77,13 @@ class Plan:
         dim = (pca.components if pca else None) or self.train.dim
         return cheap_restarts(rows, dim, self.k, options.iterations)
 
+    @property
+    def sampled_rows(self) -> int:
+        """Rows of the sample that k-means sees; 0 where it sees the whole train set."""
+        most = self.request.kmeans.max_points_per_centroid
+        wanted = self.train.rows if most is None else most * self.k
+        return wanted if wanted < self.train.rows else 0
+
     def vocabulary_of(self, embeddings_id: str) -> tuple[str, ...]:
         """The labels that the classes of a set are positions in."""
         mapped = self.class_maps.get(embeddings_id)

@@ -173,6 +173,36 @@ class MappedRows:
         return self.apply(self.source.take(rows))
 
 
+@dataclass(frozen=True)
+class ChosenRows:
+    """Some rows of others, taken block by block.
+
+    Attributes
+    ----------
+    chosen
+        ``(n,) int64``: their numbers.
+    """
+
+    source: Rows
+    chosen: IntArray
+
+    @property
+    def n(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def dim(self) -> int:
+        return self.source.dim
+
+    def batches(self, batch_rows: int | None = None) -> Iterator[tuple[int, Float32Array]]:
+        step = batch_rows or block_rows(self.dim)
+        for first in range(0, self.n, step):
+            yield first, self.source.take(self.chosen[first : first + step])
+
+    def take(self, rows: IntArray) -> Float32Array:
+        return self.source.take(self.chosen[rows])
+
+
 def block_rows(dim: int) -> int:
     """Rows of a block of a matrix of ``dim`` columns."""
     return min(BATCH_ROWS, max(FEWEST_ROWS, BATCH_VALUES // dim // FEWEST_ROWS * FEWEST_ROWS))

@@ -14,10 +14,13 @@ class Stopwatch:
     ----------
     read_s
         Seconds spent reading since the start.
+    after
+        Called after each stage.
     """
 
-    def __init__(self, read_s: Callable[[], float]) -> None:
+    def __init__(self, read_s: Callable[[], float], *, after: Callable[[], None] = lambda: None) -> None:
         self._read_s = read_s
+        self._after = after
         self._stages: dict[str, float] = {}
 
     @contextmanager
@@ -25,6 +28,7 @@ class Stopwatch:
         """Time a stage."""
         started, read = time.perf_counter(), self._read_s()
         yield
+        self._after()
         self._stages[stage] = time.perf_counter() - started - (self._read_s() - read)
 
     def seconds(self) -> dict[str, float]:

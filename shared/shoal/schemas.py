@@ -407,9 +407,10 @@ class ClusterRequest(Request):
     )
     memory_limit: MemoryLimit | None = Field(
         None,
-        description="Bytes that the job may take, or a text such as `4GiB`; by default the worker's "
-        "SHOAL_MEMORY_LIMIT, or else a quarter of its machine. Where the rows do not fit they lie in a file: the "
-        "result is the same.",
+        description="Bytes that the job's process may take, its libraries (about 270 MiB) included, or a text such as "
+        "`4GiB`; by default the worker's SHOAL_MEMORY_LIMIT, or else a quarter of its machine. Where the rows do not "
+        "fit they lie in a file: the result is the same. A limit that cannot be kept fails the job before it begins, "
+        "with the smallest one that can.",
     )
 
     @field_validator("seeds")

@@ -3,7 +3,7 @@
 from clusterer.kmeans.engine import Assignment, Engine, NumpyEngine
 from clusterer.kmeans.fit import KMeansFit, Run, fit_kmeans, prices_by_seed, sample_rows
 from clusterer.kmeans.lloyd import Fit, Iteration, State, lloyd
-from clusterer.kmeans.select import select_engine
+from clusterer.kmeans.select import needs_faiss, select_engine
 
 __all__ = [
     "Assignment",
@@ -16,6 +16,7 @@ __all__ = [
     "State",
     "fit_kmeans",
     "lloyd",
+    "needs_faiss",
     "prices_by_seed",
     "sample_rows",
     "select_engine",

@@ -6,7 +6,7 @@ from typing import Any
 
 import faiss
 import numpy as np
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from clusterer.kmeans.engine import Assigner, Assignment, Engine, OnRows, Searcher, StreamingAssigner
 from clusterer.kmeans.faiss import LARGEST, SMALLEST, FaissEngine
@@ -189,7 +189,7 @@ def thresholds(d: int) -> Float32Array:
     """Which share of the squared distance the first ``p`` of ``d`` rotated dimensions exceed once in ``d`` times.
 
     A rotation at random spreads a vector over the dimensions like independent normal deviates: their squares add up as
-    chi-squared with ``p`` degrees of freedom, out of ``d``.
+    chi-squared with ``p`` degrees of freedom, out of ``d``. (`scipy.stats` has its quantiles too, and takes 40 MB.)
     """
     p = np.arange(1, d + 1)
-    return np.concatenate([[0.0], chi2.ppf(1 - 1 / d, p) / d]).astype(np.float32)
+    return np.concatenate([[0.0], 2 * gammaincinv(p / 2, 1 - 1 / d) / d]).astype(np.float32)

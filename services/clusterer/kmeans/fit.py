@@ -14,7 +14,7 @@ from clusterer.kmeans.engine import Engine, OnRows
 from clusterer.kmeans.lloyd import TOLERANCE, UNCONSTRAINED, Fit, State, lloyd
 from clusterer.kmeans.seeding import method, seed_centroids
 from clusterer.kmeans.spherical import UnitLength
-from clusterer.rows import ArrayRows, Float64Array, Rows
+from clusterer.rows import ChosenRows, Float64Array, Rows
 
 _SAMPLE_STREAM = 0x5A3
 
@@ -153,8 +153,11 @@ def prices_by_seed(fits: Mapping[int, KMeansFit]) -> dict[int, Float64Array]:
 
 
 def sample_rows(rows: Rows, most: int | None, seed: int) -> Rows:
-    """``rows`` themselves, or a seeded sample of ``most`` of them (in their order) when there are more."""
+    """``rows`` themselves, or a seeded sample of ``most`` of them (in their order) when there are more.
+
+    The sample is taken from them whenever it is read: who reads it often holds it.
+    """
     if most is None or rows.n <= most:
         return rows
     rng = np.random.default_rng([seed, _SAMPLE_STREAM])
-    return ArrayRows(rows.take(np.sort(rng.choice(rows.n, size=most, replace=False)).astype(np.int64)))
+    return ChosenRows(rows, np.sort(rng.choice(rows.n, size=most, replace=False)).astype(np.int64))

@@ -48,7 +48,7 @@ def seed_centroids(
     ----------
     .. [1] Arthur, Vassilvitskii: k-means++: the advantages of careful seeding. SODA 2007.
     """
-    trials = _trials(rows, k)
+    trials = trials_of(rows.n, rows.dim, k)
     if init == "random":
         chosen = np.sort(rng.choice(rows.n, size=k, replace=False))
     elif trials > 1:
@@ -62,14 +62,14 @@ def method(rows: Rows, k: int, init: str) -> str:
     """How `seed_centroids` chooses, in words, for the record."""
     if init == "random":
         return "random rows"
-    trials = _trials(rows, k)
+    trials = trials_of(rows.n, rows.dim, k)
     return f"k-means++, best of {trials} draws at each step" if trials > 1 else "k-means++"
 
 
-def _trials(rows: Rows, k: int) -> int:
-    """How many candidates each step of k-means++ tries."""
+def trials_of(n: int, dim: int, k: int) -> int:
+    """How many candidates each step of k-means++ tries on ``(n, dim)`` rows."""
     trials = 2 + int(math.log(k))
-    return trials if rows.n * rows.dim * k * trials <= GREEDY_BUDGET else 1
+    return trials if n * dim * k * trials <= GREEDY_BUDGET else 1
 
 
 def greedy_plus_plus(

@@ -39,6 +39,16 @@ def select_engine(name: str, *, keep_bytes: int | None = None) -> Engine:
     raise ValueError(f"no k-means engine is named {name!r}")
 
 
+def needs_faiss(name: str) -> bool:
+    """Whether the engine of that name, or the one that ``auto`` picks, is one of faiss's."""
+    from clusterer.kmeans.fast import available, narrower_than_blas
+
+    if name != "auto":
+        return name != "fast"
+    kernels = available()
+    return not kernels or narrower_than_blas(kernels[0])
+
+
 def _automatic(keep_bytes: int | None) -> Engine:
     from clusterer.kmeans.fast import KernelUnavailable, narrower_than_blas, open_kernel
 

@@ -21,8 +21,8 @@ from shoal.store.sweeps import Sweep
 
 from clusterer.assign import Assigned, assign
 from clusterer.internal import internal_metrics, pairwise_stability
-from clusterer.kmeans import Engine, KMeansFit, fit_kmeans, prices_by_seed, sample_rows, select_engine
-from clusterer.memory import Problem, default_limit, place
+from clusterer.kmeans import Engine, KMeansFit, fit_kmeans, needs_faiss, prices_by_seed, sample_rows, select_engine
+from clusterer.memory import Problem, default_limit, give_back, place
 from clusterer.metrics import summarize
 from clusterer.rows import ArrayRows, IntArray, MappedRows, Rows, StoredRows, l2_normalize
 from clusterer.scoring import Assignments, score
@@ -51,7 +51,10 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         sweep.drop_damaged_points(store.layout.trash)
         done = set(sweep.finished_points())
         progress = _Points(ctx, len(points), len(done))
-        placement = place(problem_of(points), request.memory_limit or settings.memory_limit or default_limit())
+        placement = place(
+            problem_of(points, probe=request.linear_probe),
+            request.memory_limit or settings.memory_limit or default_limit(),
+        )
         engine = select_engine(request.kmeans.engine, keep_bytes=placement.keep_bytes)
         shelf = Shelf(Workspace(store.layout.work(sweep.id)), placement.rows_in_memory)
         for group in by_space(points):
@@ -83,8 +86,8 @@ class _Points:
         self.alive()
 
 
-def problem_of(points: Sequence[Point]) -> Problem:
-    """The largest of the clusterings that the points mean; of each set two projections are held at once."""
+def problem_of(points: Sequence[Point], *, probe: bool = False) -> Problem:
+    """One that is as large as any of the clusterings that the points mean; two projections of its sets are held."""
     rows = [sum(each.rows for each in {e.id: e for e in (p.plan.train, *p.plan.scored)}.values()) for p in points]
     dims = [point.components or point.plan.train.dim for point in points]
     return Problem(
@@ -95,6 +98,16 @@ def problem_of(points: Sequence[Point]) -> Problem:
         dim=max(dims),
         k=max(point.plan.k for point in points),
         seeds=max(len(point.plan.seeds) for point in points),
+        sampled_rows=max(point.plan.sampled_rows for point in points),
+        fitted_rows=max(point.plan.sampled_rows or point.plan.train.rows for point in points),
+        classes=max(len(p.plan.vocabulary_of(each.id)) for p in points for each in (p.plan.train, *p.plan.scored)),
+        sets=max(len(point.plan.scored) for point in points),
+        pca=any(point.components is not None for point in points),
+        balanced=points[0].plan.request.kmeans.balanced is not None,
+        faiss=needs_faiss(points[0].plan.request.kmeans.engine),
+        mini_batch=points[0].plan.request.kmeans.algorithm == "mini-batch",
+        probe=probe,
+        sweep=True,
     )
 
 
@@ -131,8 +144,9 @@ def _run_space(
                 views = {name: MappedRows(view, l2_normalize, view.dim) for name, view in views.items()}
             with shelf.hold(views, f"{tag} {components} {whiten}", alive) as rows:
                 for point in points:
-                    document = run_point(point, rows, classes, engine, alive)
+                    document = run_point(point, rows, classes, engine, shelf, alive)
                     sweep.commit_point(point.index, {**document, "linear_probe": probed})
+                    give_back()
                     progress.one_more()
 
 
@@ -150,12 +164,17 @@ def probe_sets(point: Point, rows: Mapping[str, Rows], classes: Mapping[str, Int
 
 
 def run_point(
-    point: Point, rows: Mapping[str, ArrayRows], classes: dict[str, IntArray], engine: Engine, alive: OnRows
+    point: Point,
+    rows: Mapping[str, ArrayRows],
+    classes: dict[str, IntArray],
+    engine: Engine,
+    shelf: Shelf,
+    alive: OnRows,
 ) -> dict[str, Any]:
     """Cluster and score one combination; what its file holds."""
     started = time.perf_counter()
     plan = point.plan
-    fits = {seed: _fit(point, rows[plan.train.id], seed, engine, alive) for seed in plan.seeds}
+    fits = {seed: _fit(point, rows[plan.train.id], seed, engine, shelf, alive) for seed in plan.seeds}
     assignments = _assign(point, rows, fits, engine, alive)
     best_seed = min(plan.seeds, key=lambda seed: assignments[plan.train.id][seed].inertia)
     metrics = score(plan, assignments, classes, best_seed, lambda *_: alive(0))
@@ -193,22 +212,26 @@ def run_point(
     }
 
 
-def _fit(point: Point, train: ArrayRows, seed: int, engine: Engine, alive: OnRows) -> KMeansFit:
+def _fit(point: Point, train: ArrayRows, seed: int, engine: Engine, shelf: Shelf, alive: OnRows) -> KMeansFit:
     options, k = point.plan.request.kmeans, point.plan.k
     most = options.max_points_per_centroid
-    return fit_kmeans(
-        sample_rows(train, None if most is None else most * k, seed),
-        k,
-        engine=engine,
-        init=options.init,
-        iterations=options.iterations,
-        restarts=point.plan.restarts,
-        seed=seed,
-        algorithm=options.algorithm,
-        spherical=options.spherical,
-        balanced=options.balanced,
-        on_rows=alive,
-    )
+    rows = sample_rows(train, None if most is None else most * k, seed)
+    with ExitStack() as held:
+        if rows is not train:
+            rows = held.enter_context(shelf.hold({"": rows}, f"sample {point.index} {seed}", alive))[""]
+        return fit_kmeans(
+            rows,
+            k,
+            engine=engine,
+            init=options.init,
+            iterations=options.iterations,
+            restarts=point.plan.restarts,
+            seed=seed,
+            algorithm=options.algorithm,
+            spherical=options.spherical,
+            balanced=options.balanced,
+            on_rows=alive,
+        )
 
 
 def _assign(
