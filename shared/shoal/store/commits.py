@@ -53,6 +53,10 @@ def read_commit(path: Path) -> ShardCommit:
     """
     try:
         return ShardCommit.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreCorrupt(f"{path} cannot be read ({error.strerror or error}).", file=str(path)) from error
     except ValidationError as error:
         raise StoreCorrupt(f"{path} is no commit: {error.errors()[0]['msg']}.", file=str(path)) from error
 

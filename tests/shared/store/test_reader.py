@@ -172,3 +172,16 @@ def test_reading_a_large_set_keeps_none_of_it_in_memory(tmp_path: Path) -> None:
     found.take(np.arange(0, rows, 100))
     assert process.memory_info().rss - before < 4 * rows * dim / 4
     assert largest < 4 * rows * dim / 4
+
+
+@pytest.mark.parametrize("spoil", [Path.mkdir, lambda path: path.symlink_to(path.name)])
+def test_a_commit_that_cannot_be_read_is_damage_of_its_set_alone(make_toy, spoil) -> None:
+    toy = make_toy()
+    toy.write_all()
+    path = toy.folder / "commits" / "00001.json"
+    path.unlink()
+    spoil(path)
+    with pytest.raises(StoreCorrupt, match=r"commits/00001\.json"):
+        _ = toy.store.embeddings(toy.id).rows
+    assert [each.id for each in toy.store.survey()] == [toy.id]
+    assert any("00001.json" in str(problem) for problem in toy.store.verify(toy.id).problems)
