@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from shoal.errors import NoImages, PathNotFound
+from shoal.errors import LabelsInvalid, NoImages, PathNotFound
 from shoal.paths import confine
 from shoal.schemas import FolderLevel, ImageSource, LabelFile
 from shoal.store.manifest import LISTING_SCHEMA, image_id
@@ -166,6 +166,13 @@ def label(source: ImageSource, paths: list[str], root: Path) -> Labelling:
         return Labelling(joined.labels, splits, {**facts, "labels": "file", "message": message})
     if isinstance(source.labels, FolderLevel):
         labels = [label_at(path, source.labels.folder_level) for path in paths]
+        if not any(labels):
+            deepest = max(path.count("/") for path in paths)
+            raise LabelsInvalid(
+                f"`images.labels` asks for the folders at level {source.labels.folder_level}, from 0, but no image "
+                f"lies in more than {deepest} folder{'' if deepest == 1 else 's'} below `images.path`.",
+                field="images.labels",
+            )
         message = f"The folder at level {source.labels.folder_level} below `path` is the class, as the request says."
         return Labelling(labels, splits, {**facts, "labels": "folder", "message": message})
     if source.labels == "none":

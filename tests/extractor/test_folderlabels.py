@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from extractor.sources import list_source
-from shoal.errors import LabelsAmbiguous
+from shoal.errors import LabelsAmbiguous, LabelsInvalid
 from shoal.schemas import ImageSource
 from shoal.settings import Settings
 
@@ -130,3 +130,8 @@ def test_a_train_among_other_things_is_a_class(read: Any) -> None:
 def test_the_level_can_be_named(read: Any) -> None:
     rows, _ = read("a/train/cat/0.png", "a/0.png", labels={"folder_level": 2})
     assert rows == {"a/train/cat/0.png": ("cat", None), "a/0.png": (None, None)}
+
+
+def test_a_level_below_every_folder_is_refused(read: Any) -> None:
+    with pytest.raises(LabelsInvalid, match="level 2, from 0, but no image lies in more than 2 folders"):
+        read("a/cat/0.png", "a/1.png", labels={"folder_level": 2})
