@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image
 from rich.console import Console
-from shoal import figures, host
+from shoal import cli, figures, host
 from shoal.cli import debian, demo, jobs, models, output, run
 from shoal.errors import InvalidRequest, PathNotFound
+from typer.testing import CliRunner
 
 
 def test_a_model_is_a_name_or_a_json_object() -> None:
@@ -170,3 +171,23 @@ def test_services_say_in_one_sentence_that_they_need_linux(monkeypatch: pytest.M
     monkeypatch.setattr(host.sys, "platform", "darwin")
     with pytest.raises(host.HostUnsupported, match=r"run on Linux, and this is darwin.*docker"):
         host.require_linux()
+
+
+def test_every_command_is_found_and_says_what_it_does() -> None:
+    runner = CliRunner()
+    listed = runner.invoke(cli.app, ["--help"], terminal_width=200)
+    for name in cli.COMMANDS:
+        assert f" {name} " in listed.output
+        said = runner.invoke(cli.app, [name, "--help"])
+        assert said.exit_code == 0, said.output
+        assert "completion" not in said.output
+    assert runner.invoke(cli.app, ["nothing"]).exit_code == 2
+
+
+def test_a_command_loads_no_library_of_the_others() -> None:
+    words = (
+        "import sys; from shoal.cli import main; sys.argv[1:] = ['--version']\ntry: main()\nexcept SystemExit: pass\n"
+    )
+    words += "print({'numpy', 'pyarrow', 'redis', 'httpx', 'pydantic'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"

@@ -3,15 +3,65 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from shoal import __version__
-from shoal.cli import data, doctor, gc, jobs, keys, models, run, stack, store, sweep
-from shoal.cli.output import fail
 from shoal.errors import ShoalError
 
+COMMANDS = {
+    "up": "stack.up",
+    "run": "run.run",
+    "demo": "stack.demo",
+    "doctor": "doctor.doctor",
+    "extract": "jobs.extract",
+    "cluster": "jobs.cluster",
+    "sweep": "sweep.sweep",
+    "reproduce": "sweep.reproduce",
+    "jobs": "jobs.list_jobs",
+    "watch": "jobs.watch",
+    "cancel": "jobs.cancel",
+    "ls": "store.ls",
+    "show": "store.show",
+    "rm": "store.rm",
+    "import": "data.import_",
+    "verify": "data.verify",
+    "repair": "data.repair",
+    "gc": "gc.gc",
+    "models": "models.app",
+    "keys": "keys.app",
+}
+"""Where each command is, as module and name: a function, or an application of further commands."""
+
+
+class Commands(TyperGroup):
+    """The commands, each imported when it is asked for: none pays for the libraries of the others."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """One of them; None when there is no such command."""
+        place = COMMANDS.get(cmd_name)
+        if place is None:
+            return None
+        module, _, name = place.partition(".")
+        found = getattr(import_module(f"shoal.cli.{module}"), name)
+        if not isinstance(found, typer.Typer):
+            single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            single.command(cmd_name)(found)
+            found = single
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,33 +83,13 @@ def _root(
     pass
 
 
-app.command("up")(stack.up)
-app.command("run")(run.run)
-app.command("demo")(stack.demo)
-app.command("doctor")(doctor.doctor)
-app.command("extract")(jobs.extract)
-app.command("cluster")(jobs.cluster)
-app.command("sweep")(sweep.sweep)
-app.command("reproduce")(sweep.reproduce)
-app.command("jobs")(jobs.list_jobs)
-app.command("watch")(jobs.watch)
-app.command("cancel")(jobs.cancel)
-app.command("ls")(store.ls)
-app.command("show")(store.show)
-app.command("rm")(store.rm)
-app.command("import")(data.import_)
-app.command("verify")(data.verify)
-app.command("repair")(data.repair)
-app.command("gc")(gc.gc)
-app.add_typer(models.app, name="models")
-app.add_typer(keys.app, name="keys")
-
-
 def main() -> None:
     """Entry point: problems are one line on stderr and exit status 1, never a traceback."""
     try:
         app()
     except ShoalError as error:
+        from shoal.cli.output import fail
+
         fail(error)
         sys.exit(1)
     except KeyboardInterrupt:

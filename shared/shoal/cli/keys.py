@@ -19,6 +19,7 @@ from shoal.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     help="API keys: who may ask the services. They are kept in the queue at REDIS_URL; where that is not set, in the "
     "store's own queue, whether `shoal up` runs or not.",
 )

@@ -20,7 +20,9 @@ from shoal.errors import Unavailable
 COLUMNS = ("name", "dim", "px", "linear %", "weights", "licence")
 SHORTEST_DESCRIPTION = 24
 
-app = typer.Typer(help="The models that Shoal knows, and how to get their weights; without a command, a list.")
+app = typer.Typer(
+    add_completion=False, help="The models that Shoal knows, and how to get their weights; without a command, a list."
+)
 ModelsRoot = Annotated[Path | None, typer.Option("--models", help="Folder of checkpoint files (SHOAL_MODELS).")]
 
 
