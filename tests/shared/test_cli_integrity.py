@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shoal.cli.data import remake_command
+from shoal.cli.jobs import parse_labels
 from shoal.importer import import_embeddings
 from shoal.store import Store
 
@@ -112,3 +115,22 @@ def test_a_store_that_cannot_be_written_can_be_read(store: Store, tmp_path: Path
     finally:
         for folder in folders:
             folder.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ("none", ["--labels", "none"]),
+        ({"folder_level": 1}, ["--labels", "folder:1"]),
+        ({"file": "l.csv", "path_column": "p", "label_column": "l"}, ["--labels", "l.csv:p:l"]),
+    ],
+)
+def test_the_command_that_embeds_again_names_the_labels_as_its_flag_takes_them(
+    store: Store, labels: str | dict[str, str | int], words: list[str]
+) -> None:
+    plan = store.embeddings(TOY).plan
+    plan = plan.model_copy(update={"source": plan.source.model_copy(update={"labels": labels})})
+    command = shlex.split(remake_command(plan))
+    at = command.index("--labels")
+    assert command[at : at + 2] == words
+    assert parse_labels(words[1]) == labels

@@ -127,7 +127,9 @@ def remake_command(plan: Plan) -> str:
     source = plan.source
     words = ["shoal", "extract", source.path, "--model", plan.model.name, "--name", plan.name]
     words += ["--dtype", plan.dtype, "--shard-rows", str(plan.shard_rows)]
-    if isinstance(source.labels, dict):
+    if isinstance(source.labels, dict) and "folder_level" in source.labels:
+        words += ["--labels", f"folder:{source.labels['folder_level']}"]
+    elif isinstance(source.labels, dict):
         named = [source.labels.get(key) for key in ("file", "path_column", "label_column")]
         words += ["--labels", ":".join(str(each) for each in named if each)]
     elif source.labels:
