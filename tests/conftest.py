@@ -235,11 +235,12 @@ def run_worker(redis_server: str) -> Iterator[Callable[..., Worker]]:
     """``run_worker(lease_s=..., ...)``: as `start_worker`, but in a thread: quicker, where no signal is needed."""
     running: list[tuple[Worker, threading.Thread, JobQueue]] = []
 
-    def run(**options: float) -> Worker:
+    def run(store: Path | None = None, **options: float) -> Worker:
         given = {**WORKER_OPTIONS, **options}
         queue = JobQueue(connect(redis_server), lease_s=given["lease_s"], backoff_s=0.05)
         command = [sys.executable, str(PROGRAMS / "child.py")]
-        worker = Worker(queue, ["work"], command, settings=Settings(**given), name=f"thread-{len(running)}")
+        name = f"thread-{len(running)}"
+        worker = Worker(queue, ["work"], command, settings=Settings(**given), name=name, store=store)
         thread = threading.Thread(target=worker.run, name=worker.name)
         running.append((worker, thread, queue))
         thread.start()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from shoal.errors import ImageInvalid, ImageRemoved, ImageTooLarge, ImageUnreadable
 from shoal.jobs.lifeline import die_with_parent
 
-from extractor.filenames import candidates
+from extractor.filenames import as_text, candidates
 from extractor.formats import formats_of
 from extractor.images import decode_image, read_image_file
 from extractor.modelspec import Transform
@@ -144,8 +144,7 @@ def _read(task: Task, config: DecoderConfig) -> bytes:
 
 def _undecodable(task: Task, code: str, message: str) -> Undecodable:
     # Libraries put what they read into what they say; it is stored as text.
-    text = message.encode("utf-8", "backslashreplace").decode("utf-8")
-    return Undecodable(task.ticket, code, text[:MESSAGE_CHARACTERS])
+    return Undecodable(task.ticket, code, as_text(message)[:MESSAGE_CHARACTERS])
 
 
 def limit_memory(max_pixels: int) -> None:

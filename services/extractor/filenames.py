@@ -35,14 +35,17 @@ def listed_names(paths: Sequence[str]) -> list[str]:
     return names
 
 
+def as_text(text: str) -> str:
+    """``text`` as it can be stored: what is no UTF-8 is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _forms(path: str) -> Iterator[str]:
-    first = path.encode("utf-8", "backslashreplace").decode("utf-8")
-    second = re.sub(
-        "[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", path.replace("\\", "\\\\")
-    ).encode("utf-8", "backslashreplace")
+    first = as_text(path)
+    second = re.sub("[\udc80-\udcff]", lambda match: f"\\x{ord(match[0]) - 0xDC00:02x}", path.replace("\\", "\\\\"))
     if "\\" not in path:
         yield first
-    yield second.decode("utf-8")
+    yield as_text(second)
     number = 2
     while True:  # Nobody finds such a file again: it becomes a row of errors.
         yield f"{first} ({number})"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from extractor.filenames import as_text
 from extractor.formats import Format
 
 EXAMPLES = 3
@@ -107,7 +108,7 @@ class NotTakenCounts:
                 "reason": reason.value,
                 "suffix": suffix,
                 "count": group.count,
-                "examples": [_text(name) for name in group.names[:EXAMPLES]],
+                "examples": [as_text(name) for name in group.names[:EXAMPLES]],
                 "message": _message(reason, suffix, found, group),
             }
             for (reason, suffix, found), group in self._groups.items()
@@ -118,15 +119,10 @@ class NotTakenCounts:
 def _message(reason: Reason, suffix: str | None, found: Format | None, group: _Group) -> str:
     one = group.count == 1
     if reason in _OF_FOLDERS:
-        names = ", ".join(_text(name) for name in group.names) + (", …" if group.count > len(group.names) else "")
+        names = ", ".join(as_text(name) for name in group.names) + (", …" if group.count > len(group.names) else "")
         return _OF_FOLDERS[reason][not one].format(n=f"{group.count:,}", names=names)
     files = f"{suffix + ' ' if suffix else ''}file{'' if one else 's'}{'' if suffix else ' without a known extension'}"
     predicate = _OF_FILES[reason][not one]
     if found is not None:
         predicate = predicate.format(format=found.name, advice=found.advice)
     return f"{group.count:,} {files} {predicate}."
-
-
-def _text(name: str) -> str:
-    """``name`` as it can be stored: a byte that is no UTF-8 is escaped."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -67,11 +67,6 @@ def check(source: ImageSource, root: Path, *, follow_links: bool = False) -> Non
         LabelTable.check(confine(root, source.labels.file, "images.labels.file"), source.labels, root.resolve())
 
 
-def list_images(source: ImageSource, root: Path) -> pa.Table:
-    """The table of `list_source`."""
-    return list_source(source, root).table
-
-
 def list_source(
     source: ImageSource,
     root: Path,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from extractor import walking
-from extractor.sources import check, list_images
+from extractor.sources import check, list_source
 from shoal.errors import LabelsInvalid, NoImages, PathNotFound, PathOutsideRoot
 from shoal.schemas import ImageSource
 from shoal.settings import Settings
@@ -30,12 +30,12 @@ def source(**fields: Any) -> ImageSource:
 
 
 def listed(settings: Settings, **fields: Any) -> list[str]:
-    return list_images(source(**fields), settings.data).column("image_path").to_pylist()
+    return list_source(source(**fields), settings.data).table.column("image_path").to_pylist()
 
 
 def test_paths_are_sorted_and_the_first_folder_is_the_label(settings: Settings, folder: Path) -> None:
     touch(folder, "b/x/2.png", "b/10.png", "a/1.png", "top.png", "a.b/0.png")
-    table = list_images(source(split="val"), settings.data)
+    table = list_source(source(split="val"), settings.data).table
     assert table.column("image_path").to_pylist() == ["a.b/0.png", "a/1.png", "b/10.png", "b/x/2.png", "top.png"]
     assert table.column("label").to_pylist() == ["a.b", "a", "b", "b", None]
     assert set(table.column("split").to_pylist()) == {"val"}
@@ -44,14 +44,14 @@ def test_paths_are_sorted_and_the_first_folder_is_the_label(settings: Settings, 
 
 def test_labels_can_be_left_out(settings: Settings, folder: Path) -> None:
     touch(folder, "a/1.png")
-    assert list_images(source(labels="none"), settings.data).column("label").to_pylist() == [None]
+    assert list_source(source(labels="none"), settings.data).table.column("label").to_pylist() == [None]
 
 
 def test_the_file_systems_order_does_not_matter(
     settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touch(folder, *(f"{kind}/{number}.png" for kind in "cab" for number in range(5)))
-    before = list_images(source(), settings.data)
+    before = list_source(source(), settings.data).table
     scan = os.scandir
 
     class Reversed:
@@ -68,7 +68,7 @@ def test_the_file_systems_order_does_not_matter(
         def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr(os, "scandir", Reversed)
-    assert list_images(source(), settings.data).equals(before)
+    assert list_source(source(), settings.data).table.equals(before)
 
 
 def test_only_images_that_are_not_hidden_are_listed(settings: Settings, folder: Path) -> None:
@@ -80,10 +80,10 @@ def test_only_images_that_are_not_hidden_are_listed(settings: Settings, folder: 
 
 def test_an_edited_image_makes_another_listing(settings: Settings, folder: Path) -> None:
     touch(folder, "a/1.png")
-    before = listing_sha256(list_images(source(), settings.data))
-    assert listing_sha256(list_images(source(), settings.data)) == before
+    before = listing_sha256(list_source(source(), settings.data).table)
+    assert listing_sha256(list_source(source(), settings.data).table) == before
     os.utime(folder / "a/1.png", ns=(1, 1))
-    assert listing_sha256(list_images(source(), settings.data)) != before
+    assert listing_sha256(list_source(source(), settings.data).table) != before
 
 
 def test_odd_names_survive(settings: Settings, folder: Path) -> None:
@@ -131,7 +131,7 @@ class TestSymlinks:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("refuse", [check, list_images])
+    @pytest.mark.parametrize("refuse", [check, list_source])
     def test_a_folder_without_images(self, settings: Settings, folder: Path, refuse: Callable[..., Any]) -> None:
         touch(folder, "notes.txt", "empty/.keep")
         with pytest.raises(NoImages, match=r"holds no image.*\.jpeg"):
@@ -169,7 +169,7 @@ class TestLabelFile:
         touch(folder, "1.png", "x/2.png")
 
     def labels(self, settings: Settings, file: str = "labels.csv", **columns: str) -> list[str | None]:
-        table = list_images(source(labels={"file": file, **columns}), settings.data)
+        table = list_source(source(labels={"file": file, **columns}), settings.data).table
         return table.column("label").to_pylist()
 
     def test_csv(self, settings: Settings) -> None:
@@ -192,7 +192,7 @@ class TestLabelFile:
 
     def test_labels_without_paths_are_never_joined_by_order(self, settings: Settings) -> None:
         (settings.data / "labels.csv").write_text("label\na\nb\n")
-        for act in (check, list_images):
+        for act in (check, list_source):
             with pytest.raises(LabelsInvalid, match=r"no column 'path'; its columns are 'label'\."):
                 act(source(labels={"file": "labels.csv"}), settings.data)
         with pytest.raises(LabelsInvalid, match="path_column` is empty"):
@@ -201,7 +201,7 @@ class TestLabelFile:
     @pytest.mark.timeout(30)
     def test_a_pipe_does_not_block(self, settings: Settings) -> None:
         os.mkfifo(settings.data / "labels.csv")
-        for act in (check, list_images):
+        for act in (check, list_source):
             with pytest.raises(LabelsInvalid, match="named pipe") as refused:
                 act(source(labels={"file": "labels.csv"}), settings.data)
             assert str(settings.data) not in refused.value.detail

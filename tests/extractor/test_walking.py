@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from extractor import walking
-from extractor.sources import check, list_images, list_source
+from extractor.sources import check, list_source
 from PIL import Image
 from shoal.errors import NoImages
 from shoal.schemas import ImageSource
@@ -108,7 +108,7 @@ class TestContent:
 
     def test_a_folder_of_such_files_alone_says_what_they_are(self, settings: Settings, folder: Path) -> None:
         put(folder, a_heic=HEIC, b_heic=HEIC)
-        for refuse in (check, list_images):
+        for refuse in (check, list_source):
             with pytest.raises(NoImages, match=r"2 \.heic files hold HEIC, which is not supported: convert") as caught:
                 refuse(source(), settings.data)
             assert caught.value.members["not_taken"][0]["count"] == 2  # type: ignore[index,call-overload]

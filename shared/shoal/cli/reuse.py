@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from shoal import __version__
-from shoal.errors import NotFound, ShoalError
+from shoal.errors import ShoalError
 from shoal.schemas import ClusterRequest
 from shoal.store import Store
 
@@ -15,7 +15,7 @@ CHANGES_NOTHING = {"memory_limit"}
 """Fields of a request that the result does not depend on."""
 
 
-def canonical(request: dict[str, Any], *, without: set[str] = frozenset()) -> dict[str, Any] | None:  # type: ignore[assignment]
+def canonical(request: dict[str, Any]) -> dict[str, Any] | None:
     """A clustering's request with every default in its place, equal for requests that mean the same.
 
     None when this version does not understand it.
@@ -25,7 +25,7 @@ def canonical(request: dict[str, Any], *, without: set[str] = frozenset()) -> di
         parsed = ClusterRequest.model_validate(given)
     except ValidationError:
         return None
-    return parsed.model_dump(mode="json", exclude=CHANGES_NOTHING | without)
+    return parsed.model_dump(mode="json", exclude=CHANGES_NOTHING)
 
 
 def same_clustering(store: Store, request: dict[str, Any]) -> str | None:
@@ -43,6 +43,6 @@ def same_clustering(store: Store, request: dict[str, Any]) -> str | None:
                 for path in (clustering.layout.report_html, clustering.layout.contact_sheet):
                     clustering.check(path)
                 return clustering_id
-        except (NotFound, ShoalError, KeyError, TypeError, ValueError, OSError):
+        except (ShoalError, KeyError, TypeError, ValueError, OSError):
             continue  # Removed meanwhile, or damaged: another one is made.
     return None

@@ -190,8 +190,7 @@ class Store:
         EmbeddingsNotFound
             There is no such id.
         """
-        if not is_id(embeddings_id) or not self.layout.embeddings(embeddings_id).folder.is_dir():
-            raise not_found(embeddings_id)
+        self._require_folder(embeddings_id)
         try:
             report = repair_embeddings(self.layout, embeddings_id, deep=deep, imported=imported, alive=alive)
         except FileNotFoundError:  # deleted meanwhile
@@ -365,9 +364,12 @@ class Store:
         EmbeddingsNotFound
             There is no such id.
         """
+        self._require_folder(embeddings_id)
+        return verify_embeddings(self.layout.embeddings(embeddings_id))
+
+    def _require_folder(self, embeddings_id: str) -> None:
         if not is_id(embeddings_id) or not self.layout.embeddings(embeddings_id).folder.is_dir():
             raise not_found(embeddings_id)
-        return verify_embeddings(self.layout.embeddings(embeddings_id))
 
     def delete_embeddings(self, embeddings_id: str) -> None:
         """Remove an embeddings set. It disappears in one step; a process that still writes to it fails.

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 from shoal.jobs import worker as module
-from shoal.jobs.queue import JobQueue
-from shoal.jobs.scripts import connect
 from shoal.jobs.states import JobState
 from shoal.jobs.worker import Worker
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.web import create_app
-
-CHILD = Path(__file__).parents[2] / "programs" / "child.py"
 
 
 @pytest.fixture
@@ -35,24 +29,8 @@ def work(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def start(redis_server: str, tmp_path: Path) -> Iterator[Callable[[], Worker]]:
-    running: list[tuple[Worker, threading.Thread, JobQueue]] = []
-
-    def run() -> Worker:
-        queue = JobQueue(connect(redis_server), backoff_s=0.05)
-        settings = Settings(beat_s=0.2, kill_grace_s=0.2)
-        worker = Worker(queue, ["work"], [sys.executable, str(CHILD)], settings=settings, store=tmp_path / "store")
-        thread = threading.Thread(target=worker.run)
-        running.append((worker, thread, queue))
-        thread.start()
-        return worker
-
-    yield run
-    for worker, thread, queue in running:
-        worker.stop()
-        worker.stop()
-        thread.join()
-        queue.close()
+def start(run_worker: Callable[..., Worker], tmp_path: Path) -> Callable[[], Worker]:
+    return lambda: run_worker(tmp_path / "store", beat_s=0.2, kill_grace_s=0.2)
 
 
 @pytest.mark.parametrize("end", ["fail", "crash", "cancel", "finish"])
