@@ -41,9 +41,9 @@ def fast(x: Matrix, start: Matrix, iterations: int, variant: str | None = None) 
 
     The assignment after it, whose labels only ours gives, is stated beside.
     """
+    from clusterer.data.rows import ArrayRows
     from clusterer.kmeans import State, lloyd
     from clusterer.kmeans.fast import FastEngine
-    from clusterer.rows import ArrayRows
 
     started = time.perf_counter()
     engine = FastEngine(variant)
@@ -177,8 +177,8 @@ def run_once(name: str, folder: Path, features: Path, start: Path, iterations: i
 
 def inertia_of(features: Path, centroids: Matrix) -> float:
     """Inertia of all rows about centroids, exact."""
+    from clusterer.data.rows import ArrayRows
     from clusterer.kmeans import select_engine
-    from clusterer.rows import ArrayRows
 
     rows = ArrayRows(np.load(features, mmap_mode="r"))
     return select_engine("auto").assigner(rows).assign(np.ascontiguousarray(centroids)).inertia

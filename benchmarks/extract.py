@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from _common import finish, parser
-from extractor import catalogue, pipeline
+from extractor import pipeline
 from extractor.backends.loading import open_backend, record_of
 from extractor.backends.torch import TorchBackend
-from extractor.decode import DecodePool, available_cores, prefetch_slots
-from extractor.decoder import DecoderConfig
-from extractor.modelspec import ModelSpec
+from extractor.images.child import DecoderConfig
+from extractor.images.pool import DecodePool, available_cores, prefetch_slots
+from extractor.models import catalogue
+from extractor.models.spec import ModelSpec
 from numpy.typing import NDArray
 from PIL import Image
 from shoal.jobs.child import JobContext

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from _common import finish, parser, spread
 from clusterer import pipeline as clusterer
-from extractor import catalogue
 from extractor import pipeline as extractor
+from extractor.models import catalogue
 from numpy.typing import NDArray
 from PIL import Image
 from shoal.cli import debian

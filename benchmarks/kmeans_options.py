@@ -23,11 +23,11 @@ from typing import Any
 import _common
 import numpy as np
 from _features import Features, Matrix
-from clusterer.contingency import contingency
-from clusterer.hierarchy import build_levels, groups_of
+from clusterer.data.rows import ArrayRows, IntArray, LabelArray, l2_normalize
+from clusterer.evaluation.contingency import contingency
+from clusterer.evaluation.label_metrics import agreement, size_imbalance
 from clusterer.kmeans import Engine, fit_kmeans, select_engine
-from clusterer.metrics import agreement, size_imbalance
-from clusterer.rows import ArrayRows, IntArray, LabelArray, l2_normalize
+from clusterer.kmeans.hierarchy import build_levels, groups_of
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},

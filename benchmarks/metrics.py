@@ -16,8 +16,8 @@ from typing import Any
 
 import _common
 import numpy as np
-from clusterer.contingency import contingency
-from clusterer.metrics import score_set
+from clusterer.evaluation.contingency import contingency
+from clusterer.evaluation.label_metrics import score_set
 from numpy.typing import NDArray
 
 REPEATS = 3

@@ -17,9 +17,9 @@ from typing import Any
 import _common
 import numpy as np
 from _features import Features, Matrix
-from clusterer.moments import accumulate_moments
-from clusterer.pca import fit_pca
-from clusterer.rows import ArrayRows
+from clusterer.data.moments import accumulate_moments
+from clusterer.data.pca import fit_pca
+from clusterer.data.rows import ArrayRows
 
 BATCH = 4096
 

@@ -21,9 +21,9 @@ from typing import Any
 import _common
 import numpy as np
 from _features import Features, Matrix
-from clusterer.filerows import FileRows, write_rows
+from clusterer.data.filerows import FileRows, write_rows
+from clusterer.data.rows import ArrayRows
 from clusterer.kmeans import Engine, State, lloyd, select_engine
-from clusterer.rows import ArrayRows
 
 
 def best_of(work: Callable[[], Any], times: int = 5) -> float:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from _common import finish, parser, spread
 from _serving import prepared, server
-from extractor import catalogue
 from extractor.backends.tfserving import TFServingBackend, record_of
-from extractor.tf import folders
-from extractor.tf.loading import quietly, tensorflow
+from extractor.models import catalogue
+from extractor.tf_serving import folders
+from extractor.tf_serving.loading import quietly, tensorflow
 from numpy.typing import NDArray
 from shoal.settings import Settings
 

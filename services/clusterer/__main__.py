@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _api(host: str, port: int) -> int:
     from shoal.web.serve import serve
 
-    from clusterer.api import build
+    from clusterer.api.clusterings import build
 
     serve(build, "clusterer-api", host=host, port=port)
     return 0
@@ -65,7 +65,7 @@ def _run_job() -> int:
     def handle(ctx: JobContext) -> dict[str, Any]:
         # Imported here, so that a fault of the libraries becomes the job's error.
         if ctx.kind == "sweep":
-            from clusterer.sweeps import run as sweeping
+            from clusterer.jobs import sweep as sweeping
 
             return sweeping.run(ctx, settings)
         from clusterer import pipeline

@@ -12,12 +12,18 @@ from shoal.schemas import ClusterRequest
 from shoal.settings import Settings
 from shoal.store import Store
 
-from clusterer import artefacts
-from clusterer.assign import assign
-from clusterer.choose import Choice, choose_clusters
-from clusterer.facts import result_of
-from clusterer.hierarchy import Level, build_levels, describe_levels
-from clusterer.internal import internal_metrics, pairwise_stability
+from clusterer.data.moments import accumulate_moments
+from clusterer.data.pca import fit_pca
+from clusterer.data.rows import ArrayRows, IntArray, MappedRows, Rows, StoredRows, l2_normalize
+from clusterer.data.transform import Transform
+from clusterer.evaluation.label_metrics import Metrics, summarize
+from clusterer.evaluation.scoring import Assignments, score
+from clusterer.evaluation.unsupervised import internal_metrics, pairwise_stability
+from clusterer.jobs.choose import Choice, choose_clusters
+from clusterer.jobs.memory import Placement, Problem, default_limit, give_back, place
+from clusterer.jobs.plan import Plan, make_plan
+from clusterer.jobs.stopwatch import Stopwatch
+from clusterer.jobs.workspace import Workspace
 from clusterer.kmeans import (
     Engine,
     KMeansFit,
@@ -28,17 +34,11 @@ from clusterer.kmeans import (
     sample_rows,
     select_engine,
 )
-from clusterer.memory import Placement, Problem, default_limit, give_back, place
-from clusterer.metrics import Metrics, summarize
-from clusterer.moments import accumulate_moments
-from clusterer.pca import fit_pca
-from clusterer.planning import Plan, make_plan
-from clusterer.report.build import write_report
-from clusterer.rows import ArrayRows, IntArray, MappedRows, Rows, StoredRows, l2_normalize
-from clusterer.scoring import Assignments, score
-from clusterer.stopwatch import Stopwatch
-from clusterer.transform import Transform
-from clusterer.workspace import Workspace
+from clusterer.kmeans.assign import assign
+from clusterer.kmeans.hierarchy import Level, build_levels, describe_levels
+from clusterer.results import write as artefacts
+from clusterer.results.read import result_of
+from clusterer.results.report.build import write_report
 
 FITTED, HELD = 1, 2
 """How far a job is whose transform, and whose transformed rows, are kept for its next attempt; iterations count on."""

@@ -8,7 +8,7 @@ import sys
 
 from shoal.host import unsupported
 
-from extractor.tf import commands as tf_commands
+from extractor.tf_import import commands as tf_commands
 
 BACKENDS = ("torch", "tfserving")
 
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _api(host: str, port: int) -> int:
     from shoal.web.serve import serve
 
-    from extractor.api import build
+    from extractor.api.routes import build
 
     serve(build, "extractor-api", host=host, port=port)
     return 0
@@ -65,14 +65,14 @@ def _worker(backend: str) -> int:
     from shoal.jobs.service import run_worker
     from shoal.settings import Settings
 
-    from extractor.inline import KIND_PREFIX
+    from extractor.online.inline import KIND_PREFIX
 
     # Somebody waits for the answer to a small request, so it goes first.
     kinds = [f"{KIND_PREFIX}{backend}", f"extract:{backend}"]
     command = [sys.executable, "-m", "extractor", "run-job"]
     settings = Settings()
     if backend == "tfserving" and not settings.tf_serving_url:
-        from extractor.tf.local import LocalServer
+        from extractor.tf_serving.local import LocalServer
 
         with LocalServer(settings.models) as server:
             run_worker("extractor-worker", kinds, command, prepare=server.ensure)
@@ -85,8 +85,8 @@ def _models() -> int:
     from shoal.errors import ShoalError
     from shoal.settings import Settings
 
-    from extractor.api import describe
-    from extractor.catalogue import all_models
+    from extractor.api.routes import describe
+    from extractor.models.catalogue import all_models
 
     settings = Settings()
     try:
@@ -102,7 +102,7 @@ def _models() -> int:
 def _pull(name: str) -> int:
     from shoal.settings import Settings
 
-    from extractor.pull import pull
+    from extractor.models.pull import pull
 
     return pull(name, Settings())
 

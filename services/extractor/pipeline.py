@@ -9,13 +9,14 @@ from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
 
-from extractor import catalogue, inline_job
-from extractor.batches import batches, decode_pool
-from extractor.failures import Tolerance, account
-from extractor.inline import KIND_PREFIX
-from extractor.model import Model
-from extractor.planning import open_plan
-from extractor.sink import ShardSink
+from extractor.jobs.failures import Tolerance, account
+from extractor.jobs.plan import open_plan
+from extractor.models import catalogue
+from extractor.models.model import Model
+from extractor.online import job as inline_job
+from extractor.online.inline import KIND_PREFIX
+from extractor.stream.batches import batches, decode_pool
+from extractor.stream.sink import ShardSink
 
 
 def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     dict
         ``embeddings`` (the id), ``rows``, ``failed``, ``dim``, ``resumed_rows``: images that earlier attempts or jobs
         had done, and ``repaired_shards``: how many shards were damaged and are embedded again.
-        `extractor.failures.account` adds what became of the other files.
+        `extractor.jobs.failures.account` adds what became of the other files.
 
     Raises
     ------

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusterer.api import build
-from clusterer.sweeps import run as sweeps
+from clusterer.api.clusterings import build
+from clusterer.jobs import sweep as sweeps
 from fastapi.testclient import TestClient
 from PIL import Image
 from shoal.errors import StoreCorrupt

@@ -16,7 +16,7 @@ from shoal.store import Store
 NUMERICAL = ("faiss", "sklearn", "torch", "tensorflow")
 
 
-@pytest.mark.parametrize("module", ["clusterer.api", "clusterer.__main__"])
+@pytest.mark.parametrize("module", ["clusterer.api.clusterings", "clusterer.__main__"])
 def test_a_process_that_never_clusters_loads_no_clustering_library(module: str) -> None:
     program = f"import sys, {module}; print([name for name in {NUMERICAL} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

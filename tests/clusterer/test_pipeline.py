@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from clusterer import pipeline
-from clusterer.facts import facts
+from clusterer.data.transform import Transform
+from clusterer.jobs.plan import MOST_RESTARTS, cheap_restarts
 from clusterer.kmeans import select_engine
-from clusterer.planning import MOST_RESTARTS, cheap_restarts
-from clusterer.transform import Transform
+from clusterer.results.read import facts
 from shoal.errors import (
     ClustersInvalid,
     DimensionMismatch,

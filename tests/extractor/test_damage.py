@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from extractor import api, pipeline
+from extractor import pipeline
+from extractor.api import routes as api
 from fastapi.testclient import TestClient
 from shoal.errors import StoreReadOnly
 from shoal.jobs.child import JobContext

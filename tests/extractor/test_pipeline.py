@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from extractor import model as model_module
 from extractor import pipeline
 from extractor.backends.pixels import PixelsBackend
+from extractor.models import model as model_module
 from shoal.errors import (
     EmbeddingsNotFound,
     JobError,
@@ -435,7 +435,7 @@ class TestResume:
 def test_a_failed_commit_leaves_no_open_shard_behind(
     settings: Settings, make: Make, job: NewJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from extractor import sink
+    from extractor.stream import sink
     from shoal.store import commits
 
     for i in range(8):

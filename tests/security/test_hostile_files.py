@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from extractor.checkpoints import files
-from extractor.images import decode_image, read_image_file
+from extractor.images.decode import decode_image, read_image_file
+from extractor.models.checkpoints import files
 from PIL import Image
 from shoal.cli import demo
 from shoal.errors import (
@@ -270,7 +270,7 @@ import resource
 from pathlib import Path
 import numpy as np
 from extractor import decoder
-from extractor.modelspec import Transform
+from extractor.models.spec import Transform
 from PIL import Image
 
 root = Path({str(root)!r})

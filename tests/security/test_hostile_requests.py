@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusterer import api as clusterer_api
-from clusterer.online import AssignRequest
-from extractor import api as extractor_api
+from clusterer.api import clusterings as clusterer_api
+from clusterer.api.assign import AssignRequest
+from extractor.api import routes as extractor_api
 from fastapi.testclient import TestClient
 from PIL import Image
 from pydantic import ValidationError

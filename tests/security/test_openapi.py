@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import schemathesis
-from clusterer import api as clusterer_api
 from clusterer import pipeline
-from extractor import api as extractor_api
-from extractor import openai
+from clusterer.api import clusterings as clusterer_api
+from extractor.api import predictions as openai
+from extractor.api import routes as extractor_api
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from extractor.download import DownloadFailed, download
+from extractor.models.download import DownloadFailed, download
 from shoal.fetch import ForbiddenAddress, is_public, public_addresses, public_client
 
 PRIVATE = [

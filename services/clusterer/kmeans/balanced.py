@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
 from clusterer.kmeans.engine import Assigner, Assignment, Engine, OnRows, StreamingAssigner
 from clusterer.kmeans.lloyd import Constraint, Fit, State, lloyd
-from clusterer.prices import padded, priced, prices_of
-from clusterer.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
+from clusterer.kmeans.prices import padded, priced, prices_of
 
 ROUNDS = 100
 """Rounds of prices at fixed centroids, at most."""

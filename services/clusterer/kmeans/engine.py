@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from clusterer.nearest import nearest
-from clusterer.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
+from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
+from clusterer.kmeans.nearest import nearest
 
 PART_VALUES = 2**20
 OnRows = Callable[[int], None]

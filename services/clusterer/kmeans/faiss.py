@@ -7,9 +7,9 @@ from typing import Any
 import faiss
 import numpy as np
 
+from clusterer.data.rows import Float32Array, LabelArray
 from clusterer.kmeans.engine import Engine, Searcher
-from clusterer.nearest import nearest
-from clusterer.rows import Float32Array, LabelArray
+from clusterer.kmeans.nearest import nearest
 
 SMALLEST, LARGEST = 1e-12, 1e17
 """Lengths between which squares keep their meaning in float32."""

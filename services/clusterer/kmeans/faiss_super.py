@@ -8,9 +8,9 @@ import faiss
 import numpy as np
 from scipy.special import gammaincinv
 
+from clusterer.data.rows import Float32Array, LabelArray, Rows
 from clusterer.kmeans.engine import Assigner, Assignment, Engine, OnRows, Searcher, StreamingAssigner
 from clusterer.kmeans.faiss import LARGEST, SMALLEST, FaissEngine
-from clusterer.rows import Float32Array, LabelArray, Rows
 
 faiss_: Any = faiss
 """Its type stubs know nothing of SuperKMeans."""

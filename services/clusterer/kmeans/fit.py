@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from clusterer.data.rows import ChosenRows, Float64Array, Rows
 from clusterer.kmeans.balanced import fit_balanced
 from clusterer.kmeans.engine import Engine, OnRows
 from clusterer.kmeans.lloyd import TOLERANCE, UNCONSTRAINED, Fit, State, lloyd
 from clusterer.kmeans.seeding import method, seed_centroids
 from clusterer.kmeans.spherical import UnitLength
-from clusterer.rows import ChosenRows, Float64Array, Rows
 
 _SAMPLE_STREAM = 0x5A3
 

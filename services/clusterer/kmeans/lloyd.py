@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
 from clusterer.kmeans.engine import Assigner, Assignment, OnRows
-from clusterer.nearest import squared_distances
-from clusterer.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
+from clusterer.kmeans.nearest import squared_distances
 
 if TYPE_CHECKING:
     from clusterer.kmeans.balanced import Balance

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 
+from clusterer.data.rows import Rows
 from clusterer.kmeans.engine import Engine, OnRows
 from clusterer.kmeans.lloyd import Fit, Iteration, State
-from clusterer.rows import Rows
 
 BATCH = 2048
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from clusterer.data.rows import Float32Array, l2_normalize
 from clusterer.kmeans.engine import Assignment
 from clusterer.kmeans.lloyd import Constraint
-from clusterer.rows import Float32Array, l2_normalize
 
 
 class UnitLength(Constraint):

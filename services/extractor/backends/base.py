@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shoal.store import ModelRecord
 
-from extractor.modelspec import Transform
+from extractor.models.spec import Transform
 
 
 class Backend(Protocol):

@@ -19,7 +19,7 @@ from shoal.errors import InvalidRequest, JobError
 from shoal.settings import Settings
 from shoal.store import ModelRecord
 
-from extractor.modelspec import ModelSpec
+from extractor.models.spec import ModelSpec
 
 
 class Handler(Protocol):

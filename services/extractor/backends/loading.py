@@ -6,11 +6,11 @@ from shoal.settings import Settings
 from shoal.store import ModelRecord
 from shoal.store.manifest import KeyRules
 
-from extractor import weights
 from extractor.backends.base import Backend
-from extractor.download import OnProgress, sha256
-from extractor.modelspec import ModelSpec
-from extractor.tf.obtaining import OnStage
+from extractor.models import weights
+from extractor.models.download import OnProgress, sha256
+from extractor.models.spec import ModelSpec
+from extractor.tf_import.obtaining import OnStage
 
 
 def record_of(

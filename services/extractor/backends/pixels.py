@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shoal.store import ModelRecord
 
-from extractor.modelspec import ModelSpec
+from extractor.models.spec import ModelSpec
 
 
 class PixelsBackend:

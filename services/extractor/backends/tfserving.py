@@ -15,15 +15,15 @@ from shoal.errors import ModelMismatch, ModelNotServed, WeightsInvalid, WeightsM
 from shoal.settings import Settings
 from shoal.store import ModelRecord
 
-from extractor import weights
 from extractor.backends.base import Backend
-from extractor.download import OnProgress
-from extractor.modelspec import ModelSpec, Transform
-from extractor.tf import folders
-from extractor.tf.client import POLL_S, ServingClient
-from extractor.tf.obtaining import OnStage
-from extractor.tf.stubs import DataType, PredictRequest
-from extractor.tf.tensors import dtype_name, from_proto, to_proto
+from extractor.models import weights
+from extractor.models.download import OnProgress
+from extractor.models.spec import ModelSpec, Transform
+from extractor.tf_import.obtaining import OnStage
+from extractor.tf_serving import folders
+from extractor.tf_serving.client import POLL_S, ServingClient
+from extractor.tf_serving.stubs import DataType, PredictRequest
+from extractor.tf_serving.tensors import dtype_name, from_proto, to_proto
 
 log = structlog.get_logger(__name__)
 

@@ -14,10 +14,10 @@ from shoal.settings import Settings
 from shoal.store import ModelRecord
 from torch import nn
 
-from extractor import architectures, checkpoints, embedding, weights
 from extractor.backends.base import Backend
 from extractor.backends.memory import keep_freed_memory
-from extractor.modelspec import ModelSpec, Transform
+from extractor.models import architectures, checkpoints, embedding, weights
+from extractor.models.spec import ModelSpec, Transform
 
 CPU_PIXELS = 4 * 224**2
 """Input pixels that a CPU takes through the network at once. With more, each layer's output exceeds what malloc keeps,

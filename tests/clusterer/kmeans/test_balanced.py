@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from clusterer.assign import assign
+from clusterer.data.rows import ArrayRows, l2_normalize
 from clusterer.kmeans import Engine, NumpyEngine, State, fit_kmeans, select_engine
+from clusterer.kmeans.assign import assign
 from clusterer.kmeans.balanced import fit_balanced
 from clusterer.kmeans.lloyd import UNCONSTRAINED
-from clusterer.prices import pad, priced, prices_of
-from clusterer.rows import ArrayRows, l2_normalize
+from clusterer.kmeans.prices import pad, priced, prices_of
 from sklearn.cluster import MiniBatchKMeans
 
 from tests.clusterer.kmeans.data import features, squared

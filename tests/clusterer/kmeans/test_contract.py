@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clusterer import rows as rows_module
+from clusterer.data import rows as rows_module
+from clusterer.data.rows import ArrayRows, Float32Array, MappedRows, Rows
 from clusterer.kmeans import Assignment, Engine, NumpyEngine, State, fit_kmeans, lloyd, select_engine
 from clusterer.kmeans.faiss_super import SuperEngine
 from clusterer.kmeans.fast import FastEngine, available
-from clusterer.rows import ArrayRows, Float32Array, MappedRows, Rows
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score

@@ -7,10 +7,10 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+from clusterer.data.rows import ArrayRows
 from clusterer.kmeans import faiss as faiss_engine
 from clusterer.kmeans import select_engine
 from clusterer.kmeans.faiss_super import FEWEST_COLUMNS, SuperAssigner, thresholds
-from clusterer.rows import ArrayRows
 from shoal.errors import EngineUnavailable
 
 from tests.clusterer.kmeans.data import features, squared

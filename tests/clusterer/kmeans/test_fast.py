@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clusterer.data.rows import ArrayRows, MappedRows
 from clusterer.kmeans import State, lloyd, select_engine
 from clusterer.kmeans.engine import Engine, NumpyEngine
 from clusterer.kmeans.fast import FastEngine, KernelUnavailable, available, engine, kernel, open_kernel
 from clusterer.native import library
 from clusterer.native.build import EMULATED_AMX, BuildFailed, compile_kernel
-from clusterer.rows import ArrayRows, MappedRows
 from shoal.errors import EngineUnavailable
 
 from tests.clusterer.kmeans.data import (

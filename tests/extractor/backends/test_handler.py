@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from extractor import catalogue
 from extractor.backends.base import Backend
 from extractor.backends.loading import open_backend, record_of
+from extractor.models import catalogue
 from shoal.errors import InvalidRequest, JobError
 from shoal.settings import Settings
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from extractor import catalogue
 from extractor.backends.loading import open_backend, record_of
 from extractor.backends.torch import TorchBackend, pick_device
+from extractor.models import catalogue
 from shoal.errors import JobError, WeightsMissing
 from shoal.schemas import CustomModel
 from shoal.settings import Settings
@@ -55,7 +55,7 @@ def test_the_same_batch_gives_the_same_bits(lite0: TorchBackend) -> None:
 
 def test_it_is_the_networks_own_pooled_output_on_normalised_pixels(lite0: TorchBackend) -> None:
     import timm
-    from extractor import checkpoints, weights
+    from extractor.models import checkpoints, weights
 
     spec = catalogue.resolve("tf_efficientnet_lite0", lite0_models := Settings().models)
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()

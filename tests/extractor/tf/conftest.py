@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tf() -> Any:
     """TensorFlow."""
-    from extractor.tf.loading import tensorflow
+    from extractor.tf_serving.loading import tensorflow
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -56,7 +56,7 @@ def builders(tf: Any) -> ModuleType:
 @pytest.fixture
 def serve(tf: Any) -> Iterator[Callable[..., Any]]:
     """``serve(root, port=0)`` starts a server in this process; all are stopped after the test."""
-    from extractor.tf.serving import SavedModelServer
+    from extractor.tf_serving.server import SavedModelServer
 
     servers = []
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from extractor.download import DownloadFailed
-from extractor.tf import archives
+from extractor.models.download import DownloadFailed
+from extractor.tf_import import archives
 from shoal.errors import WeightsInvalid
 
 Kind = Literal["zip", "tar"]
@@ -128,6 +128,6 @@ def test_a_disk_without_room_is_seen_before_the_first_file(tmp_path: Path, monke
         free = 1000
 
     path = write(tmp_path / "a", "zip", MODEL)
-    monkeypatch.setattr("extractor.download.shutil.disk_usage", lambda _path: Usage)
+    monkeypatch.setattr("extractor.models.download.shutil.disk_usage", lambda _path: Usage)
     with pytest.raises(DownloadFailed, match="left"):
         unpack(path, "zip", tmp_path / "out")

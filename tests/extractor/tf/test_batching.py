@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from extractor.tf.batching import Arrays, Batcher, BatchLimits, QueueFull
+from extractor.tf_serving.batching import Arrays, Batcher, BatchLimits, QueueFull
 
 
 class Network:

@@ -15,9 +15,9 @@ import grpc
 import numpy as np
 import pytest
 from extractor.backends.tfserving import TFServingBackend, record_of
-from extractor.modelspec import ModelSpec, Transform, WeightsSource
-from extractor.tf.client import Address
-from extractor.tf.stubs import (
+from extractor.models.spec import ModelSpec, Transform, WeightsSource
+from extractor.tf_serving.client import Address
+from extractor.tf_serving.stubs import (
     DataType,
     GetModelMetadataResponse,
     GetModelStatusResponse,
@@ -27,7 +27,7 @@ from extractor.tf.stubs import (
     add_ModelServiceServicer_to_server,
     add_PredictionServiceServicer_to_server,
 )
-from extractor.tf.tensors import from_proto, to_proto
+from extractor.tf_serving.tensors import from_proto, to_proto
 from shoal.errors import (
     JobError,
     ModelMismatch,

@@ -12,7 +12,7 @@ from types import ModuleType
 import grpc
 import pytest
 from extractor.__main__ import main
-from extractor.tf.local import LocalServer
+from extractor.tf_serving.local import LocalServer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from extractor import catalogue
-from extractor.tf.import_tf import ImportReport, import_savedmodel
-from extractor.tf.publishing import write_configs
-from extractor.tf.stubs import PredictionLog
+from extractor.models import catalogue
+from extractor.tf_import.importing import ImportReport, import_savedmodel
+from extractor.tf_import.publish import write_configs
+from extractor.tf_serving.stubs import PredictionLog
 from google.protobuf import text_format
 from shoal.errors import ImportInvalid
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 from clusterer.pipeline import run as cluster
-from extractor.api import build
+from extractor.api.routes import build
 from extractor.pipeline import extract
-from extractor.tf.client import ServingClient
-from extractor.tf.import_tf import import_savedmodel
-from extractor.tf.lite0 import save_lite0, torch_state
+from extractor.tf_import.importing import import_savedmodel
+from extractor.tf_import.lite0 import save_lite0, torch_state
+from extractor.tf_serving.client import ServingClient
 from fastapi.testclient import TestClient
 from PIL import Image
 from shoal.errors import ModelMismatch, ServingUnavailable

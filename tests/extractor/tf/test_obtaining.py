@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from extractor import catalogue, weights
-from extractor.api import build
-from extractor.download import DownloadFailed
+from extractor.api.routes import build
+from extractor.models import catalogue, weights
+from extractor.models.download import DownloadFailed
+from extractor.models.pull import pull
 from extractor.pipeline import extract
-from extractor.pull import pull
-from extractor.tf import bucket, folders, obtaining
+from extractor.tf_import import bucket, obtaining
+from extractor.tf_serving import folders
 from fastapi.testclient import TestClient
 from PIL import Image
 from shoal.errors import ModelNotServed, WeightsInvalid, WeightsMissing
@@ -319,7 +320,7 @@ class TestDownload:
         class Usage:
             free = 100
 
-        monkeypatch.setattr("extractor.download.shutil.disk_usage", lambda _path: Usage)
+        monkeypatch.setattr("extractor.models.download.shutil.disk_usage", lambda _path: Usage)
         with pytest.raises(DownloadFailed, match="left"):
             obtain(settings)
         assert site.asked == []
@@ -400,7 +401,7 @@ def test_the_catalogue_says_that_they_can_be_downloaded(models: Path, tmp_path: 
 def test_the_service_says_what_has_to_be_installed(
     settings: Settings, queue: JobQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("extractor.modelspec.find_spec", lambda _name: None)
+    monkeypatch.setattr("extractor.models.spec.find_spec", lambda _name: None)
     with TestClient(build(settings, queue, Store(tmp_path / "store"))) as client:
         rows = {row["name"]: row for row in client.get("/models").json()["models"]}
         assert rows["small"]["needs"] == client.get("/models/small").json()["needs"] == "shoal[tf]"

@@ -14,9 +14,9 @@ import grpc
 import numpy as np
 import pytest
 from extractor.backends.tfserving import TFServingBackend, record_of
-from extractor.modelspec import ModelSpec, Transform, WeightsSource
-from extractor.tf.batching import BatchLimits
-from extractor.tf.stubs import (
+from extractor.models.spec import ModelSpec, Transform, WeightsSource
+from extractor.tf_serving.batching import BatchLimits
+from extractor.tf_serving.stubs import (
     GetModelMetadataRequest,
     GetModelStatusRequest,
     ModelServiceStub,
@@ -25,7 +25,7 @@ from extractor.tf.stubs import (
     PredictRequest,
     SignatureDefMap,
 )
-from extractor.tf.tensors import from_proto, to_proto
+from extractor.tf_serving.tensors import from_proto, to_proto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from shoal.errors import ModelMismatch, ModelNotServed
 from shoal.settings import Settings
@@ -48,7 +48,7 @@ def root(tf: Any, builders: ModuleType, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def server(tf: Any, root: Path) -> Iterator[Any]:
-    from extractor.tf.serving import SavedModelServer
+    from extractor.tf_serving.server import SavedModelServer
 
     made = SavedModelServer(root, limits=BatchLimits(rows=16))
     made.start()

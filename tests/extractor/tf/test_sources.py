@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from extractor.tf.sources import CALL, Signature, choose, read_folder
-from extractor.tf.stubs import SavedModel
+from extractor.tf_import.sources import CALL, Signature, choose, read_folder
+from extractor.tf_serving.stubs import SavedModel
 from shoal.errors import ImportInvalid
 
 ANY = (None, None, None, 3)

@@ -5,8 +5,8 @@ import sys
 
 import numpy as np
 import pytest
-from extractor.tf.stubs import DataType, TensorProto
-from extractor.tf.tensors import from_proto, to_proto
+from extractor.tf_serving.stubs import DataType, TensorProto
+from extractor.tf_serving.tensors import from_proto, to_proto
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -68,7 +68,7 @@ def test_text_is_refused() -> None:
 
 def test_the_client_does_without_tensorflow_itself() -> None:
     code = (
-        "import sys; import extractor.backends.tfserving, extractor.tf.client; "
+        "import sys; import extractor.backends.tfserving, extractor.tf_serving.client; "
         "sys.exit(any(n == 'tensorflow' or n.startswith('tensorflow.') for n in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import pytest
-from clusterer import api as clusterer_api
-from extractor import api as extractor_api
+from clusterer.api import clusterings as clusterer_api
+from extractor.api import routes as extractor_api
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from shoal.jobs.queue import JobQueue

@@ -11,9 +11,9 @@ from typing import Any
 
 import anyio
 import pytest
-from clusterer import api as clusterer_api
-from extractor import api as extractor_api
-from extractor import sources
+from clusterer.api import clusterings as clusterer_api
+from extractor.api import routes as extractor_api
+from extractor.sources import listing as sources
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.testclient import TestClient
 from shoal.errors import Unavailable

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from clusterer.data.rows import Float32Array, LabelArray, MappedRows, Rows
 from clusterer.kmeans.engine import (
     Assigner,
     Assignment,
@@ -18,8 +19,7 @@ from clusterer.kmeans.engine import (
 from clusterer.kmeans.fast.guide import choose_projection
 from clusterer.kmeans.fast.kernel import Counts, Frame, Kernel, open_kernel
 from clusterer.kmeans.fast.state import Sketches, Sums, blocks, peak_of
-from clusterer.nearest import nearest
-from clusterer.rows import Float32Array, LabelArray, MappedRows, Rows
+from clusterer.kmeans.nearest import nearest
 
 SMALLEST, LARGEST = 1e-12, 1e17
 """Magnitudes between which squares keep their meaning in float32."""

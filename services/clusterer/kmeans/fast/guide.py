@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clusterer.data.rows import Float32Array
 from clusterer.kmeans.fast.kernel import Frame, Kernel, Projection
-from clusterer.rows import Float32Array
 
 PROBES = 192
 WIDTHS = (64, 128, 256)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray
 from clusterer.native.arguments import at, i64, rows_at, usable_cores
 from clusterer.native.library import load_library
-from clusterer.rows import Float32Array, Float64Array, IntArray, LabelArray
 
 BLOCK = 16
 ROUNDING = 1e-5

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clusterer.data.rows import ArrayRows, Float32Array, Float64Array, IntArray, LabelArray, Rows, window_rows
 from clusterer.kmeans.engine import OnRows
 from clusterer.kmeans.fast.kernel import Frame, Kernel, Projection, Sketch
-from clusterer.rows import ArrayRows, Float32Array, Float64Array, IntArray, LabelArray, Rows, window_rows
 
 SAMPLE = 2048
 """Rows that the mean and the directions are taken from."""

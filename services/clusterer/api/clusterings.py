@@ -1,0 +1,203 @@
+"""The clusterer's REST API: it reads and writes the queue and the store, and imports no clustering library."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Path, Query, Response
+from fastapi.responses import FileResponse, StreamingResponse
+from shoal.jobs.queue import JobQueue
+from shoal.schemas import ClusterRequest, Id, Job
+from shoal.settings import Settings
+from shoal.store import Store
+from shoal.store.survey import describe_all
+from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, create_app, submit
+from shoal.web.pools import WORK
+from shoal.web.problems import problem_responses
+from shoal.web.route import router as make_router
+from shoal.web.tables import TABLE_RESPONSE, TableFormat, table_response
+
+from clusterer.api import sweeps
+from clusterer.api.assign import AssignRequest, assign_online
+from clusterer.jobs.plan import make_plan
+from clusterer.results.exports import deleted_sets, described_assignments, described_schema
+from clusterer.results.members import describe_cluster, list_classes, list_clusters, list_confusion, scored_set
+from clusterer.results.read import facts, summary
+
+KIND = "cluster"
+
+router = make_router()
+
+
+def build(settings: Settings | None = None, queue: JobQueue | None = None, store: Store | None = None) -> FastAPI:
+    """The application; what it works on comes from the environment when left out."""
+    return create_app(
+        service="clusterer",
+        routers=[router, sweeps.router],
+        kinds=(KIND, sweeps.KIND),
+        settings=settings,
+        queue=queue,
+        store=store,
+    )
+
+
+@router.post("/cluster", status_code=202, tags=["cluster"], responses=problem_responses(404, 409, 422, 503))
+def cluster(
+    body: ClusterRequest,
+    response: Response,
+    queue: QueueDep,
+    store: StoreDep,
+    settings: SettingsDep,
+    key: IdempotencyKey = None,
+) -> Job:
+    """Cluster embeddings and score the result. The answer is a job; its result names the clustering."""
+    check = partial(make_plan, store, body, settings.data)
+    return accepted(submit(queue, KIND, body, key, check), response)
+
+
+@router.get("/clusterings", tags=["clusterings"])
+def list_clusterings(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
+    """All clusterings, newest first; a damaged one is listed as `id`, `damaged` and the `problem`."""
+    return {"clusterings": describe_all(store.clustering_ids(), store.clustering, summary)}
+
+
+@router.get("/clusterings/{clustering_id}", tags=["clusterings"], responses=problem_responses(404, 422))
+def get_clustering(clustering_id: Id, store: StoreDep) -> dict[str, Any]:
+    """One clustering: what was clustered, how it ran, and its main metrics."""
+    return facts(store.clustering(clustering_id))
+
+
+@router.delete(
+    "/clusterings/{clustering_id}", status_code=204, tags=["clusterings"], responses=problem_responses(404, 422)
+)
+def delete_clustering(clustering_id: Id, store: StoreDep) -> None:
+    """Delete a clustering with all that belongs to it."""
+    store.delete_clustering(clustering_id)
+
+
+@router.get("/clusterings/{clustering_id}/metrics", tags=["clusterings"], responses=problem_responses(404, 422))
+def get_metrics(clustering_id: Id, store: StoreDep) -> dict[str, Any]:
+    """Every metric of every scored set and seed, with mean, deviation and chance level."""
+    return store.clustering(clustering_id).metrics()
+
+
+@router.get("/clusterings/{clustering_id}/clusters", tags=["clusters"], responses=problem_responses(404, 422))
+def get_clusters(
+    clustering_id: Id,
+    store: StoreDep,
+    sort: Literal["size", "purity", "tightness"] = "size",
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+    embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
+) -> dict[str, Any]:
+    """The clusters: the largest, the purest or the tightest first."""
+    clustering = store.clustering(clustering_id)
+    chosen = scored_set(clustering, embeddings)
+    clusters = list_clusters(clustering, chosen, sort=sort, limit=limit)
+    return {"embeddings": chosen, "total": clustering.k, "clusters": clusters}
+
+
+@router.get("/clusterings/{clustering_id}/classes", tags=["clusters"], responses=problem_responses(404, 422))
+def get_classes(
+    clustering_id: Id,
+    store: StoreDep,
+    sort: Literal["label", "worst", "best"] = "label",
+    limit: Annotated[int, Query(ge=1, le=100_000)] = 10_000,
+    embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
+) -> dict[str, Any]:
+    """How each class fares: its rows, the clusters that hold it, and the share that is right under either rule."""
+    clustering = store.clustering(clustering_id)
+    chosen = scored_set(clustering, embeddings)
+    classes = list_classes(clustering, chosen, sort=sort)
+    return {"embeddings": chosen, "total": len(classes), "classes": classes[:limit]}
+
+
+@router.get("/clusterings/{clustering_id}/confusion", tags=["clusters"], responses=problem_responses(404, 422))
+def get_confusion(
+    clustering_id: Id,
+    store: StoreDep,
+    rule: Literal["hungarian", "majority"] = "hungarian",
+    limit: Annotated[int, Query(ge=1, le=1_000_000)] = 10_000,
+    embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
+) -> dict[str, Any]:
+    """The cells of the confusion matrix that are not zero, largest first; `predicted` is null without a class."""
+    clustering = store.clustering(clustering_id)
+    chosen = scored_set(clustering, embeddings)
+    cells = list_confusion(clustering, chosen, rule=rule)
+    return {"embeddings": chosen, "rule": rule, "total": len(cells), "cells": cells[:limit]}
+
+
+@router.get("/clusterings/{clustering_id}/clusters/{cluster}", tags=["clusters"], responses=problem_responses(404, 422))
+def get_cluster(
+    clustering_id: Id,
+    cluster: Annotated[int, Path(ge=-(2**31), le=2**31 - 1)],
+    store: StoreDep,
+    embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
+    thumbnails: Annotated[bool, Query(description="Add each member's thumbnail as a data URI.")] = False,
+) -> dict[str, Any]:
+    """One cluster: its nearest, farthest and borderline members."""
+    clustering = store.clustering(clustering_id)
+    chosen = scored_set(clustering, embeddings)
+    return describe_cluster(store, clustering, chosen, cluster, thumbnails=thumbnails)
+
+
+@router.get(
+    "/clusterings/{clustering_id}/assignments",
+    tags=["clusterings"],
+    response_class=StreamingResponse,
+    responses={**problem_responses(404, 422), **TABLE_RESPONSE},
+)
+def get_assignments(
+    clustering_id: Id,
+    store: StoreDep,
+    format: TableFormat = "parquet",  # noqa: A002
+) -> Response:
+    """The cluster of every row of every scored set, with its image's path and label.
+
+    They are null for embeddings that were deleted; the header `Shoal-Deleted-Embeddings` lists those.
+    """
+    clustering = store.clustering(clustering_id)
+    schema = described_schema(clustering)
+    deleted = ", ".join(deleted_sets(store, clustering))
+    return table_response(
+        described_assignments(store, clustering, schema),
+        schema,
+        format,
+        f"{clustering_id}-assignments",
+        {"Shoal-Deleted-Embeddings": deleted} if deleted else None,
+    )
+
+
+@router.get(
+    "/clusterings/{clustering_id}/report",
+    tags=["clusterings"],
+    response_class=FileResponse,
+    responses=problem_responses(404, 422),
+)
+def get_report(clustering_id: Id, store: StoreDep) -> FileResponse:
+    """The clustering as one HTML page that needs nothing else."""
+    clustering = store.clustering(clustering_id)
+    return FileResponse(clustering.check(clustering.layout.report_html), media_type="text/html; charset=utf-8")
+
+
+@router.get(
+    "/clusterings/{clustering_id}/contact-sheet",
+    tags=["clusterings"],
+    response_class=FileResponse,
+    responses=problem_responses(404, 422),
+)
+def get_contact_sheet(clustering_id: Id, store: StoreDep) -> FileResponse:
+    """The members nearest to each centroid as one PNG, a row a cluster."""
+    clustering = store.clustering(clustering_id)
+    return FileResponse(clustering.check(clustering.layout.contact_sheet), media_type="image/png")
+
+
+@router.post(
+    "/clusterings/{clustering_id}/assign",
+    tags=["assign"],
+    response_model=list[dict[str, Any]],
+    responses=problem_responses(404, 409, 422, 503),
+)
+async def assign(clustering_id: Id, body: AssignRequest, store: StoreDep, settings: SettingsDep) -> Response:
+    """The cluster of new embeddings or images, in their order."""
+    return await assign_online(await WORK.run(store.clustering, clustering_id), body, settings)

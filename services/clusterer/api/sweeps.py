@@ -1,0 +1,101 @@
+"""The sweeps' routes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from fastapi import Path, Query, Response
+from fastapi.responses import FileResponse
+from shoal.errors import NotFound
+from shoal.schemas import MAX_POINTS, Id, Job, Name, SweepRequest
+from shoal.store.survey import describe_all
+from shoal.store.sweep_table import as_csv, as_parquet
+from shoal.store.sweeps import Sweep
+from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, submit
+from shoal.web.problems import problem_responses
+from shoal.web.route import router as make_router
+
+from clusterer.jobs.grid import plan_points
+
+KIND = "sweep"
+PLOT_TYPES = {"svg": "image/svg+xml", "png": "image/png"}
+
+router = make_router(tags=["sweeps"])
+
+
+@router.post("/sweep", status_code=202, responses=problem_responses(404, 409, 422, 503))
+def sweep(
+    body: SweepRequest,
+    response: Response,
+    queue: QueueDep,
+    store: StoreDep,
+    settings: SettingsDep,
+    key: IdempotencyKey = None,
+) -> Job:
+    """Cluster and score every combination of the lists in a request. The answer is one job for all points."""
+    check = partial(plan_points, store, body, settings.data)
+    return accepted(submit(queue, KIND, body, key, check), response)
+
+
+@router.get("/sweeps")
+def list_sweeps(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
+    """All sweeps, newest first; one appears when its job starts. A damaged one is listed as `id` and `problem`."""
+    return {"sweeps": describe_all(store.sweep_ids(), store.sweep, _facts)}
+
+
+@router.get("/sweeps/{sweep_id}", responses=problem_responses(404, 422))
+def get_sweep(
+    sweep_id: Id,
+    store: StoreDep,
+    format: Annotated[Literal["json", "csv", "parquet"], Query(description="Of the table.")] = "json",  # noqa: A002
+) -> Any:
+    """The points that are there as a tidy table: a row per point and scored set, mean and deviation over the seeds."""
+    found = store.sweep(sweep_id)
+    rows = found.table()
+    if format == "json":
+        return {**_facts(found), "table": rows}
+    content, kind = (as_csv(rows), "text/csv; charset=utf-8") if format == "csv" else (as_parquet(rows), None)
+    headers = {"Content-Disposition": f'attachment; filename="{sweep_id}.{format}"'}
+    return Response(content, media_type=kind or "application/vnd.apache.parquet", headers=headers)
+
+
+@router.get("/sweeps/{sweep_id}/points/{point}", responses=problem_responses(404, 422))
+def get_point(sweep_id: Id, point: Annotated[int, Path(ge=0, le=MAX_POINTS)], store: StoreDep) -> dict[str, Any]:
+    """One point with the metrics of every seed, and the request that makes a clustering of it."""
+    for found in store.sweep(sweep_id).points():
+        if found["index"] == point:
+            return found
+    raise NotFound(f"Sweep {sweep_id!r} has no point {point} yet.")
+
+
+@router.get(
+    "/sweeps/{sweep_id}/plots/{name}.{extension}", response_class=FileResponse, responses=problem_responses(404, 422)
+)
+def get_plot(sweep_id: Id, name: Name, extension: Literal["svg", "png"], store: StoreDep) -> FileResponse:
+    """A plot; the sweep's facts name those there are."""
+    found = store.sweep(sweep_id)
+    if name not in found.plots():
+        there = ", ".join(found.plots()) or "none yet: they are drawn when all points are there"
+        raise NotFound(f"Sweep {sweep_id!r} has no plot {name!r}; its plots: {there}.")
+    return FileResponse(found.layout.plot(name, extension), media_type=PLOT_TYPES[extension])
+
+
+@router.delete("/sweeps/{sweep_id}", status_code=204, responses=problem_responses(404, 422))
+def delete_sweep(sweep_id: Id, store: StoreDep) -> None:
+    """Delete a sweep with all its points and plots."""
+    store.delete_sweep(sweep_id)
+
+
+def _facts(found: Sweep) -> dict[str, Any]:
+    base = f"/sweeps/{found.id}"
+    plots = {name: f"{base}/plots/{name}.svg" for name in found.plots()}
+    return {
+        "id": found.id,
+        "complete": found.complete,
+        "points": {"total": found.total, "finished": len(found.finished_points())},
+        **found.run(),
+        "request": found.spec["request"],
+        "plots": plots,
+        "links": {"self": base, "csv": f"{base}?format=csv", "parquet": f"{base}?format=parquet"},
+    }

@@ -1,0 +1,89 @@
+"""Rows in a file: as many as the disk holds, in as little memory as one block takes."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from shoal.store.atomic import replace_file
+
+from clusterer.data.rows import ArrayRows, Float32Array, IntArray, Rows
+
+_ADVICE = hasattr(mmap, "MADV_DONTNEED")
+
+
+@dataclass(frozen=True)
+class FileRows(ArrayRows):
+    """Rows in a memory-mapped file of plain float32.
+
+    Blocks are views of the map. The next block is asked for while one is at work, and each is let go of afterwards: its
+    pages stay in the system's page cache, but no longer count as memory of this process, and the system may drop them
+    whenever it needs the room.
+    """
+
+    mapped: mmap.mmap
+    file: Path
+
+    @classmethod
+    def open(cls, file: Path, n: int, dim: int) -> FileRows:
+        """Map a file of ``n * dim`` float32 values.
+
+        Raises
+        ------
+        OSError
+            There is no such file, or it has another size.
+        """
+        with file.open("rb") as opened:
+            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(mapped) != 4 * n * dim:
+            raise OSError(f"{file} has {len(mapped)} bytes, but {n} rows of {dim} values take {4 * n * dim}")
+        return cls(np.frombuffer(mapped, dtype=np.float32).reshape(n, dim), mapped, file)
+
+    def windows(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        for first, window in super().windows(rows):
+            self._advise("MADV_WILLNEED", first + rows, rows)
+            yield first, window
+            self._advise("MADV_DONTNEED", first, rows)
+
+    def take(self, rows: IntArray) -> Float32Array:
+        # Read, not mapped: Linux maps up to two megabytes of cached file around each row that is looked at.
+        taken = np.empty((len(rows), self.dim), dtype=np.float32)
+        with self.file.open("rb", buffering=0) as opened:
+            for row, into in zip(rows.tolist(), taken, strict=True):
+                if os.preadv(opened.fileno(), [into.data], 4 * self.dim * row) != into.nbytes:
+                    raise IndexError(f"row {row} of {self.n}")
+        return taken
+
+    def _advise(self, advice: str, first: int, rows: int) -> None:
+        """Tell the system about some rows; of pages shared with other rows too, since reading them again is cheap."""
+        width = 4 * self.dim
+        start = min(first * width, len(self.mapped)) // mmap.PAGESIZE * mmap.PAGESIZE
+        length = min((first + rows) * width, len(self.mapped)) - start
+        if _ADVICE and length > 0:
+            self.mapped.madvise(getattr(mmap, advice), start, length)
+
+
+def write_rows(
+    file: Path, rows: Rows, *, batch_rows: int | None = None, on_rows: Callable[[int], None] | None = None
+) -> None:
+    """Read all rows once into ``file``, which appears when it is whole; ``on_rows`` hears how many there are so far.
+
+    Raises
+    ------
+    StoreFull, StoreError
+        They could not be written.
+    """
+
+    def write(opened: BinaryIO) -> None:
+        for first, batch in rows.batches(batch_rows):
+            opened.write(np.ascontiguousarray(batch).data)
+            if on_rows is not None:
+                on_rows(first + len(batch))
+
+    replace_file(file, write)

@@ -1,0 +1,117 @@
+"""The one way from stored embeddings into the space in which centroids live.
+
+It is fitted on the train set, stored beside the centroids, and applied as stored to every set that is assigned
+afterwards: comparing rows in one space with centroids in another gives numbers that look like chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from shoal.errors import DimensionMismatch
+
+from clusterer.data.rows import Float32Array, Float64Array, MappedRows, Rows, l2_normalize
+
+if TYPE_CHECKING:
+    from clusterer.data.pca import Pca
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Normalisation, then projection, then unit length; each may be absent.
+
+    Attributes
+    ----------
+    dim_in
+        Columns of the embeddings.
+    normalize
+        Whether rows are scaled to unit L2 norm first.
+    mean, components, scale
+        ``(d,)``, ``(c, d)`` and ``(c,) float64`` of the projection, or None: see `clusterer.data.pca.Pca`.
+    unit
+        Whether projected rows are scaled to unit L2 norm, for spherical k-means.
+    """
+
+    dim_in: int
+    normalize: bool
+    mean: Float64Array | None = None
+    components: Float64Array | None = None
+    scale: Float64Array | None = None
+    unit: bool = False
+
+    @classmethod
+    def of(cls, dim_in: int, *, normalize: bool, pca: Pca | None, unit: bool = False) -> Transform:
+        """The transform of a fitted (or absent) projection."""
+        if pca is None:
+            return cls(dim_in, normalize, unit=unit)
+        return cls(dim_in, normalize, pca.mean, pca.components, pca.scale, unit)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Transform:
+        """The inverse of `arrays`."""
+        projection = {
+            name: np.asarray(arrays[name], dtype=np.float64)
+            for name in ("mean", "components", "scale")
+            if name in arrays
+        }
+        unit = bool(arrays.get("unit", False))
+        return cls(int(arrays["dim_in"]), bool(arrays["normalize"]), unit=unit, **projection)
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Everything as named arrays, for ``transform.npz``."""
+        named: dict[str, NDArray[np.generic]] = {
+            "dim_in": np.asarray(self.dim_in),
+            "normalize": np.asarray(self.normalize),
+        }
+        for name in ("mean", "components", "scale"):
+            value = getattr(self, name)
+            if value is not None:
+                named[name] = value
+        if self.unit:
+            named["unit"] = np.asarray(True)
+        return named
+
+    @property
+    def dim_out(self) -> int:
+        """Columns after the transform."""
+        return self.dim_in if self.components is None else int(self.components.shape[0])
+
+    def __call__(self, batch: Float32Array) -> Float32Array:
+        """Transform ``(b, dim_in) float32`` to ``(b, dim_out) float32``."""
+        if self.normalize:
+            batch = l2_normalize(batch)
+        if self._projection is not None:
+            mean, matrix = self._projection
+            batch = np.ascontiguousarray((batch - mean) @ matrix)
+        return l2_normalize(batch) if self.unit else batch
+
+    def view(self, rows: Rows, name: str = "the rows") -> Rows:
+        """``rows`` as this transform sees them, applied block by block when they are read.
+
+        Raises
+        ------
+        DimensionMismatch
+            ``rows`` has other columns than the set that the transform was fitted on.
+        """
+        if rows.dim != self.dim_in:
+            raise DimensionMismatch(
+                f"{name} has {rows.dim} dimensions, but the centroids were fitted on embeddings of {self.dim_in}: "
+                "score embeddings of the same model.",
+                expected=self.dim_in,
+                got=rows.dim,
+            )
+        if not (self.normalize or self.unit) and self.components is None:
+            return rows
+        return MappedRows(rows, self, self.dim_out)
+
+    @cached_property
+    def _projection(self) -> tuple[Float32Array, Float32Array] | None:
+        if self.mean is None or self.components is None or self.scale is None:
+            return None
+        matrix = (self.components * self.scale[:, None]).T
+        return self.mean.astype(np.float32), np.ascontiguousarray(matrix, dtype=np.float32)

@@ -1,0 +1,240 @@
+"""How well clusters agree with classes, every figure from one contingency table.
+
+Definitions and edge cases are scikit-learn's where it has the metric.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clusterer.data.rows import IntArray, LabelArray
+from clusterer.evaluation.contingency import UNLABELLED, Contingency, contingency, entropy
+from clusterer.evaluation.emi import expected_mutual_information
+from clusterer.evaluation.label_maps import ClassPairs, LabelRule, accuracy, learn_map
+
+Metrics = dict[str, Any]
+ClusterLabels = IntArray | LabelArray
+
+PERMUTED_ROWS = 2_000_000
+MAX_PERMUTATIONS = 20
+
+
+def adjusted_rand_index(table: Contingency) -> float:
+    """Adjusted Rand index (Hubert and Arabie, 1985): 0 is chance, 1 is perfect."""
+    both, clusters, classes, n = _pairs(table)
+    tp, fp, fn = both - n, clusters - both, classes - both
+    tn = n * n - clusters - classes + both
+    if fp == 0 and fn == 0:
+        return 1.0
+    return 2.0 * (tp * tn - fn * fp) / ((tp + fn) * (fn + tn) + (tp + fp) * (fp + tn))
+
+
+def fowlkes_mallows(table: Contingency) -> float:
+    """Geometric mean of pairwise precision and recall."""
+    both, clusters, classes, n = _pairs(table)
+    if both == n:
+        return 0.0
+    return math.sqrt((both - n) / (clusters - n)) * math.sqrt((both - n) / (classes - n))
+
+
+def mutual_information(table: Contingency) -> float:
+    """Mutual information of clusters and classes in nats."""
+    n = table.n
+    if not n:
+        return 0.0
+    expected = table.cluster_sizes[table.cluster].astype(np.float64) * table.class_sizes[table.class_]
+    return max(0.0, float((table.count / n * np.log(n * table.count / expected)).sum()))
+
+
+def information_metrics(table: Contingency) -> Metrics:
+    """Homogeneity, completeness, V-measure, NMI (arithmetic mean of the entropies) and AMI (the same mean)."""
+    h_class, h_cluster = entropy(table.class_sizes), entropy(table.cluster_sizes)
+    information = mutual_information(table) if h_class and h_cluster else 0.0
+    homogeneity = information / h_class if h_class else 1.0
+    completeness = information / h_cluster if h_cluster else 1.0
+    harmonic = homogeneity + completeness
+    return {
+        "ami": _ami(table, information, (h_class + h_cluster) / 2),
+        "nmi_arithmetic": 1.0 if not h_class and not h_cluster else information / ((h_class + h_cluster) / 2),
+        "v_measure": 2.0 * homogeneity * completeness / harmonic if harmonic else 0.0,
+        "homogeneity": homogeneity,
+        "completeness": completeness,
+    }
+
+
+def purity(table: Contingency) -> float | None:
+    """Share of rows that belong to the most frequent class of their cluster."""
+    return accuracy(table, learn_map(table, LabelRule.MAJORITY))
+
+
+def size_imbalance(sizes: IntArray) -> float | None:
+    """Size of the largest cluster over the mean size (empty clusters included): 1 means all are equal."""
+    total = int(sizes.sum())
+    return int(sizes.max()) * len(sizes) / total if total else None
+
+
+def score_set(
+    clusters: ClusterLabels,
+    classes: IntArray,
+    *,
+    k: int,
+    c: int,
+    train: Contingency | None,
+    inertia: float,
+    label_map: str = "train",
+    seed: int = 0,
+    pairs: ClassPairs | None = None,
+    unmapped: int = 0,
+) -> Metrics:
+    """Every metric of one scored set under one clustering.
+
+    Parameters
+    ----------
+    clusters
+        ``(n,)``: cluster of each row, in ``0..k-1``.
+    classes
+        ``(n,)``: class of each row, in ``0..c-1`` (of the classes of train and scored set together), or -1 for rows
+        without a label, which count only for sizes and inertia. With ``pairs`` the classes are the scored set's own.
+    train
+        Table of the train set, on which the ``train`` label maps are learnt; None when it has no labels.
+    inertia
+        Sum of squared distances of the rows to their centroids.
+    label_map
+        ``train`` or ``scored``: which map is behind ``accuracy_one_to_one``.
+    seed
+        Of the permutations behind ``chance``.
+    pairs
+        Which train class is right for which scored class, where the two sets have different classes.
+    unmapped
+        How many of the rows with class -1 have a label that the map of classes does not name.
+
+    Returns
+    -------
+    The metrics of one entry of ``metrics.json``; None where a metric does not apply.
+    """
+    sizes = np.bincount(clusters, minlength=k)
+    table = contingency(clusters, classes, k, c)
+    labelled = table if table.n else None
+    accuracies = accuracy_metrics(table, train, pairs)
+    return {
+        "n": len(clusters),
+        "n_labelled": table.n,
+        "n_unlabelled": len(clusters) - table.n - unmapped,
+        "n_unmapped": unmapped,
+        "k": k,
+        "classes": int(np.count_nonzero(table.class_sizes)),
+        **agreement(labelled),
+        "accuracy": accuracies,
+        "accuracy_one_to_one": accuracies["hungarian"][label_map],
+        "inertia": inertia,
+        "empty_clusters": int(np.count_nonzero(sizes == 0)),
+        "size_imbalance": size_imbalance(sizes),
+        "chance": chance(clusters, classes, k=k, c=c, seed=seed) if labelled else None,
+    }
+
+
+def agreement(table: Contingency | None) -> Metrics:
+    """The metrics that compare two partitions and need no map from clusters to classes."""
+    names = ("ari", "ami", "nmi_arithmetic", "v_measure", "homogeneity", "completeness", "fowlkes_mallows", "purity")
+    if table is None:
+        return dict.fromkeys(names)
+    values = {
+        "ari": adjusted_rand_index(table),
+        "fowlkes_mallows": fowlkes_mallows(table),
+        "purity": purity(table),
+        **information_metrics(table),
+    }
+    return {name: values[name] for name in names}
+
+
+def accuracy_metrics(
+    scored: Contingency, train: Contingency | None, pairs: ClassPairs | None = None
+) -> dict[str, dict[str, float | None]]:
+    """Accuracy on ``scored`` under each rule of `LabelRule`, the map learnt on the train set and on ``scored`` itself.
+
+    A map learnt on the rows that it is then scored on flatters: it is an upper bound, not an estimate.
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    for rule in LabelRule:
+        known = train is not None and train.n
+        learnt = accuracy(scored, learn_map(train, rule), pairs) if known and train is not None else None
+        found[str(rule)] = {"train": learnt, "scored": accuracy(scored, learn_map(scored, rule)) if scored.n else None}
+    return found
+
+
+def chance(clusters: ClusterLabels, classes: IntArray, *, k: int, c: int, seed: int = 0) -> Metrics:
+    """What clusters of these sizes reach on these classes when rows are dealt out at random.
+
+    The mean over seeded permutations of the labels: as many as two million rows allow, at least 1, at most 20.
+
+    Returns
+    -------
+    ``nmi``, and ``accuracy`` (Hungarian) and ``accuracy_majority`` with the map learnt on the scored rows themselves;
+    ``permutations`` says over how many the mean goes.
+    """
+    known = classes != UNLABELLED
+    clusters, classes = clusters[known], classes[known]
+    rng = np.random.default_rng([seed, 0x5EED])
+    permutations = int(np.clip(PERMUTED_ROWS // max(len(classes), 1), 1, MAX_PERMUTATIONS))
+    found: list[tuple[float, ...]] = []
+    for _ in range(permutations):
+        table = contingency(clusters, rng.permutation(classes), k, c)
+        maps = (learn_map(table, rule) for rule in (LabelRule.HUNGARIAN, LabelRule.MAJORITY))
+        found.append((normalized_mutual_information(table), *(accuracy(table, each) or 0.0 for each in maps)))
+    nmi, hungarian, majority = (float(value) for value in np.mean(found, axis=0))
+    return {
+        "nmi": nmi,
+        "accuracy": hungarian,
+        "accuracy_majority": majority,
+        "permutations": permutations,
+    }
+
+
+def normalized_mutual_information(table: Contingency) -> float:
+    """Mutual information over the arithmetic mean of the entropies."""
+    h = (entropy(table.class_sizes) + entropy(table.cluster_sizes)) / 2
+    return mutual_information(table) / h if h else 1.0
+
+
+def summarize(per_seed: Sequence[Mapping[str, Any]]) -> tuple[Metrics, Metrics]:
+    """Mean and sample standard deviation over seeds of every figure, nested as they are.
+
+    A figure that is None for any seed has neither; one seed alone has no deviation.
+    """
+    mean: Metrics = {}
+    std: Metrics = {}
+    for name, first in per_seed[0].items():
+        values = [entry[name] for entry in per_seed]
+        if isinstance(first, Mapping) and all(isinstance(value, Mapping) for value in values):
+            mean[name], std[name] = summarize(values)
+        elif any(value is None for value in values):
+            mean[name], std[name] = None, None
+        else:
+            mean[name] = float(np.mean(values))
+            std[name] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return mean, std
+
+
+def _ami(table: Contingency, information: float, mean_entropy: float) -> float:
+    groups = min(np.count_nonzero(table.class_sizes), np.count_nonzero(table.cluster_sizes))
+    if table.perfect:
+        return 1.0
+    if groups <= 1:
+        return 0.0
+    expected = expected_mutual_information(table.cluster_sizes, table.class_sizes)
+    # One side all singletons: information and expectation agree, and only rounding is left of their difference.
+    spread = max(mean_entropy - expected, float(np.finfo(np.float64).eps))
+    return (information - expected) / spread
+
+
+def _pairs(table: Contingency) -> tuple[int, int, int, int]:
+    """Sums of squares of cells, clusters and classes, and n, as Python integers: their products pass 2**63."""
+    both, clusters, classes = (
+        int((counts.astype(object) ** 2).sum()) if counts.max(initial=0) > 2**31 else int((counts * counts).sum())
+        for counts in (table.count, table.cluster_sizes, table.class_sizes)
+    )
+    return both, clusters, classes, table.n

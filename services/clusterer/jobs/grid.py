@@ -1,0 +1,78 @@
+"""What a sweep's request comes to: its points, each a checked plan. Shared by API and worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from shoal.schemas import SweepRequest
+from shoal.store import Store
+
+from clusterer.jobs.plan import Plan, make_plan, require_components, resolve_clusters
+from clusterer.jobs.sets import Sets
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of a sweep.
+
+    Attributes
+    ----------
+    index
+        Its number in the order of the request's combinations: the same in every attempt.
+    plan
+        As of a clustering job of its own.
+    """
+
+    index: int
+    plan: Plan
+
+    @property
+    def space(self) -> tuple[Any, bool]:
+        """Points of the same embeddings and normalisation share the reads of the data and the PCA."""
+        return self.plan.request.embeddings, self.plan.request.normalize
+
+    @property
+    def projection(self) -> tuple[bool, int, bool]:
+        """Points of the same space and projection share the projected rows: most components first, no PCA last."""
+        pca = self.plan.request.pca
+        if pca is None:
+            return True, 0, False
+        limit = min(self.plan.train.rows, self.plan.train.dim)
+        return False, -(pca.components or limit), pca.whiten
+
+    @property
+    def components(self) -> int | None:
+        """Components kept; None without PCA."""
+        return -self.projection[1] or None
+
+
+def plan_points(store: Store, request: SweepRequest, data: Path | None = None) -> tuple[Point, ...]:
+    """Check every combination against the store.
+
+    The embeddings, labels and class maps are read once each, however many combinations there are.
+
+    Raises
+    ------
+    ShoalError
+        As `clusterer.jobs.plan.make_plan`, for the first combination that cannot work.
+    """
+    sets = Sets(store, data)
+    found: list[Point] = []
+    base: Plan | None = None
+    for index, wanted in enumerate(request.points()):
+        if base is None or base.request.embeddings != wanted.embeddings:
+            base = make_plan(store, wanted, sets=sets)
+        require_components(wanted, base.train)
+        k = resolve_clusters(wanted, base.train, base.train_classes)
+        found.append(Point(index, replace(base, request=wanted, k=k)))
+    return tuple(found)
+
+
+def by_space(points: tuple[Point, ...]) -> Iterator[list[Point]]:
+    """Points that share a space, those of one projection beside each other, few clusters before many."""
+    for _, group in groupby(points, key=lambda point: point.space):
+        yield sorted(group, key=lambda point: (point.projection, point.plan.k))

@@ -1,0 +1,339 @@
+"""How much memory a clustering job may take, what each of its stages needs, and what of it lies in memory.
+
+A limit is on all memory of the job's process as the system counts it: the interpreter and its libraries too, and pages
+of mapped files while they are looked at.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoal.errors import MemoryLimitTooSmall
+
+from clusterer.data.rows import block_rows, window_rows
+from clusterer.evaluation.emi import PAIRS_AT_ONCE
+from clusterer.evaluation.unsupervised import LABELLING_VALUES, MOST_SAMPLED, SMALLEST_SHARE, TABLE_CELLS
+from clusterer.jobs.plan import SEARCHED_ROWS
+from clusterer.kmeans.seeding import trials_of
+from clusterer.native.arguments import usable_cores
+
+MIB = 2**20
+FRACTION = 4
+"""Of the machine's memory, a job takes this part by default: others run beside it, and files want to be cached."""
+PROCESS_BYTES, THREAD_BYTES = 264 * MIB, 4 * MIB
+"""What the interpreter and the libraries occupy, what the allocator keeps of what was freed, and BLAS for each core."""
+PLOTTING_BYTES = 48 * MIB
+"""What a sweep's plots add to it."""
+FAISS_BYTES = 40 * MIB
+"""What faiss adds to it, where its engines run."""
+BASELINE_BYTES = 48 * MIB
+"""What scikit-learn adds to it, which only mini-batches need."""
+SKETCH_STATS = 64
+"""Bytes beside the full and the short sketch of a row."""
+SHORT_SKETCH = 256
+PER_ROW, PER_BALANCED_ROW = 64, 48
+"""Bytes of the labels of a few iterations, of rows in the order of their distances, of weights of the seeding."""
+PER_CENTROID_VALUE = 48
+"""Bytes of an iteration for each value of its centroids: sums, means, sketches, and those of the best restart."""
+PER_SEED_CENTROID_VALUE, PER_SEED_SEARCHER_VALUE = 4, 12
+"""Bytes of the centroids that are kept of each seed, and of what searches among them."""
+PER_ROW_AND_SEED = 16
+"""Bytes of the labels of each fit, and of the labels, distances and margins of each assignment."""
+PER_COUNTED_ROW = 96
+"""Bytes of a row while it is counted by cluster and class: copies of both, sorted cells, the permuted classes."""
+PER_CELL, PER_MATCHED_CELL = 24, 8
+"""Bytes of a cell of a sparse table of counts, and of the dense one that clusters and classes are matched in."""
+PER_PAIR = 112
+"""Bytes of a pair of sizes whose expected mutual information is added up."""
+PER_REPORTED_ROW = 260
+"""Bytes of a row's class, its place in the order of its cluster, its image's id and path."""
+PER_CLUSTER, PER_CLUSTER_AND_SET = 2500, 600
+"""Bytes of what is told of a cluster."""
+PER_SHOWN_CLUSTER, MOST_SHOWN = 3 * MIB // 4, 200
+"""Bytes of a cluster's pictures in the report."""
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The size of a clustering.
+
+    Attributes
+    ----------
+    train_rows, held_rows, all_rows
+        Rows of the train set; those that are held transformed (the train set, or what a sweep's points share); those
+        of all sets together.
+    dim_in, dim
+        Columns before and after the transform.
+    k
+        Number of clusters; the most that are tried where it is to be found.
+    seeds
+        How many k-means.
+    sampled_rows
+        Rows of the sample that is held beside the train set for k-means.
+    fitted_rows
+        The most rows that a k-means sees; the train set by default.
+    classes, sets
+        The most classes of a set; scored sets.
+    pca
+        Whether rows are projected.
+    search
+        Whether the number of clusters is to be found.
+    levels
+        Groups of the first level above the clusters, 0 without one.
+    balanced, faiss, mini_batch, probe
+        Whether sizes of clusters are bounded, whether one of faiss's engines runs, whether the baseline does, and
+        whether linear classifiers are fitted.
+    sweep
+        Whether it is one of many: their figures are drawn, and nothing is told of its clusters.
+    """
+
+    train_rows: int
+    held_rows: int
+    all_rows: int
+    dim_in: int
+    dim: int
+    k: int
+    seeds: int
+    sampled_rows: int = 0
+    fitted_rows: int | None = None
+    classes: int = 0
+    sets: int = 1
+    pca: bool = True
+    search: bool = False
+    levels: int = 0
+    balanced: bool = False
+    faiss: bool = False
+    mini_batch: bool = False
+    probe: bool = False
+    sweep: bool = False
+
+    @property
+    def row_bytes(self) -> int:
+        """The held rows in float32, and the sample of one seed."""
+        return (self.held_rows + self.sampled_rows) * self.dim * 4
+
+    @property
+    def sketch_bytes(self) -> int:
+        """What the fast engine remembers of the rows that it sees: full and short sketches."""
+        return self._fitted_rows * (-(-self.dim // 64) * 64 + SHORT_SKETCH + SKETCH_STATS)
+
+    @property
+    def other_bytes(self) -> int:
+        """Everything else at its largest, in whole mebibytes: more digits would say more than is known."""
+        return -(-(self.process_bytes + max(self.stages().values())) // MIB) * MIB
+
+    @property
+    def process_bytes(self) -> int:
+        """What there is beside data."""
+        added = FAISS_BYTES * self.faiss + PLOTTING_BYTES * self.sweep + BASELINE_BYTES * self.mini_batch
+        return PROCESS_BYTES + THREAD_BYTES * usable_cores() + added
+
+    def stages(self) -> dict[str, int]:
+        """What each stage holds at its largest, beside the process, the held rows and their sketches: bytes by name."""
+        kept = self._transform + self.seeds * (PER_SEED_CENTROID_VALUE * self.k * self.dim + 4 * self._fitted_rows)
+        results = kept + self.all_rows * self.seeds * (PER_ROW_AND_SEED - 4) + 8 * self.all_rows
+        found = {
+            "pca": self._pca_bytes(),
+            "transform": 2 * self._transform + self._reading,
+            "kmeans": kept + self._fit_bytes(self._fitted_rows, self.k) + self._levels_bytes(),
+            "assign": results
+            + self.seeds * PER_SEED_SEARCHER_VALUE * self.k * self.dim
+            + self._reading
+            + 2 * self._block,
+            "metrics": results + self._counting_bytes(),
+            "unsupervised": results + self._judging_bytes(self.k, self.seeds) + 8 * self.all_rows,
+            "report": 0 if self.sweep else results + self._report_bytes(),
+        }
+        if self.search:
+            found["choose"] = self._search_bytes()
+        if self.probe:
+            found["probe"] = self._probe_bytes()
+        return found
+
+    @property
+    def _fitted_rows(self) -> int:
+        return self.train_rows if self.fitted_rows is None else self.fitted_rows
+
+    @property
+    def _block(self) -> int:
+        """A block of transformed rows, which has as many rows as one of the embeddings."""
+        return 4 * min(block_rows(self.dim_in), self.all_rows) * max(self.dim, self.dim_in)
+
+    @property
+    def _reading(self) -> int:
+        """A block from the store on its way: as it is stored, in float32, normalised, centred, projected."""
+        return 5 * self._block
+
+    @property
+    def _transform(self) -> int:
+        """Components in float64 and float32."""
+        return 12 * self.dim * self.dim_in if self.pca else 0
+
+    def _pca_bytes(self) -> int:
+        """Second moments with LAPACK's room, which is twice their size, beside the blocks that they are summed from."""
+        if not self.pca:
+            return 0
+        width = self.dim_in + 64
+        return 3 * 8 * width**2 + 8 * 256 * width + max(self._reading, self._transform)
+
+    def _fit_bytes(self, rows: int, k: int) -> int:
+        """One k-means of ``rows`` rows: seeding and iterations."""
+        trials = trials_of(rows, self.dim, k)
+        seeding = 8 * rows * (trials + 4) if trials > 1 else 0
+        each = PER_ROW + PER_BALANCED_ROW * self.balanced
+        window = 6 * min(window_rows(self.dim), rows) * self.dim
+        streamed = (8 * max(2048, k) if self.mini_batch else 0) * self.dim + 8 * min(
+            block_rows(self.dim), rows
+        ) * self.dim
+        return max(seeding, each * rows) + PER_CENTROID_VALUE * k * self.dim + window + streamed + 24 * MIB
+
+    def _levels_bytes(self) -> int:
+        """A k-means of the centroids, whose sketches are kept."""
+        if not self.levels:
+            return 0
+        return 4 * self.k * self.dim + 2 * self.k * (self.dim + SHORT_SKETCH + SKETCH_STATS)
+
+    def _search_bytes(self) -> int:
+        """Clusterings of a sample by three seeds, and how they are judged."""
+        rows = min(self.train_rows, SEARCHED_ROWS)
+        sketches = rows * (self.dim + 64 + SHORT_SKETCH + SKETCH_STATS)
+        fits = self._fit_bytes(rows, self.k) + 3 * 4 * self.k * self.dim
+        return self._transform + 4 * rows * self.dim + max(fits + sketches, self._judging_bytes(self.k, 3))
+
+    def _counting_bytes(self) -> int:
+        """Tables of counts by cluster and class, of each seed, and the matching of clusters with classes."""
+        cells = min(self.train_rows, self.k * self.classes)
+        pairs = PER_PAIR * min(PAIRS_AT_ONCE, self.k * self.classes)
+        matching = PER_MATCHED_CELL * self.k * self.classes
+        return PER_COUNTED_ROW * self.all_rows + PER_CELL * cells * (self.seeds + 1) + matching + pairs
+
+    def _judging_bytes(self, k: int, seeds: int) -> int:
+        """Means and distances of the labellings that are judged together, and of pairs of clusters."""
+        values = k * self.dim
+        together = min(seeds, max(1, LABELLING_VALUES // values))
+        table = min(k * together * MOST_SAMPLED, max(TABLE_CELLS, SMALLEST_SHARE * k * together))
+        pairs = 3 * 8 * min(k * k, max(TABLE_CELLS // 2, k))
+        away = 2 * 8 * min(TABLE_CELLS // 4, self.all_rows * MOST_SAMPLED)
+        judged = max(8 * 2 * table, 2 * 8 * values + pairs)
+        return 8 * (together + 1) * values + judged + self._reading + 4 * self._block + away
+
+    def _report_bytes(self) -> int:
+        """The tables of rows and clusters, and the pictures of some."""
+        tables = PER_CLUSTER * self.k + PER_CLUSTER_AND_SET * self.k * self.sets
+        return PER_REPORTED_ROW * self.all_rows + tables + PER_SHOWN_CLUSTER * min(self.k, MOST_SHOWN)
+
+    def _probe_bytes(self) -> int:
+        """Products of the columns, their eigenvectors, and the classes' weights and scores."""
+        scores = 16 * min(block_rows(self.dim), self.all_rows) * self.classes
+        return self._transform + 5 * 8 * self.dim**2 + 4 * 8 * self.dim * self.classes + scores + 4 * self._block
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What lies in memory.
+
+    Attributes
+    ----------
+    limit
+        Bytes that the job may take.
+    rows_in_memory
+        Whether the transformed train set, and a sample of it, does; otherwise it is a file that is read once an
+        iteration.
+    keep_bytes
+        What the engine may remember of the rows between the iterations.
+    """
+
+    limit: int
+    rows_in_memory: bool
+    keep_bytes: int
+
+
+def place(problem: Problem, limit: int) -> Placement:
+    """Decide what lies in memory, so that all of it together stays below ``limit`` bytes.
+
+    Rows go first, since reading them from a file costs little as long as it stays in the page cache; then what the
+    engine remembers of them, which it must otherwise make anew in each iteration.
+
+    Raises
+    ------
+    MemoryLimitTooSmall
+        Not even what must be in memory fits.
+    """
+    left = limit - problem.other_bytes
+    if left < 0:
+        raise too_small(problem, limit)
+    sketches = problem.sketch_bytes
+    if problem.row_bytes + sketches <= left:
+        return Placement(limit, True, left - problem.row_bytes)
+    return Placement(limit, False, left if sketches <= left else 0)
+
+
+def too_small(problem: Problem, limit: int) -> MemoryLimitTooSmall:
+    """The error that says what a limit lacks."""
+    stages = problem.stages()
+    largest = max(stages, key=lambda name: stages[name])
+    smallest = problem.other_bytes // MIB
+    return MemoryLimitTooSmall(
+        f"`memory_limit` is {limit // MIB} MiB, but {problem.k} clusters of {problem.all_rows} rows of "
+        f"{problem.dim_in} dimensions, with {problem.seeds} seed{'' if problem.seeds == 1 else 's'}, need about "
+        f"{smallest} MiB even with every row on disk: {problem.process_bytes // MIB} MiB for the process itself, and "
+        f"the rest for the stage `{largest}`. Send a `memory_limit` of {smallest}MiB or more, or ask for "
+        f"{REMEDIES[largest]}.",
+        field="memory_limit",
+        limit=limit,
+        needed=problem.other_bytes,
+        stage=largest,
+    )
+
+
+REMEDIES = {
+    "pca": "no `pca`, whose matrices grow with the square of the dimensions",
+    "transform": "fewer `pca.components`",
+    "kmeans": "fewer clusters, or fewer `pca.components`",
+    "assign": "fewer clusters or seeds",
+    "metrics": "fewer clusters or seeds",
+    "unsupervised": "fewer clusters or seeds",
+    "report": "fewer clusters, or embeddings of fewer rows",
+    "choose": "a `clusters_range` that ends earlier",
+    "probe": "no `linear_probe`",
+}
+"""What makes each stage smaller."""
+
+
+def give_back() -> None:
+    """Return what was freed to the system (glibc): it would go on counting as this process's memory."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had.
+
+    Not the system's `ru_maxrss` where it can be helped: a process begins that with the memory of the one that started
+    it.
+    """
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    # It counts kibibytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def default_limit() -> int:
+    """A quarter of the memory that this machine, or this container, has: bytes."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *_container_limits()]) // FRACTION
+
+
+def _container_limits() -> Iterator[int]:
+    for file in CGROUP_LIMITS:
+        with suppress(OSError, ValueError):
+            yield int(file.read_text())

@@ -1,0 +1,137 @@
+"""What a clustering job keeps on disk while it runs: for its next attempt, and because memory is too small for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from shoal.store.atomic import replace_file, storage_errors
+
+from clusterer.data.filerows import FileRows, write_rows
+from clusterer.data.pca import Pca
+from clusterer.data.rows import ArrayRows, Rows, in_memory
+from clusterer.data.transform import Transform
+from clusterer.kmeans import Iteration, State
+
+Arrays = dict[str, NDArray[Any]]
+
+_log = structlog.get_logger(__name__)
+
+
+class Workspace:
+    """The working folder of one job.
+
+    Every file in it appears whole, and nothing but this job reads it. A file that cannot be read, which a loss of power
+    may leave behind, is one that is not there: what it held is computed again.
+
+    Parameters
+    ----------
+    folder
+        Created when it is first needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def fitted(self) -> tuple[Transform, list[float] | None] | None:
+        """The transform that an earlier attempt fitted, with the share of variance of each component."""
+        arrays = self._load(self._folder / "transform.npz")
+        if arrays is None:
+            return None
+        explained = arrays.pop("explained", None)
+        return Transform.from_arrays(arrays), None if explained is None else explained.tolist()
+
+    def keep_fitted(self, transform: Transform, explained: list[float] | None) -> None:
+        """Keep the transform for the next attempt.
+
+        Raises
+        ------
+        StoreFull, StoreError
+            It could not be written. The same holds for everything that is kept here.
+        """
+        arrays = transform.arrays()
+        if explained is not None:
+            arrays["explained"] = np.asarray(explained)
+        self._save(self._folder / "transform.npz", arrays)
+
+    def pca(self, name: str) -> Pca | None:
+        """A PCA that an earlier attempt fitted: on another machine the next one would differ in its last bits."""
+        arrays = self._load(self._folder / f"{name}.npz")
+        return None if arrays is None else Pca.from_arrays(arrays)
+
+    def keep_pca(self, name: str, pca: Pca) -> None:
+        """Keep a PCA for the next attempt."""
+        self._save(self._folder / f"{name}.npz", pca.arrays())
+
+    def hold(self, name: str, rows: Rows, *, memory: bool, on_rows: Callable[[int], None] | None = None) -> ArrayRows:
+        """``rows``, computed once and held in memory, or else in a file, which the next attempt finds again."""
+        if memory:
+            return in_memory(rows, on_rows=on_rows)
+        file = self._folder / f"{name}.f32"
+        try:
+            return FileRows.open(file, rows.n, rows.dim)
+        except (OSError, ValueError):  # an empty file cannot be mapped: ValueError
+            self._make_folder()
+            write_rows(file, rows, on_rows=on_rows)
+            return FileRows.open(file, rows.n, rows.dim)
+
+    def release(self, name: str) -> None:
+        """Remove the file of some held rows, if there is one."""
+        (self._folder / f"{name}.f32").unlink(missing_ok=True)
+
+    def state(self, seed: int, restart: int, *, n: int, k: int, dim: int, priced: bool = False) -> State | None:
+        """The iterations of a k-means that an earlier attempt did; None when there are none that fit.
+
+        The centroids of a balanced one (``priced``) carry their prices as one more column, the first ones do not yet.
+        """
+        arrays = self._load(self._state_file(seed, restart))
+        if arrays is None:
+            return None
+        centroids, labels = arrays["centroids"], arrays.get("labels")
+        if centroids.shape not in {(k, dim), (k, dim + priced)} or (labels is not None and labels.shape != (n,)):
+            return None
+        history = tuple(Iteration(**each) for each in json.loads(str(arrays["history"])))
+        return State(centroids, labels, history)
+
+    def keep_state(self, seed: int, restart: int, state: State) -> None:
+        """Keep what the next iteration depends on."""
+        names = Iteration.__dataclass_fields__
+        history = [dict(zip(names, astuple(each), strict=True)) for each in state.history]
+        arrays: Arrays = {"centroids": state.centroids, "history": np.asarray(json.dumps(history))}
+        if state.labels is not None:
+            arrays["labels"] = state.labels
+        # Not made durable: that would cost small jobs more than the iterations that it saves after a loss of power.
+        self._save(self._state_file(seed, restart), arrays, durable=False)
+
+    def remove(self) -> None:
+        """Remove the folder with all in it."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _state_file(self, seed: int, restart: int) -> Path:
+        return self._folder / f"kmeans-{seed}-{restart}.npz"
+
+    def _make_folder(self) -> None:
+        with storage_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+
+    def _save(self, file: Path, arrays: Arrays, *, durable: bool = True) -> None:
+        self._make_folder()
+        replace_file(file, lambda opened: np.savez(opened, allow_pickle=False, **arrays), durable=durable)
+
+    def _load(self, file: Path) -> Arrays | None:
+        try:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            _log.warning("work file unreadable, computed again", file=file.name, error=str(error))
+            return None

@@ -1,0 +1,89 @@
+"""Assigning a set of rows to the centroids of every seed at once, in one read of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from clusterer.data.rows import Float32Array, Float64Array, LabelArray, Rows
+from clusterer.kmeans import Engine
+from clusterer.kmeans.engine import OnRows
+from clusterer.kmeans.prices import pad, priced
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The clusters of a set of rows.
+
+    Attributes
+    ----------
+    labels
+        ``(n,) int32``: the nearest centroid; with prices the cheapest.
+    distance
+        ``(n,) float32``: Euclidean distance to it.
+    margin
+        ``(n,) float32``: how much farther the second nearest is; 0 on the border between two clusters. With prices,
+        distances of this comparison are roots of squared distance plus price.
+    inertia
+        Sum of the squared distances.
+    """
+
+    labels: LabelArray
+    distance: Float32Array
+    margin: Float32Array
+    inertia: float
+
+
+def assign(
+    rows: Rows,
+    centroids: Mapping[int, Float32Array],
+    engine: Engine,
+    *,
+    prices: Mapping[int, Float64Array] | None = None,
+    on_rows: OnRows | None = None,
+) -> dict[int, Assigned]:
+    """Assign ``rows``, already in the centroids' space, to the centroids of each seed.
+
+    The engine finds the two nearest centroids; the distances to them are then taken from the differences themselves,
+    since the engine's own, from products, lose digits for rows close to their centroid.
+
+    Parameters
+    ----------
+    prices
+        By seed, ``(k,) float64``: what each cluster adds to the squared distance when clusters are compared.
+    """
+    priced_seeds = prices or {}
+    targets = {
+        seed: priced(each, priced_seeds[seed]) if seed in priced_seeds else each for seed, each in centroids.items()
+    }
+    searchers = {seed: engine.searcher(each) for seed, each in targets.items()}
+    found = {seed: _empty(rows.n) for seed in centroids}
+    inertias = dict.fromkeys(centroids, 0.0)
+    for first, batch in rows.batches():
+        part = slice(first, first + len(batch))
+        for seed, searcher in searchers.items():
+            labels, _ = searcher.nearest(pad(batch) if seed in priced_seeds else batch, 2)
+            squared = np.stack([_squared(batch, centroids[seed], labels[:, rank]) for rank in (0, 1)], axis=1)
+            costs = squared + priced_seeds[seed][labels] if seed in priced_seeds else squared
+            own = np.where(costs[:, 1] < costs[:, 0], 1, 0)[:, None]
+            nearest = np.take_along_axis(squared, own, axis=1)[:, 0]
+            into = found[seed]
+            into.labels[part] = np.take_along_axis(labels, own, axis=1)[:, 0]
+            into.distance[part] = np.sqrt(nearest)
+            into.margin[part] = np.sqrt(costs.max(axis=1)) - np.sqrt(costs.min(axis=1))
+            inertias[seed] += float(nearest.sum())
+        if on_rows is not None:
+            on_rows(part.stop)
+    return {seed: Assigned(each.labels, each.distance, each.margin, inertias[seed]) for seed, each in found.items()}
+
+
+def _empty(n: int) -> Assigned:
+    return Assigned(np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.float32), 0.0)
+
+
+def _squared(batch: Float32Array, centroids: Float32Array, labels: LabelArray) -> Float64Array:
+    difference = batch - centroids[labels]
+    squared: Float64Array = np.einsum("ij,ij->i", difference, difference, dtype=np.float64)
+    return squared

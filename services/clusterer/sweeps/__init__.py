@@ -1,1 +1,0 @@
-"""Sweeps: many clusterings of the same embeddings, compared in one table and in plots."""

@@ -1,0 +1,82 @@
+"""RGB pixels to the network's square input, and to thumbnails: Pillow alone, so that every backend can use it.
+
+The result equals timm's evaluation transform before normalisation pixel for pixel (torchvision's ``Resize`` and
+``CenterCrop`` on PIL images). Normalisation is the backend's: it happens on the tensor, on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from shoal.errors import ImageTooLarge
+
+from extractor.models.spec import Transform
+
+THUMBNAIL_SIDE = 128
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def network_input(image: Image.Image, transform: Transform, *, max_pixels: int) -> NDArray[np.uint8]:
+    """Resize and crop ``image`` as ``transform`` says.
+
+    Parameters
+    ----------
+    image
+        Mode ``RGB``.
+    transform
+        The model's own; mean and std are not applied here.
+    max_pixels
+        Limit of the resized image. Only images with a side over a thousand times longer than the other come near it.
+
+    Returns
+    -------
+    (size, size, 3) uint8
+
+    Raises
+    ------
+    ImageTooLarge
+        The resized image would exceed ``max_pixels``.
+    """
+    width, height = resized_size(image.width, image.height, transform)
+    if width * height > max_pixels:
+        raise ImageTooLarge(
+            f"{image.width} x {image.height} pixels become {width} x {height} when the short side is made to fit, more "
+            f"than the limit of {max_pixels}: crop the image, or use a transform with crop_mode `squash`."
+        )
+    resized = image.resize((width, height), INTERPOLATIONS[transform.interpolation])
+    return np.asarray(_centre_crop(resized, transform.size))
+
+
+def resized_size(width: int, height: int, transform: Transform) -> tuple[int, int]:
+    """Width and height after resizing, before the crop."""
+    side = math.floor(transform.size / transform.crop_fraction)
+    if transform.crop_mode == "squash":
+        return side, side
+    if width <= height:
+        return side, int(side * height / width)
+    return int(side * width / height), side
+
+
+def _centre_crop(image: Image.Image, size: int) -> Image.Image:
+    # Python's round: half to even, as torchvision has it. Pillow fills black where the crop is larger than the image.
+    left = round((image.width - size) / 2)
+    top = round((image.height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """``image`` as WebP with sides of at most 128 pixels, never enlarged."""
+    small = image.copy()
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    file = BytesIO()
+    small.save(file, "WEBP", quality=80, method=2)
+    return file.getvalue()

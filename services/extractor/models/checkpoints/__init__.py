@@ -1,0 +1,225 @@
+"""Filling a network from others' checkpoints, strictly: every tensor is filled, every other one accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from shoal.errors import WeightsInvalid
+from shoal.store.manifest import KeyRules, LoadedCheckpoint
+from torch import Tensor, nn
+
+from extractor.models.checkpoints import files
+from extractor.models.checkpoints.contents import NO_RULES, read_part, unused_patterns
+from extractor.models.checkpoints.layouts import LAYOUTS, Layout
+from extractor.models.checkpoints.matching import Match, matches, signed
+
+__all__ = ["LoadReport", "load_into"]
+
+SHOWN = 12
+"""Keys of each kind that an error's sentence lists; its members list more."""
+LISTED = 200
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a checkpoint filled.
+
+    Attributes
+    ----------
+    layout, container, prefix
+        How the file was read.
+    filled
+        Number of the network's tensors that were filled: all of them, but for `absent_counters`.
+    heads
+        Keys left over: they belong to heads that an embedding does not need.
+    ignored
+        Keys left over because the request's rules say so.
+    renamed
+        (key of the file, new name) of what the request's rules renamed.
+    absent_counters
+        BatchNorm's ``num_batches_tracked`` that old files lack; evaluation never reads them.
+    other_parts
+        Parts of a training checkpoint that were not read.
+    merged
+        Keys that timm's own conversion for this architecture joined with others or left out.
+    """
+
+    layout: str
+    container: str
+    prefix: str
+    filled: int
+    heads: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+    absent_counters: tuple[str, ...] = ()
+    other_parts: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
+
+    def record(self, asked_layout: str) -> LoadedCheckpoint:
+        """What the store notes of it."""
+        return LoadedCheckpoint(
+            asked_layout=asked_layout,
+            container=self.container,
+            prefix=self.prefix,
+            filled=self.filled,
+            renamed=len(self.renamed),
+            ignored=self.ignored[:LISTED],
+            ignored_count=len(self.ignored),
+            heads=self.heads[:LISTED],
+            heads_count=len(self.heads),
+        )
+
+
+def load_into(module: nn.Module, path: Path, layout: str = "auto", rules: KeyRules | None = None) -> LoadReport:
+    """Fill `module`, which has no classifier, from the checkpoint at `path`.
+
+    Parameters
+    ----------
+    layout
+        A name of `extractor.models.checkpoints.layouts`; ``auto`` finds it.
+    rules
+        A prefix, renamings and left-over keys that are known for this checkpoint; the layout reads what they leave.
+
+    Raises
+    ------
+    WeightsInvalid
+        The file cannot be read; or a tensor of the network is missing in it or has another shape; or a tensor is left
+        over that belongs to no known head; or a tensor holds NaN or infinity.
+    """
+    content = files.read(path)
+    rules = rules or NO_RULES
+    heads = _classifier_keys(module)
+    tried: list[Match] = []
+    candidates = _candidates(content, layout, rules)
+    for candidate in candidates:
+        for match in matches(module, content, candidate, heads, rules):
+            if match.complete:
+                _fill(module, match, path)
+                return _report(match)
+            tried.append(match)
+    raise _refusal(path, content, layout, tried, rules)
+
+
+def _candidates(content: Mapping[str, Any], layout: str, rules: KeyRules) -> list[Layout]:
+    if layout == "auto":
+        found = [known for known in LAYOUTS if signed(content, known, rules)]
+        return [known for known in found if not known.averaged] or found
+    found = [known for known in LAYOUTS if known.name == layout]
+    if not found:
+        names = ", ".join(known.name for known in LAYOUTS)
+        raise WeightsInvalid(f"There is no key layout {layout!r}. Say auto or one of {names}.")
+    return found
+
+
+def _classifier_keys(module: nn.Module) -> Any:
+    """A function that gives the keys which timm's architecture of `module` has with a classifier only."""
+
+    @cache
+    def keys() -> frozenset[str]:
+        cfg = getattr(module, "pretrained_cfg", None) or {}
+        architecture = cfg.get("architecture") if isinstance(cfg, Mapping) else None
+        if not architecture or not timm.is_model(architecture):
+            return frozenset()
+        with torch.device("meta"):
+            complete = timm.create_model(architecture, pretrained=False)
+        return frozenset(complete.state_dict()) - frozenset(module.state_dict())
+
+    return keys
+
+
+def _fill(module: nn.Module, match: Match, path: Path) -> None:
+    state = module.state_dict()
+    for name, tensor in match.tensors.items():
+        if state[name].is_floating_point() and not tensor.is_floating_point():
+            raise WeightsInvalid(
+                f"{path.name}: {name!r} holds {tensor.dtype}, and the network needs floating point: a quantised "
+                "checkpoint cannot be read.",
+                file=path.name,
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise WeightsInvalid(f"{path.name}: {name!r} holds NaN or infinity.", file=path.name)
+    counters: dict[str, Tensor] = {name: state[name] for name in match.absent_counters}
+    module.load_state_dict({**match.tensors, **counters}, strict=True)
+
+
+def _report(match: Match) -> LoadReport:
+    return LoadReport(
+        layout=match.layout.name,
+        container=match.container,
+        prefix=match.prefix,
+        filled=len(match.tensors),
+        heads=tuple(match.heads),
+        ignored=tuple(match.ignored),
+        renamed=tuple(match.renamed),
+        absent_counters=tuple(match.absent_counters),
+        other_parts=tuple(match.other_parts),
+        merged=tuple(match.merged),
+    )
+
+
+def _refusal(
+    path: Path, content: Mapping[str, Any], layout: str, tried: list[Match], rules: KeyRules
+) -> WeightsInvalid:
+    names = list(dict.fromkeys(match.layout.name for match in tried))
+    if not tried:
+        return _nothing_read(path, content, layout, rules)
+    best = min(tried, key=lambda match: match.faults)
+    misshaped = [f"{key} is {_shape(has)}, needed {_shape(needed)}" for key, has, needed in best.misshaped]
+    renamed = [f"{key} to {name}" for key, name in best.renamed]
+    unused = unused_patterns(read_part(content, best.layout, rules), rules)
+    sentences = [
+        f"{path.name} does not fit the network (read as {best.layout.name!r}; tried: {', '.join(names)}).",
+        _list("Missing", best.missing),
+        _list("Unexpected", best.unexpected),
+        _list("Of another shape", misshaped),
+        _list("Ignored", best.ignored),
+        _list("Renamed", renamed),
+        _list("Patterns of `rename` that fit no key", unused),
+        "" if best.misshaped or layout != "auto" else _advice(best),
+    ]
+    return WeightsInvalid(
+        " ".join(s for s in sentences if s),
+        file=path.name,
+        layout=best.layout.name,
+        layouts_tried=names,
+        missing=best.missing[:LISTED],
+        unexpected=best.unexpected[:LISTED],
+        misshaped=misshaped[:LISTED],
+        ignored=best.ignored[:LISTED],
+        renamed=renamed[:LISTED],
+    )
+
+
+def _advice(best: Match) -> str:
+    """What the request can say where no layout fits as it stands."""
+    if not best.missing:
+        return "`ignore` in the model's description names tensors that may be left over."
+    if not best.tensors and best.unexpected:
+        return "`prefix` or `rename` in the model's description says how the file's keys become the network's."
+    return ""
+
+
+def _nothing_read(path: Path, content: Mapping[str, Any], layout: str, rules: KeyRules) -> WeightsInvalid:
+    parts = ", ".join(repr(str(key)) for key in list(content)[:SHOWN])
+    if rules.prefix and any(read_part(content, known) for known in LAYOUTS):
+        says = f"{path.name} holds no key that begins with {rules.prefix!r} where the layout {layout!r} looks for it."
+    else:
+        says = f"{path.name} holds no tensors where the layout {layout!r} has them."
+    return WeightsInvalid(f"{says} At its top level are: {parts}.", file=path.name, layouts_tried=[])
+
+
+def _list(title: str, items: list[str]) -> str:
+    if not items:
+        return ""
+    more = f", and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return f"{title} ({len(items)}): {', '.join(items[:SHOWN])}{more}."
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a scalar"

@@ -1,0 +1,204 @@
+"""What is known of a model before anything is loaded: plain data, no numerical library."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+Readiness = Literal["ready", "downloadable", "needs_file"]
+CropMode = Literal["center", "squash"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How an image becomes the network's input; pixels are scaled to [0, 1] before mean and std apply.
+
+    Attributes
+    ----------
+    size
+        Side of the square input, pixels.
+    crop_fraction
+        Side of the centre crop divided by the side after resizing.
+    interpolation
+        ``bilinear``, ``bicubic``, ``lanczos`` or ``nearest``.
+    mean, std
+        Per channel R, G, B.
+    crop_mode
+        ``center`` resizes the shorter side and keeps the aspect; ``squash`` resizes both sides to the same length.
+    """
+
+    size: int = 224
+    crop_fraction: float = 0.875
+    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    crop_mode: CropMode = "center"
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """Where a TensorFlow model is published as a whole.
+
+    Attributes
+    ----------
+    kind
+        ``gcs-prefix``: every object of a bucket of Google Cloud Storage that begins with a prefix. ``zip``, ``tar``:
+        an archive that holds the model's folder.
+    url
+        ``https://storage.googleapis.com/<bucket>/<prefix>/``, or the archive's.
+    hosts
+        Hosts that the publisher's may redirect to; ``.example.org`` stands for every host below it.
+    sha256
+        Of the archive, in hex, where the publisher states it.
+    """
+
+    kind: Literal["gcs-prefix", "zip", "tar"]
+    url: str
+    hosts: tuple[str, ...] = ()
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where the numbers of a network come from.
+
+    Attributes
+    ----------
+    kind
+        ``none``: the model has no weights. ``random``: seeded initialisation. ``file``: a file below the models root.
+        ``package``: a file inside an installed Python package. ``served``: TensorFlow Serving holds them; they lie in
+        the folder of that name below the models root when it is on this machine.
+    files
+        Names accepted below the models root, in this order; a download is stored under the first.
+    url
+        Where the first of `files` can be downloaded; None when it must be put there by hand.
+    sha256
+        Of the published file, in hex; None when its publisher states none. A prefix of at least 8 digits is enough.
+    md5
+        The same for md5, which some publishers state instead.
+    page
+        Where the publisher offers the file to people, when there is no URL of the file itself.
+    package, resource
+        Python package and the file inside it.
+    published
+        Where a served model can be downloaded, to be imported.
+    """
+
+    kind: Literal["none", "random", "file", "package", "served"]
+    files: tuple[str, ...] = ()
+    url: str | None = None
+    sha256: str | None = None
+    md5: str | None = None
+    page: str | None = None
+    package: str | None = None
+    resource: str | None = None
+    published: PublishedModel | None = None
+
+    def packaged_file(self) -> Path | None:
+        """The file inside the Python package, None when the package is not installed."""
+        if self.package is None or self.resource is None:
+            return None
+        module = find_spec(self.package)
+        for folder in (module.submodule_search_locations or ()) if module else ():
+            path = Path(folder) / self.resource
+            if path.is_file():
+                return path
+        return None
+
+    def local_file(self, models_root: Path) -> Path | None:
+        """The first of the accepted files that exists, the one inside the package last; None when there is none."""
+        for name in self.files:
+            path = models_root / name
+            try:
+                if self.kind == "served":
+                    # Not at the top: decode processes, which know transforms only, would load pydantic with it.
+                    from extractor.tf_serving import folders
+
+                    path = path / str(max(folders.versions(path), default=0)) / "saved_model.pb"
+                if path.is_file():
+                    return path
+            except (OSError, ValueError):  # A name that is too long for a disk, or a folder that cannot be read.
+                continue
+        return self.packaged_file()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model that images can be embedded with.
+
+    Attributes
+    ----------
+    name
+        What a request says: a catalogue name, ``timm:<name>``, or a name made of a custom model's parts.
+    backend
+        ``torch`` or ``tfserving``; a job's kind is ``extract:<backend>``.
+    architecture
+        A name of timm, one of `extractor.models.architectures`, ``pixels`` (no network) or
+        ``handler:<module>:<Class>``.
+    layout
+        Key layout of the checkpoint; ``auto`` tries all.
+    prefix, rename, ignore
+        Rules for the checkpoint's keys, as in `shoal.schemas.KeyMapping`.
+    dim
+        Width of the embedding; None when it is known only after loading.
+    embedding
+        ``pooled``, ``cls``, ``patch_mean`` or the name of a module inside the network.
+    handler
+        ``module:Class`` of a handler that replaces the network; None for all others.
+    linear_probe
+        Published top-1 accuracy on ImageNet of a linear classifier on this embedding, percent.
+    paper
+        arXiv number or URL.
+    """
+
+    name: str
+    backend: Literal["torch", "tfserving"]
+    architecture: str
+    weights: WeightsSource
+    transform: Transform
+    layout: str = "auto"
+    prefix: str | None = None
+    rename: tuple[tuple[str, str], ...] = ()
+    ignore: tuple[str, ...] = ()
+    dim: int | None = None
+    embedding: str = "pooled"
+    seed: int | None = None
+    handler: str | None = None
+    description: str = ""
+    licence: str | None = None
+    paper: str | None = None
+    linear_probe: float | None = None
+    options: dict[str, str] = field(default_factory=dict, hash=False)
+
+    @property
+    def kind(self) -> str:
+        """The kind of this model's jobs."""
+        return f"extract:{self.backend}"
+
+    @property
+    def slug(self) -> str:
+        """The name with nothing but letters, digits, ``.``, ``_`` and ``-``: fit for an id and a file name."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-._") or "model"
+
+    def readiness(self, models_root: Path, *, offline: bool = False) -> Readiness:
+        """Whether the weights are here, can be downloaded, or must be put below `models_root` by hand."""
+        if self.weights.kind in ("none", "random") or self.weights.local_file(models_root) is not None:
+            return "ready"
+        return "downloadable" if (self.weights.url or self.weights.published) and not offline else "needs_file"
+
+    def needs(self, *, served_elsewhere: bool) -> str | None:
+        """What has to be installed before a job with this model can run, such as ``shoal[tf]``; None for nothing.
+
+        Parameters
+        ----------
+        served_elsewhere
+            Whether somebody else runs TensorFlow's models.
+        """
+        missing = self.backend == "tfserving" and not served_elsewhere and find_spec("tensorflow") is None
+        return "shoal[tf]" if missing else None

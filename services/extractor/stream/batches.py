@@ -1,0 +1,124 @@
+"""From paths to embedded batches: decoding runs ahead, the network always has its next batch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from shoal.errors import JobError
+from shoal.schemas import ExtractRequest
+from shoal.settings import Settings
+from shoal.store import Plan
+
+from extractor.backends.base import Backend
+from extractor.images.child import Decoded, DecoderConfig, Listed, Undecodable
+from extractor.images.pool import DecodePool, Item, available_cores, prefetch_slots
+from extractor.models.spec import ModelSpec
+from extractor.sources.listing import links_root, source_folder
+
+if TYPE_CHECKING:
+    from shoal.jobs.child import JobContext
+
+POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive images of the stream.
+
+    Attributes
+    ----------
+    outcomes
+        One per image, in the order of the stream.
+    vectors
+        (m, dim) float32: a row for each `Decoded`, in their order.
+    """
+
+    outcomes: tuple[Decoded | Undecodable, ...]
+    vectors: NDArray[np.float32]
+
+
+def decode_pool(request: ExtractRequest, plan: Plan, spec: ModelSpec, settings: Settings) -> DecodePool:
+    """A pool that decodes the images of ``request`` as ``spec`` wants them."""
+    config = DecoderConfig(
+        root=links_root(settings.data, settings.follow_links),
+        folder=source_folder(request.images, settings.data),
+        transform=spec.transform,
+        max_pixels=settings.max_image_pixels,
+        thumbnails=plan.thumbnails,
+    )
+    workers = settings.decode_workers or available_cores()
+    return DecodePool(
+        config, workers=workers, slots=prefetch_slots(config.slot_bytes, workers, min(request.batch_size, 1024))
+    )
+
+
+def batches(
+    ctx: JobContext, pool: DecodePool, backend: Backend, paths: Iterable[str | Listed], batch_size: int
+) -> Iterator[Batch]:
+    """Decode and embed ``paths``; batches come in order, up to ``backend.max_in_flight`` are at work at once.
+
+    Raises
+    ------
+    Cancelled
+        The job shall stop.
+    JobError
+        The backend gave something that is not one row per image.
+    """
+    running: deque[tuple[list[Item], Future[NDArray[np.float32]] | None]] = deque()
+    for items, pixels in _decoded(ctx, pool, paths, batch_size, backend.transform.size):
+        running.append((items, backend.submit(pixels) if len(pixels) else None))
+        while len(running) >= max(backend.max_in_flight, 1) + 1 or (running and _is_done(running[0][1])):
+            yield _take(ctx, backend, *running.popleft())
+    while running:
+        yield _take(ctx, backend, *running.popleft())
+
+
+def _decoded(
+    ctx: JobContext, pool: DecodePool, paths: Iterable[str | Listed], batch_size: int, size: int
+) -> Iterator[tuple[list[Item], NDArray[np.uint8]]]:
+    """Images with the pixels of those that could be decoded, (m, size, size, 3) with m ≤ ``batch_size``."""
+    items: list[Item] = []
+    pixels = np.empty((batch_size, size, size, 3), np.uint8)
+    filled = 0
+    for item in pool.stream(paths, waiting=ctx.raise_if_cancelled):
+        items.append(item)
+        if item.pixels is not None:
+            pixels[filled] = item.pixels
+            filled += 1
+            pool.release(item)
+        if filled == batch_size or len(items) >= 4 * batch_size:
+            yield items, pixels[:filled]
+            items, pixels, filled = [], np.empty_like(pixels), 0
+    if items:
+        yield items, pixels[:filled]
+
+
+def _is_done(future: Future[NDArray[np.float32]] | None) -> bool:
+    return future is None or future.done()
+
+
+def _take(ctx: JobContext, backend: Backend, items: list[Item], future: Future[NDArray[np.float32]] | None) -> Batch:
+    outcomes = tuple(item.outcome for item in items)
+    if future is None:
+        return Batch(outcomes, np.empty((0, backend.dim), np.float32))
+    vectors = _wait(ctx, future)
+    expected = (sum(isinstance(outcome, Decoded) for outcome in outcomes), backend.dim)
+    if vectors.shape != expected:
+        raise JobError(f"The model {backend.record.name} gave an array of shape {vectors.shape}, not {expected}.")
+    return Batch(outcomes, vectors)
+
+
+def _wait(ctx: JobContext, future: Future[NDArray[np.float32]]) -> NDArray[np.float32]:
+    while True:
+        ctx.raise_if_cancelled()
+        try:
+            return future.result(timeout=POLL_S)
+        except TimeoutError:
+            if future.done():  # Then it is the model's own.
+                raise

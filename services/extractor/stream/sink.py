@@ -1,0 +1,280 @@
+"""Where embedded batches go: into the shards of the store, committed behind the network's back."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from shoal.errors import ImageNotFinite, StoreError
+from shoal.store import EmbeddingSet, RowMetadata, ShardWriter, Store
+from shoal.store.partial import Segment
+
+from extractor.images.child import Decoded, Listed, Undecodable
+from extractor.jobs.failures import Failure
+from extractor.stream.batches import Batch
+
+COMMITS_WAITING = 2
+"""More commits than this are waited for: a disk slower than the network must not fill the memory."""
+MOST_UNSAVED_BYTES = 128 << 20
+"""So much of an open shard is saved at once, however short a time has passed: it waits in the memory."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _OpenShard:
+    writer: ShardWriter
+    rows: list[dict[str, Any]]
+    """The shard's slice of the listing."""
+    position: int = 0
+    saves: bool = True
+    """False once a part could not be saved: what follows a gap is of no use."""
+
+    @property
+    def left(self) -> int:
+        return len(self.rows) - self.position
+
+
+class ShardSink:
+    """Writes batches, which may cross shards, and commits each full shard in a thread of its own.
+
+    As a context manager it waits for the commits that are under way, and when the job is stopped saves what there is of
+    a shard that is not full, for the next attempt.
+
+    Parameters
+    ----------
+    store, embeddings
+        Where the shards belong; the missing ones are written, in their order.
+    attempt, owner
+        Who writes.
+    save_s
+        How often an open shard is saved, seconds: what a crash can cost.
+
+    Attributes
+    ----------
+    done
+        Images of the missing shards that are embedded or failed.
+    resumed_rows
+        Those among them that an earlier attempt had embedded and saved.
+    kept
+        Those among `done` that are known to be committed or saved: a next attempt finds them.
+    """
+
+    def __init__(
+        self, store: Store, embeddings: EmbeddingSet, *, attempt: int, owner: str, save_s: float = 30.0
+    ) -> None:
+        self._store, self._embeddings = store, embeddings
+        self._attempt, self._owner = attempt, owner
+        self._missing = embeddings.missing_shards()
+        self._todo = deque(self._missing)
+        self._current: _OpenShard | None = None
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._commits: deque[tuple[Future[bool], int]] = deque()
+        self._resumed: dict[int, _OpenShard] = {}
+        self._skip: dict[int, int] = {}
+        self._save_s = save_s
+        self._safe_at = time.monotonic()
+        self.done = 0
+        self.resumed_rows = 0
+        self.kept = 0
+
+    def __enter__(self) -> ShardSink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        # After an error the last save has to do: what came since may be what the error is about.
+        if self._current is not None and not isinstance(error, Exception):
+            self._save(self._current)
+        self._committer.shutdown(wait=True)
+        for shard in (self._current, *self._resumed.values()):
+            if shard is not None:
+                shard.writer.discard()
+
+    def resume(self) -> list[Failure]:
+        """Take up what earlier attempts have saved of shards that they did not commit.
+
+        Returns
+        -------
+        list of Failure
+            The images among it that became rows of errors.
+        """
+        failures: list[Failure] = []
+        layout = self._embeddings.layout
+        for number in [number for number in self._missing if layout.parts(number).is_dir()]:
+            shard = self._resumed[number] = self._begin(number)
+            failures += [Failure(path, code) for path, code in shard.writer.resume()]
+            self._skip[number] = shard.position = shard.writer.done
+            self.done += shard.position
+            self.resumed_rows += shard.writer.rows
+            if not shard.left:
+                self._todo.remove(number)
+                self._commit(self._resumed.pop(number).writer)
+        return failures
+
+    def paths(self) -> Iterator[Listed]:
+        """The images to embed as they were listed, in the order in which `add` expects their outcomes."""
+        for number in self._missing:
+            rows = self._slice(number, ["image_path", "stamp"]).slice(self._skip.get(number, 0))
+            yield from map(Listed, *(column.to_pylist() for column in rows.columns))
+
+    def add(self, batch: Batch) -> list[Failure]:
+        """Write a batch.
+
+        Returns
+        -------
+        list of Failure
+            The images that became rows of errors.
+
+        Raises
+        ------
+        StoreFull, StoreError
+            This batch, or a commit since the last one, could not be written.
+        """
+        failures: list[Failure] = []
+        outcomes, vectors = batch.outcomes, batch.vectors
+        while outcomes:
+            shard = self._open()
+            part = outcomes[: shard.left]
+            embedded = sum(isinstance(outcome, Decoded) for outcome in part)
+            failures += self._write(shard, part, vectors[:embedded])
+            outcomes, vectors = outcomes[len(part) :], vectors[embedded:]
+            shard.position += len(part)
+            self.done += len(part)
+            if not shard.left:
+                self._current = None
+                self._commit(shard.writer)
+        if self._current is not None and self._save_is_due(self._current):
+            self._save(self._current)
+        return failures
+
+    def finish(self) -> None:
+        """Wait until every commit is done.
+
+        Raises
+        ------
+        StoreFull, StoreError
+            A commit failed.
+        """
+        while self._commits:
+            self._finish_commit()
+
+    def _open(self) -> _OpenShard:
+        if self._current is None:
+            number = self._todo.popleft()
+            self._current = self._resumed.pop(number, None) or self._begin(number)
+            self._current.writer.keep_unsaved()
+            self._safe_at = time.monotonic()
+        return self._current
+
+    def _begin(self, number: int) -> _OpenShard:
+        rows = self._slice(number).to_pylist()
+        writer = self._store.shard_writer(self._embeddings.id, number, attempt=self._attempt, owner=self._owner)
+        return _OpenShard(writer, rows)
+
+    def _slice(self, shard: int, columns: Sequence[str] | None = None) -> Any:
+        listing = self._embeddings.listing(*self._embeddings.plan.shard_range(shard))
+        return listing if columns is None else listing.select(list(columns))
+
+    def _commit(self, writer: ShardWriter) -> None:
+        # The committer gets the writer before an earlier commit's failure is raised here: it is closed all the same.
+        self._commits.append((self._committer.submit(_commit_or_discard, writer), self.done))
+        self._finish_commits()
+
+    def _finish_commits(self) -> None:
+        while self._commits and (self._commits[0][0].done() or len(self._commits) > COMMITS_WAITING):
+            self._finish_commit()
+
+    def _finish_commit(self) -> None:
+        finished, done = self._commits.popleft()
+        if finished.result():
+            self.kept = max(self.kept, done)
+
+    def _save_is_due(self, shard: _OpenShard) -> bool:
+        return time.monotonic() - self._safe_at >= self._save_s or shard.writer.unsaved_bytes >= MOST_UNSAVED_BYTES
+
+    def _save(self, shard: _OpenShard) -> None:
+        """Have the committer save what was added to ``shard`` since the last time."""
+        self._safe_at = time.monotonic()
+        segment = shard.writer.take_unsaved()
+        if segment is not None:
+            self._commits.append((self._committer.submit(_save_if_possible, shard, segment), self.done))
+            self._finish_commits()
+
+    def _write(
+        self, shard: _OpenShard, outcomes: Sequence[Decoded | Undecodable], vectors: NDArray[np.float32]
+    ) -> list[Failure]:
+        rows = shard.rows[shard.position : shard.position + len(outcomes)]
+        finite = self._finite(vectors)
+        metadata: list[RowMetadata] = []
+        thumbnails: list[bytes | None] = []
+        failures: list[Failure] = []
+        row_of_vector = iter(range(len(vectors)))
+        for row, outcome in zip(rows, outcomes, strict=True):
+            error = outcome if isinstance(outcome, Undecodable) else None
+            if isinstance(outcome, Decoded):
+                vector = next(row_of_vector)
+                if finite[vector]:
+                    metadata.append(_metadata(row, outcome))
+                    thumbnails.append(outcome.thumbnail)
+                else:
+                    error = self._not_finite(outcome, vectors[vector])
+            if error is not None:
+                shard.writer.append_error(row["image_id"], row["image_path"], error.code, error.message)
+                failures.append(Failure(row["image_path"], error.code, error.message))
+        if metadata:
+            shard.writer.append(vectors[finite], metadata, thumbnails if self._embeddings.plan.thumbnails else None)
+        return failures
+
+    def _finite(self, vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Which rows are finite in the type that they are stored in."""
+        with np.errstate(over="ignore"):
+            stored = vectors.astype(self._embeddings.dtype, copy=False)
+        finite: NDArray[np.bool_] = np.isfinite(stored).all(axis=1)
+        return finite
+
+    def _not_finite(self, outcome: Decoded, vector: NDArray[np.float32]) -> Undecodable:
+        if np.isfinite(vector).all():
+            message = f"Its embedding holds a value too large for {self._embeddings.plan.dtype}: ask for float32."
+        else:
+            message = "The model's output for it holds NaN or infinity: are the weights those of this model?"
+        return Undecodable(outcome.ticket, ImageNotFinite.code, message)
+
+
+def _commit_or_discard(writer: ShardWriter) -> bool:
+    """Always true: what another attempt has committed meanwhile is kept as well."""
+    with writer:
+        writer.commit()
+    return True
+
+
+def _save_if_possible(shard: _OpenShard, segment: Segment) -> bool:
+    if not shard.saves:
+        return False
+    try:
+        shard.writer.save(segment)
+    except StoreError as error:
+        # It is a safeguard only: whether the shard itself can be written shows at its commit.
+        shard.saves = False
+        log.warning("an unfinished shard cannot be saved; a crash would cost all of it", error=error.detail)
+    return shard.saves
+
+
+def _metadata(row: dict[str, Any], outcome: Decoded) -> RowMetadata:
+    return RowMetadata(
+        image_id=row["image_id"],
+        image_path=row["image_path"],
+        label=row["label"],
+        split=row["split"],
+        width=outcome.width,
+        height=outcome.height,
+        bytes=outcome.file_bytes,
+        sha256=outcome.sha256,
+    )

@@ -1,0 +1,88 @@
+"""A network as a version folder for TensorFlow Serving: one signature, the model's own scaling inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from extractor.tf_import.graphs import Network
+from extractor.tf_serving.loading import tensorflow
+from extractor.tf_serving.stubs import PredictionLog
+from extractor.tf_serving.tensors import to_proto
+
+SIGNATURE = "serving_default"
+INPUT = "images"
+OUTPUT = "embedding"
+WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
+WARM_UP_BATCHES = (1, 8)
+
+InputDtype = Literal["uint8", "float32"]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What the graph does to pixel values of 0 to 255: ``(pixels / 255 - mean) / std``, per channel R, G, B."""
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def apply(self, pixels: Any) -> Any:
+        """The scaled float32 of a tensor or array of pixel values."""
+        scaled = pixels / np.float32(255.0)
+        if any(self.mean):
+            scaled = scaled - np.asarray(self.mean, np.float32)
+        if any(value != 1.0 for value in self.std):
+            scaled = scaled / np.asarray(self.std, np.float32)
+        return scaled
+
+
+def save(
+    network: Network, scaling: Scaling | None, folder: Path, *, size: int | None, dim: int, dtype: InputDtype
+) -> None:
+    """Write the SavedModel that serves `network`.
+
+    Parameters
+    ----------
+    scaling
+        None for a network that takes uint8 and scales it itself.
+    folder
+        Becomes the version folder.
+    size
+        Side of the input when it is fixed; None lets requests choose.
+    dim
+        Width of the embedding.
+    dtype
+        Of ``images``; float32 holds 0 to 255 as well.
+    """
+    tf = tensorflow()
+    module = tf.Module(name="shoal")
+    module.network = network.tracked
+
+    def serve(images: Any) -> Any:
+        if scaling is None:
+            embedding = network.call(tf.cast(images, tf.uint8))
+        else:
+            embedding = network.call(scaling.apply(tf.cast(images, tf.float32)))
+        return {OUTPUT: tf.ensure_shape(tf.identity(embedding), [None, dim])}
+
+    spec = tf.TensorSpec([None, size, size, 3], dtype, name=INPUT)
+    module.serve = tf.function(serve, input_signature=[spec], autograph=False)
+    tf.saved_model.save(module, str(folder), signatures={SIGNATURE: module.serve})
+
+
+def write_warm_up(folder: Path, name: str, *, size: int, dtype: InputDtype) -> None:
+    """Requests that TensorFlow Serving runs before it calls the model available."""
+    tf = tensorflow()
+    path = folder / WARM_UP
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for rows in WARM_UP_BATCHES:
+            log = PredictionLog()
+            request = log.predict_log.request
+            request.model_spec.name = name
+            request.model_spec.signature_name = SIGNATURE
+            request.inputs[INPUT].CopyFrom(to_proto(np.zeros((rows, size, size, 3), dtype)))
+            writer.write(log.SerializeToString())

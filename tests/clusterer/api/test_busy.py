@@ -1,0 +1,224 @@
+"""What must be quick is quick beside slow and large requests; servers and load are processes of their own."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from shoal.jobs.queue import JobQueue
+from shoal.jobs.states import JobState
+from shoal.store import Store
+
+Planted = Callable[..., Any]
+PROGRAMS = Path(__file__).parents[2] / "programs"
+LOAD, SEND = PROGRAMS / "load.py", PROGRAMS / "send.py"
+TRIES = 20
+QUICK_S = 0.1
+LAG_S = 0.05
+
+
+@dataclass(frozen=True)
+class Services:
+    """Addresses of both APIs, and a clustering of 16-dimensional embeddings."""
+
+    extractor: str
+    clusterer: str
+    embeddings: str
+    clustering: str
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def services(
+    store: Store,
+    redis_server: str,
+    queue: JobQueue,
+    tmp_path: Path,
+    planted: Planted,
+    make_set: Callable[..., str],
+    run_job: Callable[..., Any],
+    wait_until: Callable[..., None],
+) -> Iterator[Services]:
+    (tmp_path / "data/images").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "data/images/a.png")
+    embeddings = make_set("mine", *planted(20_000), shard_rows=10_000)
+    clustering = run_job(embeddings, clusters=4, seed=0)
+    ports = {"extractor": free_port(), "clusterer": free_port()}
+    addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    environment = {
+        **os.environ,
+        "REDIS_URL": redis_server,
+        "SHOAL_STORE": str(store.root),
+        "SHOAL_DATA": str(tmp_path / "data"),
+        "SHOAL_EXTRACTOR_URL": addresses["extractor"],
+        "SHOAL_MAX_STREAMS_PER_CLIENT": "3",
+        "SHOAL_LOG_LEVEL": "error",
+    }
+    with ExitStack() as running:
+        for name, port in ports.items():
+            command = [sys.executable, "-m", name, "api", "--port", str(port)]
+            process = subprocess.Popen(command, env=environment)
+            running.callback(process.wait)
+            running.callback(process.kill)
+        for address in addresses.values():
+            wait_until(lambda address=address: _answers(address))
+        yield Services(addresses["extractor"], addresses["clusterer"], embeddings, clustering.id)
+
+
+def _answers(address: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"{address}/healthz").is_success
+    return False
+
+
+def slowest(http: httpx.Client, path: str, times: int = 3) -> float:
+    """Seconds of the slowest of some requests."""
+    found = 0.0
+    for _ in range(times):
+        start = time.perf_counter()
+        http.get(path)
+        found = max(found, time.perf_counter() - start)
+    return found
+
+
+def image(side: int = 8) -> str:
+    file = BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def test_what_must_be_quick_is_quick_beside_forty_slow_requests(
+    services: Services, queue: JobQueue, wait_until: Callable[..., None]
+) -> None:
+    clustering = f"{services.clusterer}/clusterings/{services.clustering}"
+    load: list[dict[str, Any]] = [
+        # No worker is there, so these wait for a minute or two.
+        {"url": f"{services.extractor}/v1/embeddings", "body": {"model": "raw_pixels", "input": image()}, "count": 20},
+        {"url": f"{clustering}/assign", "body": {"images": [image()]}, "count": 50},
+        {"url": f"{clustering}/assignments?format=jsonl", "count": 2},
+        {"url": f"{services.extractor}/embeddings/{services.embeddings}/rows?format=csv", "count": 2},
+    ]
+    sender = subprocess.Popen([sys.executable, str(LOAD), json.dumps(load)])
+    try:
+        wait_until(lambda: len(queue.list(limit=500).jobs) >= 70, what="all are waiting")
+        for address in (services.extractor, services.clusterer):
+            with httpx.Client(base_url=address, timeout=60) as http:
+                for path in ("/healthz", "/readyz", "/jobs?limit=5"):
+                    found = min(slowest(http, path) for _ in range(TRIES))
+                    assert found < QUICK_S, (path, found)
+    finally:
+        sender.kill()
+        sender.wait()
+
+
+def largest(services: Services) -> dict[str, tuple[str, Any]]:
+    """By name, the address and the body of the largest valid requests of each route."""
+    score = [services.embeddings, *(f"e{number:03d}-{'x' * 150}" for number in range(99))]
+    row = np.random.default_rng(0).normal(size=(10_000, 16)).tolist()
+    picture = image(1700)
+    return {
+        "cluster": (
+            f"{services.clusterer}/cluster",
+            {
+                "embeddings": {"train": services.embeddings, "score": score},
+                "clusters": 3,
+                "seeds": list(range(100)),
+            },
+        ),
+        "cluster with class maps": (
+            f"{services.clusterer}/cluster",
+            {
+                "embeddings": {
+                    "train": services.embeddings,
+                    "score": [{"embeddings": each, "class_map": {"file": "m" * 4000}} for each in score[1:]],
+                },
+                "clusters": 3,
+            },
+        ),
+        "sweep": (
+            f"{services.clusterer}/sweep",
+            {
+                "embeddings": services.embeddings,
+                "clusters": list(range(2, 202)),
+                "pca": {"components": list(range(1, 11))},
+            },
+        ),
+        "extract": (
+            f"{services.extractor}/extract",
+            {"images": {"path": "images"}, "model": "raw_pixels", "name": "n" * 100},
+        ),
+        "assign": (f"{services.clusterer}/clusterings/{services.clustering}/assign", {"embeddings": row}),
+        "assign images": (
+            f"{services.clusterer}/clusterings/{services.clustering}/assign",
+            {"images": [picture] * 3},
+        ),
+        "embed": (f"{services.extractor}/v1/embeddings", {"model": "raw_pixels", "input": [picture] * 3}),
+    }
+
+
+def test_no_body_holds_up_the_others(services: Services, queue: JobQueue, tmp_path: Path) -> None:
+    for name, (url, body) in largest(services).items():
+        file = tmp_path / "body.json"
+        # Few values in many bytes: as large as the route takes.
+        file.write_text(json.dumps(body, indent=120 if name == "assign" else None))
+        lags: list[float] = []
+        # This machine has other things to do as well: one quiet moment is enough.
+        while not lags or (min(lags) >= LAG_S and len(lags) < TRIES):
+            lags.append(_lag_beside(url, file, queue))
+        assert min(lags) < LAG_S, (name, lags)
+
+
+def _lag_beside(url: str, file: Path, queue: JobQueue) -> float:
+    """The slowest health check while a request is handled."""
+    with httpx.Client(timeout=60) as http:
+        health = f"http://{url.split('/')[2]}/healthz"
+        http.get(health)
+        sender = subprocess.Popen([sys.executable, "-S", str(SEND), url, str(file)], stdout=subprocess.PIPE, text=True)
+        found = 0.0
+        while sender.poll() is None:
+            start = time.perf_counter()
+            http.get(health)
+            found = max(found, time.perf_counter() - start)
+            # Nobody does the jobs behind requests with images; what counts is until they are there.
+            for job in queue.list(state=JobState.QUEUED, limit=5).jobs:
+                if job.kind.startswith("embed:"):
+                    queue.cancel(job.id)
+        # 503 is the answer of a cancelled job, 404 and 422 those of sets and maps that are not there.
+        assert sender.communicate()[0] in {"200", "202", "404", "422", "503"}
+        return found
+
+
+def test_a_client_has_only_so_many_event_streams(services: Services, queue: JobQueue) -> None:
+    job, _ = queue.submit("cluster", {"embeddings": "a", "clusters": 2})
+    url = f"{services.clusterer}/jobs/{job.id}/events"
+    with ExitStack() as streams, httpx.Client(timeout=30) as http:
+        opened = [streams.enter_context(http.stream("GET", url)) for _ in range(3)]
+        assert [each.status_code for each in opened] == [200, 200, 200]
+        refused = http.get(url)
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_streams")
+        assert refused.headers["retry-after"]
+        assert http.get(f"{services.clusterer}/jobs/{job.id}").status_code == 200
+        queue.cancel(job.id)
+        for each in opened:
+            each.read()
+        assert http.get(url).status_code == 200, "streams that ended are counted no more"

@@ -1,0 +1,402 @@
+"""The clusterer's REST API, on a real queue and a real store."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from csv import DictReader
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow.csv as csv
+import pyarrow.ipc as ipc
+import pyarrow.parquet as pq
+import pytest
+from clusterer.api.clusterings import build
+from clusterer.data.transform import Transform
+from clusterer.kmeans import select_engine
+from fastapi.testclient import TestClient
+from shoal.jobs.queue import JobQueue
+from shoal.settings import Settings
+from shoal.store import Store
+from shoal.store.clustering import Clustering
+
+Planted = Callable[..., tuple[Any, list[str]]]
+MakeSet = Callable[..., str]
+RunJob = Callable[..., Clustering]
+
+
+@pytest.fixture
+def api(settings: Settings, queue: JobQueue, store: Store) -> Iterator[TestClient]:
+    with TestClient(build(settings, queue, store), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def clustering(planted: Planted, make_set: MakeSet, run_job: RunJob) -> Clustering:
+    """Four planted groups with labels and thumbnails, scored on themselves and on a second set."""
+    train = make_set("train", *planted(spread=0.8), thumbnails=True)
+    val = make_set("val", *planted(40, seed=9))
+    return run_job({"train": train, "score": [train, val]}, clusters=4, pca={"components": 6}, seed=0)
+
+
+def code_of(answer: httpx.Response) -> tuple[int, str]:
+    assert answer.headers["content-type"] == "application/problem+json"
+    return answer.status_code, answer.json()["code"]
+
+
+def test_a_request_becomes_a_job(api: TestClient, queue: JobQueue, planted: Planted, make_set: MakeSet) -> None:
+    body = {"embeddings": make_set("mine", *planted()), "over": 1}
+    answer = api.post("/cluster", json=body, headers={"Idempotency-Key": "once"})
+    assert answer.status_code == 202
+    job = answer.json()
+    assert (job["kind"], job["state"], job["request"]) == ("cluster", "queued", body)
+    assert answer.headers["location"] == f"/jobs/{job['id']}"
+    assert api.post("/cluster", json=body, headers={"Idempotency-Key": "once"}).json()["id"] == job["id"]
+    claim = queue.claim(["cluster"], "worker")
+    assert claim is not None
+    assert claim.job.id == job["id"]
+
+
+@pytest.mark.parametrize(("route", "more"), [("/cluster", {"clusters": 2}), ("/sweep", {"clusters": [2, 3]})])
+def test_a_repeated_request_gets_its_job_though_its_embeddings_are_gone(
+    api: TestClient,
+    queue: JobQueue,
+    store: Store,
+    planted: Planted,
+    make_set: MakeSet,
+    route: str,
+    more: dict[str, Any],
+) -> None:
+    body = {"embeddings": make_set("mine", *planted()), **more}
+    job = api.post(route, json=body, headers={"Idempotency-Key": "once"}).json()["id"]
+    queue.cancel(job)
+    store.delete_embeddings(body["embeddings"])
+    again = api.post(route, json=body, headers={"Idempotency-Key": "once"})
+    assert (again.status_code, again.json()["id"]) == (202, job)
+    assert code_of(api.post(route, json=body)) == (404, "embeddings_not_found")
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_place_of_a_class_map_blocks_no_request(
+    queue: JobQueue, store: Store, settings: Settings, planted: Planted, make_set: MakeSet, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    os.mkfifo(tmp_path / "data" / "map.csv")
+    scored = {"embeddings": make_set("val", *planted(40)), "class_map": {"file": "map.csv"}}
+    body = {"embeddings": {"train": make_set("train", *planted()), "score": [scored]}, "clusters": 4}
+    with TestClient(build(settings.model_copy(update={"data": tmp_path / "data"}), queue, store)) as api:
+        for _ in range(3):
+            answer = api.post("/cluster", json=body)
+            assert code_of(answer) == (422, "labels_invalid")
+            assert "named pipe" in answer.json()["detail"]
+        assert api.get("/healthz").status_code == 200
+
+
+def test_requests_that_cannot_work_are_refused_at_once(
+    api: TestClient, queue: JobQueue, planted: Planted, make_set: MakeSet
+) -> None:
+    vectors, labels = planted()
+    mine, bare = make_set("mine", vectors, labels), make_set("bare", vectors)
+    half, thin = make_set("half", vectors, finish=False), make_set("thin", vectors[:, :3])
+    cases: list[tuple[dict[str, Any], int, str]] = [
+        ({"embeddings": "nothing-1", "clusters": 3}, 404, "embeddings_not_found"),
+        ({"embeddings": half, "clusters": 3}, 409, "embeddings_incomplete"),
+        ({"embeddings": bare, "over": 1.5}, 422, "labels_required"),
+        ({"embeddings": mine, "clusters": 241}, 422, "clusters_invalid"),
+        ({"embeddings": mine, "over": 0.1}, 422, "clusters_invalid"),
+        ({"embeddings": mine, "clusters": 1}, 422, "out_of_range"),
+        ({"embeddings": {"train": mine, "score": [thin]}, "clusters": 3}, 422, "dimension_mismatch"),
+        ({"embeddings": mine, "clusters": 3, "pca": {"components": 17}}, 422, "invalid_request"),
+        ({"embeddings": mine, "clusters": 3, "over": 1.0}, 422, "invalid_value"),
+        ({"embeddings": mine, "clusters": 3, "colour": "red"}, 422, "unknown_field"),
+        ({"embeddings": "../../etc", "clusters": 3}, 422, "invalid_value"),
+    ]
+    for body, status, code in cases:
+        assert code_of(api.post("/cluster", json=body)) == (status, code), body
+    assert queue.list().jobs == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"spherical": True},
+        {"balanced": 1.2},
+        {"spherical": True, "balanced": 1.2, "levels": [4, 2]},
+        {"algorithm": "mini-batch", "iterations": 5, "levels": [3]},
+        {"engine": "faiss-super", "balanced": 1.2},
+        {"spherical": True, "max_points_per_centroid": 10},
+    ],
+)
+def test_every_kind_of_k_means_can_be_asked_for(
+    api: TestClient, queue: JobQueue, planted: Planted, make_set: MakeSet, options: dict[str, Any]
+) -> None:
+    body = {"embeddings": make_set("mine", *planted()), "clusters": 8, "kmeans": options}
+    answer = api.post("/cluster", json=body)
+    assert answer.status_code == 202, answer.json()
+    assert queue.get(answer.json()["id"]).request == body
+
+
+@pytest.mark.parametrize(
+    ("options", "more", "named"),
+    [
+        ({"algorithm": "mini-batch", "spherical": True}, {}, "spherical"),
+        ({"algorithm": "mini-batch", "balanced": 1.2}, {}, "balanced"),
+        ({"balanced": 1.2, "max_points_per_centroid": 9}, {}, "max_points_per_centroid"),
+        ({"balanced": 1.0}, {}, "kmeans.balanced"),
+        ({"balanced": True}, {}, "kmeans.balanced"),
+        ({"spherical": 1}, {}, "kmeans.spherical"),
+        ({"algorithm": "minibatch"}, {}, "kmeans.algorithm"),
+        ({"engine": "super"}, {}, "kmeans.engine"),
+        ({"levels": []}, {}, "kmeans.levels"),
+        ({"levels": [4, 1]}, {}, "kmeans.levels.1"),
+        ({"levels": [2, 4]}, {}, "levels"),
+        ({"levels": [8]}, {}, "kmeans.levels"),
+        ({"levels": [4]}, {"clusters": "auto"}, "kmeans.levels"),
+    ],
+)
+def test_options_of_k_means_that_make_no_sense_are_refused_by_name(
+    api: TestClient,
+    queue: JobQueue,
+    planted: Planted,
+    make_set: MakeSet,
+    options: dict[str, Any],
+    more: dict[str, Any],
+    named: str,
+) -> None:
+    body = {"embeddings": make_set("mine", *planted()), "clusters": 8, "kmeans": options, **more}
+    answer = api.post("/cluster", json=body)
+    assert code_of(answer)[0] == 422
+    problem = answer.json()
+    fields = [each["field"] for each in problem.get("errors", [problem])]
+    assert named in fields or f"`{named}`" in problem["detail"], problem
+    assert queue.list().jobs == []
+
+
+def test_a_clusterings_facts_metrics_and_clusters_can_be_read(api: TestClient, clustering: Clustering) -> None:
+    base = f"/clusterings/{clustering.id}"
+    facts = api.get(base).json()
+    assert (facts["n"], facts["dim"], facts["k"], facts["seeds"]) == (240, 16, 4, [0])
+    assert facts["engine"] == select_engine("auto").name
+    assert facts["metrics"]["ari"] == api.get(f"{base}/metrics").json()["scored"][facts["train"]]["mean"]["ari"]
+    assert facts["spec"]["clusters"] == 4
+    assert all(api.get(link).status_code == 200 for link in facts["links"].values())
+    assert [each["id"] for each in api.get("/clusterings").json()["clusterings"]] == [clustering.id]
+    assert "text/html" in api.get(f"{base}/report").headers["content-type"]
+    assert api.get(f"{base}/contact-sheet").content.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("sort", "sign"), [("size", -1), ("purity", -1), ("tightness", 1)])
+def test_clusters_are_listed_in_the_order_asked_for(
+    api: TestClient, clustering: Clustering, sort: str, sign: int
+) -> None:
+    answer = api.get(f"/clusterings/{clustering.id}/clusters", params={"sort": sort, "limit": 3}).json()
+    values = [sign * each[sort] for each in answer["clusters"]]
+    assert answer["total"] == 4
+    assert len(values) == 3
+    assert values == sorted(values)
+
+
+def test_one_cluster_shows_its_members(api: TestClient, clustering: Clustering) -> None:
+    url = f"/clusterings/{clustering.id}/clusters/2"
+    found = api.get(url, params={"thumbnails": True}).json()
+    distances = [each["distance"] for each in found["nearest"]]
+    assert distances == sorted(distances)
+    assert found["farthest"][0]["distance"] >= distances[-1]
+    first = found["nearest"][0]
+    assert first["image_path"] == f"train/{first['row']:05d}.png"
+    assert first["thumbnail"].startswith("data:image/webp;base64,")
+    assert first["label"] == found["majority"]
+    other = api.get(url, params={"embeddings": clustering.scored[1]}).json()
+    assert other["nearest"][0]["image_path"].startswith("val/")
+    assert "thumbnail" not in other["nearest"][0]
+
+
+def test_members_outlive_the_embeddings_without_their_paths(
+    api: TestClient, store: Store, clustering: Clustering
+) -> None:
+    store.delete_embeddings(clustering.scored[0])
+    member = api.get(f"/clusterings/{clustering.id}/clusters/0").json()["nearest"][0]
+    assert member["image_path"] is None
+    assert len(member["image_id"]) == 16
+
+
+def test_assignments_are_the_same_in_every_format(api: TestClient, clustering: Clustering) -> None:
+    url = f"/clusterings/{clustering.id}/assignments"
+    parquet, text, lines = (api.get(url, params={"format": each}).content for each in ("parquet", "csv", "jsonl"))
+    table = pq.read_table(io.BytesIO(parquet))
+    assert table.num_rows == 280
+    rows = [json.loads(line) for line in lines.decode().splitlines()]
+    assert rows == table.to_pylist()
+    read = csv.read_csv(io.BytesIO(text))
+    assert read.column_names == table.column_names
+    assert read.column("cluster").to_pylist() == table.column("cluster").to_pylist()
+    assert {row["embeddings"] for row in rows} == set(clustering.scored)
+    arrow = ipc.open_stream(api.get(url, params={"format": "arrow"}).content).read_all()
+    assert arrow.to_pylist() == rows
+    assert read.column("image_path").to_pylist() == [row["image_path"] for row in rows]
+
+
+def test_assignments_say_which_image_each_row_is(api: TestClient, store: Store, clustering: Clustering) -> None:
+    url = f"/clusterings/{clustering.id}/assignments"
+    table = pq.read_table(io.BytesIO(api.get(url).content))
+    # What lies on the disk keeps its columns; they come first.
+    assert table.column_names == [*clustering.assignments().column_names, "image_path", "label"]
+    for embeddings_id in clustering.scored:
+        known = store.embeddings(embeddings_id).metadata(["image_path", "label"]).to_pylist()
+        found = [row for row in table.to_pylist() if row["embeddings"] == embeddings_id]
+        assert [(row["row"], row["image_path"], row["label"]) for row in found] == [
+            (row["row"], row["image_path"], row["label"]) for row in known
+        ]
+
+
+def test_assignments_outlive_the_embeddings_without_their_paths(
+    api: TestClient, store: Store, clustering: Clustering, make_set: MakeSet, planted: Planted
+) -> None:
+    url = f"/clusterings/{clustering.id}/assignments"
+    assert "shoal-deleted-embeddings" not in api.get(url).headers
+    train, val = clustering.scored
+    store.delete_embeddings(val)
+    answer = api.get(url, params={"format": "jsonl"})
+    assert answer.headers["shoal-deleted-embeddings"] == val
+    rows = [json.loads(line) for line in answer.text.splitlines()]
+    assert {row["embeddings"] for row in rows if row["image_path"] is None} == {val}
+    assert {row["embeddings"] for row in rows if row["image_path"] is not None} == {train}
+    assert all(row["image_id"] for row in rows)
+
+
+def test_paths_and_labels_that_a_table_must_quote_come_back(
+    api: TestClient, planted: Planted, make_set: MakeSet, run_job: RunJob
+) -> None:
+    labels = ['a "quoted", label', "line\nbreak", "=1+1", ""]
+    vectors, _ = planted(40)
+    found = run_job(make_set("odd", vectors, [labels[row % 4] for row in range(40)]), clusters=2, seed=0)
+    text = api.get(f"/clusterings/{found.id}/assignments", params={"format": "csv"}).text
+    assert [row["label"] for row in DictReader(io.StringIO(text))] == [labels[row % 4] for row in range(40)]
+
+
+def test_new_embeddings_get_the_cluster_that_a_job_would_give_them(
+    api: TestClient, clustering: Clustering, planted: Planted
+) -> None:
+    vectors, _ = planted(spread=0.8)
+    answer = api.post(f"/clusterings/{clustering.id}/assign", json={"embeddings": vectors.tolist()})
+    expected = clustering.assignments(clustering.scored[0]).to_pylist()
+    names = clustering.clusters().column("label").to_pylist()
+    for found, row in zip(answer.json(), expected, strict=True):
+        assert found["cluster"] == row["cluster"]
+        assert found["distance"] == pytest.approx(row["distance"], abs=1e-4)
+        assert found["margin"] == pytest.approx(row["margin"], abs=1e-4)
+        assert found["label"] == names[row["cluster"]]
+
+
+def test_new_rows_that_do_not_fit_are_named(api: TestClient, clustering: Clustering) -> None:
+    url = f"/clusterings/{clustering.id}/assign"
+    good = [0.5] * 16
+    answer = api.post(url, json={"embeddings": [good, good[:3]]})
+    assert code_of(answer) == (422, "dimension_mismatch")
+    assert answer.json()["row"] == 1
+    document = json.dumps({"embeddings": [good, good, [*good[:15], float("nan")]]})
+    answer = api.post(url, content=document, headers={"content-type": "application/json"})
+    assert code_of(answer) == (422, "not_finite")
+    assert answer.json()["errors"][0]["field"] == "embeddings.2.15"
+    answer = api.post(url, json={"embeddings": [[1e300] * 16]})
+    assert code_of(answer) == (422, "not_finite")
+    assert answer.json()["row"] == 0
+    assert code_of(api.post(url, json={}))[0] == 422
+    assert code_of(api.post(url, json={"embeddings": [good], "images": ["x"]}))[0] == 422
+
+
+Extractor = Callable[[int, Any], list[tuple[str, Any]]]
+
+
+@pytest.fixture
+def extractor(api: TestClient) -> Iterator[Extractor]:
+    """``extractor(status, answer)``: a server in the extractor's place; the paths and bodies that it is sent."""
+    stop: list[ThreadingHTTPServer] = []
+
+    def start(status: int, answer: Any) -> list[tuple[str, Any]]:
+        sent: list[tuple[str, Any]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size + 2)[:-2]
+                self.rfile.readline()
+                sent.append((self.path, json.loads(body)))
+                content = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever).start()
+        stop.append(server)
+        state = api.app.state  # type: ignore[attr-defined]
+        state.settings = state.settings.model_copy(update={"extractor_url": f"http://127.0.0.1:{server.server_port}"})
+        return sent
+
+    yield start
+    for server in stop:
+        server.shutdown()
+        server.server_close()
+
+
+def test_new_images_are_embedded_by_the_model_that_was_clustered(
+    api: TestClient, clustering: Clustering, planted: Planted, extractor: Extractor
+) -> None:
+    vectors = planted(2)[0].tolist()
+    sent = extractor(200, {"data": [{"embedding": vector} for vector in vectors]})
+    images = ["data:image/png;base64,AAAA", "data:image/png;base64," + "B" * (1 << 20) + '"\\é']
+    answer = api.post(f"/clusterings/{clustering.id}/assign", json={"images": images})
+    points = Transform.from_arrays(clustering.transform_arrays())(np.array(vectors, np.float32))
+    nearest = np.linalg.norm(points[:, None] - clustering.centroids(), axis=2).argmin(axis=1)
+    assert [each["cluster"] for each in answer.json()] == nearest.tolist()
+    assert sent == [("/v1/embeddings", {"model": "raw_pixels", "input": images, "encoding_format": "float"})]
+
+
+def test_an_extractor_that_is_away_or_refuses_is_reported(
+    api: TestClient, clustering: Clustering, extractor: Extractor
+) -> None:
+    url = f"/clusterings/{clustering.id}/assign"
+    body = {"images": ["data:image/png;base64,AAAA"]}
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        state = api.app.state  # type: ignore[attr-defined]
+        nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        state.settings = state.settings.model_copy(update={"extractor_url": nobody})
+        assert code_of(api.post(url, json=body)) == (503, "unavailable")
+    extractor(422, {"code": "invalid_request", "detail": "No image.", "status": 422})
+    answer = api.post(url, json=body)
+    assert code_of(answer) == (422, "invalid_request")
+    assert answer.json()["detail"] == "No image."
+
+
+def test_what_does_not_exist_is_not_found(api: TestClient, clustering: Clustering) -> None:
+    for path in ("", "/metrics", "/clusters", "/clusters/0", "/assignments", "/report", "/contact-sheet"):
+        assert code_of(api.get(f"/clusterings/c-nothing{path}")) == (404, "clustering_not_found"), path
+    assert code_of(api.get(f"/clusterings/{clustering.id}/clusters/4")) == (404, "cluster_not_found")
+    assert code_of(api.get(f"/clusterings/{clustering.id}/clusters/-1")) == (404, "cluster_not_found")
+    assert code_of(api.get(f"/clusterings/{clustering.id}/clusters", params={"embeddings": "other"})) == (
+        404,
+        "not_found",
+    )
+
+
+def test_a_deleted_clustering_is_gone(api: TestClient, clustering: Clustering) -> None:
+    url = f"/clusterings/{clustering.id}"
+    assert api.delete(url).status_code == 204
+    assert code_of(api.get(url)) == (404, "clustering_not_found")
+    assert code_of(api.delete(url)) == (404, "clustering_not_found")
+    assert api.get("/clusterings").json() == {"clusterings": []}

@@ -1,0 +1,108 @@
+"""Jobs stay below their memory limit: the peak of a fresh process, interpreter and libraries included."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from clusterer import pipeline
+from clusterer.jobs import sweep as sweeping
+from clusterer.jobs.grid import plan_points
+from clusterer.jobs.memory import Problem
+from clusterer.jobs.plan import make_plan
+from shoal.schemas import ClusterRequest, SweepRequest
+from shoal.store import Store
+
+MIB = 2**20
+JOB = """
+import json, sys
+from clusterer import pipeline
+from clusterer.sweeps import run as sweeping
+from shoal.jobs.child import JobContext
+from shoal.settings import Settings
+
+kind, request = sys.argv[1], json.loads(sys.argv[2])
+run = pipeline.run if kind == "cluster" else sweeping.run
+run(JobContext.local(request, kind=kind), Settings())
+print([int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
+"""
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A job: its rows, their classes, and what is asked of them."""
+
+    rows: int
+    dim: int
+    classes: int
+    fields: dict[str, Any]
+    kmeans: dict[str, Any] = field(default_factory=dict)
+    kind: str = "cluster"
+    roomy: bool = False
+    """Whether the limit has room for rows and sketches in memory; otherwise it is the smallest that works."""
+
+    def request(self, embeddings: str) -> dict[str, Any]:
+        return {"embeddings": embeddings, **self.fields, "kmeans": {"iterations": 2, "restarts": 1, **self.kmeans}}
+
+
+SHAPES = {
+    "few rows": Shape(500, 16, 4, {"clusters": 4}),
+    "many clusters and seeds": Shape(14_000, 16, 0, {"clusters": 7000, "seeds": [0, 1, 2, 3, 4]}, {"init": "random"}),
+    "many clusters and classes": Shape(12_000, 16, 2000, {"clusters": 6000, "seed": 0}, {"init": "random"}),
+    "many dimensions": Shape(9000, 2048, 10, {"clusters": 20, "seed": 0, "pca": {"components": 64}}),
+    "all components": Shape(3000, 1536, 10, {"clusters": 20, "seed": 0, "pca": {}}),
+    "a sample, several restarts": Shape(
+        30_000, 512, 10, {"clusters": 100, "seeds": [0, 1]}, {"max_points_per_centroid": 280, "restarts": 3}, roomy=True
+    ),
+    "faiss": Shape(9000, 512, 100, {"clusters": 1500, "seeds": [0, 1]}, {"engine": "faiss"}),
+    "faiss-super": Shape(9000, 512, 100, {"clusters": 700, "seeds": [0, 1]}, {"engine": "faiss-super"}, roomy=True),
+    "mini-batch": Shape(9000, 256, 10, {"clusters": 500, "seed": 0}, {"algorithm": "mini-batch"}),
+    "balanced, spherical, levels": Shape(
+        6000, 256, 10, {"clusters": 150, "seed": 0}, {"balanced": 1.5, "spherical": True, "levels": [50, 5]}
+    ),
+    "searched": Shape(2500, 64, 0, {"clusters": "auto", "clusters_range": [400, 408], "seed": 0}),
+    "sweep": Shape(
+        6000,
+        768,
+        200,
+        {"over": [1.0, 5.0], "pca": {"components": [256]}, "linear_probe": True, "seeds": [0, 1]},
+        {"max_points_per_centroid": 3},
+        kind="sweep",
+    ),
+}
+
+
+def problem_of(shape: Shape, request: dict[str, Any], store: Store) -> Problem:
+    if shape.kind == "cluster":
+        return pipeline.problem_of(make_plan(store, ClusterRequest.model_validate(request)))
+    wanted = SweepRequest.model_validate(request)
+    return sweeping.problem_of(plan_points(store, wanted), probe=wanted.linear_probe)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_peak_of_a_job_stays_below_its_limit(name: str, make_set: Callable[..., str], store: Store) -> None:
+    shape = SHAPES[name]
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(50, shape.dim)).astype(np.float32)
+    vectors = centers[np.arange(shape.rows) % 50] + rng.normal(size=(shape.rows, shape.dim)).astype(np.float32)
+    labels = [f"class {row % shape.classes}" for row in range(shape.rows)] if shape.classes else None
+    request = shape.request(make_set("mine", vectors, labels, shard_rows=5000))
+    problem = problem_of(shape, request, store)
+    limit = problem.other_bytes + (problem.row_bytes + problem.sketch_bytes if shape.roomy else 0)
+    body = json.dumps({**request, "memory_limit": max(limit, 256 * MIB)})
+    environment = {**os.environ, "SHOAL_STORE": str(store.root)}
+    command = [sys.executable, "-c", JOB, shape.kind, body]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    peak = int(done.stdout.splitlines()[-1])
+    assert peak <= limit, f"{peak // MIB} MiB, the limit is {limit // MIB}"
+    # A limit that were far above what is needed would send rows to disk, and refuse jobs, for nothing.
+    assert peak >= 0.4 * limit, f"{peak // MIB} MiB, the limit is {limit // MIB}"

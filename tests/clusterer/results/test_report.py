@@ -1,0 +1,120 @@
+"""What a report says beside its pictures."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clusterer.results.report.tables import choice_table, class_table, confusions, extreme_clusters, metric_table
+from shoal.store import Store
+from shoal.store.clustering import Clustering
+
+Planted = Callable[..., tuple[Any, list[str]]]
+MakeSet = Callable[..., str]
+RunJob = Callable[..., Clustering]
+
+
+def text_of(clustering: Clustering) -> str:
+    """The page as a reader sees it."""
+    page = clustering.layout.report_html.read_text()
+    body = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", body)))
+
+
+def test_classes_and_confusions_are_those_of_the_tables(planted: Planted, make_set: MakeSet, run_job: RunJob) -> None:
+    vectors, labels = planted(80)
+    # Half of the rows around the first corner are called b: cluster a holds both, and b is taken for a.
+    labels = ["b" if label == "a" and row % 8 == 0 and row < 40 else label for row, label in enumerate(labels)]
+    embeddings = make_set("mine", vectors, labels)
+    found = run_job(embeddings, clusters=4, seeds=[0, 1])
+    table = class_table(found, embeddings)
+    assert table is not None
+    assert table["rows"][0]["label"] == "b"
+    assert [(each["actual"], each["predicted"]) for each in confusions(found, embeddings)] == [("b", "a")]
+    assert confusions(found, embeddings)[0]["share"] == pytest.approx(5 / 25)
+    text = text_of(found)
+    assert "b for a (20 %)" in text
+    assert "Stability 1.000 " in text
+    purest, mixed = extreme_clusters(found, embeddings, {0, 1, 2, 3})
+    assert (purest[0], mixed[0]) == ("purest", "most mixed")
+    majority = {row["cluster"]: row["majority"] for row in found.clusters().to_pylist()}
+    assert majority[mixed[1][0]] == "a"
+    assert not set(purest[1]) & set(mixed[1])
+
+
+def test_files_without_an_embedding_are_told(
+    planted: Planted, make_set: MakeSet, run_job: RunJob, store: Store
+) -> None:
+    embeddings = make_set("mine", planted(80)[0], failed=2)
+    group = {"suffix": ".heic", "examples": [], "message": "3 .heic files hold HEIC."}
+    store.write_notes(
+        embeddings,
+        {
+            "not_taken": [
+                {**group, "reason": "unsupported_format", "count": 3},
+                {**group, "reason": "empty_folder", "count": 1, "message": "1 folder holds no image: <b>dog</b>."},
+            ]
+        },
+    )
+    text = text_of(run_job(embeddings, clusters=2))
+    assert "3 files were not taken, 2 could not be embedded. 1 folder holds no image: <b>dog</b>." in text
+
+
+def test_a_report_says_nothing_of_missing_files_where_there_are_none(
+    planted: Planted, make_set: MakeSet, run_job: RunJob
+) -> None:
+    text = text_of(run_job(make_set("mine", planted(80)[0]), clusters=2))
+    assert "not taken" not in text
+    assert "None" not in text
+
+
+def test_a_search_is_explained_with_every_number_tried(planted: Planted, make_set: MakeSet, run_job: RunJob) -> None:
+    found = run_job(make_set("bare", planted(120)[0]), clusters="auto", clusters_range=[2, 6], seeds=[0, 1])
+    text = text_of(found)
+    assert "Why 4 clusters" in text
+    for each in found.spec["chosen"]["candidates"]:
+        assert f" {each['k']} {each['elbow']:.3f} {each['stability']:.3f} {each['score']:.3f} " in text
+    assert "The classes" not in text
+    assert "tightest:" in text
+    chosen = choice_table(found.spec["chosen"])
+    assert chosen is not None
+    assert max(each["share"] for each in chosen["candidates"]) == 1.0
+    assert choice_table(None) is None
+
+
+def test_the_mixed_rule_is_shown_where_clusters_are_left_over(
+    planted: Planted, make_set: MakeSet, run_job: RunJob
+) -> None:
+    train, val = make_set("train", *planted(80)), make_set("val", *planted(40, seed=1))
+    for k, there in ((4, False), (6, True)):
+        found = run_job({"train": train, "score": [val, train]}, clusters=k, seed=0)
+        scored = found.metrics()["scored"]
+        own, same = (
+            {row[0] for row in metric_table(each, scored[each], itself=each == train)["rows"]} for each in (val, train)
+        )
+        assert ("Accuracy, mixed" in own) is there
+        assert "Accuracy, one to one" in own
+        assert "Accuracy, one to one" not in same
+        assert "Stability" not in own
+
+
+def test_a_set_with_other_classes_has_no_confusions(
+    planted: Planted, make_set: MakeSet, run_job: RunJob, settings: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "map.csv").write_text("train_label,scored_label\na,x\nb,x\nc,y\n")
+    vectors, labels = planted(40, seed=2)
+    third = make_set("third", vectors, ["x" if label in "ab" else "y" for label in labels])
+    request = {
+        "train": make_set("train", *planted(80)),
+        "score": [{"embeddings": third, "class_map": {"file": "map.csv"}}],
+    }
+    settings.__dict__["data"] = tmp_path
+    found = run_job(request, clusters=4, seed=0)
+    assert confusions(found, third) == []
+    table = class_table(found, third)
+    assert table is not None
+    assert {row["label"]: row["accuracy_majority"] for row in table["rows"]} == {"x": 1.0, "y": 0.5}
