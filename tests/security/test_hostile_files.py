@@ -269,7 +269,7 @@ def test_a_decoder_that_needs_too_much_memory_gives_an_error_and_lives(
 import resource
 from pathlib import Path
 import numpy as np
-from extractor import decoder
+from extractor.images import child as decoder
 from extractor.models.spec import Transform
 from PIL import Image
 

@@ -24,7 +24,7 @@ MIB = 2**20
 JOB = """
 import json, sys
 from clusterer import pipeline
-from clusterer.sweeps import run as sweeping
+from clusterer.jobs import sweep as sweeping
 from shoal.jobs.child import JobContext
 from shoal.settings import Settings
 

@@ -140,7 +140,7 @@ def test_an_image_that_kills_its_decoder_costs_its_request_alone(
     program = tmp_path / "program"
     program.mkdir()
     (program / "sitecustomize.py").write_text(
-        "import os, signal\nfrom extractor import decoder\nreal = decoder.read_image_file\n"
+        "import os, signal\nfrom extractor.images import child as decoder\nreal = decoder.read_image_file\n"
         "def read(root, path, *stamp):\n    data = real(root, path, *stamp)\n"
         "    if b'evil' in data:\n        os.kill(os.getpid(), signal.SIGKILL)\n    return data\n"
         "decoder.read_image_file = read\n"

@@ -171,7 +171,7 @@ def test_an_image_that_kills_its_decoder_costs_only_itself(folder: Path, make: M
     program = folder / "program" / "extractor_killer.py"
     program.parent.mkdir()
     program.write_text(
-        "import os, signal\nfrom extractor import decoder\nreal = decoder.read_image_file\n"
+        "import os, signal\nfrom extractor.images import child as decoder\nreal = decoder.read_image_file\n"
         "def read(root, path):\n    if path.name == 'evil':\n        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return real(root, path)\ndecoder.read_image_file = read\n"
     )

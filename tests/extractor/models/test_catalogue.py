@@ -31,7 +31,7 @@ def write_catalogue(root: Path, text: str) -> None:
 
 def test_no_library_is_loaded_to_find_a_model() -> None:
     code = (
-        "import sys; from pathlib import Path; from extractor import catalogue; "
+        "import sys; from pathlib import Path; from extractor.models import catalogue; "
         "catalogue.resolve('timm:resnet50', Path('none')); catalogue.all_models(Path('none')); "
         "sys.exit(bool({'torch', 'timm', 'torchvision', 'numpy'} & set(sys.modules)))"
     )
