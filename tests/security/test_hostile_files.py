@@ -270,7 +270,7 @@ import resource
 from pathlib import Path
 import numpy as np
 from extractor.images import child as decoder
-from extractor.models.spec import Transform
+from extractor.images.transform import Transform
 from PIL import Image
 
 root = Path({str(root)!r})

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shoal.store import ModelRecord
 
-from extractor.models.spec import Transform
+from extractor.images.transform import Transform
 
 
 class Backend(Protocol):

@@ -16,9 +16,10 @@ from shoal.settings import Settings
 from shoal.store import ModelRecord
 
 from extractor.backends.base import Backend
+from extractor.images.transform import Transform
 from extractor.models import weights
 from extractor.models.download import OnProgress
-from extractor.models.spec import ModelSpec, Transform
+from extractor.models.spec import ModelSpec
 from extractor.tf_import.obtaining import OnStage
 from extractor.tf_serving import folders
 from extractor.tf_serving.client import POLL_S, ServingClient

@@ -16,8 +16,9 @@ from torch import nn
 
 from extractor.backends.base import Backend
 from extractor.backends.memory import keep_freed_memory
+from extractor.images.transform import Transform
 from extractor.models import architectures, checkpoints, embedding, weights
-from extractor.models.spec import ModelSpec, Transform
+from extractor.models.spec import ModelSpec
 
 CPU_PIXELS = 4 * 224**2
 """Input pixels that a CPU takes through the network at once. With more, each layer's output exceeds what malloc keeps,

@@ -25,7 +25,7 @@ from shoal.jobs.lifeline import die_with_parent
 from extractor.images.decode import decode_image, read_image_file
 from extractor.images.formats import formats_of
 from extractor.images.preprocess import network_input, thumbnail
-from extractor.models.spec import Transform
+from extractor.images.transform import Transform
 from extractor.sources.filenames import as_text, candidates
 
 BASE_BYTES = 2 * 2**30

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from shoal.errors import ImageTooLarge
 
-from extractor.models.spec import Transform
+from extractor.images.transform import Transform
 
 THUMBNAIL_SIDE = 128
 INTERPOLATIONS = {

@@ -15,8 +15,8 @@ from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Plan, Source, Store
 
+from extractor.images.transform import Transform
 from extractor.models.model import Model
-from extractor.models.spec import Transform
 from extractor.sources.listing import list_source
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ from shoal.schemas import CustomModel, KeyMapping, TransformOverride
 from shoal.settings import Settings
 from shoal.userfiles import UserFile, require_regular
 
+from extractor.images.transform import CropMode, Transform
 from extractor.models import timm_names
 from extractor.models.checkpoints.layouts import LAYOUT_NAMES
-from extractor.models.spec import CropMode, ModelSpec, PublishedModel, Readiness, Transform, WeightsSource
+from extractor.models.spec import ModelSpec, PublishedModel, Readiness, WeightsSource
 from extractor.tf_serving import folders
 
 __all__ = ["ModelSpec", "Readiness", "Transform", "WeightsSource", "all_models", "catalogue_files", "resolve"]

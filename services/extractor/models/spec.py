@@ -8,37 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from extractor.images.transform import Transform
+
 Readiness = Literal["ready", "downloadable", "needs_file"]
-CropMode = Literal["center", "squash"]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Transform:
-    """How an image becomes the network's input; pixels are scaled to [0, 1] before mean and std apply.
-
-    Attributes
-    ----------
-    size
-        Side of the square input, pixels.
-    crop_fraction
-        Side of the centre crop divided by the side after resizing.
-    interpolation
-        ``bilinear``, ``bicubic``, ``lanczos`` or ``nearest``.
-    mean, std
-        Per channel R, G, B.
-    crop_mode
-        ``center`` resizes the shorter side and keeps the aspect; ``squash`` resizes both sides to the same length.
-    """
-
-    size: int = 224
-    crop_fraction: float = 0.875
-    interpolation: str = "bicubic"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    crop_mode: CropMode = "center"
 
 
 @dataclass(frozen=True)
@@ -117,7 +89,6 @@ class WeightsSource:
             path = models_root / name
             try:
                 if self.kind == "served":
-                    # Not at the top: decode processes, which know transforms only, would load pydantic with it.
                     from extractor.tf_serving import folders
 
                     path = path / str(max(folders.versions(path), default=0)) / "saved_model.pb"

@@ -12,9 +12,9 @@ from shoal.settings import Settings
 
 from extractor.images.child import DecoderConfig, Undecodable
 from extractor.images.pool import DecodePool, available_cores
+from extractor.images.transform import Transform
 from extractor.models import catalogue
 from extractor.models.model import Model
-from extractor.models.spec import Transform
 from extractor.online.inline import InlineFolder, InlineRequest, InlineResult, image_name
 
 

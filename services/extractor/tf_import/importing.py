@@ -20,8 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 from shoal.errors import ImportInvalid, UnknownModel
 from shoal.schemas import Name, TransformOverride
 
+from extractor.images.transform import Transform
 from extractor.models import catalogue
-from extractor.models.spec import ModelSpec, Transform
+from extractor.models.spec import ModelSpec
 from extractor.tf_import.checks import Checks, check_export, sample_images
 from extractor.tf_import.export import INPUT, OUTPUT, SIGNATURE, InputDtype, Scaling, save, write_warm_up
 from extractor.tf_import.graphs import Network, Reader, reader

@@ -19,7 +19,7 @@ from extractor.images.child import Decoded, DecoderConfig, Listed, Task, Undecod
 from extractor.images.decode import decode_image, stamp_of
 from extractor.images.pool import DecodePool, Item, prefetch_slots
 from extractor.images.preprocess import network_input
-from extractor.models.spec import Transform
+from extractor.images.transform import Transform
 from extractor.sources.filenames import listed_names
 from shoal.errors import JobError
 
@@ -259,7 +259,7 @@ def test_processes_die_with_a_killed_parent(folder: Path, make: Make, wait_until
         make(f"{i}.png", i)
     program = (
         "import sys\nfrom pathlib import Path\nfrom extractor.images.pool import DecodePool\n"
-        "from extractor.images.child import DecoderConfig\nfrom extractor.models.spec import Transform\n"
+        "from extractor.images.child import DecoderConfig\nfrom extractor.images.transform import Transform\n"
         "folder = Path(sys.argv[1])\n"
         "pool = DecodePool(DecoderConfig(folder, folder, Transform(size=8), 10**6, False), workers=2, slots=2)\n"
         "stream = pool.stream(['0.png', '1.png', '2.png', '3.png'])\nnext(stream)\n"

@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 from extractor.images.preprocess import network_input, thumbnail
-from extractor.models.spec import Transform
+from extractor.images.transform import Transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from extractor.backends.loading import record_of
+from extractor.images.transform import Transform
 from extractor.models import weights
 from extractor.models.download import Checksums, DownloadFailed, download, note_of
 from extractor.models.pull import pull
-from extractor.models.spec import ModelSpec, Transform, WeightsSource
+from extractor.models.spec import ModelSpec, WeightsSource
 from shoal.errors import WeightsInvalid, WeightsMissing
 from shoal.fetch import Route
 from shoal.settings import Settings

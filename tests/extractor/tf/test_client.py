@@ -15,7 +15,8 @@ import grpc
 import numpy as np
 import pytest
 from extractor.backends.tfserving import TFServingBackend, record_of
-from extractor.models.spec import ModelSpec, Transform, WeightsSource
+from extractor.images.transform import Transform
+from extractor.models.spec import ModelSpec, WeightsSource
 from extractor.tf_serving.client import Address
 from extractor.tf_serving.stubs import (
     DataType,
