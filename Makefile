@@ -59,6 +59,10 @@ fix: $(VENV)/dev ## Format, and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+.PHONY: docs
+docs: $(VENV)/dev ## Build the documentation into build/site, with every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 .PHONY: install
 install: $(VENV)/laptop ## Install everything a laptop needs into .venv (TORCH=cpu: PyTorch without CUDA, 5 GB less)
 
