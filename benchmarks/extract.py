@@ -19,11 +19,12 @@ from extractor import pipeline
 from extractor.backends.loading import open_backend, record_of
 from extractor.backends.torch import TorchBackend
 from extractor.images.child import DecoderConfig
-from extractor.images.pool import DecodePool, available_cores, prefetch_slots
+from extractor.images.pool import DecodePool, prefetch_slots
 from extractor.models import catalogue
 from extractor.models.spec import ModelSpec
 from numpy.typing import NDArray
 from PIL import Image
+from shoal.host import available_cores
 from shoal.jobs.child import JobContext
 from shoal.settings import Settings
 from shoal.store import Store

@@ -1,8 +1,11 @@
-"""What the machine must be to run services: Linux, for its `/proc`, death signals and memory files."""
+"""The machine this process runs on: operating system, cores, versions of the installed libraries."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 
 from shoal.errors import ShoalError
 
@@ -33,3 +36,19 @@ def require_linux() -> None:
     """
     if (why := unsupported()) is not None:
         raise HostUnsupported(why)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those distributions in ``names`` that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

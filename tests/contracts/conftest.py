@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from shoal import Client
-from shoal.embedded import free_port
+from shoal.process import free_port
 
 CLASSES = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
 PER_CLASS = 12

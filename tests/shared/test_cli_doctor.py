@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from shoal.cli import app as cli
 from shoal.cli import doctor as module
-from shoal.embedded import free_port, open_queue, runfile
+from shoal.embedded import open_queue, runfile
 from shoal.jobs.queue import JobQueue
+from shoal.process import free_port
 from typer.testing import CliRunner, Result
 
 

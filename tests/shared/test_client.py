@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from shoal import Client
 from shoal.client import retry_after_s
-from shoal.embedded import free_port
 from shoal.errors import JobNotFound, ShoalError, TooManyFailures, Unavailable
+from shoal.process import free_port
 
 JOB = {"id": "j1", "kind": "cluster", "state": "queued", "created_at": "2026-01-01T00:00:00Z", "request": {}}
 

@@ -9,9 +9,10 @@ from typing import Protocol
 
 import numpy as np
 from scipy.linalg.blas import dsyrk
+from shoal.host import available_cores
 
 from clusterer.data.rows import Float32Array, Float64Array, Rows
-from clusterer.native.arguments import i64, rows_at, usable_cores
+from clusterer.native.arguments import i64, rows_at
 from clusterer.native.library import KernelUnavailable, load_library, narrower_than_blas
 
 SOME = 256
@@ -108,7 +109,7 @@ def open_sums(shift: Float64Array) -> Sums:
         variant, library = load_library()
     except KernelUnavailable:
         return BlasSums(shift)
-    return BlasSums(shift) if narrower_than_blas(variant) else KernelSums(library, shift, usable_cores())
+    return BlasSums(shift) if narrower_than_blas(variant) else KernelSums(library, shift, available_cores())
 
 
 def accumulate_moments(

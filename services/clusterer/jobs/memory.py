@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.errors import MemoryLimitTooSmall
+from shoal.host import available_cores
 
 from clusterer.data.rows import block_rows, window_rows
 from clusterer.evaluation.emi import PAIRS_AT_ONCE
 from clusterer.evaluation.unsupervised import LABELLING_VALUES, MOST_SAMPLED, SMALLEST_SHARE, TABLE_CELLS
 from clusterer.jobs.plan import SEARCHED_ROWS
 from clusterer.kmeans.seeding import trials_of
-from clusterer.native.arguments import usable_cores
 
 MIB = 2**20
 FRACTION = 4
@@ -134,7 +134,7 @@ class Problem:
     def process_bytes(self) -> int:
         """What there is beside data."""
         added = FAISS_BYTES * self.faiss + PLOTTING_BYTES * self.sweep + BASELINE_BYTES * self.mini_batch
-        return PROCESS_BYTES + THREAD_BYTES * usable_cores() + added
+        return PROCESS_BYTES + THREAD_BYTES * available_cores() + added
 
     def stages(self) -> dict[str, int]:
         """What each stage holds at its largest, beside the process, the held rows and their sketches: bytes by name."""

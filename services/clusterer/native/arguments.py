@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,3 @@ def rows_at(x: NDArray[Any]) -> tuple[ctypes.c_void_p, int]:
 def i64(value: int) -> ctypes.c_int64:
     """A size."""
     return ctypes.c_int64(value)
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))

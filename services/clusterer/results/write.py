@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from shoal import __version__
+from shoal.host import library_versions
 from shoal.store import EmbeddingSet
 from shoal.store.clustering import ITERATIONS_SCHEMA, ROW_GROUP, ClusteringWriter
 
@@ -172,7 +172,7 @@ def run_record(outcome: Outcome, timings: dict[str, float]) -> dict[str, Any]:
         },
         "peak_rss_bytes": peak_bytes(),
         "version": __version__,
-        "libraries": _libraries(),
+        "libraries": library_versions(LIBRARIES),
     }
 
 
@@ -252,13 +252,3 @@ def clusters_table(outcome: Outcome) -> pa.Table:
 def _majority_map(outcome: Outcome, source: EmbeddingSet) -> IntArray:
     """The class that most rows of each cluster have in ``source``: what a cluster is called."""
     return learn_map(outcome.table(source.id), LabelRule.MAJORITY)
-
-
-def _libraries() -> dict[str, str]:
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from shoal.errors import ImageInvalid, ImageRemoved, ImageTooLarge, ImageUnreadable
-from shoal.jobs.lifeline import die_with_parent
+from shoal.process import die_with_parent
 
 from extractor.images.decode import decode_image, read_image_file
 from extractor.images.formats import formats_of

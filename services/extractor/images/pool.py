@@ -27,6 +27,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 from shoal.errors import ImageDecoderDied, JobError
+from shoal.host import available_cores
 
 from extractor.images.child import Decoded, DecoderConfig, Listed, Task, Undecodable, slots_of
 
@@ -304,11 +305,6 @@ class _Feed:
         while self.next_out in self.done:
             self.pool._out.put(self.done.pop(self.next_out))
             self.next_out += 1
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shared_memory(size: int) -> int:

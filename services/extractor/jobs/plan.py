@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import structlog
 from shoal.errors import EmbeddingsNotFound, StoreCorrupt
+from shoal.host import library_versions
 from shoal.paths import below
 from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
@@ -92,21 +92,10 @@ def make_plan(request: ExtractRequest, model: Model, listing: pa.Table, root: Pa
         dtype=request.dtype,
         shard_rows=request.shard_rows,
         thumbnails=request.thumbnails,
-        libraries=library_versions(),
+        libraries=library_versions(LIBRARIES),
     )
 
 
 def transform_record(transform: Transform) -> dict[str, Any]:
     """``transform`` as JSON has it: equal to what is read back."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(transform).items()}
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the installed libraries that the numbers may depend on."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from shoal.errors import NotFinite, by_code
+from shoal.host import available_cores
 from shoal.jobs.child import JobContext
 from shoal.settings import Settings
 
 from extractor.images.child import DecoderConfig, Undecodable
-from extractor.images.pool import DecodePool, available_cores
+from extractor.images.pool import DecodePool
 from extractor.images.transform import Transform
 from extractor.models import catalogue
 from extractor.models.model import Model

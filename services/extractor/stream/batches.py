@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from shoal.errors import JobError
+from shoal.host import available_cores
 from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
 from shoal.store import Plan
 
 from extractor.backends.base import Backend
 from extractor.images.child import Decoded, DecoderConfig, Listed, Undecodable
-from extractor.images.pool import DecodePool, Item, available_cores, prefetch_slots
+from extractor.images.pool import DecodePool, Item, prefetch_slots
 from extractor.models.spec import ModelSpec
 from extractor.sources.listing import links_root, source_folder
 

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from urllib.parse import urlsplit
 import structlog
 from shoal.errors import WeightsInvalid, WeightsMissing
 from shoal.fetch import Route
-from shoal.jobs.lifeline import end_with_parent
+from shoal.process import spawn
 from shoal.store.atomic import replace_file
 
 from extractor.models.download import Checksums, OnProgress, alone, download, fault_of, note_of, require_room
@@ -245,14 +244,8 @@ def _write_record(record: Path, published: PublishedModel, files: list[FetchedFi
 def _import(name: str, source: Path, models_root: Path, report: OnProgress) -> Path:
     """Import in a process of its own: TensorFlow must not be loaded beside PyTorch, and takes its memory with it."""
     command = [sys.executable, "-m", "extractor", "import-tf", name, str(source), "--json"]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "SHOAL_MODELS": str(models_root)},
-        preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()),
-    )
+    env = {**os.environ, "SHOAL_MODELS": str(models_root)}
+    process = spawn(command, new_session=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
     try:
         while True:
             try:

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import structlog
 from shoal.errors import Unavailable
-from shoal.jobs.lifeline import end_with_parent
+from shoal.process import free_port, spawn, stop
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +52,7 @@ class LocalServer:
         self._watcher: threading.Thread | None = None
         self._wanted = threading.Event()
         self._stopping = threading.Event()
-        self.port = _free_port()
+        self.port = free_port()
 
     def __enter__(self) -> LocalServer:
         os.environ["TF_SERVING_URL"] = f"127.0.0.1:{self.port}"
@@ -104,29 +101,12 @@ class LocalServer:
         while not self._stopping.wait(TICK_S):
             if (status := process.poll()) is not None:
                 return status
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process, STOP_S)
         return None
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "extractor", "serve-savedmodel", str(self._models), "--port", str(self.port)]
         # In a session of its own, so that Ctrl-C reaches the worker first, whose job it still serves.
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()),
-        )
+        process = spawn(command)
         log.info("TensorFlow server started", pid=process.pid, port=self.port)
         return process
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -9,14 +9,13 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shoal.jobs.lifeline import end_with_parent
+from shoal.process import spawn
 
 STOP_S = 20.0
 RESTART_S = 1.0
@@ -58,18 +57,15 @@ class Process:
 
     def start(self, env: Mapping[str, str]) -> None:
         """Start it; its output is appended to its log."""
-        parent = os.getpid()
         with self.log.open("ab") as log:
             self._log_start = log.tell()
-            self.popen = subprocess.Popen(
+            self.popen = spawn(
                 self.command,
-                env={**env, **self.env},
-                stdin=subprocess.DEVNULL,
+                death_signal=self.death_signal,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=tuple(self.kept_fds),
-                preexec_fn=lambda: end_with_parent(self.death_signal, parent),
+                env={**env, **self.env},
+                pass_fds=self.kept_fds,
             )
         self._started_at = time.monotonic()
         self._restart_at = None
@@ -138,11 +134,3 @@ class Process:
                 if isinstance(record, dict) and {"code", "detail"} <= set(record):
                     return {key: str(record[key]) for key in ("code", "detail")}
         return {}
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -16,11 +16,12 @@ from pathlib import Path
 import httpx
 
 from shoal.embedded import runfile
-from shoal.embedded.process import Process, free_port
+from shoal.embedded.process import Process
 from shoal.embedded.queue import wait_for_server
 from shoal.embedded.server import Server, StackError
 from shoal.host import require_linux
 from shoal.jobs.kinds import WORKERS, WorkerKind
+from shoal.process import free_port
 from shoal.settings import MIN_FREE_BYTES
 
 START_S = 120.0

@@ -11,9 +11,10 @@ from typing import Any
 import structlog
 
 from shoal.errors import ChildSilent, WorkerDied
-from shoal.jobs.process import ChildProcess, exit_text
+from shoal.jobs.process import ChildProcess
 from shoal.jobs.protocol import Advanced, Checkpointed, Event, Failed, Outcome, Progressed, Stopped, Succeeded
 from shoal.jobs.queue import Claim, JobQueue, Renewal
+from shoal.process import exit_text
 from shoal.schemas import Progress
 from shoal.settings import Settings
 

@@ -18,7 +18,6 @@ import structlog
 
 from shoal import logs
 from shoal.errors import OutOfMemory, ShoalError, StoreFull
-from shoal.jobs.lifeline import die_with_parent
 from shoal.jobs.meter import Meter
 from shoal.jobs.protocol import (
     EVENTS_FD,
@@ -34,6 +33,7 @@ from shoal.jobs.protocol import (
     Succeeded,
     encode,
 )
+from shoal.process import die_with_parent
 from shoal.schemas import Progress
 
 PROGRESS_INTERVAL_S = 0.2

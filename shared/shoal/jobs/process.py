@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import structlog
 
 from shoal.jobs.protocol import EVENTS_FD, PARENT_PID, ChildJob, Event, decode
+from shoal.process import kill_group
 
 STDERR_FD = 2
 _READ_BYTES = 1 << 16
@@ -91,9 +92,7 @@ class ChildProcess:
 
     def kill(self) -> None:
         """Kill it and every process of its group."""
-        # macOS answers EPERM when only zombies are left.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        kill_group(self.pid)
 
     def end(self) -> tuple[int, list[Event]]:
         """Kill what is left of it and collect it.
@@ -137,14 +136,3 @@ def _decode(line: bytes) -> Event | None:
     except ValueError as error:
         log.error("the child sent a line that is no event; ignored", error=str(error))
         return None
-
-
-def exit_text(status: int) -> str:
-    """How a process ended, as a clause: which signal killed it, or its exit status."""
-    if status >= 0:
-        return f"exited with status {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    return f"was killed by {name}"

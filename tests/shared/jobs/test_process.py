@@ -6,7 +6,7 @@ import os
 import sys
 
 import pytest
-from shoal.jobs.process import ChildProcess, exit_text
+from shoal.jobs.process import ChildProcess
 from shoal.jobs.protocol import ChildJob, Failed, Progressed, Succeeded
 
 RUN = "import sys, os; from shoal.jobs.child import run_child\n"
@@ -74,10 +74,3 @@ def test_child_whose_parent_has_gone_does_not_run(tmp_path):
     assert child._process.wait(60) == 1
     child.end()
     assert not ran.exists()
-
-
-@pytest.mark.parametrize(
-    ("status", "text"), [(0, "exited with status 0"), (3, "exited with status 3"), (-9, "was killed by SIGKILL")]
-)
-def test_end_of_a_process_in_words(status, text):
-    assert exit_text(status) == text

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from shoal.host import available_cores
 
 from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray
-from clusterer.native.arguments import at, i64, rows_at, usable_cores
+from clusterer.native.arguments import at, i64, rows_at
 from clusterer.native.library import load_library
 
 BLOCK = 16
@@ -345,7 +346,7 @@ def open_kernel(variant: str | None = None, *, threads: int | None = None) -> Ke
         There is none.
     """
     name, library = load_library(variant)
-    return Kernel(name, library, threads or usable_cores())
+    return Kernel(name, library, threads or available_cores())
 
 
 def _filled(values: NDArray[Any], fill: float, k: int) -> Float32Array:
