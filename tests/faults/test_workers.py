@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
+from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
+from shoal.schemas import Job
+
+from tests.conftest import JobFile, MakeJobFile, RunWorker, StartWorker, WaitUntil
 
 LEASE_S = 3.0
 
+Running = tuple[str, JobFile, Callable[..., None]]
+
 
 @pytest.fixture
-def running(queue, job_file, wait_until):
+def running(queue: JobQueue, job_file: MakeJobFile, wait_until: WaitUntil) -> Running:
     """Submit a job that waits for its gate; call it once a worker is there."""
     file = job_file()
     job, _ = queue.submit("work", file.request("wait"))
@@ -23,12 +30,14 @@ def running(queue, job_file, wait_until):
     return job.id, file, started
 
 
-def ended(queue, job_id, wait_until):
+def ended(queue: JobQueue, job_id: str, wait_until: WaitUntil) -> Job:
     wait_until(lambda: queue.get(job_id).state.terminal, what="end of the job")
     return queue.get(job_id)
 
 
-def test_killed_child_is_replaced(queue, run_worker, running, wait_until):
+def test_killed_child_is_replaced(
+    queue: JobQueue, run_worker: RunWorker, running: Running, wait_until: WaitUntil
+) -> None:
     job_id, file, started = running
     run_worker(lease_s=LEASE_S)
     started(1)
@@ -40,7 +49,14 @@ def test_killed_child_is_replaced(queue, run_worker, running, wait_until):
     assert len(file.lines("end")) == 1
 
 
-def test_job_of_a_killed_worker_is_finished_by_another(queue, start_worker, run_worker, running, wait_until, is_alive):
+def test_job_of_a_killed_worker_is_finished_by_another(
+    queue: JobQueue,
+    start_worker: StartWorker,
+    run_worker: RunWorker,
+    running: Running,
+    wait_until: WaitUntil,
+    is_alive: Callable[[int], bool],
+) -> None:
     job_id, file, started = running
     first = start_worker(lease_s=LEASE_S)
     started(1)
@@ -54,7 +70,13 @@ def test_job_of_a_killed_worker_is_finished_by_another(queue, start_worker, run_
     assert len(file.lines("end")) == 1
 
 
-def test_child_that_hears_nothing_dies_with_its_worker(queue, start_worker, job_file, wait_until, is_alive):
+def test_child_that_hears_nothing_dies_with_its_worker(
+    queue: JobQueue,
+    start_worker: StartWorker,
+    job_file: MakeJobFile,
+    wait_until: WaitUntil,
+    is_alive: Callable[[int], bool],
+) -> None:
     file = job_file()
     queue.submit("work", file.request("deaf"))
     worker = start_worker(lease_s=LEASE_S)
@@ -63,7 +85,14 @@ def test_child_that_hears_nothing_dies_with_its_worker(queue, start_worker, job_
     wait_until(lambda: not is_alive(file.pids()[0]), what="end of the child")
 
 
-def test_stopped_worker_is_fenced_when_it_continues(queue, start_worker, run_worker, running, wait_until, is_alive):
+def test_stopped_worker_is_fenced_when_it_continues(
+    queue: JobQueue,
+    start_worker: StartWorker,
+    run_worker: RunWorker,
+    running: Running,
+    wait_until: WaitUntil,
+    is_alive: Callable[[int], bool],
+) -> None:
     job_id, file, started = running
     zombie = start_worker(lease_s=LEASE_S)
     started(1)
@@ -80,7 +109,9 @@ def test_stopped_worker_is_fenced_when_it_continues(queue, start_worker, run_wor
     assert len(file.lines("start")) == 2
 
 
-def test_job_that_takes_its_workers_down_fails_in_the_end(queue, start_worker, run_worker, job_file, wait_until):
+def test_job_that_takes_its_workers_down_fails_in_the_end(
+    queue: JobQueue, start_worker: StartWorker, run_worker: RunWorker, job_file: MakeJobFile, wait_until: WaitUntil
+) -> None:
     file = job_file()
     job, _ = queue.submit("work", file.request("wait"), max_attempts=2)
     for starts in (1, 2):
@@ -94,8 +125,8 @@ def test_job_that_takes_its_workers_down_fails_in_the_end(queue, start_worker, r
 
 
 def test_worker_killed_while_its_job_is_cancelled_leaves_it_cancelled(
-    queue, start_worker, run_worker, running, wait_until
-):
+    queue: JobQueue, start_worker: StartWorker, run_worker: RunWorker, running: Running, wait_until: WaitUntil
+) -> None:
     job_id, _, started = running
     worker = start_worker(lease_s=LEASE_S)
     started(1)

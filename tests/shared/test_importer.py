@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -72,7 +73,7 @@ def _labels(found: EmbeddingSet) -> list[str | None] | None:
     return found.labels()
 
 
-def test_one_npy_becomes_a_finished_set(bring) -> None:
+def test_one_npy_becomes_a_finished_set(bring: Callable[..., EmbeddingSet]) -> None:
     found = bring(X, shard_rows=10)
     assert (found.complete, found.rows, found.failed, found.dtype) == (True, 23, 0, np.float32)
     np.testing.assert_array_equal(found.take(np.arange(23)), X)
@@ -90,13 +91,17 @@ def test_one_npy_becomes_a_finished_set(bring) -> None:
         (X[:1], "float32"),
     ],
 )
-def test_any_layout_of_floats_is_taken(bring, array, stored) -> None:
+def test_any_layout_of_floats_is_taken(
+    bring: Callable[..., EmbeddingSet], array: npt.NDArray[Any], stored: str
+) -> None:
     found = bring(array)
     assert found.dtype == np.dtype(stored)
     np.testing.assert_array_equal(found.take(np.arange(len(array))), array.astype(np.float32))
 
 
-def test_float64_is_rounded_and_that_is_said(bring, caplog: pytest.LogCaptureFixture) -> None:
+def test_float64_is_rounded_and_that_is_said(
+    bring: Callable[..., EmbeddingSet], caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         found = bring(X.astype(np.float64) + 1e-12)
     assert found.dtype == np.float32
@@ -104,7 +109,7 @@ def test_float64_is_rounded_and_that_is_said(bring, caplog: pytest.LogCaptureFix
     assert found.plan.transform["imported_dtype"] == "float64"
 
 
-def test_the_type_to_store_can_be_chosen(bring) -> None:
+def test_the_type_to_store_can_be_chosen(bring: Callable[..., EmbeddingSet]) -> None:
     assert bring(X, dtype="float16").dtype == np.float16
 
 
@@ -118,13 +123,17 @@ def test_the_same_content_has_the_same_id_wherever_it_lies(store: Store, tmp_pat
     assert import_embeddings(store, tmp_path / "b" / "x.npy", name="mine") != first
 
 
-def test_chunks_may_be_smaller_than_shards_and_files(bring, clip_folder: Path, monkeypatch) -> None:
+def test_chunks_may_be_smaller_than_shards_and_files(
+    bring: Callable[..., EmbeddingSet], clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(importer_vectors, "_CHUNK_BYTES", 24)
     found = bring(clip_folder, shard_rows=5)
     np.testing.assert_array_equal(found.take(np.arange(23)), X.astype(np.float16).astype(np.float32))
 
 
-def test_an_import_that_was_cut_off_goes_on(store: Store, bring, monkeypatch) -> None:
+def test_an_import_that_was_cut_off_goes_on(
+    store: Store, bring: Callable[..., EmbeddingSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
     writer = Store.shard_writer
 
     def cut_off(self: Store, embeddings_id: str, shard: int, **options: Any) -> Any:
@@ -141,7 +150,9 @@ def test_an_import_that_was_cut_off_goes_on(store: Store, bring, monkeypatch) ->
     assert len(store.embeddings_ids()) == 1
 
 
-def test_a_clip_retrieval_folder_is_read_in_the_order_of_its_numbers(bring, clip_folder: Path) -> None:
+def test_a_clip_retrieval_folder_is_read_in_the_order_of_its_numbers(
+    bring: Callable[..., EmbeddingSet], clip_folder: Path
+) -> None:
     found = bring(clip_folder)
     np.testing.assert_array_equal(found.take(np.arange(23)), X.astype(np.float16).astype(np.float32))
     table = found.metadata()
@@ -150,21 +161,23 @@ def test_a_clip_retrieval_folder_is_read_in_the_order_of_its_numbers(bring, clip
     assert found.labels() == [f"c{row % 3}" for row in range(23)]
 
 
-def test_a_folder_without_metadata_gets_names_from_its_files(bring, clip_folder: Path) -> None:
+def test_a_folder_without_metadata_gets_names_from_its_files(
+    bring: Callable[..., EmbeddingSet], clip_folder: Path
+) -> None:
     for path in (clip_folder / "metadata").iterdir():
         path.unlink()
     paths = bring(clip_folder).metadata(["image_path"]).column("image_path").to_pylist()
     assert (paths[0], paths[-1]) == ("img_emb_0.npy#0", "img_emb_11.npy#0")
 
 
-def test_our_own_folder_can_be_imported(bring, store: Store) -> None:
+def test_our_own_folder_can_be_imported(bring: Callable[..., EmbeddingSet], store: Store) -> None:
     first = bring(X, split="val", shard_rows=9)
     again = bring(first.layout.folder)
     np.testing.assert_array_equal(again.take(np.arange(23)), X)
     assert set(again.metadata(["split"]).column("split").to_pylist()) == {"val"}
 
 
-def test_rows_without_a_path_of_their_own_get_one(bring, tmp_path: Path) -> None:
+def test_rows_without_a_path_of_their_own_get_one(bring: Callable[..., EmbeddingSet], tmp_path: Path) -> None:
     folder = tmp_path / "laion"
     for sub in ("img_emb", "metadata"):
         (folder / sub).mkdir(parents=True)
@@ -174,7 +187,7 @@ def test_rows_without_a_path_of_their_own_get_one(bring, tmp_path: Path) -> None
     assert paths == ["u/1", "u/1#1", "img_emb_0.npy#2", "u/2"]
 
 
-def test_the_split_is_written_beside_every_row(bring) -> None:
+def test_the_split_is_written_beside_every_row(bring: Callable[..., EmbeddingSet]) -> None:
     assert set(bring(X, split="train").metadata(["split"]).column("split").to_pylist()) == {"train"}
 
 
@@ -189,19 +202,21 @@ NAMES = [f"c{row % 3}" for row in range(23)]
         (np.array([name.encode() for name in NAMES]), NAMES),
     ],
 )
-def test_labels_may_be_an_npy(bring, tmp_path: Path, labels, expected) -> None:
+def test_labels_may_be_an_npy(
+    bring: Callable[..., EmbeddingSet], tmp_path: Path, labels: npt.NDArray[Any], expected: list[str]
+) -> None:
     np.save(tmp_path / "y.npy", labels)
     assert _labels(bring(X, labels=tmp_path / "y.npy")) == expected
 
 
 @pytest.mark.parametrize("header", ["label", "class", "id,label", "label,note"])
-def test_labels_may_be_a_csv(bring, tmp_path: Path, header: str) -> None:
+def test_labels_may_be_a_csv(bring: Callable[..., EmbeddingSet], tmp_path: Path, header: str) -> None:
     rows = [",".join(name if c in {"label", "class"} else "x" for c in header.split(",")) for name in NAMES]
     (tmp_path / "y.csv").write_text("\n".join([header, *rows]) + "\n\n")
     assert _labels(bring(X, labels=tmp_path / "y.csv")) == NAMES
 
 
-def test_an_empty_field_is_no_label(bring, tmp_path: Path) -> None:
+def test_an_empty_field_is_no_label(bring: Callable[..., EmbeddingSet], tmp_path: Path) -> None:
     (tmp_path / "y.csv").write_text("n,label\n" + "".join(f"{i},{'' if i == 3 else 'a'}\n" for i in range(23)))
     assert _labels(bring(X, labels=tmp_path / "y.csv"))[3] is None
 
@@ -214,13 +229,17 @@ def test_an_empty_field_is_no_label(bring, tmp_path: Path) -> None:
         (list(range(23)), [str(i) for i in range(23)]),
     ],
 )
-def test_labels_may_be_a_parquet(bring, tmp_path: Path, column, expected) -> None:
+def test_labels_may_be_a_parquet(
+    bring: Callable[..., EmbeddingSet], tmp_path: Path, column: object, expected: list[str]
+) -> None:
     pq.write_table(pa.table({"label": column, "other": [0.5] * 23}), tmp_path / "y.parquet")
     assert _labels(bring(X, labels=tmp_path / "y.parquet")) == expected
 
 
 @pytest.mark.parametrize("path_column", ["image_path", "path"])
-def test_labels_with_paths_are_joined_by_path(bring, clip_folder: Path, tmp_path: Path, path_column: str) -> None:
+def test_labels_with_paths_are_joined_by_path(
+    bring: Callable[..., EmbeddingSet], clip_folder: Path, tmp_path: Path, path_column: str
+) -> None:
     order = [int(i) for i in RNG.permutation(23)]
     lines = [f"{row}.jpg,L{row}" for row in order]
     (tmp_path / "y.csv").write_text("\n".join([f"{path_column},label", *lines, "elsewhere.jpg,x"]))
@@ -230,7 +249,9 @@ def test_labels_with_paths_are_joined_by_path(bring, clip_folder: Path, tmp_path
 @pytest.mark.parametrize(
     ("name", "header"), [("y.csv", "filename,label"), ("y.csv", "Image;class"), ("y.tsv", "label\tfile_name")]
 )
-def test_any_column_of_paths_joins(bring, clip_folder: Path, tmp_path: Path, name: str, header: str) -> None:
+def test_any_column_of_paths_joins(
+    bring: Callable[..., EmbeddingSet], clip_folder: Path, tmp_path: Path, name: str, header: str
+) -> None:
     delimiter = header.strip("abcdefghijklmnopqrstuvwxyz_I")[0]
     cells = [(f"{row}.jpg", f"L{row}") for row in reversed(range(23))]
     lines = [delimiter.join(pair if header[0] != "l" else pair[::-1]) for pair in cells]
@@ -238,7 +259,7 @@ def test_any_column_of_paths_joins(bring, clip_folder: Path, tmp_path: Path, nam
     assert _labels(bring(clip_folder, labels=tmp_path / name)) == [f"L{row}" for row in range(23)]
 
 
-def test_a_named_column_of_paths_joins(bring, clip_folder: Path, tmp_path: Path) -> None:
+def test_a_named_column_of_paths_joins(bring: Callable[..., EmbeddingSet], clip_folder: Path, tmp_path: Path) -> None:
     lines = [f"{row}.jpg,x,L{row}" for row in reversed(range(23))]
     (tmp_path / "y.csv").write_text("\n".join(["who,label,what", *lines]))
     found = bring(clip_folder, labels=tmp_path / "y.csv", columns=Columns("who", "what"))
@@ -246,7 +267,7 @@ def test_a_named_column_of_paths_joins(bring, clip_folder: Path, tmp_path: Path)
 
 
 def test_labels_are_joined_by_order_only_where_there_is_no_path_or_it_is_asked_for(
-    bring, clip_folder: Path, tmp_path: Path
+    bring: Callable[..., EmbeddingSet], clip_folder: Path, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "y.npy", np.arange(23))
     with pytest.raises(ImportInvalid, match=r"no column of paths, but the images have paths, such as '0\.jpg'"):
@@ -258,7 +279,7 @@ def test_labels_are_joined_by_order_only_where_there_is_no_path_or_it_is_asked_f
     assert _labels(bring(X, labels=tmp_path / "y.csv", columns=Columns("", "label"))) == [f"L{i}" for i in range(23)]
 
 
-def test_labels_of_the_metadata_are_cleaned_too(bring, clip_folder: Path) -> None:
+def test_labels_of_the_metadata_are_cleaned_too(bring: Callable[..., EmbeddingSet], clip_folder: Path) -> None:
     for i, file in enumerate(sorted((clip_folder / "metadata").iterdir())):
         table = pq.read_table(file)
         column = pa.array([None if i == 0 else 1.0] * table.num_rows)
@@ -267,7 +288,9 @@ def test_labels_of_the_metadata_are_cleaned_too(bring, clip_folder: Path) -> Non
 
 
 @pytest.mark.timeout(30)
-def test_a_pipe_in_place_of_labels_or_metadata_does_not_block(bring, tmp_path: Path, clip_folder: Path) -> None:
+def test_a_pipe_in_place_of_labels_or_metadata_does_not_block(
+    bring: Callable[..., EmbeddingSet], tmp_path: Path, clip_folder: Path
+) -> None:
     os.mkfifo(tmp_path / "y.csv")
     with pytest.raises(ImportInvalid, match="it is a named pipe"):
         bring(X, labels=tmp_path / "y.csv")
@@ -277,7 +300,7 @@ def test_a_pipe_in_place_of_labels_or_metadata_does_not_block(bring, tmp_path: P
         bring(clip_folder)
 
 
-def test_a_path_without_a_label_is_named(bring, clip_folder: Path, tmp_path: Path) -> None:
+def test_a_path_without_a_label_is_named(bring: Callable[..., EmbeddingSet], clip_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "y.csv").write_text("path,label\n" + "".join(f"{row}.jpg,L\n" for row in range(15)))
     with pytest.raises(
         ImportInvalid, match=r"8 of 23 images, such as '15\.jpg', '16\.jpg', .* and others\..*rows such as '0\.jpg'"
@@ -285,7 +308,7 @@ def test_a_path_without_a_label_is_named(bring, clip_folder: Path, tmp_path: Pat
         bring(clip_folder, labels=tmp_path / "y.csv")
 
 
-def test_a_path_with_two_labels_is_named(bring, clip_folder: Path, tmp_path: Path) -> None:
+def test_a_path_with_two_labels_is_named(bring: Callable[..., EmbeddingSet], clip_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "y.csv").write_text("path,label\n1.jpg,a\n1.jpg,b\n")
     with pytest.raises(ImportInvalid, match=r"row for '1\.jpg': its label is 'a' in line 2 and 'b' in line 3"):
         bring(clip_folder, labels=tmp_path / "y.csv")
@@ -314,19 +337,23 @@ def _with_nan(row: int, value: float = np.nan) -> np.ndarray:
         (_with_nan(5).astype(np.float64) * 0 + 1e300, "row 0: holds a value too large for float32"),
     ],
 )
-def test_arrays_that_are_no_embeddings_are_refused(bring, store: Store, array, message: str) -> None:
+def test_arrays_that_are_no_embeddings_are_refused(
+    bring: Callable[..., EmbeddingSet], store: Store, array: npt.NDArray[Any], message: str
+) -> None:
     with pytest.raises(ImportInvalid, match=message):
         bring(np.nan_to_num(array) if "too large" in message else np.asarray(array))
     assert store.embeddings_ids() == []
 
 
-def test_too_large_for_float16_is_refused(bring) -> None:
+def test_too_large_for_float16_is_refused(bring: Callable[..., EmbeddingSet]) -> None:
     with pytest.raises(ImportInvalid, match="row 2: holds a value too large for float16"):
         bring(_with_nan(2, 1e6), dtype="float16")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"hello", None])
-def test_broken_files_are_refused_and_named(bring, tmp_path: Path, content: bytes | None) -> None:
+def test_broken_files_are_refused_and_named(
+    bring: Callable[..., EmbeddingSet], tmp_path: Path, content: bytes | None
+) -> None:
     np.save(tmp_path / "broken.npy", X)
     path = tmp_path / "broken.npy"
     path.write_bytes(path.read_bytes()[:-4] if content is None else content)
@@ -345,7 +372,7 @@ def test_broken_files_are_refused_and_named(bring, tmp_path: Path, content: byte
     ],
 )
 def test_a_header_that_says_other_than_the_file_holds_is_refused(
-    bring, store: Store, tmp_path: Path, rows: str, message: str
+    bring: Callable[..., EmbeddingSet], store: Store, tmp_path: Path, rows: str, message: str
 ) -> None:
     np.save(tmp_path / "odd.npy", X)
     content = (tmp_path / "odd.npy").read_bytes()
@@ -362,7 +389,9 @@ def test_a_header_that_says_other_than_the_file_holds_is_refused(
 
 
 @pytest.mark.timeout(30)
-def test_a_pipe_in_place_of_vectors_does_not_block(bring, tmp_path: Path, clip_folder: Path) -> None:
+def test_a_pipe_in_place_of_vectors_does_not_block(
+    bring: Callable[..., EmbeddingSet], tmp_path: Path, clip_folder: Path
+) -> None:
     os.mkfifo(tmp_path / "pipe.npy")
     (clip_folder / "img_emb" / "img_emb_3.npy").unlink()
     os.mkfifo(clip_folder / "img_emb" / "img_emb_3.npy")
@@ -371,14 +400,14 @@ def test_a_pipe_in_place_of_vectors_does_not_block(bring, tmp_path: Path, clip_f
             bring(path)
 
 
-def test_an_archive_of_arrays_is_refused(bring, tmp_path: Path) -> None:
+def test_an_archive_of_arrays_is_refused(bring: Callable[..., EmbeddingSet], tmp_path: Path) -> None:
     with (tmp_path / "x.npy").open("wb") as file:
         np.savez(file, X)
     with pytest.raises(ImportInvalid, match="is an archive of arrays"):
         bring(tmp_path / "x.npy")
 
 
-def test_a_pickle_is_not_loaded(bring, tmp_path: Path) -> None:
+def test_a_pickle_is_not_loaded(bring: Callable[..., EmbeddingSet], tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Any, ...]:
             return (os.mkdir, (str(tmp_path / "exploded"),))
@@ -391,7 +420,7 @@ def test_a_pickle_is_not_loaded(bring, tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
-def test_places_without_embeddings_are_refused(bring, tmp_path: Path) -> None:
+def test_places_without_embeddings_are_refused(bring: Callable[..., EmbeddingSet], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.txt").write_text("x")
     for path, message in (("empty", r"img_emb"), ("text.txt", "neither"), ("nowhere.npy", "does not exist")):
@@ -399,13 +428,13 @@ def test_places_without_embeddings_are_refused(bring, tmp_path: Path) -> None:
             bring(tmp_path / path)
 
 
-def test_files_of_different_length_are_named(bring, clip_folder: Path) -> None:
+def test_files_of_different_length_are_named(bring: Callable[..., EmbeddingSet], clip_folder: Path) -> None:
     np.save(clip_folder / "img_emb" / "img_emb_7.npy", np.zeros((2, 5), np.float32))
     with pytest.raises(ImportInvalid, match=r"img_emb_7\.npy has 5 columns"):
         bring(clip_folder)
 
 
-def test_metadata_that_do_not_fit_are_named(bring, clip_folder: Path) -> None:
+def test_metadata_that_do_not_fit_are_named(bring: Callable[..., EmbeddingSet], clip_folder: Path) -> None:
     path = clip_folder / "metadata" / "metadata_3.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
     with pytest.raises(ImportInvalid, match=r"metadata_3\.parquet has 1 rows, img_emb_3\.npy has 2"):
@@ -437,7 +466,9 @@ def test_metadata_that_do_not_fit_are_named(bring, clip_folder: Path) -> None:
         ("y.npy", np.zeros(22, int), "22 labels for 23"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(bring, tmp_path: Path, name: str, content: Any, message: str) -> None:
+def test_labels_that_do_not_fit_are_refused(
+    bring: Callable[..., EmbeddingSet], tmp_path: Path, name: str, content: Any, message: str
+) -> None:
     path = tmp_path / name
     if isinstance(content, np.ndarray):
         np.save(path, content)
@@ -447,12 +478,12 @@ def test_labels_that_do_not_fit_are_refused(bring, tmp_path: Path, name: str, co
         bring(X, labels=path)
 
 
-def test_labels_may_be_true_or_false(bring, tmp_path: Path) -> None:
+def test_labels_may_be_true_or_false(bring: Callable[..., EmbeddingSet], tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", np.arange(23) > 3)
     assert set(_labels(bring(X, labels=tmp_path / "y.npy")) or []) == {"True", "False"}
 
 
-def test_labels_that_are_no_names_are_refused(bring, tmp_path: Path) -> None:
+def test_labels_that_are_no_names_are_refused(bring: Callable[..., EmbeddingSet], tmp_path: Path) -> None:
     pq.write_table(pa.table({"label": np.linspace(0, 1, 23)}), tmp_path / "y.parquet")
     with pytest.raises(ImportInvalid, match="column `label`: holds double"):
         bring(X, labels=tmp_path / "y.parquet")
@@ -485,7 +516,9 @@ PATHS = ["d/a.jpg", "c/b.jpg", "b/c.jpg", "a/d.jpg"]
 
 
 @pytest.mark.parametrize("name", ["filename", "file", "image", "File Name"])
-def test_metadata_with_paths_under_any_usual_name_are_joined_by_path(bring, four, tmp_path: Path, name: str) -> None:
+def test_metadata_with_paths_under_any_usual_name_are_joined_by_path(
+    bring: Callable[..., EmbeddingSet], four: Callable[[Any], Path], tmp_path: Path, name: str
+) -> None:
     folder = four({name: PATHS})
     (tmp_path / "y.csv").write_text("path,label\n" + "".join(f"{path},{path[-5]}\n" for path in sorted(PATHS)))
     found = bring(folder, labels=tmp_path / "y.csv")
@@ -496,25 +529,29 @@ def test_metadata_with_paths_under_any_usual_name_are_joined_by_path(bring, four
         bring(folder, labels=tmp_path / "y.txt")
 
 
-def test_rows_of_one_image_have_its_label(bring, four, tmp_path: Path) -> None:
+def test_rows_of_one_image_have_its_label(
+    bring: Callable[..., EmbeddingSet], four: Callable[[Any], Path], tmp_path: Path
+) -> None:
     (tmp_path / "y.csv").write_text("path,label\ny.jpg,Y\n./x.jpg,X\n")
     assert _labels(bring(four({"image_path": ["x.jpg", "y.jpg", "x.jpg", "y.jpg"]}), labels=tmp_path / "y.csv")) == [
         *("X", "Y", "X", "Y")
     ]
 
 
-def test_a_name_made_for_a_row_is_no_other_rows(bring, four) -> None:
+def test_a_name_made_for_a_row_is_no_other_rows(
+    bring: Callable[..., EmbeddingSet], four: Callable[[Any], Path]
+) -> None:
     found = bring(four({"image_path": ["x.jpg", "x.jpg", "x.jpg#1", "x.jpg"]}))
     paths = found.metadata(["image_path"]).column("image_path").to_pylist()
     assert (paths[0], paths[2], len(set(paths))) == ("x.jpg", "x.jpg#1", 4)
 
 
-def test_a_column_that_comes_twice_is_named(bring, four) -> None:
+def test_a_column_that_comes_twice_is_named(bring: Callable[..., EmbeddingSet], four: Callable[[Any], Path]) -> None:
     with pytest.raises(ImportInvalid, match="2 columns `image_path`"):
         bring(four(pa.table([PATHS, PATHS], names=["image_path", "image_path"])))
 
 
-def test_metadata_of_another_number_are_never_paired(bring, clip_folder: Path) -> None:
+def test_metadata_of_another_number_are_never_paired(bring: Callable[..., EmbeddingSet], clip_folder: Path) -> None:
     (clip_folder / "img_emb" / "img_emb_5.npy").unlink()
     (clip_folder / "metadata" / "metadata_4.parquet").unlink()
     with pytest.raises(ImportInvalid, match=r"img_emb_4\.npy .*metadata_5\.parquet have different numbers"):

@@ -6,6 +6,7 @@ import errno
 import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from shoal.errors import TransientFailure, WeightsMissing
@@ -15,6 +16,7 @@ from shoal.jobs.protocol import (
     Checkpointed,
     ChildJob,
     Counted,
+    Event,
     Failed,
     Progressed,
     Stopped,
@@ -38,33 +40,33 @@ class Clock:
 
 
 @pytest.fixture
-def clock():
+def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def events():
+def events() -> list[Any]:
     return []
 
 
 @pytest.fixture
-def context(events, clock):
+def context(events: list[Any], clock: Clock) -> JobContext:
     return JobContext(JOB, events.append, clock=clock)
 
 
-def test_job_knows_itself(context):
+def test_job_knows_itself(context: JobContext) -> None:
     assert (context.id, context.kind, context.attempt, context.owner) == ("id", "work", 2, "owner.abc")
     assert (context.request, context.checkpoint) == ({"path": "größe"}, {"done": 3})
 
 
-def test_only_a_few_reports_a_second_are_passed_on(context, events, clock):
+def test_only_a_few_reports_a_second_are_passed_on(context: JobContext, events: list[Any], clock: Clock) -> None:
     for done in range(1, 1001):
         clock.now += 0.001
         context.progress("embed", done, 100_000)
     assert 5 <= len(events) <= 7
 
 
-def test_new_stage_and_completion_are_always_passed_on(context, events):
+def test_new_stage_and_completion_are_always_passed_on(context: JobContext, events: list[Any]) -> None:
     context.progress("read", 0, 10)
     context.progress("read", 5, 10)
     context.progress("read", 10, 10)
@@ -75,7 +77,7 @@ def test_new_stage_and_completion_are_always_passed_on(context, events):
     assert said == [("read", 0), ("read", 10), ("write", 0), ("write", 3)]
 
 
-def test_rate_and_time_left_follow_the_speed(context, events, clock):
+def test_rate_and_time_left_follow_the_speed(context: JobContext, events: list[Any], clock: Clock) -> None:
     context.progress("embed", 0, 1000)
     assert (events[-1].progress.rate, events[-1].progress.eta_s) == (None, None)
     for step in range(1, 6):
@@ -87,14 +89,16 @@ def test_rate_and_time_left_follow_the_speed(context, events, clock):
     assert last.unit == "images"
 
 
-def test_work_of_an_earlier_attempt_is_not_taken_for_speed(context, events, clock):
+def test_work_of_an_earlier_attempt_is_not_taken_for_speed(
+    context: JobContext, events: list[Any], clock: Clock
+) -> None:
     context.progress("embed", 900, 1000)
     clock.now += 1.0
     context.progress("embed", 910, 1000)
     assert events[-1].progress.rate == pytest.approx(10.0)
 
 
-def test_rate_adapts_to_a_slowdown():
+def test_rate_adapts_to_a_slowdown() -> None:
     meter = Meter(0, 0.0)
     for second in range(1, 101):
         meter.update(100 * second, float(second))
@@ -103,7 +107,7 @@ def test_rate_adapts_to_a_slowdown():
     assert 10 <= meter.rate <= 13
 
 
-def test_stopped_job_learns_it_at_its_next_report(context):
+def test_stopped_job_learns_it_at_its_next_report(context: JobContext) -> None:
     context.progress("embed", 1)
     context.stop()
     with pytest.raises(Cancelled):
@@ -112,25 +116,25 @@ def test_stopped_job_learns_it_at_its_next_report(context):
         context.raise_if_cancelled()
 
 
-def test_cancelled_is_not_swallowed_by_except_exception():
+def test_cancelled_is_not_swallowed_by_except_exception() -> None:
     assert not issubclass(Cancelled, Exception)
 
 
-def test_checkpoint_is_passed_on_and_known_at_once(context, events):
+def test_checkpoint_is_passed_on_and_known_at_once(context: JobContext, events: list[Any]) -> None:
     context.save_checkpoint({"shard": 4})
     assert events == [Checkpointed({"shard": 4})]
     assert context.checkpoint == {"shard": 4}
 
 
 @pytest.mark.parametrize("data", [{"x": "y" * 70_000}, {"x": math.nan}])
-def test_unfit_checkpoint_is_refused(context, events, data):
+def test_unfit_checkpoint_is_refused(context: JobContext, events: list[Any], data: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         context.save_checkpoint(data)
     assert events == []
 
 
-def test_pipelines_run_without_a_queue():
-    seen = []
+def test_pipelines_run_without_a_queue() -> None:
+    seen: list[Progress] = []
     context = JobContext.local({"a": 1}, kind="extract:torch", on_progress=seen.append)
     context.progress("embed", 0, 2)
     context.save_checkpoint({"x": 1})
@@ -151,11 +155,11 @@ def test_pipelines_run_without_a_queue():
         (KeyError("nothing"), "internal_error"),
     ],
 )
-def test_each_exception_has_its_code(error, code):
+def test_each_exception_has_its_code(error: BaseException, code: str) -> None:
     assert as_shoal_error(error).code == code
 
 
-def test_unexpected_exception_is_named_on_one_line():
+def test_unexpected_exception_is_named_on_one_line() -> None:
     error = as_shoal_error(RuntimeError("first\n  second"))
     assert "RuntimeError: first second" in error.detail
     assert error.members == {"exception": "RuntimeError"}
@@ -172,7 +176,7 @@ def test_unexpected_exception_is_named_on_one_line():
         Stopped(),
     ],
 )
-def test_events_arrive_as_they_were_sent(event):
+def test_events_arrive_as_they_were_sent(event: Event) -> None:
     line = encode(event)
     assert line.count(b"\n") == 1
     assert decode(line) == event
@@ -181,16 +185,16 @@ def test_events_arrive_as_they_were_sent(event):
 @pytest.mark.parametrize(
     "line", [b"", b"x", b"\xff", b"[]", b'{"event": "other"}', b'{"event": "failed", "problem": {}}']
 )
-def test_what_is_no_event_is_refused(line):
+def test_what_is_no_event_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError):
         decode(line)
 
 
-def test_job_arrives_as_it_was_sent():
+def test_job_arrives_as_it_was_sent() -> None:
     assert ChildJob.decode(JOB.encode()) == JOB
 
 
-def test_child_started_by_hand_says_who_can_start_it():
+def test_child_started_by_hand_says_who_can_start_it() -> None:
     program = "import sys; from shoal.jobs.child import run_child; sys.exit(run_child(lambda context: {}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import redis
+from shoal.jobs.queue import JobQueue
+
+from tests.shared.jobs.conftest import Bench
+
 PERMANENT = {b"shoal:sequence", b"shoal:reaper"}
 """The counter of jobs and the reaper's notes: two small keys, however many jobs there were."""
 PROBLEM = {"detail": "x"}
 
 
-def end_all_ways(queue) -> list[str]:
+def end_all_ways(queue: JobQueue) -> list[str]:
     """One job for each way to end, with everything that a job can have."""
     ids = []
     for number, end in enumerate(("succeed", "fail", "cancelled", "cancel_queued", "retried")):
@@ -27,7 +32,7 @@ def end_all_ways(queue) -> list[str]:
     return ids
 
 
-def test_ended_jobs_are_forgotten_with_everything_about_them(bench, redis_client):
+def test_ended_jobs_are_forgotten_with_everything_about_them(bench: Bench, redis_client: redis.Redis) -> None:
     end_all_ways(bench.queue)
     bench.forget_ended()
     assert set(redis_client.keys()) == PERMANENT
@@ -35,14 +40,14 @@ def test_ended_jobs_are_forgotten_with_everything_about_them(bench, redis_client
     assert bench.queue.list().jobs == []
 
 
-def test_ended_jobs_stay_until_their_retention_is_over(bench):
+def test_ended_jobs_stay_until_their_retention_is_over(bench: Bench) -> None:
     ids = end_all_ways(bench.queue)
     bench.jump(990)
     bench.queue.reap()
     assert [job.id for job in bench.queue.list().jobs] == ids[::-1]
 
 
-def test_live_jobs_are_never_forgotten(bench):
+def test_live_jobs_are_never_forgotten(bench: Bench) -> None:
     queued, _ = bench.queue.submit("work", {})
     running, _ = bench.queue.submit("other", {})
     claim = bench.queue.claim(["other"], "worker")
@@ -51,7 +56,7 @@ def test_live_jobs_are_never_forgotten(bench):
     assert [job.id for job in bench.queue.list().jobs] == [running.id, queued.id]
 
 
-def test_ended_jobs_expire_by_themselves_where_nobody_reaps(queue, redis_client):
+def test_ended_jobs_expire_by_themselves_where_nobody_reaps(queue: JobQueue, redis_client: redis.Redis) -> None:
     job_id = end_all_ways(queue)[0]
     month = 30 * 24 * 3600
     assert month <= redis_client.ttl(f"shoal:job:{job_id}") <= month + 3700
@@ -59,19 +64,19 @@ def test_ended_jobs_expire_by_themselves_where_nobody_reaps(queue, redis_client)
         assert month <= redis_client.ttl(key) <= month + 3700
 
 
-def test_list_passes_over_a_job_that_has_expired_by_itself(queue, redis_client):
+def test_list_passes_over_a_job_that_has_expired_by_itself(queue: JobQueue, redis_client: redis.Redis) -> None:
     ids = end_all_ways(queue)
     redis_client.delete(f"shoal:job:{ids[1]}")
     assert [job.id for job in queue.list().jobs] == [i for i in ids[::-1] if i != ids[1]]
 
 
-def test_ended_job_keeps_neither_lease_nor_checkpoint(queue, redis_client):
+def test_ended_job_keeps_neither_lease_nor_checkpoint(queue: JobQueue, redis_client: redis.Redis) -> None:
     ids = end_all_ways(queue)
     assert not redis_client.exists("shoal:leases", "shoal:ready:work")
     for job_id in ids:
         assert not {b"checkpoint", b"last_error"} & set(redis_client.hkeys(f"shoal:job:{job_id}"))
 
 
-def test_workers_that_vanished_leave_no_key(queue, redis_client):
+def test_workers_that_vanished_leave_no_key(queue: JobQueue, redis_client: redis.Redis) -> None:
     queue.beat("worker", ["work"])
     assert 0 < redis_client.ttl("shoal:workers") <= 300

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from shoal.jobs import worker as module
+from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.jobs.worker import Worker
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.web import create_app
+
+from tests.conftest import MakeJobFile, WaitUntil
 
 
 @pytest.fixture
@@ -34,7 +37,14 @@ def start(run_worker: Callable[..., Worker], tmp_path: Path) -> Callable[[], Wor
 
 
 @pytest.mark.parametrize("end", ["fail", "crash", "cancel", "finish"])
-def test_the_worker_that_ends_a_job_removes_its_work(queue, start, work, job_file, wait_until, end) -> None:
+def test_the_worker_that_ends_a_job_removes_its_work(
+    queue: JobQueue,
+    start: Callable[[], Worker],
+    work: Callable[[str], Path],
+    job_file: MakeJobFile,
+    wait_until: WaitUntil,
+    end: str,
+) -> None:
     file = job_file()
     do = {"fail": "fail", "crash": "crash"}.get(end, "wait")
     job, _ = queue.submit("work", file.request(do, error="known"))
@@ -50,7 +60,13 @@ def test_the_worker_that_ends_a_job_removes_its_work(queue, start, work, job_fil
     assert (theirs.exists(), unknown.exists()) == (True, True)
 
 
-def test_a_job_that_will_be_tried_again_keeps_its_work(queue, start, work, job_file, wait_until) -> None:
+def test_a_job_that_will_be_tried_again_keeps_its_work(
+    queue: JobQueue,
+    start: Callable[[], Worker],
+    work: Callable[[str], Path],
+    job_file: MakeJobFile,
+    wait_until: WaitUntil,
+) -> None:
     file = job_file()
     job, _ = queue.submit("work", file.request("wait"))
     mine = work(job.id)
@@ -61,7 +77,9 @@ def test_a_job_that_will_be_tried_again_keeps_its_work(queue, start, work, job_f
     assert mine.exists()
 
 
-def test_a_job_cancelled_while_it_waits_for_its_next_attempt_leaves_nothing(queue, work, tmp_path) -> None:
+def test_a_job_cancelled_while_it_waits_for_its_next_attempt_leaves_nothing(
+    queue: JobQueue, work: Callable[[str], Path], tmp_path: Path
+) -> None:
     job, _ = queue.submit("work", {})
     queue.hand_back(queue.claim(["work"], "worker"))
     mine, other = work(job.id), work("0123456789abcdef")
@@ -72,7 +90,11 @@ def test_a_job_cancelled_while_it_waits_for_its_next_attempt_leaves_nothing(queu
 
 
 def test_an_idle_worker_removes_what_jobs_left_that_no_worker_ended(
-    queue, start, work, wait_until, monkeypatch: pytest.MonkeyPatch
+    queue: JobQueue,
+    start: Callable[[], Worker],
+    work: Callable[[str], Path],
+    wait_until: WaitUntil,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "CLEAR_PERIOD_S", 0.1)
     start()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import pytest
 from shoal.errors import InvalidRequest
 from shoal.jobs.queue import JobQueue
+
+from tests.shared.jobs.conftest import Bench
 
 
 def submit(queue: JobQueue, count: int, kind: str = "work") -> list[str]:
@@ -23,23 +26,23 @@ def pages(queue: JobQueue, **filters: object) -> list[list[str]]:
         cursor = page.next_cursor
 
 
-def test_empty_queue_has_one_empty_page(queue):
+def test_empty_queue_has_one_empty_page(queue: JobQueue) -> None:
     page = queue.list()
     assert page.jobs == []
     assert page.next_cursor is None
 
 
-def test_newest_come_first_and_every_job_once(queue):
+def test_newest_come_first_and_every_job_once(queue: JobQueue) -> None:
     ids = submit(queue, 7)
     assert pages(queue, limit=3) == [ids[:3:-1], ids[3:0:-1], ids[:1]]
 
 
-def test_full_last_page_has_no_cursor(queue):
+def test_full_last_page_has_no_cursor(queue: JobQueue) -> None:
     ids = submit(queue, 4)
     assert pages(queue, limit=2) == [ids[:1:-1], ids[1::-1]]
 
 
-def test_jobs_submitted_meanwhile_shift_no_page(queue):
+def test_jobs_submitted_meanwhile_shift_no_page(queue: JobQueue) -> None:
     ids = submit(queue, 6)
     first = queue.list(limit=3)
     submit(queue, 5)
@@ -47,7 +50,7 @@ def test_jobs_submitted_meanwhile_shift_no_page(queue):
     assert [job.id for job in first.jobs + second.jobs] == ids[::-1]
 
 
-def test_jobs_forgotten_meanwhile_shift_no_page(bench):
+def test_jobs_forgotten_meanwhile_shift_no_page(bench: Bench) -> None:
     ids = submit(bench.queue, 6)
     first = bench.queue.list(limit=2)
     bench.queue.cancel(ids[4])
@@ -57,7 +60,7 @@ def test_jobs_forgotten_meanwhile_shift_no_page(bench):
     assert [job.id for job in second.jobs] == [ids[2], ids[1]]
 
 
-def test_jobs_that_change_state_meanwhile_stay_in_place(queue):
+def test_jobs_that_change_state_meanwhile_stay_in_place(queue: JobQueue) -> None:
     ids = submit(queue, 6)
     first = queue.list(limit=3)
     for job_id in ids:
@@ -66,7 +69,7 @@ def test_jobs_that_change_state_meanwhile_stay_in_place(queue):
     assert [job.id for job in second.jobs] == ids[2::-1]
 
 
-def test_state_and_kind_filter_together(queue):
+def test_state_and_kind_filter_together(queue: JobQueue) -> None:
     work, other = submit(queue, 3), submit(queue, 3, "other")
     queue.cancel(work[0])
     queue.cancel(other[0])
@@ -80,7 +83,7 @@ def test_state_and_kind_filter_together(queue):
     "cursor",
     ["", "!", "abc", "ä", base64.b64encode(b"seq:-1").decode(), base64.b64encode(b"seq:" + b"9" * 30).decode()],
 )
-def test_cursor_of_nobody_is_refused(queue, cursor):
+def test_cursor_of_nobody_is_refused(queue: JobQueue, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="cursor"):
         queue.list(cursor=cursor)
 
@@ -88,6 +91,6 @@ def test_cursor_of_nobody_is_refused(queue, cursor):
 @pytest.mark.parametrize(
     ("filters", "field"), [({"state": "gone"}, "state"), ({"limit": 0}, "limit"), ({"limit": 501}, "limit")]
 )
-def test_unusable_filter_is_refused(queue, filters, field):
+def test_unusable_filter_is_refused(queue: JobQueue, filters: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidRequest, match=field):
         queue.list(**filters)

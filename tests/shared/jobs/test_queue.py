@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -10,6 +12,8 @@ from shoal.errors import IdempotencyConflict, InvalidRequest, JobFinished, JobNo
 from shoal.jobs.queue import Claim, JobQueue
 from shoal.jobs.states import JobState
 from shoal.schemas import Progress
+
+from tests.shared.jobs.conftest import Bench
 
 PROBLEM = {"type": "urn:shoal:error:job_failed", "title": "job failed", "status": 500, "detail": "x", "code": "x"}
 
@@ -20,7 +24,7 @@ def claim(queue: JobQueue, kind: str = "work") -> Claim:
     return taken
 
 
-def test_submitted_job_waits_as_it_was_sent(queue):
+def test_submitted_job_waits_as_it_was_sent(queue: JobQueue) -> None:
     job, created = queue.submit("extract:torch", {"model": "größe", "k": [1, 2.5, None]})
     assert created
     assert queue.get(job.id) == job
@@ -32,18 +36,18 @@ def test_submitted_job_waits_as_it_was_sent(queue):
 
 
 @pytest.mark.parametrize("kind", ["", "Work", "a b", "*", "x" * 65])
-def test_kind_must_be_a_plain_name(queue, kind):
+def test_kind_must_be_a_plain_name(queue: JobQueue, kind: str) -> None:
     with pytest.raises(ValueError, match="kind"):
         queue.submit(kind, {})
 
 
-def test_unknown_job_is_not_found(queue):
+def test_unknown_job_is_not_found(queue: JobQueue) -> None:
     for ask in (queue.get, queue.cancel, queue.version):
         with pytest.raises(JobNotFound, match="no-such-job"):
             ask("no-such-job")
 
 
-def test_claim_takes_the_oldest_of_the_first_kind_that_has_one(queue):
+def test_claim_takes_the_oldest_of_the_first_kind_that_has_one(queue: JobQueue) -> None:
     first, _ = queue.submit("a", {})
     second, _ = queue.submit("b", {})
     third, _ = queue.submit("a", {})
@@ -52,7 +56,7 @@ def test_claim_takes_the_oldest_of_the_first_kind_that_has_one(queue):
     assert [c and c.job.id for c in taken] == [second.id, first.id, third.id, None]
 
 
-def test_claimed_job_runs(queue):
+def test_claimed_job_runs(queue: JobQueue) -> None:
     job, _ = queue.submit("work", {"x": 1}, max_attempts=5)
     taken = claim(queue)
     assert (taken.attempt, taken.max_attempts, taken.checkpoint) == (1, 5, None)
@@ -65,7 +69,7 @@ def test_claimed_job_runs(queue):
     assert running.finished_at is None
 
 
-def test_success_ends_with_the_result(queue):
+def test_success_ends_with_the_result(queue: JobQueue) -> None:
     job, _ = queue.submit("work", {})
     assert queue.succeed(claim(queue), {"rows": 3, "path": "\udcff"})
     ended = queue.get(job.id)
@@ -74,14 +78,14 @@ def test_success_ends_with_the_result(queue):
     assert ended.finished_at >= ended.started_at
 
 
-def test_final_failure_ends_with_the_problem(queue):
+def test_final_failure_ends_with_the_problem(queue: JobQueue) -> None:
     job, _ = queue.submit("work", {})
     assert queue.fail(claim(queue), PROBLEM, retry=False)
     ended = queue.get(job.id)
     assert (ended.state, ended.error, ended.attempt) == (JobState.FAILED, PROBLEM, 1)
 
 
-def test_passing_failure_is_tried_again_after_growing_pauses(bench):
+def test_passing_failure_is_tried_again_after_growing_pauses(bench: Bench) -> None:
     job, _ = bench.queue.submit("work", {})
     for attempt, pause in ((1, 4.0), (2, 8.0)):
         taken = claim(bench.queue)
@@ -97,7 +101,7 @@ def test_passing_failure_is_tried_again_after_growing_pauses(bench):
     assert bench.queue.get(job.id).error == PROBLEM
 
 
-def test_job_handed_back_is_next_and_has_not_used_an_attempt(queue):
+def test_job_handed_back_is_next_and_has_not_used_an_attempt(queue: JobQueue) -> None:
     job, _ = queue.submit("work", {})
     queue.submit("work", {})
     for _ in range(5):
@@ -107,7 +111,7 @@ def test_job_handed_back_is_next_and_has_not_used_an_attempt(queue):
         assert queue.get(job.id).state is JobState.QUEUED
 
 
-def test_jobs_taken_back_wait_for_no_lease_and_their_old_workers_are_fenced(queue):
+def test_jobs_taken_back_wait_for_no_lease_and_their_old_workers_are_fenced(queue: JobQueue) -> None:
     job, _ = queue.submit("work", {})
     cancelled, _ = queue.submit("work", {})
     for _ in range(5):
@@ -124,7 +128,7 @@ def test_jobs_taken_back_wait_for_no_lease_and_their_old_workers_are_fenced(queu
     assert queue.take_back() == []
 
 
-def test_renewal_carries_progress(queue):
+def test_renewal_carries_progress(queue: JobQueue) -> None:
     job, _ = queue.submit("work", {})
     taken = claim(queue)
     progress = Progress(stage="embed", done=3, total=10, unit="images", rate=1.5, eta_s=4.7)
@@ -133,7 +137,7 @@ def test_renewal_carries_progress(queue):
     assert queue.get(job.id).progress == progress
 
 
-def test_version_grows_with_every_change_and_only_then(queue):
+def test_version_grows_with_every_change_and_only_then(queue: JobQueue) -> None:
     job, _ = queue.submit("work", {})
     progress = Progress(stage="embed", done=3)
     versions = [queue.version(job.id)]
@@ -148,7 +152,7 @@ def test_version_grows_with_every_change_and_only_then(queue):
     assert versions == sorted(set(versions))
 
 
-def test_version_stands_still_when_nothing_changes(queue):
+def test_version_stands_still_when_nothing_changes(queue: JobQueue) -> None:
     job, _ = queue.submit("work", {})
     taken = claim(queue)
     queue.renew(taken, Progress(stage="embed", done=3))
@@ -159,7 +163,7 @@ def test_version_stands_still_when_nothing_changes(queue):
     assert queue.version(job.id) == before
 
 
-def test_next_attempt_gets_the_checkpoint(bench):
+def test_next_attempt_gets_the_checkpoint(bench: Bench) -> None:
     bench.queue.submit("work", {})
     first = claim(bench.queue)
     assert bench.queue.save_checkpoint(first, {"shard": 4})
@@ -167,14 +171,14 @@ def test_next_attempt_gets_the_checkpoint(bench):
     assert claim(bench.queue).checkpoint == {"shard": 4}
 
 
-def test_cancelling_a_queued_job_ends_it(queue):
+def test_cancelling_a_queued_job_ends_it(queue: JobQueue) -> None:
     job, _ = queue.submit("work", {})
     assert queue.cancel(job.id).state is JobState.CANCELLED
     assert queue.claim(["work"], "worker") is None
     assert queue.depths() == {"work": 0}
 
 
-def test_cancelling_a_running_job_asks_its_worker(queue):
+def test_cancelling_a_running_job_asks_its_worker(queue: JobQueue) -> None:
     job, _ = queue.submit("work", {})
     taken = claim(queue)
     for _ in range(2):
@@ -186,7 +190,7 @@ def test_cancelling_a_running_job_asks_its_worker(queue):
 
 
 @pytest.mark.parametrize("end", ["succeed", "fail", "cancelled"])
-def test_cancelling_an_ended_job_is_refused(queue, end):
+def test_cancelling_an_ended_job_is_refused(queue: JobQueue, end: str) -> None:
     job, _ = queue.submit("work", {})
     taken = claim(queue)
     {
@@ -199,7 +203,7 @@ def test_cancelling_an_ended_job_is_refused(queue, end):
 
 
 @pytest.mark.parametrize("way", ["hand_back", "fail", "reap"])
-def test_job_asked_to_cancel_is_never_queued_again(bench, way):
+def test_job_asked_to_cancel_is_never_queued_again(bench: Bench, way: str) -> None:
     job, _ = bench.queue.submit("work", {})
     taken = claim(bench.queue)
     bench.queue.cancel(job.id)
@@ -212,7 +216,7 @@ def test_job_asked_to_cancel_is_never_queued_again(bench, way):
     assert bench.queue.get(job.id).state is JobState.CANCELLED
 
 
-def test_lost_lease_gives_the_job_to_the_next_worker(bench):
+def test_lost_lease_gives_the_job_to_the_next_worker(bench: Bench) -> None:
     job, _ = bench.queue.submit("work", {})
     claim(bench.queue)
     assert bench.pass_time(9) == []
@@ -221,7 +225,7 @@ def test_lost_lease_gives_the_job_to_the_next_worker(bench):
     assert claim(bench.queue).attempt == 2
 
 
-def test_renewed_lease_is_not_lost(bench):
+def test_renewed_lease_is_not_lost(bench: Bench) -> None:
     bench.queue.submit("work", {})
     taken = claim(bench.queue)
     for _ in range(5):
@@ -229,7 +233,7 @@ def test_renewed_lease_is_not_lost(bench):
         assert bench.queue.renew(taken).held
 
 
-def test_worker_of_a_lost_job_is_told_so_and_changes_nothing(bench):
+def test_worker_of_a_lost_job_is_told_so_and_changes_nothing(bench: Bench) -> None:
     job, _ = bench.queue.submit("work", {})
     stale = claim(bench.queue)
     bench.pass_time(11)
@@ -245,7 +249,7 @@ def test_worker_of_a_lost_job_is_told_so_and_changes_nothing(bench):
     assert bench.queue.succeed(fresh, {})
 
 
-def test_attempt_number_alone_does_not_hold_a_job(queue):
+def test_attempt_number_alone_does_not_hold_a_job(queue: JobQueue) -> None:
     queue.submit("work", {})
     first = claim(queue)
     queue.hand_back(first)
@@ -255,7 +259,7 @@ def test_attempt_number_alone_does_not_hold_a_job(queue):
     assert queue.succeed(second, {})
 
 
-def test_expired_lease_is_renewed_while_nobody_has_taken_the_job(bench):
+def test_expired_lease_is_renewed_while_nobody_has_taken_the_job(bench: Bench) -> None:
     bench.queue.submit("work", {})
     taken = claim(bench.queue)
     bench.jump(60)
@@ -263,7 +267,7 @@ def test_expired_lease_is_renewed_while_nobody_has_taken_the_job(bench):
     assert bench.pass_time(9) == []
 
 
-def test_outage_without_reaping_costs_no_live_job(bench):
+def test_outage_without_reaping_costs_no_live_job(bench: Bench) -> None:
     bench.queue.submit("work", {})
     taken = claim(bench.queue)
     bench.queue.reap()
@@ -272,7 +276,7 @@ def test_outage_without_reaping_costs_no_live_job(bench):
     assert bench.queue.renew(taken).held
 
 
-def test_dead_worker_is_noticed_one_lease_after_an_outage(bench):
+def test_dead_worker_is_noticed_one_lease_after_an_outage(bench: Bench) -> None:
     job, _ = bench.queue.submit("work", {})
     claim(bench.queue)
     bench.jump(60)
@@ -280,7 +284,7 @@ def test_dead_worker_is_noticed_one_lease_after_an_outage(bench):
     assert bench.pass_time(11) == [job.id]
 
 
-def test_restarted_server_grants_one_more_lease(bench, redis_client):
+def test_restarted_server_grants_one_more_lease(bench: Bench, redis_client: redis.Redis) -> None:
     bench.queue.submit("work", {})
     taken = claim(bench.queue)
     bench.pass_time(9)
@@ -290,7 +294,7 @@ def test_restarted_server_grants_one_more_lease(bench, redis_client):
     assert bench.queue.renew(taken).held
 
 
-def test_job_that_kills_its_workers_fails_after_exactly_three(bench):
+def test_job_that_kills_its_workers_fails_after_exactly_three(bench: Bench) -> None:
     job, _ = bench.queue.submit("work", {})
     for attempt in (1, 2, 3):
         assert claim(bench.queue).attempt == attempt
@@ -301,7 +305,7 @@ def test_job_that_kills_its_workers_fails_after_exactly_three(bench):
     assert ended.error["code"] == "worker_died"
 
 
-def test_end_reported_twice_holds_when_the_first_answer_was_lost(queue):
+def test_end_reported_twice_holds_when_the_first_answer_was_lost(queue: JobQueue) -> None:
     job, _ = queue.submit("work", {})
     taken = claim(queue)
     assert queue.succeed(taken, {"x": 1})
@@ -310,7 +314,7 @@ def test_end_reported_twice_holds_when_the_first_answer_was_lost(queue):
     assert queue.version(job.id) == before
 
 
-def test_same_key_and_body_give_the_same_job(queue):
+def test_same_key_and_body_give_the_same_job(queue: JobQueue) -> None:
     job, created = queue.submit("work", {"a": 1, "b": 2}, idempotency_key="k")
     again, created_again = queue.submit("work", {"b": 2, "a": 1}, idempotency_key="k")
     assert (created, created_again) == (True, False)
@@ -320,13 +324,13 @@ def test_same_key_and_body_give_the_same_job(queue):
 
 
 @pytest.mark.parametrize(("kind", "request_"), [("work", {"a": 2}), ("other", {"a": 1})])
-def test_same_key_with_another_body_is_refused(queue, kind, request_):
+def test_same_key_with_another_body_is_refused(queue: JobQueue, kind: str, request_: dict[str, Any]) -> None:
     job, _ = queue.submit("work", {"a": 1}, idempotency_key="k")
     with pytest.raises(IdempotencyConflict, match=job.id):
         queue.submit(kind, request_, idempotency_key="k")
 
 
-def test_key_holds_for_an_ended_job_and_is_free_when_that_is_forgotten(bench):
+def test_key_holds_for_an_ended_job_and_is_free_when_that_is_forgotten(bench: Bench) -> None:
     job, _ = bench.queue.submit("work", {}, idempotency_key="k")
     bench.queue.succeed(claim(bench.queue), {"x": 1})
     again, created = bench.queue.submit("work", {}, idempotency_key="k")
@@ -338,18 +342,18 @@ def test_key_holds_for_an_ended_job_and_is_free_when_that_is_forgotten(bench):
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])
-def test_unusable_key_is_refused(queue, key):
+def test_unusable_key_is_refused(queue: JobQueue, key: str) -> None:
     with pytest.raises(InvalidRequest, match="Idempotency-Key"):
         queue.submit("work", {}, idempotency_key=key)
 
 
-def test_request_with_nan_is_refused_before_it_is_queued(queue):
+def test_request_with_nan_is_refused_before_it_is_queued(queue: JobQueue) -> None:
     with pytest.raises(ValueError, match="JSON"):
         queue.submit("work", {"x": float("nan")})
     assert queue.list().jobs == []
 
 
-def test_depths_and_counts(queue):
+def test_depths_and_counts(queue: JobQueue) -> None:
     for kind in ("a", "a", "b"):
         queue.submit(kind, {})
     queue.succeed(claim(queue, "b"), {})
@@ -358,7 +362,7 @@ def test_depths_and_counts(queue):
     assert queue.counts() == {"queued": 1, "running": 1, "succeeded": 1, "failed": 0, "cancelled": 0}
 
 
-def test_live_workers_are_known_by_kind(bench):
+def test_live_workers_are_known_by_kind(bench: Bench) -> None:
     assert bench.queue.workers() == {}
     bench.queue.beat("one", ["a", "b"])
     bench.jump(6)
@@ -372,14 +376,14 @@ def test_live_workers_are_known_by_kind(bench):
     assert bench.queue.workers() == {}
 
 
-def test_unreachable_server_is_reported_as_such(tmp_path):
+def test_unreachable_server_is_reported_as_such(tmp_path: Path) -> None:
     queue = JobQueue.from_url(f"unix://{tmp_path}/nobody.sock")
     for ask in (queue.ping, queue.list, queue.counts, lambda: queue.submit("work", {})):
         with pytest.raises(QueueUnavailable, match="REDIS_URL"):
             ask()
 
 
-def test_full_server_is_reported_as_unavailable(queue, redis_client: redis.Redis):
+def test_full_server_is_reported_as_unavailable(queue: JobQueue, redis_client: redis.Redis) -> None:
     redis_client.config_set("maxmemory", 1)
     try:
         with pytest.raises(QueueUnavailable, match="maxmemory"):
@@ -388,7 +392,7 @@ def test_full_server_is_reported_as_unavailable(queue, redis_client: redis.Redis
         redis_client.config_set("maxmemory", 0)
 
 
-def test_queue_works_with_a_client_that_decodes(redis_server, redis_client):
+def test_queue_works_with_a_client_that_decodes(redis_server: str, redis_client: redis.Redis) -> None:
     client = redis.Redis.from_url(redis_server, decode_responses=True)
     queue = JobQueue(client)
     job, _ = queue.submit("work", {})
@@ -396,14 +400,14 @@ def test_queue_works_with_a_client_that_decodes(redis_server, redis_client):
     client.close()
 
 
-def test_queues_with_other_prefixes_do_not_meet(redis_client):
+def test_queues_with_other_prefixes_do_not_meet(redis_client: redis.Redis) -> None:
     one, two = JobQueue(redis_client, prefix="one"), JobQueue(redis_client, prefix="two")
     one.submit("work", {})
     assert two.claim(["work"], "worker") is None
     assert two.list().jobs == []
 
 
-def test_a_job_is_among_the_unfinished_in_whichever_state_it_is(queue):
+def test_a_job_is_among_the_unfinished_in_whichever_state_it_is(queue: JobQueue) -> None:
     waiting, _ = queue.submit("a", {})
     taken = claim(queue, "a")
     other, _ = queue.submit("b", {})

@@ -6,8 +6,17 @@ from dataclasses import dataclass, field
 
 import hypothesis.strategies as st
 import pytest
+import redis
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 from shoal.errors import JobFinished
 from shoal.jobs.queue import Claim, JobQueue
 from shoal.jobs.states import TRANSITIONS, JobState
@@ -51,7 +60,7 @@ class QueueMachine(RuleBasedStateMachine):
     jobs = Bundle("jobs")
     claims = Bundle("claims")
 
-    def __init__(self, client) -> None:
+    def __init__(self, client: redis.Redis) -> None:
         super().__init__()
         client.flushall()
         self.client = client
@@ -78,14 +87,14 @@ class QueueMachine(RuleBasedStateMachine):
         return job if running and (job.owner, job.attempt) == (claim.owner, claim.attempt) else None
 
     @rule(target=jobs, kind=st.sampled_from(KINDS), max_attempts=st.integers(1, 3))
-    def submit(self, kind, max_attempts):
+    def submit(self, kind: str, max_attempts: int) -> str:
         job, _ = self.queue.submit(kind, {}, max_attempts=max_attempts)
         created = self.moment()
         self.model[job.id] = ModelJob(job.id, kind, max_attempts, created, created)
         return job.id
 
     @rule(target=claims, kinds=st.sampled_from([("a",), ("b",), ("a", "b"), ("b", "a")]))
-    def claim(self, kinds):
+    def claim(self, kinds: tuple[str, ...]) -> Claim | MultipleResults[Claim]:
         waiting = [
             job
             for job in self.model.values()
@@ -107,7 +116,7 @@ class QueueMachine(RuleBasedStateMachine):
         return claim
 
     @rule(claim=claims)
-    def renew(self, claim):
+    def renew(self, claim: Claim) -> None:
         renewal = self.queue.renew(claim)
         job = self.held(claim)
         assert renewal.held == (job is not None)
@@ -116,18 +125,18 @@ class QueueMachine(RuleBasedStateMachine):
             job.lease_ends_s = self.now_s + LEASE_S
 
     @rule(claim=claims)
-    def succeed(self, claim):
+    def succeed(self, claim: Claim) -> None:
         self.end(claim, JobState.SUCCEEDED, self.queue.succeed(claim, {}))
 
     @rule(claim=claims)
-    def give_up(self, claim):
+    def give_up(self, claim: Claim) -> None:
         self.end(claim, JobState.FAILED, self.queue.fail(claim, {"code": "x"}, retry=False))
 
     @rule(claim=claims)
-    def obey_cancel(self, claim):
+    def obey_cancel(self, claim: Claim) -> None:
         self.end(claim, JobState.CANCELLED, self.queue.cancelled(claim))
 
-    def end(self, claim, state, answer):
+    def end(self, claim: Claim, state: JobState, answer: bool) -> None:
         job = self.held(claim)
         if job is not None:
             assert answer
@@ -138,7 +147,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert answer == same
 
     @rule(claim=claims)
-    def fail_for_now(self, claim):
+    def fail_for_now(self, claim: Claim) -> None:
         job = self.held(claim)
         if job is None:
             return
@@ -149,7 +158,7 @@ class QueueMachine(RuleBasedStateMachine):
             job.requeue(self.moment(BACKOFF_S * 2 ** (job.attempt - 1)))
 
     @rule(claim=claims)
-    def hand_back(self, claim):
+    def hand_back(self, claim: Claim) -> None:
         job = self.held(claim)
         assert self.queue.hand_back(claim) == (job is not None)
         if job is not None:
@@ -157,7 +166,7 @@ class QueueMachine(RuleBasedStateMachine):
             job.requeue(job.created)
 
     @rule(job_id=jobs)
-    def cancel(self, job_id):
+    def cancel(self, job_id: str) -> None:
         job = self.model[job_id]
         if job.state.terminal:
             with pytest.raises(JobFinished):
@@ -170,11 +179,11 @@ class QueueMachine(RuleBasedStateMachine):
             job.cancel = True
 
     @rule()
-    def pass_time(self):
+    def pass_time(self) -> None:
         self.advance(STEP_S)
 
     @rule()
-    def reap(self):
+    def reap(self) -> None:
         reaped = self.queue.reap()
         outage = self.reaped_s is None or self.now_s - self.reaped_s > LEASE_S / 2
         self.reaped_s = self.now_s
@@ -194,7 +203,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert sorted(reaped) == sorted(lost)
 
     @invariant()
-    def every_job_stands_where_the_model_says(self):
+    def every_job_stands_where_the_model_says(self) -> None:
         page = self.queue.list(limit=500)
         assert [job.id for job in page.jobs] == list(self.model)[::-1]
         for job in page.jobs:
@@ -204,7 +213,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert (job.finished_at is not None) == job.state.terminal
 
     @invariant()
-    def indexes_agree(self):
+    def indexes_agree(self) -> None:
         states = [job.state for job in self.model.values()]
         assert self.queue.counts() == {state.value: states.count(state) for state in JobState}
         for kind, depth in self.queue.depths().items():
@@ -213,13 +222,13 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.client.zcard("shoal:leases") == states.count(JobState.RUNNING)
 
     @invariant()
-    def only_transitions_of_the_table_happen(self):
+    def only_transitions_of_the_table_happen(self) -> None:
         for job in self.model.values():
             for before, after in zip(job.seen, job.seen[1:], strict=False):
                 assert after in TRANSITIONS[before]
 
 
-def test_queue_behaves_as_its_model(redis_client):
+def test_queue_behaves_as_its_model(redis_client: redis.Redis) -> None:
     run_state_machine_as_test(
         lambda: QueueMachine(redis_client),
         settings=settings(

@@ -9,27 +9,33 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.jobs.worker import Worker
+from shoal.schemas import Job
 from shoal.settings import Settings
 
-from tests.conftest import PROGRAMS, WORKER_OPTIONS
+from tests.conftest import PROGRAMS, WORKER_OPTIONS, MakeJobFile, RunWorker, StartWorker, WaitUntil
 
 
 @pytest.fixture
-def ended(queue, wait_until):
+def ended(queue: JobQueue, wait_until: Callable[..., None]) -> Callable[[str], Job]:
     """Wait for the end of a job and return it."""
 
-    def wait(job_id):
+    def wait(job_id: str) -> Job:
         wait_until(lambda: queue.get(job_id).state.terminal, what=f"end of job {job_id}")
         return queue.get(job_id)
 
     return wait
 
 
-def test_jobs_are_run_each_once_by_several_workers(queue, run_worker, job_file, ended):
+def test_jobs_are_run_each_once_by_several_workers(
+    queue: JobQueue, run_worker: RunWorker, job_file: MakeJobFile, ended: Callable[[str], Job]
+) -> None:
     for _ in range(3):
         run_worker()
     files = [job_file(f"job{n}") for n in range(12)]
@@ -40,7 +46,9 @@ def test_jobs_are_run_each_once_by_several_workers(queue, run_worker, job_file, 
     assert [len(file.lines("start")) for file in files] == [1] * len(ids)
 
 
-def test_progress_and_final_progress_reach_the_queue(queue, run_worker, job_file, wait_until, ended):
+def test_progress_and_final_progress_reach_the_queue(
+    queue: JobQueue, run_worker: RunWorker, job_file: MakeJobFile, wait_until: WaitUntil, ended: Callable[[str], Job]
+) -> None:
     run_worker()
     file = job_file()
     job, _ = queue.submit("work", file.request("wait"))
@@ -50,7 +58,9 @@ def test_progress_and_final_progress_reach_the_queue(queue, run_worker, job_file
     assert ended(job.id).state is JobState.SUCCEEDED
 
 
-def test_failure_that_may_pass_is_tried_three_times(queue, run_worker, job_file, ended):
+def test_failure_that_may_pass_is_tried_three_times(
+    queue: JobQueue, run_worker: RunWorker, job_file: MakeJobFile, ended: Callable[[str], Job]
+) -> None:
     run_worker()
     file = job_file()
     job = ended(queue.submit("work", file.request("fail", error="transient"))[0].id)
@@ -58,7 +68,9 @@ def test_failure_that_may_pass_is_tried_three_times(queue, run_worker, job_file,
     assert len(file.lines("start")) == 3
 
 
-def test_failure_that_cannot_pass_is_tried_once(queue, run_worker, job_file, ended):
+def test_failure_that_cannot_pass_is_tried_once(
+    queue: JobQueue, run_worker: RunWorker, job_file: MakeJobFile, ended: Callable[[str], Job]
+) -> None:
     run_worker()
     file = job_file()
     job = ended(queue.submit("work", file.request("fail", error="known"))[0].id)
@@ -67,7 +79,9 @@ def test_failure_that_cannot_pass_is_tried_once(queue, run_worker, job_file, end
     assert len(file.lines("start")) == 1
 
 
-def test_job_that_kills_its_process_fails_after_exactly_three_attempts(queue, run_worker, job_file, ended):
+def test_job_that_kills_its_process_fails_after_exactly_three_attempts(
+    queue: JobQueue, run_worker: RunWorker, job_file: MakeJobFile, ended: Callable[[str], Job]
+) -> None:
     run_worker()
     file = job_file()
     job = ended(queue.submit("work", file.request("crash"))[0].id)
@@ -77,13 +91,17 @@ def test_job_that_kills_its_process_fails_after_exactly_three_attempts(queue, ru
     assert len(file.lines("start")) == 3
 
 
-def test_child_that_leaves_without_a_result_is_named(queue, run_worker, job_file, ended):
+def test_child_that_leaves_without_a_result_is_named(
+    queue: JobQueue, run_worker: RunWorker, job_file: MakeJobFile, ended: Callable[[str], Job]
+) -> None:
     run_worker()
     job = ended(queue.submit("work", job_file().request("leave"), max_attempts=1)[0].id)
     assert (job.error["code"], job.error["exit_status"]) == ("worker_died", 3)
 
 
-def test_next_attempt_starts_from_the_checkpoint(queue, run_worker, job_file, ended):
+def test_next_attempt_starts_from_the_checkpoint(
+    queue: JobQueue, run_worker: RunWorker, job_file: MakeJobFile, ended: Callable[[str], Job]
+) -> None:
     run_worker()
     file = job_file()
     job = ended(queue.submit("work", file.request("resume"))[0].id)
@@ -91,7 +109,13 @@ def test_next_attempt_starts_from_the_checkpoint(queue, run_worker, job_file, en
     assert file.lines("resumed") == [["resumed", "at", "7"]]
 
 
-def test_silent_child_is_killed_and_the_attempt_counts(queue, run_worker, job_file, ended, is_alive):
+def test_silent_child_is_killed_and_the_attempt_counts(
+    queue: JobQueue,
+    run_worker: RunWorker,
+    job_file: MakeJobFile,
+    ended: Callable[[str], Job],
+    is_alive: Callable[[int], bool],
+) -> None:
     run_worker(child_silence_s=1.0)
     file = job_file()
     job = ended(queue.submit("work", file.request("silent"), max_attempts=2)[0].id)
@@ -99,7 +123,14 @@ def test_silent_child_is_killed_and_the_attempt_counts(queue, run_worker, job_fi
     assert not any(is_alive(pid) for pid in file.pids())
 
 
-def test_cancelled_job_stops_at_its_next_safe_point(queue, run_worker, job_file, wait_until, ended, is_alive):
+def test_cancelled_job_stops_at_its_next_safe_point(
+    queue: JobQueue,
+    run_worker: RunWorker,
+    job_file: MakeJobFile,
+    wait_until: WaitUntil,
+    ended: Callable[[str], Job],
+    is_alive: Callable[[int], bool],
+) -> None:
     run_worker(kill_grace_s=50.0)
     file = job_file()
     job, _ = queue.submit("work", file.request("wait"))
@@ -110,8 +141,13 @@ def test_cancelled_job_stops_at_its_next_safe_point(queue, run_worker, job_file,
 
 
 def test_cancelled_job_that_ignores_sigterm_is_killed_within_ten_seconds(
-    queue, run_worker, job_file, wait_until, ended, is_alive
-):
+    queue: JobQueue,
+    run_worker: RunWorker,
+    job_file: MakeJobFile,
+    wait_until: WaitUntil,
+    ended: Callable[[str], Job],
+    is_alive: Callable[[int], bool],
+) -> None:
     run_worker(lease_s=30.0, beat_s=5.0, kill_grace_s=2.0)
     file = job_file()
     job, _ = queue.submit("work", file.request("deaf"))
@@ -124,7 +160,15 @@ def test_cancelled_job_that_ignores_sigterm_is_killed_within_ten_seconds(
 
 
 @pytest.mark.parametrize("end", ["finish", "cancel"])
-def test_helper_processes_never_survive_their_job(queue, run_worker, job_file, wait_until, ended, is_alive, end):
+def test_helper_processes_never_survive_their_job(
+    queue: JobQueue,
+    run_worker: RunWorker,
+    job_file: MakeJobFile,
+    wait_until: WaitUntil,
+    ended: Callable[[str], Job],
+    is_alive: Callable[[int], bool],
+    end: str,
+) -> None:
     run_worker()
     file = job_file()
     job, _ = queue.submit("work", file.request("spawn"))
@@ -140,8 +184,14 @@ def test_helper_processes_never_survive_their_job(queue, run_worker, job_file, w
 
 
 def test_drained_worker_hands_its_job_back_uncounted_and_exits(
-    queue, start_worker, run_worker, job_file, wait_until, ended, is_alive
-):
+    queue: JobQueue,
+    start_worker: StartWorker,
+    run_worker: RunWorker,
+    job_file: MakeJobFile,
+    wait_until: WaitUntil,
+    ended: Callable[[str], Job],
+    is_alive: Callable[[int], bool],
+) -> None:
     worker = start_worker()
     file = job_file()
     job, _ = queue.submit("work", file.request("wait"))
@@ -157,7 +207,9 @@ def test_drained_worker_hands_its_job_back_uncounted_and_exits(
     assert (ended(job.id).state, ended(job.id).attempt) == (JobState.SUCCEEDED, 1)
 
 
-def test_draining_worker_keeps_the_lease_until_it_hands_back(queue, start_worker, run_worker, job_file, wait_until):
+def test_draining_worker_keeps_the_lease_until_it_hands_back(
+    queue: JobQueue, start_worker: StartWorker, run_worker: RunWorker, job_file: MakeJobFile, wait_until: WaitUntil
+) -> None:
     worker = start_worker(lease_s=1.0, drain_s=3.0)
     file = job_file()
     job, _ = queue.submit("work", file.request("deaf"))
@@ -174,7 +226,13 @@ def test_draining_worker_keeps_the_lease_until_it_hands_back(queue, start_worker
     assert worker.wait() == 0
 
 
-def test_second_signal_kills_the_child_at_once(queue, start_worker, job_file, wait_until, is_alive):
+def test_second_signal_kills_the_child_at_once(
+    queue: JobQueue,
+    start_worker: StartWorker,
+    job_file: MakeJobFile,
+    wait_until: WaitUntil,
+    is_alive: Callable[[int], bool],
+) -> None:
     worker = start_worker(drain_s=500.0)
     file = job_file()
     job, _ = queue.submit("work", file.request("deaf"))
@@ -200,8 +258,8 @@ time.sleep(600)
 
 
 def test_death_signals_of_several_threads_of_a_killed_parent_are_one(
-    queue, redis_server, job_file, wait_until, tmp_path
-):
+    queue: JobQueue, redis_server: str, job_file: MakeJobFile, wait_until: WaitUntil, tmp_path: Path
+) -> None:
     options = {"url": redis_server, "name": "worker", **WORKER_OPTIONS, "drain_s": 500.0}
     words = [str(tmp_path / "log"), str(PROGRAMS / "worker.py"), json.dumps(options)]
     parent = subprocess.Popen([sys.executable, "-c", PARENT, *words], stdout=subprocess.PIPE, text=True)
@@ -217,7 +275,9 @@ def test_death_signals_of_several_threads_of_a_killed_parent_are_one(
     assert file.lines("drained")
 
 
-def test_idle_worker_is_known_and_stops_at_once(queue, start_worker, wait_until):
+def test_idle_worker_is_known_and_stops_at_once(
+    queue: JobQueue, start_worker: StartWorker, wait_until: WaitUntil
+) -> None:
     worker = start_worker()
     wait_until(lambda: set(queue.workers()) == {"work"})
     worker.send(signal.SIGINT)
@@ -225,7 +285,7 @@ def test_idle_worker_is_known_and_stops_at_once(queue, start_worker, wait_until)
     assert queue.workers() == {}
 
 
-def test_command_that_cannot_be_started_fails_the_job(queue, ended):
+def test_command_that_cannot_be_started_fails_the_job(queue: JobQueue, ended: Callable[[str], Job]) -> None:
     job, _ = queue.submit("work", {}, max_attempts=1)
     worker = Worker(queue, ["work"], ["/no/such/program"], settings=Settings())
     thread = threading.Thread(target=worker.run)
@@ -237,7 +297,7 @@ def test_command_that_cannot_be_started_fails_the_job(queue, ended):
         thread.join()
 
 
-def test_worker_imports_no_numerical_library():
+def test_worker_imports_no_numerical_library() -> None:
     check = (
         "import sys, shoal.jobs.worker\n"
         "heavy = {'numpy', 'torch', 'tensorflow', 'faiss', 'sklearn', 'scipy', 'pandas', 'pyarrow', 'PIL'}\n"

@@ -21,6 +21,8 @@ from shoal.labels import Columns, check_labels, clean_label, read_labels
 from shoal.labels.layouts import MOST_ROWS
 from shoal.userfiles import HEAD_BYTES, UserFile
 
+from tests.shared.labels.conftest import MakeFile
+
 PAIRS = [("a/1.png", "dog"), ("b/2.png", None), ("c, d/3.png", "1")]
 
 
@@ -55,7 +57,7 @@ WRITTEN: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_the_same_labels_are_read_from_any_file(make_file, name: str) -> None:
+def test_the_same_labels_are_read_from_any_file(make_file: MakeFile, name: str) -> None:
     file = make_file(name, WRITTEN[name])
     check_labels(file, Columns())
     assert read(file) == PAIRS
@@ -85,11 +87,11 @@ NUMBERS = ["3", None, "5", "5"]
         ("y.npy", np.array([b"3", b"", b"5", b"5"])),
     ],
 )
-def test_labels_without_paths_keep_their_order(make_file, name: str, content: Any) -> None:
+def test_labels_without_paths_keep_their_order(make_file: MakeFile, name: str, content: Any) -> None:
     assert read(make_file(name, content)) == [(None, label) for label in NUMBERS]
 
 
-def test_true_and_false_are_the_same_everywhere(make_file) -> None:
+def test_true_and_false_are_the_same_everywhere(make_file: MakeFile) -> None:
     for name, content in (
         ("y.npy", np.array([True, False])),
         ("y.parquet", {"label": [True, False]}),
@@ -99,23 +101,23 @@ def test_true_and_false_are_the_same_everywhere(make_file) -> None:
         assert read(make_file(name, content)) == [(None, "True"), (None, "False")]
 
 
-def test_labels_a_line_may_have_commas_in_them(make_file) -> None:
+def test_labels_a_line_may_have_commas_in_them(make_file: MakeFile) -> None:
     labels = ["tench, Tinca tinca", "goldfish, Carassius auratus", "great white shark"]
     assert read(make_file("y.txt", "\n".join(labels))) == [(None, label) for label in labels]
 
 
 @pytest.mark.parametrize("name", ["val.txt", "val.csv"])
-def test_a_path_and_a_label_may_have_blanks_between_them(make_file, name: str) -> None:
+def test_a_path_and_a_label_may_have_blanks_between_them(make_file: MakeFile, name: str) -> None:
     file = make_file(name, "ILSVRC2012_val_00000001.JPEG 65\nmy dogs/2.JPEG\t970\n".replace("\t", " "))
     assert read(file) == [("ILSVRC2012_val_00000001.JPEG", "65"), ("my dogs/2.JPEG", "970")]
 
 
-def test_a_label_after_a_path_may_be_of_more_words(make_file) -> None:
+def test_a_label_after_a_path_may_be_of_more_words(make_file: MakeFile) -> None:
     file = make_file("val.txt", "my dogs/2.png golden retriever\na,b/1.JPEG cat\n")
     assert read(file) == [("my dogs/2.png", "golden retriever"), ("a,b/1.JPEG", "cat")]
 
 
-def test_quotes_may_follow_blanks(make_file) -> None:
+def test_quotes_may_follow_blanks(make_file: MakeFile) -> None:
     file = make_file("y.csv", '"path", "label"\n"a,b.png", "tench, Tinca tinca"\n"c.png",  "cat"\n')
     assert read(file) == [("a,b.png", "tench, Tinca tinca"), ("c.png", "cat")]
 
@@ -130,7 +132,7 @@ def test_quotes_may_follow_blanks(make_file) -> None:
         pa.array(["1.0", " 2 ", ""], pa.string_view()),
     ],
 )
-def test_parquets_types_give_the_same_labels(make_file, labels: pa.Array) -> None:
+def test_parquets_types_give_the_same_labels(make_file: MakeFile, labels: pa.Array) -> None:
     paths = pa.array([b"1.png", b"2.png", b"3.png"])
     for column in (paths, paths.cast(pa.string()), paths.cast(pa.string()).dictionary_encode()):
         file = make_file("y.parquet", {"photo": column, "label": labels})
@@ -140,7 +142,7 @@ def test_parquets_types_give_the_same_labels(make_file, labels: pa.Array) -> Non
 @pytest.mark.parametrize(
     "labels", [pa.array([b"\xff"]), pa.array(["1.5"]).cast(pa.float64()).cast(pa.decimal128(5, 2))]
 )
-def test_what_is_no_label_in_parquet_is_named(make_file, labels: pa.Array) -> None:
+def test_what_is_no_label_in_parquet_is_named(make_file: MakeFile, labels: pa.Array) -> None:
     with pytest.raises(LabelsInvalid, match=r"row 0 is (bytes that are no text|the fraction 1\.50)"):
         read(make_file("y.parquet", {"path": ["1.png"], "label": labels}))
 
@@ -168,14 +170,14 @@ class TestColumns:
         ],
     )
     def test_they_are_found_or_named(
-        self, make_file, header: str, columns: tuple[str | None, ...], expected: tuple[int | None, int]
+        self, make_file: MakeFile, header: str, columns: tuple[str | None, ...], expected: tuple[int | None, int]
     ) -> None:
         cells = [f"x{at}" for at in range(len(header.split(",")))]
         path, label = expected
         found = read(make_file("y.csv", f"{header}\n{','.join(cells)}\n"), *columns)
         assert found == [(None if path is None else cells[path], cells[label])]
 
-    def test_a_column_with_nothing_but_images_holds_the_paths(self, make_file) -> None:
+    def test_a_column_with_nothing_but_images_holds_the_paths(self, make_file: MakeFile) -> None:
         for name, content in (
             ("y.csv", "id,photo,label\n7,1.png,a\n8,x/2.JPG,b\n"),
             ("y.jsonl", '{"photo": "1.png", "c": "a"}\n{"photo": "x/2.JPG", "c": "b"}\n'),
@@ -200,7 +202,7 @@ class TestColumns:
         ],
     )
     def test_what_is_missing_or_ambiguous_lists_the_columns(
-        self, make_file, content: str, columns: tuple[str, ...], message: str
+        self, make_file: MakeFile, content: str, columns: tuple[str, ...], message: str
     ) -> None:
         for act in (check_labels, read_labels):
             with pytest.raises(LabelsInvalid, match=message):
@@ -234,13 +236,13 @@ class TestColumns:
         ("y.xlsx", b"PK\3\4\0\0", "no label file"),
     ],
 )
-def test_what_is_wrong_is_named(make_file, name: str, content: Any, message: str) -> None:
+def test_what_is_wrong_is_named(make_file: MakeFile, name: str, content: Any, message: str) -> None:
     with pytest.raises(LabelsInvalid, match=message) as refused:
         read_labels(make_file(name, content))
     assert name in refused.value.detail
 
 
-def test_an_npy_has_no_columns(make_file) -> None:
+def test_an_npy_has_no_columns(make_file: MakeFile) -> None:
     with pytest.raises(LabelsInvalid, match="no columns"):
         read_labels(make_file("y.npy", np.arange(3)), Columns("a", "b"))
 
@@ -272,7 +274,7 @@ def test_a_file_without_ends_of_lines_does_not_fill_the_memory(tmp_path: Path, n
             read_labels(file)
 
 
-def test_the_check_reads_no_more_than_the_head(make_file) -> None:
+def test_the_check_reads_no_more_than_the_head(make_file: MakeFile) -> None:
     file = make_file("y.csv", "path,label\n" + "1.png,a\n" * HEAD_BYTES + "broken\n")
     check_labels(file, Columns())
     with pytest.raises(LabelsInvalid, match=rf"line {HEAD_BYTES + 2}: 1 fields"):

@@ -13,6 +13,8 @@ from shoal.errors import EmbeddingsNotFound, StoreCorrupt
 from shoal.store import EmbeddingSet, Store, integrity
 from shoal.store.commits import record_file
 
+from tests.shared.store.conftest import Toy
+
 READS: dict[str, Callable[[EmbeddingSet], object]] = {
     "batches": lambda found: [batch for _, batch in found.iter_batches(7)],
     "take": lambda found: found.take(np.array([23, 0, 11])),
@@ -24,7 +26,7 @@ READS: dict[str, Callable[[EmbeddingSet], object]] = {
 
 
 @pytest.fixture
-def toy(make_toy):
+def toy(make_toy: Callable[..., Toy]) -> Toy:
     toy = make_toy(count=26, shard_rows=10, fails=[4, 14])
     toy.write_all()
     return toy
@@ -59,7 +61,7 @@ def zero(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("damage", ["swapped", "flipped", "zeroed", "missing", "another's"])
-def test_a_damaged_file_is_refused_by_every_reader_of_it(toy, kind: str, reads: list[str], damage: str) -> None:
+def test_a_damaged_file_is_refused_by_every_reader_of_it(toy: Toy, kind: str, reads: list[str], damage: str) -> None:
     extension = "npy" if kind == "img_emb" else "parquet"
     one, other = (toy.folder / kind / f"{kind}_{shard:05}.{extension}" for shard in (0, 1))
     if damage == "swapped":
@@ -76,14 +78,14 @@ def test_a_damaged_file_is_refused_by_every_reader_of_it(toy, kind: str, reads: 
         assert caught.value.members["file"].startswith(f"embeddings/{toy.id}/{kind}/")
 
 
-def test_sizes_are_compared_when_a_set_is_opened(toy) -> None:
+def test_sizes_are_compared_when_a_set_is_opened(toy: Toy) -> None:
     path = toy.folder / "img_emb" / "img_emb_00001.npy"
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(StoreCorrupt, match=r"img_emb_00001\.npy has 264 bytes, but 272 were committed"):
         toy.store.embeddings(toy.id)
 
 
-def test_a_set_without_its_pictures_can_be_opened_and_read(toy) -> None:
+def test_a_set_without_its_pictures_can_be_opened_and_read(toy: Toy) -> None:
     (toy.folder / "thumbs" / "thumbs_00000.parquet").unlink()
     flip(toy.folder / "thumbs" / "thumbs_00001.parquet")
     found = toy.store.embeddings(toy.id)
@@ -107,7 +109,7 @@ def test_a_set_without_its_pictures_can_be_opened_and_read(toy) -> None:
         ("commits/00001.json", lambda text: ""),
     ],
 )
-def test_damaged_documents_are_refused_at_the_opening(toy, name: str, change: Callable[[str], str]) -> None:
+def test_damaged_documents_are_refused_at_the_opening(toy: Toy, name: str, change: Callable[[str], str]) -> None:
     path = toy.folder / name
     path.write_text(change(path.read_text()))
     with pytest.raises(StoreCorrupt, match=rf"embeddings/{toy.id}/{name} "):
@@ -115,14 +117,14 @@ def test_damaged_documents_are_refused_at_the_opening(toy, name: str, change: Ca
 
 
 @pytest.mark.parametrize("name", ["plan.json", "listing.parquet", "commits/00001.json", "commits"])
-def test_lost_documents_are_refused_at_the_opening(toy, name: str) -> None:
+def test_lost_documents_are_refused_at_the_opening(toy: Toy, name: str) -> None:
     path = toy.folder / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(StoreCorrupt, match=rf"embeddings/{toy.id}/"):
         toy.store.embeddings(toy.id)
 
 
-def test_a_changed_listing_is_refused(toy) -> None:
+def test_a_changed_listing_is_refused(toy: Toy) -> None:
     flip(toy.folder / "listing.parquet", 200)
     found = toy.store.embeddings(toy.id)
     for read in (found.listing, found.summary):
@@ -130,7 +132,7 @@ def test_a_changed_listing_is_refused(toy) -> None:
             read()
 
 
-def test_a_set_that_is_deleted_while_it_is_read_is_not_found(toy) -> None:
+def test_a_set_that_is_deleted_while_it_is_read_is_not_found(toy: Toy) -> None:
     found = toy.store.embeddings(toy.id)
     toy.store.delete_embeddings(toy.id)
     for read in (*READS.values(), EmbeddingSet.summary):
@@ -138,7 +140,7 @@ def test_a_set_that_is_deleted_while_it_is_read_is_not_found(toy) -> None:
             read(found)
 
 
-def test_a_file_is_hashed_once_as_long_as_it_stays_the_same(toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_hashed_once_as_long_as_it_stays_the_same(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
     original = integrity.hash_file
     monkeypatch.setattr(integrity, "hash_file", lambda path, **kw: hashed.append(path.name) or original(path, **kw))
@@ -154,7 +156,7 @@ def test_a_file_is_hashed_once_as_long_as_it_stays_the_same(toy, monkeypatch: py
     assert len(hashed) == 2
 
 
-def test_what_changed_just_now_is_not_taken_for_right_from_memory(toy) -> None:
+def test_what_changed_just_now_is_not_taken_for_right_from_memory(toy: Toy) -> None:
     path = toy.folder / "img_emb" / "img_emb_00001.npy"
     found, status = toy.store.embeddings(toy.id), path.stat()
     found.shard(1)
@@ -164,6 +166,6 @@ def test_what_changed_just_now_is_not_taken_for_right_from_memory(toy) -> None:
         toy.store.embeddings(toy.id).shard(1)
 
 
-def test_a_renamed_set_stays_readable(toy) -> None:
+def test_a_renamed_set_stays_readable(toy: Toy) -> None:
     toy.folder.rename(toy.folder.with_name("other-1"))
     assert Store(toy.store.root).embeddings("other-1").take(np.array([0])).shape == (1, 4)

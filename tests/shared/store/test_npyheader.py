@@ -54,7 +54,7 @@ def test_whatever_numpy_writes_is_read(
     assert found.dtype == array.dtype
 
 
-def test_headers_of_python_2_and_arrays_without_values_are_read(mapped) -> None:
+def test_headers_of_python_2_and_arrays_without_values_are_read(mapped: Any) -> None:
     python2 = "{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 1L), }"
     assert mapped(npy(python2, np.float32([1, 2]).tobytes())).tolist() == [[1], [2]]
     assert mapped(npy(header((0, 7)))).shape == (0, 7)
@@ -95,7 +95,7 @@ def test_headers_of_python_2_and_arrays_without_values_are_read(mapped) -> None:
         (npy(header(())), r"\(\) float32, which takes 4 bytes, but 0"),
     ],
 )
-def test_what_is_wrong_is_said(mapped, content: bytes, message: str) -> None:
+def test_what_is_wrong_is_said(mapped: Any, content: bytes, message: str) -> None:
     with pytest.raises(NpyInvalid, match=message):
         mapped(content)
 

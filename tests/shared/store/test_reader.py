@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from shoal.errors import StoreCorrupt, StoreError
 from shoal.importer import import_embeddings
 from shoal.store import Store
 
+from tests.shared.store.conftest import Toy
 
-def test_a_shard_is_the_file_itself_not_a_copy(make_toy) -> None:
+
+def test_a_shard_is_the_file_itself_not_a_copy(make_toy: Callable[..., Toy]) -> None:
     found = make_toy().write_all()
     shard = found.shard(0)
     assert isinstance(shard, np.memmap)
@@ -27,7 +30,7 @@ def test_a_shard_is_the_file_itself_not_a_copy(make_toy) -> None:
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_batches_and_gathers_equal_the_whole(make_toy, data: st.DataObject) -> None:
+def test_batches_and_gathers_equal_the_whole(make_toy: Callable[..., Toy], data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 30), "count")
     shard_rows = data.draw(st.integers(1, 12), "shard_rows")
     fails = data.draw(st.sets(st.integers(0, count - 1)), "fails")
@@ -53,13 +56,13 @@ def test_batches_and_gathers_equal_the_whole(make_toy, data: st.DataObject) -> N
         assert toy.store.verify(toy.id).ok
 
 
-def test_batches_come_in_the_type_asked_for(make_toy) -> None:
+def test_batches_come_in_the_type_asked_for(make_toy: Callable[..., Toy]) -> None:
     found = make_toy(dtype="float16").write_all()
     assert {b.dtype for _, b in found.iter_batches(7, dtype=np.float16)} == {np.dtype("float16")}
     assert {b.dtype for _, b in found.iter_batches(7, dtype=np.float64)} == {np.dtype("float64")}
 
 
-def test_rows_that_do_not_exist_are_refused(make_toy) -> None:
+def test_rows_that_do_not_exist_are_refused(make_toy: Callable[..., Toy]) -> None:
     found = make_toy().write_all()
     for rows in ([-1], [25], [0, 99]):
         with pytest.raises(IndexError):
@@ -69,7 +72,7 @@ def test_rows_that_do_not_exist_are_refused(make_toy) -> None:
     assert found.take(np.array([], np.int64)).shape == (0, 4)
 
 
-def test_metadata_count_rows_over_all_shards(make_toy) -> None:
+def test_metadata_count_rows_over_all_shards(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy(fails=[2, *range(10, 20)])
     found = toy.write_all()
     table = found.metadata()
@@ -84,24 +87,24 @@ def test_metadata_count_rows_over_all_shards(make_toy) -> None:
         found.metadata(["colour"])
 
 
-def test_errors_name_every_image_that_failed(make_toy) -> None:
+def test_errors_name_every_image_that_failed(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy(fails=[2, 24])
     errors = toy.write_all().errors()
     assert errors.column("image_path").to_pylist() == ["class2/0002.png", "class0/0024.png"]
     assert set(errors.column("code").to_pylist()) == {"image_truncated"}
 
 
-def test_thumbnails_come_by_global_row_where_there_are_any(make_toy) -> None:
+def test_thumbnails_come_by_global_row_where_there_are_any(make_toy: Callable[..., Toy]) -> None:
     found = make_toy(fails=[0]).write_all()
     assert found.thumbnails([0, 1, 12, 0]) == {0: b"RIFF1", 12: b"RIFF13"}
     assert found.thumbnails([]) == {}
 
 
-def test_a_set_without_labels_has_none(make_toy) -> None:
+def test_a_set_without_labels_has_none(make_toy: Callable[..., Toy]) -> None:
     assert make_toy(labels=False).write_all().labels() is None
 
 
-def test_a_set_in_which_every_image_failed_is_whole_and_empty(make_toy) -> None:
+def test_a_set_in_which_every_image_failed_is_whole_and_empty(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy(count=12, fails=range(12))
     found = toy.write_all()
     assert (found.complete, found.rows, found.failed) == (True, 0, 12)
@@ -112,7 +115,7 @@ def test_a_set_in_which_every_image_failed_is_whole_and_empty(make_toy) -> None:
     assert toy.store.verify(toy.id).ok
 
 
-def test_committed_shards_can_be_read_before_the_set_is_complete(make_toy) -> None:
+def test_committed_shards_can_be_read_before_the_set_is_complete(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.create()
     toy.write(2)
@@ -127,7 +130,7 @@ def test_committed_shards_can_be_read_before_the_set_is_complete(make_toy) -> No
     assert toy.store.embeddings(toy.id).rows == 25
 
 
-def test_a_slice_of_the_listing_is_that_slice(make_toy) -> None:
+def test_a_slice_of_the_listing_is_that_slice(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     found = toy.create()
     assert found.listing(10, 13).column("image_path").to_pylist() == [f"class{i % 3}/{i:04}.png" for i in (10, 11, 12)]
@@ -135,7 +138,7 @@ def test_a_slice_of_the_listing_is_that_slice(make_toy) -> None:
 
 
 @pytest.mark.parametrize("kind", ["img_emb", "metadata", "thumbs"])
-def test_a_damaged_file_is_named(make_toy, kind: str) -> None:
+def test_a_damaged_file_is_named(make_toy: Callable[..., Toy], kind: str) -> None:
     toy = make_toy()
     found = toy.write_all()
     path = next((toy.folder / kind).glob("*00001*"))
@@ -152,7 +155,7 @@ def test_a_damaged_file_is_named(make_toy, kind: str) -> None:
         toy.store.embeddings(toy.id).shard(1) if kind == "img_emb" else calls[kind]()
 
 
-def test_the_summary_tells_what_the_set_is(make_toy) -> None:
+def test_the_summary_tells_what_the_set_is(make_toy: Callable[..., Toy]) -> None:
     summary = make_toy(fails=[3]).write_all().summary()
     assert (summary["rows"], summary["failed"], summary["images"], summary["classes"]) == (24, 1, 25, 3)
     assert summary["shards"] == {"total": 3, "committed": 3, "rows": 10}
@@ -175,7 +178,9 @@ def test_reading_a_large_set_keeps_none_of_it_in_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [Path.mkdir, lambda path: path.symlink_to(path.name)])
-def test_a_commit_that_cannot_be_read_is_damage_of_its_set_alone(make_toy, spoil) -> None:
+def test_a_commit_that_cannot_be_read_is_damage_of_its_set_alone(
+    make_toy: Callable[..., Toy], spoil: Callable[[Path], None]
+) -> None:
     toy = make_toy()
     toy.write_all()
     path = toy.folder / "commits" / "00001.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ import pytest
 from shoal.errors import EmbeddingsNotFound, StoreCorrupt
 from shoal.importer import import_embeddings
 from shoal.store import Store, repair
+
+from tests.shared.store.conftest import Toy
 
 FILES = [
     *(
@@ -25,7 +27,7 @@ FILES = [
 
 
 @pytest.fixture
-def toy(make_toy):
+def toy(make_toy: Callable[..., Toy]) -> Toy:
     toy = make_toy(count=30, shard_rows=10, fails=[4, 14, 24])
     toy.write_all()
     return toy
@@ -35,7 +37,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def complete_again(toy) -> None:
+def complete_again(toy: Toy) -> None:
     """What the same extract request does."""
     found = toy.create()
     for shard in found.missing_shards():
@@ -51,7 +53,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_whole_set_stays_as_it_is(toy) -> None:
+def test_a_whole_set_stays_as_it_is(toy: Toy) -> None:
     before = content_of(toy.folder)
     assert toy.store.repair(toy.id).untouched
     assert content_of(toy.folder) == before
@@ -60,7 +62,7 @@ def test_a_whole_set_stays_as_it_is(toy) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", [flip, Path.unlink, lambda path: path.write_bytes(b"")])
-def test_a_damaged_shard_is_taken_out_and_written_again(toy, name: str, damage: Callable[[Path], object]) -> None:
+def test_a_damaged_shard_is_taken_out_and_written_again(toy: Toy, name: str, damage: Callable[[Path], object]) -> None:
     sound = {
         key: value for key, value in content_of(toy.folder).items() if "00001" not in key and "manifest" not in key
     }
@@ -77,7 +79,7 @@ def test_a_damaged_shard_is_taken_out_and_written_again(toy, name: str, damage: 
     assert {key: after[key] for key in sound} == sound
 
 
-def test_creating_the_set_again_repairs_it_and_says_so(toy) -> None:
+def test_creating_the_set_again_repairs_it_and_says_so(toy: Toy) -> None:
     flip(toy.folder / "img_emb" / "img_emb_00002.npy")
     flip(toy.folder / "metadata" / "metadata_00000.parquet")
     found = toy.create()
@@ -87,7 +89,7 @@ def test_creating_the_set_again_repairs_it_and_says_so(toy) -> None:
 
 
 @pytest.mark.parametrize("kind", ["img_emb", "metadata", "thumbs", "errors", "commits"])
-def test_exchanged_files_go_back_to_their_places(toy, kind: str) -> None:
+def test_exchanged_files_go_back_to_their_places(toy: Toy, kind: str) -> None:
     before = content_of(toy.folder)
     one, two, three = sorted((toy.folder / kind).iterdir())
     aside = one.with_name(".aside")
@@ -99,7 +101,7 @@ def test_exchanged_files_go_back_to_their_places(toy, kind: str) -> None:
     assert content_of(toy.folder) == before
 
 
-def test_a_file_that_was_renamed_goes_back(toy) -> None:
+def test_a_file_that_was_renamed_goes_back(toy: Toy) -> None:
     before = content_of(toy.folder)
     path = toy.folder / "metadata" / "metadata_00001.parquet"
     path.rename(path.with_name("metadata_00001.parquet.bak"))
@@ -108,7 +110,7 @@ def test_a_file_that_was_renamed_goes_back(toy) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda text: text[:-40], lambda text: text.replace("27", "28"), lambda text: "{}"])
-def test_a_damaged_manifest_is_written_anew(toy, change: Callable[[str], str]) -> None:
+def test_a_damaged_manifest_is_written_anew(toy: Toy, change: Callable[[str], str]) -> None:
     path = toy.folder / "manifest.json"
     path.write_text(change(path.read_text()))
     report = toy.store.repair(toy.id)
@@ -116,7 +118,7 @@ def test_a_damaged_manifest_is_written_anew(toy, change: Callable[[str], str]) -
     complete_again(toy)
 
 
-def test_a_lost_manifest_is_written_anew(toy) -> None:
+def test_a_lost_manifest_is_written_anew(toy: Toy) -> None:
     (toy.folder / "manifest.json").unlink()
     assert toy.store.repair(toy.id).restored == ["manifest.json"]
     assert toy.store.verify(toy.id).complete
@@ -125,7 +127,7 @@ def test_a_lost_manifest_is_written_anew(toy) -> None:
 @pytest.mark.parametrize("name", ["plan.json", "listing.parquet"])
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:30])])
 def test_lost_documents_are_left_to_the_request_that_made_them(
-    toy, name: str, damage: Callable[[Path], object]
+    toy: Toy, name: str, damage: Callable[[Path], object]
 ) -> None:
     damage(toy.folder / name)
     report = toy.store.repair(toy.id)
@@ -136,19 +138,19 @@ def test_lost_documents_are_left_to_the_request_that_made_them(
     assert vectors.stat().st_ino == written
 
 
-def test_a_folder_without_anything_in_it_becomes_the_set(toy) -> None:
+def test_a_folder_without_anything_in_it_becomes_the_set(toy: Toy) -> None:
     shutil.rmtree(toy.folder)
     toy.folder.mkdir()
     complete_again(toy)
 
 
-def test_a_file_in_the_place_of_the_set_makes_room(toy) -> None:
+def test_a_file_in_the_place_of_the_set_makes_room(toy: Toy) -> None:
     shutil.rmtree(toy.folder)
     toy.folder.write_text("not a folder")
     complete_again(toy)
 
 
-def test_values_that_no_model_gives_are_found_by_a_repair_that_looks_at_them(toy) -> None:
+def test_values_that_no_model_gives_are_found_by_a_repair_that_looks_at_them(toy: Toy) -> None:
     path = toy.folder / "img_emb" / "img_emb_00001.npy"
     vectors = np.load(path)
     vectors[3] = np.nan
@@ -165,13 +167,13 @@ def test_values_that_no_model_gives_are_found_by_a_repair_that_looks_at_them(toy
     complete_again(toy)
 
 
-def test_what_no_commit_names_is_taken_out(toy) -> None:
+def test_what_no_commit_names_is_taken_out(toy: Toy) -> None:
     (toy.folder / "img_emb" / "img_emb_00007.npy").write_bytes(b"x")
     assert toy.store.repair(toy.id).restored == ["img_emb/img_emb_00007.npy"]
     assert toy.store.verify(toy.id).problems == []
 
 
-def test_a_set_being_written_loses_nothing(make_toy) -> None:
+def test_a_set_being_written_loses_nothing(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.create()
     toy.write(1)
@@ -183,7 +185,7 @@ def test_a_set_being_written_loses_nothing(make_toy) -> None:
     assert toy.store.embeddings(toy.id).missing_shards() == [2]
 
 
-def test_a_repair_that_is_cut_off_anywhere_can_be_done_again(toy, tmp_path: Path) -> None:
+def test_a_repair_that_is_cut_off_anywhere_can_be_done_again(toy: Toy, tmp_path: Path) -> None:
     flip(toy.folder / "img_emb" / "img_emb_00001.npy")
     flip(toy.folder / "metadata" / "metadata_00002.parquet")
     damaged = tmp_path / "damaged"
@@ -194,7 +196,7 @@ def test_a_repair_that_is_cut_off_anywhere_can_be_done_again(toy, tmp_path: Path
         shutil.copytree(damaged, toy.folder)
         left = iter(range(limit))
 
-        def rename(path: Path, target: Path, left=left) -> Path:
+        def rename(path: Path, target: Path, left: Iterator[int] = left) -> Path:
             if next(left, None) is None:
                 raise KeyboardInterrupt
             return original(path, target)
@@ -235,13 +237,13 @@ def test_shards_of_an_import_stay_until_the_same_import_writes_them_again(tmp_pa
     np.testing.assert_array_equal(store.embeddings(embeddings_id).take(np.arange(30)), vectors)
 
 
-def test_a_set_that_is_not_there_cannot_be_repaired(toy) -> None:
+def test_a_set_that_is_not_there_cannot_be_repaired(toy: Toy) -> None:
     for name in ("nothing-1", "../embeddings", ""):
         with pytest.raises(EmbeddingsNotFound):
             toy.store.repair(name)
 
 
-def test_a_repair_waits_for_another_one(toy) -> None:
+def test_a_repair_waits_for_another_one(toy: Toy) -> None:
     with repair._locked(toy.folder):
         child = os.fork()
         if not child:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from shoal.errors import EmbeddingsIncomplete, EmbeddingsNotFound, StoreCorrupt, StoreError
 from shoal.store import ModelRecord, Plan, Source, Store, image_id
 
+from tests.shared.store.conftest import Toy
+
 BAD_IDS = ["", ".", "..", "../x", "a/b", "/etc", "toy-000000000000", "a\0b", "x" * 300]
 
 
-def test_an_empty_store_holds_nothing(tmp_path) -> None:
+def test_an_empty_store_holds_nothing(tmp_path: Path) -> None:
     assert Store(tmp_path / "nowhere").embeddings_ids() == []
 
 
-def test_creating_the_same_plan_again_keeps_what_is_there(make_toy) -> None:
+def test_creating_the_same_plan_again_keeps_what_is_there(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.create()
     toy.write(1)
@@ -25,7 +29,7 @@ def test_creating_the_same_plan_again_keeps_what_is_there(make_toy) -> None:
     assert toy.store.embeddings_ids() == [toy.id]
 
 
-def test_many_creators_at_once_make_one_folder(make_toy) -> None:
+def test_many_creators_at_once_make_one_folder(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     start = threading.Barrier(6)
     ids: list[str] = []
@@ -43,14 +47,14 @@ def test_many_creators_at_once_make_one_folder(make_toy) -> None:
     assert list(toy.store.layout.temporary.iterdir()) == []
 
 
-def test_a_listing_other_than_the_plans_is_refused(make_toy) -> None:
+def test_a_listing_other_than_the_plans_is_refused(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     with pytest.raises(StoreError, match="not the one"):
         toy.store.create_embeddings(toy.plan, toy.listing.slice(1))
     assert toy.store.embeddings_ids() == []
 
 
-def test_an_image_listed_twice_is_refused(make_toy, tmp_path) -> None:
+def test_an_image_listed_twice_is_refused(make_toy: Callable[..., Toy], tmp_path: Path) -> None:
     toy = make_toy()
     listing = pa.table({"image_id": [image_id("a")] * 2, "image_path": ["a"] * 2})
     plan = toy.plan.model_copy(update={"source": Source.of(listing, kind="images", path="x")})
@@ -59,7 +63,7 @@ def test_an_image_listed_twice_is_refused(make_toy, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("embeddings_id", BAD_IDS)
-def test_what_is_no_id_is_not_found_and_touches_nothing(make_toy, embeddings_id: str) -> None:
+def test_what_is_no_id_is_not_found_and_touches_nothing(make_toy: Callable[..., Toy], embeddings_id: str) -> None:
     toy = make_toy()
     toy.write_all()
     for call in (toy.store.embeddings, toy.store.delete_embeddings, toy.store.verify, toy.store.finish_embeddings):
@@ -68,7 +72,7 @@ def test_what_is_no_id_is_not_found_and_touches_nothing(make_toy, embeddings_id:
     assert toy.store.verify(toy.id).ok
 
 
-def test_a_set_with_missing_shards_cannot_be_finished(make_toy) -> None:
+def test_a_set_with_missing_shards_cannot_be_finished(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.create()
     toy.write(0)
@@ -77,7 +81,7 @@ def test_a_set_with_missing_shards_cannot_be_finished(make_toy) -> None:
     assert not toy.store.embeddings(toy.id).complete
 
 
-def test_finishing_again_gives_the_same_manifest(make_toy) -> None:
+def test_finishing_again_gives_the_same_manifest(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.write_all()
     first = toy.store.finish_embeddings(toy.id)
@@ -85,7 +89,7 @@ def test_finishing_again_gives_the_same_manifest(make_toy) -> None:
     assert (first.rows, [entry.offset for entry in first.shards]) == (25, [0, 10, 20])
 
 
-def test_finishing_sweeps_what_dead_attempts_left(make_toy) -> None:
+def test_finishing_sweeps_what_dead_attempts_left(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.create()
     dead = toy.folder / "work" / "00000-1-dead"
@@ -96,7 +100,7 @@ def test_finishing_sweeps_what_dead_attempts_left(make_toy) -> None:
     assert list((toy.folder / "work").iterdir()) == []
 
 
-def test_deleted_embeddings_are_gone(make_toy) -> None:
+def test_deleted_embeddings_are_gone(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.write_all()
     toy.store.delete_embeddings(toy.id)
@@ -107,7 +111,7 @@ def test_deleted_embeddings_are_gone(make_toy) -> None:
     assert toy.create().missing_shards() == [0, 1, 2]
 
 
-def test_deleting_sweeps_folders_that_were_never_finished(make_toy) -> None:
+def test_deleting_sweeps_folders_that_were_never_finished(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.write_all()
     old, young = (toy.store.layout.temporary / name for name in ("old", "young"))
@@ -118,7 +122,7 @@ def test_deleting_sweeps_folders_that_were_never_finished(make_toy) -> None:
     assert (old.exists(), young.exists()) == (False, True)
 
 
-def test_a_newer_format_is_refused_and_left_alone(make_toy) -> None:
+def test_a_newer_format_is_refused_and_left_alone(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.create()
     plan = toy.folder / "plan.json"
@@ -127,7 +131,7 @@ def test_a_newer_format_is_refused_and_left_alone(make_toy) -> None:
         toy.store.embeddings(toy.id)
 
 
-def test_a_damaged_plan_is_named(make_toy) -> None:
+def test_a_damaged_plan_is_named(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.create()
     for content in ("", "{}", '{"format": 1}', "[]"):
@@ -136,7 +140,7 @@ def test_a_damaged_plan_is_named(make_toy) -> None:
             toy.store.embeddings(toy.id)
 
 
-def test_fields_of_later_writers_are_ignored(make_toy) -> None:
+def test_fields_of_later_writers_are_ignored(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.write_all()
     for path in (toy.folder / "manifest.json", toy.folder / "plan.json", toy.folder / "commits" / "00000.json"):

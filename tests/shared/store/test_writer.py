@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from shoal.errors import DimensionMismatch, EmbeddingsNotFound, NotFinite, StoreError
 
+from tests.shared.store.conftest import Toy
+
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_vector_that_is_not_finite_is_refused_with_its_image(make_toy, bad) -> None:
+def test_a_vector_that_is_not_finite_is_refused_with_its_image(make_toy: Callable[..., Toy], bad: float) -> None:
     toy = make_toy()
     toy.create()
     toy.vectors[3, 1] = bad
@@ -20,7 +24,7 @@ def test_a_vector_that_is_not_finite_is_refused_with_its_image(make_toy, bad) ->
     assert list((toy.folder / "work").iterdir()) == []
 
 
-def test_a_value_beyond_float16_is_refused(make_toy) -> None:
+def test_a_value_beyond_float16_is_refused(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy(dtype="float16")
     toy.create()
     with toy.store.shard_writer(toy.id, 0, attempt=1, owner="t") as writer:
@@ -30,14 +34,14 @@ def test_a_value_beyond_float16_is_refused(make_toy) -> None:
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (4, 4), (5,), (5, 4, 1)])
-def test_vectors_of_another_shape_are_refused(make_toy, shape) -> None:
+def test_vectors_of_another_shape_are_refused(make_toy: Callable[..., Toy], shape: tuple[int, ...]) -> None:
     toy = make_toy()
     toy.create()
     with toy.store.shard_writer(toy.id, 0, attempt=1, owner="t") as writer, pytest.raises(DimensionMismatch):
         writer.append(np.zeros(shape, np.float32), toy.metadata(range(5)))
 
 
-def test_a_refused_batch_leaves_the_writer_as_it_was(make_toy) -> None:
+def test_a_refused_batch_leaves_the_writer_as_it_was(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy(count=10)
     toy.create()
     with toy.store.shard_writer(toy.id, 0, attempt=1, owner="t") as writer:
@@ -49,7 +53,7 @@ def test_a_refused_batch_leaves_the_writer_as_it_was(make_toy) -> None:
     np.testing.assert_array_equal(toy.store.embeddings(toy.id).shard(0), toy.vectors)
 
 
-def test_images_of_other_shards_are_refused(make_toy) -> None:
+def test_images_of_other_shards_are_refused(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.create()
     with toy.store.shard_writer(toy.id, 0, attempt=1, owner="t") as writer:
@@ -59,7 +63,7 @@ def test_images_of_other_shards_are_refused(make_toy) -> None:
             writer.append_error("f" * 16, "x", "code", "message")
 
 
-def test_a_shard_with_images_missing_cannot_be_committed(make_toy) -> None:
+def test_a_shard_with_images_missing_cannot_be_committed(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.create()
     with toy.store.shard_writer(toy.id, 0, attempt=1, owner="t") as writer:
@@ -69,7 +73,7 @@ def test_a_shard_with_images_missing_cannot_be_committed(make_toy) -> None:
     assert toy.store.embeddings(toy.id).missing_shards() == [0, 1, 2]
 
 
-def test_what_is_not_committed_does_not_count_and_is_discarded(make_toy) -> None:
+def test_what_is_not_committed_does_not_count_and_is_discarded(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.create()
     with toy.store.shard_writer(toy.id, 0, attempt=1, owner="t") as writer:
@@ -80,7 +84,7 @@ def test_what_is_not_committed_does_not_count_and_is_discarded(make_toy) -> None
         writer.append(toy.vectors[:1], toy.metadata([0]))
 
 
-def test_until_the_commit_nothing_lies_where_other_programs_look(make_toy) -> None:
+def test_until_the_commit_nothing_lies_where_other_programs_look(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy()
     toy.create()
     with toy.store.shard_writer(toy.id, 0, attempt=1, owner="t") as writer:
@@ -89,7 +93,7 @@ def test_until_the_commit_nothing_lies_where_other_programs_look(make_toy) -> No
         assert not list((toy.folder / "metadata").iterdir())
 
 
-def test_the_second_to_commit_loses_and_leaves_nothing(make_toy) -> None:
+def test_the_second_to_commit_loses_and_leaves_nothing(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy(count=10)
     toy.create()
     assert toy.write(0, owner="first")
@@ -100,7 +104,7 @@ def test_the_second_to_commit_loses_and_leaves_nothing(make_toy) -> None:
     assert list((toy.folder / "work").iterdir()) == []
 
 
-def test_a_late_attempt_at_a_finished_set_loses_even_when_its_files_were_swept(make_toy) -> None:
+def test_a_late_attempt_at_a_finished_set_loses_even_when_its_files_were_swept(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy(count=10)
     toy.create()
     with toy.store.shard_writer(toy.id, 0, attempt=1, owner="late") as late:
@@ -111,7 +115,7 @@ def test_a_late_attempt_at_a_finished_set_loses_even_when_its_files_were_swept(m
     assert list((toy.folder / "work").iterdir()) == []
 
 
-def test_a_writer_of_deleted_embeddings_says_so(make_toy) -> None:
+def test_a_writer_of_deleted_embeddings_says_so(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy(count=10)
     toy.create()
     with toy.store.shard_writer(toy.id, 0, attempt=1, owner="t") as writer:
