@@ -73,7 +73,7 @@ def faiss_kmeans(x: Matrix, start: Matrix, iterations: int) -> tuple[Matrix, flo
     """faiss.Kmeans on all rows, from the same centroids."""
     import faiss
 
-    kmeans = faiss.Kmeans(x.shape[1], len(start), niter=iterations, max_points_per_centroid=len(x))
+    kmeans: Any = faiss.Kmeans(x.shape[1], len(start), niter=iterations, max_points_per_centroid=len(x))
     seconds = timed(lambda: kmeans.train(x, init_centroids=start))
     return kmeans.centroids, seconds, {"version": faiss.__version__}
 
@@ -82,7 +82,8 @@ def faiss_super(x: Matrix, start: Matrix, iterations: int) -> tuple[Matrix, floa
     """faiss.SuperKmeans on all rows; it takes no first centroids."""
     import faiss
 
-    kmeans = faiss.SuperKmeans(x.shape[1], len(start), niter=iterations, max_points_per_centroid=len(x))
+    engine: Any = faiss
+    kmeans = engine.SuperKmeans(x.shape[1], len(start), niter=iterations, max_points_per_centroid=len(x))
     seconds = timed(lambda: kmeans.train(x))
     return kmeans.centroids, seconds, {"version": faiss.__version__}
 

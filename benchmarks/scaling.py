@@ -58,7 +58,7 @@ def byte_products(kernel: Any, rows: Matrix) -> float:
     sketch = kernel.sketch(rows, frame)
     projection = kernel.projection(np.linalg.qr(rows[:, :1024])[0])
     short = Sketch.empty(len(rows), 1024)
-    return len(rows) * dims * 1024 / best_of(lambda: kernel.project_into(sketch, projection, short)) / 1e9
+    return float(len(rows) * dims * 1024 / best_of(lambda: kernel.project_into(sketch, projection, short)) / 1e9)
 
 
 def cost(engine: Engine, rows: ArrayRows, start: Matrix, iterations: int) -> dict[str, float]:

@@ -8,9 +8,10 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 
-def requirements(project: dict, extras: list[str]) -> list[str]:
+def requirements(project: dict[str, Any], extras: list[str]) -> list[str]:
     """The project's dependencies and those of ``extras``, extras of its own within them resolved."""
     found = list(project["dependencies"])
     for extra in extras:

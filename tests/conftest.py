@@ -244,7 +244,7 @@ def run_worker(redis_server: str) -> Iterator[RunWorker]:
         queue = JobQueue(connect(redis_server), lease_s=given["lease_s"], backoff_s=0.05)
         command = [sys.executable, str(PROGRAMS / "child.py")]
         name = f"thread-{len(running)}"
-        worker = Worker(queue, ["work"], command, settings=Settings(**given), name=name, store=store)
+        worker = Worker(queue, ["work"], command, settings=Settings.model_validate(given), name=name, store=store)
         thread = threading.Thread(target=worker.run, name=worker.name)
         running.append((worker, thread, queue))
         thread.start()

@@ -11,6 +11,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ class Stack:
     def wait_ready(self) -> None:
         """Until both APIs are ready for jobs."""
         for http in self.http():
-            self.wait(lambda http=http: self.get(http, "/readyz"), START_S, f"{http.base_url} ready")
+            self.wait(partial(self.get, http, "/readyz"), START_S, f"{http.base_url} ready")
 
     def wait(self, condition: Callable[[], object], deadline_s: float, what: str) -> None:
         """Return as soon as ``condition`` holds."""

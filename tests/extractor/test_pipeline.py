@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from extractor import pipeline
+from extractor.backends.loading import record_of
 from extractor.backends.pixels import PixelsBackend
 from extractor.models import model as model_module
 from shoal.errors import (
@@ -335,7 +336,7 @@ class TestResume:
         self, settings: Settings, job: NewJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = pipeline.run(job(), settings)
-        record = model_module.record_of
+        record = record_of
         monkeypatch.setattr(
             model_module, "record_of", lambda *args: record(*args).model_copy(update={"weights_sha256": "0" * 64})
         )
@@ -353,7 +354,7 @@ class TestResume:
                 context.stop()
             report(stage, done, total, unit)
 
-        context.progress = progress  # type: ignore[method-assign]
+        context.progress = progress  # type: ignore[method-assign, assignment]
         with pytest.raises(Cancelled):
             pipeline.run(context, settings)
         assert context.checkpoint is not None

@@ -99,7 +99,7 @@ def test_an_attempt_killed_while_it_saves_parts_is_taken_up_from_the_last_whole_
     roots = [tmp_path / f"{n:02}" for n in range(2 * MAX_STEPS)]
     for root in roots:
         shutil.copytree(base.root, root)
-    command = [sys.executable, SCRIPT, "kill-saving", *map(str, roots)]
+    command = [sys.executable, str(SCRIPT), "kill-saving", *map(str, roots)]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=240)
     signals = [int(line) for line in run.stdout.split()]
     assert signals[-1] == 0, "the last step was not reached: raise MAX_STEPS"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -60,7 +61,7 @@ def test_every_refusal_leaves_a_line(make_app: Callable[..., FastAPI], client_wi
     open_client = TestClient(make_app(auth="off"))
     large = {"content": b"x" * 3000, "headers": {"Content-Type": "application/json"}}
     lengths = {"content": b"x", "headers": {"Content-Length": "1", "Transfer-Encoding": "chunked"}}
-    cases = [
+    cases: list[tuple[TestClient, str, dict[str, Any], int]] = [
         (open_client, "GET", {"headers": {"Host": "evil.example"}}, 421),
         (open_client, "POST", {"headers": {"Host": "evil.example"}}, 421),
         (client_with(Scope.SUBMIT, max_body_bytes=2000), "POST", large, 413),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
@@ -247,7 +248,7 @@ def test_an_archive_of_images_cannot_climb_out(
                 archive.addfile(member)
 
     monkeypatch.setattr(demo, "run", pack)
-    monkeypatch.setattr(demo.shutil, "which", lambda tool: tool)
+    monkeypatch.setattr(shutil, "which", lambda tool: tool)
     with pytest.raises((PathNotFound, tarfile.FilterError)):
         demo.fetch_images(tmp_path / "images", "emoji", lambda _: None)
     assert not (tmp_path / "evil").exists()

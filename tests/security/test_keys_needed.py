@@ -55,7 +55,7 @@ def test_no_spelling_of_health_opens_more(client_with: ClientWith, path: str) ->
 def test_header_tricks_open_nothing(client_with: ClientWith, keys: KeyStore, headers: list[tuple[str, str]]) -> None:
     _, token = keys.create("ops", Scope.ADMIN)
     sent = [(name.encode(), value.format(token=token).encode("latin-1")) for name, value in headers]
-    answer = client_with(None).get("/jobs", headers=sent)  # type: ignore[arg-type]
+    answer = client_with(None).get("/jobs", headers=sent)
     assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated")
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert token not in answer.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from shoal import cli, figures, host
-from shoal.cli import debian, demo, jobs, models, output, run
+from shoal.cli import demo, jobs, models, output, run
 from shoal.errors import InvalidRequest, PathNotFound
 from typer.testing import CliRunner
 
@@ -59,8 +60,8 @@ def _fake_tools(monkeypatch: pytest.MonkeyPatch, tools: set[str], files: dict[st
             (cwd / name).parent.mkdir(parents=True, exist_ok=True)
             (cwd / name).write_bytes(content)
 
-    monkeypatch.setattr(debian.subprocess, "run", run)
-    monkeypatch.setattr(demo.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(shutil, "which", lambda tool: f"/usr/bin/{tool}")
 
 
 def test_stamps_of_equal_names_are_all_kept_and_variants_left_out(
@@ -95,8 +96,8 @@ def test_stamps_are_fetched_where_the_lists_of_packages_are_empty(
             (cwd / "files/usr/share/tuxpaint/stamps" / folder).mkdir(parents=True, exist_ok=True)
         (cwd / "package.deb").touch()
 
-    monkeypatch.setattr(debian.subprocess, "run", run)
-    monkeypatch.setattr(demo.shutil, "which", lambda tool: f"/usr/bin/{tool}")
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(shutil, "which", lambda tool: f"/usr/bin/{tool}")
     folder = demo.fetch_images(tmp_path / "images", "auto", lambda text: None)
     assert folder.name == "stamps"
     assert "the machine's" not in listed
@@ -168,7 +169,7 @@ def test_metrics_print_as_a_table_and_are_json_all_the_same() -> None:
 
 
 def test_services_say_in_one_sentence_that_they_need_linux(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(host.HostUnsupported, match=r"run on Linux, and this is darwin.*docker"):
         host.require_linux()
 

@@ -75,7 +75,7 @@ def _labels(found: EmbeddingSet) -> list[str | None] | None:
 
 def test_one_npy_becomes_a_finished_set(bring: Callable[..., EmbeddingSet]) -> None:
     found = bring(X, shard_rows=10)
-    assert (found.complete, found.rows, found.failed, found.dtype) == (True, 23, 0, np.float32)
+    assert (found.complete, found.rows, found.failed, found.dtype) == (True, 23, 0, np.dtype(np.float32))
     np.testing.assert_array_equal(found.take(np.arange(23)), X)
     assert found.labels() is None
     assert found.plan.source.kind == "import"

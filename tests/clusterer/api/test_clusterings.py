@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pyarrow.csv as csv
 import pyarrow.ipc as ipc
@@ -23,6 +22,7 @@ from clusterer.api.clusterings import build
 from clusterer.data.transform import Transform
 from clusterer.kmeans import select_engine
 from fastapi.testclient import TestClient
+from httpx2 import Response
 from shoal.jobs.queue import JobQueue
 from shoal.settings import Settings
 from shoal.store import Store
@@ -47,7 +47,7 @@ def clustering(planted: Planted, make_set: MakeSet, run_job: RunJob) -> Clusteri
     return run_job({"train": train, "score": [train, val]}, clusters=4, pca={"components": 6}, seed=0)
 
 
-def code_of(answer: httpx.Response) -> tuple[int, str]:
+def code_of(answer: Response) -> tuple[int, str]:
     assert answer.headers["content-type"] == "application/problem+json"
     return answer.status_code, answer.json()["code"]
 

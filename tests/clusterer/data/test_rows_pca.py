@@ -120,7 +120,7 @@ def test_whitening_does_not_blow_up_a_direction_without_variance() -> None:
 def test_normalising_survives_zeros_and_extremes() -> None:
     x = np.array([[3.0, 4.0], [0.0, 0.0], [3e38, 3e38], [1e-40, 0.0]], dtype=np.float32)
     root = 2**-0.5
-    assert np.allclose(l2_normalize(x), [[0.6, 0.8], [0, 0], [root, root], [1, 0]], atol=1e-6)
+    assert np.allclose(l2_normalize(x), np.array([[0.6, 0.8], [0, 0], [root, root], [1, 0]]), atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -17,6 +17,7 @@ from clusterer.evaluation.class_maps import read_class_index, read_class_map, re
 from clusterer.evaluation.label_maps import ClassPairs
 from pydantic import ValidationError
 from shoal.errors import LabelsInvalid, PathNotFound, PathOutsideRoot
+from shoal.jobs.child import JobContext
 from shoal.schemas import ClassMap, ClusterRequest
 from shoal.store.clustering import Clustering
 
@@ -58,7 +59,7 @@ def evaluated(data: Path, planted: Planted, make_set: MakeSet, run_job: RunJob, 
     }
 
     def run() -> tuple[dict[str, Any], dict[str, Any], Clustering]:
-        context = pipeline.JobContext.local(
+        context = JobContext.local(
             {"embeddings": request, "clusters": 4, "pca": {"components": 16}, "normalize": False, "seed": 0}
         )
         found = store.clustering(pipeline.run(context, replace_data(settings, data))["clustering"])

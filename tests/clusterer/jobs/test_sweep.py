@@ -13,7 +13,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 from clusterer.api.clusterings import build
-from clusterer.data.rows import ArrayRows
+from clusterer.data.rows import ArrayRows, StoredRows
 from clusterer.evaluation.probe import LinearProbe
 from clusterer.jobs import sets as embedding_sets
 from clusterer.jobs import sweep as sweeping
@@ -233,13 +233,13 @@ def test_the_data_are_read_once_per_normalisation_however_many_points(
     two_sets: dict[str, Any], run_sweep: RunSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[str] = []
-    real = sweeping.StoredRows.batches
+    real = StoredRows.batches
 
     def counted(self: Any, *rest: Any) -> Any:
         passes.append(self.name)
         return real(self, *rest)
 
-    monkeypatch.setattr(sweeping.StoredRows, "batches", counted)
+    monkeypatch.setattr(StoredRows, "batches", counted)
     run_sweep(two_sets, clusters=[2, 3, 4], pca={"components": [2, 4, 8], "whiten": [False, True]}, seed=0)
     # The train set twice: for the PCA, and to project it.
     assert sorted(passes) == sorted([two_sets["train"]] * 2 + two_sets["score"])

@@ -12,7 +12,7 @@ from clusterer.kmeans.lloyd import UNCONSTRAINED
 from clusterer.kmeans.prices import pad, priced, prices_of
 from sklearn.cluster import MiniBatchKMeans
 
-from tests.clusterer.kmeans.data import features, squared
+from tests.clusterer.kmeans.data import Points, features, squared
 
 ENGINES = ("numpy", "faiss", "faiss-super", "auto")
 
@@ -101,7 +101,7 @@ def test_spherical_centroids_have_unit_length_and_rows_go_to_the_largest_cosine(
     assert np.allclose(cosines[np.arange(len(x)), fit.labels], cosines.max(axis=1), atol=1e-6)
     plain = fit_kmeans(ArrayRows(x), 12, engine=engine).best.fit
 
-    def mean_cosine(centroids: np.ndarray) -> float:  # type: ignore[type-arg]
+    def mean_cosine(centroids: Points) -> float:
         return float((x @ l2_normalize(centroids).T).max(axis=1).mean())
 
     assert mean_cosine(fit.centroids) > mean_cosine(plain.centroids) - 1e-3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "faiss": lambda: select_engine("faiss"),
     "faiss-super": lambda: select_engine("faiss-super"),
     "faiss-super, rows not kept": lambda: SuperEngine(keep_bytes=0),
-    **{f"fast, {variant}": lambda variant=variant: FastEngine(variant, threads=2) for variant in available()},
+    **{f"fast, {variant}": partial(FastEngine, variant, threads=2) for variant in available()},
     **({"fast, rows not kept": lambda: FastEngine(keep_bytes=0)} if available() else {}),
 }
 RELATIVE = 1e-6

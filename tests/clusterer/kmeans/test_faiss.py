@@ -34,7 +34,7 @@ def test_every_device_gets_all_centroids_and_a_share_of_the_rows(monkeypatch: py
 
     def replicate(index: Any) -> Any:
         copied.append(index)
-        copies = faiss.IndexReplicas(index.d)
+        copies: Any = faiss.IndexReplicas(index.d)
         for _ in range(2):
             copied.append(faiss.clone_index(index))  # faiss keeps no reference to them
             copies.add_replica(copied[-1])
@@ -85,7 +85,7 @@ def test_most_pairs_are_ruled_out_at_the_first_look_and_narrow_rows_are_assigned
         looks.append(found[2])
         return found
 
-    assigner._prune = watched  # type: ignore[method-assign]
+    assigner._prune = watched  # type: ignore[method-assign, assignment]
     assigner.assign(x[:100].copy())
     assert looks[-1] > 0.5
     assert not isinstance(engine.assigner(ArrayRows(x[:, : FEWEST_COLUMNS - 1])), SuperAssigner)

@@ -88,7 +88,7 @@ def test_a_handler_embeds(name: str, open_handler: Callable[..., Backend]) -> No
     pixels = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
     found = backend.submit(pixels).result()
     backend.close()
-    assert (backend.dim, found.dtype) == (3, np.float32)
+    assert (backend.dim, found.dtype) == (3, np.dtype(np.float32))
     np.testing.assert_allclose(found, pixels.mean(axis=(1, 2)), rtol=1e-4)
     assert name in backend.record.architecture
 

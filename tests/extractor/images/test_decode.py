@@ -32,6 +32,7 @@ from shoal.errors import (
     ImageUnrecognised,
     ImageUnsupported,
 )
+from shoal.paths import open_confined
 
 LIMIT = 128_000_000
 
@@ -262,7 +263,7 @@ class TestReading:
         path = tmp_path / "x.png"
         path.write_bytes(b"before")
         stamp = stamp_of(path.stat())
-        opened = images.open_confined
+        opened = open_confined
 
         @contextmanager
         def edited(root: Path, path: Path) -> Iterator[Any]:

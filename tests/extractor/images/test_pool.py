@@ -223,7 +223,7 @@ def test_an_image_that_takes_for_ever_is_given_up(folder: Path, make: Make, monk
 def test_processes_that_cannot_start_are_an_error_not_an_endless_loop(
     folder: Path, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     make("0.png")
     with pool_of(folder) as pool, pytest.raises(JobError, match="do not start"):
         drain(pool, ["0.png"])

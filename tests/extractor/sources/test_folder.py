@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from extractor.images.formats import sniff
 from extractor.sources import folder as walking
 from extractor.sources.listing import check, list_source
 from PIL import Image
@@ -111,7 +112,7 @@ class TestContent:
         for refuse in (check, list_source):
             with pytest.raises(NoImages, match=r"2 \.heic files hold HEIC, which is not supported: convert") as caught:
                 refuse(source(), settings.data)
-            assert caught.value.members["not_taken"][0]["count"] == 2  # type: ignore[index,call-overload]
+            assert caught.value.members["not_taken"][0]["count"] == 2
 
     def test_files_of_an_extension_are_not_looked_into_for_ever(
         self, settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -229,7 +230,6 @@ class TestLinks:
         monkeypatch.setattr("extractor.sources.listing.CHECK_BUDGET", walking.Budget(entries=10, seconds=60))
         put(folder, **{f"x{number}_txt": b"" for number in range(30)})
         looked: list[bytes] = []
-        sniff = walking.sniff
         monkeypatch.setattr(walking, "sniff", lambda head: looked.append(head) or sniff(head))
         check(source(), settings.data)  # What it does not come to is left to the job.
         assert len(looked) <= 10

@@ -214,7 +214,7 @@ def looping_tf1(folder: Path) -> None:
         v1.saved_model.simple_save(session, str(folder), {"images": images}, {"features": pooled})
 
 
-class SimclrModule(tf.Module):
+class SimclrModule(tf.Module):  # type: ignore[misc]
     """What SimCLRv2's TF2 code saves: called with ``trainable``, it returns its endpoints by name; no signatures."""
 
     def __init__(self, *, width: int = 1, selective: bool = False) -> None:
@@ -227,7 +227,7 @@ class SimclrModule(tf.Module):
         self.made.append(tf.Variable(value, name=name))
         return self.made[-1]
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def __call__(self, inputs: Any, trainable: bool) -> dict[str, Any]:
         outputs = self.net(inputs, trainable)
         return {**outputs, "proj_head_input": outputs["final_avg_pool"]}

@@ -59,7 +59,7 @@ class Server:
         self.failures: list[Failure] = []
         self.states: list[int] = [ModelVersionStatus.AVAILABLE]
         self.versions = [1]
-        self.inputs = {"images": (DataType.DT_UINT8, (-1, SIZE, SIZE, 3))}
+        self.inputs: dict[str, tuple[Any, tuple[int, ...]]] = {"images": (DataType.DT_UINT8, (-1, SIZE, SIZE, 3))}
         self.outputs = {"embedding": (DataType.DT_FLOAT, (-1, DIM))}
         self.signature = "serving_default"
         self.requests: list[Any] = []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 import shutil
+import sys
 import tarfile
 import threading
 import zipfile
@@ -200,7 +202,7 @@ def test_offline_and_without_tensorflow_a_job_says_what_to_do(
         ModelNotServed, match=r"SHOAL_OFFLINE.*gsutil -m cp -r gs://simclr-checkpoints/.*import-tf small"
     ):
         tfserving.record_of(spec, client_settings(port, models=models, mirror=site.url, offline=True))
-    monkeypatch.setattr(obtaining.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(ModelNotServed, match=r"pip install 'shoal\[tf\]'"):
         tfserving.record_of(spec, client_settings(port, models=models, mirror=site.url, offline=False))
     assert site.asked == []
@@ -306,7 +308,7 @@ class TestDownload:
         program = tmp_path / "python"
         program.write_text("#!/bin/sh\necho 'The output is random.' >&2\nexit 1\n")
         program.chmod(0o755)
-        monkeypatch.setattr(obtaining.sys, "executable", str(program))
+        monkeypatch.setattr(sys, "executable", str(program))
         with pytest.raises(
             WeightsInvalid, match=r"small was downloaded, and cannot be imported: The output is random\."
         ):

@@ -85,8 +85,8 @@ def predict(channel: grpc.Channel, pixels: np.ndarray, name: str = "mean", **fie
 def refused(code: grpc.StatusCode, call: Callable[[], Any]) -> str:
     with pytest.raises(grpc.RpcError) as caught:
         call()
-    assert caught.value.code() == code  # type: ignore[attr-defined]
-    return str(caught.value.details())  # type: ignore[attr-defined]
+    assert caught.value.code() == code
+    return str(caught.value.details())
 
 
 class TestPredict:

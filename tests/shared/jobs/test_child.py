@@ -155,7 +155,7 @@ def test_pipelines_run_without_a_queue() -> None:
         (KeyError("nothing"), "internal_error"),
     ],
 )
-def test_each_exception_has_its_code(error: BaseException, code: str) -> None:
+def test_each_exception_has_its_code(error: Exception, code: str) -> None:
     assert as_shoal_error(error).code == code
 
 

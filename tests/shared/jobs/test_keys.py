@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import redis
-from shoal.jobs.queue import JobQueue
+from shoal.jobs.queue import Claim, JobQueue
 
 from tests.shared.jobs.conftest import Bench
 
@@ -23,12 +25,13 @@ def end_all_ways(queue: JobQueue) -> list[str]:
             continue
         claim = queue.claim(["work"], "worker")
         queue.save_checkpoint(claim, {"x": 1})
-        {
+        ways: dict[str, Callable[[Claim], object]] = {
             "succeed": lambda c: queue.succeed(c, {}),
             "fail": lambda c: queue.fail(c, PROBLEM, retry=False),
             "cancelled": queue.cancelled,
             "retried": lambda c: queue.fail(c, PROBLEM, retry=True),
-        }[end](claim)
+        }
+        ways[end](claim)
     return ids
 
 

@@ -40,7 +40,7 @@ def start(run_worker: Callable[..., Worker], tmp_path: Path) -> Callable[[], Wor
 def test_the_worker_that_ends_a_job_removes_its_work(
     queue: JobQueue,
     start: Callable[[], Worker],
-    work: Callable[[str], Path],
+    work: Callable[..., Path],
     job_file: MakeJobFile,
     wait_until: WaitUntil,
     end: str,
@@ -63,7 +63,7 @@ def test_the_worker_that_ends_a_job_removes_its_work(
 def test_a_job_that_will_be_tried_again_keeps_its_work(
     queue: JobQueue,
     start: Callable[[], Worker],
-    work: Callable[[str], Path],
+    work: Callable[..., Path],
     job_file: MakeJobFile,
     wait_until: WaitUntil,
 ) -> None:
@@ -78,7 +78,7 @@ def test_a_job_that_will_be_tried_again_keeps_its_work(
 
 
 def test_a_job_cancelled_while_it_waits_for_its_next_attempt_leaves_nothing(
-    queue: JobQueue, work: Callable[[str], Path], tmp_path: Path
+    queue: JobQueue, work: Callable[..., Path], tmp_path: Path
 ) -> None:
     job, _ = queue.submit("work", {})
     queue.hand_back(queue.claim(["work"], "worker"))
@@ -92,7 +92,7 @@ def test_a_job_cancelled_while_it_waits_for_its_next_attempt_leaves_nothing(
 def test_an_idle_worker_removes_what_jobs_left_that_no_worker_ended(
     queue: JobQueue,
     start: Callable[[], Worker],
-    work: Callable[[str], Path],
+    work: Callable[..., Path],
     wait_until: WaitUntil,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

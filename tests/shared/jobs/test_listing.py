@@ -16,7 +16,7 @@ def submit(queue: JobQueue, count: int, kind: str = "work") -> list[str]:
     return [queue.submit(kind, {"n": n})[0].id for n in range(count)]
 
 
-def pages(queue: JobQueue, **filters: object) -> list[list[str]]:
+def pages(queue: JobQueue, **filters: Any) -> list[list[str]]:
     found, cursor = [], None
     while True:
         page = queue.list(cursor=cursor, **filters)

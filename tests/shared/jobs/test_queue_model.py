@@ -230,7 +230,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 def test_queue_behaves_as_its_model(redis_client: redis.Redis) -> None:
     run_state_machine_as_test(
-        lambda: QueueMachine(redis_client),
+        lambda: QueueMachine(redis_client),  # type: ignore[arg-type]
         settings=settings(
             max_examples=50,
             stateful_step_count=40,

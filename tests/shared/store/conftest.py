@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def make_toy(tmp_path: Path) -> Iterator[Callable[..., Toy]]:
+def make_toy(tmp_path: Path) -> Callable[..., Toy]:
     """``make_toy(count=25, dim=4, shard_rows=10, fails=(), dtype="float32", labels=True, root=None)``."""
 
     def make(

@@ -67,7 +67,7 @@ def golden() -> EmbeddingSet:
 
 
 def test_the_golden_set_reads_as_it_was_written(golden: EmbeddingSet) -> None:
-    assert (golden.rows, golden.failed, golden.complete, golden.dtype) == (4, 1, True, np.float16)
+    assert (golden.rows, golden.failed, golden.complete, golden.dtype) == (4, 1, True, np.dtype(np.float16))
     np.testing.assert_array_equal(golden.take(np.arange(4)), VECTORS)
     assert golden.labels() == LABELS[:4]
     assert golden.metadata(["image_path", "width"]).to_pydict() == {

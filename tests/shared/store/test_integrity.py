@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from shoal.errors import EmbeddingsNotFound, StoreCorrupt
 from shoal.store import EmbeddingSet, Store, integrity
-from shoal.store.commits import record_file
+from shoal.store.commits import hash_file, record_file
 
 from tests.shared.store.conftest import Toy
 
@@ -142,7 +142,7 @@ def test_a_set_that_is_deleted_while_it_is_read_is_not_found(toy: Toy) -> None:
 
 def test_a_file_is_hashed_once_as_long_as_it_stays_the_same(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
-    original = integrity.hash_file
+    original = hash_file
     monkeypatch.setattr(integrity, "hash_file", lambda path, **kw: hashed.append(path.name) or original(path, **kw))
     path = toy.folder / "img_emb" / "img_emb_00001.npy"
     past = path.stat().st_mtime - 3600

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -36,7 +37,7 @@ def test_the_same_plan_has_the_same_id_whatever_the_libraries() -> None:
 @pytest.mark.parametrize(
     "change", [{"dim": 4}, {"dtype": "float16"}, {"shard_rows": 5}, {"transform": {"size": 9}}, {"name": "other"}]
 )
-def test_any_other_change_of_a_plan_changes_its_id(change: dict[str, object]) -> None:
+def test_any_other_change_of_a_plan_changes_its_id(change: dict[str, Any]) -> None:
     assert _plan(**change).id != _plan().id
 
 
@@ -61,7 +62,7 @@ def test_shard_numbers_of_large_plans_all_have_the_same_width() -> None:
 
 
 @pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"dim": 0}, {"shard_rows": 0}, {"name": "../x"}])
-def test_a_plan_that_cannot_be_stored_is_refused(change: dict[str, object]) -> None:
+def test_a_plan_that_cannot_be_stored_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         _plan(**change)
 

@@ -39,7 +39,7 @@ def test_numpy_reads_what_was_appended(tmp_path: Path, dtype: str) -> None:
 
 def test_a_full_device_is_seen_as_one() -> None:
     with Path("/dev/full").open("wb", buffering=0) as file, pytest.raises(OSError) as caught:
-        NpyWriter(file, 3, np.dtype("float32"))  # type: ignore[arg-type]
+        NpyWriter(file, 3, np.dtype("float32"))
     assert caught.value.errno == errno.ENOSPC
 
 

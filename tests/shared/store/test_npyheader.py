@@ -56,7 +56,7 @@ def test_whatever_numpy_writes_is_read(
 
 def test_headers_of_python_2_and_arrays_without_values_are_read(mapped: Any) -> None:
     python2 = "{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 1L), }"
-    assert mapped(npy(python2, np.float32([1, 2]).tobytes())).tolist() == [[1], [2]]
+    assert mapped(npy(python2, np.array([1, 2], np.float32).tobytes())).tolist() == [[1], [2]]
     assert mapped(npy(header((0, 7)))).shape == (0, 7)
 
 

@@ -143,7 +143,7 @@ def test_a_damaged_file_is_named(make_toy: Callable[..., Toy], kind: str) -> Non
     found = toy.write_all()
     path = next((toy.folder / kind).glob("*00001*"))
     path.write_bytes(path.read_bytes()[:-9])
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "img_emb": lambda: list(found.iter_batches()),
         "metadata": found.metadata,
         "thumbs": lambda: found.thumbnails([11]),

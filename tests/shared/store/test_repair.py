@@ -13,6 +13,7 @@ import pytest
 from shoal.errors import EmbeddingsNotFound, StoreCorrupt
 from shoal.importer import import_embeddings
 from shoal.store import Store, repair
+from shoal.store.commits import record_file
 
 from tests.shared.store.conftest import Toy
 
@@ -157,7 +158,7 @@ def test_values_that_no_model_gives_are_found_by_a_repair_that_looks_at_them(toy
     np.save(path, vectors)
     commit_path = toy.folder / "commits" / "00001.json"
     commit = json.loads(commit_path.read_text())
-    record = repair.commits.record_file(path, "img_emb/img_emb_00001.npy")
+    record = record_file(path, "img_emb/img_emb_00001.npy")
     commit["files"] = [
         json.loads(record.model_dump_json()) if each["path"] == record.path else each for each in commit["files"]
     ]

@@ -101,7 +101,8 @@ def test_a_refused_body_names_code_and_field(client: TestClient, body: dict[str,
 
 
 def test_no_sentence_speaks_of_our_classes(client: TestClient) -> None:
-    for value in (3, None, [], {}, "", "../x", {"train": 3, "score": [{}, 4]}):
+    values: list[object] = [3, None, [], {}, "", "../x", {"train": 3, "score": [{}, 4]}]
+    for value in values:
         detail = client.post("/things", json={**BODY, "embeddings": value}).json()["detail"]
         assert not [word for word in ("constrained", "EmbeddingSets", "ScoredSet", "dictionary") if word in detail]
     assert client.post("/things", json={**BODY, "embeddings": 3}).json()["detail"] == (

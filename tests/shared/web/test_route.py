@@ -92,7 +92,7 @@ def test_no_name_in_an_address_breaks_a_route(client: TestClient, name: str) -> 
     for method, route in _routes(client):
         if "{" in route.path_format:
             path = "/".join(name if part.startswith("{") else part for part in route.path_format.split("/"))
-            answer = client.request(method, path, **({"json": {}} if method == "POST" else {}))
+            answer = client.request(method, path, json={} if method == "POST" else None)
             assert answer.status_code in {404, 405, 422}, (method, route.path_format, answer.text)
 
 

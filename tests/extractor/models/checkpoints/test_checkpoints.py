@@ -46,7 +46,7 @@ def ours() -> nn.Module:
     return timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, (1, 1, 1, 1), num_classes=0, channels=PLANES).eval()
 
 
-class Narrow(torchvision.models.resnet.ResNet):
+class Narrow(torchvision.models.resnet.ResNet):  # type: ignore[misc]
     """The same network as torchvision writes it, which MoCo, DINO and Barlow Twins train and the others copy."""
 
     def __init__(self) -> None:

@@ -40,7 +40,7 @@ def swiglu() -> nn.Module:
     return tiny_vit(init_values=0.1, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU).eval()
 
 
-def split(state: State, names: tuple[str, str, str]) -> State:
+def split(state: State, names: tuple[str, ...]) -> State:
     """`state` with the fused projection taken apart."""
     out: State = {}
     for key, tensor in state.items():
