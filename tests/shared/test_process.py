@@ -17,11 +17,11 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 @pytest.mark.parametrize(
     ("status", "text"), [(0, "exited with status 0"), (3, "exited with status 3"), (-9, "was killed by SIGKILL")]
 )
-def test_end_of_a_process_in_words(status, text):
+def test_end_of_a_process_in_words(status: int, text: str) -> None:
     assert exit_text(status) == text
 
 
-def test_process_gets_its_death_signal_when_its_parent_is_killed():
+def test_process_gets_its_death_signal_when_its_parent_is_killed() -> None:
     parent = (
         "import os, signal, sys, time\n"
         "from shoal.process import spawn\n"
@@ -39,7 +39,7 @@ def test_process_gets_its_death_signal_when_its_parent_is_killed():
         time.sleep(0.05)
 
 
-def test_process_that_ignores_sigterm_is_killed():
+def test_process_that_ignores_sigterm_is_killed() -> None:
     program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
     with spawn([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
