@@ -11,6 +11,7 @@ from shoal.jobs.child import JobContext
 from shoal.schemas import ClusterRequest
 from shoal.settings import Settings
 from shoal.store import Store
+from shoal.store.clustering import ClusteringWriter
 
 from clusterer.data.moments import accumulate_moments
 from clusterer.data.pca import fit_pca
@@ -98,7 +99,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         choice,
         levels,
     )
-    with store.clustering_writer(clustering_id) as writer:
+    with ClusteringWriter(store.layout, clustering_id) as writer:
         with watch("report"):
             ctx.progress("report", 0, 1, "reports")
             artefacts.write(writer, outcome)

@@ -15,8 +15,8 @@ from shoal.jobs.queue import JobQueue
 from shoal.jobs.records import texts_of
 from shoal.schemas import Job
 from shoal.store import EmbeddingSet, Store
-from shoal.store.partial import SEGMENT_NAME
-from shoal.store.survey import survey
+from shoal.store.listing import open_each
+from shoal.store.segments import SEGMENT_NAME
 
 DAY_S = 86_400.0
 WORK_AGE_S = DAY_S
@@ -90,8 +90,8 @@ def find(
                 "leave --incomplete-days out."
             )
         wanted = {text for job in (*queue.unfinished(), *beside) for text in texts_of(job.request)}
-    for entry in survey("embeddings", store.embeddings_ids(), store.embeddings):
-        if entry.error is not None:  # damaged: for `shoal repair` or a person to decide about
+    for entry in open_each("embeddings", store.embeddings_ids(), store.embeddings):
+        if entry.item is None:  # damaged: for `shoal repair` or a person to decide about
             continue
         embeddings_id, embeddings = entry.id, entry.item
         if incomplete_age_s is not None and _abandoned(embeddings, wanted, incomplete_age_s):

@@ -29,7 +29,7 @@ from shoal.schemas import Progress
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store.clustering import Clustering
-from shoal.store.commits import record_file
+from shoal.store.files import record_file
 from sklearn.metrics import adjusted_rand_score
 
 Planted = Callable[..., tuple[Any, list[str]]]

@@ -33,8 +33,8 @@ from shoal.errors import (
     WeightsInvalid,
 )
 from shoal.importer import import_embeddings
-from shoal.paths import open_confined
 from shoal.store import Store
+from shoal.userfiles import open_confined
 
 MAX_PIXELS = 1_000_000
 

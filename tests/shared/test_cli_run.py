@@ -21,7 +21,7 @@ from shoal.importer import import_embeddings
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.store import Store
-from shoal.store.clustering import CLUSTERS_SCHEMA
+from shoal.store.clustering import CLUSTERS_SCHEMA, ClusteringWriter
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def store(tmp_path: Path) -> Store:
 def publish(store: Store, clustering_id: str, request: dict[str, Any], version: str = __version__) -> None:
     """A clustering with as much in it as the summary reads."""
     [embeddings_id] = store.embeddings_ids()
-    with store.clustering_writer(clustering_id) as writer:
+    with ClusteringWriter(store.layout, clustering_id) as writer:
         layout = writer.layout
         layout.report.mkdir(parents=True, exist_ok=True)
         layout.report_html.write_text("<html>")

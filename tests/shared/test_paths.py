@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shoal.errors import PathNotFound, PathOutsideRoot
-from shoal.paths import below, confine
+from shoal.userfiles import below, confine
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from shoal.jobs.queue import JobQueue
 from shoal.schemas import ClusterRequest, Id, Job
 from shoal.settings import Settings
 from shoal.store import Store
-from shoal.store.survey import describe_all
+from shoal.store.listing import describe_all
 from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, create_app, submit
 from shoal.web.pools import WORK
 from shoal.web.problems import problem_responses

@@ -9,9 +9,8 @@ from fastapi import Path, Query, Response
 from fastapi.responses import FileResponse
 from shoal.errors import NotFound
 from shoal.schemas import MAX_POINTS, Id, Job, Name, SweepRequest
-from shoal.store.survey import describe_all
-from shoal.store.sweep_table import as_csv, as_parquet
-from shoal.store.sweeps import Sweep
+from shoal.store.listing import describe_all
+from shoal.store.sweeps import Sweep, as_csv, as_parquet
 from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, submit
 from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from shoal.store.atomic import replace_file
+from shoal.store.files import replace_file
 
 from clusterer.data.rows import ArrayRows, Float32Array, IntArray, Rows
 

@@ -19,9 +19,8 @@ import numpy as np
 from shoal.delimited import blanks_before_quotes, head_lines, read_rows, sniff_delimiter
 from shoal.errors import LabelsInvalid
 from shoal.labels.cells import clean_label
-from shoal.paths import confine
 from shoal.schemas import ClassMap
-from shoal.userfiles import UserFile
+from shoal.userfiles import UserFile, confine
 
 from clusterer.evaluation.label_maps import ClassPairs
 

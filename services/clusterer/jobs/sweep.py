@@ -16,8 +16,7 @@ from shoal.jobs.child import JobContext
 from shoal.schemas import SweepRequest
 from shoal.settings import Settings
 from shoal.store import Store
-from shoal.store.sweep_table import tidy
-from shoal.store.sweeps import Sweep
+from shoal.store.sweeps import Sweep, create_sweep, tidy
 
 from clusterer.data.rows import ArrayRows, IntArray, MappedRows, Rows, StoredRows, l2_normalize
 from clusterer.data.transform import Transform
@@ -45,7 +44,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     request = SweepRequest.model_validate(ctx.request)
     points = plan_points(store, request, settings.data)
     spec = {"request": request.model_dump(mode="json"), "points": len(points)}
-    sweep = store.create_sweep(f"s-{ctx.id}", spec)
+    sweep = create_sweep(store.layout, f"s-{ctx.id}", spec)
     started = time.perf_counter()
     if not sweep.complete:
         sweep.drop_damaged_points(store.layout.trash)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import structlog
 from numpy.typing import NDArray
-from shoal.store.atomic import replace_file, storage_errors
+from shoal.store.files import replace_file, storage_errors
 
 from clusterer.data.filerows import FileRows, write_rows
 from clusterer.data.pca import Pca

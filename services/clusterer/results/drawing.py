@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D, Bbox
-from shoal.store.sweep_table import Row
+from shoal.store.sweeps import Row
 
 ACCURACY, ARI, QUIET, REFERENCE, INK = "#0b5fb0", "#c2570c", "#5d6873", "#8a949e", "#1c2126"
 STYLE = {

@@ -12,8 +12,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from shoal import paper
-from shoal.store.sweep_table import Row
-from shoal.store.sweeps import Sweep
+from shoal.store.sweeps import Row, Sweep
 
 from clusterer.results import drawing
 from clusterer.results.drawing import ACCURACY, ARI, INK, QUIET, REFERENCE, Curve, comparable, curves

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Path, Query, Response
 from shoal.errors import EmbeddingsInUse, ModelNotFound, QueueUnavailable, UnknownModel
 from shoal.jobs.queue import JobQueue
-from shoal.paths import below
 from shoal.schemas import ExtractRequest, Id, Job
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
-from shoal.store.manifest import METADATA_SCHEMA
-from shoal.store.survey import describe_all
+from shoal.store.listing import describe_all
+from shoal.store.records import METADATA_SCHEMA
+from shoal.userfiles import below
 from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, create_app, submit
 from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
@@ -158,7 +158,7 @@ def get_rows(
 )
 def delete_embeddings(embeddings_id: Id, store: StoreDep, queue: QueueDep, settings: SettingsDep) -> None:
     """Delete embeddings that no job waits for or works on."""
-    embeddings = store.embeddings_as_far_as_readable(embeddings_id)
+    embeddings = store.embeddings_unchecked(embeddings_id)
     for job in queue.unfinished():
         if reads(job, embeddings_id) if embeddings is None else uses(job, embeddings, settings.data):
             raise EmbeddingsInUse(

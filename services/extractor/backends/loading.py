@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shoal.settings import Settings
 from shoal.store import ModelRecord
-from shoal.store.manifest import KeyRules
+from shoal.store.records import KeyRules
 
 from extractor.backends.base import Backend
 from extractor.models import weights

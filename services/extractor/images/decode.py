@@ -26,7 +26,7 @@ from shoal.errors import (
     ImageUnsupported,
     PathOutsideRoot,
 )
-from shoal.paths import open_confined
+from shoal.userfiles import open_confined
 
 from extractor.images.formats import DECODED, SNIFFED_BYTES, sniff
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import structlog
 from shoal.errors import EmbeddingsNotFound, StoreCorrupt
 from shoal.host import library_versions
-from shoal.paths import below
 from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Plan, Source, Store
+from shoal.userfiles import below
 
 from extractor.images.transform import Transform
 from extractor.models.model import Model
@@ -66,7 +66,7 @@ def _frozen(ctx: JobContext, store: Store) -> EmbeddingSet | None:
     if embeddings_id is None:
         return None
     try:
-        return store.mended_embeddings(embeddings_id, lambda: ctx.progress("check"))
+        return store.repaired_embeddings(embeddings_id, lambda: ctx.progress("check"))
     except EmbeddingsNotFound:  # Deleted between two attempts: nothing is left to go on from.
         return None
     except StoreCorrupt as error:  # Its plan or listing: the same listing, made anew, mends them.

@@ -15,10 +15,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from shoal.errors import InvalidRequest, UnknownModel
-from shoal.paths import confine, shortened
 from shoal.schemas import CustomModel, KeyMapping, TransformOverride
 from shoal.settings import Settings
-from shoal.userfiles import UserFile, require_regular
+from shoal.userfiles import UserFile, confine, require_regular, shortened
 
 from extractor.images.transform import CropMode, Transform
 from extractor.models import timm_names

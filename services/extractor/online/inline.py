@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, StringConstraints
 from shoal.errors import StoreError
 from shoal.schemas import Request
-from shoal.store.atomic import publish_file, storage_errors
+from shoal.store.files import publish_file, storage_errors
 
 KIND_PREFIX = "embed:"
 MAX_IMAGES = 64

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.errors import PathNotFound, PathOutsideRoot
-from shoal.paths import open_confined
+from shoal.userfiles import open_confined
 from shoal.wanted import check_wanted
 
 from extractor.images.decode import stamp_of

@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 from shoal.errors import LabelsInvalid, NoImages, PathNotFound
-from shoal.paths import confine
 from shoal.schemas import FolderLevel, ImageSource, LabelFile
-from shoal.store.manifest import LISTING_SCHEMA, image_id
+from shoal.store.records import LISTING_SCHEMA, image_id
+from shoal.userfiles import confine
 
 from extractor.images.formats import IMAGE_SUFFIXES
 from extractor.sources.filenames import listed_names

@@ -15,7 +15,7 @@ import structlog
 from numpy.typing import NDArray
 from shoal.errors import ImageNotFinite, StoreError
 from shoal.store import EmbeddingSet, RowMetadata, ShardWriter, Store
-from shoal.store.partial import Segment
+from shoal.store.segments import Segment
 
 from extractor.images.child import Decoded, Listed, Undecodable
 from extractor.jobs.failures import Failure

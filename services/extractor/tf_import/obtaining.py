@@ -22,7 +22,7 @@ import structlog
 from shoal.errors import WeightsInvalid, WeightsMissing
 from shoal.fetch import Route
 from shoal.process import spawn
-from shoal.store.atomic import replace_file
+from shoal.store.files import replace_file
 
 from extractor.models.download import Checksums, OnProgress, alone, download, fault_of, note_of, require_room
 from extractor.models.spec import ModelSpec, PublishedModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from shoal.store.atomic import fsync_folder, fsync_tree, replace_file
+from shoal.store.files import fsync_folder, fsync_tree, replace_file
 
 from extractor.tf_serving.folders import served_models, versions
 

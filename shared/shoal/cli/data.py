@@ -61,10 +61,11 @@ def verify(
 ) -> None:
     """Read all that is stored: every checksum, row and value. Needs no running service."""
     from shoal.store import Store
+    from shoal.store.verify_results import verify_all, verify_any
 
     opened = Store(store or Settings().store)
     bad = 0
-    for report in (opened.verify_any(each) for each in ids) if ids else opened.verify_all():
+    for report in (verify_any(opened.layout, each) for each in ids) if ids else verify_all(opened.layout):
         bad += len(report.problems)
         for problem in report.problems:
             err.print(f"{report.id}: {problem}", highlight=False, markup=False, soft_wrap=True)
@@ -87,12 +88,13 @@ def repair(
     A shard that is taken out is missing: the same extract request embeds it again, and only it.
     """
     from shoal.store import Store
+    from shoal.store.verify_results import verify_any
 
     opened = Store(store or Settings().store)
     left = 0
     for each in ids:
         if not opened.layout.embeddings(each).folder.is_dir():
-            found = opened.verify_any(each)
+            found = verify_any(opened.layout, each)
             if not found.ok:
                 raise StoreCorrupt(f"The {found.kind} {each} cannot be repaired, only made again: {found.problems[0]}.")
             typer.echo(f"{each}: ok, nothing to repair")

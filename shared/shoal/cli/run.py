@@ -28,7 +28,7 @@ from shoal.jobs.states import JobState
 from shoal.schemas import Job
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
-from shoal.store.survey import survey
+from shoal.store.listing import open_each
 
 Json = dict[str, Any]
 RUN: Flags = {**EXTRACT, **CLUSTER, "images": "FOLDER", "images.path": "FOLDER", "clusters": "-k"}
@@ -329,9 +329,9 @@ def _kept(source: Source, store: Store, command: str) -> str:
 def _newest(source: Source, store: Store) -> EmbeddingSet | None:
     """The set of the folder's embeddings that was written to last."""
     newest: tuple[float, EmbeddingSet | None] = (0.0, None)
-    for entry in survey("embeddings", store.embeddings_ids(), store.embeddings):
+    for entry in open_each("embeddings", store.embeddings_ids(), store.embeddings):
         found = entry.item
-        if entry.error is not None or found.plan.source.path != source.path:
+        if found is None or found.plan.source.path != source.path:
             continue
         layout = found.layout
         times = [path.stat().st_mtime for path in (layout.plan, layout.commits, layout.all_parts) if path.exists()]

@@ -124,7 +124,7 @@ def entries(store: Store) -> Iterator[Entry]:
         "clustering": _clustering_line,
         "sweep": _sweep_line,
     }
-    for found in store.survey():
+    for found in store.entries():
         folder = places[found.kind](found.id).folder
         try:
             facts = f"damaged: {found.error}" if found.error else lines[found.kind](found.item)

@@ -22,7 +22,7 @@ from shoal.embedded.process import Process
 from shoal.embedded.runfile import RunningStack, queue_folder
 from shoal.errors import ShoalError, Unavailable
 from shoal.jobs.scripts import connect
-from shoal.store.atomic import storage_errors
+from shoal.store.files import storage_errors
 
 SOCKET = "valkey.sock"
 MAX_SOCKET_PATH = 103

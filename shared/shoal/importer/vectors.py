@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shoal.errors import ImportInvalid
 from shoal.store.layout import IMG_EMB
-from shoal.store.npyheader import NpyInvalid, map_npy
+from shoal.store.npy import NpyInvalid, map_npy
 from shoal.userfiles import UserFile
 
 _CHUNK_BYTES = 32 << 20

@@ -10,7 +10,7 @@ import structlog
 
 from shoal.errors import JobNotFound
 from shoal.jobs.queue import JobQueue
-from shoal.storeroot import WORK_FOLDER
+from shoal.store_identity import WORK_FOLDER
 
 log = structlog.get_logger(__name__)
 

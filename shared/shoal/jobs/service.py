@@ -13,7 +13,7 @@ from shoal.jobs.observer import Observer, Observers
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.worker import Worker
 from shoal.settings import Settings
-from shoal.storeroot import store_identity
+from shoal.store_identity import store_identity
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shoal.delimited import blanks_before_quotes, head_lines, read_rows, sniff_delimiter
 from shoal.labels.cells import clean_label, looks_like_image, text_of
 from shoal.labels.columns import KNOWN, LABEL_COLUMN, PATH_COLUMN, Chosen, Columns, choose
-from shoal.store.npyheader import NpyInvalid, map_npy
+from shoal.store.npy import NpyInvalid, map_npy
 from shoal.userfiles import UserFile
 
 Kind = Literal["delimited", "lines", "spaced", "jsonl", "parquet", "npy"]

@@ -1,6 +1,7 @@
 """The store: embeddings and clusterings on disk. FORMAT.md is the format's specification."""
 
-from shoal.store.manifest import (
+from shoal.store.reader import EmbeddingSet
+from shoal.store.records import (
     FileRecord,
     Manifest,
     ModelRecord,
@@ -11,7 +12,6 @@ from shoal.store.manifest import (
     image_id,
     listing_sha256,
 )
-from shoal.store.reader import EmbeddingSet
 from shoal.store.store import Store
 from shoal.store.verify import Problem, VerifyReport
 from shoal.store.writer import ShardWriter

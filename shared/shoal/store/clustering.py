@@ -19,16 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shoal.errors import ShoalError, StoreError
-from shoal.store.atomic import publish_folder, remove_folder, storage_errors
-from shoal.store.clustering_checks import check_metrics, check_spec, corrupt, not_found, read_records
-from shoal.store.commits import record_file
+from shoal.errors import ClusteringNotFound, ShoalError, StoreCorrupt, StoreError
 from shoal.store.documents import why
-from shoal.store.integrity import damage_of
+from shoal.store.files import damage_of, publish_folder, record_file, storage_errors
 from shoal.store.layout import ClusteringLayout, StoreLayout, is_id
-from shoal.store.manifest import FileRecord, FilesRecord
-from shoal.store.npyfile import NPY_ERRORS, read_npy
-from shoal.store.survey import ids_in
+from shoal.store.npy import NPY_ERRORS, read_npy
+from shoal.store.records import FileRecord, FilesRecord, seal_of
 
 FORMAT = 1
 ROW_GROUP = 131_072
@@ -97,6 +93,58 @@ ITERATIONS_SCHEMA = _schema(
 )
 
 
+def read_records(layout: ClusteringLayout) -> dict[str, FileRecord]:
+    """The records of files.json by path.
+
+    Raises
+    ------
+    ValueError
+        It is no such document, or does not fit its seal.
+    """
+    content = layout.files.read_bytes()
+    found = FilesRecord.model_validate_json(content)
+    if seal_of(json.loads(content)) != found.seal:
+        raise ValueError("it does not fit its seal")
+    return {record.path: record for record in found.files}
+
+
+def check_spec(spec: Mapping[str, Any]) -> None:
+    """Raise a ``ValueError`` unless spec.json has what every reader needs."""
+    lists = all(isinstance(spec.get(name), list) and spec[name] for name in ("scored", "seeds"))
+    numbers = all(isinstance(spec.get(name), int) for name in ("k", "n", "dim", "best_seed"))
+    if not lists or not numbers or not isinstance(spec.get("request"), dict):
+        raise ValueError("it lacks fields of a spec.json")
+
+
+def check_metrics(metrics: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+    """Raise a ``ValueError`` unless metrics.json has the figures of every scored set."""
+    scored = metrics.get("scored")
+    for name in spec["scored"]:
+        entry = scored.get(name) if isinstance(scored, dict) else None
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), dict) for key in ("seeds", "mean", "std")):
+            raise ValueError(f"it lacks the figures of {name}")
+
+
+def corrupt(layout: ClusteringLayout, path: Path, problem: str, clustering_id: str) -> ShoalError:
+    """The error for a file of a clustering that is not as it should be, or for a clustering that is deleted."""
+    if not layout.folder.is_dir():
+        return clustering_not_found(clustering_id)
+    name = f"clusterings/{clustering_id}/{layout.name_of(path)}"
+    return StoreCorrupt(
+        f"{name} {problem}. `shoal verify {clustering_id}` lists all damage; cluster again, and delete this one with "
+        f"`DELETE /clusterings/{clustering_id}`.",
+        file=name,
+        clustering=clustering_id,
+    )
+
+
+def clustering_not_found(clustering_id: str) -> ClusteringNotFound:
+    """The error for an id that names no clustering."""
+    return ClusteringNotFound(
+        f"There is no clustering {clustering_id!r}: `GET /clusterings` lists the ids.", clustering=clustering_id
+    )
+
+
 class Clustering:
     """One published clustering; nothing in it changes any more.
 
@@ -129,7 +177,7 @@ class Clustering:
         StoreCorrupt
             It is missing or damaged.
         """
-        record = self._records.get(path.relative_to(self.layout.folder).as_posix())
+        record = self._records.get(self.layout.name_of(path))
         try:
             problem = damage_of(path, record) if record else None
             if record is None and not path.is_file():
@@ -230,7 +278,7 @@ class Clustering:
 
     def _has(self, path: Path) -> bool:
         """Whether the clustering was published with this file; one that is missing since is damage."""
-        return path.relative_to(self.layout.folder).as_posix() in self._records or path.is_file()
+        return self.layout.name_of(path) in self._records or path.is_file()
 
     def _archive(self, path: Path) -> dict[str, NDArray[Any]]:
         with self.reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -385,46 +433,6 @@ def assignments_schema(levels: int = 0) -> pa.Schema:
     for level in range(1, levels + 1):
         schema = schema.append(pa.field(f"level_{level}", pa.int32()))
     return schema
-
-
-def clustering_ids(store: StoreLayout) -> list[str]:
-    """Ids of all clusterings, damaged or not, newest first."""
-    folder = store.clusterings_folder
-    return sorted(ids_in(folder), key=lambda name: (-_changed(folder / name), name))
-
-
-def open_clustering(store: StoreLayout, clustering_id: str) -> Clustering:
-    """The clustering of that id.
-
-    Raises
-    ------
-    ClusteringNotFound
-        There is none.
-    StoreCorrupt
-        It is damaged, as far as its documents tell.
-    """
-    if not is_id(clustering_id) or not store.clustering(clustering_id).folder.is_dir():
-        raise not_found(clustering_id)
-    return Clustering(store.clustering(clustering_id))
-
-
-def delete_clustering(store: StoreLayout, clustering_id: str) -> None:
-    """Remove the clustering of that id in one step.
-
-    Raises
-    ------
-    ClusteringNotFound
-        There is none.
-    """
-    if not is_id(clustering_id) or not remove_folder(store.clustering(clustering_id).folder, store.trash):
-        raise not_found(clustering_id)
-
-
-def _changed(folder: Path) -> float:
-    try:
-        return folder.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
 
 
 def _npy_bytes(array: NDArray[Any]) -> bytes:

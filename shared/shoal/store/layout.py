@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.storeroot import WORK_FOLDER
+from shoal.store_identity import WORK_FOLDER
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,159}")
-"""What an embeddings or clustering id looks like; anything else is no id and never becomes part of a path."""
+"""Pattern of an embeddings, clustering or sweep id; other text never becomes part of a path."""
 SHARD_DIGITS = 5
 """Least width of a shard number in file names."""
 COMMIT_NAME = re.compile(r"([0-9]{5,})\.json")
@@ -20,12 +19,41 @@ DATA_KINDS = {IMG_EMB: "npy", METADATA: "parquet", ERRORS: "parquet", THUMBS: "p
 
 
 def is_id(text: str) -> bool:
-    """Whether ``text`` may name an embeddings or clustering folder."""
+    """Whether ``text`` may name an embeddings, clustering or sweep folder."""
     return ID_PATTERN.fullmatch(text) is not None
 
 
-@dataclass(frozen=True)
-class EmbeddingsLayout:
+def ids_in(folder: Path) -> list[str]:
+    """Names of the folders below ``folder`` that are ids, sorted; damaged ones included."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if is_id(entry.name) and entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def stray_files(folder: Path) -> list[str]:
+    """Names of the entries of ``folder`` that are no folders, sorted; hidden files are left out."""
+    try:
+        return sorted(each.name for each in folder.iterdir() if not each.name.startswith(".") and not each.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files in ``folder`` and below it, sorted; none where there is no such folder."""
+    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+
+
+class _FolderLayout:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def name_of(self, path: Path) -> str:
+        """``path`` relative to the folder, with forward slashes."""
+        return path.relative_to(self.folder).as_posix()
+
+
+class EmbeddingsLayout(_FolderLayout):
     """Paths of one embeddings folder.
 
     Parameters
@@ -33,40 +61,36 @@ class EmbeddingsLayout:
     folder
         ``<root>/embeddings/<id>``.
     digits
-        Width of the shard numbers in file names: the same for all shards of a plan, so that the files' names sort as
-        their numbers do.
+        Width of the shard numbers in file names: the same for all shards of a plan, so that names sort as numbers do.
+
+    Attributes
+    ----------
+    notes
+        Which files are not in the listing, and why; the only file that may be replaced.
+    work
+        Folder of attempts that are being written: no file in it counts unless a commit names it.
+    all_parts
+        Folder of the saved parts of shards without a commit; exists only while there are any.
     """
 
-    folder: Path
-    digits: int = SHARD_DIGITS
+    def __init__(self, folder: Path, digits: int = SHARD_DIGITS) -> None:
+        super().__init__(folder)
+        self.digits = digits
+        self.plan = folder / "plan.json"
+        self.listing = folder / "listing.parquet"
+        self.notes = folder / "listed.json"
+        self.manifest = folder / "manifest.json"
+        self.commits = folder / "commits"
+        self.work = folder / "work"
+        self.all_parts = folder / "parts"
 
     @property
-    def plan(self) -> Path:
-        return self.folder / "plan.json"
-
-    @property
-    def listing(self) -> Path:
-        return self.folder / "listing.parquet"
-
-    @property
-    def notes(self) -> Path:
-        """What was left out of the listing; the only file that may be replaced."""
-        return self.folder / "listed.json"
-
-    @property
-    def manifest(self) -> Path:
-        return self.folder / "manifest.json"
-
-    @property
-    def commits(self) -> Path:
-        return self.folder / "commits"
-
-    @property
-    def work(self) -> Path:
-        """Folder of what is being written: nothing in it counts unless a commit names it."""
-        return self.folder / "work"
+    def folders(self) -> tuple[Path, ...]:
+        """The folders that exist from the start."""
+        return (*(self.folder / kind for kind in DATA_KINDS), self.commits, self.work)
 
     def commit(self, shard: int) -> Path:
+        """The commit of a shard."""
         return self.commits / f"{shard:0{self.digits}d}.json"
 
     def data_name(self, kind: str, shard: int) -> str:
@@ -74,181 +98,118 @@ class EmbeddingsLayout:
         return f"{kind}/{kind}_{shard:0{self.digits}d}.{DATA_KINDS[kind]}"
 
     def data(self, kind: str, shard: int) -> Path:
+        """A shard's file of ``kind``."""
         return self.folder / self.data_name(kind, shard)
+
+    def parts(self, shard: int) -> Path:
+        """Folder of the saved parts of one shard."""
+        return self.all_parts / f"{shard:0{self.digits}d}"
 
     def staging(self, token: str) -> Path:
         """Folder of one attempt at one shard."""
         return self.work / token
 
-    @property
-    def all_parts(self) -> Path:
-        """Folder of what attempts have saved of shards that are not committed yet; there only while there is any."""
-        return self.folder / "parts"
-
-    def parts(self, shard: int) -> Path:
-        """Folder of what attempts have saved of one shard."""
-        return self.all_parts / f"{shard:0{self.digits}d}"
-
     def staged(self, token: str, data_name: str) -> Path:
-        """Where an attempt keeps the file that will become ``data_name`` once it is committed."""
+        """Where an attempt keeps the file that becomes ``data_name`` when its shard is committed."""
         return self.staging(token) / data_name.rpartition("/")[2]
 
-    @property
-    def folders(self) -> tuple[Path, ...]:
-        """The folders that exist from the start."""
-        return (*(self.folder / kind for kind in DATA_KINDS), self.commits, self.work)
 
+class ClusteringLayout(_FolderLayout):
+    """Paths of one clustering folder, ``<root>/clusterings/<id>``.
 
-@dataclass(frozen=True)
-class ClusteringLayout:
-    """Paths of one clustering folder, ``<root>/clusterings/<id>``."""
+    Attributes
+    ----------
+    files
+        Written last: size and checksum of every other file.
+    """
 
-    folder: Path
-
-    @property
-    def spec(self) -> Path:
-        return self.folder / "spec.json"
-
-    @property
-    def transform(self) -> Path:
-        return self.folder / "transform.npz"
-
-    @property
-    def centroids(self) -> Path:
-        return self.folder / "centroids.npy"
-
-    @property
-    def assignments(self) -> Path:
-        return self.folder / "assignments.parquet"
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.json"
-
-    @property
-    def iterations(self) -> Path:
-        return self.folder / "iterations.parquet"
-
-    @property
-    def run(self) -> Path:
-        return self.folder / "run.json"
-
-    @property
-    def clusters(self) -> Path:
-        return self.folder / "clusters.parquet"
-
-    @property
-    def classes(self) -> Path:
-        return self.folder / "classes.parquet"
-
-    @property
-    def confusion(self) -> Path:
-        return self.folder / "confusion.parquet"
-
-    @property
-    def files(self) -> Path:
-        """Written last: size and checksum of every other file."""
-        return self.folder / "files.json"
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.spec = folder / "spec.json"
+        self.run = folder / "run.json"
+        self.metrics = folder / "metrics.json"
+        self.files = folder / "files.json"
+        self.transform = folder / "transform.npz"
+        self.centroids = folder / "centroids.npy"
+        self.prices = folder / "prices.npy"
+        self.hierarchy = folder / "hierarchy.npz"
+        self.assignments = folder / "assignments.parquet"
+        self.clusters = folder / "clusters.parquet"
+        self.classes = folder / "classes.parquet"
+        self.confusion = folder / "confusion.parquet"
+        self.iterations = folder / "iterations.parquet"
+        self.report = folder / "report"
+        self.report_html = self.report / "index.html"
+        self.contact_sheet = self.report / "contact-sheet.png"
 
     def seed_centroids(self, seed: int) -> Path:
+        """The centroids of one seed."""
         return self.folder / "seeds" / str(seed) / "centroids.npy"
 
-    @property
-    def prices(self) -> Path:
-        return self.folder / "prices.npy"
-
     def seed_prices(self, seed: int) -> Path:
+        """The prices of one seed."""
         return self.folder / "seeds" / str(seed) / "prices.npy"
 
-    @property
-    def hierarchy(self) -> Path:
-        return self.folder / "hierarchy.npz"
 
-    @property
-    def report(self) -> Path:
-        return self.folder / "report"
+class SweepLayout(_FolderLayout):
+    """Paths of one sweep, ``<root>/sweeps/<id>``.
 
-    @property
-    def report_html(self) -> Path:
-        return self.report / "index.html"
+    Attributes
+    ----------
+    done
+        Written last: all points and plots are there.
+    """
 
-    @property
-    def contact_sheet(self) -> Path:
-        return self.report / "contact-sheet.png"
-
-
-@dataclass(frozen=True)
-class SweepLayout:
-    """Paths of one sweep, ``<root>/sweeps/<id>``."""
-
-    folder: Path
-
-    @property
-    def spec(self) -> Path:
-        return self.folder / "spec.json"
-
-    @property
-    def points(self) -> Path:
-        return self.folder / "points"
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.spec = folder / "spec.json"
+        self.points = folder / "points"
+        self.plots = folder / "plots"
+        self.done = folder / "done.json"
 
     def point(self, index: int) -> Path:
+        """One point."""
         return self.points / f"{index:0{SHARD_DIGITS}d}.json"
 
-    @property
-    def plots(self) -> Path:
-        return self.folder / "plots"
-
     def plot(self, name: str, extension: str) -> Path:
+        """One plot."""
         return self.plots / f"{name}.{extension}"
 
-    @property
-    def done(self) -> Path:
-        """Written last: all points and plots are there."""
-        return self.folder / "done.json"
 
-
-@dataclass(frozen=True)
 class StoreLayout:
-    """Paths of a store."""
+    """Paths of a store.
 
-    root: Path
+    Attributes
+    ----------
+    trash
+        Deleted folders are renamed into it before their files are removed.
+    temporary
+        Folders are prepared in it before one rename makes them visible.
+    work_folder
+        Parent of the jobs' working folders.
+    """
 
-    @property
-    def embeddings_folder(self) -> Path:
-        return self.root / "embeddings"
-
-    @property
-    def clusterings_folder(self) -> Path:
-        return self.root / "clusterings"
-
-    @property
-    def sweeps_folder(self) -> Path:
-        return self.root / "sweeps"
-
-    def sweep(self, sweep_id: str) -> SweepLayout:
-        return SweepLayout(self.sweeps_folder / sweep_id)
-
-    @property
-    def trash(self) -> Path:
-        """Where deleted folders go by one rename before their files are removed."""
-        return self.root / ".trash"
-
-    @property
-    def temporary(self) -> Path:
-        """Where folders are prepared before one rename makes them visible."""
-        return self.root / ".tmp"
-
-    def work(self, result_id: str) -> Path:
-        """Working folder of the job that makes a clustering or a sweep: its own, and of no meaning to others."""
-        return self.work_folder / result_id
-
-    @property
-    def work_folder(self) -> Path:
-        """Parent of the working folders."""
-        return self.root / WORK_FOLDER
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.embeddings_folder = root / "embeddings"
+        self.clusterings_folder = root / "clusterings"
+        self.sweeps_folder = root / "sweeps"
+        self.trash = root / ".trash"
+        self.temporary = root / ".tmp"
+        self.work_folder = root / WORK_FOLDER
 
     def embeddings(self, embeddings_id: str, digits: int = SHARD_DIGITS) -> EmbeddingsLayout:
+        """Paths of an embeddings folder."""
         return EmbeddingsLayout(self.embeddings_folder / embeddings_id, digits)
 
     def clustering(self, clustering_id: str) -> ClusteringLayout:
+        """Paths of a clustering folder."""
         return ClusteringLayout(self.clusterings_folder / clustering_id)
+
+    def sweep(self, sweep_id: str) -> SweepLayout:
+        """Paths of a sweep folder."""
+        return SweepLayout(self.sweeps_folder / sweep_id)
+
+    def work(self, result_id: str) -> Path:
+        """Working folder of the job that makes a clustering or a sweep; no other process reads it."""
+        return self.work_folder / result_id

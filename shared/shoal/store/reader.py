@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 from numpy.typing import DTypeLike, NDArray
 
 from shoal.errors import StoreCorrupt, StoreError
-from shoal.store import npyfile
-from shoal.store.committed import CommittedFiles
+from shoal.store.commits import CommittedFiles
 from shoal.store.documents import read_listing, read_manifest, read_notes, shard_entries
 from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
-from shoal.store.manifest import (
+from shoal.store.npy import open_npy, release_pages
+from shoal.store.records import (
     ERRORS_SCHEMA,
     METADATA_SCHEMA,
     THUMBS_SCHEMA,
@@ -125,7 +125,7 @@ class EmbeddingSet:
         if not entry.rows:
             return np.empty((0, self.dim), self.dtype)
         rows, dim, dtype = entry.rows, self.dim, self.plan.dtype
-        return self._files.open(shard, IMG_EMB, lambda path: npyfile.open_npy(path, rows, dim, dtype))
+        return self._files.open(shard, IMG_EMB, lambda path: open_npy(path, rows, dim, dtype))
 
     def iter_batches(
         self,
@@ -159,7 +159,7 @@ class EmbeddingSet:
             parts = list(self._parts(first, min(first + batch_rows, stop)))
             yield first, _joined(parts, np.dtype(dtype))
             for part in parts:
-                npyfile.let_go(part)
+                release_pages(part)
 
     def _parts(self, start: int, stop: int) -> Iterator[Array]:
         """The rows from ``start`` to ``stop``, as views of the shards that hold them."""
@@ -197,7 +197,7 @@ class EmbeddingSet:
             if lo < hi:
                 vectors = self._mapped(entry.shard)
                 out[order[lo:hi]] = vectors[ordered[lo:hi] - entry.offset]
-                npyfile.let_go(vectors)
+                release_pages(vectors)
         return out
 
     def metadata(self, columns: Sequence[str] | None = None) -> pa.Table:

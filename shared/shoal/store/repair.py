@@ -22,12 +22,11 @@ import pyarrow as pa
 
 from shoal.errors import ShoalError, StoreCorrupt
 from shoal.store import commits
-from shoal.store.atomic import fsync_folder, storage_errors
-from shoal.store.committed import commit_problem
+from shoal.store.commits import commit_problem
 from shoal.store.documents import is_plan_of, read_listing, read_manifest, read_plan, reason_of, shard_entries
-from shoal.store.integrity import damage_of
-from shoal.store.layout import DATA_KINDS, EmbeddingsLayout, StoreLayout
-from shoal.store.manifest import FileRecord, Manifest, Plan, ShardCommit, listing_sha256
+from shoal.store.files import damage_of, fsync_folder, hash_file, storage_errors
+from shoal.store.layout import DATA_KINDS, EmbeddingsLayout, StoreLayout, files_below
+from shoal.store.records import FileRecord, Manifest, Plan, ShardCommit, listing_sha256
 from shoal.store.verify import Problem, VerifyReport, check_shard
 
 Alive = Callable[[], None]
@@ -95,17 +94,17 @@ class _Repair:
         self._layout, self._plan, self._report, self._alive = layout, plan, report, alive
         self._trash = trash / f"{report.id}.{secrets.token_hex(8)}"
         # Before the commits are read: a file found at a final name belongs to a commit that was there already.
-        self._files = [path for kind in DATA_KINDS for path in _files_below(layout.folder / kind)]
+        self._files = [path for kind in DATA_KINDS for path in files_below(layout.folder / kind)]
 
     def run(self, *, deep: bool, imported: bool) -> None:
         layout, report = self._layout, self._report
         manifest, bad_manifest = self._manifest()
         records = [record for record in manifest.files if record.path.startswith("commits/")] if manifest else []
-        self._restore([(layout.folder / each.path, each) for each in records], _files_below(layout.commits))
+        self._restore([(layout.folder / each.path, each) for each in records], files_below(layout.commits))
         sound, damaged = self._commits(manifest)
         self._restore(
             [(self._place(commit, record), record) for commit in sound.values() for record in commit.files],
-            [*self._files, *_files_below(layout.work)],
+            [*self._files, *files_below(layout.work)],
         )
         listing = self._listing(manifest)
         if listing is None:
@@ -194,7 +193,7 @@ class _Repair:
             final.parent.mkdir(exist_ok=True)
             linked.replace(final)
             fsync_folder(final.parent)
-            self._report.restored.append(final.relative_to(self._layout.folder).as_posix())
+            self._report.restored.append(self._layout.name_of(final))
         if moves:
             # Two names of one file: renaming one to the other leaves both.
             _remove_empty(aside)
@@ -204,7 +203,7 @@ class _Repair:
         self._alive()
         with suppress(OSError):
             if path.stat().st_size in {record.bytes for record in lost.values()}:
-                found = commits.hash_file(path)
+                found = hash_file(path)
                 same = ((record.bytes, record.xxh3_64, record.sha256) == found for record in lost.values())
                 return next((final for final, is_it in zip(lost, same, strict=True) if is_it), None)
         return None
@@ -243,7 +242,7 @@ class _Repair:
 
     def _sweep_strays(self, known: set[str]) -> None:
         for path in self._files:
-            name = path.relative_to(self._layout.folder).as_posix()
+            name = self._layout.name_of(path)
             if name not in known and path.exists():
                 self._move(path)
                 if name not in self._report.restored:
@@ -251,7 +250,7 @@ class _Repair:
 
     def _move(self, path: Path) -> None:
         """Take a file out of the set, durably."""
-        target = self._trash / path.relative_to(self._layout.folder).as_posix().replace("/", "_")
+        target = self._trash / self._layout.name_of(path).replace("/", "_")
         while path.exists():
             # Whoever empties the trash may do so right now.
             self._trash.mkdir(parents=True, exist_ok=True)
@@ -291,10 +290,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _files_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
 
 
 def _remove_empty(folder: Path) -> None:

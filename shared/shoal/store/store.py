@@ -1,42 +1,40 @@
-"""The store: one root folder with every embeddings set and every clustering in it."""
+"""The store: one root folder with every embeddings set, clustering and sweep in it."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from shoal.errors import EmbeddingsIncomplete, EmbeddingsNotFound, NotFound, StoreError
-from shoal.store import clustering as clusterings
-from shoal.store import commits, sweeps
-from shoal.store.atomic import publish_file, remove_folder, replace_file
-from shoal.store.clustering import Clustering, ClusteringWriter
-from shoal.store.creation import create, restore
+from shoal.store import commits
+from shoal.store.clustering import Clustering, clustering_not_found
 from shoal.store.documents import (
     corrupt,
+    create,
     not_found,
+    publish_manifest,
     read_listing,
     read_manifest,
     read_notes,
     read_plan,
-    shard_entries,
+    restore,
 )
-from shoal.store.layout import EmbeddingsLayout, StoreLayout, is_id
-from shoal.store.manifest import Manifest, Plan
-from shoal.store.partial import saved_images
+from shoal.store.files import remove_folder, replace_file
+from shoal.store.layout import EmbeddingsLayout, StoreLayout, ids_in, is_id
+from shoal.store.listing import Entry, open_each
 from shoal.store.reader import EmbeddingSet
+from shoal.store.records import Manifest, Plan
 from shoal.store.repair import RepairReport, repair_embeddings
-from shoal.store.survey import Entry, ids_in, strays_in, survey
-from shoal.store.sweeps import Sweep
-from shoal.store.verify import Problem, VerifyReport, verify_embeddings
-from shoal.store.verify_results import verify_clustering, verify_sweep
+from shoal.store.segments import saved_images
+from shoal.store.sweeps import Sweep, sweep_not_found
+from shoal.store.verify import VerifyReport, verify_embeddings
 from shoal.store.writer import ShardWriter
 
 _STALE_S = 86_400.0
@@ -44,7 +42,7 @@ _STALE_S = 86_400.0
 
 
 class Store:
-    """Embeddings and clusterings below one root folder.
+    """Embeddings, clusterings and sweeps below one root folder.
 
     Safe to use from many threads, processes and machines at once: whatever becomes visible does so in one step.
 
@@ -68,33 +66,33 @@ class Store:
         Raises
         ------
         EmbeddingsNotFound
-            Nothing has that id.
+            No set has that id.
         StoreCorrupt
-            It is damaged, as far as documents and the sizes of files tell.
+            The set is damaged, as far as its documents and the sizes of its files tell.
         """
         layout, plan = self._plan(embeddings_id)
         try:
             found = EmbeddingSet(layout, plan)
             found.check()
-        except FileNotFoundError:  # deleted while it was looked at
+        except FileNotFoundError:  # deleted meanwhile
             raise corrupt(layout, "plan.json", "is missing") from None
         return found
 
     def has_plan(self, embeddings_id: str) -> bool:
-        """Whether there is a set of that id whose plan can be read."""
+        """Whether a set has that id and a readable plan."""
         try:
             self._plan(embeddings_id)
         except (EmbeddingsNotFound, StoreError):
             return False
         return True
 
-    def embeddings_as_far_as_readable(self, embeddings_id: str) -> EmbeddingSet | None:
-        """Open a set that may be damaged, to delete it; None when not even its documents can be read.
+    def embeddings_unchecked(self, embeddings_id: str) -> EmbeddingSet | None:
+        """Open a set that may be damaged, to delete it; None when its documents cannot be read.
 
         Raises
         ------
         EmbeddingsNotFound
-            Nothing has that id.
+            No set has that id.
         """
         try:
             return EmbeddingSet(*self._plan(embeddings_id))
@@ -102,47 +100,47 @@ class Store:
             return None
 
     def create_embeddings(self, plan: Plan, listing: pa.Table, alive: Callable[[], None] | None = None) -> EmbeddingSet:
-        """Create the folder of ``plan``, or open the one that is there.
+        """Create the folder of ``plan``, or open and repair the existing one.
 
-        One that is there is read as a whole and mended: damaged shards are taken out of it, and so are missing again.
+        Every byte of an existing set is checked; its damaged shards are removed, and so become missing shards.
 
         Parameters
         ----------
         plan
             What the folder will hold. The same plan always has the same id and so the same folder.
         listing
-            The images: ``image_id``, ``image_path``, and where there are any ``label``, ``split``, ``stamp``; all text.
-            Frozen as listing.parquet.
+            The images, frozen as listing.parquet: text columns ``image_id`` and ``image_path``; optional ``label``,
+            ``split``, ``stamp``.
         alive
-            As of `mended_embeddings`.
+            See `repaired_embeddings`.
 
         Raises
         ------
         StoreError
-            The listing is not the one that the plan names, or an image id is in it twice.
+            The listing is not the one that the plan names, or it repeats an image id.
         StoreFull
-            The disk is full; nothing is left behind.
+            The disk is full; no file is left behind.
         """
         layout = self.layout.embeddings(plan.id, plan.shard_digits)
         if create(self.layout, layout, plan, listing):
             return self.embeddings(plan.id)
-        restore(self.layout, layout, plan, listing)
-        return self.mended_embeddings(plan.id, alive)
+        restore(layout, plan, listing)
+        return self.repaired_embeddings(plan.id, alive)
 
-    def mended_embeddings(self, embeddings_id: str, alive: Callable[[], None] | None = None) -> EmbeddingSet:
-        """Open an embeddings set that is to be completed: without its damaged shards, which are taken out.
+    def repaired_embeddings(self, embeddings_id: str, alive: Callable[[], None] | None = None) -> EmbeddingSet:
+        """Remove an embeddings set's damaged shards and open it, to write its missing shards.
 
         Parameters
         ----------
         alive
-            Called now and then while every committed byte is compared with its checksum.
+            Called repeatedly while every committed byte is compared with its checksum.
 
         Raises
         ------
         EmbeddingsNotFound
-            Nothing has that id.
+            No set has that id.
         StoreCorrupt
-            Its plan or its listing is damaged; `create_embeddings` writes them again.
+            The plan or the listing is damaged; `create_embeddings` writes them again.
         """
         report = self.repair(embeddings_id, deep=False, imported=True, alive=alive)
         if report.left:
@@ -151,8 +149,8 @@ class Store:
         found.repaired_shards = tuple(report.removed)
         return found
 
-    def write_notes(self, embeddings_id: str, notes: dict[str, Any]) -> None:
-        """Keep what the plan does not say of how the listing was made, in place of what was noted before.
+    def write_notes(self, embeddings_id: str, notes: Mapping[str, Any]) -> None:
+        """Write listed.json: how the listing was made. Replaces the former notes.
 
         Parameters
         ----------
@@ -162,9 +160,9 @@ class Store:
         Raises
         ------
         EmbeddingsNotFound
-            There is no such id.
+            No set has that id.
         StoreFull, StoreError
-            They cannot be written; what was noted before stays.
+            The file cannot be written; the former notes stay.
         """
         layout, _ = self._plan(embeddings_id)
         if read_notes(layout) == notes:
@@ -183,12 +181,17 @@ class Store:
         imported: bool = False,
         alive: Callable[[], None] | None = None,
     ) -> RepairReport:
-        """Mend what the store itself proves, and take the shards out that are damaged; see `repair_embeddings`.
+        """Repair an embeddings set as far as its checksums allow, and remove its damaged shards.
+
+        Parameters
+        ----------
+        deep, imported, alive
+            See `shoal.store.repair.repair_embeddings`.
 
         Raises
         ------
         EmbeddingsNotFound
-            There is no such id.
+            No set has that id.
         """
         self._require_folder(embeddings_id)
         try:
@@ -208,28 +211,29 @@ class Store:
         shard
             Its number; `EmbeddingSet.missing_shards` lists those to write.
         attempt, owner
-            Who writes, for people who read the commit.
+            Who writes; recorded in the commit.
 
         Raises
         ------
         EmbeddingsNotFound
-            There is no such id.
+            No set has that id.
         IndexError
             The plan has no such shard.
         """
         layout, plan = self._plan(embeddings_id)
-        ids: list[Any] = read_listing(layout, *plan.shard_range(shard)).column("image_id").to_pylist()
+        ids: list[str] = read_listing(layout, *plan.shard_range(shard)).column("image_id").to_pylist()
         return ShardWriter(layout, plan, shard, ids, attempt=attempt, owner=owner)
 
     def finish_embeddings(self, embeddings_id: str) -> Manifest:
-        """Write manifest.json once every shard is committed; returns the one that is there otherwise.
+        """Write manifest.json when every shard is committed; return the existing manifest otherwise.
 
-        Whatever killed processes left half done is completed or swept away on the way.
+        Files that killed processes left in ``work/`` are promoted where a commit names them, and removed where none
+        does.
 
         Raises
         ------
         EmbeddingsNotFound
-            There is no such id.
+            No set has that id.
         EmbeddingsIncomplete
             A shard is not committed.
         StoreCorrupt
@@ -242,119 +246,53 @@ class Store:
             missing = found.missing_shards()
             if missing:
                 raise EmbeddingsIncomplete(
-                    f"{embeddings_id} misses {len(missing)} of {plan.shards} shards, the first is {missing[0]}: submit "
-                    "the extraction again, it writes only those.",
+                    f"{embeddings_id} lacks {len(missing)} of {plan.shards} shards, the first is {missing[0]}: submit "
+                    "the extraction again; it writes only the missing shards.",
                     missing_shards=len(missing),
                 )
             for commit in found.commits.values():
                 commits.promote(layout, commit)
-            self._publish_manifest(found)
+            publish_manifest(layout, plan, found.commits)
             manifest = read_manifest(layout)
             if manifest is None:
-                raise EmbeddingsNotFound(f"{embeddings_id} was deleted while it was being finished.")
-        self.sweep_work(embeddings_id)
+                raise EmbeddingsNotFound(f"{embeddings_id} was deleted while its manifest was written.")
+        self.clean_work(embeddings_id)
         return manifest
 
-    def _publish_manifest(self, found: EmbeddingSet) -> None:
-        layout = found.layout
-        paths = [layout.plan, layout.listing, *(layout.commit(shard) for shard in found.commits)]
-        manifest = Manifest(
-            id=found.id,
-            rows=found.rows,
-            failed=found.failed,
-            dim=found.dim,
-            dtype=found.plan.dtype,
-            shards=tuple(shard_entries(found.commits.values())),
-            files=tuple(commits.record_file(path, path.relative_to(layout.folder).as_posix()) for path in paths),
-            finished_at=datetime.now(UTC),
-        ).sealed()
-        content = manifest.model_dump_json(indent=2).encode() + b"\n"
-        publish_file(layout.manifest, lambda file: file.write(content), temporary_folder=layout.work)
-
     def saved_images(self, embeddings_id: str) -> int:
-        """How many images of a set would not have to be embedded again: of committed shards, and saved of others.
+        """How many images of a set need no new embedding: those of committed shards and of saved parts.
 
         Raises
         ------
         EmbeddingsNotFound
-            There is no such id.
+            No set has that id.
         """
         found = self.embeddings(embeddings_id)
         parts = sum(saved_images(found.layout.parts(shard)) for shard in found.missing_shards())
         return found.rows + found.failed + parts
 
-    def sweep_work(self, embeddings_id: str) -> int:
-        """Remove what dead attempts left in ``work/`` and ``parts/`` of a finished set; returns how many entries.
+    def clean_work(self, embeddings_id: str) -> int:
+        """Remove the files of dead attempts from ``work/`` and ``parts/`` of a finished set; returns their number.
 
-        A set that is not finished is left alone: its attempts may be alive.
+        An unfinished set is left alone: its attempts may be alive.
 
         Raises
         ------
         EmbeddingsNotFound
-            There is no such id.
+            No set has that id.
         """
         layout, _ = self._plan(embeddings_id)
         if not layout.manifest.exists():
             return 0
-        leftovers = list(layout.work.iterdir()) if layout.work.is_dir() else []
-        leftovers += [layout.all_parts] if layout.all_parts.is_dir() else []
-        for path in leftovers:
+        dead = list(layout.work.iterdir()) if layout.work.is_dir() else []
+        dead += [layout.all_parts] if layout.all_parts.is_dir() else []
+        for path in dead:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
-        return len(leftovers)
-
-    def survey(self) -> list[Entry]:
-        """Every set, clustering and sweep, damaged ones and stray folders included: nothing in it raises.
-
-        Sets come first and then clusterings and sweeps, each kind in the order of its list of ids.
-        """
-        return [
-            *survey("embeddings", ids_in(self.layout.embeddings_folder), self.embeddings),
-            *survey("clustering", self.clustering_ids(), self.clustering),
-            *survey("sweep", self.sweep_ids(), self.sweep),
-        ]
-
-    def verify_all(self) -> Iterator[VerifyReport]:
-        """`verify` for everything in the store, and a report for each file where only folders belong."""
-        kinds = (
-            (self.layout.embeddings_folder, "embeddings", self.verify),
-            (
-                self.layout.clusterings_folder,
-                "clustering",
-                lambda name: verify_clustering(self.layout.clustering(name)),
-            ),
-            (self.layout.sweeps_folder, "sweep", lambda name: verify_sweep(self.layout.sweep(name))),
-        )
-        for folder, kind, verify in kinds:
-            for stray in strays_in(folder):
-                yield VerifyReport(stray, kind=kind, problems=[Problem(stray, f"is no folder, so no part of {folder}")])
-            for name in ids_in(folder):
-                try:
-                    yield verify(name)
-                except NotFound:  # deleted since it was listed
-                    continue
-
-    def verify_any(self, which: str) -> VerifyReport:
-        """`verify` for an id of whatever kind: embeddings, a clustering or a sweep.
-
-        Raises
-        ------
-        NotFound
-            The store has nothing of that id.
-        """
-        if is_id(which):
-            if self.layout.embeddings(which).folder.is_dir():
-                return self.verify(which)
-            if self.layout.clustering(which).folder.is_dir():
-                return verify_clustering(self.layout.clustering(which))
-            if self.layout.sweep(which).folder.is_dir():
-                return verify_sweep(self.layout.sweep(which))
-        raise NotFound(
-            f"{self.root} has no embeddings, clustering or sweep {which!r}: `shoal verify` checks all it has."
-        )
+        return len(dead)
 
     def verify(self, embeddings_id: str) -> VerifyReport:
         """Read every byte of an embeddings set and compare it with its commits and its plan.
@@ -362,32 +300,25 @@ class Store:
         Raises
         ------
         EmbeddingsNotFound
-            There is no such id.
+            No set has that id.
         """
         self._require_folder(embeddings_id)
         return verify_embeddings(self.layout.embeddings(embeddings_id))
 
-    def _require_folder(self, embeddings_id: str) -> None:
-        if not is_id(embeddings_id) or not self.layout.embeddings(embeddings_id).folder.is_dir():
-            raise not_found(embeddings_id)
-
     def delete_embeddings(self, embeddings_id: str) -> None:
-        """Remove an embeddings set. It disappears in one step; a process that still writes to it fails.
+        """Remove an embeddings set in one step; a process that still writes to it fails.
 
         Raises
         ------
         EmbeddingsNotFound
-            There is no such id.
+            No set has that id.
         """
-        if not is_id(embeddings_id):
-            raise not_found(embeddings_id)
-        if not remove_folder(self.layout.embeddings(embeddings_id).folder, self.layout.trash):
-            raise not_found(embeddings_id)
-        self._sweep_temporary()
+        self._delete(self.layout.embeddings_folder, embeddings_id, not_found)
 
     def clustering_ids(self) -> list[str]:
-        """Ids of all clusterings, newest first."""
-        return clusterings.clustering_ids(self.layout)
+        """Ids of all clusterings, damaged or not, newest first."""
+        folder = self.layout.clusterings_folder
+        return sorted(ids_in(folder), key=lambda name: (-_changed(folder / name), name))
 
     def clustering(self, clustering_id: str) -> Clustering:
         """Open a clustering.
@@ -395,28 +326,28 @@ class Store:
         Raises
         ------
         ClusteringNotFound
-            Nothing has that id.
+            No clustering has that id.
+        StoreCorrupt
+            The clustering is damaged, as far as its documents tell.
         """
-        return clusterings.open_clustering(self.layout, clustering_id)
-
-    def clustering_writer(self, clustering_id: str) -> ClusteringWriter:
-        """A writer for a new clustering, which appears as a whole when it is published."""
-        return ClusteringWriter(self.layout, clustering_id)
+        if not is_id(clustering_id) or not self.layout.clustering(clustering_id).folder.is_dir():
+            raise clustering_not_found(clustering_id)
+        return Clustering(self.layout.clustering(clustering_id))
 
     def delete_clustering(self, clustering_id: str) -> None:
-        """Remove a clustering. It disappears in one step.
+        """Remove a clustering in one step.
 
         Raises
         ------
         ClusteringNotFound
-            Nothing has that id.
+            No clustering has that id.
         """
-        clusterings.delete_clustering(self.layout, clustering_id)
-        self._sweep_temporary()
+        self._delete(self.layout.clusterings_folder, clustering_id, clustering_not_found)
 
     def sweep_ids(self) -> list[str]:
-        """Ids of all sweeps, finished or not, newest first."""
-        return sweeps.sweep_ids(self.layout)
+        """Ids of all sweeps, finished or not, damaged or not, newest first."""
+        folder = self.layout.sweeps_folder
+        return sorted(ids_in(folder), key=lambda name: (-_changed(folder / name / "spec.json"), name))
 
     def sweep(self, sweep_id: str) -> Sweep:
         """Open a sweep.
@@ -424,32 +355,44 @@ class Store:
         Raises
         ------
         SweepNotFound
-            Nothing has that id.
+            No sweep has that id.
+        StoreCorrupt
+            Its spec.json is damaged.
         """
-        return sweeps.open_sweep(self.layout, sweep_id)
-
-    def create_sweep(self, sweep_id: str, spec: dict[str, Any]) -> Sweep:
-        """Create a sweep, or open the one that is there."""
-        return sweeps.create_sweep(self.layout, sweep_id, spec)
+        if not is_id(sweep_id) or not self.layout.sweep(sweep_id).folder.is_dir():
+            raise sweep_not_found(sweep_id)
+        return Sweep(self.layout.sweep(sweep_id))
 
     def delete_sweep(self, sweep_id: str) -> None:
-        """Remove a sweep. It disappears in one step.
+        """Remove a sweep in one step.
 
         Raises
         ------
         SweepNotFound
-            Nothing has that id.
+            No sweep has that id.
         """
-        sweeps.delete_sweep(self.layout, sweep_id)
-        self._sweep_temporary()
+        self._delete(self.layout.sweeps_folder, sweep_id, sweep_not_found)
 
-    def _sweep_temporary(self) -> None:
-        """Remove folders that killed processes were preparing."""
-        folder = self.layout.temporary
-        for entry in folder.iterdir() if folder.is_dir() else ():
-            with suppress(OSError):
+    def entries(self) -> list[Entry[EmbeddingSet | Clustering | Sweep]]:
+        """Every embeddings set, clustering and sweep, damaged ones included, in this order of kinds."""
+        return [
+            *open_each("embeddings", self.embeddings_ids(), self.embeddings),
+            *open_each("clustering", self.clustering_ids(), self.clustering),
+            *open_each("sweep", self.sweep_ids(), self.sweep),
+        ]
+
+    def _delete(self, parent: Path, name: str, error: Callable[[str], NotFound]) -> None:
+        if not is_id(name) or not remove_folder(parent / name, self.layout.trash):
+            raise error(name)
+        temporary = self.layout.temporary
+        for entry in temporary.iterdir() if temporary.is_dir() else ():
+            with suppress(OSError):  # what killed processes were preparing
                 if time.time() - entry.stat().st_mtime > _STALE_S:
                     shutil.rmtree(entry, ignore_errors=True)
+
+    def _require_folder(self, embeddings_id: str) -> None:
+        if not is_id(embeddings_id) or not self.layout.embeddings(embeddings_id).folder.is_dir():
+            raise not_found(embeddings_id)
 
     def _plan(self, embeddings_id: str) -> tuple[EmbeddingsLayout, Plan]:
         if not is_id(embeddings_id):
@@ -460,3 +403,10 @@ class Store:
         except FileNotFoundError:
             raise corrupt(layout, "plan.json", "is missing") from None
         return self.layout.embeddings(embeddings_id, plan.shard_digits), plan
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -2,22 +2,79 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+
 from shoal.errors import StoreCorrupt, StoreError, SweepNotFound
-from shoal.store.atomic import publish_file, remove_folder, replace_file, storage_errors
 from shoal.store.documents import why
+from shoal.store.files import publish_file, replace_file, storage_errors
 from shoal.store.layout import StoreLayout, SweepLayout, is_id
-from shoal.store.survey import ids_in
-from shoal.store.sweep_table import Row, tidy
 
 FORMAT = 1
 _POINT_NAME = re.compile(r"([0-9]{5,})\.json")
+PARAMS: dict[str, pa.DataType] = {
+    "embeddings": pa.string(),
+    "model": pa.string(),
+    "n": pa.int64(),
+    "dim": pa.int64(),
+    "normalize": pa.bool_(),
+    "components": pa.int64(),
+    "whiten": pa.bool_(),
+    "over": pa.float64(),
+    "k": pa.int64(),
+    "train_classes": pa.int64(),
+}
+METRICS: dict[str, tuple[str, ...]] = {
+    "accuracy_hungarian_train": ("accuracy", "hungarian", "train"),
+    "accuracy_hungarian_scored": ("accuracy", "hungarian", "scored"),
+    "accuracy_majority_train": ("accuracy", "majority", "train"),
+    "accuracy_majority_scored": ("accuracy", "majority", "scored"),
+    "accuracy_mixed_train": ("accuracy", "mixed", "train"),
+    "accuracy_mixed_scored": ("accuracy", "mixed", "scored"),
+    "accuracy_one_to_one": ("accuracy_one_to_one",),
+    "ari": ("ari",),
+    "ami": ("ami",),
+    "nmi_arithmetic": ("nmi_arithmetic",),
+    "homogeneity": ("homogeneity",),
+    "completeness": ("completeness",),
+    "fowlkes_mallows": ("fowlkes_mallows",),
+    "purity": ("purity",),
+    "silhouette": ("silhouette",),
+    "davies_bouldin": ("davies_bouldin",),
+    "calinski_harabasz": ("calinski_harabasz",),
+    "inertia": ("inertia",),
+    "empty_clusters": ("empty_clusters",),
+    "size_imbalance": ("size_imbalance",),
+    "chance_nmi": ("chance", "nmi"),
+    "chance_accuracy": ("chance", "accuracy"),
+}
+SCHEMA = pa.schema(
+    [
+        ("point", pa.int64()),
+        *PARAMS.items(),
+        ("scored", pa.string()),
+        ("scored_n", pa.int64()),
+        ("n_labelled", pa.int64()),
+        ("classes", pa.int64()),
+        ("seeds", pa.int64()),
+        ("restarts", pa.int64()),
+        *((name + suffix, pa.float64()) for name in METRICS for suffix in ("", "_std")),
+        ("stability", pa.float64()),
+        ("linear_probe", pa.float64()),
+        ("seconds", pa.float64()),
+    ]
+)
+
+Row = dict[str, Any]
 
 
 class Sweep:
@@ -68,7 +125,7 @@ class Sweep:
         return dropped
 
     def table(self) -> list[Row]:
-        """The points that are there as a tidy table; see `shoal.store.sweep_table`."""
+        """The points that are there as a tidy table; see `shoal.store.sweeps`."""
         return tidy(self.points())
 
     def plots(self) -> list[str]:
@@ -89,8 +146,8 @@ class Sweep:
                 raise ValueError(f"it lacks {', '.join(missing)}")
         except (OSError, ValueError) as error:
             if not self.layout.folder.is_dir():
-                raise not_found(self.id) from error
-            name = f"sweeps/{self.id}/{path.relative_to(self.layout.folder).as_posix()}"
+                raise sweep_not_found(self.id) from error
+            name = f"sweeps/{self.id}/{self.layout.name_of(path)}"
             raise StoreCorrupt(
                 f"{name} cannot be read ({why(error)}). `shoal verify {self.id}` lists all damage; send the sweep "
                 f"again, and delete this one with `DELETE /sweeps/{self.id}`.",
@@ -114,7 +171,7 @@ class Sweep:
         publish_file(self.layout.done, lambda file: file.write(_encode(document)))
 
 
-def create_sweep(store: StoreLayout, sweep_id: str, spec: dict[str, Any]) -> Sweep:
+def create_sweep(store: StoreLayout, sweep_id: str, spec: Mapping[str, Any]) -> Sweep:
     """Create a sweep, or open the one that is there.
 
     Raises
@@ -131,44 +188,61 @@ def create_sweep(store: StoreLayout, sweep_id: str, spec: dict[str, Any]) -> Swe
     return Sweep(layout)
 
 
-def sweep_ids(store: StoreLayout) -> list[str]:
-    """Ids of all sweeps, damaged or not, newest first."""
-    folder = store.sweeps_folder
-    return sorted(ids_in(folder), key=lambda name: (-_changed(folder / name / "spec.json"), name))
-
-
-def open_sweep(store: StoreLayout, sweep_id: str) -> Sweep:
-    """The sweep of that id.
-
-    Raises
-    ------
-    SweepNotFound
-        There is none.
-    StoreCorrupt
-        Its spec.json is damaged.
-    """
-    if not is_id(sweep_id) or not store.sweep(sweep_id).folder.is_dir():
-        raise not_found(sweep_id)
-    return Sweep(store.sweep(sweep_id))
-
-
-def delete_sweep(store: StoreLayout, sweep_id: str) -> None:
-    """Remove the sweep of that id in one step.
-
-    Raises
-    ------
-    SweepNotFound
-        There is none.
-    """
-    if not is_id(sweep_id) or not remove_folder(store.sweep(sweep_id).folder, store.trash):
-        raise not_found(sweep_id)
-
-
-def not_found(sweep_id: str) -> SweepNotFound:
+def sweep_not_found(sweep_id: str) -> SweepNotFound:
     """The error for an id that names no sweep."""
     return SweepNotFound(
         f"There is no sweep {sweep_id!r}: `GET /sweeps` lists the ids; one appears when its job starts.", sweep=sweep_id
     )
+
+
+def tidy(points: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """One row per point and scored set, means over the seeds and their standard deviations beside them."""
+    return [_row(point, name) for point in points for name in point["scored"]]
+
+
+def as_csv(rows: list[Row]) -> bytes:
+    """The table as CSV with a header."""
+    out = io.BytesIO()
+    csv.write_csv(pa.Table.from_pylist(rows, schema=SCHEMA), out)
+    return out.getvalue()
+
+
+def as_parquet(rows: list[Row]) -> bytes:
+    """The table as one Parquet file."""
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), out, compression="zstd")
+    return out.getvalue()
+
+
+def _row(point: Mapping[str, Any], scored: str) -> Row:
+    entry = point["scored"][scored]
+    mean, std, params = entry["mean"], entry["std"], point["params"]
+    values = {name: _look_up(mean, path) for name, path in METRICS.items()}
+    deviations = {f"{name}_std": _look_up(std, path) for name, path in METRICS.items()}
+    row = {
+        "point": point["index"],
+        **{name: params[name] for name in PARAMS},
+        "scored": scored,
+        "scored_n": int(mean["n"]),
+        "n_labelled": int(mean["n_labelled"]),
+        "classes": int(mean["classes"]),
+        "seeds": len(params["seeds"]),
+        "restarts": params.get("restarts"),
+        **values,
+        **deviations,
+        "stability": (entry.get("stability") or {}).get("ari_mean"),
+        "linear_probe": point.get("linear_probe", {}).get(scored),
+        "seconds": point["seconds"],
+    }
+    return {name: row[name] for name in SCHEMA.names}
+
+
+def _look_up(values: Any, path: tuple[str, ...]) -> float | None:
+    for part in path:
+        if values is None:
+            return None
+        values = values.get(part)
+    return None if values is None else float(values)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -180,10 +254,3 @@ def _entries(folder: Path) -> list[Path]:
 
 def _encode(document: dict[str, Any]) -> bytes:
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 
 from shoal.errors import ShoalError
 from shoal.store import commits
-from shoal.store.committed import commit_problem
+from shoal.store.commits import commit_problem
 from shoal.store.documents import read_listing, read_manifest, read_plan, reason_of, shard_entries
+from shoal.store.files import hash_file
 from shoal.store.layout import DATA_KINDS, ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
-from shoal.store.manifest import FileRecord, Manifest, Plan, ShardCommit, listing_sha256, plan_id
-from shoal.store.npyfile import open_npy
+from shoal.store.npy import open_npy
+from shoal.store.records import FileRecord, Manifest, Plan, ShardCommit, listing_sha256, plan_id
 
 _SCAN_ROWS = 16_384
 
@@ -137,7 +138,7 @@ def _check_listing(layout: EmbeddingsLayout, plan: Plan, report: VerifyReport) -
 def _check_commits(layout: EmbeddingsLayout, plan: Plan, report: VerifyReport) -> dict[int, ShardCommit]:
     found = {}
     for shard in _committed_shards(layout, report):
-        name = layout.commit(shard).relative_to(layout.folder).as_posix()
+        name = layout.name_of(layout.commit(shard))
         report.files += 1
         try:
             commit = commits.read_commit(layout.commit(shard))
@@ -164,7 +165,7 @@ def check_file(record: FileRecord, path: Path, report: VerifyReport) -> bool:
     """Compare a file's bytes with its record."""
     report.files += 1
     try:
-        size, fast, strong = commits.hash_file(path)
+        size, fast, strong = hash_file(path)
     except OSError as error:
         report.add(record.path, f"cannot be read: {error}")
         return False
@@ -244,7 +245,7 @@ def _check_ids(
         missing, extra = set(expected) - set(present), set(present) - set(expected)
         repeated = len(present) - len(set(present))
         report.add(
-            layout.commit(commit.shard).relative_to(layout.folder).as_posix(),
+            layout.name_of(layout.commit(commit.shard)),
             f"its rows and errors are not the listing's slice: {len(missing)} images missing, {len(extra)} foreign, "
             f"{repeated} repeated",
         )
@@ -280,9 +281,6 @@ def _strangers(layout: EmbeddingsLayout, found: Any) -> list[str]:
     """Files in the data folders that no commit names."""
     known = {record.path for commit in found for record in commit.files}
     names = (
-        path.relative_to(layout.folder).as_posix()
-        for kind in DATA_KINDS
-        for path in (layout.folder / kind).rglob("*")
-        if path.is_file()
+        layout.name_of(path) for kind in DATA_KINDS for path in (layout.folder / kind).rglob("*") if path.is_file()
     )
     return sorted(set(names) - known)

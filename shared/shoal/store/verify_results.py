@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +13,56 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shoal.errors import ShoalError
+from shoal.errors import NotFound, ShoalError
 from shoal.store.clustering import (
     ASSIGNMENTS_SCHEMA,
     CLASSES_SCHEMA,
     CLUSTERS_SCHEMA,
     CONFUSION_SCHEMA,
     ITERATIONS_SCHEMA,
+    check_metrics,
+    check_spec,
+    read_records,
 )
-from shoal.store.clustering_checks import check_metrics, check_spec, read_records
 from shoal.store.documents import why
-from shoal.store.layout import ClusteringLayout, SweepLayout
-from shoal.store.npyfile import NPY_ERRORS, read_npy
+from shoal.store.layout import ClusteringLayout, StoreLayout, SweepLayout, ids_in, is_id, stray_files
+from shoal.store.npy import NPY_ERRORS, read_npy
 from shoal.store.sweeps import Sweep
-from shoal.store.verify import VerifyReport, check_file
+from shoal.store.verify import Problem, VerifyReport, check_file, verify_embeddings
 
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def verify_all(store: StoreLayout) -> Iterator[VerifyReport]:
+    """Verify every set, clustering and sweep; a report of its own for each file where only folders belong."""
+    for kind, (parent, verify) in _kinds(store).items():
+        for name in stray_files(parent):
+            yield VerifyReport(name, kind=kind, problems=[Problem(name, f"is not a folder, so not a part of {parent}")])
+        for name in ids_in(parent):
+            with suppress(NotFound):  # deleted meanwhile
+                yield verify(name)
+
+
+def verify_any(store: StoreLayout, which: str) -> VerifyReport:
+    """Verify the set, clustering or sweep of an id.
+
+    Raises
+    ------
+    NotFound
+        The store has no such id.
+    """
+    for parent, verify in _kinds(store).values():
+        if is_id(which) and (parent / which).is_dir():
+            return verify(which)
+    raise NotFound(f"{store.root} has no embeddings, clustering or sweep {which!r}: `shoal ls` lists the ids.")
+
+
+def _kinds(store: StoreLayout) -> dict[str, tuple[Path, Callable[[str], VerifyReport]]]:
+    return {
+        "embeddings": (store.embeddings_folder, lambda name: verify_embeddings(store.embeddings(name))),
+        "clustering": (store.clusterings_folder, lambda name: verify_clustering(store.clustering(name))),
+        "sweep": (store.sweeps_folder, lambda name: verify_sweep(store.sweep(name))),
+    }
 
 
 def verify_clustering(layout: ClusteringLayout) -> VerifyReport:
@@ -58,7 +92,7 @@ def _check_records(layout: ClusteringLayout, report: VerifyReport) -> set[str] |
     report.files += 1
     for record in records.values():
         check_file(record, layout.folder / record.path, report)
-    there = {path.relative_to(layout.folder).as_posix() for path in layout.folder.rglob("*") if path.is_file()}
+    there = {layout.name_of(path) for path in layout.folder.rglob("*") if path.is_file()}
     for name in sorted(there - records.keys() - {"files.json"}):
         report.add(name, "was not there when the clustering was published")
     return set(records)
@@ -98,7 +132,7 @@ class _Form:
 
     @contextmanager
     def _noted(self, path: Path) -> Iterator[None]:
-        name = path.relative_to(self._layout.folder).as_posix()
+        name = self._layout.name_of(path)
         try:
             yield
         except FileNotFoundError:
@@ -168,7 +202,7 @@ def verify_sweep(layout: SweepLayout) -> VerifyReport:
         except (OSError, ValueError) as error:
             problem = f"cannot be read: {why(error)}"
         if problem:
-            report.add(path.relative_to(layout.folder).as_posix(), problem)
+            report.add(layout.name_of(path), problem)
     if report.complete:
         _check_end(layout, finished, total, report)
     return report
@@ -184,7 +218,7 @@ def _check_end(layout: SweepLayout, finished: list[int], total: int, report: Ver
     for path in sorted(layout.plots.glob("*")) if layout.plots.is_dir() else ():
         content = path.read_bytes()
         if not (content.startswith(PNG) if path.suffix == ".png" else b"</svg>" in content[-200:]):
-            report.add(path.relative_to(layout.folder).as_posix(), "is no whole picture")
+            report.add(layout.name_of(path), "is no whole picture")
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from shoal.errors import DimensionMismatch, EmbeddingsNotFound, NotFinite, StoreError
 from shoal.store import commits
-from shoal.store.atomic import fsync_file, fsync_folder, storage_errors
+from shoal.store.files import fsync_file, fsync_folder, record_file, storage_errors
 from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
-from shoal.store.manifest import ERRORS_SCHEMA, METADATA_SCHEMA, THUMBS_SCHEMA, Plan, RowMetadata, ShardCommit
-from shoal.store.npyfile import NpyWriter
-from shoal.store.partial import Segment, ShardParts
+from shoal.store.npy import NpyWriter
+from shoal.store.records import ERRORS_SCHEMA, METADATA_SCHEMA, THUMBS_SCHEMA, Plan, RowMetadata, ShardCommit
+from shoal.store.segments import Segment, ShardParts
 
 METADATA_GROUP, THUMBS_GROUP = 10_000, 256
 """Rows per Parquet row group. Small groups of thumbnails let a report read a few without reading all."""
@@ -298,7 +298,7 @@ class ShardWriter:
             self._staging.mkdir(exist_ok=True)
             self._finish_files()
             records = tuple(
-                commits.record_file(self._layout.staged(self._token, name), name)
+                record_file(self._layout.staged(self._token, name), name)
                 for name in (self._layout.data_name(kind, self._shard) for kind in self._files)
             )
             fsync_folder(self._staging)

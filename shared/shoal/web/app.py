@@ -11,7 +11,7 @@ from shoal.jobs.queue import JobQueue
 from shoal.keys import KeyStore
 from shoal.settings import Settings
 from shoal.store import Store
-from shoal.storeroot import store_identity
+from shoal.store_identity import store_identity
 from shoal.web import auth, docs, health, jobs, problems
 from shoal.web.audit import Audit
 from shoal.web.counting import Counting

@@ -33,8 +33,7 @@ from shoal.schemas import SweepRequest
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store.clustering import Clustering
-from shoal.store.sweep_table import tidy
-from shoal.store.sweeps import Sweep
+from shoal.store.sweeps import Sweep, tidy
 
 Planted = Callable[..., tuple[Any, list[str]]]
 MakeSet = Callable[..., str]

@@ -32,7 +32,7 @@ from shoal.errors import (
     ImageUnrecognised,
     ImageUnsupported,
 )
-from shoal.paths import open_confined
+from shoal.userfiles import open_confined
 
 LIMIT = 128_000_000
 

@@ -13,7 +13,7 @@ import pytest
 import redis
 from shoal.errors import OtherStore
 from shoal.jobs.queue import JobQueue
-from shoal.storeroot import store_identity
+from shoal.store_identity import store_identity
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shoal.errors import StoreCorrupt
-from shoal.store.npyfile import HEADER_BYTES, NpyWriter, npy_header, open_npy
+from shoal.store.npy import HEADER_BYTES, NpyWriter, npy_header, open_npy
 
 
 @given(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from shoal.store.npyheader import NpyInvalid, map_npy
+from shoal.store.npy import NpyInvalid, map_npy
 
 
 def npy(header: str | dict[str, Any], payload: bytes = b"", version: tuple[int, int] = (1, 0)) -> bytes:

@@ -188,5 +188,5 @@ def test_a_commit_that_cannot_be_read_is_damage_of_its_set_alone(
     spoil(path)
     with pytest.raises(StoreCorrupt, match=r"commits/00001\.json"):
         _ = toy.store.embeddings(toy.id).rows
-    assert [each.id for each in toy.store.survey()] == [toy.id]
+    assert [each.id for each in toy.store.entries()] == [toy.id]
     assert any("00001.json" in str(problem) for problem in toy.store.verify(toy.id).problems)

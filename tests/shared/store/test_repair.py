@@ -13,7 +13,7 @@ import pytest
 from shoal.errors import EmbeddingsNotFound, StoreCorrupt
 from shoal.importer import import_embeddings
 from shoal.store import Store, repair
-from shoal.store.commits import record_file
+from shoal.store.files import record_file
 
 from tests.shared.store.conftest import Toy
 

@@ -76,7 +76,7 @@ def test_a_set_with_missing_shards_cannot_be_finished(make_toy: Callable[..., To
     toy = make_toy()
     toy.create()
     toy.write(0)
-    with pytest.raises(EmbeddingsIncomplete, match="misses 2 of 3 shards, the first is 1"):
+    with pytest.raises(EmbeddingsIncomplete, match="lacks 2 of 3 shards, the first is 1"):
         toy.store.finish_embeddings(toy.id)
     assert not toy.store.embeddings(toy.id).complete
 
@@ -95,7 +95,7 @@ def test_finishing_sweeps_what_dead_attempts_left(make_toy: Callable[..., Toy]) 
     dead = toy.folder / "work" / "00000-1-dead"
     dead.mkdir()
     (dead / "img_emb_00000.npy").write_bytes(b"half")
-    assert toy.store.sweep_work(toy.id) == 0, "attempts at an unfinished set may be alive"
+    assert toy.store.clean_work(toy.id) == 0, "attempts at an unfinished set may be alive"
     toy.write_all()
     assert list((toy.folder / "work").iterdir()) == []
 

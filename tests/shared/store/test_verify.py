@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shoal.store.commits import record_file
+from shoal.store.files import record_file
 from shoal.store.verify import VerifyReport
 
 from tests.shared.store.conftest import Toy

@@ -14,6 +14,8 @@ import pytest
 from shoal.errors import ClusteringNotFound, NotFound, StoreCorrupt
 from shoal.store import Store
 from shoal.store.clustering import Clustering
+from shoal.store.sweeps import create_sweep
+from shoal.store.verify_results import verify_all, verify_any
 
 GOLDEN = Path(__file__).parent / "golden"
 OLD, SEALED = "c-0001", "c-0002"
@@ -49,19 +51,19 @@ def store(tmp_path: Path) -> Store:
 
 
 def named(store: Store, which: str) -> set[str]:
-    return {problem.file for problem in store.verify_any(which).problems}
+    return {problem.file for problem in verify_any(store.layout, which).problems}
 
 
 @pytest.mark.parametrize("which", [OLD, SEALED])
 def test_golden_clusterings_are_read_and_verify(store: Store, which: str) -> None:
-    report = store.verify_any(which)
+    report = verify_any(store.layout, which)
     assert (report.problems, report.kind, report.complete) == ([], "clustering", True)
     found = store.clustering(which)
     for read in READS.values():
         read(found)
     assert (found.k, found.scored, found.prices(), found.hierarchy()) == (2, [EMBEDDINGS], None, [])
     assert found.assignments().column("cluster").to_pylist() in ([0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1])
-    assert sorted(entry.id for entry in store.survey()) == [OLD, SEALED, EMBEDDINGS]
+    assert sorted(entry.id for entry in store.entries()) == [OLD, SEALED, EMBEDDINGS]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -77,7 +79,7 @@ def test_any_damage_to_a_sealed_clustering_is_found_and_refused(store: Store, na
     else:
         path.unlink()
     if (name, damage) == ("files.json", "lost"):  # then it is a clustering of an earlier version
-        assert store.verify_any(SEALED).ok
+        assert verify_any(store.layout, SEALED).ok
         return
     assert name in named(store, SEALED)
     with pytest.raises(StoreCorrupt, match=rf"clusterings/{SEALED}/{name} .*shoal verify {SEALED}"):
@@ -122,17 +124,17 @@ def test_damaged_clusterings_are_listed_and_can_be_deleted(store: Store) -> None
     (store.layout.clusterings_folder / "c-empty").mkdir()
     ids = {OLD, SEALED, "c-empty"}
     assert set(store.clustering_ids()) == ids
-    assert {entry.id for entry in store.survey() if isinstance(entry.error, StoreCorrupt)} == ids
+    assert {entry.id for entry in store.entries() if isinstance(entry.error, StoreCorrupt)} == ids
     for each in ids:
         assert "spec.json" in named(store, each)
         store.delete_clustering(each)
         with pytest.raises(ClusteringNotFound):
             store.clustering(each)
-    assert [entry.id for entry in store.survey()] == [EMBEDDINGS]
+    assert [entry.id for entry in store.entries()] == [EMBEDDINGS]
 
 
 def make_sweep(store: Store) -> str:
-    sweep = store.create_sweep("s-1", {"request": {"embeddings": EMBEDDINGS}, "points": 2})
+    sweep = create_sweep(store.layout, "s-1", {"request": {"embeddings": EMBEDDINGS}, "points": 2})
     for index in range(2):
         sweep.commit_point(index, {"index": index, "request": {}, "params": {}, "scored": {}})
     sweep.write_plot("curve", "svg", lambda file: file.write(b"<svg></svg>"))
@@ -147,7 +149,7 @@ def make_sweep(store: Store) -> str:
 @pytest.mark.parametrize("content", [b"", b"x", b"7", b"[]", b"{"])
 def test_nonsense_in_a_sweep_is_found(store: Store, name: str, content: bytes) -> None:
     which = make_sweep(store)
-    assert store.verify_any(which).problems == []
+    assert verify_any(store.layout, which).problems == []
     (store.layout.sweep(which).folder / name).write_bytes(content)
     assert named(store, which) == {name}
     store.delete_sweep(which)
@@ -160,7 +162,7 @@ def test_a_sweep_that_lost_a_point_is_found_and_one_that_grows_is_not(store: Sto
     layout.point(1).unlink()
     assert named(store, which) == {"done.json"}
     layout.done.unlink()
-    assert store.verify_any(which).ok
+    assert verify_any(store.layout, which).ok
 
 
 def test_a_damaged_point_is_made_again(store: Store) -> None:
@@ -178,7 +180,7 @@ def test_everything_is_verified_strays_too(store: Store) -> None:
     make_sweep(store)
     (store.layout.embeddings_folder / "empty-1").mkdir()
     (store.layout.embeddings_folder / "notes.txt").write_text("mine")
-    found = {report.id: report for report in store.verify_all()}
+    found = {report.id: report for report in verify_all(store.layout)}
     assert set(found) == {"notes.txt", "empty-1", EMBEDDINGS, OLD, SEALED, "s-1"}
     assert {each for each, report in found.items() if not report.ok} == {"notes.txt", "empty-1"}
     assert [str(problem) for problem in found["empty-1"].problems] == ["plan.json: is missing"]
@@ -187,4 +189,4 @@ def test_everything_is_verified_strays_too(store: Store) -> None:
 def test_an_id_of_nothing_is_named(store: Store) -> None:
     for each in ("nothing", "../embeddings", "c-0003"):
         with pytest.raises(NotFound, match=each):
-            store.verify_any(each)
+            verify_any(store.layout, each)

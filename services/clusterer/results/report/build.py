@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from shoal.store import EmbeddingSet
-from shoal.store.atomic import storage_errors
 from shoal.store.clustering import Clustering
+from shoal.store.files import storage_errors
 from shoal.store.layout import ClusteringLayout
 
 from clusterer.results.report.page import render_page

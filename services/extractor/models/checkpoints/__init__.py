@@ -11,7 +11,7 @@ from typing import Any
 import timm
 import torch
 from shoal.errors import WeightsInvalid
-from shoal.store.manifest import KeyRules, LoadedCheckpoint
+from shoal.store.records import KeyRules, LoadedCheckpoint
 from torch import Tensor, nn
 
 from extractor.models.checkpoints import files

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.keypatterns import fits, renamer
-from shoal.store.manifest import KeyRules
+from shoal.store.records import KeyRules
 from torch import Tensor
 
 from extractor.models.checkpoints.layouts import TRAINING_STATE, Layout

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from shoal.store.manifest import KeyRules
+from shoal.store.records import KeyRules
 from torch import Tensor, nn
 
 from extractor.models.checkpoints import names

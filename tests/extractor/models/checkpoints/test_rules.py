@@ -15,7 +15,7 @@ from shoal.jobs.child import JobContext
 from shoal.schemas import CustomModel
 from shoal.settings import Settings
 from shoal.store import Plan, Store
-from shoal.store.manifest import KeyRules, plan_id
+from shoal.store.records import KeyRules, plan_id
 from torch import Tensor, nn
 
 from tests.extractor.conftest import Make

@@ -1,24 +1,39 @@
-"""Files and folders that appear whole or not at all.
+"""The store's files: each appears whole or not at all, and is compared with its size and checksum before it is read.
 
-Each function leaves either the old state or the new one behind, whenever the process or the machine stops.
+Each function that writes leaves either the old state or the new one behind, whenever the process or the machine stops.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import xxhash
+
 from shoal.errors import StoreError, StoreFull, StoreReadOnly
+from shoal.store.records import FileRecord
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_CHUNK = 1 << 22
+SETTLED_S = 2.0
+"""A file changed so recently may change again without a new time stamp: nobody remembers that it was right."""
+MOST_REMEMBERED = 65_536
+
+_Seen = tuple[int, int, int, int, int, str]
+_seen: OrderedDict[_Seen, None] = OrderedDict()
+_lock = threading.Lock()
 
 
 @contextmanager
@@ -239,3 +254,69 @@ def remove_folder(folder: Path, trash: Path) -> bool:
             with suppress(OSError):
                 leftover.unlink()
     return True
+
+
+def hash_file(path: Path, *, sha256: bool = True) -> tuple[int, str, str | None]:
+    """Size in bytes, XXH3-64 and SHA-256 (None unless asked for) of a file, in one pass."""
+    fast, strong, size = xxhash.xxh3_64(), hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            fast.update(chunk)
+            if sha256:
+                strong.update(chunk)
+            size += len(chunk)
+    return size, fast.hexdigest(), strong.hexdigest() if sha256 else None
+
+
+def record_file(path: Path, name: str) -> FileRecord:
+    """The record of a finished file that is to be known as ``name``."""
+    size, fast, strong = hash_file(path)
+    return FileRecord(path=name, bytes=size, xxh3_64=fast, sha256=strong or "")
+
+
+def damage_of(path: Path, record: FileRecord, *, hashed: bool = True) -> str | None:
+    """What is wrong with a file, in words that follow its name; None when its bytes are the recorded ones.
+
+    A file that was right is not hashed again by this process as long as its inode, size and times stay.
+
+    Parameters
+    ----------
+    hashed
+        False compares the size alone.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    """
+    try:
+        status = path.stat()
+        if status.st_size != record.bytes:
+            return f"has {status.st_size:,} bytes, but {record.bytes:,} were committed"
+        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, record.xxh3_64)
+        if not hashed or _remembered(key):
+            return None
+        if hash_file(path, sha256=False)[:2] != (record.bytes, record.xxh3_64):
+            return "does not have the checksum that was committed: it was damaged, changed or exchanged"
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    if time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_S:
+        _remember(key)
+    return None
+
+
+def _remembered(key: _Seen) -> bool:
+    with _lock:
+        if key not in _seen:
+            return False
+        _seen.move_to_end(key)
+        return True
+
+
+def _remember(key: _Seen) -> None:
+    with _lock:
+        _seen[key] = None
+        while len(_seen) > MOST_REMEMBERED:
+            _seen.popitem(last=False)

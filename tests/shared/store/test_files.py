@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import pytest
 from shoal.errors import StoreError, StoreFull
-from shoal.store.atomic import publish_file, publish_folder, remove_folder, replace_file
+from shoal.store.files import publish_file, publish_folder, remove_folder, replace_file
 
 
 def test_a_published_file_is_never_overwritten(tmp_path: Path) -> None:

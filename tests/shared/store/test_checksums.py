@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from shoal.errors import EmbeddingsNotFound, StoreCorrupt
-from shoal.store import EmbeddingSet, Store, integrity
-from shoal.store.commits import hash_file, record_file
+from shoal.store import EmbeddingSet, Store, files
+from shoal.store.files import hash_file, record_file
 
 from tests.shared.store.conftest import Toy
 
@@ -142,17 +142,17 @@ def test_a_set_that_is_deleted_while_it_is_read_is_not_found(toy: Toy) -> None:
 
 def test_a_file_is_hashed_once_as_long_as_it_stays_the_same(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
-    original = hash_file
-    monkeypatch.setattr(integrity, "hash_file", lambda path, **kw: hashed.append(path.name) or original(path, **kw))
     path = toy.folder / "img_emb" / "img_emb_00001.npy"
+    record = record_file(path, "img_emb/img_emb_00001.npy")
+    original = hash_file
+    monkeypatch.setattr(files, "hash_file", lambda path, **kw: hashed.append(path.name) or original(path, **kw))
     past = path.stat().st_mtime - 3600
     os.utime(path, (past, past))
-    monkeypatch.setattr(integrity, "SETTLED_S", -3600.0)  # the change of its times counts as a change, too
-    record = record_file(path, "img_emb/img_emb_00001.npy")
-    assert [integrity.damage_of(path, record) for _ in range(3)] == [None] * 3
+    monkeypatch.setattr(files, "SETTLED_S", -3600.0)  # the change of its times counts as a change, too
+    assert [files.damage_of(path, record) for _ in range(3)] == [None] * 3
     assert hashed == [path.name]
     flip(path)
-    assert "checksum" in str(integrity.damage_of(path, record))
+    assert "checksum" in str(files.damage_of(path, record))
     assert len(hashed) == 2
 
 
