@@ -17,6 +17,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -26,18 +27,18 @@ from _features import Features, Matrix
 from clusterer.data.rows import ArrayRows, IntArray, LabelArray, l2_normalize
 from clusterer.evaluation.contingency import contingency
 from clusterer.evaluation.label_metrics import agreement, size_imbalance
-from clusterer.kmeans import Engine, fit_kmeans, select_engine
-from clusterer.kmeans.hierarchy import build_levels, groups_of
+from clusterer.kmeans import Engine, FitOptions, build_levels, fit_kmeans, groups_of, select_engine
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "spherical": {"spherical": True},
-    "balanced 1.2": {"balanced": 1.2},
-    "balanced 1.05": {"balanced": 1.05},
-    "mini-batch": {"algorithm": "mini-batch"},
-    "engine faiss": {"engine": "faiss"},
-    "engine faiss-super": {"engine": "faiss-super"},
+VARIANTS = {
+    "plain": ("auto", FitOptions()),
+    "spherical": ("auto", FitOptions(spherical=True)),
+    "balanced 1.2": ("auto", FitOptions(balanced=1.2)),
+    "balanced 1.05": ("auto", FitOptions(balanced=1.05)),
+    "mini-batch": ("auto", FitOptions(algorithm="mini-batch")),
+    "engine faiss": ("faiss", FitOptions()),
+    "engine faiss-super": ("faiss-super", FitOptions()),
 }
+"""Engine and options of each variant."""
 FIGURES = ("inertia", "inertia_of_means", "cosine", "imbalance", "ari", "nmi", "iterations", "seconds", "cpu_seconds")
 RATIOS = ("inertia", "inertia_of_means", "seconds", "cpu_seconds")
 MORE_CLUSTERS = 5
@@ -56,11 +57,10 @@ def data(arguments: argparse.Namespace) -> tuple[Matrix, IntArray]:
     return l2_normalize(np.vstack([rows for _, rows in blocks])), np.concatenate([classes for classes, _ in blocks])
 
 
-def run(x: Matrix, truth: IntArray, c: int, *, seed: int, iterations: int, **options: Any) -> dict[str, float]:
+def run(x: Matrix, truth: IntArray, c: int, *, seed: int, engine: Engine, options: FitOptions) -> dict[str, float]:
     """The figures of one fit."""
-    engine = engine_named(options.pop("engine", "auto"))
     started, cpu = time.perf_counter(), time.process_time()
-    fit = fit_kmeans(ArrayRows(x), c, engine=engine, seed=seed, iterations=iterations, **options).best.fit
+    fit = fit_kmeans(ArrayRows(x), c, engine=engine, options=options, seed=seed).best.fit
     taken, cpu = time.perf_counter() - started, time.process_time() - cpu
     own = l2_normalize(fit.centroids)[fit.labels]
     return {
@@ -91,10 +91,10 @@ def against_classes(labels: LabelArray, truth: IntArray, k: int, c: int) -> dict
 
 def with_levels(x: Matrix, truth: IntArray, c: int, *, seed: int, iterations: int) -> list[dict[str, float]]:
     """The ARI of the clusters and of each level above them, and that of k-means with as many clusters."""
-    engine, rows = engine_named("auto"), ArrayRows(x)
+    engine, rows, options = engine_named("auto"), ArrayRows(x), FitOptions(iterations=iterations)
     sizes = [MORE_CLUSTERS * c, c, max(2, c // MORE_CLUSTERS)]
-    flat = [fit_kmeans(rows, size, engine=engine, seed=seed, iterations=iterations).best.fit for size in sizes]
-    levels = build_levels(flat[0].centroids, sizes[1:], engine=engine, seed=seed, iterations=iterations)
+    flat = [fit_kmeans(rows, size, engine=engine, options=options, seed=seed).best.fit for size in sizes]
+    levels = build_levels(flat[0].centroids, sizes[1:], engine=engine, options=options, seed=seed)
     grouped = [flat[0].labels, *groups_of(flat[0].labels, levels)]
     return [
         {
@@ -109,15 +109,16 @@ def with_levels(x: Matrix, truth: IntArray, c: int, *, seed: int, iterations: in
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All variants in turn, seed by seed, and the levels."""
     x, truth = data(arguments)
-    for options in VARIANTS.values():  # what is loaded or started once is no part of the seconds
-        run(x[:2000], truth[:2000], arguments.classes, seed=0, iterations=2, **options)
+    for engine, options in VARIANTS.values():  # warm-up: libraries load and threads start outside the timings
+        few = replace(options, iterations=2)
+        run(x[:2000], truth[:2000], arguments.classes, seed=0, engine=engine_named(engine), options=few)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     levels = []
     for seed in range(arguments.seeds):
-        common = {"seed": seed, "iterations": arguments.iterations}
-        for name, options in VARIANTS.items():
-            runs[name].append(run(x, truth, arguments.classes, **common, **options))
-        levels.append(with_levels(x, truth, arguments.classes, **common))
+        for name, (engine, variant) in VARIANTS.items():
+            options = replace(variant, iterations=arguments.iterations)
+            runs[name].append(run(x, truth, arguments.classes, seed=seed, engine=engine_named(engine), options=options))
+        levels.append(with_levels(x, truth, arguments.classes, seed=seed, iterations=arguments.iterations))
     return {
         "benchmark": "kmeans-options",
         **{name: getattr(arguments, name) for name in ("rows", "dim", "classes", "iterations", "seeds")},

@@ -17,7 +17,7 @@ from clusterer.data.moments import accumulate_moments
 from clusterer.data.pca import fit_pca
 from clusterer.data.rows import ArrayRows, IntArray, MappedRows, Rows, StoredRows, l2_normalize
 from clusterer.data.transform import Transform
-from clusterer.evaluation.label_metrics import Metrics, summarize
+from clusterer.evaluation.label_metrics import Metrics, describe_levels, summarize
 from clusterer.evaluation.scoring import Assignments, score
 from clusterer.evaluation.unsupervised import internal_metrics, pairwise_stability
 from clusterer.jobs.choose import Choice, choose_clusters
@@ -28,7 +28,9 @@ from clusterer.jobs.workspace import Workspace
 from clusterer.kmeans import (
     Engine,
     KMeansFit,
+    Level,
     State,
+    build_levels,
     fit_kmeans,
     needs_faiss,
     prices_by_seed,
@@ -36,7 +38,6 @@ from clusterer.kmeans import (
     select_engine,
 )
 from clusterer.kmeans.assign import assign
-from clusterer.kmeans.hierarchy import Level, build_levels, describe_levels
 from clusterer.results import write as artefacts
 from clusterer.results.read import result_of
 from clusterer.results.report.build import write_report
@@ -192,13 +193,8 @@ def fit_seeds(
             rows,
             plan.k,
             engine=engine,
-            init=options.init,
-            iterations=options.iterations,
-            restarts=plan.restarts,
+            options=plan.fit_options,
             seed=seed,
-            algorithm=options.algorithm,
-            spherical=options.spherical,
-            balanced=options.balanced,
             on_state=progress.keep,
             on_rows=progress.between_blocks,
             resume=partial(work.state, seed, n=rows.n, k=plan.k, dim=rows.dim, priced=options.balanced is not None),
@@ -234,16 +230,12 @@ def assign_sets(
 
 def group_clusters(ctx: JobContext, plan: Plan, fit: KMeansFit, seed: int, engine: Engine) -> tuple[Level, ...]:
     """The levels above the best seed's clusters, where the request asks for any."""
-    options = plan.request.kmeans
     return build_levels(
         fit.best.fit.centroids,
-        options.levels or (),
+        plan.request.kmeans.levels or (),
         engine=engine,
+        options=plan.fit_options,
         seed=seed,
-        spherical=options.spherical,
-        init=options.init,
-        iterations=options.iterations,
-        restarts=plan.restarts,
         on_rows=lambda _: ctx.raise_if_cancelled(),
     )
 

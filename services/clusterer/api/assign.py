@@ -25,8 +25,8 @@ from shoal.web.pools import WORK
 
 from clusterer.data.rows import Float32Array, Float64Array, LabelArray
 from clusterer.data.transform import Transform
-from clusterer.kmeans.nearest import distance_and_margin, nearest
-from clusterer.kmeans.prices import pad, priced
+from clusterer.kmeans.assign import pad, priced
+from clusterer.kmeans.engine import distance_and_margin, nearest
 
 MAX_ROWS = 10_000
 MAX_IMAGES = 64

@@ -12,8 +12,7 @@ import numpy as np
 from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
 from clusterer.evaluation.contingency import contingency
 from clusterer.evaluation.label_metrics import adjusted_rand_index
-from clusterer.kmeans.engine import add_by_label
-from clusterer.kmeans.nearest import squared_distances
+from clusterer.kmeans.engine import add_by_label, squared_distances
 
 MULTIPLY_ADDS = 20_000_000_000
 """What the distances of the sampled rows to all rows may cost."""

@@ -12,7 +12,7 @@ import numpy as np
 from clusterer.data.rows import ArrayRows, Rows
 from clusterer.evaluation.unsupervised import internal_metrics, pairwise_stability
 from clusterer.jobs.plan import SEARCHED_ROWS
-from clusterer.kmeans import Engine, fit_kmeans
+from clusterer.kmeans import Engine, FitOptions, fit_kmeans
 
 COARSE, FINE = 12, 8
 SEEDS = (0, 1, 2)
@@ -119,11 +119,9 @@ def _try(
     rows: ArrayRows, k: int, engine: Engine, on_rows: Callable[[int], None] | None
 ) -> tuple[float, float, float | None]:
     restarts = max(1, min(MOST_RESTARTS, RESTARTED_CLUSTERS // k))
+    options = FitOptions(iterations=ITERATIONS, restarts=restarts)
     fits = {
-        seed: fit_kmeans(
-            rows, k, engine=engine, iterations=ITERATIONS, restarts=restarts, seed=seed, on_rows=on_rows
-        ).best.fit
-        for seed in SEEDS
+        seed: fit_kmeans(rows, k, engine=engine, options=options, seed=seed, on_rows=on_rows).best.fit for seed in SEEDS
     }
     labels = {seed: fit.labels for seed, fit in fits.items()}
     stability = pairwise_stability(labels, k)

@@ -19,6 +19,7 @@ from clusterer.data.rows import IntArray
 from clusterer.evaluation.class_maps import MappedClasses
 from clusterer.evaluation.contingency import UNLABELLED
 from clusterer.jobs.sets import Sets, how_many_rows, label_column, require_rows
+from clusterer.kmeans.lloyd import FitOptions
 
 MOST_TRIED = 200
 SEARCHED_ROWS = 10_000
@@ -76,6 +77,19 @@ class Plan:
         rows = self.train.rows if most is None else min(self.train.rows, most * self.k)
         dim = (pca.components if pca else None) or self.train.dim
         return cheap_restarts(rows, dim, self.k, options.iterations)
+
+    @property
+    def fit_options(self) -> FitOptions:
+        """How k-means runs for each seed."""
+        sent = self.request.kmeans
+        return FitOptions(
+            init=sent.init,
+            iterations=sent.iterations,
+            restarts=self.restarts,
+            algorithm=sent.algorithm,
+            spherical=sent.spherical,
+            balanced=sent.balanced,
+        )
 
     @property
     def sampled_rows(self) -> int:

@@ -212,8 +212,7 @@ def run_point(
 
 
 def _fit(point: Point, train: ArrayRows, seed: int, engine: Engine, shelf: Shelf, alive: OnRows) -> KMeansFit:
-    options, k = point.plan.request.kmeans, point.plan.k
-    most = options.max_points_per_centroid
+    k, most = point.plan.k, point.plan.request.kmeans.max_points_per_centroid
     rows = sample_rows(train, None if most is None else most * k, seed)
     with ExitStack() as held:
         if rows is not train:
@@ -222,13 +221,8 @@ def _fit(point: Point, train: ArrayRows, seed: int, engine: Engine, shelf: Shelf
             rows,
             k,
             engine=engine,
-            init=options.init,
-            iterations=options.iterations,
-            restarts=point.plan.restarts,
+            options=point.plan.fit_options,
             seed=seed,
-            algorithm=options.algorithm,
-            spherical=options.spherical,
-            balanced=options.balanced,
             on_rows=alive,
         )
 

@@ -1,4 +1,9 @@
-"""Assigning a set of rows to the centroids of every seed at once, in one read of the rows."""
+"""Assigns rows to the centroids of every seed in one read of the rows; clusters may have prices.
+
+With prices a row goes to the cluster of least ``|x - c_j|^2 + p_j``. A coordinate of 0 added to every row and
+``sqrt(p_j)`` added to every centroid turn that cost into a squared distance, so an engine that finds nearest centroids
+exactly also finds cheapest clusters exactly.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clusterer.data.rows import Float32Array, Float64Array, LabelArray, Rows
-from clusterer.kmeans import Engine
-from clusterer.kmeans.engine import OnRows
-from clusterer.kmeans.prices import pad, priced
+from clusterer.data.rows import Float32Array, Float64Array, LabelArray, MappedRows, Rows
+from clusterer.kmeans.engine import Engine, OnRows
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,28 @@ def assign(
         if on_rows is not None:
             on_rows(part.stop)
     return {seed: Assigned(each.labels, each.distance, each.margin, inertias[seed]) for seed, each in found.items()}
+
+
+def pad(batch: Float32Array) -> Float32Array:
+    """``(b, d)`` rows with a coordinate of 0 added."""
+    return np.pad(batch, ((0, 0), (0, 1)))
+
+
+def padded(rows: Rows) -> Rows:
+    """A view of the rows with a coordinate of 0 added."""
+    return MappedRows(rows, pad, rows.dim + 1)
+
+
+def priced(centroids: Float32Array, prices: Float64Array) -> Float32Array:
+    """``(k, d + 1)``: centroids with the roots of their prices added."""
+    roots = np.sqrt(prices).astype(np.float32)
+    return np.concatenate([centroids, roots[:, None]], axis=1)
+
+
+def prices_of(centroids: Float32Array) -> Float64Array:
+    """``(k,)``: the prices that `priced` centroids carry; those that `priced` gives back unchanged."""
+    prices: Float64Array = centroids[:, -1].astype(np.float64) ** 2
+    return prices
 
 
 def _empty(n: int) -> Assigned:

@@ -4,44 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
+from clusterer.kmeans.assign import padded, priced, prices_of
 from clusterer.kmeans.engine import Assigner, Assignment, Engine, OnRows, StreamingAssigner
-from clusterer.kmeans.lloyd import Constraint, Fit, State, lloyd
-from clusterer.kmeans.prices import padded, priced, prices_of
+from clusterer.kmeans.lloyd import Balance, Constraint, Fit, State, lloyd
 
 ROUNDS = 100
 """Rounds of prices at fixed centroids, at most."""
 STEP = 1e-6
 """Least relative change of a price: less would be lost in float32."""
-
-
-@dataclass(frozen=True)
-class Balance:
-    """How a balanced run ended.
-
-    Attributes
-    ----------
-    prices
-        ``(k,) float64``: what each cluster adds to the squared distance of a row, never below 0.
-    allowed, largest
-        The most rows that a cluster may have, and that one has.
-    rounds
-        How often prices were raised at the last centroids.
-    """
-
-    prices: Float64Array
-    allowed: int
-    largest: int
-    rounds: int
-
-    @property
-    def held(self) -> bool:
-        """Whether no cluster is too large. Copies of one row, which no price can part, may prevent it."""
-        return self.largest <= self.allowed
 
 
 def fit_balanced(

@@ -8,8 +8,7 @@ import faiss
 import numpy as np
 
 from clusterer.data.rows import Float32Array, LabelArray
-from clusterer.kmeans.engine import Engine, Searcher
-from clusterer.kmeans.nearest import nearest
+from clusterer.kmeans.engine import Engine, Searcher, nearest
 
 SMALLEST, LARGEST = 1e-12, 1e17
 """Lengths between which squares keep their meaning in float32."""

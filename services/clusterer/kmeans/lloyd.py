@@ -5,19 +5,59 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
-from clusterer.kmeans.engine import Assigner, Assignment, OnRows
-from clusterer.kmeans.nearest import squared_distances
-
-if TYPE_CHECKING:
-    from clusterer.kmeans.balanced import Balance
+from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows, l2_normalize
+from clusterer.kmeans.engine import Assigner, Assignment, OnRows, squared_distances
 
 TOLERANCE = 1e-5
 RESEED_CANDIDATES = 1024
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How k-means runs.
+
+    Attributes
+    ----------
+    init
+        ``k-means++`` or ``random``.
+    iterations
+        At most, in each restart.
+    restarts
+        Runs from different first centroids.
+    tolerance
+        Relative decrease of the inertia below which a run has converged.
+    algorithm
+        ``lloyd`` or ``mini-batch``, a baseline: see `clusterer.kmeans.minibatch`.
+    spherical
+        Scale centroids to unit length in each iteration; the rows must have unit length already.
+    balanced
+        The most rows of a cluster as a multiple of ``n / k``: see `fit_balanced`. None does not bound them.
+
+    Raises
+    ------
+    ValueError
+        Mini-batches with ``spherical`` or ``balanced``.
+    """
+
+    init: str = "k-means++"
+    iterations: int = 50
+    restarts: int = 1
+    tolerance: float = TOLERANCE
+    algorithm: str = "lloyd"
+    spherical: bool = False
+    balanced: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.mini_batch and (self.spherical or self.balanced is not None):
+            raise ValueError("mini-batches are neither spherical nor balanced")
+
+    @property
+    def mini_batch(self) -> bool:
+        """Whether the algorithm is mini-batch k-means."""
+        return self.algorithm == "mini-batch"
 
 
 @dataclass(frozen=True)
@@ -62,6 +102,31 @@ class State:
     centroids: Float32Array
     labels: LabelArray | None = None
     history: tuple[Iteration, ...] = ()
+
+
+@dataclass(frozen=True)
+class Balance:
+    """How a balanced run ended.
+
+    Attributes
+    ----------
+    prices
+        ``(k,) float64``: what each cluster adds to the squared distance of a row, never below 0.
+    allowed, largest
+        The most rows that a cluster may have, and that one has.
+    rounds
+        How often prices were raised at the last centroids.
+    """
+
+    prices: Float64Array
+    allowed: int
+    largest: int
+    rounds: int
+
+    @property
+    def held(self) -> bool:
+        """Whether no cluster is too large. Copies of one row, which no price can part, may prevent it."""
+        return self.largest <= self.allowed
 
 
 @dataclass(frozen=True)
@@ -120,6 +185,20 @@ class Constraint:
         if empty > last.empty:
             return False
         return _moved(state, found) == 0 or last.inertia - found.inertia <= tolerance * last.inertia
+
+
+class UnitLength(Constraint):
+    """Scales every centroid to unit length: among rows of unit length, nearest then means largest cosine [1]_.
+
+    A centroid of zeros, the mean of rows that cancel each other, stays where it is.
+
+    References
+    ----------
+    .. [1] Dhillon, Modha: Concept decompositions for large sparse text data using clustering. Machine Learning, 2001.
+    """
+
+    def apply(self, means: Float32Array, last: Float32Array, found: Assignment) -> Float32Array:
+        return l2_normalize(means)
 
 
 UNCONSTRAINED = Constraint()

@@ -1,4 +1,4 @@
-"""Mini-batch k-means, scikit-learn's: a baseline to hold the others against, not a way to good clusters."""
+"""scikit-learn's mini-batch k-means: a baseline for comparison, with worse clusters than Lloyd's iteration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 
 from clusterer.data.rows import Rows
-from clusterer.kmeans.engine import Engine, OnRows
+from clusterer.kmeans.engine import Assigner, OnRows
 from clusterer.kmeans.lloyd import Fit, Iteration, State
 
 BATCH = 2048
@@ -17,9 +17,9 @@ BATCH = 2048
 
 def fit_minibatch(
     rows: Rows,
+    assigner: Assigner,
     start: State,
     *,
-    engine: Engine,
     iterations: int,
     seed: int,
     on_iteration: Callable[[State], None] | None = None,
@@ -27,35 +27,37 @@ def fit_minibatch(
 ) -> Fit:
     """``iterations`` passes over the rows, in their order, in batches of 2048 or of ``k`` if that is more [1]_.
 
-    Each pass is followed by an exact assignment by ``engine``, whose time does not count: its inertia is the
-    iteration's. All passes are run, since no criterion of mini-batches says when they have converged.
+    An exact assignment, whose time is not counted, follows each pass and gives the iteration's inertia. All passes
+    run: mini-batches have no convergence criterion.
 
     Parameters
     ----------
     start
-        First centroids. Always run from there: the counts behind the step sizes are in no `State`.
+        First centroids. A run always begins with them: the counts behind the step sizes are not part of `State`.
 
     References
     ----------
     .. [1] Sculley: Web-scale k-means clustering. WWW 2010.
     """
-    k = len(start.centroids)
-    model = MiniBatchKMeans(k, init=start.centroids, n_init=1, batch_size=max(BATCH, k), random_state=seed)
-    assigner = engine.assigner(rows)
+    batch_rows = max(BATCH, len(start.centroids))
+    model = MiniBatchKMeans(
+        len(start.centroids), init=start.centroids, n_init=1, batch_size=batch_rows, random_state=seed
+    )
+    assigner.begin(None)
     state, found = start, assigner.assign(start.centroids, on_rows)
     for number in range(1, iterations + 1):
         started = time.perf_counter()
-        for first, batch in rows.batches(max(BATCH, k)):
+        for first, batch in rows.batches(batch_rows):
             model.partial_fit(batch)
             if on_rows is not None:
                 on_rows(first + len(batch))
         seconds = time.perf_counter() - started
-        before = found
-        found = assigner.assign(model.cluster_centers_.astype(np.float32), on_rows)
+        before, centroids = found, model.cluster_centers_.astype(np.float32)
+        found = assigner.assign(centroids, on_rows)
         moved = int(np.count_nonzero(before.labels != found.labels))
         empty = int(np.count_nonzero(found.counts == 0))
         done = Iteration(number, found.inertia, moved, empty, seconds)
-        state = State(model.cluster_centers_.astype(np.float32), found.labels, (*state.history, done))
+        state = State(centroids, found.labels, (*state.history, done))
         if on_iteration is not None:
             on_iteration(state)
     found = assigner.settle(state.centroids, found, on_rows)

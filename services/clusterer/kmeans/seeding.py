@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clusterer.data.rows import Float32Array, Float64Array, IntArray, Rows
-from clusterer.kmeans.engine import Engine, OnRows
-from clusterer.kmeans.nearest import squared_distances
+from clusterer.kmeans.engine import Engine, OnRows, squared_distances
 
 GREEDY_BUDGET = 4_000_000_000
 """Multiply-adds up to which each step of k-means++ can afford to try several candidates."""

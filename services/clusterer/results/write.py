@@ -23,9 +23,8 @@ from clusterer.evaluation.label_metrics import Metrics
 from clusterer.jobs.choose import Choice
 from clusterer.jobs.memory import Placement, peak_bytes
 from clusterer.jobs.plan import Plan
-from clusterer.kmeans import KMeansFit, prices_by_seed
+from clusterer.kmeans import KMeansFit, Level, groups_of, prices_by_seed
 from clusterer.kmeans.assign import Assigned
-from clusterer.kmeans.hierarchy import Level, groups_of
 from clusterer.results.clusters import describe_clusters, names_of
 from clusterer.results.tables import Scored, classes_table, confusion_table, extremes
 

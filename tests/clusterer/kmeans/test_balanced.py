@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from clusterer.data.rows import ArrayRows, l2_normalize
-from clusterer.kmeans import Engine, NumpyEngine, State, fit_kmeans, select_engine
-from clusterer.kmeans.assign import assign
+from clusterer.kmeans import Engine, FitOptions, NumpyEngine, State, fit_kmeans, select_engine
+from clusterer.kmeans.assign import assign, pad, priced, prices_of
 from clusterer.kmeans.balanced import fit_balanced
 from clusterer.kmeans.lloyd import UNCONSTRAINED
-from clusterer.kmeans.prices import pad, priced, prices_of
 from sklearn.cluster import MiniBatchKMeans
 
 from tests.clusterer.kmeans.data import Points, features, squared
@@ -27,7 +26,7 @@ def test_no_cluster_is_larger_than_allowed(engine: Engine, ratio: float) -> None
     x = features(900, 20)
     plain = fit_kmeans(ArrayRows(x), 15, engine=engine).best.fit
     assert np.bincount(plain.labels).max() > 1.5 * 60
-    fit = fit_kmeans(ArrayRows(x), 15, engine=engine, balanced=ratio).best.fit
+    fit = fit_kmeans(ArrayRows(x), 15, engine=engine, options=FitOptions(balanced=ratio)).best.fit
     sizes = np.bincount(fit.labels, minlength=15)
     assert sizes.max() <= 60 * ratio
     assert fit.balance is not None
@@ -40,7 +39,7 @@ def test_no_cluster_is_larger_than_allowed(engine: Engine, ratio: float) -> None
 
 def test_rows_go_where_distance_plus_price_is_least(engine: Engine) -> None:
     x = features(900, 20)
-    fit = fit_kmeans(ArrayRows(x), 15, engine=engine, balanced=1.1).best.fit
+    fit = fit_kmeans(ArrayRows(x), 15, engine=engine, options=FitOptions(balanced=1.1)).best.fit
     assert fit.balance is not None
     prices = fit.balance.prices
     assert prices.min() >= 0
@@ -58,7 +57,7 @@ def test_rows_go_where_distance_plus_price_is_least(engine: Engine) -> None:
 
 def test_a_bound_that_holds_anyway_changes_nothing(engine: Engine) -> None:
     x = features(500, 20)
-    fit = fit_kmeans(ArrayRows(x), 8, engine=engine, balanced=8.0).best.fit
+    fit = fit_kmeans(ArrayRows(x), 8, engine=engine, options=FitOptions(balanced=8.0)).best.fit
     assert fit.balance is not None
     assert not fit.balance.prices.any()
     assert fit.balance.rounds == 0
@@ -66,7 +65,7 @@ def test_a_bound_that_holds_anyway_changes_nothing(engine: Engine) -> None:
 
 def test_copies_of_one_row_cannot_be_parted_and_the_result_says_so() -> None:
     x = np.concatenate([np.repeat(features(1, 12), 60, axis=0), features(40, 12, seed=3)])
-    fit = fit_kmeans(ArrayRows(x), 5, engine=NumpyEngine(), balanced=1.2, iterations=5).best.fit
+    fit = fit_kmeans(ArrayRows(x), 5, engine=NumpyEngine(), options=FitOptions(balanced=1.2, iterations=5)).best.fit
     assert fit.balance is not None
     assert not fit.balance.held
     assert fit.balance.largest >= 60
@@ -95,7 +94,7 @@ def test_prices_are_one_more_dimension_and_come_back_unchanged() -> None:
 
 def test_spherical_centroids_have_unit_length_and_rows_go_to_the_largest_cosine(engine: Engine) -> None:
     x = l2_normalize(features(700, 40) - 0.2)
-    fit = fit_kmeans(ArrayRows(x), 12, engine=engine, spherical=True).best.fit
+    fit = fit_kmeans(ArrayRows(x), 12, engine=engine, options=FitOptions(spherical=True)).best.fit
     assert np.allclose(np.linalg.norm(fit.centroids, axis=1), 1.0, atol=1e-6)
     cosines = x.astype(np.float64) @ fit.centroids.T.astype(np.float64)
     assert np.allclose(cosines[np.arange(len(x)), fit.labels], cosines.max(axis=1), atol=1e-6)
@@ -105,7 +104,7 @@ def test_spherical_centroids_have_unit_length_and_rows_go_to_the_largest_cosine(
         return float((x @ l2_normalize(centroids).T).max(axis=1).mean())
 
     assert mean_cosine(fit.centroids) > mean_cosine(plain.centroids) - 1e-3
-    both = fit_kmeans(ArrayRows(x), 12, engine=engine, spherical=True, balanced=1.2).best.fit
+    both = fit_kmeans(ArrayRows(x), 12, engine=engine, options=FitOptions(spherical=True, balanced=1.2)).best.fit
     assert np.allclose(np.linalg.norm(both.centroids, axis=1), 1.0, atol=1e-6)
     assert np.bincount(both.labels).max() <= 1.2 * 700 / 12
 
@@ -119,8 +118,7 @@ def test_mini_batches_are_scikit_learns_seeded_and_worse_than_lloyd() -> None:
             rows,
             30,
             engine=NumpyEngine(),
-            algorithm="mini-batch",
-            iterations=3,
+            options=FitOptions(algorithm="mini-batch", iterations=3),
             on_state=lambda _, state: seen.append(len(state.history)),
         ).best.fit
         for _ in range(2)
@@ -129,9 +127,9 @@ def test_mini_batches_are_scikit_learns_seeded_and_worse_than_lloyd() -> None:
     assert seen == [0, 1, 2, 3] * 2
     lloyds = fit_kmeans(rows, 30, engine=NumpyEngine()).best.fit
     assert first.inertia > lloyds.inertia
-    start = fit_kmeans(rows, 30, engine=NumpyEngine(), iterations=1).best.fit
+    start = fit_kmeans(rows, 30, engine=NumpyEngine(), options=FitOptions(iterations=1)).best.fit
     assert first.inertia < start.history[0].inertia
     theirs = MiniBatchKMeans(30, init=first.centroids, n_init=1, max_iter=1, random_state=0).fit(x)
     assert first.inertia == pytest.approx(theirs.inertia_, rel=0.1)
     with pytest.raises(ValueError, match="neither spherical nor balanced"):
-        fit_kmeans(rows, 30, engine=NumpyEngine(), algorithm="mini-batch", balanced=1.2)
+        fit_kmeans(rows, 30, engine=NumpyEngine(), options=FitOptions(algorithm="mini-batch", balanced=1.2))

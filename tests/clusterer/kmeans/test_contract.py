@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from clusterer.data import rows as rows_module
 from clusterer.data.rows import ArrayRows, Float32Array, MappedRows, Rows
-from clusterer.kmeans import Assignment, Engine, NumpyEngine, State, fit_kmeans, lloyd, select_engine
+from clusterer.kmeans import Assignment, Engine, FitOptions, NumpyEngine, State, fit_kmeans, lloyd, select_engine
 from clusterer.kmeans.faiss_super import SuperEngine
 from clusterer.kmeans.fast import FastEngine, available
 from numpy.typing import NDArray
@@ -168,7 +168,7 @@ def test_the_two_nearest_come_in_order(engine: Engine) -> None:
 
 def test_planted_groups_are_found(engine: Engine) -> None:
     x, labels = blobs()
-    fit = fit_kmeans(ArrayRows(x), 6, engine=engine, restarts=3, seed=1).best.fit
+    fit = fit_kmeans(ArrayRows(x), 6, engine=engine, options=FitOptions(restarts=3), seed=1).best.fit
     assert adjusted_rand_score(labels, fit.labels) == 1.0
     assert fit.converged
 
@@ -192,7 +192,7 @@ def test_empty_clusters_get_rows_and_copies_of_rows_end_the_search(engine: Engin
     assert (fit.history[0].empty, fit.history[-1].empty) == (3, 0)
     assert adjusted_rand_score(labels, fit.labels) > 0.5
     copies = np.repeat(blobs(3)[0], 20, axis=0)
-    few = fit_kmeans(ArrayRows(copies), 5, engine=engine, iterations=200).best.fit
+    few = fit_kmeans(ArrayRows(copies), 5, engine=engine, options=FitOptions(iterations=200)).best.fit
     assert few.inertia == pytest.approx(0.0, abs=1e-3)
     assert len(few.history) < 200
 
@@ -207,10 +207,12 @@ def test_the_inertia_is_scikit_learns_from_the_same_start(engine: Engine) -> Non
 
 def test_the_same_seed_gives_the_same_bits(engine: Engine) -> None:
     x, _ = blobs(spread=0.8)
-    first, second = (fit_kmeans(ArrayRows(x), 9, engine=engine, restarts=2, seed=5).best.fit for _ in range(2))
+    first, second = (
+        fit_kmeans(ArrayRows(x), 9, engine=engine, options=FitOptions(restarts=2), seed=5).best.fit for _ in range(2)
+    )
     assert np.array_equal(first.centroids, second.centroids)
     assert np.array_equal(first.labels, second.labels)
-    other = fit_kmeans(ArrayRows(x), 9, engine=engine, restarts=2, seed=6).best.fit
+    other = fit_kmeans(ArrayRows(x), 9, engine=engine, options=FitOptions(restarts=2), seed=6).best.fit
     assert not np.array_equal(first.centroids, other.centroids)
 
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from clusterer.data.rows import ArrayRows
-from clusterer.kmeans import NumpyEngine, State, fit_kmeans, lloyd, sample_rows, select_engine
-from clusterer.kmeans.nearest import nearest, squared_distances
+from clusterer.kmeans import FitOptions, NumpyEngine, State, fit_kmeans, lloyd, sample_rows, select_engine
+from clusterer.kmeans.engine import nearest, squared_distances
 from clusterer.kmeans.seeding import greedy_plus_plus, method, rejection_plus_plus, seed_centroids
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score
@@ -30,7 +30,13 @@ def blobs(
 def test_the_inertia_never_rises_and_every_iteration_is_recorded() -> None:
     x, _ = blobs(1000, spread=1.0)
     seen: list[tuple[int, State]] = []
-    fit = fit_kmeans(ArrayRows(x), 20, engine=NumpyEngine(), restarts=2, on_state=lambda *event: seen.append(event))
+    fit = fit_kmeans(
+        ArrayRows(x),
+        20,
+        engine=NumpyEngine(),
+        options=FitOptions(restarts=2),
+        on_state=lambda *event: seen.append(event),
+    )
     for run in fit.runs:
         inertias = [entry.inertia for entry in run.fit.history]
         assert all(later <= earlier * (1 + 1e-12) for earlier, later in pairwise(inertias))
@@ -43,14 +49,14 @@ def test_the_inertia_never_rises_and_every_iteration_is_recorded() -> None:
 
 def test_the_best_restart_is_the_one_of_lowest_inertia() -> None:
     x, _ = blobs(spread=0.3)
-    fit = fit_kmeans(ArrayRows(x), 6, engine=NumpyEngine(), init="random", restarts=6)
+    fit = fit_kmeans(ArrayRows(x), 6, engine=NumpyEngine(), options=FitOptions(init="random", restarts=6))
     assert fit.best.fit.inertia == min(run.fit.inertia for run in fit.runs)
     assert len({round(run.fit.inertia, 3) for run in fit.runs}) > 1
 
 
 def test_the_iteration_limit_holds_and_the_inertia_is_that_of_the_last_centroids() -> None:
     x, _ = blobs(1000, spread=1.0)
-    fit = fit_kmeans(ArrayRows(x), 20, engine=NumpyEngine(), iterations=2).best.fit
+    fit = fit_kmeans(ArrayRows(x), 20, engine=NumpyEngine(), options=FitOptions(iterations=2)).best.fit
     assert len(fit.history) == 2
     assert not fit.converged
     assert fit.inertia == pytest.approx(squared_distances(x, fit.centroids).min(axis=1).sum(), rel=1e-9)
@@ -70,7 +76,7 @@ def test_empty_clusters_move_to_the_farthest_rows() -> None:
 def test_fewer_distinct_rows_than_clusters_end_with_empty_clusters_not_in_a_loop() -> None:
     x = np.repeat(blobs(3, 3)[0], 20, axis=0)
     for engine in (NumpyEngine(), select_engine("faiss")):
-        fit = fit_kmeans(ArrayRows(x), 5, engine=engine, iterations=200).best.fit
+        fit = fit_kmeans(ArrayRows(x), 5, engine=engine, options=FitOptions(iterations=200)).best.fit
         assert fit.inertia == pytest.approx(0.0, abs=1e-3)
         assert len(fit.history) < 200
         chosen = rejection_plus_plus(ArrayRows(x), 5, np.random.default_rng(0), engine)

@@ -15,11 +15,11 @@ from clusterer.kmeans.engine import (
     OnRows,
     Searcher,
     inertia_about,
+    nearest,
 )
 from clusterer.kmeans.fast.guide import choose_projection
 from clusterer.kmeans.fast.kernel import Counts, Frame, Kernel, open_kernel
 from clusterer.kmeans.fast.state import Sketches, Sums, blocks, peak_of
-from clusterer.kmeans.nearest import nearest
 
 SMALLEST, LARGEST = 1e-12, 1e17
 """Magnitudes between which squares keep their meaning in float32."""
