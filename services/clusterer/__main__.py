@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _api(host: str, port: int) -> int:
-    from shoal.web.serve import serve
+    from shoal.web import serve
 
     from clusterer.api.clusterings import build
 

@@ -55,7 +55,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     clustering_id = f"c-{ctx.id}"
     if clustering_id in store.clustering_ids():
         return result_of(store.clustering(clustering_id))
-    plan = make_plan(store, ClusterRequest.model_validate(ctx.request), settings.data)
+    plan = make_plan(store, ClusterRequest.model_validate(ctx.request), settings.data, deadline=None)
     placement = place(problem_of(plan), plan.request.memory_limit or settings.memory_limit or default_limit())
     work = Workspace(store.layout.work(clustering_id))
     sources = {each.id: StoredRows(each, each.id) for each in (plan.train, *plan.scored)}

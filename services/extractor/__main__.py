@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _api(host: str, port: int) -> int:
-    from shoal.web.serve import serve
+    from shoal.web import serve
 
     from extractor.api.routes import build
 

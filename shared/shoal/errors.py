@@ -31,6 +31,7 @@
     │       ├── ImageOutsideRoot     image_outside_root        422
     │       ├── ImageDecoderDied     image_decoder_died        422
     │       └── ImageNotFinite       image_not_finite          422
+    ├── NoKeys                       no_keys                   500   an API for other machines has no key
     ├── MalformedRequest             malformed_request         400
     ├── NotAuthenticated             not_authenticated         401
     ├── Forbidden                    forbidden                 403
@@ -254,6 +255,10 @@ class ImageDecoderDied(ImageInvalid):
 
 class ImageNotFinite(ImageInvalid):
     code = "image_not_finite"
+
+
+class NoKeys(ShoalError):
+    code = "no_keys"
 
 
 class MalformedRequest(ShoalError):

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from shoal.deadline import Deadline
 from shoal.errors import FileUnusable, PathNotFound, PathOutsideRoot, ShoalError
-from shoal.wanted import check_wanted
 
 MOST_BYTES = 64 << 20
 """Bytes of a file that is read whole, unless its reader says otherwise."""
@@ -130,8 +130,15 @@ class UserFile:
             return self._read(file, size)
 
     @contextmanager
-    def lines(self, most_bytes: int | None = MOST_BYTES, most_line: int = MOST_LINE) -> Iterator[Iterator[str]]:
+    def lines(
+        self, most_bytes: int | None = MOST_BYTES, most_line: int = MOST_LINE, *, deadline: Deadline | None
+    ) -> Iterator[Iterator[str]]:
         """The lines of a text file one after another, each with its end, with or without a byte order mark.
+
+        Parameters
+        ----------
+        deadline
+            Of the request that needs them, checked at every line; None for no limit.
 
         Raises
         ------
@@ -143,13 +150,14 @@ class UserFile:
             encoding = text_encoding(self._read(file, HEAD_BYTES))
             file.seek(0)
             with io.TextIOWrapper(file, encoding, newline="") as text:
-                yield self._lines(text, most_line)
+                yield self._lines(text, most_line, deadline)
 
-    def _lines(self, text: io.TextIOWrapper, most_line: int) -> Iterator[str]:
+    def _lines(self, text: io.TextIOWrapper, most_line: int, deadline: Deadline | None) -> Iterator[str]:
         number = 0
         while True:
             number += 1
-            check_wanted()
+            if deadline is not None:
+                deadline.check()
             try:
                 line = text.readline(most_line + 1)
             except UnicodeError as error:

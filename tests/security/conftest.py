@@ -16,7 +16,7 @@ from shoal.keys import KeyStore, Scope
 from shoal.schemas import ClusterRequest, Job
 from shoal.settings import Settings
 from shoal.store import Store
-from shoal.web import IdempotencyKey, QueueDep, accepted, create_app, submit
+from shoal.web import IdempotencyKey, SubmitterDep, accepted, create_app
 
 KIND = "test"
 BODY = {"embeddings": "a", "clusters": 3}
@@ -30,8 +30,8 @@ class Text(BaseModel):
 
 
 @router.post("/things", status_code=202)
-def post_thing(body: ClusterRequest, response: Response, queue: QueueDep, key: IdempotencyKey = None) -> Job:
-    return accepted(submit(queue, KIND, body, key), response)
+def post_thing(body: ClusterRequest, response: Response, submitter: SubmitterDep, key: IdempotencyKey = None) -> Job:
+    return accepted(submitter.submit(KIND, body, key), response)
 
 
 @router.delete("/things/{name}", status_code=204)
@@ -56,7 +56,13 @@ def make_app(redis_server: str, queue: JobQueue, tmp_path: Path) -> Iterator[Mak
         chosen = {"store": tmp_path, "redis_url": redis_server, "auth": "required", **changes}
         settings = Settings(**chosen)  # type: ignore[arg-type]
         app = create_app(
-            service="test", routers=[router], kinds=[KIND], settings=settings, queue=queue, store=Store(tmp_path)
+            service="test",
+            routers=[router],
+            kinds=[KIND],
+            inline_paths=["/v1/embeddings"],
+            settings=settings,
+            queue=queue,
+            store=Store(tmp_path),
         )
         made.append(app)
         return app

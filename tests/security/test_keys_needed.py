@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 from fastapi.testclient import TestClient
+from shoal.errors import NoKeys
 from shoal.keys import KeyStore, Scope
 from shoal.settings import Settings
-from shoal.web.auth import NoKeys, check_before_listening, keys_needed
+from shoal.web.auth import check_before_listening, keys_needed
 
 BODY = {"embeddings": "a", "clusters": 3}
 ClientWith = Callable[..., TestClient]

@@ -113,7 +113,7 @@ def test_a_full_queue_holds_without_keys_too(make_app: Callable[..., FastAPI]) -
 def test_one_key_cannot_fill_the_queue_for_others(
     client_with: ClientWith, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shoal.web.limits.RECOUNT_S", 0.0)
+    monkeypatch.setattr("shoal.web.jobs.RECOUNT_S", 0.0)
     greedy = client_with(Scope.SUBMIT, max_queued_per_key=2)
     jobs = [greedy.post("/things", json=BODY) for _ in range(3)]
     assert [job.status_code for job in jobs] == [202, 202, 429]

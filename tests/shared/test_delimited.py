@@ -17,7 +17,7 @@ from shoal.userfiles import HEAD_BYTES, UserFile
 def rows_of(path: Path) -> list[tuple[int, list[str]]]:
     file = UserFile(path)
     delimiter = sniff_delimiter(head_lines(file))
-    with file.lines() as lines:
+    with file.lines(deadline=None) as lines:
         return list(read_rows(file, lines, delimiter))
 
 

@@ -21,7 +21,7 @@ READERS: list[Callable[[UserFile], Any]] = [
 
 
 def _lines(file: UserFile, **limits: int) -> list[str]:
-    with file.lines(**limits) as lines:
+    with file.lines(**limits, deadline=None) as lines:
         return list(lines)
 
 

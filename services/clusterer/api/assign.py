@@ -19,9 +19,8 @@ from shoal.schemas import Request
 from shoal.settings import Settings
 from shoal.store.clustering import Clustering
 from shoal.web import strictjson
-from shoal.web.answers import json_response
-from shoal.web.auth import forwarded_headers
 from shoal.web.pools import WORK
+from shoal.web.route import json_response
 
 from clusterer.data.rows import Float32Array, Float64Array, LabelArray
 from clusterer.data.transform import Transform
@@ -61,10 +60,17 @@ class AssignRequest(Request):
         return self
 
 
-async def assign_online(clustering: Clustering, request: AssignRequest, settings: Settings) -> Response:
+async def assign_online(
+    clustering: Clustering, request: AssignRequest, settings: Settings, forwarded: dict[str, str]
+) -> Response:
     """The nearest cluster of each row: ``cluster``, ``distance``, ``margin``, and ``label`` where clusters have one.
 
     No thread is held while the extractor works on images.
+
+    Parameters
+    ----------
+    forwarded
+        Headers for the extractor, on behalf of the caller.
 
     Raises
     ------
@@ -78,7 +84,7 @@ async def assign_online(clustering: Clustering, request: AssignRequest, settings
         The extractor does not answer.
     """
     if request.images is not None:
-        vectors = await embed_images(request.images, clustering.spec["model"], settings)
+        vectors = await embed_images(request.images, clustering.spec["model"], settings, forwarded)
     else:
         vectors = request.embeddings or []
     return await WORK.run(_answer, clustering, vectors)
@@ -134,13 +140,15 @@ def as_rows(vectors: Sequence[Sequence[float]], dim: int) -> Float32Array:
     return rows
 
 
-async def embed_images(images: list[str], model: dict[str, Any], settings: Settings) -> list[list[float]]:
+async def embed_images(
+    images: list[str], model: dict[str, Any], settings: Settings, forwarded: dict[str, str]
+) -> list[list[float]]:
     """The embeddings of images by the model whose embeddings were clustered, from the extractor."""
     if model["backend"] == "import":
         raise InvalidRequest(
             "These embeddings were imported, so their model is not known here: send `embeddings`.", field="images"
         )
-    headers = {"Content-Type": "application/json", **forwarded_headers()}
+    headers = {"Content-Type": "application/json", **forwarded}
     if "Authorization" not in headers and settings.api_key:
         headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
     url = f"{settings.extractor_url.rstrip('/')}/v1/embeddings"

@@ -12,7 +12,8 @@ from shoal.schemas import ClusterRequest, Id, Job
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store.listing import describe_all
-from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, create_app, submit
+from shoal.web import DeadlineDep, IdempotencyKey, SettingsDep, StoreDep, SubmitterDep, accepted, create_app
+from shoal.web.auth import ForwardedHeaders
 from shoal.web.pools import WORK
 from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
@@ -36,6 +37,8 @@ def build(settings: Settings | None = None, queue: JobQueue | None = None, store
         service="clusterer",
         routers=[router, sweeps.router],
         kinds=(KIND, sweeps.KIND),
+        summary="Clusters embeddings with PCA and k-means, and scores the clusters.",
+        inline_paths=["/assign"],
         settings=settings,
         queue=queue,
         store=store,
@@ -46,14 +49,15 @@ def build(settings: Settings | None = None, queue: JobQueue | None = None, store
 def cluster(
     body: ClusterRequest,
     response: Response,
-    queue: QueueDep,
+    submitter: SubmitterDep,
     store: StoreDep,
     settings: SettingsDep,
+    deadline: DeadlineDep,
     key: IdempotencyKey = None,
 ) -> Job:
     """Cluster embeddings and score the result. The answer is a job; its result names the clustering."""
-    check = partial(make_plan, store, body, settings.data)
-    return accepted(submit(queue, KIND, body, key, check), response)
+    check = partial(make_plan, store, body, settings.data, deadline=deadline)
+    return accepted(submitter.submit(KIND, body, key, check), response)
 
 
 @router.get("/clusterings", tags=["clusterings"])
@@ -198,6 +202,8 @@ def get_contact_sheet(clustering_id: Id, store: StoreDep) -> FileResponse:
     response_model=list[dict[str, Any]],
     responses=problem_responses(404, 409, 422, 503),
 )
-async def assign(clustering_id: Id, body: AssignRequest, store: StoreDep, settings: SettingsDep) -> Response:
+async def assign(
+    clustering_id: Id, body: AssignRequest, store: StoreDep, settings: SettingsDep, forwarded: ForwardedHeaders
+) -> Response:
     """The cluster of new embeddings or images, in their order."""
-    return await assign_online(await WORK.run(store.clustering, clustering_id), body, settings)
+    return await assign_online(await WORK.run(store.clustering, clustering_id), body, settings, forwarded)

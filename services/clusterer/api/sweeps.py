@@ -11,7 +11,7 @@ from shoal.errors import NotFound
 from shoal.schemas import MAX_POINTS, Id, Job, Name, SweepRequest
 from shoal.store.listing import describe_all
 from shoal.store.sweeps import Sweep, as_csv, as_parquet
-from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, submit
+from shoal.web import DeadlineDep, IdempotencyKey, SettingsDep, StoreDep, SubmitterDep, accepted
 from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
 
@@ -27,14 +27,15 @@ router = make_router(tags=["sweeps"])
 def sweep(
     body: SweepRequest,
     response: Response,
-    queue: QueueDep,
+    submitter: SubmitterDep,
     store: StoreDep,
     settings: SettingsDep,
+    deadline: DeadlineDep,
     key: IdempotencyKey = None,
 ) -> Job:
     """Cluster and score every combination of the lists in a request. The answer is one job for all points."""
-    check = partial(plan_points, store, body, settings.data)
-    return accepted(submit(queue, KIND, body, key, check), response)
+    check = partial(plan_points, store, body, settings.data, deadline=deadline)
+    return accepted(submitter.submit(KIND, body, key, check), response)
 
 
 @router.get("/sweeps")

@@ -165,7 +165,7 @@ def read_csv_pairs(path: Path, root: Path | None = None) -> set[Pair]:
     head = head_lines(file)
     delimiter = sniff_delimiter(head, COLUMNS)
     skip_blanks = blanks_before_quotes(head, delimiter)
-    with file.lines(MOST_BYTES) as lines:
+    with file.lines(MOST_BYTES, deadline=None) as lines:
         found_rows = read_rows(file, lines, delimiter, skip_blanks=skip_blanks)
         rows = ((line, fields) for line, fields in found_rows if fields)
         header = [name.strip() for name in next(rows, (0, []))[1]]

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from shoal.deadline import Deadline
 from shoal.schemas import SweepRequest
 from shoal.store import Store
 
@@ -50,22 +51,29 @@ class Point:
         return -self.projection[1] or None
 
 
-def plan_points(store: Store, request: SweepRequest, data: Path | None = None) -> tuple[Point, ...]:
+def plan_points(
+    store: Store, request: SweepRequest, data: Path | None = None, *, deadline: Deadline | None
+) -> tuple[Point, ...]:
     """Check every combination against the store.
 
     The embeddings, labels and class maps are read once each, however many combinations there are.
+
+    Parameters
+    ----------
+    deadline
+        Of the request; None for no limit.
 
     Raises
     ------
     ShoalError
         As `clusterer.jobs.plan.make_plan`, for the first combination that cannot work.
     """
-    sets = Sets(store, data)
+    sets = Sets(store, data, deadline=deadline)
     found: list[Point] = []
     base: Plan | None = None
     for index, wanted in enumerate(request.points()):
         if base is None or base.request.embeddings != wanted.embeddings:
-            base = make_plan(store, wanted, sets=sets)
+            base = make_plan(store, wanted, deadline=deadline, sets=sets)
         require_components(wanted, base.train)
         k = resolve_clusters(wanted, base.train, base.train_classes)
         found.append(Point(index, replace(base, request=wanted, k=k)))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from shoal.deadline import Deadline
 from shoal.errors import ClustersInvalid, DimensionMismatch, InvalidRequest, LabelsRequired
 from shoal.schemas import DEFAULT_EVALUATION_SEEDS, ClusterRequest
 from shoal.store import EmbeddingSet, Store
@@ -119,11 +120,20 @@ class Plan:
         return len(column) - int(column.null_count) - known
 
 
-def make_plan(store: Store, request: ClusterRequest, data: Path | None = None, *, sets: Sets | None = None) -> Plan:
+def make_plan(
+    store: Store,
+    request: ClusterRequest,
+    data: Path | None = None,
+    *,
+    deadline: Deadline | None,
+    sets: Sets | None = None,
+) -> Plan:
     """Check a request against the store; class maps are read from below ``data``.
 
     Parameters
     ----------
+    deadline
+        Of the request; None for no limit.
     sets
         What was read for other requests already.
 
@@ -142,7 +152,7 @@ def make_plan(store: Store, request: ClusterRequest, data: Path | None = None, *
     InvalidRequest
         More components or groups are asked for than there can be, or a scored set has no rows.
     """
-    sets = sets or Sets(store, data)
+    sets = sets or Sets(store, data, deadline=deadline)
     train = sets.open(request.train_id)
     scored = tuple(sets.open(embeddings_id) for embeddings_id in dict.fromkeys(request.scored_ids))
     for each in scored:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from shoal.deadline import Deadline
 from shoal.errors import ClustersInvalid, EmbeddingsIncomplete, InvalidRequest
 from shoal.schemas import ClassMap
 from shoal.store import EmbeddingSet, Store
@@ -25,11 +26,14 @@ class Sets:
     ----------
     data
         The data root, below which class maps lie.
+    deadline
+        Of the request, checked before each class map is read; None for no limit.
     """
 
-    def __init__(self, store: Store, data: Path | None = None) -> None:
+    def __init__(self, store: Store, data: Path | None, *, deadline: Deadline | None) -> None:
         self._store = store
         self._data = data or Path()
+        self._deadline = deadline
         # On the instance, so that what was read is let go of with it.
         self.open = cache(self._open)
         self.labels = cache(self._labels)
@@ -42,6 +46,8 @@ class Sets:
         return frozenset(distinct_labels(self.open(embeddings_id)))
 
     def _class_map(self, asked: ClassMap, vocabulary: tuple[str, ...], train: str, scored: str) -> MappedClasses:
+        if self._deadline is not None:
+            self._deadline.check()
         names = f"the train set {train!r}", f"the scored set {scored!r}"
         return read_class_map(self._data, asked, vocabulary, self.labels(train), self.labels(scored), names)
 

@@ -42,7 +42,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     """
     store = Store(settings.store)
     request = SweepRequest.model_validate(ctx.request)
-    points = plan_points(store, request, settings.data)
+    points = plan_points(store, request, settings.data, deadline=None)
     spec = {"request": request.model_dump(mode="json"), "points": len(points)}
     sweep = create_sweep(store.layout, f"s-{ctx.id}", spec)
     started = time.perf_counter()

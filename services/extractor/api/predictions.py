@@ -19,11 +19,11 @@ from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.schemas import Job, Request
 from shoal.settings import Settings
-from shoal.web import QueueDep, SettingsDep
-from shoal.web.answers import json_response
-from shoal.web.limits import check_queue
+from shoal.web import SettingsDep, SubmitterDep
+from shoal.web.jobs import Submitter
 from shoal.web.pools import FOLLOW, WORK
 from shoal.web.problems import problem_responses
+from shoal.web.route import json_response
 from shoal.web.route import router as make_router
 
 from extractor.models import catalogue
@@ -79,13 +79,13 @@ class EmbedResponse(BaseModel):
 
 
 @router.post("/v1/embeddings", response_model=EmbedResponse, responses=problem_responses(422, 503, 507))
-async def embed(body: EmbedRequest, queue: QueueDep, settings: SettingsDep) -> Response:
+async def embed(body: EmbedRequest, submitter: SubmitterDep, settings: SettingsDep) -> Response:
     """Embed a few images at once, in the shape of OpenAI's embeddings API. A worker must be free to do it."""
     inputs = [body.input] if isinstance(body.input, str) else body.input
-    folder, job = await WORK.run(_submit, body.model, inputs, queue, settings)
+    folder, job = await WORK.run(_submit, body.model, inputs, submitter, settings)
     try:
         # No thread is held meanwhile.
-        await _finished(queue, job)
+        await _finished(submitter.queue, job)
         return await WORK.run(_answer, folder, body)
     finally:
         with anyio.CancelScope(shield=True):
@@ -144,14 +144,14 @@ def _decoded(text: str, start: int) -> bytes:
     return b"".join(pieces)
 
 
-def _submit(model: str, inputs: list[str], queue: JobQueue, settings: Settings) -> tuple[InlineFolder, Job]:
+def _submit(model: str, inputs: list[str], submitter: Submitter, settings: Settings) -> tuple[InlineFolder, Job]:
     spec = catalogue.resolve(model, settings.models, settings=settings)
     folder = InlineFolder.create(settings.store, decode_data_uris(inputs))
     try:
         request = InlineRequest(model=model, inline=folder.token, count=len(inputs)).model_dump(mode="json")
         kind = KIND_PREFIX + spec.backend
-        check_queue(queue, kind)
-        job, _ = queue.submit(kind, request, max_attempts=MAX_ATTEMPTS)
+        submitter.check(kind)
+        job, _ = submitter.queue.submit(kind, request, max_attempts=MAX_ATTEMPTS)
     except BaseException:
         folder.remove()
         raise

@@ -17,7 +17,16 @@ from shoal.store import EmbeddingSet, Store
 from shoal.store.listing import describe_all
 from shoal.store.records import METADATA_SCHEMA
 from shoal.userfiles import below
-from shoal.web import IdempotencyKey, QueueDep, SettingsDep, StoreDep, accepted, create_app, submit
+from shoal.web import (
+    DeadlineDep,
+    IdempotencyKey,
+    QueueDep,
+    SettingsDep,
+    StoreDep,
+    SubmitterDep,
+    accepted,
+    create_app,
+)
 from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
 from shoal.web.tables import TABLE_RESPONSE, TableFormat, table_response
@@ -39,6 +48,8 @@ def build(settings: Settings | None = None, queue: JobQueue | None = None, store
         service="extractor",
         routers=[router, openai.router],
         kinds=KINDS,
+        summary="Computes embeddings of images with pretrained networks and writes them to the store.",
+        inline_paths=["/v1/embeddings"],
         settings=settings,
         queue=queue,
         store=store,
@@ -47,12 +58,17 @@ def build(settings: Settings | None = None, queue: JobQueue | None = None, store
 
 @router.post("/extract", status_code=202, tags=["extract"], responses=problem_responses(409, 422, 503))
 def extract(
-    body: ExtractRequest, response: Response, queue: QueueDep, settings: SettingsDep, key: IdempotencyKey = None
+    body: ExtractRequest,
+    response: Response,
+    submitter: SubmitterDep,
+    settings: SettingsDep,
+    deadline: DeadlineDep,
+    key: IdempotencyKey = None,
 ) -> Job:
     """Embed a folder of images. The answer is a job; its result names the embeddings."""
     spec = catalogue.resolve(body.model, settings.models, settings=settings)
-    check = partial(sources.check, body.images, settings.data, follow_links=settings.follow_links)
-    return accepted(submit(queue, spec.kind, body, key, check), response)
+    check = partial(sources.check, body.images, settings.data, follow_links=settings.follow_links, deadline=deadline)
+    return accepted(submitter.submit(spec.kind, body, key, check), response)
 
 
 @router.get("/models", tags=["models"], responses=problem_responses(422))

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from shoal.deadline import Deadline
 from shoal.errors import PathNotFound, PathOutsideRoot
 from shoal.userfiles import open_confined
-from shoal.wanted import check_wanted
 
 from extractor.images.decode import stamp_of
 from extractor.images.formats import IMAGE_SUFFIXES, RAW, RAW_SUFFIXES, SNIFFED_BYTES, sniff, suffix_of
@@ -72,6 +72,8 @@ class Walk:
         After it the walk ends early, and `ended_early` is set.
     alive
         Called now and then with the number of entries seen; may raise to end the walk.
+    deadline
+        Of the request that needs the walk; None for no limit.
 
     Attributes
     ----------
@@ -88,10 +90,12 @@ class Walk:
         *,
         budget: Budget | None = None,
         alive: Callable[[int], None] = lambda entries: None,
+        deadline: Deadline | None,
     ) -> None:
         self._folder, self._root = str(folder), root
         self._budget = budget
-        self._deadline = time.monotonic() + budget.seconds if budget else 0.0
+        self._budget_ends = time.monotonic() + budget.seconds if budget else 0.0
+        self._deadline = deadline
         self._alive = alive
         self._entries = 0
         self._visited: set[tuple[int, int]] = set()
@@ -160,11 +164,12 @@ class Walk:
 
     def _spent(self) -> bool:
         self._entries += 1
-        check_wanted()
+        if self._deadline is not None:
+            self._deadline.check()
         if self._entries % PROGRESS_ENTRIES == 0:
             self._alive(self._entries)
         budget = self._budget
-        if budget and (self._entries > budget.entries or time.monotonic() > self._deadline):
+        if budget and (self._entries > budget.entries or time.monotonic() > self._budget_ends):
             self.ended_early = True
         return self.ended_early
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from shoal.deadline import Deadline
 from shoal.errors import LabelsInvalid, NoImages, PathNotFound
 from shoal.schemas import FolderLevel, ImageSource, LabelFile
 from shoal.store.records import LISTING_SCHEMA, image_id
@@ -48,8 +49,13 @@ class Labelling:
     facts: dict[str, Any]
 
 
-def check(source: ImageSource, root: Path, *, follow_links: bool = False) -> None:
+def check(source: ImageSource, root: Path, *, follow_links: bool = False, deadline: Deadline | None) -> None:
     """Refuse a source that cannot work, without listing all of it: it stops at the first image.
+
+    Parameters
+    ----------
+    deadline
+        Of the request, checked at every entry of the folder; None for no limit.
 
     Raises
     ------
@@ -60,7 +66,7 @@ def check(source: ImageSource, root: Path, *, follow_links: bool = False) -> Non
     LabelsInvalid
         The label file cannot be read or lacks a column.
     """
-    walk = Walk(source_folder(source, root), links_root(root, follow_links), budget=CHECK_BUDGET)
+    walk = Walk(source_folder(source, root), links_root(root, follow_links), budget=CHECK_BUDGET, deadline=deadline)
     if next(walk.images(), None) is None and not walk.ended_early:
         raise no_images(source, walk)
     if isinstance(source.labels, LabelFile):
@@ -94,7 +100,7 @@ def list_source(
     LabelsAmbiguous
         Folders may be splits or classes.
     """
-    walk = Walk(source_folder(source, root), links_root(root, follow_links), alive=alive)
+    walk = Walk(source_folder(source, root), links_root(root, follow_links), alive=alive, deadline=None)
     found = list(walk.images())
     if not found:
         raise no_images(source, walk)

@@ -155,7 +155,7 @@ def _delimited(file: UserFile, layout: Layout) -> Iterator[Entry]:
     label_at = layout.names.index(layout.chosen.label)
     path_at = layout.names.index(layout.chosen.path) if layout.chosen.path is not None else None
     header = layout.header
-    with file.lines(_MOST_BYTES) as lines:
+    with file.lines(_MOST_BYTES, deadline=None) as lines:
         for line, fields in read_rows(file, lines, layout.delimiter, skip_blanks=layout.skip_blanks):
             if header:
                 header = not fields  # Blank lines may stand above it.
@@ -176,7 +176,7 @@ def _delimited(file: UserFile, layout: Layout) -> Iterator[Entry]:
 def _lines(file: UserFile, layout: Layout) -> Iterator[Entry]:
     """JSON Lines, a label a line, and a path and a label a line."""
     header = layout.header
-    with file.lines(_MOST_BYTES) as lines:
+    with file.lines(_MOST_BYTES, deadline=None) as lines:
         for number, line in enumerate(lines, 1):
             blank = not line.strip()
             if header:

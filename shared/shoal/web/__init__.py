@@ -1,16 +1,17 @@
 """What both services' APIs share: the application, its dependencies, problems, jobs, health and metrics."""
 
-from shoal.web.app import create_app
-from shoal.web.deps import IdempotencyKey, QueueDep, SettingsDep, StoreDep
-from shoal.web.jobs import accepted, submit, with_links
+from shoal.web.app import create_app, serve
+from shoal.web.jobs import IdempotencyKey, SubmitterDep, accepted
+from shoal.web.route import DeadlineDep, QueueDep, SettingsDep, StoreDep
 
 __all__ = [
+    "DeadlineDep",
     "IdempotencyKey",
     "QueueDep",
     "SettingsDep",
     "StoreDep",
+    "SubmitterDep",
     "accepted",
     "create_app",
-    "submit",
-    "with_links",
+    "serve",
 ]

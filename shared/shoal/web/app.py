@@ -1,28 +1,32 @@
-"""The application that both services are built from."""
+"""The application that both services are built from, and the server that runs it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
+import structlog
+import uvicorn
 from fastapi import APIRouter, FastAPI
 
-from shoal import __version__
+from shoal import __version__, logs, tracing
+from shoal.errors import NoKeys, OtherStore, QueueUnavailable, ShoalError
 from shoal.jobs.queue import JobQueue
 from shoal.keys import KeyStore
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store_identity import store_identity
 from shoal.web import auth, docs, health, jobs, problems
-from shoal.web.audit import Audit
-from shoal.web.counting import Counting
-from shoal.web.headers import SecurityHeaders
-from shoal.web.limits import Limits, QueueLimits
-from shoal.web.streams import StreamLimits
+from shoal.web.connections import ConnectionLimits, Connections
+from shoal.web.middleware import Audit, BodyLimits, RequestMetrics, SecurityHeaders, UnexpectedErrors
 
-SUMMARY = {
-    "extractor": "Turns images into embeddings with pretrained networks and streams them into the store.",
-    "clusterer": "Runs PCA and k-means over embeddings and says how good the groups are.",
-}
+log = structlog.get_logger(__name__)
+
+KEEP_ALIVE_S: Final = 30
+STOP_S: Final = 10
+SWITCH_S: Final = 0.001
+"""Seconds after which a computing thread gives Python's interpreter lock to the event loop."""
 
 
 def create_app(
@@ -30,6 +34,8 @@ def create_app(
     service: str,
     routers: Sequence[APIRouter],
     kinds: Sequence[str],
+    summary: str | None = None,
+    inline_paths: Sequence[str] = (),
     settings: Settings | None = None,
     queue: JobQueue | None = None,
     store: Store | None = None,
@@ -43,44 +49,111 @@ def create_app(
     routers
         The service's own routes.
     kinds
-        Kinds of jobs that the service submits: it is ready when a worker of one of them lives.
+        Kinds of jobs that the service submits: it is ready if a live worker runs one of them.
+    summary
+        What the service does, for its OpenAPI document.
+    inline_paths
+        Ends of the paths whose bodies contain images or embeddings and may be larger than others.
     settings, queue, store
         What the routes work on; from the environment when left out.
     """
     settings = settings or Settings()
-    app = FastAPI(
-        title=f"Shoal {service}", summary=SUMMARY.get(service), version=__version__, docs_url=None, redoc_url=None
-    )
+    app = FastAPI(title=f"Shoal {service}", summary=summary, version=__version__, docs_url=None, redoc_url=None)
     app.state.settings = settings
     app.state.queue = queue or JobQueue.from_url(
         settings.redis_url.get_secret_value(), lease_s=settings.lease_s, store=store_identity(settings.store)
     )
     app.state.store = store or Store(settings.store)
     app.state.kinds = tuple(kinds)
-    app.state.streams = StreamLimits(settings.max_streams, settings.max_streams_per_client)
     app.state.registry = health.registry_for(app.state.queue, settings)
+    app.state.keys = keys = (
+        KeyStore.from_url(settings.redis_url.get_secret_value()) if auth.keys_needed(settings) else None
+    )
+    app.state.queue_limits = jobs.QueueLimits(
+        settings.max_queued, settings.max_queued_per_key, keys, settings.absent_kinds
+    )
+    app.state.streams = jobs.StreamLimits(settings.max_streams, settings.max_streams_per_client)
     problems.install(app)
-    _guard(app, service, settings)
+    _add_middleware(app, service, tuple(inline_paths))
     for router in [*routers, jobs.router, health.router, docs.router]:
         app.include_router(router)
     return app
 
 
-def _guard(app: FastAPI, service: str, settings: Settings) -> None:
-    """Stand before every route: the last one added sees a request first."""
-    needed = auth.keys_needed(settings)
-    store = KeyStore.from_url(settings.redis_url.get_secret_value()) if needed else None
-    app.state.keys = store
+def _add_middleware(app: FastAPI, service: str, inline_paths: tuple[str, ...]) -> None:
+    """Add the middlewares. The one added last sees a request first."""
+    settings: Settings = app.state.settings
     app.add_middleware(
-        Limits,
+        BodyLimits,
         max_bytes=settings.max_body_bytes,
         max_inline_bytes=settings.max_inline_bytes,
+        inline_paths=inline_paths,
         body_s=settings.body_timeout_s,
         max_held_bytes=settings.max_held_bytes,
-        queue_limits=QueueLimits(settings.max_queued, settings.max_queued_per_key, store, settings.absent_kinds),
     )
-    auth.install(app, settings, store)
-    app.add_middleware(problems.Unexpected)
-    app.add_middleware(SecurityHeaders, check_host=not needed, allowed_hosts=settings.allowed_hosts)
+    auth.install(app, settings, app.state.keys)
+    app.add_middleware(UnexpectedErrors)
+    app.add_middleware(SecurityHeaders, check_host=app.state.keys is None, allowed_hosts=settings.allowed_hosts)
     app.add_middleware(Audit, service=service)
-    app.add_middleware(Counting, registry=app.state.registry, service=service)
+    app.add_middleware(RequestMetrics, registry=app.state.registry, service=service)
+
+
+def serve(build: Callable[[Settings], FastAPI], service: str, *, host: str, port: int) -> None:
+    """Listen until SIGTERM or SIGINT.
+
+    Parameters
+    ----------
+    build
+        Creates the application.
+    service
+        Names it in logs and traces.
+    host, port
+        The address to listen on.
+
+    Raises
+    ------
+    SystemExit
+        Other machines could reach the API and no key exists, or the queue belongs to another store; the log says what
+        to do.
+    """
+    settings = Settings().model_copy(update={"host": host})
+    logs.configure(service, level=settings.log_level)
+    store = KeyStore.from_url(settings.redis_url.get_secret_value())
+    try:
+        auth.check_before_listening(settings, store)
+    except NoKeys as error:
+        _exit(error)
+    finally:
+        store.close()
+    app = build(settings)
+    try:
+        app.state.queue.check_store()
+    except OtherStore as error:
+        _exit(error)
+    except QueueUnavailable:
+        # The service starts all the same: every submission checks again.
+        log.warning("queue unreachable")
+    if tracing.wanted():
+        tracing.instrument(app, tracing.provider(service))
+    sys.setswitchinterval(SWITCH_S)
+    uvicorn.run(app, host=host, port=port, **server_options(settings))
+
+
+def _exit(error: ShoalError) -> None:
+    log.error("not listening", code=error.code, detail=error.detail)
+    sys.exit(1)
+
+
+def server_options(settings: Settings) -> dict[str, Any]:
+    """Options of `uvicorn.run`: our limits on connections, and no trust in proxy headers."""
+    return {
+        "http": Connections(ConnectionLimits.of(settings)).protocol,
+        "ws": "none",
+        # Our audit log takes the place of uvicorn's access log and never contains a query string.
+        "log_config": None,
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+        "timeout_keep_alive": KEEP_ALIVE_S,
+        "timeout_graceful_shutdown": STOP_S,
+    }

@@ -1,44 +1,42 @@
-"""Who may ask what: bearer API keys, checked before any route runs, and refusing to listen openly without them."""
+"""API keys: every request is authenticated before any route runs, and no service listens to others without keys."""
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
-from contextvars import ContextVar
-from typing import Any, Final
+from typing import Annotated, Any, Final, cast
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shoal import keys
-from shoal.errors import Forbidden, NotAuthenticated, QueueUnavailable, ShoalError
+from shoal.errors import Forbidden, NoKeys, NotAuthenticated, QueueUnavailable, ShoalError
 from shoal.keys import ANONYMOUS, Caller, KeyStore
 from shoal.settings import Settings, read_secret
-from shoal.web.asgi import header_values, refuse
+from shoal.web.middleware import CALLER, HttpMiddleware, header_values, refuse
 from shoal.web.pools import QUICK
 from shoal.web.problems import problem_responses
 
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
-"""The routes that answer without a key; they say nothing about jobs or data."""
+"""The routes that answer without a key; they reveal nothing about jobs or data."""
 READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
-caller: ContextVar[Caller] = ContextVar("shoal_caller", default=ANONYMOUS)
-"""Who sent the request that is being answered."""
+
+async def _caller(request: Request) -> Caller:
+    return cast(Caller, request.state.caller)
 
 
-_token: ContextVar[str | None] = ContextVar("shoal_token", default=None)
+CallerDep = Annotated[Caller, Depends(_caller)]
 
 
-def forwarded_headers() -> dict[str, str]:
-    """What a service sends along when it asks another one for the caller: the caller's own key."""
-    token = _token.get()
-    return {} if token is None else {"Authorization": f"Bearer {token}"}
+async def _forwarded_headers(request: Request) -> dict[str, str]:
+    if request.state.caller is ANONYMOUS:
+        return {}
+    return {"Authorization": f"Bearer {bearer_token(header_values(request.scope, 'authorization'))}"}
 
 
-class NoKeys(ShoalError):
-    """An API was to listen beyond loopback although no key exists."""
-
-    code = "no_keys"
+ForwardedHeaders = Annotated[dict[str, str], Depends(_forwarded_headers)]
+"""Headers for a request to the other service on behalf of the caller: the caller's own key, if keys are needed."""
 
 
 def keys_needed(settings: Settings) -> bool:
@@ -49,9 +47,9 @@ def keys_needed(settings: Settings) -> bool:
 
 
 def check_before_listening(settings: Settings, store: KeyStore) -> None:
-    """Refuse to start where keys are needed and there is none.
+    """Refuse to start where keys are needed and none exists.
 
-    When the server that holds the keys is away, the service starts: it answers nobody before that server is back.
+    If the server that holds the keys is unreachable, the service starts: it answers nobody until that server is back.
 
     Raises
     ------
@@ -66,14 +64,14 @@ def check_before_listening(settings: Settings, store: KeyStore) -> None:
     except QueueUnavailable:
         return
     raise NoKeys(
-        f"This API asks for keys (it would listen on {settings.published_host or settings.host}), and there is none: "
-        "nobody could use it. Make one with `shoal keys create --name NAME --scope admin`, or listen on 127.0.0.1 with "
-        "SHOAL_AUTH=auto, or set SHOAL_AUTH=off to let everybody in who can reach it."
+        f"This API would listen on {settings.published_host or settings.host}, which other machines can reach, but no "
+        "API key exists. Create one with `shoal keys create --name NAME --scope admin`, or listen on 127.0.0.1 with "
+        "SHOAL_AUTH=auto, or set SHOAL_AUTH=off to answer everybody who can reach it."
     )
 
 
 def needed_scope(method: str, path: str) -> keys.Scope:
-    """What a key must be allowed to do for a request."""
+    """The scope that a key needs for a request."""
     if method in READING:
         return keys.Scope.READ
     if method == "POST" or (method == "DELETE" and path.startswith("/jobs/")):
@@ -81,70 +79,70 @@ def needed_scope(method: str, path: str) -> keys.Scope:
     return keys.Scope.ADMIN
 
 
-class Authentication:
-    """Lets a request through when its key allows it; where no keys are needed, lets every request through.
+class Authentication(HttpMiddleware):
+    """Lets a request through if its key allows it; where no keys are needed, lets every request through.
 
-    It stands before routing, so that a route cannot be forgotten: what is not in `OPEN_PATHS` needs a key, paths that
-    do not exist included.
+    It runs before routing, so that no route can be forgotten: every path outside `OPEN_PATHS` needs a key, even one
+    that does not exist. It sets ``request.state.caller``.
 
     Parameters
     ----------
     store
         The keys; None where none are needed.
     rate
-        Requests a second of a key that has no rate of its own.
+        Requests per second of a key without a rate of its own.
     metrics_token
-        A token that opens ``/metrics`` and nothing else, so that metrics can be read while Redis is away.
+        A token that opens ``/metrics`` and nothing else, so that metrics can be read while Redis is unreachable.
     """
 
     def __init__(self, app: ASGIApp, *, store: KeyStore | None, rate: float, metrics_token: str | None = None) -> None:
-        self._app = app
+        super().__init__(app)
         self._store = store
         self._rate = rate
         self._metrics_token = metrics_token
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
-        if scope["type"] != "http" or self._store is None or scope["path"] in OPEN_PATHS:
-            await self._app(scope, receive, send)
-            return
-        try:
-            who = await self._authenticate(scope, self._store)
-        except ShoalError as error:
-            await refuse(error, scope, receive, send)
-            return
-        scope["shoal.caller"] = who
-        before = caller.set(who), _token.set(bearer_token(header_values(scope, "authorization")))
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            caller.reset(before[0])
-            _token.reset(before[1])
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        caller = ANONYMOUS
+        if self._store is not None and scope["path"] not in OPEN_PATHS:
+            try:
+                caller = await self._authenticate(scope, self._store)
+            except ShoalError as error:
+                await refuse(error, scope, receive, send)
+                return
+        scope.setdefault("state", {})[CALLER] = caller
+        await self._app(scope, receive, send)
 
     async def _authenticate(self, scope: Scope, store: KeyStore) -> Caller:
         token = bearer_token(header_values(scope, "authorization"))
         if scope["path"] == "/metrics" and self._opens_metrics(token):
             return Caller(None, "metrics", keys.Scope.READ)
-        who = await QUICK.run(store.admit, token, rate=self._rate)
+        caller = await QUICK.run(store.admit, token, rate=self._rate)
         needed = needed_scope(scope["method"], scope["path"])
-        if not who.scope.includes(needed):
-            raise Forbidden(f"This API key may {who.scope}; the request needs one that may {needed}.", scope=needed)
-        return who
+        if not caller.scope.includes(needed):
+            request = f"{scope['method']} {scope['path'][:300]}"
+            raise Forbidden(
+                f"This API key has scope `{caller.scope}`; `{request}` needs scope `{needed}`.", scope=needed
+            )
+        return caller
 
     def _opens_metrics(self, token: str) -> bool:
         return self._metrics_token is not None and hmac.compare_digest(token.encode(), self._metrics_token.encode())
 
 
 def bearer_token(values: list[str]) -> str:
-    """The token of the one Authorization header that a request must carry.
+    """The token of the only Authorization header of a request.
 
     Raises
     ------
     NotAuthenticated
-        There is none, more than one, or one of another scheme.
+        The header is missing, repeated or of another scheme.
     """
     if len(values) != 1:
-        raise NotAuthenticated("Send one header `Authorization: Bearer <API key>`; `shoal keys create` makes a key.")
+        sent = "No `Authorization` header" if not values else "More than one `Authorization` header"
+        raise NotAuthenticated(
+            f"{sent} was sent. Send one: `Authorization: Bearer <API key>`. `shoal keys create` creates a key."
+        )
     scheme, _, token = values[0].partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token or not token.isascii():
@@ -153,7 +151,7 @@ def bearer_token(values: list[str]) -> str:
 
 
 def install(app: FastAPI, settings: Settings, store: KeyStore | None) -> None:
-    """Put the check before every route of ``app`` and say so in its OpenAPI document."""
+    """Authenticate every request to ``app``, and describe that in its OpenAPI document."""
     token = read_secret(settings.metrics_token_file) if settings.metrics_token_file else None
     app.add_middleware(Authentication, store=store, rate=settings.rate_limit, metrics_token=token)
     original = app.openapi
@@ -167,19 +165,19 @@ def install(app: FastAPI, settings: Settings, store: KeyStore | None) -> None:
 
 
 def describe(document: dict[str, Any]) -> None:
-    """Add the security scheme, and the answers that any route may give, to an OpenAPI ``document``."""
+    """Add the security scheme, and the problems that any route may answer with, to an OpenAPI ``document``."""
     schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
     schemes["bearer"] = {
         "type": "http",
         "scheme": "bearer",
-        "description": "An API key; `shoal keys create` makes one.",
+        "description": "An API key. Create one with `shoal keys create`.",
     }
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            statuses = [422]  # a query parameter that no route has
+            statuses = [422]  # an unknown query parameter
             if path not in OPEN_PATHS:
                 operation["security"] = [{"bearer": []}]
-                # A path whose parameter no route takes, such as one with a line break, is found nowhere.
+                # A path parameter that matches no route, such as one with a line break.
                 missing = [404] if "{" in path else []
                 statuses += [401, 403, 429, 503, *missing, *([400, 413, 415] if method == "post" else [])]
             for status, answer in problem_responses(*statuses).items():

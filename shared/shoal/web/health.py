@@ -21,8 +21,8 @@ from shoal.jobs.kinds import waiting_for
 from shoal.jobs.queue import JobQueue
 from shoal.settings import MIN_FREE_BYTES, Settings
 from shoal.store import Store
-from shoal.web.deps import QueueDep, SettingsDep, StoreDep
 from shoal.web.pools import QUICK
+from shoal.web.route import QueueDep, SettingsDep, StoreDep
 from shoal.web.route import router as make_router
 
 WORKER_ALIVE_S = 60.0

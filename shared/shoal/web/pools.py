@@ -1,7 +1,7 @@
-"""The threads that requests are worked on in, a pool for each class of work, so that one class never waits for another.
+"""Thread pools for requests, one for each class of work, so that one class never waits for another.
 
-The event loop itself does nothing that takes long. Threads that compute hold Python's interpreter lock, which the event
-loop needs too: so the pools that compute are small.
+The event loop does nothing that takes long. Threads that compute hold Python's interpreter lock, which the event loop
+needs too, so the pools that compute are small.
 """
 
 from __future__ import annotations
@@ -12,28 +12,26 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Final, ParamSpec, TypeVar
 
-from shoal.wanted import Patience, too_slow, waiting
+from shoal.deadline import deadline_exceeded
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 REQUEST_S: Final = 120.0
-"""How long the work on one request may take."""
-
-
+"""Seconds that the work on one request may take."""
 LARGE_BODY: Final = 1 << 18
-"""Bytes from which on a body is read in a pool of its own."""
+"""Bytes; a larger body is parsed in `BODIES`."""
 
 
 class Pool:
-    """A few threads.
+    """A thread pool.
 
     Parameters
     ----------
     name
-        Of the threads.
+        Prefix of the threads' names.
     threads
-        At most.
+        Maximum number of threads.
     """
 
     def __init__(self, name: str, threads: int) -> None:
@@ -42,41 +40,42 @@ class Pool:
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What ``function`` returns, called in a thread with the caller's context.
 
-        When the caller is cancelled, a call that has not begun never does, and `shoal.wanted.check_wanted` stops one
-        that has.
+        When the caller is cancelled, a call that has not begun never does; one that has begun goes on until it checks
+        its request's `shoal.deadline.Deadline`.
 
         Raises
         ------
         Unavailable
             It took longer than `REQUEST_S`.
         """
-        patience = Patience(REQUEST_S)
         context = copy_context()
-        context.run(waiting.set, patience)
         work = asyncio.get_running_loop().run_in_executor(
             self._executor, lambda: context.run(function, *args, **kwargs)
         )
         try:
             return await asyncio.wait_for(work, REQUEST_S)
         except TimeoutError:
-            raise too_slow(REQUEST_S) from None
-        finally:
-            patience.gone = True
+            raise deadline_exceeded(REQUEST_S) from None
 
     async def iterate(self, pieces: Iterator[T]) -> AsyncIterator[T]:
-        """``pieces``, each of them made in a thread; between two of them none is held."""
-        end = object()
-        while (piece := await self.run(next, pieces, end)) is not end:
-            yield piece  # type: ignore[misc]
+        """``pieces``, each computed in a thread; no thread is held between two of them."""
+
+        def following() -> tuple[T] | None:
+            for piece in pieces:
+                return (piece,)
+            return None
+
+        while (found := await self.run(following)) is not None:
+            yield found[0]
 
 
 QUICK: Final = Pool("quick", 16)
-"""Keys, health, jobs: what must be answered whatever else goes on."""
+"""API keys, health, jobs: what must answer whatever else goes on."""
 WORK: Final = Pool("work", 24)
 """All other routes: they read files and may wait for a slow disk."""
 BODIES: Final = Pool("bodies", 2)
-"""Reading large bodies."""
+"""Parsing large bodies."""
 EXPORTS: Final = Pool("exports", 2)
-"""Making large answers, piece by piece."""
+"""Writing large answers, piece by piece."""
 FOLLOW: Final = Pool("follow", 4)
-"""Looking after jobs that somebody waits for."""
+"""Polling the jobs that a client follows."""

@@ -1,39 +1,69 @@
-"""How every route reads what is sent and writes what it answers: strictly, and never on the event loop."""
+"""How every route reads its request, runs its function and writes its answer: strictly, and never on the event loop."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial, wraps
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, cast
 
 import anyio
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from pydantic_core import to_json
 
+from shoal.deadline import Deadline
 from shoal.errors import InvalidRequest
-from shoal.web import strictjson
-from shoal.web.answers import json_response
-from shoal.web.asgi import BODY
+from shoal.jobs.queue import JobQueue
+from shoal.settings import Settings
+from shoal.store import Store
+from shoal.web import pools, strictjson
+from shoal.web.middleware import BODY
 from shoal.web.pools import BODIES, LARGE_BODY, WORK, Pool
-from shoal.web.problems import no_json
+from shoal.web.problems import not_json
 
-CLIENT_GONE: Final = 499
-"""The status that logs and metrics have for a client that did not wait; nobody receives it."""
+CLIENT_CLOSED: Final = 499
+"""The status that logs and metrics show for a client that closed its connection; nobody receives it."""
 MAX_ERRORS: Final = 100
 """Faults of one body that a problem lists."""
+JSON_ITEMS: Final = 256
+"""Items of a list that are serialised in one go."""
+JSON_DEPTH: Final = 3
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+Validate = Callable[..., tuple[object, list[Any]]]
+
+
+async def _queue(request: Request) -> JobQueue:
+    return cast(JobQueue, request.app.state.queue)
+
+
+async def _store(request: Request) -> Store:
+    return cast(Store, request.app.state.store)
+
+
+async def _settings(request: Request) -> Settings:
+    return cast(Settings, request.app.state.settings)
+
+
+async def _deadline(request: Request) -> Deadline:
+    return cast(Deadline, request.state.deadline)
+
+
+QueueDep = Annotated[JobQueue, Depends(_queue)]
+StoreDep = Annotated[Store, Depends(_store)]
+SettingsDep = Annotated[Settings, Depends(_settings)]
+DeadlineDep = Annotated[Deadline, Depends(_deadline)]
 
 
 class Route(APIRoute):
-    """A route whose body is read, whose function is called and whose answer is written in threads.
+    """A route whose body is parsed, whose function is called and whose answer is written in threads.
 
-    It refuses query parameters that it does not know and keys that an object has twice, and stops working for a client
-    that is gone.
+    It refuses unknown query parameters and duplicate keys of JSON objects, and stops when the client closes its
+    connection.
     """
 
     pool: ClassVar[Pool] = WORK
@@ -42,7 +72,7 @@ class Route(APIRoute):
         super().__init__(path, _in_thread(endpoint, self.pool, options.get("status_code")), **options)
 
     def get_route_handler(self) -> Handler:
-        """What answers a request."""
+        """The function that answers a request."""
         handler = super().get_route_handler()
         known = query_names(self.dependant)
         field = self.body_field
@@ -51,32 +81,35 @@ class Route(APIRoute):
             check_query(request, known)
             if field is not None and (body := await _body(request)):
                 if not _is_json(request):
-                    raise no_json()
-                request = await _read(request, body, field.validate)
-            return await _while_wanted(handler, request)
+                    raise not_json()
+                pool = BODIES if len(body) > LARGE_BODY else WORK
+                request = _ParsedRequest(request, await pool.run(_parsed, body, field.validate))
+            with Deadline(pools.REQUEST_S) as deadline:
+                request.state.deadline = deadline
+                return await _until_disconnect(handler, request)
 
         return handle
 
 
 def router(*, pool: Pool = WORK, **options: Any) -> APIRouter:
-    """A router of such routes.
+    """A router whose routes are `Route`.
 
     Parameters
     ----------
     pool
-        Where the functions of its routes run.
+        Runs the functions of the routes.
     """
     return APIRouter(route_class=type("Route", (Route,), {"pool": pool}), **options)
 
 
 def query_names(dependant: Dependant) -> tuple[str, ...]:
-    """The query parameters of a route and of what it depends on."""
+    """The query parameters of a route and of its dependencies."""
     names = [field.alias for field in dependant.query_params]
     return (*names, *(name for inner in dependant.dependencies for name in query_names(inner)))
 
 
 def check_query(request: Request, known: tuple[str, ...]) -> None:
-    """Refuse a query parameter that the route does not know, or that is sent twice.
+    """Refuse a query parameter that is unknown or sent more than once.
 
     Raises
     ------
@@ -87,15 +120,18 @@ def check_query(request: Request, known: tuple[str, ...]) -> None:
     for name in names:
         shown = name if len(name) <= 100 else f"{name[:100]}…"
         if name not in known:
-            there = ", ".join(f"`{each}`" for each in known)
+            there = f"its query parameters are {_listed(known)}" if known else "it takes no query parameters"
             raise InvalidRequest(
-                f"{request.url.path[:300]} has no query parameter `{shown}`; "
-                + (f"it has {there}." if known else "it has none."),
+                f"{request.url.path[:300]} has no query parameter `{shown}`; {there}.",
                 field=shown,
                 known=list(known),
             )
         if names.count(name) > 1:
-            raise InvalidRequest(f"The query parameter `{shown}` is sent more than once: send it once.", field=shown)
+            raise InvalidRequest(f"The query parameter `{shown}` is sent more than once. Send it once.", field=shown)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _is_json(request: Request) -> bool:
@@ -103,18 +139,18 @@ def _is_json(request: Request) -> bool:
     return kind.startswith("application/") and (kind == "application/json" or kind.endswith("+json"))
 
 
-class _ReadRequest(Request):
-    """A request whose body has been read: FastAPI finds the value instead of the text."""
+class _ParsedRequest(Request):
+    """A request whose body is parsed: FastAPI gets the value in place of the text."""
 
-    def __init__(self, request: Request, value: Any) -> None:
+    def __init__(self, request: Request, value: object) -> None:
         super().__init__(request.scope, request.receive)
         self._value = value
 
-    async def json(self) -> Any:
+    async def json(self) -> object:
         return self._value
 
     async def body(self) -> bytes:
-        return b"read"
+        return b"parsed"
 
 
 async def _body(request: Request) -> bytes:
@@ -122,12 +158,7 @@ async def _body(request: Request) -> bytes:
     return await request.body() if body is None else body
 
 
-async def _read(request: Request, body: bytes, validate: Callable[..., tuple[Any, Any]]) -> Request:
-    pool = BODIES if len(body) > LARGE_BODY else WORK
-    return _ReadRequest(request, await pool.run(_validated, body, validate))
-
-
-def _validated(body: bytes, validate: Callable[..., tuple[Any, Any]]) -> Any:
+def _parsed(body: bytes, validate: Validate) -> object:
     try:
         sent = strictjson.loads(body)
     except strictjson.InvalidJson as error:
@@ -140,17 +171,17 @@ def _validated(body: bytes, validate: Callable[..., tuple[Any, Any]]) -> Any:
     value, errors = validate(sent, {}, loc=("body",))
     if errors:
         raise RequestValidationError(errors[:MAX_ERRORS], body=sent)
-    _let_go(sent, value)
+    _free(sent, value)
     return value
 
 
-def _let_go(sent: Any, kept: Any) -> None:
-    """Free a large value in pieces: in one go it takes as long as reading it, with the interpreter lock held.
+def _free(sent: object, kept: object) -> None:
+    """Free a large value in pieces: in one go it takes as long as parsing it, with the interpreter lock held.
 
     Parameters
     ----------
     kept
-        What was made of it; lists that it took over as they are stay whole.
+        The model made of it; lists that the model uses as they are stay whole.
     """
     if not isinstance(sent, dict) or not isinstance(kept, BaseModel):
         return
@@ -161,33 +192,33 @@ def _let_go(sent: Any, kept: Any) -> None:
 
 
 def _in_thread(endpoint: Callable[..., Any], pool: Pool, status_code: int | None) -> Callable[..., Any]:
-    """``endpoint`` as FastAPI is to call it: one that is no coroutine runs in a thread, its answer is written there."""
+    """``endpoint`` for FastAPI: one that is no coroutine function runs in a thread, which writes its answer too."""
     if inspect.iscoroutinefunction(endpoint):
         return endpoint
 
     @wraps(endpoint)
-    async def called(**values: Any) -> Response:
+    async def called(**values: object) -> Response:
         return await pool.run(_answer, partial(endpoint, **values), values, status_code)
 
     return called
 
 
-def _answer(endpoint: Callable[[], Any], values: dict[str, Any], status_code: int | None) -> Response:
+def _answer(endpoint: Callable[[], object], values: Mapping[str, object], status_code: int | None) -> Response:
     result = endpoint()
     if isinstance(result, Response):
         return result
-    # What the function says about its answer: it may have asked for a Response to say it with.
-    said = next((value for value in values.values() if isinstance(value, Response)), None)
-    status = (said.status_code if said else None) or status_code or 200
+    # A function that takes a `Response` sets the status and the headers of its answer there.
+    given = next((value for value in values.values() if isinstance(value, Response)), None)
+    status = (given.status_code if given else None) or status_code or 200
     answer = Response(status_code=204) if status == 204 else json_response(result, status)
-    if said is not None:
-        answer.headers.raw.extend(said.headers.raw)
+    if given is not None:
+        answer.headers.raw.extend(given.headers.raw)
     return answer
 
 
-async def _while_wanted(handler: Handler, request: Request) -> Response:
-    """The answer of ``handler``, which is stopped when the client closes its connection."""
-    answer = Response(status_code=CLIENT_GONE)
+async def _until_disconnect(handler: Handler, request: Request) -> Response:
+    """The answer of ``handler``, which is cancelled when the client closes its connection."""
+    answer = Response(status_code=CLIENT_CLOSED)
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
 
@@ -205,3 +236,49 @@ async def _while_wanted(handler: Handler, request: Request) -> Response:
     if failure is not None:
         raise failure
     return answer
+
+
+def json_response(value: object, status_code: int = 200) -> Response:
+    """``value`` as a JSON response, serialised in pieces: a large one keeps no other thread from running."""
+    return Response(b"".join(json_pieces(value)), status_code, media_type="application/json")
+
+
+def json_pieces(value: object, depth: int = 0) -> Iterator[bytes]:
+    """``value`` as JSON; NaN becomes null, as in FastAPI."""
+    if depth < JSON_DEPTH and isinstance(value, BaseModel) and not _has_serialisers(value):
+        value = dict(value)
+    if depth < JSON_DEPTH and isinstance(value, dict):
+        yield from _object_pieces(value, depth)
+    elif depth < JSON_DEPTH and isinstance(value, list) and value:
+        yield from _list_pieces(value, depth)
+    else:
+        yield to_json(value, inf_nan_mode="null")
+
+
+def _object_pieces(value: Mapping[object, object], depth: int) -> Iterator[bytes]:
+    before = b"{"
+    for key, each in value.items():
+        # `to_json` turns a key of another type into text.
+        yield before + to_json({key: None})[1:-5]
+        yield from json_pieces(each, depth + 1)
+        before = b","
+    yield b"}" if value else b"{}"
+
+
+def _list_pieces(value: list[object], depth: int) -> Iterator[bytes]:
+    before = b"["
+    if isinstance(value[0], list | BaseModel):
+        for each in value:
+            yield before
+            yield from json_pieces(each, depth + 1)
+            before = b","
+    else:
+        for first in range(0, len(value), JSON_ITEMS):
+            yield before + to_json(value[first : first + JSON_ITEMS], inf_nan_mode="null")[1:-1]
+            before = b","
+    yield b"]"
+
+
+def _has_serialisers(value: BaseModel) -> bool:
+    decorators = type(value).__pydantic_decorators__
+    return bool(decorators.field_serializers or decorators.model_serializers or decorators.computed_fields)

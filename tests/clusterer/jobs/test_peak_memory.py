@@ -82,9 +82,9 @@ SHAPES = {
 
 def problem_of(shape: Shape, request: dict[str, Any], store: Store) -> Problem:
     if shape.kind == "cluster":
-        return pipeline.problem_of(make_plan(store, ClusterRequest.model_validate(request)))
+        return pipeline.problem_of(make_plan(store, ClusterRequest.model_validate(request), deadline=None))
     wanted = SweepRequest.model_validate(request)
-    return sweeping.problem_of(plan_points(store, wanted), probe=wanted.linear_probe)
+    return sweeping.problem_of(plan_points(store, wanted, deadline=None), probe=wanted.linear_probe)
 
 
 @pytest.mark.parametrize("name", SHAPES)

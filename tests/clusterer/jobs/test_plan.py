@@ -24,10 +24,10 @@ def refused(store: Store) -> Refused:
     def make(embeddings: Any, **fields: Any) -> ShoalError:
         body = {"embeddings": embeddings, **fields}
         with pytest.raises(ShoalError) as caught:
-            make_plan(store, ClusterRequest.model_validate(body))
+            make_plan(store, ClusterRequest.model_validate(body), deadline=None)
         if fields.get("clusters") != "auto" and "levels" not in fields.get("kmeans", {}):
             with pytest.raises(type(caught.value)) as again:
-                plan_points(store, SweepRequest.model_validate(body))
+                plan_points(store, SweepRequest.model_validate(body), deadline=None)
             assert str(again.value) == str(caught.value)
         return caught.value
 
@@ -86,7 +86,7 @@ def test_the_range_of_over_that_is_proposed_works_at_both_ends(
     vectors, _ = planted(23)
     embeddings = make_set("mine", vectors, [f"label {row % 7}" for row in range(23)])
     for over, k in ((0.215, 2), (3.285, 23)):
-        assert make_plan(store, ClusterRequest(embeddings=embeddings, over=over)).k == k
+        assert make_plan(store, ClusterRequest(embeddings=embeddings, over=over), deadline=None).k == k
 
 
 def test_images_that_were_not_read_are_named_where_rows_are_too_few(
@@ -105,7 +105,12 @@ def test_a_search_beyond_the_sample_that_it_looks_at_is_refused(
     embeddings = make_set("mine", *planted(100))
     why = str(refused(embeddings, clusters="auto", clusters_range=[60, 80]))
     assert "`auto` looks at a sample of 50 of the 100 rows: let it begin below 50" in why
-    assert make_plan(store, ClusterRequest(embeddings=embeddings, clusters="auto", clusters_range=[2, 50])).k == 50
+    assert (
+        make_plan(
+            store, ClusterRequest(embeddings=embeddings, clusters="auto", clusters_range=[2, 50]), deadline=None
+        ).k
+        == 50
+    )
 
 
 def test_one_class_is_a_class(planted: Planted, make_set: MakeSet, refused: Refused) -> None:

@@ -45,7 +45,7 @@ def iterations(clustering: Clustering) -> list[dict[str, Any]]:
 
 def tight_limit(store: Store, embeddings: str) -> int:
     """A memory limit that leaves no room for rows."""
-    plan = make_plan(store, ClusterRequest.model_validate({"embeddings": embeddings, **FIELDS}))
+    plan = make_plan(store, ClusterRequest.model_validate({"embeddings": embeddings, **FIELDS}), deadline=None)
     return pipeline.problem_of(plan).other_bytes
 
 

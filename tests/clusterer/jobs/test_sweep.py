@@ -108,7 +108,7 @@ def test_planning_reads_each_set_once(
     monkeypatch.setattr(embedding_sets, "open_complete", opening)
     monkeypatch.setattr(embedding_sets, "label_column", reading)
     fields = {"clusters": list(range(2, 12)), "normalize": [True, False]}
-    points = plan_points(store, SweepRequest.model_validate({"embeddings": sets, **fields}))
+    points = plan_points(store, SweepRequest.model_validate({"embeddings": sets, **fields}), deadline=None)
     assert len(points) == 60
     assert sorted(opened) == sorted(read) == sorted([first, second, scored])
 
@@ -430,7 +430,7 @@ def test_a_sweep_out_of_core_finds_what_one_in_memory_does(
         "seeds": [0],
         "linear_probe": True,
     }
-    points = plan_points(store, SweepRequest.model_validate({"embeddings": two_sets, **fields}))
+    points = plan_points(store, SweepRequest.model_validate({"embeddings": two_sets, **fields}), deadline=None)
     tight = sweeping.problem_of(points).other_bytes
     usual = run_sweep(two_sets, **fields)
     found = run_sweep(two_sets, **fields, memory_limit=tight)

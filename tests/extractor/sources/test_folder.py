@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 from extractor.images.formats import sniff
 from extractor.sources import folder as walking
-from extractor.sources.listing import check, list_source
+from extractor.sources import listing
+from extractor.sources.listing import list_source
 from PIL import Image
 from shoal.errors import NoImages
 from shoal.schemas import ImageSource
@@ -19,6 +21,8 @@ from shoal.settings import Settings
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 JXL = b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100)
+
+check = partial(listing.check, deadline=None)
 
 
 def encoded(kind: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from extractor.sources import folder as walking
-from extractor.sources.listing import check, list_source
+from extractor.sources import listing
+from extractor.sources.listing import list_source
 from shoal.errors import LabelsInvalid, NoImages, PathNotFound, PathOutsideRoot
 from shoal.schemas import ImageSource
 from shoal.settings import Settings
 from shoal.store import image_id, listing_sha256
+
+check = partial(listing.check, deadline=None)
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -14,7 +14,7 @@ from shoal.jobs.queue import JobQueue
 from shoal.schemas import ClusterRequest, Job
 from shoal.settings import Settings
 from shoal.store import Store
-from shoal.web import IdempotencyKey, QueueDep, accepted, create_app, submit
+from shoal.web import IdempotencyKey, SubmitterDep, accepted, create_app
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
@@ -23,8 +23,8 @@ KIND = "test"
 
 
 @router.post("/things", status_code=202)
-def post_thing(body: ClusterRequest, response: Response, queue: QueueDep, key: IdempotencyKey = None) -> Job:
-    return accepted(submit(queue, KIND, body, key), response)
+def post_thing(body: ClusterRequest, response: Response, submitter: SubmitterDep, key: IdempotencyKey = None) -> Job:
+    return accepted(submitter.submit(KIND, body, key), response)
 
 
 @router.api_route("/broken", methods=["GET", "POST"])

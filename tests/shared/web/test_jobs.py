@@ -13,7 +13,7 @@ from shoal.keys import KeyStore, Scope
 from shoal.schemas import ClusterRequest, Job
 from shoal.settings import Settings
 from shoal.store import Store
-from shoal.web import IdempotencyKey, QueueDep, accepted, create_app, submit
+from shoal.web import IdempotencyKey, SubmitterDep, accepted, create_app
 
 KIND = "extract:tfserving"
 BODY = {"embeddings": "a", "clusters": 3}
@@ -22,8 +22,8 @@ router = APIRouter()
 
 
 @router.post("/things", status_code=202)
-def post_thing(body: ClusterRequest, response: Response, queue: QueueDep, key: IdempotencyKey = None) -> Job:
-    return accepted(submit(queue, KIND, body, key), response)
+def post_thing(body: ClusterRequest, response: Response, submitter: SubmitterDep, key: IdempotencyKey = None) -> Job:
+    return accepted(submitter.submit(KIND, body, key), response)
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ from extractor.api import routes as extractor_api
 from extractor.sources import listing as sources
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.testclient import TestClient
+from shoal.deadline import Deadline
 from shoal.errors import Unavailable
 from shoal.jobs.queue import JobQueue
 from shoal.schemas import ImageSource
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.userfiles import UserFile
-from shoal.wanted import Patience, check_wanted, waiting
-from shoal.web import create_app, pools
+from shoal.web import DeadlineDep, create_app, pools
 from shoal.web.pools import Pool
 from shoal.web.route import Route
 from shoal.web.route import router as make_router
@@ -57,7 +57,9 @@ def test_no_route_ignores_a_query_parameter(client: TestClient) -> None:
 
 def test_the_parameters_that_there_are_are_named(client: TestClient) -> None:
     problem = client.get("/jobs", params={"stat": "queued"}).json()
-    assert problem["detail"] == ("/jobs has no query parameter `stat`; it has `state`, `kind`, `limit`, `cursor`.")
+    assert problem["detail"] == (
+        "/jobs has no query parameter `stat`; its query parameters are `state`, `kind`, `limit`, `cursor`."
+    )
     twice = client.get("/jobs?limit=1&limit=2")
     assert (twice.status_code, twice.json()["field"]) == (422, "limit")
 
@@ -99,20 +101,21 @@ def test_no_name_in_an_address_breaks_a_route(client: TestClient, name: str) -> 
 def test_a_call_whose_caller_is_gone_stops(wait_until: Callable[..., None]) -> None:
     pool, steps, stopped = Pool("test", 1), [0], threading.Event()
 
-    def walk_for_ever() -> None:
+    def walk_for_ever(deadline: Deadline) -> None:
         try:
             while True:
-                check_wanted()
+                deadline.check()
                 steps[0] += 1
         except Unavailable:
             stopped.set()
 
     async def give_up() -> None:
-        async with anyio.create_task_group() as group:
-            group.start_soon(pool.run, walk_for_ever)
-            while not steps[0]:
-                await anyio.sleep(0.01)
-            group.cancel_scope.cancel()
+        with Deadline(30.0) as deadline:
+            async with anyio.create_task_group() as group:
+                group.start_soon(pool.run, walk_for_ever, deadline)
+                while not steps[0]:
+                    await anyio.sleep(0.01)
+                group.cancel_scope.cancel()
 
     anyio.run(give_up)
     wait_until(stopped.is_set)
@@ -132,11 +135,13 @@ def test_a_call_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch)
         anyio.run(wait)
 
 
-def test_whoever_waits_asks_no_more_often_than_needed() -> None:
-    check_wanted()  # outside of a request nobody is asked
-    patience = Patience(30.0, _since=time.monotonic() - 31)
-    with pytest.raises(Unavailable):
-        patience.check()
+def test_a_deadline_stops_work_once_it_has_passed_or_is_cancelled() -> None:
+    with Deadline(30.0) as deadline:
+        deadline.check()
+    with pytest.raises(Unavailable, match="closed the connection"):
+        deadline.check()
+    with pytest.raises(Unavailable, match="took longer than 30 s"):
+        Deadline(30.0, _since=time.monotonic() - 31).check()
 
 
 def test_a_client_that_hangs_up_ends_the_work_on_its_request(
@@ -147,11 +152,11 @@ def test_a_client_that_hangs_up_ends_the_work_on_its_request(
     routes = make_router()
 
     @routes.get("/endless")
-    def endless() -> None:
+    def endless(deadline: DeadlineDep) -> None:
         file = UserFile(tmp_path / "labels.csv")
         try:
             while True:
-                with file.lines() as lines:
+                with file.lines(deadline=deadline) as lines:
                     begun.set()
                     assert len(list(lines)) == 11
         finally:
@@ -170,9 +175,5 @@ def test_a_client_that_hangs_up_ends_the_work_on_its_request(
 
 def test_a_walk_ends_with_its_request(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
-    token = waiting.set(Patience(30.0, gone=True))
-    try:
-        with pytest.raises(Unavailable):
-            sources.check(ImageSource(path="."), tmp_path)
-    finally:
-        waiting.reset(token)
+    with pytest.raises(Unavailable):
+        sources.check(ImageSource(path="."), tmp_path, deadline=Deadline(30.0, cancelled=True))
