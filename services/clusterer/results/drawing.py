@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,8 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D, Bbox
 from shoal.store.sweeps import Row
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 ACCURACY, ARI, QUIET, REFERENCE, INK = "#0b5fb0", "#c2570c", "#5d6873", "#8a949e", "#1c2126"
-STYLE = {
+STYLE: dict[RcKeyType, object] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
