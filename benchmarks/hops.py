@@ -101,7 +101,7 @@ def files_passed(root: Path) -> dict[str, list[str]]:
         (notes / "on").touch()
         job = client.wait(client.extract("images", model="tf_efficientnet_lite0"))
         found = {"POST /extract": noted(notes, "extractor")}
-        client.wait(client.cluster(job.result["embeddings"], clusters=3, pca={"components": 4}))
+        client.wait(client.cluster((job.result or {})["embeddings"], clusters=3, pca={"components": 4}))
         return found | {"POST /cluster": noted(notes, "clusterer")}
     finally:
         stack.stop()
