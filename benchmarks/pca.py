@@ -17,8 +17,7 @@ from typing import Any
 import _common
 import numpy as np
 from _features import Features, Matrix
-from clusterer.data.moments import accumulate_moments
-from clusterer.data.pca import fit_pca
+from clusterer.data.pca import accumulate_moments, fit_pca
 from clusterer.data.rows import ArrayRows
 
 BATCH = 4096

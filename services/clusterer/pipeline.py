@@ -13,8 +13,7 @@ from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store.clustering import ClusteringWriter
 
-from clusterer.data.moments import accumulate_moments
-from clusterer.data.pca import fit_pca
+from clusterer.data.pca import accumulate_moments, fit_pca
 from clusterer.data.rows import ArrayRows, IntArray, MappedRows, Rows, StoredRows, l2_normalize
 from clusterer.data.transform import Transform
 from clusterer.evaluation.label_metrics import Metrics, describe_levels, summarize
@@ -40,7 +39,7 @@ from clusterer.kmeans import (
 from clusterer.kmeans.assign import assign
 from clusterer.results import write as artefacts
 from clusterer.results.read import result_of
-from clusterer.results.report.build import write_report
+from clusterer.results.report.render import write_report
 
 FITTED, HELD = 1, 2
 """How far a job is whose transform, and whose transformed rows, are kept for its next attempt; iterations count on."""

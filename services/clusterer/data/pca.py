@@ -1,21 +1,174 @@
-"""Exact principal component analysis from the moments of the rows."""
+"""Exact principal component analysis from the first and second moments of the rows, taken in one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
+from scipy.linalg.blas import dsyrk
 from shoal.errors import InvalidRequest
+from shoal.host import available_cores
 
-from clusterer.data.moments import Moments
-from clusterer.data.rows import Float64Array
+from clusterer.data.rows import Float32Array, Float64Array, Rows
+from clusterer.native.library import KernelUnavailable, i64, load_library, narrower_than_blas, rows_at
 
+SOME = 256
+"""Rows whose mean the sums are taken about, and rows of a covariance that are looked at together."""
 NO_VARIANCE = 1e-12
 """Share of the largest variance below which a component is rounding noise of the float32 rows."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second moments of a set of rows.
+
+    Attributes
+    ----------
+    n
+        Number of rows.
+    mean
+        ``(d,) float64``.
+    covariance
+        ``(d, d) float64``, unbiased (divided by ``n - 1``).
+    """
+
+    n: int
+    mean: Float64Array
+    covariance: Float64Array
+
+
+class Sums(Protocol):
+    """Sums of rows, and of their outer products, about a fixed point."""
+
+    total: Float64Array
+    """``(d,) float64``."""
+
+    def add(self, batch: Float32Array) -> None:
+        """Add ``(b, d) float32`` rows."""
+        ...
+
+    def second(self) -> Float64Array:
+        """Sum of the outer products, ``(d, d) float64``, the caller's to change; above the diagonal lies anything."""
+        ...
+
+
+class BlasSums:
+    """By a symmetric product of BLAS, which wants a float64 copy of each block."""
+
+    def __init__(self, shift: Float64Array) -> None:
+        self.total = np.zeros(len(shift))
+        self._shift = shift
+        self._second = np.zeros((len(shift), len(shift)), order="F")
+        self._room = np.empty((0, len(shift)))
+
+    def add(self, batch: Float32Array) -> None:
+        if len(self._room) < len(batch):
+            self._room = np.empty(batch.shape)
+        block = np.subtract(batch, self._shift, out=self._room[: len(batch)])
+        self.total += block.sum(axis=0)
+        self._second = dsyrk(1.0, block.T, beta=1.0, c=self._second, overwrite_c=True)
+
+    def second(self) -> Float64Array:
+        return self._second.T
+
+
+class _Moments(ctypes.Structure):
+    _fields_ = (("d", ctypes.c_int64), *((name, ctypes.c_void_p) for name in ("shift", "sums", "second")))
+
+
+class KernelSums:
+    """By the compiled kernel, which makes float64 of the rows in the cache; see ``native/src/moments.h``."""
+
+    def __init__(self, library: ctypes.CDLL, shift: Float64Array, threads: int) -> None:
+        d = len(shift)
+        library.shoal_moments_width.restype = ctypes.c_int64
+        width = library.shoal_moments_width(i64(d))
+        self.total = np.zeros(d)
+        self._library, self._threads, self._shift = library, threads, shift
+        self._second = np.zeros((width, width))
+        self._structure = _Moments(d, *(a.ctypes.data for a in (shift, self.total, self._second)))
+
+    def add(self, batch: Float32Array) -> None:
+        self._library.shoal_moments_add(*rows_at(batch), i64(len(batch)), ctypes.byref(self._structure), self._threads)
+
+    def second(self) -> Float64Array:
+        d = len(self.total)
+        return self._second[:d, :d]
+
+
+def open_sums(shift: Float64Array) -> Sums:
+    """The faster kind of sums for this processor, empty.
+
+    Parameters
+    ----------
+    shift
+        ``(d,) float64``: the point about which they are taken.
+    """
+    try:
+        variant, library = load_library()
+    except KernelUnavailable:
+        return BlasSums(shift)
+    return BlasSums(shift) if narrower_than_blas(variant) else KernelSums(library, shift, available_cores())
+
+
+def accumulate_moments(
+    rows: Rows,
+    *,
+    batch_rows: int | None = None,
+    on_rows: Callable[[int], None] | None = None,
+    sums_about: Callable[[Float64Array], Sums] = open_sums,
+) -> Moments:
+    """Mean and covariance of all rows in one pass.
+
+    Sums are kept in float64 and taken about the mean of some rows, not about zero: the difference of two large
+    and nearly equal numbers that the textbook formula ends with then never arises [1]_.
+
+    Parameters
+    ----------
+    rows
+        ``(n, d)`` with ``n >= 2``.
+    on_rows
+        Called after each block with the number of rows read so far.
+    sums_about
+        Makes the sums about a point.
+
+    References
+    ----------
+    .. [1] Chan, Golub, LeVeque: Algorithms for computing the sample variance. The American Statistician 37 (1983).
+    """
+    shift = np.zeros(rows.dim)
+    sums: Sums | None = None
+    for first, batch in rows.batches(batch_rows):
+        if sums is None:
+            shift = batch[:SOME].mean(axis=0, dtype=np.float64)
+            sums = sums_about(shift)
+        sums.add(np.ascontiguousarray(batch))
+        if on_rows is not None:
+            on_rows(first + len(batch))
+    if sums is None:
+        raise ValueError("there are no rows")
+    offset = sums.total / rows.n
+    covariance = _covariance(sums.second(), offset, rows.n)
+    # Without the columns that the kernel's room has beside those of the rows, which go with the sums.
+    return Moments(rows.n, shift + offset, np.ascontiguousarray(covariance))
+
+
+def _covariance(second: Float64Array, offset: Float64Array, n: int) -> Float64Array:
+    """In the memory of the sums, a few rows at a time: matrices on the way would take longer than the arithmetic."""
+    d = len(offset)
+    for first in range(0, d, SOME):
+        part, before = slice(first, min(first + SOME, d)), slice(0, first)
+        second[part] -= np.multiply.outer(n * offset[part], offset)
+        second[part] /= n - 1
+        lower = np.tril(second[part, part])
+        second[part, part] = lower + np.tril(lower, -1).T
+        second[before, part] = second[part, before].T
+    return second
 
 
 @dataclass(frozen=True)

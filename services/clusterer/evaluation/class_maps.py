@@ -22,7 +22,7 @@ from shoal.labels.cells import clean_label
 from shoal.schemas import ClassMap
 from shoal.userfiles import UserFile, confine
 
-from clusterer.evaluation.label_maps import ClassPairs
+from clusterer.evaluation.contingency import ClassPairs
 
 Pair = tuple[str, str]
 """A label of the train set and a label of the scored set that count as the same."""

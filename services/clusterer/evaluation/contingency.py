@@ -1,16 +1,21 @@
-"""How many rows of each class fell into each cluster: the one table from which every label metric follows."""
+"""The table of clusters and classes that every label metric follows from, and the label maps learnt from it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
 
 from clusterer.data.rows import Float64Array, IntArray
 
 UNLABELLED = -1
+"""The class of a row without a label."""
+UNMAPPED = -1
+"""The class of a cluster that a label map does not name."""
 DENSE_CELLS = 2**22
 
 
@@ -89,6 +94,117 @@ def entropy(sizes: IntArray) -> float:
     """Entropy in nats of a partition into groups of these sizes."""
     share: Float64Array = sizes[sizes > 0] / max(int(sizes.sum()), 1)
     return float(-(share * np.log(share)).sum()) if len(share) > 1 else 0.0
+
+
+class LabelRule(StrEnum):
+    """How a cluster gets its class."""
+
+    HUNGARIAN = "hungarian"
+    """One cluster to one class, so that most rows agree. With more clusters than classes the clusters left over
+    have no class, and their rows count as wrong."""
+    MAJORITY = "majority"
+    """Each cluster to the most frequent class in it; several clusters may share a class."""
+    MIXED = "mixed"
+    """One to one first, then the majority for the clusters left over: the rule behind the over-clustering figures
+    of arXiv 2008.10312."""
+
+
+@dataclass(frozen=True)
+class ClassPairs:
+    """Which train class is right for which scored class, many to many.
+
+    Attributes
+    ----------
+    scored_classes
+        Number of scored classes.
+    codes
+        ``(p,) int64``, sorted: ``train * scored_classes + scored`` of each pair. Position 0 is a class like any other.
+    """
+
+    scored_classes: int
+    codes: IntArray
+
+    @classmethod
+    def of(cls, train: IntArray, scored: IntArray, scored_classes: int) -> ClassPairs:
+        """From the two sides of each pair, both ``(p,) int64``."""
+        return cls(scored_classes, np.unique(train * scored_classes + scored))
+
+    def right(self, train: IntArray, scored: IntArray) -> NDArray[np.bool_]:
+        """``(z,) bool``: whether train class ``train[i]``, if it is one, is right for scored class ``scored[i]``."""
+        known: NDArray[np.bool_] = np.isin(train * self.scored_classes + scored, self.codes)
+        right: NDArray[np.bool_] = known & (train != UNMAPPED)
+        return right
+
+
+def learn_map(table: Contingency, rule: LabelRule) -> IntArray:
+    """The class of each cluster.
+
+    A cluster without rows, and a match of a cluster with a class of which it has no row, carry no information and
+    stay `UNMAPPED`. Ties go to the class that comes first.
+
+    Parameters
+    ----------
+    table
+        Counts of the rows that the map is learnt on.
+    rule
+        How.
+
+    Returns
+    -------
+    ``(k,) int64`` of class positions, or `UNMAPPED`.
+    """
+    if rule is LabelRule.MAJORITY:
+        return _majority(table)
+    matched = _hungarian(table)
+    if rule is LabelRule.HUNGARIAN:
+        return matched
+    return np.where(matched == UNMAPPED, _majority(table), matched)
+
+
+def accuracy(table: Contingency, class_of_cluster: IntArray, pairs: ClassPairs | None = None) -> float | None:
+    """Share of the rows of ``table`` whose cluster maps to their class; None without rows.
+
+    With ``pairs`` the map names train classes and ``table`` counts scored ones: a row is right when the two are a pair.
+    """
+    if not table.n:
+        return None
+    mapped = class_of_cluster[table.cluster]
+    right = mapped == table.class_ if pairs is None else pairs.right(mapped, table.class_)
+    return int(table.count[right].sum()) / table.n
+
+
+def _majority(table: Contingency) -> IntArray:
+    chosen = np.full(table.shape[0], UNMAPPED, dtype=np.int64)
+    # The last write wins: cells go from small to large counts, and among equals from late to early classes.
+    order = np.lexsort((-table.class_, table.count))
+    chosen[table.cluster[order]] = table.class_[order]
+    return chosen
+
+
+def _hungarian(table: Contingency) -> IntArray:
+    """The one-to-one matching with most rows; among equals the one that leaves most rows to the majority rule.
+
+    Clusters are put in an order that depends on their content alone before they are matched, so that the map does not
+    depend on how they are numbered.
+    """
+    (k, c), cluster, count = table.shape, table.cluster, table.count
+    majority = np.zeros(k, dtype=np.int64)
+    np.maximum.at(majority, cluster, count)
+    content = np.bincount(cluster, weights=count * np.random.default_rng(0).random(c)[table.class_], minlength=k)
+    order = np.argsort(content, kind="stable")
+    place = np.empty(k, dtype=np.int64)
+    place[order] = np.arange(k)
+    # The one table, turned and signed as the solver wants it: otherwise it makes copies.
+    wide = k <= c
+    cost = np.zeros((k, c) if wide else (c, k))
+    cells = (place[cluster], table.class_)
+    cost[cells if wide else cells[::-1]] = majority[cluster] - count * (table.n + 1.0)
+    rows, columns = linear_sum_assignment(cost)
+    places, classes = (rows, columns) if wide else (columns, rows)
+    told = cost[rows, columns] < 0
+    chosen = np.full(k, UNMAPPED, dtype=np.int64)
+    chosen[order[places[told]]] = classes[told]
+    return chosen
 
 
 def _sums(group: IntArray, count: IntArray, groups: int) -> IntArray:

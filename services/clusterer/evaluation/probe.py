@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from clusterer.data.rows import Float32Array, Float64Array, IntArray, Rows
-from clusterer.evaluation.label_maps import ClassPairs
+from clusterer.evaluation.contingency import ClassPairs
 from clusterer.kmeans.engine import sum_by_label
 
 MaskArray = NDArray[np.bool_]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from shoal.store import EmbeddingSet
 
 from clusterer.data.rows import IntArray
-from clusterer.evaluation.contingency import contingency
-from clusterer.evaluation.label_maps import ClassPairs
+from clusterer.evaluation.contingency import ClassPairs, contingency
 from clusterer.evaluation.label_metrics import Metrics, score_set, summarize
 from clusterer.jobs.plan import Plan
 from clusterer.kmeans.assign import Assigned

@@ -19,7 +19,7 @@ from shoal.errors import MemoryLimitTooSmall
 from shoal.host import available_cores
 
 from clusterer.data.rows import block_rows, window_rows
-from clusterer.evaluation.emi import PAIRS_AT_ONCE
+from clusterer.evaluation.label_metrics import PAIRS_AT_ONCE
 from clusterer.evaluation.unsupervised import LABELLING_VALUES, MOST_SAMPLED, SMALLEST_SHARE, TABLE_CELLS
 from clusterer.jobs.plan import SEARCHED_ROWS
 from clusterer.kmeans.seeding import trials_of

@@ -10,8 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from clusterer.data.moments import accumulate_moments
-from clusterer.data.pca import Pca, fit_pca
+from clusterer.data.pca import Pca, accumulate_moments, fit_pca
 from clusterer.data.rows import ArrayRows, Float32Array, MappedRows, Rows, l2_normalize
 from clusterer.data.transform import Transform
 from clusterer.jobs.workspace import Workspace

@@ -23,17 +23,14 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "avx2": ("-march=x86-64-v3",),
 }
 """Compiler options of each library, best first."""
+LIBRARIES = {variant: HERE / f"_kernel_{variant}.so" for variant in VARIANTS}
+"""The file of each library."""
 EMULATED_AMX = (*WIDE, "-DSHOAL_AMX", "-DSHOAL_AMX_EMULATED")
 """The AMX library with its tile instructions spelt out, to test it on processors without them."""
 
 
 class BuildFailed(Exception):
     """The kernel could not be compiled; the message says why."""
-
-
-def library_path(variant: str) -> Path:
-    """Where the library of an instruction set lies."""
-    return HERE / f"_kernel_{variant}.so"
 
 
 def compile_kernel(options: tuple[str, ...], output: Path) -> None:
@@ -74,11 +71,11 @@ def build() -> list[Path]:
     failures: list[str] = []
     for variant, options in VARIANTS.items():
         try:
-            compile_kernel(options, library_path(variant))
+            compile_kernel(options, LIBRARIES[variant])
         except BuildFailed as failure:
             failures.append(str(failure))
         else:
-            built.append(library_path(variant))
+            built.append(LIBRARIES[variant])
     if not built:
         raise BuildFailed(failures[0])
     return built

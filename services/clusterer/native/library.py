@@ -1,4 +1,4 @@
-"""Which of the compiled libraries this processor runs."""
+"""The compiled libraries: which one this processor runs, how it is loaded, and what its functions take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clusterer.native.build import VARIANTS, library_path
+import numpy as np
+from numpy.typing import NDArray
+
+from clusterer.native.build import LIBRARIES
 
 NEEDS = {
     "amx": {"amx_tile", "amx_int8", "avx512_vnni"},
@@ -36,7 +39,7 @@ class KernelUnavailable(Exception):
 def available() -> list[str]:
     """Names of the libraries that are there and that this processor runs, best first."""
     flags = _processor_flags()
-    return [variant for variant in VARIANTS if flags >= NEEDS[variant] and library_path(variant).exists()]
+    return [variant for variant, path in LIBRARIES.items() if flags >= NEEDS[variant] and path.exists()]
 
 
 def load_library(variant: str | None = None) -> tuple[str, ctypes.CDLL]:
@@ -51,7 +54,7 @@ def load_library(variant: str | None = None) -> tuple[str, ctypes.CDLL]:
     for name in available():
         if variant in (None, name):
             try:
-                return name, open_library(library_path(name))
+                return name, open_library(LIBRARIES[name])
             except OSError as error:
                 refusal = KernelUnavailable(f"the {name} kernel does not load: {error}")
             except KernelUnavailable as error:
@@ -100,11 +103,30 @@ def narrower_than_blas(variant: str) -> bool:
     return variant == "avx2" and "avx512f" in _processor_flags()
 
 
+def at(array: NDArray[Any]) -> ctypes.c_void_p:
+    """Where the values of a C-contiguous array lie."""
+    if not array.flags.c_contiguous:
+        raise TypeError("compiled code reads C-contiguous arrays only")
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def rows_at(x: NDArray[Any]) -> tuple[ctypes.c_void_p, int]:
+    """Where rows lie, and whether they are float16."""
+    if x.dtype not in (np.float32, np.float16):
+        raise TypeError(f"rows must be float32 or float16, not {x.dtype}")
+    return at(x), int(x.dtype == np.float16)
+
+
+def i64(value: int) -> ctypes.c_int64:
+    """A size."""
+    return ctypes.c_int64(value)
+
+
 def _why_not(variant: str | None) -> str:
-    if not any(library_path(name).exists() for name in VARIANTS):
+    if not any(path.exists() for path in LIBRARIES.values()):
         return "it was not compiled when the package was installed (that needs a C++ compiler on x86-64 Linux)"
-    if variant is not None and variant not in VARIANTS:
-        return f"there is no kernel named {variant!r}, only {', '.join(VARIANTS)}"
+    if variant is not None and variant not in LIBRARIES:
+        return f"there is no kernel named {variant!r}, only {', '.join(LIBRARIES)}"
     return "this processor lacks the instructions that it needs (AVX2 at least)"
 
 

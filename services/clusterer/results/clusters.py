@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from shoal.store.clustering import CLUSTERS_SCHEMA
 
 from clusterer.data.rows import Float32Array, IntArray, LabelArray
-from clusterer.evaluation.contingency import Contingency, contingency
-from clusterer.evaluation.label_maps import UNMAPPED, LabelRule, learn_map
+from clusterer.evaluation.contingency import UNMAPPED, Contingency, LabelRule, contingency, learn_map
 from clusterer.kmeans.assign import Assigned
 
 SHOWN_MEMBERS = 12

@@ -11,7 +11,7 @@ from shoal.errors import ClusterNotFound, EmbeddingsNotFound, NotFound
 from shoal.store import EmbeddingSet, Store
 from shoal.store.clustering import Clustering
 
-from clusterer.results.report.gallery import data_uri, is_webp
+from clusterer.results.report.contents import data_uri, is_webp
 
 KINDS = ("nearest", "farthest", "borderline")
 SORTS: dict[str, tuple[str, Literal["ascending", "descending"]]] = {

@@ -11,8 +11,7 @@ import pyarrow as pa
 from shoal.store.clustering import CLASSES_SCHEMA, CONFUSION_SCHEMA
 
 from clusterer.data.rows import IntArray
-from clusterer.evaluation.contingency import Contingency
-from clusterer.evaluation.label_maps import ClassPairs, LabelRule, learn_map
+from clusterer.evaluation.contingency import ClassPairs, Contingency, LabelRule, learn_map
 from clusterer.results.clusters import names_of, top_members
 
 SHOWN = 5

@@ -17,8 +17,7 @@ from shoal.store.clustering import ITERATIONS_SCHEMA, ROW_GROUP, ClusteringWrite
 
 from clusterer.data.rows import IntArray
 from clusterer.data.transform import Transform
-from clusterer.evaluation.contingency import Contingency, contingency
-from clusterer.evaluation.label_maps import LabelRule, learn_map
+from clusterer.evaluation.contingency import Contingency, LabelRule, contingency, learn_map
 from clusterer.evaluation.label_metrics import Metrics
 from clusterer.jobs.choose import Choice
 from clusterer.jobs.memory import Placement, peak_bytes

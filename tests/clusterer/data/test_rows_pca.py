@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clusterer.data.moments import BlasSums, KernelSums, Sums, accumulate_moments
-from clusterer.data.pca import fit_pca
+from clusterer.data.pca import BlasSums, KernelSums, Sums, accumulate_moments, fit_pca
 from clusterer.data.rows import ArrayRows, MappedRows, StoredRows, in_memory, l2_normalize
 from clusterer.data.transform import Transform
 from clusterer.native.library import available, load_library

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from clusterer import pipeline
 from clusterer.data.transform import Transform
-from clusterer.evaluation import label_maps
+from clusterer.evaluation import contingency
 from clusterer.evaluation.class_maps import read_class_index, read_class_map, read_csv_pairs, read_objectnet_pairs
-from clusterer.evaluation.label_maps import ClassPairs
+from clusterer.evaluation.contingency import ClassPairs
 from pydantic import ValidationError
 from shoal.errors import LabelsInvalid, PathNotFound, PathOutsideRoot
 from shoal.jobs.child import JobContext
@@ -114,7 +114,7 @@ def test_a_map_that_drops_class_zero_would_be_noticed(evaluated: Any, monkeypatc
     def drops_zero(self: ClassPairs, train: Any, scored: Any) -> Any:
         return (train > 0) & np.isin(train * self.scored_classes + scored, self.codes)
 
-    monkeypatch.setattr(label_maps.ClassPairs, "right", drops_zero)
+    monkeypatch.setattr(contingency.ClassPairs, "right", drops_zero)
     val, third, _ = evaluated()
     with pytest.raises(AssertionError):
         check(val, third)

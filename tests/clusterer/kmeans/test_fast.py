@@ -12,7 +12,7 @@ from clusterer.kmeans import State, lloyd, select_engine
 from clusterer.kmeans.engine import Engine, NumpyEngine
 from clusterer.kmeans.fast import FastEngine, KernelUnavailable, available, engine, kernel, open_kernel
 from clusterer.native import library
-from clusterer.native.build import EMULATED_AMX, BuildFailed, compile_kernel
+from clusterer.native.build import EMULATED_AMX, LIBRARIES, BuildFailed, compile_kernel
 from shoal.errors import EngineUnavailable
 
 from tests.clusterer.kmeans.data import (
@@ -208,7 +208,7 @@ def test_a_searcher_takes_one_centroid_and_more_neighbours_than_it_is_made_for()
 
 
 def test_without_a_kernel_auto_runs_faiss_and_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(library, "library_path", lambda variant: tmp_path / variant)
+    monkeypatch.setattr(library, "LIBRARIES", {name: tmp_path / name for name in LIBRARIES})
     assert available() == []
     picked = select_engine("auto")
     assert picked.name == "faiss"
@@ -219,7 +219,7 @@ def test_without_a_kernel_auto_runs_faiss_and_says_why(monkeypatch: pytest.Monke
 
 def test_without_avx2_the_reason_names_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_processor_flags", frozenset)
-    monkeypatch.setattr(library, "library_path", lambda variant: Path(__file__))
+    monkeypatch.setattr(library, "LIBRARIES", dict.fromkeys(LIBRARIES, Path(__file__)))
     with pytest.raises(KernelUnavailable, match="AVX2"):
         open_kernel()
 
@@ -227,7 +227,7 @@ def test_without_avx2_the_reason_names_the_processor(monkeypatch: pytest.MonkeyP
 def test_an_unreadable_library_is_no_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "broken.so"
     broken.write_text("not a library")
-    monkeypatch.setattr(library, "library_path", lambda variant: broken)
+    monkeypatch.setattr(library, "LIBRARIES", dict.fromkeys(LIBRARIES, broken))
     monkeypatch.setattr(library, "_processor_flags", lambda: frozenset(library.NEEDS["avx2"]))
     with pytest.raises(KernelUnavailable, match="does not load"):
         open_kernel()

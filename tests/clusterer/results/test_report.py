@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusterer.results.report.tables import choice_table, class_table, confusions, extreme_clusters, metric_table
+from clusterer.results.report.contents import choice_table, class_table, confusions, extreme_clusters, metric_table
 from shoal.store import Store
 from shoal.store.clustering import Clustering
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from shoal.host import available_cores
 
 from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray
-from clusterer.native.arguments import at, i64, rows_at
-from clusterer.native.library import load_library
+from clusterer.native.library import at, i64, load_library, rows_at
 
 BLOCK = 16
 ROUNDING = 1e-5

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from clusterer.evaluation import contingency as tables
-from clusterer.evaluation.contingency import UNLABELLED, contingency
-from clusterer.evaluation.label_maps import UNMAPPED, LabelRule, accuracy, learn_map
+from clusterer.evaluation.contingency import UNLABELLED, UNMAPPED, LabelRule, accuracy, contingency, learn_map
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
