@@ -71,9 +71,13 @@ constraints: $(VENV)/uv ## Pin the newest versions that resolve together
 	$(BIN)/uv pip compile --quiet --all-extras --upgrade --no-annotate --no-header --no-emit-index-url \
 		--no-emit-find-links --python-version 3.11 --output-file constraints.txt pyproject.toml
 
+.PHONY: dist
+dist: $(VENV)/dev ## Build the source distribution and the wheel, with the compiled k-means kernel, into dist/
+	$(BIN)/uv build --no-build-isolation --python $(BIN)/python --out-dir dist
+
 .PHONY: clean
-clean: ## Remove the virtual environment and the demo's output
-	rm -rf $(VENV) demo
+clean: ## Remove the virtual environment, what was built, and the demo's output
+	rm -rf $(VENV) build demo dist
 
 $(VENV)/uv:
 	$(PYTHON) -m venv $(VENV)
