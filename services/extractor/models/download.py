@@ -15,7 +15,8 @@ from pathlib import Path
 
 import httpx
 from shoal.errors import WeightsInvalid
-from shoal.fetch import Route, public_client
+
+from extractor.models.fetch import Route, public_client
 
 OnProgress = Callable[[int, int | None], None]
 """Called with the bytes that are here and the bytes there are (None when unknown); may raise to stop."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from shoal.errors import WeightsInvalid, WeightsMissing
-from shoal.fetch import Route
 
 from extractor.models.download import Checksums, DownloadFailed, OnProgress, download, note_of
+from extractor.models.fetch import Route
 from extractor.models.spec import ModelSpec
 from extractor.tf_import import obtaining
 from extractor.tf_import.obtaining import OnStage
@@ -53,7 +53,7 @@ def obtain(
     offline
         Never download.
     mirror
-        Base URL that is asked in place of the publisher; see `shoal.fetch.Route.to`.
+        Base URL that is asked in place of the publisher; see `extractor.models.fetch.Route.to`.
     on_progress
         Called with the bytes here and the bytes there are; may raise to stop, and a later call goes on from there.
     on_stage

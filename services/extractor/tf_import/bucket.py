@@ -14,9 +14,9 @@ from urllib.parse import quote, urlencode, urlsplit
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shoal.errors import WeightsInvalid
-from shoal.fetch import Route, public_client
 
 from extractor.models.download import ATTEMPTS, REFUSED, DownloadFailed
+from extractor.models.fetch import Route, public_client
 
 MAX_FILES = 1000
 MAX_BYTES = 32 * 2**30

@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 
 import structlog
 from shoal.errors import WeightsInvalid, WeightsMissing
-from shoal.fetch import Route
 from shoal.process import spawn
 from shoal.store.files import replace_file
 
 from extractor.models.download import Checksums, OnProgress, alone, download, fault_of, note_of, require_room
+from extractor.models.fetch import Route
 from extractor.models.spec import ModelSpec, PublishedModel
 from extractor.tf_import.archives import replace_folder, unpack
 from extractor.tf_import.bucket import RemoteFile, list_files

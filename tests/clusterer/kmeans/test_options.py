@@ -64,8 +64,8 @@ def test_mini_batch_is_recorded(planted: Make, make_set: Make, run_job: Make) ->
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"algorithm": "mini-batch", "balanced": 1.2}, "plain baseline"),
-        ({"balanced": 1.2, "max_points_per_centroid": 5}, "sample only"),
+        ({"algorithm": "mini-batch", "balanced": 1.2}, "supports neither `spherical` nor `balanced`"),
+        ({"balanced": 1.2, "max_points_per_centroid": 5}, "needs all rows, not a sample"),
         ({"balanced": 1.0}, "greater than 1"),
         ({"levels": [4, 4]}, "must fall"),
     ],
@@ -78,5 +78,5 @@ def test_nonsense_is_refused(options: dict[str, Any], why: str) -> None:
 def test_levels_need_a_number_of_clusters_and_no_sweep() -> None:
     with pytest.raises(ValidationError, match="not `auto`"):
         ClusterRequest(embeddings="e", clusters="auto", kmeans=KMeansOptions(levels=[3]))
-    with pytest.raises(ValidationError, match="not hierarchies"):
+    with pytest.raises(ValidationError, match=r"does not support `kmeans\.levels`"):
         SweepRequest(embeddings="e", clusters=[5], kmeans=KMeansOptions(levels=[3]))

@@ -15,10 +15,10 @@ from extractor.backends.loading import record_of
 from extractor.images.transform import Transform
 from extractor.models import weights
 from extractor.models.download import Checksums, DownloadFailed, download, note_of
+from extractor.models.fetch import Route
 from extractor.models.pull import pull
 from extractor.models.spec import ModelSpec, WeightsSource
 from shoal.errors import WeightsInvalid, WeightsMissing
-from shoal.fetch import Route
 from shoal.settings import Settings
 
 BODY = bytes(range(256)) * 8192

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.keypatterns import fits, renamer
+from shoal.schemas.keypatterns import matches, renamer
 from shoal.store.records import KeyRules
 from torch import Tensor
 
@@ -108,7 +108,7 @@ def accounted(name: str, value: Any, rules: KeyRules) -> bool:
 
 def ignored(rules: KeyRules, *keys: str) -> bool:
     """Whether the request's rules let any of these names of a tensor be left over."""
-    return any(fits(pattern, key) for pattern in rules.ignore for key in keys)
+    return any(matches(pattern, key) for pattern in rules.ignore for key in keys)
 
 
 def unused_patterns(part: Part | None, rules: KeyRules) -> list[str]:

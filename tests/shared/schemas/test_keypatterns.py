@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from shoal.keypatterns import LONGEST_KEY, check_ignored, check_pattern, fits, renamer
 from shoal.schemas import CustomModel
+from shoal.schemas.keypatterns import LONGEST_KEY, check_ignored, check_pattern, matches, renamer
 
 
 def test_plain_text_is_the_beginning_and_nothing_in_it_is_special() -> None:
@@ -37,7 +37,7 @@ def test_a_regular_expression_carries_its_groups_over() -> None:
     ],
 )
 def test_what_is_ignored(pattern: str, key: str, wanted: bool) -> None:
-    assert fits(check_ignored(pattern), key) is wanted
+    assert matches(check_ignored(pattern), key) is wanted
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from extractor.models.download import DownloadFailed, download
-from shoal.fetch import ForbiddenAddress, is_public, public_addresses, public_client
+from extractor.models.fetch import ForbiddenAddress, is_public, public_addresses, public_client
 
 PRIVATE = [
     "127.0.0.1",

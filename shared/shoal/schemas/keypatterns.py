@@ -1,7 +1,7 @@
-"""Patterns for a checkpoint's keys, as requests and catalogues write them; none can keep a processor busy for long.
+"""Patterns for the keys of a checkpoint, in requests and catalogues; none can take exponential time.
 
-A pattern is either plain text, which fits every key that begins with it, or a regular expression that begins with
-``^``. What left-over keys are ignored by may also be a glob such as ``predictor.*``.
+A pattern is either plain text, which matches every key that begins with it, or a regular expression that begins with
+``^``. A pattern of `ignore` may also be a glob such as ``predictor.*``.
 """
 
 from __future__ import annotations
@@ -13,34 +13,37 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 
 LONGEST = 200
-"""Characters of a pattern or of a replacement."""
+"""Maximum length of a pattern or of a replacement."""
 LONGEST_KEY = 200
-"""Longer keys fit no regular expression."""
+"""Longer keys match no regular expression."""
 REPETITIONS = 3
-"""Of ``*``, ``+`` and ``{}`` in one regular expression: the time for a key grows with its length to this power."""
+"""Maximum number of ``*``, ``+`` and ``{}`` in a regular expression: time grows with a key's length to this power."""
 CHOICES = 6
-"""Of ``?`` and ``|`` in one regular expression: the time can double with each."""
+"""Maximum number of ``?`` and ``|`` in a regular expression: its time can double with each."""
 _SPECIAL = set("\\*+?()[]{}|^$")
 _GLOB = set("*?[")
 
 
 def check_pattern(pattern: str) -> str:
-    """`pattern`, if it may be the left side of a renaming.
+    """`pattern`, if it is allowed in `rename`.
 
     Raises
     ------
     ValueError
-        It is neither plain text nor a regular expression of the kind that is allowed; the message says why.
+        It is neither plain text nor an allowed regular expression; the message says why.
     """
     if pattern.startswith("^"):
         _check_expression(pattern)
     elif special := sorted(_SPECIAL & set(pattern)):
-        raise ValueError(f"{pattern!r} has {special[0]!r}: a regular expression begins with `^`, plain text has none")
+        raise ValueError(
+            f"{pattern!r} has the special character {special[0]!r}: a regular expression begins with `^`, plain text "
+            "has no special characters"
+        )
     return pattern
 
 
 def check_ignored(pattern: str) -> str:
-    """`pattern`, if it may say which left-over keys are ignored: a glob will do, too.
+    """`pattern`, if it is allowed in `ignore`, where it may also be a glob.
 
     Raises
     ------
@@ -51,12 +54,12 @@ def check_ignored(pattern: str) -> str:
 
 
 def check_replacement(pattern: str, replacement: str) -> None:
-    """Refuse a replacement that names a group which `pattern` does not have.
+    """Refuse a malformed replacement.
 
     Raises
     ------
     ValueError
-        It names such a group, or is malformed.
+        It refers to a group that `pattern` does not have, or is not valid.
     """
     if pattern.startswith("^"):
         try:
@@ -67,7 +70,7 @@ def check_replacement(pattern: str, replacement: str) -> None:
 
 @lru_cache(maxsize=512)
 def renamer(pattern: str, replacement: str) -> Callable[[str], str | None]:
-    """A function that gives a key's new name, None where `pattern` does not fit it."""
+    """A function that returns the new name of a key, or None if `pattern` does not match it."""
     if not pattern.startswith("^"):
         return lambda key: replacement + key[len(pattern) :] if key.startswith(pattern) else None
     expression = re.compile(pattern)
@@ -80,8 +83,8 @@ def renamer(pattern: str, replacement: str) -> Callable[[str], str | None]:
     return rename
 
 
-def fits(pattern: str, key: str) -> bool:
-    """Whether a pattern for ignored keys fits `key`: a glob the whole of it, others its beginning."""
+def matches(pattern: str, key: str) -> bool:
+    """Whether a pattern of `ignore` matches `key`: a glob the whole key, others its beginning."""
     if _is_glob(pattern):
         return fnmatchcase(key, pattern)
     return renamer(pattern, "")(key) is not None
@@ -92,12 +95,12 @@ def _is_glob(pattern: str) -> bool:
 
 
 def _check_expression(pattern: str) -> None:
-    """Refuse what can take exponential time: repeated groups, look-arounds, back references, too many choices."""
+    """Refuse what can take exponential time: repeated groups, look-arounds, back references, many alternatives."""
     plain = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "\0", pattern)  # Without escaped characters and classes.
     if re.search(r"\)[*+{]", plain):
-        raise ValueError(f"{pattern!r} repeats a group, which can take for ever: repeat single characters or classes")
+        raise ValueError(f"{pattern!r} repeats a group, which can take exponential time: repeat characters or classes")
     if re.search(r"\(\?(?!:)", plain) or re.search(r"(?<!\\)(?:\\\\)*\\[1-9]", pattern):
-        raise ValueError(f"{pattern!r} has a look-around, a flag or a back reference, which are not allowed")
+        raise ValueError(f"{pattern!r} has a look-around, a flag or a back reference, none of which is allowed")
     if len(re.findall(r"[*+{]", plain)) > REPETITIONS:
         raise ValueError(f"{pattern!r} has more than {REPETITIONS} of `*`, `+` and `{{}}`")
     if len(re.findall(r"(?<!\()\?|\|", plain)) > CHOICES:

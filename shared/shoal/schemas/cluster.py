@@ -1,0 +1,372 @@
+"""Requests of the clusterer: `POST /cluster` and `POST /sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise, product
+from math import prod
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    ByteSize,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import core_schema
+
+from shoal.schemas.base import Id, RelativePath, Request, Seed
+
+MAX_CLUSTERS = 1_000_000
+MAX_POINTS = 2000
+DEFAULT_EVALUATION_SEEDS = (0, 1, 2)
+
+
+class ClassMap(Request):
+    """Which classes of the train set match which classes of a scored set with other classes."""
+
+    file: RelativePath = Field(
+        description="Path relative to the data root: a CSV file with the columns `train_label` and `scored_label`, "
+        "many to many, or for `objectnet` the folder of ObjectNet's mappings."
+    )
+    format: Literal["csv", "objectnet"] = Field("csv", description="Format of `file`.")
+    class_index: RelativePath | None = Field(
+        None,
+        description="For `objectnet`: imagenet_class_index.json or LOC_synset_mapping.txt, which list the folders of "
+        "the train set. Optional if the train labels are all 1000 folder names, or the numbers 0 to 999.",
+    )
+
+    @model_validator(mode="after")
+    def _index_is_read(self) -> ClassMap:
+        if self.class_index is not None and self.format != "objectnet":
+            raise ValueError("`class_index` goes with `format`: `objectnet`")
+        return self
+
+
+class ScoredSet(Request):
+    """Embeddings to score whose classes differ from those of the train set."""
+
+    embeddings: Id = Field(description="Id of the embeddings.")
+    class_map: ClassMap | None = Field(None, description="How their classes match those of the train set.")
+
+
+class EmbeddingSets(Request):
+    """Embeddings to fit on, and embeddings to assign and score with the same transform and centroids."""
+
+    train: Id = Field(description="Id of the embeddings that PCA and k-means are fitted on.")
+    score: list[Id | ScoredSet] = Field(
+        min_length=1,
+        max_length=100,
+        fail_fast=True,
+        description="Embeddings to score: ids, or objects with a class map where the classes differ.",
+    )
+
+    @property
+    def scored(self) -> dict[str, ClassMap | None]:
+        """The ids of the embeddings to score, in order, each with its class map."""
+        return {
+            each if isinstance(each, str) else each.embeddings: None if isinstance(each, str) else each.class_map
+            for each in self.score
+        }
+
+    @model_validator(mode="after")
+    def _mapped_once(self) -> EmbeddingSets:
+        mapped = [each.embeddings for each in self.score if isinstance(each, ScoredSet)]
+        plain = {each for each in self.score if isinstance(each, str)}
+        if len(set(mapped)) < len(mapped) or not plain.isdisjoint(mapped):
+            raise ValueError("list each scored set with a class map once")
+        if self.train in mapped:
+            raise ValueError("the train set needs no class map: its classes are the reference")
+        return self
+
+
+class PcaOptions(Request):
+    """Principal component analysis before k-means."""
+
+    components: int | None = Field(
+        None, ge=1, le=100_000, description="Number of components to keep; null keeps all (a rotation)."
+    )
+    whiten: bool = Field(False, description="Whether to scale each component to unit variance.")
+
+
+class KMeansOptions(Request):
+    """Options of k-means."""
+
+    engine: Literal["auto", "fast", "faiss", "faiss-super"] = Field(
+        "auto",
+        description="Implementation. `auto` picks the fastest exact one on this machine. `faiss-super` is faiss's "
+        "SuperKMeans, which prunes centroids by a statistical test during iterations; its final assignment is exact.",
+    )
+    init: Literal["k-means++", "random"] = Field("k-means++", description="How the initial centroids are chosen.")
+    iterations: int = Field(
+        50, ge=1, le=10_000, description="Maximum number of iterations; a run stops earlier once it has converged."
+    )
+    restarts: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Runs per seed, of which the one with the lowest inertia is kept. If null, 1 to 16 runs, as many "
+        "as take a second or two: a single run often ends in a poor local optimum.",
+    )
+    max_points_per_centroid: int | None = Field(
+        None,
+        ge=1,
+        le=2**31 - 1,
+        description="Fit on a sample of at most this number of rows per cluster; null fits on all rows. The result "
+        "states the size of the sample.",
+    )
+    algorithm: Literal["lloyd", "mini-batch"] = Field(
+        "lloyd",
+        description="`mini-batch` is scikit-learn's MiniBatchKMeans, a baseline for comparisons, which always makes "
+        "`iterations` passes over the rows.",
+    )
+    spherical: bool = Field(
+        False,
+        description="Cluster by cosine similarity: rows are scaled to unit length after PCA, and centroids after "
+        "every iteration.",
+    )
+    balanced: float | None = Field(
+        None,
+        gt=1,
+        le=1000,
+        description="Maximum size of a cluster of the train set as a multiple of n / k, such as 1.2; null for no "
+        "maximum. The result says whether it was kept.",
+    )
+    levels: list[Annotated[int, Field(ge=2, le=MAX_CLUSTERS)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=20,
+        description="Numbers of groups, in descending order, of a hierarchy above the clusters. Each level is k-means "
+        "on the centroids of the level below.",
+    )
+
+    @model_validator(mode="after")
+    def _compatible(self) -> KMeansOptions:
+        if self.algorithm == "mini-batch" and (self.spherical or self.balanced is not None):
+            raise ValueError("`algorithm`: `mini-batch` supports neither `spherical` nor `balanced`")
+        if self.balanced is not None and self.max_points_per_centroid is not None:
+            raise ValueError("`balanced` needs all rows, not a sample: leave `max_points_per_centroid` out")
+        if self.levels is not None and any(above >= below for below, above in pairwise(self.levels)):
+            raise ValueError("`levels` must fall: each level needs fewer groups than the one before")
+        return self
+
+
+class _OrAuto:
+    """Accepts `auto` besides a number of clusters; errors of other values are those of a number."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        number = core_schema.int_schema(strict=True, ge=2, le=MAX_CLUSTERS)
+        unchanged = core_schema.plain_serializer_function_ser_schema(lambda value: value)
+        return core_schema.no_info_wrap_validator_function(_auto_or, number, serialization=unchanged)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        number = {"type": "integer", "minimum": 2, "maximum": MAX_CLUSTERS}
+        return {"anyOf": [number, {"const": "auto", "type": "string"}]}
+
+
+def _auto_or(value: object, check: Callable[[object], object]) -> object:
+    return value if value == "auto" else check(value)
+
+
+MemoryLimit = Annotated[
+    ByteSize,
+    Field(ge=2**28, le=2**50),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 2**28, "maximum": 2**50},
+                {"type": "string", "pattern": r"^[1-9][0-9]{0,5} ?([KMGT]i?B)$", "maxLength": 10},
+            ]
+        }
+    ),
+]
+"""A number of bytes, or a text with a unit such as `4GiB`."""
+
+
+class ClusterRequest(Request):
+    """Body of `POST /cluster`."""
+
+    embeddings: Id | EmbeddingSets = Field(
+        description="Id of the embeddings to cluster, or an object with embeddings to fit on and embeddings to score."
+    )
+    clusters: Annotated[int | Literal["auto"], _OrAuto()] | None = Field(
+        None, description="Number of clusters k, or `auto` to search for it. Send either `clusters` or `over`."
+    )
+    clusters_range: list[Annotated[int, Field(ge=2, le=MAX_CLUSTERS)]] | None = Field(
+        None, min_length=2, max_length=2, description="With `auto`: smallest and largest number of clusters to try."
+    )
+    over: float | None = Field(
+        None, gt=0, le=1000, description="Number of clusters as a multiple of the number of classes."
+    )
+    pca: PcaOptions | None = Field(None, description="PCA before k-means; null for none.")
+    normalize: bool = Field(True, description="Whether to scale each embedding to unit L2 norm first.")
+    kmeans: KMeansOptions = Field(default_factory=lambda: KMeansOptions(), description="Options of k-means.")
+    seed: Seed | None = Field(None, description="Random seed. Send either `seed` or `seeds`.")
+    seeds: list[Seed] | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="Random seeds, each of which is a run of its own. By default 0, 1 and 2 if the embeddings have "
+        "labels, else 0.",
+    )
+    label_map: Literal["train", "scored"] = Field(
+        "train",
+        description="Set on which the map from clusters to classes is learnt that `accuracy_one_to_one` and `label` "
+        "use.",
+    )
+    memory_limit: MemoryLimit | None = Field(
+        None,
+        description="Maximum memory of the job's process, including its libraries (about 270 MiB): bytes, or a text "
+        "such as `4GiB`. By default the worker's SHOAL_MEMORY_LIMIT, or a quarter of the machine's memory. Rows that "
+        "do not fit are kept in a file; the result is the same. If the limit is too small the job fails at its start, "
+        "and the error names the smallest limit that works.",
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
+        if seeds is not None and len(set(seeds)) != len(seeds):
+            raise ValueError("seeds must differ from each other")
+        return seeds
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> ClusterRequest:
+        if (self.clusters is None) == (self.over is None):
+            raise ValueError(
+                "send exactly one of `clusters` (the number k) and `over` (k as a multiple of the number of classes)"
+            )
+        if self.seed is not None and self.seeds is not None:
+            raise ValueError("send `seed` or `seeds`, not both")
+        if self.clusters_range is not None:
+            if self.clusters != "auto":
+                raise ValueError("`clusters_range` needs `clusters`: `auto`")
+            if self.clusters_range[0] >= self.clusters_range[1]:
+                raise ValueError("`clusters_range` must rise: send the smallest, then the largest number of clusters")
+        if self.kmeans.levels is not None and self.clusters == "auto":
+            raise ValueError("`kmeans.levels` needs a fixed number of clusters, not `auto`")
+        return self
+
+    @property
+    def train_id(self) -> str:
+        """The id of the embeddings that k-means is fitted on."""
+        return self.embeddings if isinstance(self.embeddings, str) else self.embeddings.train
+
+    @property
+    def scored_ids(self) -> list[str]:
+        """The ids of the embeddings whose assignments are scored."""
+        return list(self.class_maps)
+
+    @property
+    def class_maps(self) -> dict[str, ClassMap | None]:
+        """The ids of the embeddings whose assignments are scored, in order, each with its class map."""
+        return {self.embeddings: None} if isinstance(self.embeddings, str) else self.embeddings.scored
+
+
+Clusters = Annotated[int, Field(ge=2, le=MAX_CLUSTERS)]
+Over = Annotated[float, Field(gt=0, le=1000)]
+Components = Annotated[int, Field(ge=1, le=100_000)] | None
+
+
+class SweepPca(Request):
+    """`PcaOptions` with lists."""
+
+    components: Components | Annotated[list[Components], Field(min_length=1, max_length=200)] = Field(
+        None, description="Numbers of components to keep; null keeps all."
+    )
+    whiten: bool | Annotated[list[bool], Field(min_length=1, max_length=200)] = Field(
+        False, description="Whether to scale each component to unit variance."
+    )
+
+
+class SweepRequest(Request):
+    """Body of `POST /sweep`: that of `POST /cluster` with lists. Every combination of their values is one point."""
+
+    embeddings: Id | EmbeddingSets | Annotated[list[Id | EmbeddingSets], Field(min_length=1, max_length=100)] = Field(
+        description="Embeddings to cluster, as in `POST /cluster`, or a list of them."
+    )
+    clusters: Clusters | Annotated[list[Clusters], Field(min_length=1, max_length=200)] | None = Field(
+        None, description="Numbers of clusters. Send either `clusters` or `over`."
+    )
+    over: Over | Annotated[list[Over], Field(min_length=1, max_length=200)] | None = Field(
+        None, description="Numbers of clusters as multiples of the number of classes."
+    )
+    pca: SweepPca | None = Field(None, description="PCA before k-means; null for none.")
+    normalize: bool | Annotated[list[bool], Field(min_length=1, max_length=200)] = Field(
+        True, description="Whether to scale each embedding to unit L2 norm first."
+    )
+    kmeans: KMeansOptions = Field(
+        default_factory=lambda: KMeansOptions(), description="Options of k-means, the same for all points."
+    )
+    seed: Seed | None = Field(None, description="Random seed. Send either `seed` or `seeds`.")
+    seeds: list[Seed] | None = Field(
+        None, min_length=1, max_length=100, description="Random seeds of every point, as in `POST /cluster`."
+    )
+    label_map: Literal["train", "scored"] = Field(
+        "train", description="Set on which the map from clusters to classes is learnt, as in `POST /cluster`."
+    )
+    memory_limit: MemoryLimit | None = Field(
+        None, description="Maximum memory of the job's process, as in `POST /cluster`, for the whole sweep."
+    )
+    linear_probe: bool = Field(
+        False, description="Whether to fit a linear classifier on each set of embeddings for comparison."
+    )
+    reference: Literal["pca-ablation", "over-clustering", "models"] | None = Field(
+        None, description="Figures of arXiv 2008.10312 to draw next to the results of this sweep."
+    )
+
+    @model_validator(mode="after")
+    def _points_are_requests(self) -> SweepRequest:
+        if self.kmeans.levels is not None:
+            raise ValueError("a sweep does not support `kmeans.levels`: send them to `POST /cluster`")
+        # Counted before they are created: the product of a few long lists would fill the memory.
+        if prod(len(_as_list(each)) for each in self._axes()) > MAX_POINTS:
+            raise ValueError(f"the lists make more than {MAX_POINTS} points: send several sweeps")
+        # Rules across fields fail for all points or for none: one point is enough.
+        next(self._combinations())
+        return self
+
+    def points(self) -> list[ClusterRequest]:
+        """Every combination once: models first, then normalisation, components, whitening, number of clusters."""
+        return list(self._combinations())
+
+    def _axes(self) -> tuple[Any, ...]:
+        """The fields that may be lists, in the order of the points."""
+        whiten, components = (self.pca.whiten, self.pca.components) if self.pca else (False, None)
+        return self.embeddings, self.normalize, components, whiten, self.over, self.clusters
+
+    def _combinations(self) -> Iterator[ClusterRequest]:
+        axes = (_once(_as_list(each)) for each in self._axes())
+        for sets, normalize, kept, white, over, clusters in product(*axes):
+            yield ClusterRequest(
+                embeddings=sets,
+                clusters=clusters,
+                over=over,
+                pca=PcaOptions(components=kept, whiten=white) if self.pca else None,
+                normalize=normalize,
+                kmeans=self.kmeans,
+                seed=self.seed,
+                seeds=self.seeds,
+                label_map=self.label_map,
+            )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _once(values: list[Any]) -> list[Any]:
+    """The values in order, without repetitions."""
+    found: dict[object, Any] = {}
+    for value in values:
+        found.setdefault(_as_key(value), value)
+    return list(found.values())
+
+
+def _as_key(value: object) -> object:
+    """A hashable stand-in for a value: `EmbeddingSets` contain a list."""
+    return (EmbeddingSets, value.train, *value.score) if isinstance(value, EmbeddingSets) else value
