@@ -18,7 +18,7 @@ from _common import finish, parser
 from extractor import pipeline
 from extractor.backends.loading import open_backend, record_of
 from extractor.backends.torch import TorchBackend
-from extractor.images.child import DecoderConfig
+from extractor.images.child import DecoderConfig, ListedImage
 from extractor.images.pool import DecodePool, prefetch_slots
 from extractor.models import catalogue
 from extractor.models.spec import ModelSpec
@@ -110,7 +110,7 @@ def decode_only(settings: Settings, spec: ModelSpec, paths: list[str], batch_siz
     slots = prefetch_slots(config.slot_bytes, settings.decode_workers, batch_size)
     start = time.perf_counter()
     with DecodePool(config, workers=settings.decode_workers, slots=slots) as pool:
-        for item in pool.stream(paths):
+        for item in pool.stream(ListedImage((path,), None) for path in paths):
             pool.release(item)
     return time.perf_counter() - start
 

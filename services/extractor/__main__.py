@@ -1,4 +1,4 @@
-"""``python -m extractor``: the API, the worker, what a worker starts for each job, and TensorFlow's models."""
+"""``python -m extractor``: the API, the worker, the process of one job, and the commands for models."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 
 from shoal.host import unsupported
 
+from extractor.jobs import EMBED, EXTRACT
 from extractor.tf_import import commands as tf_commands
 
 BACKENDS = ("torch", "tfserving")
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     Parameters
     ----------
     arguments
-        Of the command line, without the program's name.
+        The command line without the program's name; `sys.argv` by default.
 
     Returns
     -------
@@ -32,10 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     api.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     api.add_argument("--port", type=int, default=8001, help="port to listen on (%(default)s)")
     worker = commands.add_parser("worker", help="run extraction jobs")
-    worker.add_argument("--backend", choices=BACKENDS, default="torch", help="whose jobs to run (%(default)s)")
-    commands.add_parser("run-job", help="run the one job on standard input; workers start this")
-    commands.add_parser("models", help="write the catalogue as JSON, and which weights are on this machine")
-    pull = commands.add_parser("pull", help="download a model's weights, resumed and checked")
+    worker.add_argument("--backend", choices=BACKENDS, default="torch", help="run this backend's jobs (%(default)s)")
+    commands.add_parser("run-job", help="run the job on standard input; workers start this")
+    commands.add_parser("models", help="print the catalogue as JSON, with which weights are on this machine")
+    pull = commands.add_parser("pull", help="download a model's weights, resuming a partial download, and check them")
     pull.add_argument("name", help="catalogue name or timm:<name>")
     tf_commands.add_parsers(commands)
     options = parser.parse_args(arguments)
@@ -65,10 +66,8 @@ def _worker(backend: str) -> int:
     from shoal.jobs.service import run_worker
     from shoal.settings import Settings
 
-    from extractor.online.inline import KIND_PREFIX
-
-    # Somebody waits for the answer to a small request, so it goes first.
-    kinds = [f"{KIND_PREFIX}{backend}", f"extract:{backend}"]
+    # A client waits for jobs of the first kind, so they come first.
+    kinds = [f"{EMBED}{backend}", f"{EXTRACT}{backend}"]
     command = [sys.executable, "-m", "extractor", "run-job"]
     settings = Settings()
     if backend == "tfserving" and not settings.tf_serving_url:

@@ -253,6 +253,11 @@ def shortened(text: str, longest: int = 100) -> str:
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 
+def as_text(text: str) -> str:
+    """`text` as it can be stored: bytes of a file name that are not UTF-8 are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 @contextmanager
 def open_confined(root: Path, path: Path) -> Iterator[BinaryIO]:
     """Open the regular file ``path`` for reading, which must lie below ``root``.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from extractor import pipeline
-from extractor.api import routes as api
+from extractor.api import routes
 from fastapi.testclient import TestClient
 from shoal.errors import StoreReadOnly
 from shoal.jobs.child import JobContext
@@ -26,7 +26,7 @@ NewJob = Callable[..., JobContext]
 
 @pytest.fixture
 def client(settings: Settings, queue: JobQueue) -> TestClient:
-    return TestClient(api.build(settings, queue, Store(settings.store)), raise_server_exceptions=False)
+    return TestClient(routes.build(settings, queue, Store(settings.store)), raise_server_exceptions=False)
 
 
 @pytest.fixture

@@ -212,7 +212,7 @@ class TestFailures:
     ) -> None:
         make("0.png")
         hooked(lambda rows: rows[:, :7])
-        with pytest.raises(JobError, match=r"raw_pixels gave an array of shape \(1, 7\), not \(1, 3072\)"):
+        with pytest.raises(JobError, match=r"raw_pixels returned shape \(1, 7\); expected \(1, 3072\)"):
             pipeline.run(job(), settings)
 
     def test_a_model_of_another_width_than_stated_is_refused(
@@ -292,7 +292,7 @@ class TestResume:
         result = pipeline.run(job(checkpoint=first.checkpoint), settings)
         (error,) = done(settings, result).errors().to_pylist()
         assert (error["image_path"], error["code"]) == ("17.png", "image_changed")
-        assert "submit the request again" in error["message"]
+        assert "Submit the request again" in error["message"]
         # A new request sees the file as it is now.
         again = done(settings, pipeline.run(job(), settings))
         assert (again.failed, again.id == result["embeddings"]) == (0, False)

@@ -270,21 +270,21 @@ def test_a_decoder_that_needs_too_much_memory_gives_an_error_and_lives(
 import resource
 from pathlib import Path
 import numpy as np
-from extractor.images import child as decoder
+from extractor.images import child
 from extractor.images.transform import Transform
 from PIL import Image
 
 root = Path({str(root)!r})
 Image.new("RGB", (6000, 6000)).save(root / "wide.png")
 transform = Transform(size=8, crop_fraction=1.0, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
-config = decoder.DecoderConfig(root, root, transform, max_pixels=10**9, thumbnails=False)
+config = child.DecoderConfig(root, root, transform, max_pixels=10**9, thumbnails=False)
 used = int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (used + 60 * 2**20, resource.RLIM_INFINITY))
 slot = np.zeros((8, 8, 3), np.uint8)
-outcome = decoder.decode(decoder.Task(0, 0, "wide.png"), config, slot)
+outcome = child.decode(child.Task(0, 0, child.ListedImage(("wide.png",), None)), config, slot)
 assert outcome.code == "image_too_large", outcome
-assert isinstance(decoder.decode(decoder.Task(1, 0, "a.png"), config, slot), decoder.Decoded)
-decoder.limit_memory(10**6)
-assert resource.getrlimit(resource.RLIMIT_DATA)[0] == decoder.BASE_BYTES + 16 * 10**6
+assert isinstance(child.decode(child.Task(1, 0, child.ListedImage(("a.png",), None)), config, slot), child.Decoded)
+child.limit_memory(10**6)
+assert resource.getrlimit(resource.RLIMIT_DATA)[0] == child.BASE_BYTES + 16 * 10**6
 """
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

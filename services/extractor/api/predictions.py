@@ -1,4 +1,4 @@
-"""``POST /v1/embeddings``: the shape of OpenAI's embeddings API, for images sent as data URIs."""
+"""``POST /v1/embeddings``: OpenAI's embeddings API for images, which are sent as data URIs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from shoal.web.problems import problem_responses
 from shoal.web.route import json_response
 from shoal.web.route import router as make_router
 
+from extractor.jobs import EMBED
 from extractor.models import catalogue
-from extractor.online.inline import KIND_PREFIX, MAX_BYTES, MAX_IMAGES, InlineFolder, InlineRequest
+from extractor.online.inline import MAX_BYTES, MAX_IMAGES, InlineFolder, InlineRequest
 
 TIMEOUT_S = 120.0
-POLL_S, MAX_POLL_S = 0.05, 0.5  # the longer it takes, the less often it is asked for
+POLL_S, MAX_POLL_S = 0.05, 0.5  # the first and the longest interval
 MAX_ATTEMPTS = 2
-PIECE = 1 << 19  # characters; four make three bytes
+PIECE = 1 << 19  # characters of base64; four encode three bytes
 _DATA_URI = re.compile(r"data:image/[a-zA-Z0-9.+-]+;base64,")
 DataUri = Annotated[str, StringConstraints(min_length=1, max_length=4 * MAX_BYTES // 3 + 200)]
 
@@ -46,12 +47,12 @@ class EmbedRequest(Request):
         description="A catalogue name or `timm:<name>`."
     )
     input: DataUri | Annotated[list[DataUri], Field(min_length=1, max_length=MAX_IMAGES)] = Field(
-        description="Images as data URIs, `data:image/png;base64,…`: at most 64, and 32 MiB in all."
+        description="Images as data URIs, `data:image/png;base64,…`: at most 64 images and 32 MiB in total."
     )
     encoding_format: Literal["float", "base64"] = Field(
-        "float", description="base64: the little-endian float32 values as one text."
+        "float", description="`base64`: the little-endian float32 values, encoded as one string."
     )
-    user: str | None = Field(None, max_length=1000, description="Accepted and not used.")
+    user: str | None = Field(None, max_length=1000, description="Accepted and ignored.")
 
 
 class EmbeddedImage(BaseModel):
@@ -80,12 +81,11 @@ class EmbedResponse(BaseModel):
 
 @router.post("/v1/embeddings", response_model=EmbedResponse, responses=problem_responses(422, 503, 507))
 async def embed(body: EmbedRequest, submitter: SubmitterDep, settings: SettingsDep) -> Response:
-    """Embed a few images at once, in the shape of OpenAI's embeddings API. A worker must be free to do it."""
+    """Embed a few images and wait for the result, as in OpenAI's embeddings API. Needs a free worker."""
     inputs = [body.input] if isinstance(body.input, str) else body.input
     folder, job = await WORK.run(_submit, body.model, inputs, submitter, settings)
     try:
-        # No thread is held meanwhile.
-        await _finished(submitter.queue, job)
+        await _wait_for(submitter.queue, job)
         return await WORK.run(_answer, folder, body)
     finally:
         with anyio.CancelScope(shield=True):
@@ -101,7 +101,7 @@ def _answer(folder: InlineFolder, body: EmbedRequest) -> Response:
 
 
 def encoded(row: NDArray[np.float32], encoding: Literal["float", "base64"]) -> list[float] | str:
-    """One embedding as JSON has it."""
+    """One embedding as a JSON value."""
     if encoding == "base64":
         return base64.b64encode(row.astype("<f4").tobytes()).decode("ascii")
     values: list[float] = row.tolist()
@@ -114,14 +114,14 @@ def decode_data_uris(inputs: list[str]) -> list[bytes]:
     Raises
     ------
     InvalidRequest
-        One is no data URI of base64 (addresses are not fetched), or all together are too large.
+        One is not a base64 data URI (URLs are not fetched), or together they are too large.
     """
     images = []
     for index, text in enumerate(inputs):
         match = _DATA_URI.match(text)
         if match is None:
             raise InvalidRequest(
-                f"`input` {index} is no data URI: send `data:image/png;base64,…`. Addresses are not fetched.",
+                f"`input` {index} is not a data URI: send `data:image/png;base64,…`. URLs are not fetched.",
                 field="input",
             )
         try:
@@ -129,17 +129,17 @@ def decode_data_uris(inputs: list[str]) -> list[bytes]:
         except binascii.Error as error:
             raise InvalidRequest(f"`input` {index} is not valid base64: {error}.", field="input") from error
     if sum(len(image) for image in images) > MAX_BYTES:
-        raise InvalidRequest(f"`input` holds more than {MAX_BYTES} bytes: send fewer images at once.", field="input")
+        raise InvalidRequest(f"`input` holds more than {MAX_BYTES:,} bytes: send fewer images at once.", field="input")
     return images
 
 
 def _decoded(text: str, start: int) -> bytes:
-    """The bytes of base64 from ``start`` on, in pieces: in one go no other thread would run for a while."""
+    """The bytes of the base64 after ``start``, decoded in pieces, between which other threads run."""
     pieces = []
     for at in range(start, len(text), PIECE):
         piece = text[at : at + PIECE]
         if "=" in piece and at + PIECE < len(text):
-            raise binascii.Error("there are data after the padding")
+            raise binascii.Error("data after the padding")
         pieces.append(base64.b64decode(piece, validate=True))
     return b"".join(pieces)
 
@@ -149,7 +149,7 @@ def _submit(model: str, inputs: list[str], submitter: Submitter, settings: Setti
     folder = InlineFolder.create(settings.store, decode_data_uris(inputs))
     try:
         request = InlineRequest(model=model, inline=folder.token, count=len(inputs)).model_dump(mode="json")
-        kind = KIND_PREFIX + spec.backend
+        kind = EMBED + spec.backend
         submitter.check(kind)
         job, _ = submitter.queue.submit(kind, request, max_attempts=MAX_ATTEMPTS)
     except BaseException:
@@ -158,15 +158,15 @@ def _submit(model: str, inputs: list[str], submitter: Submitter, settings: Setti
     return folder, job
 
 
-async def _finished(queue: JobQueue, job: Job) -> None:
-    """Wait until ``job`` has succeeded; a job that nobody waits for any more is cancelled.
+async def _wait_for(queue: JobQueue, job: Job) -> None:
+    """Wait, without holding a thread, until ``job`` has succeeded; cancel it when the wait ends early.
 
     Raises
     ------
     Unavailable
-        It did not end in time.
+        It did not end within `TIMEOUT_S`.
     ShoalError
-        What the job failed with.
+        The error with which the job failed.
     """
     try:
         end = time.monotonic() + TIMEOUT_S
@@ -185,8 +185,9 @@ async def _finished(queue: JobQueue, job: Job) -> None:
         raise
     await FOLLOW.run(_cancel, queue, job)
     raise Unavailable(
-        f"No worker embedded the images within {TIMEOUT_S:.0f} s; the job was cancelled. Is a worker of this backend "
-        "running and free (GET /readyz, GET /jobs?state=running)? For many images use POST /extract.",
+        f"No worker embedded the images within {TIMEOUT_S:.0f} s; the job was cancelled. Check with `GET /readyz` that "
+        "a worker of this backend runs, and with `GET /jobs?state=running` that it is free. For many images use "
+        "`POST /extract`.",
         job=f"/jobs/{job.id}",
     )
 

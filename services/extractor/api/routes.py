@@ -1,4 +1,4 @@
-"""The extractor's REST API. It only reads and writes the queue and the store: no tensor library is imported here."""
+"""The extractor's REST API. It reads and writes the queue and the store, and imports no tensor library."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path as FolderPath
 from typing import Annotated, Any, Literal
 
+import pyarrow as pa
 from fastapi import FastAPI, Path, Query, Response
-from shoal.errors import EmbeddingsInUse, ModelNotFound, QueueUnavailable, UnknownModel
+from shoal.errors import EmbeddingsInUse, InvalidRequest, ModelNotFound, QueueUnavailable, UnknownModel
 from shoal.jobs.queue import JobQueue
 from shoal.schemas import ExtractRequest, Id, Job
 from shoal.settings import Settings
@@ -31,22 +32,24 @@ from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
 from shoal.web.tables import TABLE_RESPONSE, TableFormat, table_response
 
-from extractor.api import predictions as openai
-from extractor.api import rows
+from extractor.api import predictions
+from extractor.jobs import EXTRACT
 from extractor.models import catalogue
 from extractor.models.spec import ModelSpec
-from extractor.sources import listing as sources
+from extractor.sources import listing
 
-KINDS = ("extract:torch", "extract:tfserving")
+KINDS = (f"{EXTRACT}torch", f"{EXTRACT}tfserving")
+PAGE_ROWS = 100
+MAX_PAGE_ROWS = 10_000
 
 router = make_router()
 
 
 def build(settings: Settings | None = None, queue: JobQueue | None = None, store: Store | None = None) -> FastAPI:
-    """The application; what it works on comes from the environment when left out."""
+    """The application; arguments that are left out are made from the environment."""
     return create_app(
         service="extractor",
-        routers=[router, openai.router],
+        routers=[router, predictions.router],
         kinds=KINDS,
         summary="Computes embeddings of images with pretrained networks and writes them to the store.",
         inline_paths=["/v1/embeddings"],
@@ -65,38 +68,38 @@ def extract(
     deadline: DeadlineDep,
     key: IdempotencyKey = None,
 ) -> Job:
-    """Embed a folder of images. The answer is a job; its result names the embeddings."""
+    """Embed a folder of images. The answer is a job, whose result names the embeddings."""
     spec = catalogue.resolve(body.model, settings.models, settings=settings)
-    check = partial(sources.check, body.images, settings.data, follow_links=settings.follow_links, deadline=deadline)
+    check = partial(listing.check, body.images, settings.data, follow_links=settings.follow_links, deadline=deadline)
     return accepted(submitter.submit(spec.kind, body, key, check), response)
 
 
 @router.get("/models", tags=["models"], responses=problem_responses(422))
 def list_models(settings: SettingsDep, queue: QueueDep) -> dict[str, list[dict[str, Any]]]:
-    """The catalogue. Any model of timm can be asked for beside it, as `timm:<name>`."""
+    """The catalogue. Beside it, every model of timm can be used as `timm:<name>`."""
     specs = catalogue.all_models(settings.models, settings=settings)
-    served = _tensorflow_is_run(settings, queue)
+    served = _tensorflow_served(settings, queue)
     return {"models": [describe(spec, settings, served_elsewhere=served) for spec in specs]}
 
 
 @router.get("/models/{name:path}", tags=["models"], responses=problem_responses(404, 422))
 def get_model(name: Annotated[str, Path(max_length=300)], settings: SettingsDep, queue: QueueDep) -> dict[str, Any]:
-    """One model: of the catalogue, or `timm:<name>`."""
+    """One model of the catalogue, or `timm:<name>`."""
     try:
         spec = catalogue.resolve(name, settings.models, settings=settings)
     except UnknownModel as error:
-        # In a request's body an unknown model is a wrong field; here it is a resource that is not there.
+        # In a request's body an unknown model is a wrong field (422); in a path it is a missing resource (404).
         raise ModelNotFound(error.detail, **error.members) from None
-    return describe(spec, settings, served_elsewhere=_tensorflow_is_run(settings, queue))
+    return describe(spec, settings, served_elsewhere=_tensorflow_served(settings, queue))
 
 
 def describe(spec: ModelSpec, settings: Settings, *, served_elsewhere: bool) -> dict[str, Any]:
-    """A model as JSON, with whether its weights are here and what has to be installed to run it.
+    """A model as JSON, with whether its weights are on this machine and what must be installed to run it.
 
     Parameters
     ----------
     served_elsewhere
-        Whether somebody else runs TensorFlow's models.
+        Whether another process runs TensorFlow's models.
     """
     row = {key: value for key, value in asdict(spec).items() if key != "options"}
     return {
@@ -107,12 +110,12 @@ def describe(spec: ModelSpec, settings: Settings, *, served_elsewhere: bool) -> 
     }
 
 
-def _tensorflow_is_run(settings: Settings, queue: JobQueue) -> bool:
-    """Whether TensorFlow's models have a server or a worker beyond this process."""
+def _tensorflow_served(settings: Settings, queue: JobQueue) -> bool:
+    """Whether a server or a worker runs TensorFlow's models."""
     if settings.tf_serving_url:
         return True
     try:
-        return "extract:tfserving" in queue.workers()
+        return f"{EXTRACT}tfserving" in queue.workers()
     except QueueUnavailable:
         return False
 
@@ -125,7 +128,7 @@ def list_embeddings(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
 
 @router.get("/embeddings/{embeddings_id}", tags=["embeddings"], responses=problem_responses(404, 422))
 def get_embeddings(embeddings_id: Id, store: StoreDep) -> dict[str, Any]:
-    """One set of embeddings: its plan and how much of it is there."""
+    """One set of embeddings: its plan, and how much of it is committed."""
     return store.embeddings(embeddings_id).summary()
 
 
@@ -154,39 +157,90 @@ def get_errors(
 def get_rows(
     embeddings_id: Id,
     store: StoreDep,
-    format: Annotated[Literal["json"] | TableFormat, Query(description="json is paged, the rest streams.")] = "json",  # noqa: A002
+    format: Annotated[  # noqa: A002
+        Literal["json"] | TableFormat, Query(description="`json` is paged, the others are streamed.")
+    ] = "json",
     limit: Annotated[
-        int | None, Query(ge=1, le=2**53, description="Rows at most; of json 100 by default and 10,000 at most.")
+        int | None,
+        Query(ge=1, le=2**53, description="Maximum number of rows; for `json` 100 by default, at most 10,000."),
     ] = None,
-    cursor: Annotated[str | None, Query(max_length=20, description="`next_cursor` of the page before.")] = None,
+    cursor: Annotated[str | None, Query(max_length=20, description="`next_cursor` of the previous page.")] = None,
 ) -> Any:
     """The rows of an embeddings set with their images: row, image_id, image_path, label, split, width, height, …"""
     found = store.embeddings(embeddings_id)
-    start = rows.start_of(cursor)
+    start = first_row(cursor)
     if format == "json":
-        return rows.page(found, start, limit)
+        return page(found, start, limit)
     stop = found.rows if limit is None else start + limit
-    return table_response(rows.batches(found, start, stop), METADATA_SCHEMA, format, f"{embeddings_id}-rows")
+    return table_response(row_batches(found, start, stop), METADATA_SCHEMA, format, f"{embeddings_id}-rows")
+
+
+def first_row(cursor: str | None) -> int:
+    """The row at which a page begins.
+
+    Raises
+    ------
+    InvalidRequest
+        ``cursor`` is not the ``next_cursor`` of a page.
+    """
+    if cursor is None:
+        return 0
+    if not (cursor.isascii() and cursor.isdigit() and int(cursor) < 2**53):
+        raise InvalidRequest(
+            f"`cursor` is {cursor!r}: send `next_cursor` of the previous page, or no cursor for the first page.",
+            field="cursor",
+        )
+    return int(cursor)
+
+
+def page(embeddings: EmbeddingSet, start: int, limit: int | None) -> dict[str, Any]:
+    """Some rows, how many rows the set has, and where the next page begins.
+
+    Raises
+    ------
+    InvalidRequest
+        ``limit`` is larger than a page.
+    """
+    limit = limit or PAGE_ROWS
+    if limit > MAX_PAGE_ROWS:
+        raise InvalidRequest(
+            f"`limit` is {limit}: a page of JSON has at most {MAX_PAGE_ROWS} rows. Follow `next_cursor`, or send "
+            "`format=jsonl`, which streams all rows.",
+            field="limit",
+        )
+    stop = start + limit
+    return {
+        "rows": [row for batch in row_batches(embeddings, start, stop) for row in batch.to_pylist()],
+        "total": embeddings.rows,
+        "complete": embeddings.complete,
+        "next_cursor": str(stop) if stop < embeddings.rows else None,
+    }
+
+
+def row_batches(embeddings: EmbeddingSet, start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    """The metadata of the rows from ``start`` to ``stop``."""
+    for table in embeddings.iter_metadata(start=start, stop=stop):
+        yield from table.to_batches()
 
 
 @router.delete(
     "/embeddings/{embeddings_id}", status_code=204, tags=["embeddings"], responses=problem_responses(404, 409, 422, 503)
 )
 def delete_embeddings(embeddings_id: Id, store: StoreDep, queue: QueueDep, settings: SettingsDep) -> None:
-    """Delete embeddings that no job waits for or works on."""
+    """Delete embeddings that no queued or running job uses."""
     embeddings = store.embeddings_unchecked(embeddings_id)
     for job in queue.unfinished():
         if reads(job, embeddings_id) if embeddings is None else uses(job, embeddings, settings.data):
             raise EmbeddingsInUse(
                 f"The job {job.id} ({job.kind}, {job.state}) uses {embeddings_id}: wait for it, or cancel it with "
-                f"DELETE /jobs/{job.id}.",
+                f"`DELETE /jobs/{job.id}`.",
                 job=job.id,
             )
     store.delete_embeddings(embeddings_id)
 
 
 def uses(job: Job, embeddings: EmbeddingSet, root: FolderPath) -> bool:
-    """Whether ``job`` reads the embeddings, or is writing them as far as its request tells."""
+    """Whether ``job`` reads the embeddings, or may write them, judging by its request."""
     if job.kind in KINDS:
         images = job.request.get("images") or {}
         source = embeddings.plan.source
@@ -197,14 +251,14 @@ def uses(job: Job, embeddings: EmbeddingSet, root: FolderPath) -> bool:
 
 def reads(job: Job, embeddings_id: str) -> bool:
     """Whether ``job`` names the embeddings in its request."""
-    return embeddings_id in _texts(job.request.get("embeddings"))
+    return embeddings_id in _strings(job.request.get("embeddings"))
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Every text within a JSON value: an id, a list of ids, or an object of both."""
+def _strings(value: Any) -> Iterator[str]:
+    """Every string within a JSON value: an id, a list of ids, or an object of both."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        yield from (text for inner in value.values() for text in _texts(inner))
+        yield from (text for inner in value.values() for text in _strings(inner))
     elif isinstance(value, list):
-        yield from (text for inner in value for text in _texts(inner))
+        yield from (text for inner in value for text in _strings(inner))

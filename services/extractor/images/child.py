@@ -1,8 +1,7 @@
-"""What runs inside a decode process: reads files, decodes them, writes the pixels into shared memory.
+"""A decode process: reads image files, decodes them, writes the pixels into shared memory.
 
-Started by `extractor.images.pool` as ``python -m extractor.images.child SOCKET MEMORY PARENT``; the first two are
-inherited file descriptors. Imports no tensor library, so that a process starts in a fraction of a second and stays
-small.
+`extractor.images.pool` starts it as ``python -m extractor.images.child SOCKET MEMORY PARENT``: two inherited file
+descriptors and a process id. It imports no tensor library, so it starts in a fraction of a second and stays small.
 """
 
 from __future__ import annotations
@@ -21,36 +20,43 @@ import numpy as np
 from numpy.typing import NDArray
 from shoal.errors import ImageInvalid, ImageRemoved, ImageTooLarge, ImageUnreadable
 from shoal.process import die_with_parent
+from shoal.userfiles import as_text
 
-from extractor.images.decode import decode_image, read_image_file
-from extractor.images.formats import formats_of
+from extractor.images.decode import decode_image, formats_of, read_image_file
 from extractor.images.preprocess import network_input, thumbnail
 from extractor.images.transform import Transform
-from extractor.sources.filenames import as_text, candidates
 
 BASE_BYTES = 2 * 2**30
-"""What a decode process may have beside an image's pixels: libraries, and the largest file."""
+"""Memory of a decode process beside an image's pixels: libraries, and the largest file."""
 MESSAGE_CHARACTERS = 1000
-"""The most of what a decoding library says that is kept."""
+"""Length at which a decoding library's message is cut."""
 
 
-class Listed(NamedTuple):
-    """An image as the listing names it: the file must still have ``stamp`` when it is read, unless that is None."""
+class ListedImage(NamedTuple):
+    """An image of the listing.
 
-    path: str
+    Attributes
+    ----------
+    paths
+        Where the file may be, relative to the source's folder; the first that exists is read.
+    stamp
+        What `extractor.images.decode.stamp_of` the file must still be; None to skip the comparison.
+    """
+
+    paths: tuple[str, ...]
     stamp: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """What every decode process of a pool works by.
+    """The settings of all decode processes of a pool.
 
     Attributes
     ----------
     root
-        No image outside of it is read; symlinks resolved. ``/`` where links may lead anywhere.
+        Files outside it are refused; symlinks resolved. ``/`` where symlinks may lead anywhere.
     folder
-        Where the images' relative paths start.
+        What the images' paths are relative to.
     max_pixels
         Larger images are refused.
     """
@@ -69,17 +75,16 @@ class DecoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Decode ``path`` into the memory slot ``slot``; ``ticket`` comes back with the outcome."""
+    """Decode an image into the memory slot ``slot``; the outcome carries the same ``ticket``."""
 
     ticket: int
     slot: int
-    path: str
-    stamp: str | None = None
+    image: ListedImage
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A decoded image, whose pixels lie in the slot. Sides are those of the upright image."""
+    """A decoded image, whose pixels are in the slot. Width and height are those of the upright image."""
 
     ticket: int
     width: int
@@ -108,16 +113,16 @@ def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decode
     """Decode one image into ``slot``, (size, size, 3) uint8."""
     try:
         data = _read(task, config)
-        image = decode_image(data, max_pixels=config.max_pixels, formats=formats_of(task.path))
+        image = decode_image(data, max_pixels=config.max_pixels, formats=formats_of(task.image.paths[0]))
         slot[:] = network_input(image, config.transform, max_pixels=config.max_pixels)
         small = thumbnail(image) if config.thumbnails else None
     except ImageInvalid as error:
         return _undecodable(task, error.code, error.detail)
     except MemoryError:
-        return _undecodable(task, ImageTooLarge.code, "The image takes more memory than a decoder may have.")
-    except Exception as error:  # Whatever a picture does to a library, it costs that picture alone.
+        return _undecodable(task, ImageTooLarge.code, "The image needs more memory than a decode process may use.")
+    except Exception as error:  # An image that makes a library fail costs no other image.
         return _undecodable(
-            task, ImageInvalid.code, f"The image cannot be resized: {error or type(error).__name__}. Save it anew."
+            task, ImageInvalid.code, f"The image cannot be resized: {error or type(error).__name__}. Save it again."
         )
     return Decoded(
         ticket=task.ticket,
@@ -130,36 +135,34 @@ def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decode
 
 
 def _read(task: Task, config: DecoderConfig) -> bytes:
-    missing: ImageInvalid | None = None
-    for path in candidates(task.path):
+    first: ImageUnreadable | None = None
+    for path in task.image.paths:
         try:
-            if task.stamp is None:
-                return read_image_file(config.root, config.folder / path)
-            return read_image_file(config.root, config.folder / path, task.stamp)
+            return read_image_file(config.root, config.folder / path, task.image.stamp)
         except ImageUnreadable as error:
-            missing = missing or error
+            first = first or error
             if not isinstance(error, ImageRemoved):
                 break
-    raise missing or ImageUnreadable("The file has no name.")
+    raise first or ImageUnreadable("The file has no name.")
 
 
 def _undecodable(task: Task, code: str, message: str) -> Undecodable:
-    # Libraries put what they read into what they say; it is stored as text.
+    # Libraries quote what they read, and the store takes text only.
     return Undecodable(task.ticket, code, as_text(message)[:MESSAGE_CHARACTERS])
 
 
 def limit_memory(max_pixels: int) -> None:
-    """Let this process have what the largest allowed image takes, and no more: what a bomb gets then is an error.
+    """Limit this process to the memory of the largest allowed image: a decompression bomb becomes an error.
 
-    Sixteen bytes a pixel are two copies as RGBA and one as RGB with room to spare; shared memory does not count.
+    Sixteen bytes per pixel hold two copies as RGBA and one as RGB, with some to spare; shared memory does not count.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = BASE_BYTES + 16 * max_pixels
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    limit = BASE_BYTES + 16 * max_pixels
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def serve(connection: Connection, memory: mmap.mmap) -> None:
-    """Answer tasks until the other side hangs up."""
+    """Answer tasks until the other side closes the connection."""
     config = connection.recv()
     limit_memory(config.max_pixels)
     slots = slots_of(memory, config.transform)
@@ -172,7 +175,8 @@ def serve(connection: Connection, memory: mmap.mmap) -> None:
 def main(arguments: list[str]) -> None:
     """Run a decode process on the two inherited descriptors."""
     socket, memory, parent = (int(argument) for argument in arguments)
-    # A signal to the whole process group must not look like images that kill their decoder: the parent ends us.
+    # A signal to the whole process group must not look like images that kill their decoder: the parent ends this
+    # process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent(parent)
@@ -183,7 +187,7 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # Under its importable name, so that the outcomes that it pickles are found by the other side.
-    from extractor.images import child as decoder
+    # Under its importable name, so that the other side can unpickle its outcomes.
+    from extractor.images import child
 
-    decoder.main(sys.argv[1:])
+    child.main(sys.argv[1:])

@@ -1,18 +1,32 @@
-"""Bytes of an image file to RGB pixels, whatever the file holds; a file that cannot be decoded says why.
+"""Image files: which formats there are, how a file is read, and its bytes as upright RGB pixels.
 
-Every failure is an `ImageInvalid` with its own stable code; nothing is repaired silently, since a half-grey picture
-would become a wrong embedding that nobody notices.
+The content decides what is an image. A file's extension matters in two cases only: a format without a signature (TGA),
+and a camera's raw file, whose signature may be that of a TIFF. Every failure is an `ImageInvalid` with its own stable
+code. Nothing is repaired silently: a half-grey picture would become a wrong embedding that nobody notices.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import warnings
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+
+# The plugins are imported so that Pillow knows the formats without loading all of its plugins.
+from PIL import (
+    AvifImagePlugin,
+    Image,
+    ImageFile,
+    Jpeg2KImagePlugin,
+    QoiImagePlugin,
+    TgaImagePlugin,
+    UnidentifiedImageError,
+    features,
+)
 from shoal.errors import (
     ImageChanged,
     ImageEmpty,
@@ -28,14 +42,13 @@ from shoal.errors import (
 )
 from shoal.userfiles import open_confined
 
-from extractor.images.formats import DECODED, SNIFFED_BYTES, sniff
-
-# The size is checked from the header in `open_image`, where the limit is the operator's and the error has a code.
+# `_open` checks the size from the header, where the limit is the operator's and the error has a code.
 Image.MAX_IMAGE_PIXELS = None
 
 MAX_FILE_BYTES = 2**30
 
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+"""How damaged files of common formats may still begin."""
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -46,42 +59,166 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# A decode process uses one core, and stacks of further threads would count towards its memory.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+_HAS_AVIF = bool(features.check("avif"))
+_HAS_JPEG_2000 = bool(features.check("jpg_2000"))
+_CONVERT = "which is not supported: convert it to JPEG or PNG"
+
+SNIFFED_BYTES = 64
+"""The length of the head that `sniff` needs."""
+
+DECODED = (
+    *("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"),
+    *(("AVIF",) if _HAS_AVIF else ()),
+    *((Jpeg2KImagePlugin.Jpeg2KImageFile.format,) if _HAS_JPEG_2000 else ()),
+    QoiImagePlugin.QoiImageFile.format,
+)
+"""Pillow's names of the formats that are decoded, whatever the file's extension."""
+
+_BY_SUFFIX = {".tga": (TgaImagePlugin.TgaImageFile.format,), ".dib": ("DIB",)}
+"""Formats without a signature, tried last for files with such an extension."""
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff", *_BY_SUFFIX}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".mpo", ".qoi"}
+    | ({".avif", ".avifs"} if _HAS_AVIF else set())
+    | ({".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"} if _HAS_JPEG_2000 else set())
+)
+"""Extensions, in lower case, of files that are listed without reading their head."""
+
+RAW_SUFFIXES = frozenset(
+    {".3fr", ".arw", ".cr2", ".cr3", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mrw", ".nef", ".nrw", ".orf"}
+    | {".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"}
+)
+"""Extensions of camera raw files, whose signature may be that of a TIFF."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """An image format.
+
+    Attributes
+    ----------
+    name
+        Its common name.
+    decoded
+        Whether Shoal decodes it.
+    advice
+        Why Shoal does not, and what to do.
+    """
+
+    name: str
+    decoded: bool = True
+    advice: str = _CONVERT
+
+
+_HEIC = Format("HEIC", decoded=False, advice=_CONVERT + " (phones have a setting to take JPEG)")
+_AVIF = Format("AVIF", _HAS_AVIF)
+_TIFF = Format("TIFF")
+_JPEG_2000 = Format("JPEG 2000", _HAS_JPEG_2000)
+_JPEG_XL = Format("JPEG XL", decoded=False)
+RAW = Format("a camera raw image", decoded=False, advice="which is not supported: develop it to JPEG or TIFF")
+
+_SIGNATURES: tuple[tuple[re.Pattern[bytes], Format], ...] = tuple(
+    (re.compile(pattern, re.DOTALL), found)
+    for pattern, found in (
+        (rb"\xff\xd8\xff", Format("JPEG")),
+        (rb"\x89PNG\r\n\x1a\n", Format("PNG")),
+        (rb"GIF8[79]a", Format("GIF")),
+        (rb"RIFF....WEBP", Format("WebP")),
+        (rb"(?:II[*+]\0|MM\0[*+])", _TIFF),
+        # Text may begin with these two letters too; the header's size, which follows, has few possible values.
+        (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", Format("BMP")),
+        (rb"P[1-6]\s+(?:#|\d+\s)", Format("PPM")),
+        (rb"qoif.{8}[\x03\x04][\0\x01]", Format("QOI")),
+        (rb"(?:\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51)", _JPEG_2000),
+        (rb"(?:\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a)", _JPEG_XL),
+        (rb"8BPS\0[\x01\x02]", Format("PSD", decoded=False)),
+        (rb"DDS \x7c\0\0\0", Format("DDS", decoded=False)),
+        (rb"v/1\x01", Format("EXR", decoded=False)),
+        (rb"#\?(?:RADIANCE|RGBE)\n", Format("Radiance HDR", decoded=False)),
+        (rb"\0\0[\x01\x02]\0[^\0]\0.{4}[\0\x01]\0", Format("ICO", decoded=False)),
+        (rb"icns\0", Format("ICNS", decoded=False)),
+        (rb"SIMPLE  =", Format("FITS", decoded=False)),
+        (rb"\s{0,20}<svg[\s/>]", Format("SVG", decoded=False, advice="which has no pixels: render it to PNG")),
+        (rb"FUJIFILMCCD-RAW", RAW),
+        (rb"(?:IIRO|IIRS|IIU\0|FOVb)", RAW),
+    )
+)
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"})
+
+
+def sniff(head: bytes) -> Format | None:
+    """The image format that a file's first `SNIFFED_BYTES` show; None when they show none."""
+    if head[4:8] == b"ftyp":
+        return _sniff_boxes(head)
+    for pattern, found in _SIGNATURES:
+        if pattern.match(head):
+            return found
+    return None
+
+
+def _sniff_boxes(head: bytes) -> Format | None:
+    """The format of an ISO base media file; its brands distinguish a still image from a video."""
+    end = min(max(int.from_bytes(head[:4], "big"), 16), len(head))
+    major = head[8:12]
+    brands = {major, *(head[at : at + 4] for at in range(16, end - 3, 4))}
+    if brands & {b"avif", b"avis"}:
+        return _AVIF
+    if brands & _HEIF_BRANDS:
+        return _HEIC
+    return RAW if major == b"crx " else None
+
+
+def suffix_of(name: str) -> str | None:
+    """The extension of a file's name in lower case, such as ``.jpg``; None without a plausible one."""
+    stem, dot, end = name.rpartition(".")
+    if not (stem and dot and 1 <= len(end) <= 12 and end.isascii() and end.isalnum()) or end.isdigit():
+        return None
+    return f".{end.lower()}"
+
+
+def formats_of(name: str) -> tuple[str, ...]:
+    """Pillow's names of the formats to try for a file of this name, in order."""
+    return (*DECODED, *_BY_SUFFIX.get(suffix_of(name) or "", ()))
 
 
 def stamp_of(status: os.stat_result) -> str:
-    """Changes when the file does: what the listing notes, and what is compared when the file is read."""
+    """Size and modification time: recorded in the listing, compared when the file is read."""
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def read_image_file(root: Path, path: Path, stamp: str | None = None) -> bytes:
-    """The bytes of ``path``, which must lie below ``root`` after following symlinks.
+    """The bytes of ``path``, which must lie below ``root`` after symlinks are followed.
 
     Parameters
     ----------
     stamp
-        What the listing says of the file; None when it was never listed. Compared before and after reading with what
-        is true of the very file that is read.
+        `stamp_of` the file when it was listed; None when it was not listed. The open file's own stamp must equal it
+        before and after reading.
 
     Raises
     ------
     ImageChanged
-        The file is not the one that was listed, or was written to while it was read.
+        The file was replaced or edited since it was listed, or while it was read.
     ImageRemoved
-        It is not there any more.
+        A listed file no longer exists.
     ImageUnreadable
-        It is no regular file, a link that leads nowhere, or may not be read.
+        It is not a regular file, a broken symlink, not permitted to be read, or does not exist and was not listed.
     ImageOutsideRoot
         A symlink on the way leaves ``root``.
     ImageTooLarge
-        The file would fill the decode process's memory before its header is seen.
+        The file is larger than `MAX_FILE_BYTES`.
     """
     try:
         with open_confined(root, path) as file:
             before = os.fstat(file.fileno())
             if stamp is not None and stamp_of(before) != stamp:
-                raise _changed("since it was listed")
+                raise _changed("after it was listed")
             if before.st_size > MAX_FILE_BYTES:
-                raise ImageTooLarge(f"The file has {before.st_size} bytes, more than the limit of {MAX_FILE_BYTES}.")
+                raise ImageTooLarge(f"The file has {before.st_size:,} bytes; the limit is {MAX_FILE_BYTES:,}.")
             data = file.read(before.st_size)
             if len(data) != before.st_size or stamp_of(os.fstat(file.fileno())) != stamp_of(before):
                 raise _changed("while it was read")
@@ -90,11 +227,11 @@ def read_image_file(root: Path, path: Path, stamp: str | None = None) -> bytes:
         raise ImageOutsideRoot(error.detail) from None
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
-            raise ImageUnreadable("The link leads nowhere: mend it or remove it.") from None
+            raise ImageUnreadable("The symlink leads nowhere: repair it or remove it.") from None
         if stamp is None:
-            raise ImageUnreadable("The file is gone.") from None
+            raise ImageUnreadable("The file no longer exists.") from None
         raise ImageRemoved(
-            "The file is gone since it was listed. Submit the request again, which makes a new plan without it."
+            "The file was removed after it was listed. Submit the request again: its new plan leaves the file out."
         ) from None
     except (OSError, RuntimeError, ValueError) as error:
         raise ImageUnreadable(f"The file cannot be read: {_reason(error)}.") from error
@@ -102,8 +239,8 @@ def read_image_file(root: Path, path: Path, stamp: str | None = None) -> bytes:
 
 def _changed(when: str) -> ImageChanged:
     return ImageChanged(
-        f"The file has changed {when}, so it has no embedding here: submit the request again, which makes a new plan "
-        "with the file as it is then."
+        f"The file changed {when}, so it is not embedded. Submit the request again: its new plan lists the file as it "
+        "is now."
     )
 
 
@@ -117,7 +254,7 @@ def decode_image(data: bytes, *, max_pixels: int, formats: tuple[str, ...] = DEC
     max_pixels
         Larger images are refused from their header, before anything is decoded.
     formats
-        Pillow's names of the formats to try: `extractor.images.formats.formats_of` knows those of a file's name.
+        Pillow's names of the formats to try, such as `formats_of` a file's name.
 
     Returns
     -------
@@ -127,10 +264,10 @@ def decode_image(data: bytes, *, max_pixels: int, formats: tuple[str, ...] = DEC
     Raises
     ------
     ImageEmpty, ImageUnrecognised, ImageUnsupported, ImageTooLarge, ImageTruncated
-        What is wrong with the bytes.
+        Why the bytes cannot be decoded.
     """
     with warnings.catch_warnings():
-        # Pillow warns of odd metadata, which the pixels do not depend on.
+        # Pillow warns about odd metadata, which does not affect the pixels.
         warnings.simplefilter("ignore")
         image = _open(data, max_pixels, formats)
         try:
@@ -140,7 +277,7 @@ def decode_image(data: bytes, *, max_pixels: int, formats: tuple[str, ...] = DEC
             raise
         except MemoryError as error:
             raise ImageTooLarge(f"{image.width} x {image.height} pixels do not fit into memory.") from error
-        except Exception as error:  # Given damaged bytes, decoders raise whatever they stumble over.
+        except Exception as error:  # Decoders raise errors of any type for damaged bytes.
             raise ImageTruncated(f"The file is truncated or damaged: {_reason(error)}.") from error
 
 
@@ -153,10 +290,10 @@ def _open(data: bytes, max_pixels: int, formats: tuple[str, ...]) -> ImageFile.I
     try:
         image = Image.open(BytesIO(data), formats=formats)
     except UnidentifiedImageError:
-        if found is not None or data.startswith(_SIGNATURES):
-            raise ImageTruncated("The file breaks off or is damaged within its header.") from None
-        raise ImageUnrecognised("The content is no image in a known format, whatever the name ends with.") from None
-    except Exception as error:  # As above: a damaged header can raise anything.
+        if found is not None or data.startswith(_BEGINNINGS):
+            raise ImageTruncated("The file ends or is damaged within its header.") from None
+        raise ImageUnrecognised("The content is not an image in a known format, whatever its extension.") from None
+    except Exception as error:  # As above.
         raise ImageTruncated(f"The header is damaged: {_reason(error)}.") from error
     pixels = image.width * image.height
     if pixels > max_pixels:
@@ -168,10 +305,10 @@ def _open(data: bytes, max_pixels: int, formats: tuple[str, ...]) -> ImageFile.I
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; unreadable EXIF counts as none."""
+    """Apply the EXIF orientation; unreadable EXIF is ignored."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # EXIF is written by every camera there ever was; the pixels are good all the same.
+    except Exception:  # Cameras write broken EXIF of every kind, beside good pixels.
         return image
     method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return image if method is None else image.transpose(method)
@@ -188,10 +325,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey_16_to_8(image: Image.Image) -> Image.Image:
-    """Scale 16 bit grey to 8 bit. ``convert("L")`` would clip instead: nearly everything would be white."""
+    """Scale 16 bit grey to 8 bit; ``convert("L")`` would clip nearly all values to white."""
     values = np.asarray(image)
     if image.mode == "F" or (values.size and (values.min() < 0 or values.max() > 65535)):
-        raise ImageUnrecognised("Pixels of 32 bits have no defined white: convert the image to 8 or 16 bits a channel.")
+        raise ImageUnrecognised(
+            "The image has 32 bits per channel and so no defined white: convert it to 8 or 16 bits per channel."
+        )
     scaled = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     grey = Image.fromarray(scaled)
     transparent = image.info.get("transparency")

@@ -1,8 +1,8 @@
-"""A pool of decode processes that runs ahead of its reader and outlives what an image may do to a decoder.
+"""A pool of decode processes that works ahead of its reader and survives images that crash or hang a decoder.
 
-A thread hands tasks out and takes outcomes in, so that decoding goes on while the reader waits for the network. Order
-is kept; memory is bounded by the number of slots. An image whose decoder dies (a crash, the kernel's out-of-memory
-killer) or hangs is tried once more in a fresh process, then becomes an `Undecodable`; the pool goes on.
+A thread sends tasks and receives outcomes, so that decoding continues while the reader waits for the network. Order
+is kept; the number of slots bounds the memory. An image whose decode process dies (a crash, the kernel's out-of-memory
+killer) or hangs is tried once more in a new process, then becomes an `Undecodable`; the pool continues.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 from shoal.errors import ImageDecoderDied, JobError
 from shoal.host import available_cores
 
-from extractor.images.child import Decoded, DecoderConfig, Listed, Task, Undecodable, slots_of
+from extractor.images.child import Decoded, DecoderConfig, ListedImage, Task, Undecodable, slots_of
 
 DEPTH = 2
-"""Tasks that a process holds: the one that it does, and the next, so that it never waits for us."""
+"""Tasks that a process holds: the current one, and the next, so that it never waits for one."""
 TRIES = 2
 STARTS = 3
-"""A process that dies this often before it is ready, in a row, will never start."""
+"""After so many processes in a row that die before they are ready, no more are started."""
 DECODE_TIMEOUT_S = 120.0
 MEMORY_BYTES = 512 * 2**20
 _TICK_S = 1.0
@@ -61,9 +61,9 @@ class _Process:
 
 
 def prefetch_slots(slot_bytes: int, workers: int, batch_size: int) -> int:
-    """How many images to decode ahead: two batches and some for each process, within half a gibibyte."""
-    wanted = 2 * batch_size + 2 * DEPTH * workers
-    return max(DEPTH * workers, min(wanted, MEMORY_BYTES // slot_bytes))
+    """How many images to decode ahead: two batches and some for each process, within `MEMORY_BYTES`."""
+    enough = 2 * batch_size + 2 * DEPTH * workers
+    return max(DEPTH * workers, min(enough, MEMORY_BYTES // slot_bytes))
 
 
 class DecodePool:
@@ -72,9 +72,9 @@ class DecodePool:
     Parameters
     ----------
     config
-        What every process works by.
+        The settings of all its processes.
     workers
-        Number of processes; 0 means one a core.
+        Number of processes; 0 means one per core.
     slots
         How many decoded images may wait for their reader.
     """
@@ -103,19 +103,18 @@ class DecodePool:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the decode processes that live now."""
+        """Process ids of the running decode processes."""
         return [process.popen.pid for process in self._processes]
 
-    def stream(self, paths: Iterable[str | Listed], waiting: Callable[[], None] = lambda: None) -> Iterator[Item]:
-        """Decode ``paths``, relative to the config's folder; outcomes come in their order. Once per pool.
+    def stream(self, images: Iterable[ListedImage], waiting: Callable[[], None] = lambda: None) -> Iterator[Item]:
+        """Decode ``images`` and yield their outcomes in the same order. Once per pool.
 
         Parameters
         ----------
-        paths
-            Drawn from the feeder's thread, as far ahead as there are slots. A path alone, without a stamp, is read
-            whatever has become of the file.
+        images
+            Consumed in the feeder's thread, as far ahead as there are slots.
         waiting
-            Called now and then while no image is ready; may raise to end the stream.
+            Called about once a second while no image is ready; may raise to end the stream.
 
         Raises
         ------
@@ -124,7 +123,7 @@ class DecodePool:
         """
         if self._feeder is not None:
             raise RuntimeError("a pool decodes one stream")
-        self._feeder = threading.Thread(target=self._feed, args=(iter(paths),), name="decode-feeder", daemon=True)
+        self._feeder = threading.Thread(target=self._feed, args=(iter(images),), name="decode-feeder", daemon=True)
         self._feeder.start()
         while (item := self._next(waiting)) is not None:
             if isinstance(item, BaseException):
@@ -139,15 +138,15 @@ class DecodePool:
                 waiting()
 
     def release(self, item: Item) -> None:
-        """Give the slot of ``item`` back: its pixels will be overwritten."""
+        """Free the slot of ``item``: its pixels will be overwritten."""
         if item.slot is not None:
             self._free.append(item.slot)
-            self._nudge()
+            self._wake_feeder()
 
     def close(self) -> None:
-        """End the processes. What is not decoded yet is dropped."""
+        """End the processes and drop what is not decoded yet."""
         self._closing = True
-        self._nudge()
+        self._wake_feeder()
         if self._feeder is not None:
             self._feeder.join()
         self._selector.close()
@@ -157,16 +156,16 @@ class DecodePool:
             os.close(self._memory_fd)
             self._memory_fd = -1
 
-    def _nudge(self) -> None:
+    def _wake_feeder(self) -> None:
         with suppress(OSError):
             self._wake.send(b"\0", socket.MSG_DONTWAIT)
 
-    # What follows runs in the feeder's thread. It also starts the processes: they are told to die with their parent,
-    # which to Linux is the thread that started them.
+    # What follows runs in the feeder's thread. It also starts the processes: their death signal comes when their parent
+    # ends, and to Linux the parent is the thread that started them.
 
-    def _feed(self, paths: Iterator[str | Listed]) -> None:
+    def _feed(self, images: Iterator[ListedImage]) -> None:
         try:
-            _Feed(self, enumerate(paths)).run()
+            _Feed(self, enumerate(images)).run()
             self._out.put(None)
         except BaseException as error:
             self._out.put(error)
@@ -182,11 +181,11 @@ class DecodePool:
                 [sys.executable, "-m", "extractor.images.child", *map(str, fds), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=fds,
-                # One image is one thread's work: numpy's own pool would only cost memory.
+                # One thread decodes; a thread pool of numpy's would only cost memory.
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
         process = _Process(popen, Connection(ours.detach()))
-        with suppress(OSError):  # It died: reading from it says so.
+        with suppress(OSError):  # It died: reading from the connection reports it.
             process.connection.send(self.config)
         self._processes.append(process)
         self._selector.register(process.connection, selectors.EVENT_READ, process)
@@ -202,41 +201,41 @@ class DecodePool:
         self._failed_starts = 0 if process.ready else self._failed_starts + 1
         self._drop(process)
         if self._failed_starts >= STARTS:
-            raise JobError(f"The decode processes do not start: {STARTS} in a row died; the worker's log says why.")
+            raise JobError(f"The decode processes do not start: {STARTS} in a row died. See the worker's log for why.")
         self._start()
 
 
 class _Feed:
-    """One stream through the pool: what is to do, what is being done, what is done out of order."""
+    """One stream through the pool: images to decode, tasks to repeat, and outcomes that are ahead of their turn."""
 
-    def __init__(self, pool: DecodePool, paths: Iterator[tuple[int, str | Listed]]) -> None:
+    def __init__(self, pool: DecodePool, images: Iterator[tuple[int, ListedImage]]) -> None:
         self.pool = pool
-        self.paths = paths
-        self.next_path: tuple[int, str | Listed] | None = next(paths, None)
-        self.again: deque[Task] = deque()
+        self.images = images
+        self.next_image: tuple[int, ListedImage] | None = next(images, None)
+        self.retries: deque[Task] = deque()
         self.deaths: dict[int, int] = {}
         self.done: dict[int, Item] = {}
         self.next_out = 0
 
     def run(self) -> None:
         pool = self.pool
-        if self.next_path is not None:
+        if self.next_image is not None:
             for _ in range(pool.workers):
                 pool._start()
         while not pool._closing and self._unfinished():
-            self._hand_out()
+            self._send_tasks()
             for key, _ in pool._selector.select(_TICK_S):
                 if key.data is None:
                     with suppress(BlockingIOError):
                         pool._woken.recv(4096)
                 elif key.data in pool._processes:
-                    self._take_in(key.data)
-            self._end_hung()
+                    self._receive(key.data)
+            self._end_hanging()
 
     def _unfinished(self) -> bool:
-        return bool(self.next_path or self.again or self.done or any(p.tasks for p in self.pool._processes))
+        return bool(self.next_image or self.retries or self.done or any(p.tasks for p in self.pool._processes))
 
-    def _hand_out(self) -> None:
+    def _send_tasks(self) -> None:
         waiting = [p for p in self.pool._processes if p.ready and len(p.tasks) < DEPTH]
         while waiting:
             task = self._next_task()
@@ -252,20 +251,19 @@ class _Feed:
                 waiting.remove(process)
 
     def _next_task(self) -> Task | None:
-        if self.again:
-            return self.again.popleft()
-        if self.next_path is None or not self.pool._free:
+        if self.retries:
+            return self.retries.popleft()
+        if self.next_image is None or not self.pool._free:
             return None
-        index, path = self.next_path
-        self.next_path = next(self.paths, None)
-        listed = Listed(path, None) if isinstance(path, str) else path
-        return Task(index, self.pool._free.popleft(), listed.path, listed.stamp)
+        index, image = self.next_image
+        self.next_image = next(self.images, None)
+        return Task(index, self.pool._free.popleft(), image)
 
-    def _take_in(self, process: _Process) -> None:
+    def _receive(self, process: _Process) -> None:
         try:
             message = process.connection.recv()
         except (EOFError, OSError):
-            self._died(process, "The process that decoded it was killed, for want of memory perhaps")
+            self._died(process, "The decode process was killed, perhaps for lack of memory")
             return
         if not process.ready:
             process.ready = True
@@ -274,25 +272,25 @@ class _Feed:
         process.head_since = time.monotonic()
         self._finish(task, message)
 
-    def _end_hung(self) -> None:
+    def _end_hanging(self) -> None:
         now = time.monotonic()
         for process in list(self.pool._processes):
             if process.tasks and now - process.head_since > DECODE_TIMEOUT_S:
-                self._died(process, f"Decoding it took longer than {DECODE_TIMEOUT_S:.0f} s")
+                self._died(process, f"Decoding took longer than {DECODE_TIMEOUT_S:.0f} s")
 
     def _died(self, process: _Process, why: str) -> None:
-        """Only the first task can be at fault: the others had not begun."""
+        """Repeat the tasks of ``process``. Only the first can be the cause: the others had not begun."""
         tasks = list(process.tasks)
         self.pool._restart(process)
-        self.again.extendleft(reversed(tasks[1:]))
+        self.retries.extendleft(reversed(tasks[1:]))
         if not tasks:
             return
         task = tasks[0]
         self.deaths[task.ticket] = self.deaths.get(task.ticket, 0) + 1
         if self.deaths[task.ticket] < TRIES:
-            self.again.appendleft(task)
+            self.retries.appendleft(task)
         else:
-            message = f"{why}, {TRIES} times: is the image damaged, or far larger than it looks?"
+            message = f"{why}, {TRIES} times: is the image damaged, or very large?"
             self._finish(task, Undecodable(task.ticket, ImageDecoderDied.code, message))
 
     def _finish(self, task: Task, outcome: Decoded | Undecodable) -> None:

@@ -1,7 +1,7 @@
-"""RGB pixels to the network's square input, and to thumbnails: Pillow alone, so that every backend can use it.
+"""RGB pixels to the network's square input, and to thumbnails, with Pillow alone.
 
-The result equals timm's evaluation transform before normalisation pixel for pixel (torchvision's ``Resize`` and
-``CenterCrop`` on PIL images). Normalisation is the backend's: it happens on the tensor, on the device.
+The result equals timm's evaluation transform before normalisation, pixel for pixel (torchvision's ``Resize`` and
+``CenterCrop`` on PIL images). The backend normalises, on its device.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ INTERPOLATIONS = {
 
 
 def network_input(image: Image.Image, transform: Transform, *, max_pixels: int) -> NDArray[np.uint8]:
-    """Resize and crop ``image`` as ``transform`` says.
+    """Resize and crop ``image``.
 
     Parameters
     ----------
     image
         Mode ``RGB``.
     transform
-        The model's own; mean and std are not applied here.
+        The model's; mean and std are not applied here.
     max_pixels
-        Limit of the resized image. Only images with a side over a thousand times longer than the other come near it.
+        Limit of the resized image. Only images with one side a thousand times the other come near it.
 
     Returns
     -------
@@ -49,8 +49,8 @@ def network_input(image: Image.Image, transform: Transform, *, max_pixels: int) 
     width, height = resized_size(image.width, image.height, transform)
     if width * height > max_pixels:
         raise ImageTooLarge(
-            f"{image.width} x {image.height} pixels become {width} x {height} when the short side is made to fit, more "
-            f"than the limit of {max_pixels}: crop the image, or use a transform with crop_mode `squash`."
+            f"The image has {image.width} x {image.height} pixels and would be resized to {width} x {height}, more "
+            f"than the limit of {max_pixels:,} pixels: crop the image, or use a transform with crop_mode `squash`."
         )
     resized = image.resize((width, height), INTERPOLATIONS[transform.interpolation])
     return np.asarray(_centre_crop(resized, transform.size))
@@ -67,14 +67,14 @@ def resized_size(width: int, height: int, transform: Transform) -> tuple[int, in
 
 
 def _centre_crop(image: Image.Image, size: int) -> Image.Image:
-    # Python's round: half to even, as torchvision has it. Pillow fills black where the crop is larger than the image.
+    # Python rounds half to even, as torchvision does. Pillow fills with black where the crop exceeds the image.
     left = round((image.width - size) / 2)
     top = round((image.height - size) / 2)
     return image.crop((left, top, left + size, top + size))
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """``image`` as WebP with sides of at most 128 pixels, never enlarged."""
+    """``image`` as WebP with sides of at most `THUMBNAIL_SIDE` pixels, never enlarged."""
     small = image.copy()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
     file = BytesIO()

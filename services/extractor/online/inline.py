@@ -1,8 +1,8 @@
-"""A few images sent within a request: embedded by a worker, answered at once.
+"""A few images sent within a request, embedded by a worker while the client waits.
 
-The images travel through a folder of the store's root, not through the queue, whose memory is not for megabytes:
-``inline/<token>/00000.image …``, and ``vectors.npy`` when the job is done. The API deletes the folder with its answer;
-one that nobody came back for is swept away after an hour.
+Images and vectors pass through a folder below the store's root, to keep megabytes out of the queue's memory:
+``inline/<token>/00000.image …``, and ``vectors.npy`` when the job is done. The API deletes the folder when it answers;
+abandoned folders are deleted after an hour.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from shoal.errors import StoreError
 from shoal.schemas import Request
 from shoal.store.files import publish_file, storage_errors
 
-KIND_PREFIX = "embed:"
 MAX_IMAGES = 64
 MAX_BYTES = 32 * 2**20
 ABANDONED_S = 3600.0
 
 
 class InlineRequest(Request):
-    """Request of a job of kind ``embed:<backend>``; made by the API, not by clients."""
+    """Request of a job of kind ``embed:<backend>``, which the API makes."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=300)]
     inline: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
@@ -38,7 +37,7 @@ class InlineRequest(Request):
 
 
 class InlineResult(BaseModel):
-    """Result of such a job: the vectors are in the folder."""
+    """Result of such a job; the vectors are in the folder."""
 
     inline: str
     rows: int
@@ -59,7 +58,7 @@ class InlineFolder:
         Raises
         ------
         StoreFull, StoreError
-            They cannot be written; nothing is left behind.
+            They cannot be written; the folder is removed.
         """
         folder = cls(root, secrets.token_hex(16))
         try:
@@ -78,25 +77,25 @@ class InlineFolder:
         return self.root / "inline" / self.token
 
     def write(self, vectors: NDArray[np.float32]) -> None:
-        """Keep (n, dim) float32 for the API."""
+        """Store the vectors, (n, dim) float32, for the API."""
         publish_file(self.path / "vectors.npy", lambda file: np.save(file, vectors))
 
     def read(self) -> NDArray[np.float32]:
-        """What `write` kept.
+        """The vectors that `write` stored.
 
         Raises
         ------
         StoreError
-            It is not there any more.
+            The file no longer exists or is damaged.
         """
         try:
             vectors: NDArray[np.float32] = np.load(self.path / "vectors.npy", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise StoreError(f"The embeddings of this request are gone ({error}): send it again.") from error
+            raise StoreError(f"The embeddings of this request cannot be read ({error}): send it again.") from error
         return vectors
 
     def remove(self) -> None:
-        """Delete it, and those that were abandoned."""
+        """Delete the folder, and abandoned ones of other requests."""
         shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):
             for folder in self.path.parent.iterdir():

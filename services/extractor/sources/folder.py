@@ -1,4 +1,4 @@
-"""Every file below a folder: those that are taken, and for each of the others why it is not."""
+"""Every file below a folder: those that are listed as images, and why each of the others is not."""
 
 from __future__ import annotations
 
@@ -8,27 +8,163 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
+from typing import TypedDict
 
 from shoal.deadline import Deadline
 from shoal.errors import PathNotFound, PathOutsideRoot
-from shoal.userfiles import open_confined
+from shoal.userfiles import as_text, open_confined
 
-from extractor.images.decode import stamp_of
-from extractor.images.formats import IMAGE_SUFFIXES, RAW, RAW_SUFFIXES, SNIFFED_BYTES, sniff, suffix_of
-from extractor.sources.not_taken import NotTakenCounts, Reason
+from extractor.images.decode import (
+    IMAGE_SUFFIXES,
+    RAW,
+    RAW_SUFFIXES,
+    SNIFFED_BYTES,
+    Format,
+    sniff,
+    stamp_of,
+    suffix_of,
+)
 
 SYSTEM_NAMES = frozenset(
     {"@eadir", "#recycle", "__macosx", "$recycle.bin", "system volume information", "lost+found"}
     | {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 )
-"""What systems put into folders of images, in lower case; skipped like hidden files and folders."""
+"""Files and folders of operating systems and NAS devices, in lower case; skipped like hidden ones."""
 UNFINISHED_SUFFIXES = frozenset({".aria2", ".crdownload", ".download", ".filepart", ".part", ".partial", ".tmp"})
 SNIFFED_FILES = 10_000
-"""Files of an extension are not looked into any more once so many were and none is an image."""
+"""After so many files of an extension without an image among them, the rest are not opened."""
 PROGRESS_ENTRIES = 10_000
-_SKIPPED_ERRORS = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
+_NOT_PERMITTED = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
+EXAMPLES = 3
+NAMED_FOLDERS = 20
+MOST_GROUPS = 100
+"""Further extensions are counted together."""
+
+
+class Reason(StrEnum):
+    """Why a file or a folder is not listed. The values are stable."""
+
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    NOT_AN_IMAGE = "not_an_image"
+    NOT_LOOKED_INTO = "not_looked_into"
+    UNFINISHED = "unfinished_download"
+    FILE_UNREADABLE = "file_unreadable"
+    NOT_A_FILE = "not_a_file"
+    EMPTY_FOLDER = "empty_folder"
+    FOLDER_UNREADABLE = "folder_unreadable"
+    LINK_LEAVES_ROOT = "link_leaves_root"
+    LINK_TO_PARENT = "link_to_parent"
+    LINK_REPEATS = "link_repeats"
+
+
+_OF_FILES = {
+    Reason.UNSUPPORTED_FORMAT: ("holds {format}, {advice}", "hold {format}, {advice}"),
+    Reason.NOT_AN_IMAGE: ("is not an image", "are not images"),
+    Reason.NOT_LOOKED_INTO: (
+        f"was not opened: none of {SNIFFED_FILES:,} others with this extension is an image",
+        f"were not opened: none of {SNIFFED_FILES:,} others with this extension is an image",
+    ),
+    Reason.UNFINISHED: (
+        "looks like an unfinished download: rename it if it is complete",
+        "look like unfinished downloads: rename them if they are complete",
+    ),
+    Reason.FILE_UNREADABLE: ("cannot be read: give the worker permission",) * 2,
+    Reason.NOT_A_FILE: (
+        "is a pipe, a device or a broken symlink",
+        "are pipes, devices or broken symlinks",
+    ),
+}
+_OF_FOLDERS = {
+    Reason.EMPTY_FOLDER: ("{n} folder holds no image: {names}.", "{n} folders hold no image: {names}."),
+    Reason.FOLDER_UNREADABLE: (
+        "{n} folder cannot be listed, so its images are missing: {names}. Give the worker permission.",
+        "{n} folders cannot be listed, so their images are missing: {names}. Give the worker permission.",
+    ),
+    Reason.LINK_LEAVES_ROOT: (
+        "{n} symlink leads out of the data root and is not followed: move its target below the root.",
+        "{n} symlinks lead out of the data root and are not followed: move their targets below the root.",
+    ),
+    Reason.LINK_TO_PARENT: (
+        "{n} symlink leads to a folder above the source and is not followed.",
+        "{n} symlinks lead to a folder above the source and are not followed.",
+    ),
+    Reason.LINK_REPEATS: (
+        "{n} symlink leads to a folder that is listed already.",
+        "{n} symlinks lead to folders that are listed already.",
+    ),
+}
+
+
+@dataclass(slots=True)
+class _Group:
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+
+
+class NotTakenGroup(TypedDict):
+    """Files or folders that are not listed for one reason, as in a job's result."""
+
+    reason: str
+    suffix: str | None
+    count: int
+    examples: list[str]
+    message: str
+
+
+@dataclass
+class NotTaken:
+    """Counts the files and folders that are not listed; its memory does not grow with their number."""
+
+    _groups: dict[tuple[Reason, str | None, Format | None], _Group] = field(default_factory=dict)
+
+    def add(self, reason: Reason, path: str, suffix: str | None = None, found: Format | None = None) -> None:
+        """Count the file or folder ``path``.
+
+        Parameters
+        ----------
+        suffix
+            Its extension, such as ``.heic``.
+        found
+            The format of its content.
+        """
+        key = (reason, suffix, found)
+        if key not in self._groups and len(self._groups) >= MOST_GROUPS:
+            key = (reason, None, found)
+        group = self._groups.setdefault(key, _Group())
+        group.count += 1
+        # The first by name, so that the file system's order does not matter.
+        most = NAMED_FOLDERS if reason in _OF_FOLDERS else EXAMPLES
+        if len(group.names) < most or path < group.names[-1]:
+            group.names = sorted([*group.names, path])[:most]
+
+    def groups(self) -> list[NotTakenGroup]:
+        """One group per reason and extension; those with the most files first."""
+        rows = [
+            NotTakenGroup(
+                reason=reason.value,
+                suffix=suffix,
+                count=group.count,
+                examples=[as_text(name) for name in group.names[:EXAMPLES]],
+                message=_message(reason, suffix, found, group),
+            )
+            for (reason, suffix, found), group in self._groups.items()
+        ]
+        return sorted(rows, key=lambda row: (-row["count"], row["reason"], str(row["suffix"])))
+
+
+def _message(reason: Reason, suffix: str | None, found: Format | None, group: _Group) -> str:
+    one = group.count == 1
+    if reason in _OF_FOLDERS:
+        names = ", ".join(as_text(name) for name in group.names) + (", …" if group.count > len(group.names) else "")
+        return _OF_FOLDERS[reason][not one].format(n=f"{group.count:,}", names=names)
+    files = f"{suffix + ' ' if suffix else ''}file{'' if one else 's'}{'' if suffix else ' without a known extension'}"
+    predicate = _OF_FILES[reason][not one]
+    if found is not None:
+        predicate = predicate.format(format=found.name, advice=found.advice)
+    return f"{group.count:,} {files} {predicate}."
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -38,9 +174,9 @@ class FoundImage:
     Attributes
     ----------
     path
-        Relative to the source's folder, with forward slashes; as the system has it, which need not be text.
+        Relative to the source's folder, with forward slashes; bytes that are not UTF-8 are lone surrogates.
     stamp
-        Changes when the file does, so that an edited image makes a new plan.
+        `stamp_of` the file: an edited image makes a new plan.
     """
 
     path: str
@@ -49,38 +185,38 @@ class FoundImage:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much a walk may look at: more is left to another that has the time."""
+    """How many entries a walk may see, and for how long."""
 
     entries: int
     seconds: float
 
 
 class Walk:
-    """Every image file below a folder, in no particular order, each folder once.
+    """Every image file below a folder, in any order, each folder once.
 
-    Hidden files and what systems leave behind are skipped. A symlink to a folder is followed where it stays below the
-    root and leads to no folder above the source; where two paths lead to one folder, the one without a link is taken,
-    or else that of the link that comes first by code points.
+    Hidden and system files are skipped. A symlink to a folder is followed if its target is below the root and not above
+    the source. Where several paths lead to one folder, the path without a symlink is used, or else that of the first
+    symlink by code points.
 
     Parameters
     ----------
     folder
         The folder, with symlinks resolved.
     root
-        The data root, with symlinks resolved; ``/`` where links may lead anywhere.
+        The data root, with symlinks resolved; ``/`` where symlinks may lead anywhere.
     budget
-        After it the walk ends early, and `ended_early` is set.
+        Where the walk ends early, with `ended_early` set.
     alive
-        Called now and then with the number of entries seen; may raise to end the walk.
+        Called every `PROGRESS_ENTRIES` entries with their number; may raise to end the walk.
     deadline
         Of the request that needs the walk; None for no limit.
 
     Attributes
     ----------
     not_taken
-        What was left out so far.
+        The files and folders that are not listed, so far.
     system_entries
-        Hidden and system files and folders.
+        The number of hidden and system files and folders.
     """
 
     def __init__(
@@ -101,14 +237,14 @@ class Walk:
         self._visited: set[tuple[int, int]] = set()
         self._links: list[tuple[str, str]] = []
         self._folders: list[str] = []
-        self._in_vain: Counter[str | None] = Counter()
-        self._worthwhile: set[str | None] = set()
-        self.not_taken = NotTakenCounts()
+        self._not_images: Counter[str | None] = Counter()
+        self._suffixes_of_images: set[str | None] = set()
+        self.not_taken = NotTaken()
         self.system_entries = 0
         self.ended_early = False
 
     def images(self) -> Iterator[FoundImage]:
-        """The images. Once per walk."""
+        """The images. Callable once per walk."""
         self._first_visit(self._folder)
         yield from self._below(self._folder, "")
         while self._links and not self.ended_early:
@@ -118,7 +254,7 @@ class Walk:
                 yield from self._below(path, f"{relative}/")
 
     def note_empty_folders(self, images: list[FoundImage]) -> None:
-        """Count the topmost folders without an image of ``images``, all that the walk found."""
+        """Count the topmost folders without an image among ``images``, which are all that the walk found."""
         used = {""}
         for folder in {image.path.rpartition("/")[0] for image in images}:
             while folder not in used:
@@ -150,19 +286,19 @@ class Walk:
             entries = os.scandir(path)
         except OSError as error:
             name = prefix.rstrip("/")
-            if name and error.errno in _SKIPPED_ERRORS:
+            if name and error.errno in _NOT_PERMITTED:
                 self.not_taken.add(Reason.FOLDER_UNREADABLE, name)
                 return
             if name and isinstance(error, (FileNotFoundError, NotADirectoryError)):
-                return  # Removed since its parent was listed.
+                return  # Removed after its parent was listed.
             raise PathNotFound(f"The folder {name or '.'!r} cannot be listed: {error.strerror}.") from error
         with entries:
             for entry in entries:
-                if self._spent():
+                if self._must_stop():
                     return
                 yield entry
 
-    def _spent(self) -> bool:
+    def _must_stop(self) -> bool:
         self._entries += 1
         if self._deadline is not None:
             self._deadline.check()
@@ -178,11 +314,11 @@ class Walk:
         return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
     def _first_visit(self, path: str) -> bool:
-        """Note the folder; False when the walk has been there."""
+        """Record the folder; False if the walk has visited it."""
         try:
             status = os.stat(path)  # noqa: PTH116 - once a folder
         except OSError:
-            return True  # Listing it says what is wrong.
+            return True  # Listing it reports the error.
         identity = (status.st_dev, status.st_ino)
         if identity in self._visited:
             return False
@@ -207,14 +343,14 @@ class Walk:
             yield FoundImage(relative, _stamp(entry))
 
     def _is_image(self, entry: os.DirEntry[str], relative: str, suffix: str | None) -> bool:
-        """Whether the content is an image's, of a file whose name does not say so; if not, why is counted."""
+        """Whether a file without an image's extension holds an image; if not, the reason is counted."""
         if suffix in RAW_SUFFIXES:
             self.not_taken.add(Reason.UNSUPPORTED_FORMAT, relative, suffix, RAW)
             return False
         if suffix in UNFINISHED_SUFFIXES:
             self.not_taken.add(Reason.UNFINISHED, relative, suffix)
             return False
-        if suffix not in self._worthwhile and self._in_vain[suffix] >= SNIFFED_FILES:
+        if suffix not in self._suffixes_of_images and self._not_images[suffix] >= SNIFFED_FILES:
             self.not_taken.add(Reason.NOT_LOOKED_INTO, relative, suffix)
             return False
         try:
@@ -224,16 +360,16 @@ class Walk:
             self.not_taken.add(Reason.LINK_LEAVES_ROOT, relative)
             return False
         except OSError as error:
-            reason = Reason.FILE_UNREADABLE if error.errno in _SKIPPED_ERRORS else Reason.NOT_A_FILE
+            reason = Reason.FILE_UNREADABLE if error.errno in _NOT_PERMITTED else Reason.NOT_A_FILE
             self.not_taken.add(reason, relative, suffix)
             return False
         if found is None:
-            self._in_vain[suffix] += 1
+            self._not_images[suffix] += 1
             self.not_taken.add(Reason.NOT_AN_IMAGE, relative, suffix)
         elif not found.decoded:
             self.not_taken.add(Reason.UNSUPPORTED_FORMAT, relative, suffix, found)
         else:
-            self._worthwhile.add(suffix)
+            self._suffixes_of_images.add(suffix)
             return True
         return False
 
@@ -249,4 +385,4 @@ def _stamp(entry: os.DirEntry[str]) -> str:
     try:
         return stamp_of(entry.stat())
     except OSError:
-        return "0:0"  # A dangling symlink, or gone already: decoding it says so.
+        return "0:0"  # A broken symlink, or removed already: decoding it reports the error.

@@ -1,76 +1,60 @@
-"""A request's label file, joined to its images by path."""
+"""The label file of a request, joined to its images by path."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 from shoal import labels
 from shoal.errors import LabelsInvalid
 from shoal.schemas import LabelFile
-from shoal.userfiles import UserFile
+from shoal.userfiles import UserFile, confine
 
-log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class LabelTable:
-    """The label of each path of one label file."""
-
-    table: labels.LabelTable
-
-    @classmethod
-    def check(cls, path: Path, spec: LabelFile, root: Path | None = None) -> None:
-        """Refuse a file that cannot be read or lacks a column, from its head alone.
-
-        Parameters
-        ----------
-        root
-            Where the file must lie, with symlinks resolved.
-
-        Raises
-        ------
-        LabelsInvalid
-            Names the columns that there are.
-        """
-        file = _file(path, spec, root)
-        _require_paths(file, labels.check_labels(file, _columns(spec)))
-
-    @classmethod
-    def read(cls, path: Path, spec: LabelFile, root: Path | None = None) -> LabelTable:
-        """Read the whole file.
-
-        Raises
-        ------
-        LabelsInvalid
-            It cannot be read, lacks a column, or has a row without a path.
-        """
-        table = labels.read_labels(_file(path, spec, root), _columns(spec))
-        _require_paths(table.file, table.layout)
-        return cls(table)
-
-    def join(self, paths: Sequence[str]) -> labels.Joined:
-        """The labels of ``paths``, in their order. Rows of the file that no path asks for are of no concern.
-
-        Raises
-        ------
-        LabelsInvalid
-            A path has no row, or rows with different labels.
-        """
-        joined = labels.join_by_path(self.table, paths)
-        if joined.note:
-            log.warning(joined.note)
-        return joined
-
-    def labels(self, paths: Sequence[str]) -> list[str | None]:
-        """The labels of `join` alone."""
-        return self.join(paths).labels
+_log = structlog.get_logger(__name__)
 
 
-def _file(path: Path, spec: LabelFile, root: Path | None) -> UserFile:
-    return UserFile(path, f"The label file {spec.file!r}", LabelsInvalid, {"field": "images.labels"}, root)
+def check(spec: LabelFile, root: Path) -> None:
+    """Refuse a file that cannot be read or lacks a column, from its head alone.
+
+    Parameters
+    ----------
+    root
+        The data root, below which the file must lie.
+
+    Raises
+    ------
+    PathOutsideRoot, PathNotFound
+        It is not a file below ``root``.
+    LabelsInvalid
+        It cannot be read or lacks a column; the message names its columns.
+    """
+    file = _file(spec, root)
+    _require_paths(file, labels.check_labels(file, _columns(spec)))
+
+
+def read(spec: LabelFile, root: Path, paths: Sequence[str]) -> labels.Joined:
+    """The labels of ``paths``, in their order. Rows for other paths are ignored.
+
+    Raises
+    ------
+    PathOutsideRoot, PathNotFound
+        As for `check`.
+    LabelsInvalid
+        The file cannot be read, lacks a column or has a row without a path; or a path has no row, or rows with
+        different labels.
+    """
+    table = labels.read_labels(_file(spec, root), _columns(spec))
+    _require_paths(table.file, table.layout)
+    joined = labels.join_by_path(table, paths)
+    if joined.note:
+        _log.warning(joined.note)
+    return joined
+
+
+def _file(spec: LabelFile, root: Path) -> UserFile:
+    path = confine(root, spec.file, "images.labels.file")
+    return UserFile(path, f"The label file {spec.file!r}", LabelsInvalid, {"field": "images.labels"}, root.resolve())
 
 
 def _require_paths(file: UserFile, layout: labels.Layout) -> None:

@@ -1,4 +1,4 @@
-"""From paths to embedded batches: decoding runs ahead, the network always has its next batch."""
+"""From listed images to embedded batches: decoding runs ahead, so that the network always has its next batch."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from shoal.errors import JobError
 from shoal.host import available_cores
+from shoal.jobs.child import JobContext
 from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
 from shoal.store import Plan
 
 from extractor.backends.base import Backend
-from extractor.images.child import Decoded, DecoderConfig, Listed, Undecodable
+from extractor.images.child import Decoded, DecoderConfig, ListedImage, Undecodable
 from extractor.images.pool import DecodePool, Item, prefetch_slots
 from extractor.models.spec import ModelSpec
 from extractor.sources.listing import links_root, source_folder
-
-if TYPE_CHECKING:
-    from shoal.jobs.child import JobContext
 
 POLL_S = 0.5
 
@@ -45,7 +42,7 @@ class Batch:
 
 
 def decode_pool(request: ExtractRequest, plan: Plan, spec: ModelSpec, settings: Settings) -> DecodePool:
-    """A pool that decodes the images of ``request`` as ``spec`` wants them."""
+    """A pool that decodes the images of ``request`` with the transform of ``spec``."""
     config = DecoderConfig(
         root=links_root(settings.data, settings.follow_links),
         folder=source_folder(request.images, settings.data),
@@ -60,19 +57,19 @@ def decode_pool(request: ExtractRequest, plan: Plan, spec: ModelSpec, settings: 
 
 
 def batches(
-    ctx: JobContext, pool: DecodePool, backend: Backend, paths: Iterable[str | Listed], batch_size: int
+    ctx: JobContext, pool: DecodePool, backend: Backend, images: Iterable[ListedImage], batch_size: int
 ) -> Iterator[Batch]:
-    """Decode and embed ``paths``; batches come in order, up to ``backend.max_in_flight`` are at work at once.
+    """Decode and embed ``images``; batches come in order, up to ``backend.max_in_flight`` run at once.
 
     Raises
     ------
     Cancelled
-        The job shall stop.
+        The job was cancelled.
     JobError
-        The backend gave something that is not one row per image.
+        The backend did not return one row per image.
     """
     running: deque[tuple[list[Item], Future[NDArray[np.float32]] | None]] = deque()
-    for items, pixels in _decoded(ctx, pool, paths, batch_size, backend.transform.size):
+    for items, pixels in _decoded(ctx, pool, images, batch_size, backend.transform.size):
         running.append((items, backend.submit(pixels) if len(pixels) else None))
         while len(running) >= max(backend.max_in_flight, 1) + 1 or (running and _is_done(running[0][1])):
             yield _take(ctx, backend, *running.popleft())
@@ -81,13 +78,13 @@ def batches(
 
 
 def _decoded(
-    ctx: JobContext, pool: DecodePool, paths: Iterable[str | Listed], batch_size: int, size: int
+    ctx: JobContext, pool: DecodePool, images: Iterable[ListedImage], batch_size: int, size: int
 ) -> Iterator[tuple[list[Item], NDArray[np.uint8]]]:
     """Images with the pixels of those that could be decoded, (m, size, size, 3) with m ≤ ``batch_size``."""
     items: list[Item] = []
     pixels = np.empty((batch_size, size, size, 3), np.uint8)
     filled = 0
-    for item in pool.stream(paths, waiting=ctx.raise_if_cancelled):
+    for item in pool.stream(images, waiting=ctx.raise_if_cancelled):
         items.append(item)
         if item.pixels is not None:
             pixels[filled] = item.pixels
@@ -111,7 +108,7 @@ def _take(ctx: JobContext, backend: Backend, items: list[Item], future: Future[N
     vectors = _wait(ctx, future)
     expected = (sum(isinstance(outcome, Decoded) for outcome in outcomes), backend.dim)
     if vectors.shape != expected:
-        raise JobError(f"The model {backend.record.name} gave an array of shape {vectors.shape}, not {expected}.")
+        raise JobError(f"The model {backend.record.name} returned shape {vectors.shape}; expected {expected}.")
     return Batch(outcomes, vectors)
 
 
@@ -121,5 +118,5 @@ def _wait(ctx: JobContext, future: Future[NDArray[np.float32]]) -> NDArray[np.fl
         try:
             return future.result(timeout=POLL_S)
         except TimeoutError:
-            if future.done():  # Then it is the model's own.
+            if future.done():  # The model itself raised it.
                 raise

@@ -1,4 +1,4 @@
-"""Where embedded batches go: into the shards of the store, committed behind the network's back."""
+"""Writes embedded batches to the shards of the store, and commits full shards in the background."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import structlog
 from numpy.typing import NDArray
 from shoal.errors import ImageNotFinite, StoreError
 from shoal.store import EmbeddingSet, RowMetadata, ShardWriter, Store
 from shoal.store.segments import Segment
 
-from extractor.images.child import Decoded, Listed, Undecodable
-from extractor.jobs.failures import Failure
+from extractor.images.child import Decoded, ListedImage, Undecodable
+from extractor.jobs.extract import Failure
+from extractor.sources.listing import candidate_paths
 from extractor.stream.batches import Batch
 
 COMMITS_WAITING = 2
-"""More commits than this are waited for: a disk slower than the network must not fill the memory."""
+"""With more unfinished commits than this `ShardSink.add` waits, so that a slow disk cannot fill the memory."""
 MOST_UNSAVED_BYTES = 128 << 20
-"""So much of an open shard is saved at once, however short a time has passed: it waits in the memory."""
+"""An open shard is saved early when so much of it is only in memory."""
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +38,7 @@ class _OpenShard:
     """The shard's slice of the listing."""
     position: int = 0
     saves: bool = True
-    """False once a part could not be saved: what follows a gap is of no use."""
+    """False once a part could not be saved: the parts after a gap cannot be resumed."""
 
     @property
     def left(self) -> int:
@@ -44,28 +46,28 @@ class _OpenShard:
 
 
 class ShardSink:
-    """Writes batches, which may cross shards, and commits each full shard in a thread of its own.
+    """Writes batches, which may span shards, and commits each full shard in a background thread.
 
-    As a context manager it waits for the commits that are under way, and when the job is stopped saves what there is of
-    a shard that is not full, for the next attempt.
+    As a context manager it waits for running commits at its end. When the job is stopped it saves the rows of the
+    unfinished shard for the next attempt.
 
     Parameters
     ----------
     store, embeddings
-        Where the shards belong; the missing ones are written, in their order.
+        The set whose missing shards are written, in their order.
     attempt, owner
-        Who writes.
+        Recorded in each commit.
     save_s
-        How often an open shard is saved, seconds: what a crash can cost.
+        Interval between saves of the open shard, seconds: at most so much work is lost in a crash.
 
     Attributes
     ----------
     done
         Images of the missing shards that are embedded or failed.
     resumed_rows
-        Those among them that an earlier attempt had embedded and saved.
+        Those among `done` that an earlier attempt had embedded and saved.
     kept
-        Those among `done` that are known to be committed or saved: a next attempt finds them.
+        Those among `done` that are committed or saved, so that the next attempt finds them.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class ShardSink:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        # After an error the last save has to do: what came since may be what the error is about.
+        # After an error the last save must do: the rows since may have caused the error.
         if self._current is not None and not isinstance(error, Exception):
             self._save(self._current)
         self._committer.shutdown(wait=True)
@@ -99,12 +101,12 @@ class ShardSink:
                 shard.writer.discard()
 
     def resume(self) -> list[Failure]:
-        """Take up what earlier attempts have saved of shards that they did not commit.
+        """Load what earlier attempts saved of shards that they did not commit.
 
         Returns
         -------
         list of Failure
-            The images among it that became rows of errors.
+            The images among it that became error rows.
         """
         failures: list[Failure] = []
         layout = self._embeddings.layout
@@ -119,11 +121,12 @@ class ShardSink:
                 self._commit(self._resumed.pop(number).writer)
         return failures
 
-    def paths(self) -> Iterator[Listed]:
+    def images(self) -> Iterator[ListedImage]:
         """The images to embed as they were listed, in the order in which `add` expects their outcomes."""
         for number in self._missing:
-            rows = self._slice(number, ["image_path", "stamp"]).slice(self._skip.get(number, 0))
-            yield from map(Listed, *(column.to_pylist() for column in rows.columns))
+            rows = self._slice(number).slice(self._skip.get(number, 0))
+            for name, stamp in zip(rows["image_path"].to_pylist(), rows["stamp"].to_pylist(), strict=True):
+                yield ListedImage(candidate_paths(name), stamp)
 
     def add(self, batch: Batch) -> list[Failure]:
         """Write a batch.
@@ -131,12 +134,12 @@ class ShardSink:
         Returns
         -------
         list of Failure
-            The images that became rows of errors.
+            The images that became error rows.
 
         Raises
         ------
         StoreFull, StoreError
-            This batch, or a commit since the last one, could not be written.
+            This batch, or a commit since the previous one, could not be written.
         """
         failures: list[Failure] = []
         outcomes, vectors = batch.outcomes, batch.vectors
@@ -156,7 +159,7 @@ class ShardSink:
         return failures
 
     def finish(self) -> None:
-        """Wait until every commit is done.
+        """Wait for all commits.
 
         Raises
         ------
@@ -179,12 +182,11 @@ class ShardSink:
         writer = self._store.shard_writer(self._embeddings.id, number, attempt=self._attempt, owner=self._owner)
         return _OpenShard(writer, rows)
 
-    def _slice(self, shard: int, columns: Sequence[str] | None = None) -> Any:
-        listing = self._embeddings.listing(*self._embeddings.plan.shard_range(shard))
-        return listing if columns is None else listing.select(list(columns))
+    def _slice(self, shard: int) -> pa.Table:
+        return self._embeddings.listing(*self._embeddings.plan.shard_range(shard))
 
     def _commit(self, writer: ShardWriter) -> None:
-        # The committer gets the writer before an earlier commit's failure is raised here: it is closed all the same.
+        # Submitted before an earlier commit's failure is raised here, so that the writer is closed in any case.
         self._commits.append((self._committer.submit(_commit_or_discard, writer), self.done))
         self._finish_commits()
 
@@ -201,7 +203,7 @@ class ShardSink:
         return time.monotonic() - self._safe_at >= self._save_s or shard.writer.unsaved_bytes >= MOST_UNSAVED_BYTES
 
     def _save(self, shard: _OpenShard) -> None:
-        """Have the committer save what was added to ``shard`` since the last time."""
+        """Save what was added to ``shard`` since the last time, in the background."""
         self._safe_at = time.monotonic()
         segment = shard.writer.take_unsaved()
         if segment is not None:
@@ -234,7 +236,7 @@ class ShardSink:
         return failures
 
     def _finite(self, vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Which rows are finite in the type that they are stored in."""
+        """Which rows are finite in the stored dtype."""
         with np.errstate(over="ignore"):
             stored = vectors.astype(self._embeddings.dtype, copy=False)
         finite: NDArray[np.bool_] = np.isfinite(stored).all(axis=1)
@@ -242,14 +244,15 @@ class ShardSink:
 
     def _not_finite(self, outcome: Decoded, vector: NDArray[np.float32]) -> Undecodable:
         if np.isfinite(vector).all():
-            message = f"Its embedding holds a value too large for {self._embeddings.plan.dtype}: ask for float32."
+            dtype = self._embeddings.plan.dtype
+            message = f"Its embedding holds a value too large for {dtype}: submit the request with dtype `float32`."
         else:
-            message = "The model's output for it holds NaN or infinity: are the weights those of this model?"
+            message = "The model's output for it holds NaN or infinity: check that the weights belong to this model."
         return Undecodable(outcome.ticket, ImageNotFinite.code, message)
 
 
 def _commit_or_discard(writer: ShardWriter) -> bool:
-    """Always true: what another attempt has committed meanwhile is kept as well."""
+    """Commit the shard; true, also when another attempt has committed it meanwhile."""
     with writer:
         writer.commit()
     return True
@@ -261,9 +264,9 @@ def _save_if_possible(shard: _OpenShard, segment: Segment) -> bool:
     try:
         shard.writer.save(segment)
     except StoreError as error:
-        # It is a safeguard only: whether the shard itself can be written shows at its commit.
+        # The job continues: if the shard itself cannot be written, its commit fails.
         shard.saves = False
-        log.warning("an unfinished shard cannot be saved; a crash would cost all of it", error=error.detail)
+        log.warning("unfinished shard cannot be saved, a crash loses all of it", error=error.detail)
     return shard.saves
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from extractor import pipeline
-from extractor.api import predictions as openai
-from extractor.api import routes as api
+from extractor.api import predictions, routes
 from fastapi.testclient import TestClient
 from PIL import Image
 from shoal.errors import ShoalError
@@ -38,7 +37,7 @@ RED, BLUE = (uri(Image.new("RGB", (8, 8), colour)) for colour in ((255, 0, 0), (
 
 @pytest.fixture
 def client(settings: Settings, queue: JobQueue) -> TestClient:
-    return TestClient(api.build(settings, queue, Store(settings.store)), raise_server_exceptions=False)
+    return TestClient(routes.build(settings, queue, Store(settings.store)), raise_server_exceptions=False)
 
 
 @pytest.fixture
@@ -114,7 +113,7 @@ def test_an_image_that_cannot_be_decoded_is_named(client: TestClient, settings: 
 def test_without_a_worker_it_says_so_and_leaves_nothing_behind(
     client: TestClient, queue: JobQueue, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openai, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(predictions, "TIMEOUT_S", 0.3)
     answer = client.post("/v1/embeddings", json={"model": "raw_pixels", "input": RED})
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     (job,) = queue.list().jobs
@@ -140,10 +139,10 @@ def test_an_image_that_kills_its_decoder_costs_its_request_alone(
     program = tmp_path / "program"
     program.mkdir()
     (program / "sitecustomize.py").write_text(
-        "import os, signal\nfrom extractor.images import child as decoder\nreal = decoder.read_image_file\n"
+        "import os, signal\nfrom extractor.images import child\nreal = child.read_image_file\n"
         "def read(root, path, *stamp):\n    data = real(root, path, *stamp)\n"
         "    if b'evil' in data:\n        os.kill(os.getpid(), signal.SIGKILL)\n    return data\n"
-        "decoder.read_image_file = read\n"
+        "child.read_image_file = read\n"
     )
     evil = "data:image/png;base64," + base64.b64encode(b"evil").decode()
     monkeypatch.setenv("PYTHONPATH", str(program))

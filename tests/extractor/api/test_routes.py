@@ -13,7 +13,7 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 import pytest
 from extractor import pipeline
-from extractor.api import routes as api
+from extractor.api import routes
 from fastapi.testclient import TestClient
 from shoal.jobs.child import JobContext
 from shoal.jobs.queue import JobQueue
@@ -26,7 +26,7 @@ BODY = {"images": {"path": "set"}, "model": "raw_pixels"}
 
 @pytest.fixture
 def client(settings: Settings, queue: JobQueue) -> TestClient:
-    return TestClient(api.build(settings, queue, Store(settings.store)), raise_server_exceptions=False)
+    return TestClient(routes.build(settings, queue, Store(settings.store)), raise_server_exceptions=False)
 
 
 def extracted(settings: Settings, **fields: Any) -> str:

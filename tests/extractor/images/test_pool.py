@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from extractor.images import child as decoder
-from extractor.images import pool as module
-from extractor.images.child import Decoded, DecoderConfig, Listed, Task, Undecodable
+from extractor.images import child
+from extractor.images import pool as pool_module
+from extractor.images.child import Decoded, DecoderConfig, ListedImage, Task, Undecodable
 from extractor.images.decode import decode_image, stamp_of
 from extractor.images.pool import DecodePool, Item, prefetch_slots
 from extractor.images.preprocess import network_input
 from extractor.images.transform import Transform
-from extractor.sources.filenames import listed_names
+from extractor.sources.listing import candidate_paths, listed_names
 from shoal.errors import JobError
 
 TRANSFORM = Transform(size=32, crop_fraction=1.0)
@@ -35,12 +35,17 @@ def pool_of(folder: Path, *, workers: int = 2, slots: int = 6, root: Path | None
         yield pool
 
 
+def listed(image: str | ListedImage) -> ListedImage:
+    """``image``, without a stamp where it is a path alone."""
+    return ListedImage((image,), None) if isinstance(image, str) else image
+
+
 def drain(
-    pool: DecodePool, paths: Sequence[str | Listed], on_item: Callable[[Item], None] = lambda item: None
+    pool: DecodePool, images: Sequence[str | ListedImage], on_item: Callable[[Item], None] = lambda item: None
 ) -> list[Item]:
     """Every outcome, with a copy of its pixels, since slots are used again."""
     items = []
-    for item in pool.stream(paths):
+    for item in pool.stream(map(listed, images)):
         on_item(item)
         copy = None if item.pixels is None else item.pixels.copy()
         items.append(Item(item.index, item.outcome, copy, None))
@@ -93,13 +98,13 @@ def test_bad_files_between_good_ones_cost_only_themselves(folder: Path, make: Ma
 
 def test_a_file_that_is_not_the_listed_one_is_an_error(folder: Path, make: Make) -> None:
     names = ["edited.png", "removed.png", "replaced.png", "same.png", "touched.png"]
-    listed = [Listed(name, stamp_of(make(name).stat())) for name in names]
+    images = [ListedImage((name,), stamp_of(make(name).stat())) for name in names]
     make("edited.png", 7)
     (folder / "removed.png").unlink()
     make("other.png", 8).replace(folder / "replaced.png")
     os.utime(folder / "touched.png", ns=(1, 1))
     with pool_of(folder) as pool:
-        outcomes = [item.outcome for item in pool.stream(listed)]
+        outcomes = [item.outcome for item in pool.stream(images)]
     codes = [outcome.code if isinstance(outcome, Undecodable) else None for outcome in outcomes]
     assert codes == ["image_changed", "image_removed", "image_changed", None, "image_changed"]
     for outcome in outcomes:
@@ -120,7 +125,9 @@ def test_names_that_are_not_utf8_are_decoded(folder: Path, make: Make) -> None:
     assert len(set(shown)) == len(names)
     assert shown[:3] == ["caf\\udce9.png", "\\xff.png", "\\udcff.png"]
     with pool_of(folder) as pool:
-        items = drain(pool, [Listed(*each) for each in zip(shown, stamps, strict=True)])
+        items = drain(
+            pool, [ListedImage(candidate_paths(name), stamp) for name, stamp in zip(shown, stamps, strict=True)]
+        )
     for name, item in zip(names, items, strict=True):
         image = decode_image((folder / name).read_bytes(), max_pixels=LIMIT)
         assert item.pixels is not None, item.outcome
@@ -136,9 +143,9 @@ def test_whatever_a_picture_does_to_a_library_costs_that_picture_alone(
     def fail(*_: object, **__: object) -> None:
         raise SystemError("tile cannot extend outside image \udcff")
 
-    monkeypatch.setattr(decoder, part, fail)
+    monkeypatch.setattr(child, part, fail)
     config = DecoderConfig(folder, folder, TRANSFORM, LIMIT, thumbnails=True)
-    outcome = decoder.decode(Task(0, 0, "0.png"), config, np.zeros((32, 32, 3), np.uint8))
+    outcome = child.decode(Task(0, 0, listed("0.png")), config, np.zeros((32, 32, 3), np.uint8))
     assert isinstance(outcome, Undecodable)
     assert outcome.code == "image_invalid"
     assert "tile cannot extend" in outcome.message
@@ -155,7 +162,7 @@ def test_no_more_images_are_decoded_ahead_than_there_are_slots(folder: Path, mak
             yield path
 
     with pool_of(folder, slots=4) as pool:
-        stream = pool.stream(drawing())
+        stream = pool.stream(map(listed, drawing()))
         first = next(stream)
         assert len(drawn) <= 4 + 1  # One path is looked at in advance.
         pool.release(first)
@@ -171,9 +178,9 @@ def test_an_image_that_kills_its_decoder_costs_only_itself(folder: Path, make: M
     program = folder / "program" / "extractor_killer.py"
     program.parent.mkdir()
     program.write_text(
-        "import os, signal\nfrom extractor.images import child as decoder\nreal = decoder.read_image_file\n"
-        "def read(root, path):\n    if path.name == 'evil':\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return real(root, path)\ndecoder.read_image_file = read\n"
+        "import os, signal\nfrom extractor.images import child\nreal = child.read_image_file\n"
+        "def read(root, path, stamp):\n    if path.name == 'evil':\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return real(root, path, stamp)\nchild.read_image_file = read\n"
     )
     (program.parent / "sitecustomize.py").write_text("import extractor_killer\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -205,7 +212,7 @@ def test_a_process_killed_by_chance_costs_no_image(folder: Path, make: Make) -> 
 
 
 def test_an_image_that_takes_for_ever_is_given_up(folder: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DECODE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(pool_module, "DECODE_TIMEOUT_S", 0.5)
     paths = [make(f"{i}.png", i).name for i in range(4)]
     stopped: list[int] = []
     with pool_of(folder, workers=1, slots=2) as pool:
@@ -237,7 +244,7 @@ def test_an_error_in_the_paths_reaches_the_reader(folder: Path, make: Make) -> N
         raise LookupError("the listing is gone")
 
     with pool_of(folder) as pool:
-        stream = pool.stream(paths())
+        stream = pool.stream(map(listed, paths()))
         with pytest.raises(LookupError, match="the listing is gone"):
             list(stream)
 
@@ -247,7 +254,7 @@ def test_a_reader_that_gives_up_leaves_no_process_and_no_thread(
 ) -> None:
     paths = [make(f"{i}.png", i).name for i in range(20)]
     with pool_of(folder) as pool:
-        next(pool.stream(paths))
+        next(pool.stream(map(listed, paths)))
         pids = pool.pids
     assert pids
     wait_until(lambda: not any(alive(pid) for pid in pids))
@@ -259,10 +266,11 @@ def test_processes_die_with_a_killed_parent(folder: Path, make: Make, wait_until
         make(f"{i}.png", i)
     program = (
         "import sys\nfrom pathlib import Path\nfrom extractor.images.pool import DecodePool\n"
-        "from extractor.images.child import DecoderConfig\nfrom extractor.images.transform import Transform\n"
+        "from extractor.images.child import DecoderConfig, ListedImage\n"
+        "from extractor.images.transform import Transform\n"
         "folder = Path(sys.argv[1])\n"
         "pool = DecodePool(DecoderConfig(folder, folder, Transform(size=8), 10**6, False), workers=2, slots=2)\n"
-        "stream = pool.stream(['0.png', '1.png', '2.png', '3.png'])\nnext(stream)\n"
+        "stream = pool.stream(ListedImage((f'{i}.png',), None) for i in range(4))\nnext(stream)\n"
         "sys.stdout.write(' '.join(map(str, pool.pids)) + '\\n')\nsys.stdout.flush()\nsys.stdin.read()\n"
     )
     parent = subprocess.Popen(
@@ -310,4 +318,4 @@ def test_decode_processes_load_no_tensor_library() -> None:
 def test_prefetching_is_bounded_by_memory() -> None:
     assert prefetch_slots(224 * 224 * 3, workers=2, batch_size=64) == 136
     huge = 4096 * 4096 * 3
-    assert prefetch_slots(huge, workers=2, batch_size=4096) * huge <= module.MEMORY_BYTES
+    assert prefetch_slots(huge, workers=2, batch_size=4096) * huge <= pool_module.MEMORY_BYTES

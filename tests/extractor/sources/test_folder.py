@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from extractor.images.formats import sniff
-from extractor.sources import folder as walking
+from extractor.images.decode import sniff
+from extractor.sources import folder as folder_module
 from extractor.sources import listing
 from extractor.sources.listing import list_source
 from PIL import Image
@@ -121,7 +121,7 @@ class TestContent:
     def test_files_of_an_extension_are_not_looked_into_for_ever(
         self, settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(walking, "SNIFFED_FILES", 5)
+        monkeypatch.setattr(folder_module, "SNIFFED_FILES", 5)
         put(folder, a_png=b"x", **{f"{number}_json": b"{}" for number in range(8)})
         put(folder, **{f"{number}_dat": encoded("PNG") for number in range(8)})
         found = left_out(settings)
@@ -159,10 +159,10 @@ class TestFolders:
             (folder / name / "x.png").write_bytes(b"x")
         for name in ("Thumbs.db", ".DS_Store", "desktop.ini", "._a.png"):
             (folder / name).write_bytes(b"x")
-        listing = list_source(source(), settings.data)
-        assert listing.table.column("image_path").to_pylist() == ["a.png"]
-        assert listing.notes["not_taken"] == []
-        assert listing.notes["source"]["system_entries"] == len(names) + 4
+        found = list_source(source(), settings.data)
+        assert found.table.column("image_path").to_pylist() == ["a.png"]
+        assert found.notes["not_taken"] == []
+        assert found.notes["source"]["system_entries"] == len(names) + 4
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
     def test_a_folder_that_may_not_be_read_is_named(self, settings: Settings, folder: Path) -> None:
@@ -231,10 +231,10 @@ class TestLinks:
     def test_the_check_of_a_request_is_bounded(
         self, settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("extractor.sources.listing.CHECK_BUDGET", walking.Budget(entries=10, seconds=60))
+        monkeypatch.setattr("extractor.sources.listing.CHECK_BUDGET", folder_module.Budget(entries=10, seconds=60))
         put(folder, **{f"x{number}_txt": b"" for number in range(30)})
         looked: list[bytes] = []
-        monkeypatch.setattr(walking, "sniff", lambda head: looked.append(head) or sniff(head))
+        monkeypatch.setattr(folder_module, "sniff", lambda head: looked.append(head) or sniff(head))
         check(source(), settings.data)  # What it does not come to is left to the job.
         assert len(looked) <= 10
         with pytest.raises(NoImages):
@@ -243,7 +243,7 @@ class TestLinks:
     def test_a_long_walk_says_that_it_lives(
         self, settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(walking, "PROGRESS_ENTRIES", 4)
+        monkeypatch.setattr(folder_module, "PROGRESS_ENTRIES", 4)
         put(folder, **{f"x{number}_png": b"" for number in range(9)})
         seen: list[int] = []
         list_source(source(), settings.data, alive=seen.append)

@@ -1,4 +1,4 @@
-"""Which images are listed, in which order, with which labels."""
+"""Which images are listed, in which order, under which names, with which labels and splits of their folders."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from extractor.sources import folder as walking
+from extractor.sources import folder as folder_module
 from extractor.sources import listing
-from extractor.sources.listing import list_source
-from shoal.errors import LabelsInvalid, NoImages, PathNotFound, PathOutsideRoot
+from extractor.sources.listing import SourceFacts, candidate_paths, is_text, list_source, listed_names
+from hypothesis import given
+from hypothesis import strategies as st
+from shoal.errors import LabelsAmbiguous, LabelsInvalid, NoImages, PathNotFound, PathOutsideRoot
 from shoal.schemas import ImageSource
 from shoal.settings import Settings
 from shoal.store import image_id, listing_sha256
@@ -161,85 +161,150 @@ class TestRefusals:
     ) -> None:
         touch(folder, *(f"{number}.png" for number in range(50)))
         seen = []
-        found = walking._stamp
-        monkeypatch.setattr(walking, "_stamp", lambda *args: seen.append(args) or found(*args))
+        found = folder_module._stamp
+        monkeypatch.setattr(folder_module, "_stamp", lambda *args: seen.append(args) or found(*args))
         check(source(), settings.data)
         assert len(seen) == 1
 
 
-class TestLabelFile:
-    @pytest.fixture(autouse=True)
-    def _images(self, folder: Path) -> None:
-        touch(folder, "1.png", "x/2.png")
+_NAME = st.lists(st.sampled_from([b"a", b"\\", b"udcff", b"xff", b"\xff", b"\xfe", "é".encode(), b"\xed\xa0\x80"])).map(
+    lambda parts: os.fsdecode(b"".join(parts) or b"-")
+)
 
-    def labels(self, settings: Settings, file: str = "labels.csv", **columns: str) -> list[str | None]:
-        table = list_source(source(labels={"file": file, **columns}), settings.data).table
-        return table.column("label").to_pylist()
 
-    def test_csv(self, settings: Settings) -> None:
-        (settings.data / "labels.csv").write_text("path,label,n\n./x/2.png,dog,1\n1.png,007,2\nother.png,bird,3\n")
-        assert self.labels(settings) == ["007", "dog"]
+@given(st.lists(_NAME, unique=True, max_size=8))
+def test_names_become_distinct_text_and_text_stays(paths: list[str]) -> None:
+    names = listed_names(paths)
+    assert len(set(names)) == len(paths)
+    assert all(is_text(name) for name in names)
+    assert [name for name, path in zip(names, paths, strict=True) if is_text(path)] == list(filter(is_text, paths))
 
-    def test_parquet_with_numbers_and_columns_of_other_names(self, settings: Settings) -> None:
-        pq.write_table(pa.table({"f": ["1.png", "x/2.png"], "c": [3, None]}), settings.data / "l.parquet")
-        assert self.labels(settings, "l.parquet", path_column="f", label_column="c") == ["3", None]
 
-    def test_any_delimiter_and_the_obvious_columns(self, settings: Settings) -> None:
-        (settings.data / "labels.csv").write_text("Class;File Name\ndog;x/2.png\n1.0;1.png\n", "utf-8-sig")
-        check(source(labels={"file": "labels.csv"}), settings.data)
-        assert self.labels(settings) == ["1", "dog"]
+@given(_NAME)
+def test_a_name_leads_back_to_its_file(path: str) -> None:
+    assert path in candidate_paths(listed_names([path])[0])
 
-    def test_a_folder_with_a_blank_before_its_name_finds_its_row(self, settings: Settings, folder: Path) -> None:
-        touch(folder, " dir/3.png")
-        (settings.data / "labels.csv").write_text("path,label\n dir/3.png,cat\n1.png,dog\nx/2.png,dog\n")
-        assert self.labels(settings) == ["cat", "dog", "dog"]
 
-    def test_labels_without_paths_are_never_joined_by_order(self, settings: Settings) -> None:
-        (settings.data / "labels.csv").write_text("label\na\nb\n")
-        for act in (check, list_source):
-            with pytest.raises(LabelsInvalid, match=r"no column 'path'; its columns are 'label'\."):
-                act(source(labels={"file": "labels.csv"}), settings.data)
-        with pytest.raises(LabelsInvalid, match="path_column` is empty"):
-            self.labels(settings, path_column="")
+@pytest.fixture
+def read(settings: Settings, folder: Path) -> Any:
+    """``read("cat/0.png", …, labels=…)``: (label, split) of each path, and what is said of the source."""
 
-    @pytest.mark.timeout(30)
-    def test_a_pipe_does_not_block(self, settings: Settings) -> None:
-        os.mkfifo(settings.data / "labels.csv")
-        for act in (check, list_source):
-            with pytest.raises(LabelsInvalid, match="named pipe") as refused:
-                act(source(labels={"file": "labels.csv"}), settings.data)
-            assert str(settings.data) not in refused.value.detail
+    def read(*paths: str, **fields: Any) -> tuple[dict[str, tuple[str | None, str | None]], SourceFacts]:
+        for path in paths:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(b"x")
+        found = list_source(ImageSource(path="set", **fields), settings.data)
+        columns = (found.table.column(name).to_pylist() for name in ("image_path", "label", "split"))
+        return {path: (label, split) for path, label, split in zip(*columns, strict=True)}, found.notes["source"]
 
-    def test_an_empty_label_is_none(self, settings: Settings) -> None:
-        (settings.data / "labels.csv").write_text("path,label\n1.png,\nx/2.png,dog\n")
-        assert self.labels(settings) == [None, "dog"]
+    return read
 
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [
-            ("path,note,n\n1.png,a,b\n", "no column 'label'; its columns are 'path', 'note', 'n'"),
-            ("path,label\n1.png,a\n1.png,b\nx/2.png,c\n", "more than one row for '1.png'"),
-            (
-                "path,label\n1.png,a\n./1.png,b\nx/2.png,c\n",
-                "more than one row for '1.png'.* in line 2 and 'b' in line 3",
-            ),
-            ("path,label\n1.png,a\n", "no row for 1 of 2 images, such as 'x/2.png'.* rows such as '1.png'"),
-            ("path,label\n,a\n1.png,b\nx/2.png,c\n", "1 rows without a `path`"),
-            ("", "is empty"),
-            ("path,label\n1.png,a,b,c\n", "cannot be read, line 2: 4 fields under a header of 2"),
-        ],
-    )
-    def test_what_is_wrong_is_named(self, settings: Settings, content: str, message: str) -> None:
-        (settings.data / "labels.csv").write_text(content)
-        with pytest.raises(LabelsInvalid, match=message):
-            self.labels(settings)
 
-    def test_a_missing_column_is_found_by_the_quick_check(self, settings: Settings) -> None:
-        (settings.data / "labels.csv").write_text("path,note,n\n")
-        with pytest.raises(LabelsInvalid, match="no column 'label'"):
-            check(source(labels={"file": "labels.csv"}), settings.data)
+def test_plain_class_folders(read: Any) -> None:
+    rows, said = read("cat/0.png", "cat/deep/1.png", "dog/0.png", "top.png")
+    assert rows == {
+        "cat/0.png": ("cat", None),
+        "cat/deep/1.png": ("cat", None),
+        "dog/0.png": ("dog", None),
+        "top.png": (None, None),
+    }
+    assert (said["splits"], said["wrapper"], said["labels"]) == ([], None, "folder")
+    assert said["message"] == "The first folder below `path` is the class, such as `cat`, `dog`."
 
-    @pytest.mark.parametrize(("file", "error"), [("../x.csv", PathOutsideRoot), ("none.csv", PathNotFound)])
-    def test_the_file_must_lie_below_the_root(self, settings: Settings, file: str, error: type[Exception]) -> None:
-        with pytest.raises(error):
-            check(source(labels={"file": file}), settings.data)
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Train", "TEST"), ("training", "validation", "test"), ("train",)])
+def test_splits_are_no_classes(read: Any, names: tuple[str, ...]) -> None:
+    rows, said = read(*(f"{name}/{label}/0.png" for name in names for label in ("cat", "dog")))
+    assert rows == {f"{name}/{label}/0.png": (label, name) for name in names for label in ("cat", "dog")}
+    assert said["splits"] == sorted(names)
+    assert "are the splits" in said["message"]
+
+
+def test_the_requests_own_split_wins(read: Any) -> None:
+    rows, _ = read("train/cat/0.png", "val/cat/0.png", split="mine")
+    assert rows == {"train/cat/0.png": ("cat", "mine"), "val/cat/0.png": ("cat", "mine")}
+
+
+def test_splits_without_classes_give_no_labels(read: Any) -> None:
+    rows, said = read("train/0.png", "val/1.png")
+    assert rows == {"train/0.png": (None, "train"), "val/1.png": (None, "val")}
+    assert said["labels"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("paths", "wrapper", "labels"),
+    [
+        (["images/cat/0.png", "images/dog/1.png"], "images", ["cat", "dog"]),
+        (["my-set/x/cat/0.png", "my-set/x/dog/1.png"], "my-set/x", ["cat", "dog"]),
+        (["images/0.png", "images/1.png"], "images", [None, None]),
+        (["cat/0.png", "cat/1.png"], None, ["cat", "cat"]),
+    ],
+)
+def test_a_folder_that_holds_all_is_skipped(read: Any, paths: list[str], wrapper: str, labels: list[str]) -> None:
+    rows, said = read(*paths)
+    assert [rows[path][0] for path in paths] == labels
+    assert said["wrapper"] == wrapper
+
+
+def test_wrappers_and_splits_are_found_within_each_other(read: Any) -> None:
+    rows, said = read("ILSVRC/Data/train/n01/0.jpg", "ILSVRC/Data/train/n02/0.jpg", "ILSVRC/Data/val/0.jpg")
+    assert list(rows.values()) == [("n01", "train"), ("n02", "train"), (None, "val")]
+    assert said["wrapper"] == "ILSVRC/Data"
+
+
+@pytest.mark.parametrize("pattern", ["{}/images/0.png", "images/{}/0.png"])
+def test_the_folders_of_detection_sets(read: Any, pattern: str) -> None:
+    rows, _ = read(pattern.format("train2017"), pattern.format("val2017"))
+    assert list(rows.values()) == [(None, "train2017"), (None, "val2017")]
+
+
+def test_numbered_shards_are_no_classes(read: Any) -> None:
+    rows, said = read("00000/000000001.jpg", "00000/000000002.jpg", "00001/000010000.jpg", "00000/000000001.json")
+    assert set(rows.values()) == {(None, None)}
+    assert "numbered shards" in said["message"]
+    assert "folder_level" in said["message"]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["00000/00000_00001.ppm", "00042/00000_00001.ppm"],
+        ["0/1.png", "9/2.png"],
+        ["00000/a/1.jpg", "00001/b/1.jpg"],
+    ],
+)
+def test_other_numbered_folders_are_classes(read: Any, paths: list[str]) -> None:
+    rows, _ = read(*paths)
+    assert [rows[path][0] for path in paths] == [path.partition("/")[0] for path in paths]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["train/cat/0.png", "val/cat/0.png", "extra/0.png"],
+        ["train/0.png", "val/0.png", "cat/0.png"],
+        ["train/cat/0.png", "dog/0.png"],
+        ["test/0.png", "dog/0.png"],
+    ],
+)
+def test_splits_beside_other_folders_are_refused(read: Any, paths: list[str]) -> None:
+    with pytest.raises(LabelsAmbiguous, match=r"Send `images\.labels`.*folder_level"):
+        read(*paths)
+    rows, said = read(labels={"folder_level": 0})
+    assert {label for label, _ in rows.values()} == {path.partition("/")[0] for path in paths}
+    assert said["labels"] == "folder"
+
+
+def test_a_train_among_other_things_is_a_class(read: Any) -> None:
+    rows, _ = read("train/0.png", "bus/0.png", "car/0.png")
+    assert rows["train/0.png"] == ("train", None)
+
+
+def test_the_level_can_be_named(read: Any) -> None:
+    rows, _ = read("a/train/cat/0.png", "a/0.png", labels={"folder_level": 2})
+    assert rows == {"a/train/cat/0.png": ("cat", None), "a/0.png": (None, None)}
+
+
+def test_a_level_below_every_folder_is_refused(read: Any) -> None:
+    with pytest.raises(LabelsInvalid, match="level 2, from 0, but no image lies in more than 2 folders"):
+        read("a/cat/0.png", "a/1.png", labels={"folder_level": 2})

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from clusterer.api import clusterings as clusterer_api
 from extractor.api import routes as extractor_api
-from extractor.sources import listing as sources
+from extractor.sources import listing
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.testclient import TestClient
 from shoal.deadline import Deadline
@@ -176,4 +176,4 @@ def test_a_client_that_hangs_up_ends_the_work_on_its_request(
 def test_a_walk_ends_with_its_request(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(Unavailable):
-        sources.check(ImageSource(path="."), tmp_path, deadline=Deadline(30.0, cancelled=True))
+        listing.check(ImageSource(path="."), tmp_path, deadline=Deadline(30.0, cancelled=True))

@@ -1,4 +1,4 @@
-"""The worker's side of `extractor.online.inline`: embeds the images of one request."""
+"""A job of kind ``embed:<backend>``: embeds the images that `extractor.online.inline` stored for one request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shoal.host import available_cores
 from shoal.jobs.child import JobContext
 from shoal.settings import Settings
 
-from extractor.images.child import DecoderConfig, Undecodable
+from extractor.images.child import DecoderConfig, ListedImage, Undecodable
 from extractor.images.pool import DecodePool
 from extractor.images.transform import Transform
 from extractor.models import catalogue
@@ -19,7 +19,7 @@ from extractor.models.model import Model
 from extractor.online.inline import InlineFolder, InlineRequest, InlineResult, image_name
 
 
-def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
+def embed_inline(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     """Embed the images of one request.
 
     Returns
@@ -30,7 +30,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     Raises
     ------
     ImageInvalid
-        An image cannot be decoded; the message says which.
+        An image cannot be decoded; the message names its index.
     NotFinite
         The model's output for an image is not finite.
     """
@@ -52,13 +52,14 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
 def _pixels(
     ctx: JobContext, folder: InlineFolder, count: int, transform: Transform, settings: Settings
 ) -> NDArray[np.uint8]:
-    """The pixels of every image, decoded as a job's are: by processes of their own, within the same limits."""
+    """The pixels of all images, (count, size, size, 3), decoded by a pool with the limits of any other job."""
     root = folder.path.resolve()
     config = DecoderConfig(root, root, transform, settings.max_image_pixels, thumbnails=False)
     workers = min(count, settings.decode_workers or available_cores())
     pixels = np.empty((count, transform.size, transform.size, 3), np.uint8)
     with DecodePool(config, workers=workers, slots=min(count, 2 * workers)) as pool:
-        for item in pool.stream(map(image_name, range(count)), waiting=ctx.raise_if_cancelled):
+        images = (ListedImage((image_name(index),), None) for index in range(count))
+        for item in pool.stream(images, waiting=ctx.raise_if_cancelled):
             if isinstance(item.outcome, Undecodable):
                 detail = f"Input {item.index}: {item.outcome.message}"
                 raise by_code({"code": item.outcome.code, "detail": detail, "input": item.index})

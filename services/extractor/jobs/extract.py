@@ -1,0 +1,194 @@
+"""An extraction job around its stream: the plan before the first image, failures meanwhile, files at the end.
+
+The plan is frozen before the first image is read; every later attempt continues it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import structlog
+from shoal.errors import EmbeddingsNotFound, StoreCorrupt, TooManyFailures
+from shoal.host import library_versions
+from shoal.jobs.child import JobContext
+from shoal.schemas import ExtractRequest
+from shoal.settings import Settings
+from shoal.store import EmbeddingSet, Plan, Source, Store
+from shoal.userfiles import below
+
+from extractor.images.transform import Transform
+from extractor.models.model import Model
+from extractor.sources.listing import list_source
+
+CHECKPOINT = "embeddings"
+LIBRARIES = ("numpy", "pillow", "torch", "timm", "tensorflow")
+NAMED_FAILURES = 5
+"""How many files the error of too many failures names."""
+EXAMPLES = 3
+
+_log = structlog.get_logger(__name__)
+
+
+def open_plan(ctx: JobContext, request: ExtractRequest, model: Model, settings: Settings, store: Store) -> EmbeddingSet:
+    """The set of embeddings that the job fills.
+
+    The plan of an earlier attempt is continued unchanged, whatever happened to the folder since; otherwise the folder
+    is listed. The same request on unchanged files makes the same plan, and so finds what other jobs have committed.
+    All that is committed is read and compared with its checksums: damaged shards are removed and embedded again.
+
+    Raises
+    ------
+    ShoalError
+        The source cannot be listed, or the model differs from that of the frozen plan.
+    """
+    frozen = _frozen(ctx, store)
+    if frozen is not None:
+        model.require_unchanged(frozen.plan)
+        return frozen
+    ctx.progress("list")
+    listing = list_source(
+        request.images,
+        settings.data,
+        follow_links=settings.follow_links,
+        alive=lambda files: ctx.progress("list", files, unit="files"),
+    )
+    plan = make_plan(request, model, listing.table, settings.data)
+    if not store.has_plan(plan.id):
+        # The id stays the same. A checkpoint that does not fit is refused here, before a set exists.
+        plan = plan.model_copy(update={"model": model.loaded_record})
+    embeddings = store.create_embeddings(plan, listing.table, lambda: ctx.progress("check"))
+    store.write_notes(embeddings.id, {**listing.notes})
+    ctx.save_checkpoint({CHECKPOINT: embeddings.id})
+    return embeddings
+
+
+def _frozen(ctx: JobContext, store: Store) -> EmbeddingSet | None:
+    embeddings_id = (ctx.checkpoint or {}).get(CHECKPOINT)
+    if embeddings_id is None:
+        return None
+    try:
+        return store.repaired_embeddings(embeddings_id, lambda: ctx.progress("check"))
+    except EmbeddingsNotFound:  # Deleted between two attempts: nothing is left to continue.
+        return None
+    except StoreCorrupt as error:  # Its plan or listing: the same listing, made again, replaces them.
+        _log.warning("frozen plan damaged, listing again", error=error.detail)
+        return None
+
+
+def make_plan(request: ExtractRequest, model: Model, listing: pa.Table, root: Path) -> Plan:
+    """What the set of embeddings will hold."""
+    labels = request.images.labels
+    return Plan(
+        name=request.name or model.spec.slug[:100],
+        source=Source.of(
+            listing,
+            kind="images",
+            path=below(root, request.images.path),
+            labels=labels if isinstance(labels, str) else labels.model_dump(mode="json"),
+            split=request.images.split,
+        ),
+        model=model.record,
+        transform=transform_record(model.spec.transform),
+        dim=model.dim,
+        dtype=request.dtype,
+        shard_rows=request.shard_rows,
+        thumbnails=request.thumbnails,
+        libraries=library_versions(LIBRARIES),
+    )
+
+
+def transform_record(transform: Transform) -> dict[str, Any]:
+    """``transform`` as JSON stores it: equal to what is read back."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(transform).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An image that has no embedding."""
+
+    image_path: str
+    code: str
+    message: str = ""
+
+
+class FailureCounter:
+    """Counts failures, including those of shards that earlier attempts committed.
+
+    Parameters
+    ----------
+    max_failed_fraction
+        The allowed fraction of the plan's images.
+    embeddings
+        What is committed so far.
+    """
+
+    def __init__(self, max_failed_fraction: float, embeddings: EmbeddingSet) -> None:
+        self._fraction = max_failed_fraction
+        self._id = embeddings.id
+        self._total = embeddings.plan.source.count
+        self._failed = embeddings.failed
+        committed = embeddings.errors().slice(0, NAMED_FAILURES).to_pylist() if embeddings.failed else []
+        self._first = [Failure(row["image_path"], row["code"], row["message"]) for row in committed]
+
+    def add(self, failures: Sequence[Failure]) -> None:
+        """Count ``failures``, and `check`."""
+        self._failed += len(failures)
+        self._first.extend(failures[: NAMED_FAILURES - len(self._first)])
+        self.check()
+
+    def check(self) -> None:
+        """Stop the job as soon as the fraction would be exceeded even if all other images were embedded.
+
+        Raises
+        ------
+        TooManyFailures
+            Names the count, the fraction and the first files.
+        """
+        if self._failed <= self._fraction * self._total:
+            return
+        first = ", ".join(f"{failure.image_path} ({failure.code})" for failure in self._first)
+        explained = next((failure for failure in self._first if failure.message), None)
+        why = f" {explained.image_path}: {explained.message}" if explained else ""
+        raise TooManyFailures(
+            f"{self._failed} of {self._total} images ({self._failed / self._total:.1%}) cannot be embedded, more than "
+            f"`max_failed_fraction` = {self._fraction:g} allows. The first: {first}.{why} Repair or remove them, or "
+            "submit the request with a larger `max_failed_fraction`: it continues after the shards committed so far.",
+            embeddings=self._id,
+            failed=self._failed,
+            total=self._total,
+        )
+
+
+def outcome_of_files(embeddings: EmbeddingSet) -> dict[str, Any]:
+    """What happened to the files that have no embedding, as fields of a job's result.
+
+    Returns
+    -------
+    dict
+        ``failed_by_code``: of the images that could not be embedded, ``code``, ``count`` and ``examples``, most first.
+        ``not_taken`` and ``source``: which files were not listed, and how the folders were read.
+    """
+    by_code: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in embeddings.errors().to_pylist() if embeddings.failed else ():
+        by_code[row["code"]].append({"image_path": row["image_path"], "message": row["message"]})
+    failed = [
+        {"code": code, "count": len(found), "examples": found[:EXAMPLES]}
+        for code, found in sorted(by_code.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
+    unknown: dict[str, Any] = {
+        "splits": [],
+        "wrapper": None,
+        "labels": None,
+        "message": "An older version of Shoal made the listing.",
+    }
+    notes = embeddings.notes
+    return {
+        "failed_by_code": failed,
+        "not_taken": notes.get("not_taken", []),
+        "source": notes.get("source", unknown),
+    }
