@@ -22,7 +22,7 @@ import redis
 import uvicorn
 from fastapi import FastAPI
 from shoal.jobs.queue import JobQueue
-from shoal.jobs.scripts import connect
+from shoal.jobs.redis_scripts import connect
 from shoal.jobs.worker import Worker
 from shoal.settings import Settings
 from shoal.web.app import server_options

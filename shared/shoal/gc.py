@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shoal.errors import JobNotFound, QueueUnavailable
-from shoal.jobs.leftovers import job_of
+from shoal.errors import JobNotFound, JsonValue, QueueUnavailable
 from shoal.jobs.queue import JobQueue
-from shoal.jobs.records import texts_of
+from shoal.jobs.workdirs import job_id_of
 from shoal.schemas import Job
 from shoal.store import EmbeddingSet, Store
 from shoal.store.listing import open_each
@@ -79,8 +78,8 @@ def find(
     for folder in (layout.temporary, layout.trash, layout.root / "inline"):
         yield from _old(_entries(folder), work_age_s)
     for path in _entries(layout.work_folder):
-        ended = _ended(queue, job_of(path))
-        if ended is not False and job_of(path) not in unfinished:
+        ended = _ended(queue, job_id_of(path))
+        if ended is not False and job_id_of(path) not in unfinished:
             yield from _old([path], 0.0 if ended else work_age_s)
     wanted: set[str] = set()
     if incomplete_age_s is not None:
@@ -111,6 +110,18 @@ def remove(store: Store, garbage: Garbage) -> int:
         with suppress(OSError):
             garbage.path.unlink()
     return 0 if garbage.path.exists() else garbage.bytes
+
+
+def texts_of(value: JsonValue) -> Iterator[str]:
+    """Every text in a request, however deep: the ids and paths that its job uses are among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from texts_of(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from texts_of(each)
 
 
 def _ended(queue: JobQueue | None, job_id: str) -> bool | None:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from shoal.errors import InvalidRequest, NotAuthenticated, NotFound, RateLimited
-from shoal.jobs.scripts import connect, unavailable_when_unreachable
+from shoal.jobs.redis_scripts import connect, unavailable_when_unreachable
 
 PREFIX = "shoal-keys"
 BURST_S = 2.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from shoal.jobs.observer import Observer
+from shoal.jobs.worker import Observer
 
 if TYPE_CHECKING:
     from shoal.jobs.queue import Claim
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def wanted() -> bool:
+def enabled() -> bool:
     """Whether traces are to be sent, and can be."""
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         return False

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from fastapi.testclient import TestClient
 from prometheus_client import generate_latest
-from shoal.jobs.metrics import WorkerMetrics
 from shoal.jobs.protocol import Counted, Progressed
 from shoal.jobs.queue import Claim, JobQueue
+from shoal.jobs.service import WorkerMetrics
 from shoal.schemas import Progress
 from shoal.settings import Settings
 from shoal.store import Store
@@ -57,7 +57,7 @@ def metrics(queue: JobQueue, tmp_path: Path) -> dict[str, set[str]]:
 def _worked(claim: Claim) -> str:
     worker = WorkerMetrics()
     worker.started(claim)
-    worker.heard(claim, [Progressed(Progress(stage="embed")), Counted({"embedded": 3, "failed": 1})])
+    worker.received(claim, [Progressed(Progress(stage="embed")), Counted({"embedded": 3, "failed": 1})])
     worker.ended(claim, "succeed")
     return generate_latest(worker.registry).decode()
 

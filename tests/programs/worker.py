@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shoal import logs
 from shoal.jobs.queue import JobQueue
-from shoal.jobs.scripts import connect
+from shoal.jobs.redis_scripts import connect
 from shoal.jobs.worker import Worker
 from shoal.settings import Settings
 

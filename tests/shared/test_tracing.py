@@ -8,8 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from shoal import tracing
-from shoal.jobs.observer import Observers
 from shoal.jobs.queue import JobQueue
+from shoal.jobs.worker import Observers
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.web import create_app
@@ -36,7 +36,7 @@ def test_an_attempt_has_a_span_that_names_its_job(queue: JobQueue) -> None:
     assert claim is not None
     spans = Observers([tracing.JobSpans(tracing.provider("test", exporter))])
     spans.started(claim)
-    spans.heard(claim, [])
+    spans.received(claim, [])
     spans.ended(claim, "succeed")
     [span] = exporter.get_finished_spans()
     assert dict(span.attributes or {}) == {
@@ -49,6 +49,6 @@ def test_an_attempt_has_a_span_that_names_its_job(queue: JobQueue) -> None:
 
 def test_nothing_is_traced_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
-    assert not tracing.wanted()
+    assert not tracing.enabled()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
-    assert tracing.wanted()
+    assert tracing.enabled()

@@ -19,8 +19,8 @@ from shoal.cli.sweep_tables import sweep_table
 from shoal.client import Client
 from shoal.embedded import open_queue
 from shoal.errors import EmbeddingsInUse, NotFound, ShoalError, Unavailable
+from shoal.gc import texts_of
 from shoal.jobs.queue import JobQueue
-from shoal.jobs.records import texts_of
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
 from shoal.store.clustering import Clustering

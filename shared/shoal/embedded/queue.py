@@ -14,7 +14,7 @@ from shoal.embedded import runfile
 from shoal.embedded.process import Process
 from shoal.embedded.server import Server, StackError, answers
 from shoal.errors import Unavailable
-from shoal.jobs.scripts import connect
+from shoal.jobs.redis_scripts import connect
 from shoal.settings import Settings
 
 START_S = 60.0

@@ -21,7 +21,7 @@ from shoal.embedded import runfile
 from shoal.embedded.process import Process
 from shoal.embedded.runfile import RunningStack, queue_folder
 from shoal.errors import ShoalError, Unavailable
-from shoal.jobs.scripts import connect
+from shoal.jobs.redis_scripts import connect
 from shoal.store.files import storage_errors
 
 SOCKET = "valkey.sock"

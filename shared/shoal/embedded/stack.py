@@ -20,7 +20,7 @@ from shoal.embedded.process import Process
 from shoal.embedded.queue import wait_for_server
 from shoal.embedded.server import Server, StackError
 from shoal.host import require_linux
-from shoal.jobs.kinds import WORKERS, WorkerKind
+from shoal.jobs.kinds import WorkerKind, worker_kinds
 from shoal.process import free_port
 from shoal.settings import MIN_FREE_BYTES
 
@@ -40,7 +40,7 @@ def _absent() -> list[WorkerKind]:
     """The workers that cannot run on this machine."""
     return [
         worker
-        for worker in WORKERS
+        for worker in worker_kinds()
         if worker.extra in PACKAGES and importlib.util.find_spec(PACKAGES[worker.extra]) is None
     ]
 
@@ -200,7 +200,7 @@ class Stack:
         listen = ["--host", self.host, "--port"]
         yield "extractor-api", ["extractor", "api", *listen, str(self.extractor_port)]
         yield "clusterer-api", ["clusterer", "api", *listen, str(self.clusterer_port)]
-        for worker in WORKERS:
+        for worker in worker_kinds():
             if worker not in _absent():
                 yield worker.name, list(worker.command)
 

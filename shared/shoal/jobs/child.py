@@ -1,9 +1,10 @@
-"""The child's side of a job: read it from standard input, run it, report what happens."""
+"""The child's side of a job: read it from standard input, run it, send events to the worker."""
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import secrets
 import signal
@@ -12,13 +13,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 
 from shoal import logs
-from shoal.errors import OutOfMemory, ShoalError, StoreFull
-from shoal.jobs.meter import Meter
+from shoal.errors import JsonValue, OutOfMemory, ShoalError, StoreFull
 from shoal.jobs.protocol import (
     EVENTS_FD,
     PARENT_PID,
@@ -38,23 +37,68 @@ from shoal.schemas import Progress
 
 PROGRESS_INTERVAL_S = 0.2
 MAX_CHECKPOINT_BYTES = 64 * 1024
+SMOOTHING_S = 10.0
+"""Seconds over which a rate forgets: long enough to be read, short enough to show a slowdown."""
 
 log = structlog.get_logger(__name__)
 
 
 class Cancelled(BaseException):
-    """The job was told to stop. Not an ``Exception``, so that no handler swallows it on the way up."""
+    """The job was cancelled. Not an ``Exception``, so that no handler swallows it on the way up."""
+
+
+class RateMeter:
+    """Rate and time left of one stage of a job: measures how fast ``done`` grows.
+
+    The rate is an exponential moving average over time, corrected for its empty start, so that the second
+    measurement already gives the true rate.
+
+    Parameters
+    ----------
+    done
+        Units done before the measurement starts: those of an earlier attempt do not count.
+    now
+        Seconds on a monotonic clock.
+    """
+
+    def __init__(self, done: int, now: float) -> None:
+        self._done = done
+        self._now = now
+        self._average = 0.0
+        self._weight = 0.0
+
+    def update(self, done: int, now: float) -> None:
+        """Record that ``done`` units are done at ``now``."""
+        elapsed = now - self._now
+        if elapsed <= 0:
+            return
+        fresh = 1.0 - math.exp(-elapsed / SMOOTHING_S)
+        self._average += fresh * ((done - self._done) / elapsed - self._average)
+        self._weight += fresh * (1.0 - self._weight)
+        self._done, self._now = done, now
+
+    @property
+    def rate(self) -> float | None:
+        """Units a second; None before the second measurement."""
+        return self._average / self._weight if self._weight > 0 else None
+
+    def eta_s(self, done: int, total: int | None) -> float | None:
+        """Seconds until ``total``; None without a total or a rate."""
+        rate = self.rate
+        if total is None or rate is None or rate <= 0:
+            return None
+        return max(0, total - done) / rate
 
 
 class JobContext:
-    """What a job knows about itself, and how it says how far it is.
+    """The job as its handler sees it: the request, and methods that report progress and keep state.
 
     Parameters
     ----------
     job
         The job.
     emit
-        Takes each event.
+        Receives each event.
     clock
         Seconds on a monotonic clock.
 
@@ -64,11 +108,11 @@ class JobContext:
     attempt : int
         Counts from 1.
     owner : str
-        Unlike that of any other attempt; safe in file names.
+        Unique to this attempt; safe in file names.
     request : dict
-        What to do.
+        The body that was sent.
     checkpoint : dict or None
-        What ``save_checkpoint`` kept last, in this or an earlier attempt.
+        The last one that ``save_checkpoint`` was called with, in this or an earlier attempt.
     """
 
     def __init__(
@@ -85,7 +129,7 @@ class JobContext:
         self._stop_requested = False
         self._stage: tuple[str, str] | None = None
         self._done = 0
-        self._meter = Meter(0, 0.0)
+        self._meter = RateMeter(0, 0.0)
         self._emitted_at = 0.0
         self._completed = False
         self._mark = 0
@@ -94,11 +138,11 @@ class JobContext:
     @classmethod
     def local(
         cls,
-        request: dict[str, Any],
+        request: dict[str, JsonValue],
         *,
         kind: str = "local",
         on_progress: Callable[[Progress], None] | None = None,
-        checkpoint: dict[str, Any] | None = None,
+        checkpoint: dict[str, JsonValue] | None = None,
         attempt: int = 1,
     ) -> JobContext:
         """A job without a queue, for tests and for those who call a pipeline as a library."""
@@ -115,7 +159,7 @@ class JobContext:
         self._stop_requested = True
 
     def raise_if_cancelled(self) -> None:
-        """Raise ``Cancelled`` if the job was told to stop."""
+        """Raise ``Cancelled`` if ``stop`` was called."""
         if self._stop_requested:
             raise Cancelled
 
@@ -125,23 +169,23 @@ class JobContext:
         done: int = 0,
         total: int | None = None,
         unit: str = "items",
-        detail: dict[str, Any] | None = None,
+        detail: dict[str, JsonValue] | None = None,
     ) -> None:
-        """Say how far the job is: as often as one likes, since only a few reports a second are passed on.
+        """Report progress. Call it often: only a few reports a second are sent.
 
-        A new stage and the end of one are always passed on. It is also the sign of life: a job that calls it less
-        often than once per ``SHOAL_CHILD_SILENCE_S`` is taken for hung.
+        The first and the last report of a stage are always sent. A job that calls it less often than once per
+        ``SHOAL_CHILD_SILENCE_S`` counts as hung and is killed.
 
         Raises
         ------
         Cancelled
-            The job was told to stop.
+            ``stop`` was called.
         """
         self.raise_if_cancelled()
         now = self._clock()
         fresh = (stage, unit) != self._stage or done < self._done
         if fresh:
-            self._stage, self._meter, self._completed = (stage, unit), Meter(done, now), False
+            self._stage, self._meter, self._completed = (stage, unit), RateMeter(done, now), False
         self._done = done
         completes = total is not None and done >= total and not self._completed
         if not (fresh or completes or now - self._emitted_at >= PROGRESS_INTERVAL_S):
@@ -155,20 +199,20 @@ class JobContext:
         self._emit(Progressed(now_at))
 
     def count(self, **outcomes: int) -> None:
-        """Add what was done, by outcome, to the worker's counters; passed on with the next report of progress."""
+        """Add to the worker's counters, by outcome; sent with the next report of progress."""
         self._counts.update(outcomes)
 
     def send_counts(self) -> None:
-        """Pass on what was counted since the last time."""
+        """Send what was counted since the last time."""
         if self._counts:
             self._emit(Counted(dict(self._counts)))
             self._counts.clear()
 
     def advance(self, mark: int) -> None:
-        """Say how much of the job is kept for good: committed shards, kept iterations, finished points.
+        """Report how much of the job is kept for good: committed shards, kept iterations, finished points.
 
-        An attempt that gets further than all before it does not count towards the number of attempts that a job has,
-        so that a job of days outlives more crashes than a job that crashes at the same place each time.
+        An attempt that gets further than all before it does not count towards the job's attempts, so that a job of
+        days survives more crashes than a job that crashes at the same place each time.
 
         Parameters
         ----------
@@ -179,13 +223,13 @@ class JobContext:
             self._mark = mark
             self._emit(Advanced(mark))
 
-    def save_checkpoint(self, data: dict[str, Any]) -> None:
+    def save_checkpoint(self, data: dict[str, JsonValue]) -> None:
         """Keep a small JSON document for the next attempt, should this one die.
 
         Raises
         ------
         ValueError
-            It is larger than 64 KiB or holds NaN: large state belongs into the store.
+            It is larger than 64 KiB or holds NaN: large state belongs in the store.
         """
         size = len(json.dumps(data, allow_nan=False))
         if size > MAX_CHECKPOINT_BYTES:
@@ -194,8 +238,8 @@ class JobContext:
         self._emit(Checkpointed(data))
 
 
-def run_child(handler: Callable[[JobContext], dict[str, Any]]) -> int:
-    """Run the one job on standard input and report to the worker that started this process.
+def run_child(handler: Callable[[JobContext], dict[str, JsonValue]]) -> int:
+    """Run the job on standard input and send its events to the worker that started this process.
 
     Parameters
     ----------
@@ -224,7 +268,7 @@ def run_child(handler: Callable[[JobContext], dict[str, Any]]) -> int:
     return 1 if isinstance(outcome, Failed) else 0
 
 
-def _run(handler: Callable[[JobContext], dict[str, Any]], context: JobContext) -> Succeeded | Failed | Stopped:
+def _run(handler: Callable[[JobContext], dict[str, JsonValue]], context: JobContext) -> Succeeded | Failed | Stopped:
     try:
         try:
             outcome = Succeeded(handler(context))
@@ -242,7 +286,7 @@ def _run(handler: Callable[[JobContext], dict[str, Any]], context: JobContext) -
 
 
 def as_shoal_error(error: Exception) -> ShoalError:
-    """What the job's owner is told about ``error``: never a traceback."""
+    """``error`` as the job's owner sees it: never a traceback."""
     if isinstance(error, ShoalError):
         return error
     if isinstance(error, MemoryError):
@@ -252,7 +296,7 @@ def as_shoal_error(error: Exception) -> ShoalError:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(
-            "The disk is full. Free some space and send the job again: what was committed is kept.",
+            "The disk is full. Free some space and send the job again: committed shards are kept.",
             path=str(error.filename) if error.filename else None,
         )
     message = " ".join(str(error).split())[:500]

@@ -1,9 +1,15 @@
-"""Which worker runs which kind of job, and what to do where none does."""
+"""Which worker runs which kind of job: each service lists its workers in ``workers.toml``."""
 
 from __future__ import annotations
 
+import importlib.util
+import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+SERVICES = ("extractor", "clusterer")
 
 
 @dataclass(frozen=True)
@@ -17,42 +23,29 @@ class WorkerKind:
     kinds
         The jobs that it runs.
     command
-        Starts it: words behind ``python -m``.
-    models
-        What its jobs are about, in a sentence.
+        Starts it: the arguments of ``python -m``.
+    subject
+        What its jobs are about, as the subject of a sentence.
     extra
-        What installs it.
+        The extra of this package that installs it.
     """
 
     name: str
     kinds: tuple[str, ...]
     command: tuple[str, ...]
-    models: str
+    subject: str
     extra: str
 
 
-WORKERS = (
-    WorkerKind(
-        "extractor-torch-worker",
-        ("embed:torch", "extract:torch"),
-        ("extractor", "worker", "--backend", "torch"),
-        "Models of PyTorch",
-        "torch",
-    ),
-    WorkerKind(
-        "extractor-tfserving-worker",
-        ("embed:tfserving", "extract:tfserving"),
-        ("extractor", "worker", "--backend", "tfserving"),
-        "Models of TensorFlow",
-        "tf",
-    ),
-    WorkerKind("clusterer-worker", ("cluster", "sweep"), ("clusterer", "worker"), "Clusterings", "faiss"),
-)
-
-
-def worker_of(kind: str) -> WorkerKind | None:
-    """The worker that runs jobs of ``kind``; None for a kind that is not ours."""
-    return next((worker for worker in WORKERS if kind in worker.kinds), None)
+@cache
+def worker_kinds() -> tuple[WorkerKind, ...]:
+    """The workers of all installed services."""
+    return tuple(
+        WorkerKind(**{**worker, "kinds": tuple(worker["kinds"]), "command": tuple(worker["command"])})
+        for service in SERVICES
+        if importlib.util.find_spec(service) is not None
+        for worker in tomllib.loads(files(service).joinpath("workers.toml").read_text("utf-8"))["worker"]
+    )
 
 
 def waiting_for(kind: str, alive: Collection[str]) -> str | None:
@@ -60,7 +53,7 @@ def waiting_for(kind: str, alive: Collection[str]) -> str | None:
     if kind in alive:
         return None
     missing = f"No worker for {kind} is running."
-    worker = worker_of(kind)
+    worker = _worker_of(kind)
     if worker is None:
         return missing
     return f"{missing} Start one with `python -m {' '.join(worker.command)}`, which needs `shoal[{worker.extra}]`."
@@ -68,10 +61,14 @@ def waiting_for(kind: str, alive: Collection[str]) -> str | None:
 
 def not_installed(kind: str) -> str:
     """Why a job of ``kind`` is refused where `shoal up` has no worker for it."""
-    worker = worker_of(kind)
+    worker = _worker_of(kind)
     if worker is None:
         return f"No worker for {kind} is installed here."
     return (
-        f"{worker.models} need a worker that is not installed here: run `pip install 'shoal[{worker.extra}]'`, then "
+        f"{worker.subject} need a worker that is not installed here: run `pip install 'shoal[{worker.extra}]'`, then "
         "start Shoal again."
     )
+
+
+def _worker_of(kind: str) -> WorkerKind | None:
+    return next((worker for worker in worker_kinds() if kind in worker.kinds), None)

@@ -1,11 +1,11 @@
-"""What a worker and its child say to each other: the job as one JSON document, then events as JSON lines."""
+"""Messages between a worker and its child: the job as one JSON document, then events as JSON lines."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
 
+from shoal.errors import JsonValue
 from shoal.schemas import Progress
 
 EVENTS_FD = "SHOAL_EVENTS_FD"
@@ -16,14 +16,14 @@ PARENT_PID = "SHOAL_PARENT_PID"
 
 @dataclass(frozen=True)
 class ChildJob:
-    """What the child reads from its standard input."""
+    """The job, as the child reads it from its standard input."""
 
     id: str
     kind: str
     attempt: int
     owner: str
-    request: dict[str, Any]
-    checkpoint: dict[str, Any] | None = None
+    request: dict[str, JsonValue]
+    checkpoint: dict[str, JsonValue] | None = None
 
     def encode(self) -> bytes:
         """As one JSON document."""
@@ -44,21 +44,21 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Counted:
-    """So much more was done since the last such event, by outcome: what the worker's counters add up."""
+    """How much was done since the last such event, by outcome: the worker's counters add it up."""
 
     counts: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Checkpointed:
-    """The next attempt should get this."""
+    """State for the next attempt."""
 
-    data: dict[str, Any]
+    data: dict[str, JsonValue]
 
 
 @dataclass(frozen=True)
 class Advanced:
-    """So much is kept that no further attempt does again: a number that grows with it, through all attempts."""
+    """How much of the job is kept for good: a number that grows through all attempts."""
 
     mark: int
 
@@ -67,20 +67,20 @@ class Advanced:
 class Succeeded:
     """The job is done."""
 
-    result: dict[str, Any]
+    result: dict[str, JsonValue]
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The job ended with an error; ``retry`` when it may pass."""
+    """The job ended with an error; ``retry`` when another attempt may succeed."""
 
-    problem: dict[str, Any]
+    problem: dict[str, JsonValue]
     retry: bool
 
 
 @dataclass(frozen=True)
 class Stopped:
-    """The child stopped because it was told to."""
+    """The child stopped on request."""
 
 
 Event = Progressed | Counted | Checkpointed | Advanced | Succeeded | Failed | Stopped
@@ -93,13 +93,13 @@ def encode(event: Event) -> bytes:
     Raises
     ------
     ValueError
-        A result, problem or checkpoint holds a number that JSON has not: NaN or an infinity.
+        A result, problem or checkpoint holds NaN or an infinity.
     TypeError
-        It holds something else that is not JSON.
+        It holds an object that JSON cannot represent.
     """
     match event:
         case Progressed(progress):
-            body: dict[str, Any] = {"event": "progress", "progress": progress.model_dump()}
+            body: dict[str, JsonValue] = {"event": "progress", "progress": progress.model_dump()}
         case Counted(counts):
             body = {"event": "counted", "counts": counts}
         case Checkpointed(data):
@@ -121,7 +121,7 @@ def decode(line: bytes) -> Event:
     Raises
     ------
     ValueError
-        The line is no event.
+        The line is not an event.
     """
     try:
         match json.loads(line):
@@ -141,4 +141,4 @@ def decode(line: bytes) -> Event:
                 return Stopped()
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {line[:80]!r}") from error
-    raise ValueError(f"no event: {line[:80]!r}")
+    raise ValueError(f"not an event: {line[:80]!r}")

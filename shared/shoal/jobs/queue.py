@@ -13,17 +13,20 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from shoal.errors import (
     IdempotencyConflict,
     InvalidRequest,
     JobFinished,
     JobNotFound,
+    JsonValue,
     OtherStore,
     WorkerDied,
 )
-from shoal.jobs.records import (
+from shoal.jobs.redis_scripts import (
+    Client,
+    Scripts,
+    connect,
     decode_cursor,
     encode_cursor,
     fields_of,
@@ -34,13 +37,13 @@ from shoal.jobs.records import (
     pairs,
     to_job,
     to_json,
+    unavailable_when_unreachable,
 )
-from shoal.jobs.scripts import Client, Scripts, connect, unavailable_when_unreachable
 from shoal.jobs.states import JobState
 from shoal.schemas import Job, JobPage, Progress
 
 RETENTION_S = 30 * 24 * 3600.0
-"""How long an ended job can be asked for."""
+"""How long an ended job is kept."""
 BACKOFF_CAP_S = 300.0
 MAX_PAGE = 500
 REAP_LIMIT = 100
@@ -51,7 +54,7 @@ _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,80}")
 
 @dataclass(frozen=True)
 class Claim:
-    """A worker's right to run a job; it ends when the lease is lost."""
+    """A worker's right to run a job, until its lease is lost."""
 
     job: Job
     owner: str
@@ -59,8 +62,8 @@ class Claim:
     attempt: int
     """Counts from 1; an attempt that was handed back does not count."""
     max_attempts: int = 3
-    """The number of the attempt after which it fails: it grows with each attempt that got further than those before."""
-    checkpoint: dict[str, Any] | None = None
+    """The number of the last attempt: it grows with each attempt that got further than those before."""
+    checkpoint: dict[str, JsonValue] | None = None
     """What the attempt before left behind."""
     failed_in_a_row: int = 0
     """Attempts before this one since the last that got further."""
@@ -128,12 +131,12 @@ class JobQueue:
         """Close the connections."""
         self._client.close()
 
-    # ---- what clients do
+    # ---- for clients
 
     def submit(
         self,
         kind: str,
-        request: dict[str, Any],
+        request: dict[str, JsonValue],
         *,
         idempotency_key: str | None = None,
         caller: str | None = None,
@@ -150,7 +153,7 @@ class JobQueue:
         idempotency_key
             The same key with the same kind and request gives the same job back, for as long as that job is kept.
         caller
-            Whose key it is: the same key of two callers is two keys. None: of all who need not say who they are.
+            Whose key it is: the same key of two callers is two keys. None where callers need no API key.
         max_attempts
             How many attempts in a row may fail without getting further than those before them.
 
@@ -166,9 +169,9 @@ class JobQueue:
             The key came before with another kind or request.
         """
         if not _KIND.fullmatch(kind):
-            raise ValueError(f"{kind!r} is no kind of job: lower case letters, digits and any of _ : . -")
+            raise ValueError(f"{kind!r} is not a kind of job: use lower case letters, digits and _ : . -")
         if max_attempts < 1:
-            raise ValueError(f"max_attempts is {max_attempts}: at least 1")
+            raise ValueError(f"max_attempts is {max_attempts}; it must be at least 1")
         body, digests = to_json(request), (key_digest(idempotency_key, caller), _request_digest(kind, request))
         answer, reply = self._scripts.run(
             "submit", secrets.token_hex(8), kind, body, max_attempts, *digests, self._store
@@ -180,7 +183,7 @@ class JobQueue:
         return to_job(reply), answer == "created"
 
     def known(
-        self, kind: str, request: dict[str, Any], idempotency_key: str | None, caller: str | None = None
+        self, kind: str, request: dict[str, JsonValue], idempotency_key: str | None, caller: str | None = None
     ) -> Job | None:
         """The job that ``submit`` would give back for this key; None when it would make a new one.
 
@@ -203,7 +206,7 @@ class JobQueue:
         Raises
         ------
         JobNotFound
-            There is none, or it ended more than the retention ago.
+            There is no such job, or it ended longer ago than the retention.
         """
         answer, *reply = self._scripts.run("get", job_id)
         if answer == "missing":
@@ -220,30 +223,31 @@ class JobQueue:
     ) -> JobPage:
         """A page of jobs, newest first.
 
-        Jobs that are submitted while somebody turns the pages never shift them: a cursor is a place in the order of
-        submission.
+        Jobs that are submitted meanwhile never shift the pages: a cursor is a place in the order of submission.
 
         Raises
         ------
         InvalidRequest
-            ``cursor`` is not one of this method, or ``state`` or ``limit`` is out of range.
+            ``cursor`` did not come from this method, or ``state`` or ``limit`` is out of range.
         """
         if not 1 <= limit <= MAX_PAGE:
-            raise InvalidRequest(f"`limit` is {limit}: between 1 and {MAX_PAGE}.", field="limit")
+            raise InvalidRequest(f"`limit` is {limit}; it must be between 1 and {MAX_PAGE}.", field="limit")
         try:
-            wanted = JobState(state).value if state is not None else "*"
+            state_name = JobState(state).value if state is not None else "*"
         except ValueError:
-            raise InvalidRequest(f"`state` is {state!r}: one of {', '.join(JobState)}.", field="state") from None
+            raise InvalidRequest(
+                f"`state` is {state!r}; it must be one of {', '.join(JobState)}.", field="state"
+            ) from None
         start = f"({decode_cursor(cursor)}" if cursor is not None else "+inf"
-        last, *jobs = self._scripts.run("list", wanted, kind if kind is not None else "*", limit, start)
+        last, *jobs = self._scripts.run("list", state_name, kind if kind is not None else "*", limit, start)
         return JobPage(jobs=[to_job(job) for job in jobs], next_cursor=encode_cursor(last) if last else None)
 
     def unfinished(self) -> Sequence[Job]:
-        """Every job that is queued or running, all as of one moment: one that changes its state is never missed."""
+        """Every queued or running job, all as of one moment: a job that changes its state meanwhile is never missed."""
         return [to_job(job) for job in self._scripts.run("unfinished")]
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a queued job at once; ask the worker of a running one to stop.
+        """Cancel a queued job at once; tell the worker of a running one to stop it.
 
         Raises
         ------
@@ -257,11 +261,13 @@ class JobQueue:
             raise _no_job(job_id)
         job = to_job(reply[0])
         if answer == "ended":
-            raise JobFinished(f"Job {job_id} has {job.state.value} already: there is nothing to cancel.", job=job_id)
+            raise JobFinished(
+                f"Job {job_id} has already ended ({job.state.value}) and cannot be cancelled.", job=job_id
+            )
         return job
 
     def version(self, job_id: str) -> int:
-        """A number that grows with every change of the job: what those who watch it poll.
+        """A number that grows with every change of the job, for polling.
 
         Raises
         ------
@@ -273,7 +279,7 @@ class JobQueue:
             raise _no_job(job_id)
         return int(reply)
 
-    # ---- what workers do
+    # ---- for workers
 
     def claim(self, kinds: Sequence[str], owner: str) -> Claim | None:
         """Take a job of the first of ``kinds`` that has one ready, the longest waiting; None when there is none.
@@ -281,7 +287,7 @@ class JobQueue:
         ``owner`` names the worker; the claim's own ``owner`` carries a random token behind it.
         """
         if not _OWNER.fullmatch(owner):
-            raise ValueError(f"{owner!r} cannot name a worker: letters, digits and any of _ . -")
+            raise ValueError(f"{owner!r} is not a worker name: use letters, digits and _ . -")
         answer, *reply = self._scripts.run("claim", f"{owner}.{secrets.token_hex(6)}", self._store, *kinds)
         if answer == "none":
             return None
@@ -298,7 +304,7 @@ class JobQueue:
         )
 
     def renew(self, claim: Claim, progress: Progress | None = None) -> Renewal:
-        """Hold the lease for another ``lease_s`` and say how far the job is.
+        """Hold the lease for another ``lease_s`` and report progress.
 
         A lease that has run out is renewed too, as long as no other worker has taken the job.
         """
@@ -306,19 +312,19 @@ class JobQueue:
         answer, *flags = self._scripts.run("renew", *_fence(claim), text)
         return Renewal(held=answer == "held", cancel_requested=flags == ["1"])
 
-    def save_checkpoint(self, claim: Claim, checkpoint: dict[str, Any]) -> bool:
+    def save_checkpoint(self, claim: Claim, checkpoint: dict[str, JsonValue]) -> bool:
         """Keep a small JSON document for the next attempt; False when the lease is lost."""
         return bool(self._scripts.run("checkpoint", *_fence(claim), to_json(checkpoint)) == ["held"])
 
     def advance(self, claim: Claim, mark: int) -> bool:
-        """Say how much of the job is kept for good; False when the lease is lost.
+        """Record how much of the job is kept for good; False when the lease is lost.
 
         An attempt whose ``mark`` is higher than that of all before it does not count towards ``max_attempts``, nor do
         those before it.
         """
         return bool(self._scripts.run("advance", *_fence(claim), mark) == ["held"])
 
-    def succeed(self, claim: Claim, result: dict[str, Any]) -> bool:
+    def succeed(self, claim: Claim, result: dict[str, JsonValue]) -> bool:
         """End the job with its result; False when the lease is lost, and then nothing has changed."""
         return bool(self._scripts.run("finish", *_fence(claim), "succeeded", to_json(result)) == ["held"])
 
@@ -326,7 +332,7 @@ class JobQueue:
         """End the job as cancelled; False when the lease is lost."""
         return bool(self._scripts.run("finish", *_fence(claim), "cancelled", "") == ["held"])
 
-    def fail(self, claim: Claim, problem: dict[str, Any], *, retry: bool) -> bool:
+    def fail(self, claim: Claim, problem: dict[str, JsonValue], *, retry: bool) -> bool:
         """End the job with an error, or queue it again after a back-off; False when the lease is lost.
 
         Parameters
@@ -334,7 +340,7 @@ class JobQueue:
         problem
             An RFC 9457 problem.
         retry
-            The failure may pass: try again until ``max_attempts`` attempts in a row got no further.
+            Another attempt may succeed: retry until ``max_attempts`` attempts in a row made no progress.
         """
         delay = min(self._backoff_s * 2.0 ** min(claim.failed_in_a_row, 30), BACKOFF_CAP_S)
         reply = self._scripts.run("fail", *_fence(claim), to_json(problem), "1" if retry else "", micros(delay))
@@ -345,20 +351,20 @@ class JobQueue:
         return bool(self._scripts.run("hand_back", *_fence(claim)) == ["held"])
 
     def reap(self) -> Sequence[str]:
-        """Take the jobs of dead workers away from them, and forget the jobs whose retention is over.
+        """Queue the jobs of dead workers again, and delete jobs whose retention is over.
 
-        A job whose lease has ended is queued again, or ends failed (``worker_died``) after its last attempt. When the
-        server was away, all leases start again instead: their workers are most likely alive. To be called at least
-        once a lease; every worker does so.
+        A job whose lease has ended is queued again, or fails (``worker_died``) after its last attempt. If the server
+        was unreachable meanwhile, all leases start again instead: their workers are most likely alive. Every worker
+        calls it several times per lease.
 
         Returns
         -------
         list of str
-            Ids of the jobs taken away.
+            Ids of the jobs of dead workers.
         """
         problem = WorkerDied(
             "The worker of the job's last attempt died or lost its machine: it stopped renewing its lease. "
-            "Look for a crash or for too little memory in the worker's log before you send the job again."
+            "Look for a crash or a lack of memory in the worker's log before you send the job again."
         )
         _, *ids = self._scripts.run("reap", REAP_LIMIT, to_json(problem.problem()))
         return [str(job_id) for job_id in ids]
@@ -366,12 +372,12 @@ class JobQueue:
     def take_back(self) -> Sequence[str]:
         """Queue every running job again without waiting for the end of its lease; the attempt does not count.
 
-        Only for whoever knows that no worker lives, as the one who has just started the server for itself does.
+        Only for a caller that knows that no worker lives, such as one that has just started a server of its own.
         """
         return [str(job_id) for job_id in self._scripts.run("take_back")]
 
     def forget(self, older_than_s: float, *, really: bool) -> int:
-        """Forget jobs that ended at least ``older_than_s`` ago, sooner than their retention would.
+        """Delete jobs that ended at least ``older_than_s`` ago, before their retention is over.
 
         Parameters
         ----------
@@ -381,7 +387,7 @@ class JobQueue:
         Returns
         -------
         int
-            How many there are, or were.
+            How many jobs.
         """
         age = micros(older_than_s)
         if not really:
@@ -393,16 +399,16 @@ class JobQueue:
         return total
 
     def beat(self, owner: str, kinds: Sequence[str]) -> None:
-        """Say that the worker ``owner`` is alive and runs jobs of ``kinds``."""
+        """Record that the worker ``owner`` is alive and runs jobs of ``kinds``."""
         answer, *reply = self._scripts.run("beat", owner, "1", self._store, *kinds)
         if answer == "foreign":
             raise self._other_store(reply[0])
 
     def leave(self, owner: str, kinds: Sequence[str]) -> None:
-        """Say that the worker ``owner`` has stopped."""
+        """Record that the worker ``owner`` has stopped."""
         self._scripts.run("beat", owner, "", self._store, *kinds)
 
-    # ---- what operators see
+    # ---- for operators
 
     def check_store(self) -> None:
         """Raise ``OtherStore`` when the queue belongs to another store than the one that this process works on."""
@@ -436,19 +442,19 @@ class JobQueue:
         theirs, ours = (text.partition(" ")[2] or text for text in (other, self._store))
         return OtherStore(
             f"The job queue belongs to another store, {theirs}; this process works on {ours}. Give each store a queue "
-            "of its own: another REDIS_URL, such as another database number (redis://host:6379/1), or set SHOAL_STORE "
-            "to the same store everywhere."
+            "of its own (another REDIS_URL, such as another database number: redis://host:6379/1), or set "
+            "SHOAL_STORE to the same store everywhere."
         )
 
 
-def _request_digest(kind: str, request: dict[str, Any]) -> str:
+def _request_digest(kind: str, request: dict[str, JsonValue]) -> str:
     return hashlib.sha256(to_json([kind, request], sort_keys=True).encode()).hexdigest()
 
 
 def _conflict(job_id: str) -> IdempotencyConflict:
     return IdempotencyConflict(
-        f"This Idempotency-Key belongs to job {job_id}, which was asked for with another body: "
-        "send the same body again, or another key.",
+        f"This Idempotency-Key belongs to job {job_id}, which was submitted with a different body. "
+        "Send the same body, or use another key.",
         job=job_id,
     )
 
@@ -458,4 +464,4 @@ def _fence(claim: Claim) -> tuple[str, str, int]:
 
 
 def _no_job(job_id: str) -> JobNotFound:
-    return JobNotFound(f"There is no job {job_id!r}. Ended jobs are kept for 30 days; GET /jobs lists them.")
+    return JobNotFound(f"There is no job {job_id!r}. Ended jobs are kept for 30 days; `GET /jobs` lists them.")

@@ -1,19 +1,27 @@
-"""Runs a worker as a process of its own: logs, metrics, then jobs until it is told to stop."""
+"""Runs a worker as a process of its own, with logs, metrics and traces, until it is stopped."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import structlog
 
-from shoal import logs, tracing
+from shoal import __version__, logs, tracing
 from shoal.errors import OtherStore
-from shoal.jobs.observer import Observer, Observers
-from shoal.jobs.queue import JobQueue
-from shoal.jobs.worker import Worker
+from shoal.jobs.protocol import Counted, Event, Progressed
+from shoal.jobs.queue import Claim, JobQueue
+from shoal.jobs.worker import Observer, Observers, Worker
 from shoal.settings import Settings
 from shoal.store_identity import store_identity
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+OUTCOMES = ("succeed", "fail", "cancelled", "hand_back", "lost")
+SECONDS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 3 * 24 * 3600)
 
 log = structlog.get_logger(__name__)
 
@@ -43,13 +51,10 @@ def run_worker(
     logs.configure(service, level=settings.log_level)
     observers: list[Observer] = []
     if settings.metrics_port:
-        # Only where it is asked for: a worker needs no metrics library.
-        from shoal.jobs.metrics import WorkerMetrics
-
         metrics = WorkerMetrics()
         metrics.serve(settings.metrics_host, settings.metrics_port)
         observers.append(metrics)
-    if tracing.wanted():
+    if tracing.enabled():
         observers.append(tracing.JobSpans(tracing.provider(service)))
     queue = JobQueue.from_url(
         settings.redis_url.get_secret_value(), lease_s=settings.lease_s, store=store_identity(settings.store)
@@ -68,3 +73,83 @@ def run_worker(
     except OtherStore as error:
         log.error("not working", code=error.code, detail=error.detail)
         sys.exit(1)
+
+
+class WorkerMetrics(Observer):
+    """Prometheus metrics of one worker: jobs, the duration of their stages, the images of extractions.
+
+    Parameters
+    ----------
+    registry
+        Where they are registered; a registry of their own by default.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        # Here, not at the top: a worker without SHOAL_METRICS_PORT needs no metrics library.
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
+
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = registry = registry or CollectorRegistry()
+        Info("shoal_build", "Version of this worker.", registry=registry).info({"version": __version__})
+        self._busy = Gauge("shoal_worker_busy", "Whether the worker runs a job.", registry=registry)
+        self._attempts = Counter("shoal_job_attempts", "Attempts at jobs.", ["kind", "outcome"], registry=registry)
+        self._seconds = Histogram(
+            "shoal_job_duration_seconds",
+            "Seconds that a stage of a job took; the stage `all` is the attempt as a whole.",
+            ["kind", "stage"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._images = Counter(
+            "shoal_extract_images",
+            "Images that extractions have been through.",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self._claimed_at = self._staged_at = 0.0
+        self._stage: str | None = None
+
+    def started(self, claim: Claim) -> None:
+        """A child was started for the claim."""
+        self._busy.set(1)
+        self._claimed_at = time.monotonic()
+        self._stage = None
+        # A counter that starts at what it counts has not increased, as Prometheus sees it: all start at 0.
+        for outcome in OUTCOMES:
+            self._attempts.labels(claim.job.kind, outcome)
+        if claim.job.kind.startswith("extract:"):
+            for outcome in ("embedded", "failed"):
+                self._images.labels(_model(claim), outcome)
+
+    def received(self, claim: Claim, events: Sequence[Event]) -> None:
+        """The child sent events."""
+        for event in events:
+            if isinstance(event, Progressed) and event.progress.stage != self._stage:
+                self._end_stage(claim)
+                self._stage, self._staged_at = event.progress.stage, time.monotonic()
+            elif isinstance(event, Counted) and claim.job.kind.startswith("extract:"):
+                for outcome, number in event.counts.items():
+                    self._images.labels(_model(claim), outcome).inc(number)
+
+    def ended(self, claim: Claim, how: str) -> None:
+        """The attempt is over."""
+        self._end_stage(claim)
+        self._busy.set(0)
+        self._attempts.labels(claim.job.kind, how).inc()
+        self._seconds.labels(claim.job.kind, "all").observe(time.monotonic() - self._claimed_at)
+
+    def serve(self, host: str, port: int) -> None:
+        """Answer scrapes on ``host:port`` from a thread of its own."""
+        from prometheus_client import start_http_server
+
+        start_http_server(port, addr=host, registry=self.registry)
+
+    def _end_stage(self, claim: Claim) -> None:
+        if self._stage is not None:
+            self._seconds.labels(claim.job.kind, self._stage).observe(time.monotonic() - self._staged_at)
+        self._stage = None
+
+
+def _model(claim: Claim) -> str:
+    model = claim.job.request.get("model")
+    return model if isinstance(model, str) else str((model or {}).get("architecture"))

@@ -15,32 +15,68 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import structlog
 
 from shoal.errors import QueueUnavailable, WorkerDied
-from shoal.jobs import leftovers
-from shoal.jobs.attempt import Attempt
-from shoal.jobs.observer import Observer
-from shoal.jobs.process import ChildProcess
-from shoal.jobs.protocol import ChildJob
+from shoal.jobs.attempt import Attempt, ChildProcess
+from shoal.jobs.protocol import ChildJob, Event
 from shoal.jobs.queue import Claim, JobQueue
+from shoal.jobs.workdirs import remove_workdirs
 from shoal.settings import Settings
 
 POLL_S = 0.25
-CLEAR_PERIOD_S = 60.0
-"""How often an idle worker looks for what jobs left behind that ended without a worker: cancelled while they waited."""
+CLEAN_PERIOD_S = 60.0
+"""How often an idle worker removes working folders of jobs that ended without a worker: cancelled while queued."""
 TICK_S = 0.2
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 
+class Observer:
+    """Receives what happens to a worker's jobs; this base class ignores it."""
+
+    def started(self, claim: Claim) -> None:
+        """A child was started for the claim."""
+
+    def received(self, claim: Claim, events: Sequence[Event]) -> None:
+        """The child sent events."""
+
+    def ended(self, claim: Claim, how: str) -> None:
+        """The attempt is over: ``succeed``, ``fail``, ``cancelled``, ``hand_back`` or ``lost``."""
+
+
+class Observers(Observer):
+    """Passes everything on to several observers."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def started(self, claim: Claim) -> None:
+        """A child was started for the claim."""
+        for observer in self._observers:
+            observer.started(claim)
+
+    def received(self, claim: Claim, events: Sequence[Event]) -> None:
+        """The child sent events."""
+        for observer in self._observers:
+            observer.received(claim, events)
+
+    def ended(self, claim: Claim, how: str) -> None:
+        """The attempt is over."""
+        for observer in self._observers:
+            observer.ended(claim, how)
+
+
 class Worker:
-    """Runs jobs of some kinds, one at a time, until it is told to stop.
+    """Runs jobs of some kinds, one at a time, until it is stopped.
 
     The first SIGTERM or SIGINT drains it: the child is asked to stop and the job goes back into the queue without
-    counting the attempt. A second one kills the child at once. While the queue cannot be reached, the child goes on.
+    counting the attempt. A second one kills the child at once. While the queue is unreachable, the child goes on.
 
     Parameters
     ----------
@@ -51,15 +87,15 @@ class Worker:
     command
         Starts the child; see `shoal.jobs.child.run_child`.
     settings
-        Periods and patience.
+        Periods and time limits.
     name
         Names the worker in claims and heartbeats; host and process id by default.
     prepare
         Called before each child is started.
     observer
-        Told what happens to each job.
+        Receives what happens to each job.
     store
-        Root of the store: what ended jobs kept there for a next attempt is removed. None leaves it alone.
+        Root of the store, where the working folders of ended jobs are removed. None leaves them alone.
     """
 
     def __init__(
@@ -78,7 +114,7 @@ class Worker:
         self._prepare = prepare
         self._observer = observer or Observer()
         self._store = store
-        self._cleared_at = -CLEAR_PERIOD_S
+        self._cleaned_at = -CLEAN_PERIOD_S
         self._kinds = tuple(kinds)
         self._command = tuple(command)
         self._settings = settings
@@ -88,29 +124,29 @@ class Worker:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._beat_at = 0.0
-        self._reached = True
+        self._reachable = True
         # Several reapings a lease, or the queue takes the gap for an outage.
         self._beat_period_s = min(settings.beat_s, queue.lease_s / 5)
 
     def run(self) -> None:
-        """Work until told to stop. In the main thread, SIGTERM and SIGINT tell it so.
+        """Work until `stop` is called; in the main thread, SIGTERM and SIGINT call it.
 
         Raises
         ------
         OtherStore
-            The queue's jobs are of another store than this worker's.
+            The queue belongs to another store than this worker's.
         """
         log.info("worker started", worker=self.name, kinds=self._kinds)
         with self._signals():
             while not self._stops:
                 self._housekeep()
-                claim = self._reach(self._queue.claim, self._kinds, self.name)
+                claim = self._call_queue(self._queue.claim, self._kinds, self.name)
                 if claim is None:
-                    self._clear_leftovers()
-                    self._sleep(POLL_S if self._reached else 1.0)
+                    self._remove_workdirs()
+                    self._sleep(POLL_S if self._reachable else 1.0)
                 else:
                     self._work(claim)
-            self._reach(self._queue.leave, self.name, self._kinds)
+            self._call_queue(self._queue.leave, self.name, self._kinds)
         log.info("worker stopped", worker=self.name)
 
     def stop(self) -> None:
@@ -137,79 +173,80 @@ class Worker:
             self._watch(claim, child)
 
     def _watch(self, claim: Claim, child: ChildProcess) -> None:
-        attempt = Attempt(self._queue, claim, child, self._settings, self._reach)
+        attempt = Attempt(self._queue, claim, child, self._settings, self._call_queue)
         try:
             while not child.exited():
-                heard = child.wait(TICK_S, self._wake_read)
-                attempt.take(heard)
-                self._observer.heard(claim, heard)
+                events = child.wait(TICK_S, self._wake_read)
+                attempt.receive(events)
+                self._observer.received(claim, events)
                 self._drain_wakeups()
                 attempt.step(self._stops)
                 self._housekeep()
         finally:
             status, events = child.end()
-        attempt.take(events)
-        self._observer.heard(claim, events)
-        ended = attempt.settle(status, self._stops)
-        self._observer.ended(claim, ended[0].__name__.strip("_") if ended else "lost")
+        attempt.receive(events)
+        self._observer.received(claim, events)
+        ended = attempt.conclude(status, self._stops)
+        self._observer.ended(claim, ended[0] if ended else "lost")
         if ended is None:
             log.warning("job left to another worker")
             return
-        call, arguments = ended
-        log.info("job ended", how=call.__name__.strip("_"), status=status)
+        how, tell_queue = ended
+        log.info("job ended", how=how, status=status)
 
         def report() -> bool:
             attempt.flush()
-            return bool(call(*arguments))
+            return tell_queue()
 
         self._deliver(report)
 
     def _deliver(self, call: Callable[[], bool]) -> None:
-        """Tell the queue how the job ended, however long it is away; a worker that is to stop waits for a while."""
+        """Tell the queue how the job ended, retrying while it is unreachable; a stopping worker gives up in the end."""
         deadline: float | None = None
-        while (held := self._reach(call)) is None:
+        while (held := self._call_queue(call)) is None:
             if self._stops and deadline is None:
                 deadline = time.monotonic() + self._settings.drain_s
             if self._stops > 1 or (deadline is not None and time.monotonic() >= deadline):
-                log.error("the queue is away: the job comes back when its lease ends")
+                log.error("the queue is unreachable: the job is queued again when its lease ends")
                 return
             self._sleep(0.5)
         if not held:
-            log.warning("another worker has the job: nothing was reported")
-        # What the job kept for a next attempt is of no use to anybody once it has failed or was cancelled.
-        self._cleared_at = -CLEAR_PERIOD_S
-        self._clear_leftovers()
+            log.warning("another worker holds the job: nothing was reported")
+        # A job that has failed or was cancelled has no next attempt.
+        self._cleaned_at = -CLEAN_PERIOD_S
+        self._remove_workdirs()
 
     def _housekeep(self) -> None:
         now = time.monotonic()
         if now - self._beat_at < self._beat_period_s:
             return
         self._beat_at = now
-        if self._reach(self._queue.beat, self.name, self._kinds) is None and not self._reached:
+        self._call_queue(self._queue.beat, self.name, self._kinds)
+        if not self._reachable:
             return
-        reaped = self._reach(self._queue.reap)
+        reaped = self._call_queue(self._queue.reap)
         if reaped:
-            log.warning("took jobs from workers that died", jobs=reaped)
-            self._cleared_at = -CLEAR_PERIOD_S
+            log.warning("queued the jobs of dead workers again", jobs=reaped)
+            self._cleaned_at = -CLEAN_PERIOD_S
 
-    def _clear_leftovers(self) -> None:
+    def _remove_workdirs(self) -> None:
         now = time.monotonic()
-        if self._store is not None and now - self._cleared_at >= CLEAR_PERIOD_S:
-            self._cleared_at = now
-            self._reach(leftovers.remove_ended, self._store, self._queue)
+        if self._store is not None and now - self._cleaned_at >= CLEAN_PERIOD_S:
+            self._cleaned_at = now
+            self._call_queue(remove_workdirs, self._store, self._queue)
 
-    def _reach(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """The queue's answer; None while it is away, which is logged once."""
+    def _call_queue(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """The queue's answer; None while it is unreachable, which is logged once."""
         try:
-            answer = call(*arguments)
+            answer = call(*args, **kwargs)
         except QueueUnavailable as error:
-            if self._reached:
-                log.warning("the queue is away; going on without it", error=error.detail)
-            self._reached = False
+            if self._reachable:
+                log.warning("the queue is unreachable; going on without it", error=error.detail)
+            self._reachable = False
             return None
-        if not self._reached:
-            log.info("the queue is back")
-        self._reached = True
+        if not self._reachable:
+            log.info("the queue is reachable again")
+        self._reachable = True
         return answer
 
     def _sleep(self, seconds: float) -> None:

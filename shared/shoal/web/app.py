@@ -133,7 +133,7 @@ def serve(build: Callable[[Settings], FastAPI], service: str, *, host: str, port
     except QueueUnavailable:
         # The service starts all the same: every submission checks again.
         log.warning("queue unreachable")
-    if tracing.wanted():
+    if tracing.enabled():
         tracing.instrument(app, tracing.provider(service))
     sys.setswitchinterval(SWITCH_S)
     uvicorn.run(app, host=host, port=port, **server_options(settings))

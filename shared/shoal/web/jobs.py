@@ -23,10 +23,10 @@ from shoal.errors import (
     ShoalError,
     TooManyStreams,
 )
-from shoal.jobs import leftovers
 from shoal.jobs.kinds import not_installed, waiting_for
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
+from shoal.jobs.workdirs import remove_workdirs
 from shoal.keys import Caller, KeyStore
 from shoal.schemas import Id, Job, JobPage
 from shoal.web.auth import CallerDep
@@ -225,7 +225,7 @@ def cancel_job(job_id: Id, queue: QueueDep, store: StoreDep) -> Job:
     if job.state.terminal:
         # No worker ends this job, so none removes the files of an earlier attempt.
         with suppress(QueueUnavailable):
-            leftovers.remove_of(store.root, job_id, queue)
+            remove_workdirs(store.root, queue, job_id)
     return with_links(job)
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from shoal.errors import TransientFailure, WeightsMissing
-from shoal.jobs.child import Cancelled, JobContext, as_shoal_error
-from shoal.jobs.meter import Meter
+from shoal.jobs.child import Cancelled, JobContext, RateMeter, as_shoal_error
 from shoal.jobs.protocol import (
     Checkpointed,
     ChildJob,
@@ -99,7 +98,7 @@ def test_work_of_an_earlier_attempt_is_not_taken_for_speed(
 
 
 def test_rate_adapts_to_a_slowdown() -> None:
-    meter = Meter(0, 0.0)
+    meter = RateMeter(0, 0.0)
     for second in range(1, 101):
         meter.update(100 * second, float(second))
     for second in range(1, 41):

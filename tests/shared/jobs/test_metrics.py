@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from shoal.jobs.child import JobContext
-from shoal.jobs.metrics import WorkerMetrics
 from shoal.jobs.protocol import ChildJob, Counted, Event, Progressed
 from shoal.jobs.queue import Claim, JobQueue
+from shoal.jobs.service import WorkerMetrics
 from shoal.schemas import Progress
 
 KIND = "extract:torch"
@@ -31,8 +31,8 @@ def test_images_are_counted_while_the_job_runs(claim: Claim) -> None:
     metrics.started(claim)
     # Prometheus sees no increase in a counter that was never at 0.
     assert (_images(metrics, "embedded"), _images(metrics, "failed")) == (0, 0)
-    metrics.heard(claim, [Progressed(Progress(stage="embed")), Counted({"embedded": 5, "failed": 1})])
-    metrics.heard(claim, [Counted({"embedded": 4})])
+    metrics.received(claim, [Progressed(Progress(stage="embed")), Counted({"embedded": 5, "failed": 1})])
+    metrics.received(claim, [Counted({"embedded": 4})])
     assert (_images(metrics, "embedded"), _images(metrics, "failed")) == (9, 1)
     metrics.ended(claim, "lost")
     assert _images(metrics, "embedded") == 9

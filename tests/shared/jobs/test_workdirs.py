@@ -96,7 +96,7 @@ def test_an_idle_worker_removes_what_jobs_left_that_no_worker_ended(
     wait_until: WaitUntil,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "CLEAR_PERIOD_S", 0.1)
+    monkeypatch.setattr(module, "CLEAN_PERIOD_S", 0.1)
     start()
     job, _ = queue.submit("elsewhere", {})
     mine = work(job.id)

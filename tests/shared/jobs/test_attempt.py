@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shoal.jobs.process import ChildProcess
+from shoal.jobs.attempt import ChildProcess
 from shoal.jobs.protocol import ChildJob, Event, Failed, Progressed, Succeeded
 
 RUN = "import sys, os; from shoal.jobs.child import run_child\n"
