@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from shoal.jobs.worker import Observer
-
 if TYPE_CHECKING:
-    from shoal.jobs.queue import Claim
+    from fastapi import FastAPI
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import Span
 
 log = structlog.get_logger(__name__)
 
 
 def enabled() -> bool:
-    """Whether traces are to be sent, and can be."""
+    """Whether OTEL_EXPORTER_OTLP_ENDPOINT is set and the exporter is installed."""
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         return False
     try:
@@ -28,12 +29,12 @@ def enabled() -> bool:
     except ModuleNotFoundError:
         found = False
     if not found:
-        log.warning("traces are asked for, but the extra `tracing` is not installed")
+        log.warning("OTEL_EXPORTER_OTLP_ENDPOINT is set, but tracing is not installed: pip install 'shoal[tracing]'")
     return found
 
 
-def provider(service: str, exporter: Any = None) -> Any:
-    """Makes spans of ``service`` and sends them to the collector, or at once to ``exporter``."""
+def provider(service: str, exporter: SpanExporter | None = None) -> TracerProvider:
+    """A tracer provider of ``service`` that sends spans to the collector, or at once to ``exporter``."""
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
@@ -48,11 +49,11 @@ def provider(service: str, exporter: Any = None) -> Any:
     return made
 
 
-def instrument(app: Any, tracer_provider: Any) -> None:
-    """A span for each request that ``app`` answers, but for health and metrics."""
+def instrument(app: FastAPI, tracer_provider: TracerProvider) -> None:
+    """Trace each request to ``app``, except health and metrics."""
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
-    def name_the_job(span: Any, scope: dict[str, Any], message: dict[str, Any]) -> None:
+    def name_the_job(span: Span, scope: dict[str, Any], message: dict[str, Any]) -> None:
         for name, value in message.get("headers", ()):
             if name.lower() == b"location" and value.startswith(b"/jobs/"):
                 span.set_attribute("shoal.job.id", value.decode().removeprefix("/jobs/"))
@@ -64,21 +65,3 @@ def instrument(app: Any, tracer_provider: Any) -> None:
         client_response_hook=name_the_job,
         exclude_spans=["receive", "send"],
     )
-
-
-class JobSpans(Observer):
-    """A span for each attempt at a job."""
-
-    def __init__(self, tracer_provider: Any) -> None:
-        self._tracer = tracer_provider.get_tracer("shoal")
-        self._span: Any = None
-
-    def started(self, claim: Claim) -> None:
-        """A child was started for the claim."""
-        attributes = {"shoal.job.id": claim.job.id, "shoal.job.kind": claim.job.kind, "shoal.attempt": claim.attempt}
-        self._span = self._tracer.start_span(f"job {claim.job.kind}", attributes=attributes)
-
-    def ended(self, claim: Claim, how: str) -> None:
-        """The attempt is over."""
-        self._span.set_attribute("shoal.outcome", how)
-        self._span.end()

@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from shoal import tracing
 from shoal.jobs.queue import JobQueue
+from shoal.jobs.service import JobSpans
 from shoal.jobs.worker import Observers
 from shoal.settings import Settings
 from shoal.store import Store
@@ -34,7 +35,7 @@ def test_an_attempt_has_a_span_that_names_its_job(queue: JobQueue) -> None:
     job, _ = queue.submit("cluster", {})
     claim = queue.claim(["cluster"], "worker")
     assert claim is not None
-    spans = Observers([tracing.JobSpans(tracing.provider("test", exporter))])
+    spans = Observers([JobSpans(tracing.provider("test", exporter))])
     spans.started(claim)
     spans.received(claim, [])
     spans.ended(claim, "succeed")

@@ -18,6 +18,7 @@ from shoal.settings import Settings
 from shoal.store_identity import store_identity
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Span, TracerProvider
     from prometheus_client import CollectorRegistry
 
 OUTCOMES = ("succeed", "fail", "cancelled", "hand_back", "lost")
@@ -55,7 +56,7 @@ def run_worker(
         metrics.serve(settings.metrics_host, settings.metrics_port)
         observers.append(metrics)
     if tracing.enabled():
-        observers.append(tracing.JobSpans(tracing.provider(service)))
+        observers.append(JobSpans(tracing.provider(service)))
     queue = JobQueue.from_url(
         settings.redis_url.get_secret_value(), lease_s=settings.lease_s, store=store_identity(settings.store)
     )
@@ -153,3 +154,26 @@ class WorkerMetrics(Observer):
 def _model(claim: Claim) -> str:
     model = claim.job.request.get("model")
     return model if isinstance(model, str) else str((model or {}).get("architecture"))
+
+
+class JobSpans(Observer):
+    """OpenTelemetry traces of one worker: a span for each attempt at a job."""
+
+    def __init__(self, tracer_provider: TracerProvider) -> None:
+        self._tracer = tracer_provider.get_tracer("shoal")
+        self._span: Span | None = None
+
+    def started(self, claim: Claim) -> None:
+        """A child was started for the claim."""
+        attributes: dict[str, str | int] = {
+            "shoal.job.id": claim.job.id,
+            "shoal.job.kind": claim.job.kind,
+            "shoal.attempt": claim.attempt,
+        }
+        self._span = self._tracer.start_span(f"job {claim.job.kind}", attributes=attributes)
+
+    def ended(self, claim: Claim, how: str) -> None:
+        """The attempt is over."""
+        if self._span is not None:
+            self._span.set_attribute("shoal.outcome", how)
+            self._span.end()
