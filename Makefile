@@ -8,6 +8,10 @@ PIP := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constr
 	$(if $(TORCH),--torch-backend $(TORCH))
 export UV_HTTP_TIMEOUT ?= 300
 
+# The tests of one file stay together: they share what they started. TEST_PROCESSES=0 runs all of them in one process.
+TEST_PROCESSES ?= 2
+PARALLEL := --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
 PROFILES ?=
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) \
 	$(foreach profile,$(PROFILES),--profile $(profile))
@@ -24,7 +28,14 @@ demo: $(VENV)/laptop ## Install, fetch real images, extract, cluster, print the 
 
 .PHONY: test
 test: $(VENV)/dev ## Install what the tests need and run all of them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+
+.PHONY: coverage
+coverage: $(VENV)/dev ## Run all tests and say which lines and branches none of them runs, their processes included
+	rm -rf build/coverage && mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest $(PARALLEL)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 .PHONY: test-fuzz
 test-fuzz: $(VENV)/dev ## Send each service 2,000 generated requests

@@ -96,7 +96,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     for compiler in ("cc", "gcc", "c++", "g++", "clang", "clang++"):
         assert shutil.which(compiler, path=variables["PATH"]) is None
     options = ["--quiet", "--offline", "--constraints", ROOT / "constraints.txt"]
-    command = [UV, "pip", "install", *options, f"{wheel}[service,cluster]"]
+    command: list[str | Path] = [UV, "pip", "install", *options, f"{wheel}[service,cluster]"]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     if done.returncode and "network was disabled" in done.stderr:
         pytest.skip(f"uv's cache lacks a dependency of the wheel: {done.stderr.strip().splitlines()[-1]}")
@@ -150,7 +150,7 @@ def test_the_api_of_the_wheel_serves_its_description(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**installed, "SHOAL_STORE": str(tmp_path / "store"), "REDIS_URL": "redis://127.0.0.1:1"}
-    command = [python, "-I", "-m", "clusterer", "api", "--host", "127.0.0.1", "--port", str(port)]
+    command: list[str | Path] = [python, "-I", "-m", "clusterer", "api", "--host", "127.0.0.1", "--port", str(port)]
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     paths: list[str] = []
