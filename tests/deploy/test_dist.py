@@ -95,7 +95,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     }
     for compiler in ("cc", "gcc", "c++", "g++", "clang", "clang++"):
         assert shutil.which(compiler, path=variables["PATH"]) is None
-    options = ["--quiet", "--offline", "--constraints", ROOT / "constraints.txt"]
+    options: list[str | Path] = ["--quiet", "--offline", "--constraints", ROOT / "constraints.txt"]
     command: list[str | Path] = [UV, "pip", "install", *options, f"{wheel}[service,cluster]"]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     if done.returncode and "network was disabled" in done.stderr:
