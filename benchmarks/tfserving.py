@@ -18,8 +18,7 @@ import numpy as np
 from _common import finish, parser, spread
 from _serving import prepared, server
 from extractor.backends.tfserving import TFServingBackend, record_of
-from extractor.models import catalogue
-from extractor.tf_serving import folders
+from extractor.models import catalogue, folders
 from extractor.tf_serving.loading import quietly, tensorflow
 from numpy.typing import NDArray
 from shoal.settings import Settings

@@ -9,10 +9,10 @@ from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
 
+from extractor.backends.loading import ModelLoader
 from extractor.jobs import EMBED
 from extractor.jobs.extract import FailureCounter, open_plan, outcome_of_files
 from extractor.models import catalogue
-from extractor.models.model import Model
 from extractor.online.embed import embed_inline
 from extractor.stream.batches import batches, decode_pool
 from extractor.stream.sink import ShardSink
@@ -52,7 +52,7 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     request = ExtractRequest.model_validate(ctx.request)
     store = Store(settings.store)
     spec = catalogue.resolve(request.model, settings.models, settings=settings)
-    with Model(spec, settings, ctx) as model:
+    with ModelLoader(spec, settings, ctx) as model:
         embeddings = open_plan(ctx, request, model, settings, store)
         failures = FailureCounter(request.max_failed_fraction, embeddings)
         failures.check()
@@ -75,7 +75,7 @@ def embed_missing(
     ctx: JobContext,
     request: ExtractRequest,
     embeddings: EmbeddingSet,
-    model: Model,
+    model: ModelLoader,
     settings: Settings,
     store: Store,
     failures: FailureCounter,

@@ -14,9 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from extractor import pipeline
-from extractor.backends.loading import record_of
+from extractor.backends import loading
 from extractor.backends.pixels import PixelsBackend
-from extractor.models import model as model_module
 from shoal.errors import (
     EmbeddingsNotFound,
     JobError,
@@ -71,7 +70,7 @@ def hooked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[np.ndarray], 
 
     def install(hook: Callable[[np.ndarray], np.ndarray]) -> None:
         kind = type("Hooked", (Wrapped,), {"hook": staticmethod(hook)})
-        monkeypatch.setattr(model_module, "open_backend", lambda spec, settings, record: kind(spec, record))
+        monkeypatch.setattr(loading, "open_backend", lambda spec, settings, record: kind(spec, record))
 
     return install
 
@@ -225,7 +224,7 @@ class TestFailures:
                 super().__init__(spec, record)
                 self.dim += 1
 
-        monkeypatch.setattr(model_module, "open_backend", lambda spec, settings, record: Wide(spec, record))
+        monkeypatch.setattr(loading, "open_backend", lambda spec, settings, record: Wide(spec, record))
         with pytest.raises(WeightsInvalid, match="width 3073"):
             pipeline.run(job(), settings)
 
@@ -336,11 +335,11 @@ class TestResume:
         self, settings: Settings, job: NewJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = pipeline.run(job(), settings)
-        record = record_of
+        record = loading.record_of
         monkeypatch.setattr(
-            model_module, "record_of", lambda *args: record(*args).model_copy(update={"weights_sha256": "0" * 64})
+            loading, "record_of", lambda *args: record(*args).model_copy(update={"weights_sha256": "0" * 64})
         )
-        with pytest.raises(JobError, match="no longer the one"):
+        with pytest.raises(JobError, match="has changed since"):
             pipeline.run(job(checkpoint={"embeddings": first["embeddings"]}), settings)
 
     def test_cancelling_keeps_the_committed_shards(self, settings: Settings, job: NewJob) -> None:

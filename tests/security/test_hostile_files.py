@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from extractor.images.decode import decode_image, read_image_file
-from extractor.models.checkpoints import files
+from extractor.models.checkpoints import reading
 from PIL import Image
 from shoal.cli import demo
 from shoal.errors import (
@@ -183,7 +183,7 @@ def test_a_checkpoint_runs_nothing(tmp_path: Path, write: Any) -> None:
     checkpoint, dropped = tmp_path / "weights.pth", tmp_path / "dropped"
     write(checkpoint, dropped)
     with pytest.raises(WeightsInvalid):
-        files.read(checkpoint)
+        reading.read(checkpoint)
     assert not dropped.exists()
 
 
@@ -203,7 +203,7 @@ def test_a_broken_checkpoint_is_refused_in_words(tmp_path: Path, content: bytes)
     checkpoint = tmp_path / "weights.pth"
     checkpoint.write_bytes(content)
     with pytest.raises(WeightsInvalid):
-        files.read(checkpoint)
+        reading.read(checkpoint)
 
 
 def test_embeddings_run_nothing(tmp_path: Path) -> None:

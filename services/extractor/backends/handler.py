@@ -72,7 +72,7 @@ class HandlerBackend:
         return self._executor.submit(self._embed, pixels)
 
     def close(self) -> None:
-        """End the thread, without waiting for batches that nobody will take."""
+        """Stop the thread and cancel the batches that wait."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,16 +1,114 @@
-"""From a model's specification to a loaded backend; each library is imported only when its backend is asked for."""
+"""From a model's specification to a loaded backend. Each library is imported only when a model needs it."""
 
 from __future__ import annotations
 
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from shoal.errors import JobError, WeightsInvalid
 from shoal.settings import Settings
-from shoal.store import ModelRecord
+from shoal.store import ModelRecord, Plan
 from shoal.store.records import KeyRules
 
 from extractor.backends.base import Backend
-from extractor.models import weights
-from extractor.models.download import OnProgress, sha256
+from extractor.models import obtaining, weights
+from extractor.models.download import OnProgress
+from extractor.models.obtaining import OnStage
 from extractor.models.spec import ModelSpec
-from extractor.tf_import.obtaining import OnStage
+
+if TYPE_CHECKING:
+    from shoal.jobs.child import JobContext
+
+
+class ModelLoader:
+    """The model of a job: recorded and loaded on first use. A job that finds all its work done loads nothing.
+
+    Parameters
+    ----------
+    spec
+        The model.
+    settings
+        Models root and device.
+    ctx
+        The job whose progress shows the loading.
+    """
+
+    def __init__(self, spec: ModelSpec, settings: Settings, ctx: JobContext) -> None:
+        self.spec = spec
+        self._settings = settings
+        self._ctx = ctx
+        self._backend: Backend | None = None
+
+    def __enter__(self) -> ModelLoader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._backend is not None:
+            self._backend.close()
+
+    @cached_property
+    def record(self) -> ModelRecord:
+        """The model's record in the store."""
+        stage = "download weights"
+
+        def begin(name: str) -> None:
+            nonlocal stage
+            stage = name
+            self._ctx.progress(stage)
+
+        def report(done: int, total: int | None) -> None:
+            self._ctx.progress(stage, done, total, unit="bytes")
+
+        return record_of(self.spec, self._settings, report, begin)
+
+    @property
+    def loaded_record(self) -> ModelRecord:
+        """`record`, with how the checkpoint was read; loads the network when there is a checkpoint."""
+        has_checkpoint = self.spec.backend == "torch" and self.record.weights_file is not None
+        return self.backend.record if has_checkpoint else self.record
+
+    @property
+    def backend(self) -> Backend:
+        """The loaded model."""
+        if self._backend is None:
+            self._ctx.progress("load model")
+            self._backend = open_backend(self.spec, self._settings, self.record)
+        return self._backend
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding; loads the model when its specification does not state it."""
+        return self.spec.dim if self.spec.dim is not None else self.backend.dim
+
+    def backend_for(self, plan: Plan) -> Backend:
+        """The loaded model, after a check that its width is the plan's.
+
+        Raises
+        ------
+        WeightsInvalid
+            The model's embeddings have another width.
+        """
+        if self.backend.dim != plan.dim:
+            raise WeightsInvalid(
+                f"{self.spec.name} gives embeddings of width {self.backend.dim}, but its catalogue entry states "
+                f"{plan.dim}: correct `dim` in the catalogue, or the checkpoint."
+            )
+        return self.backend
+
+    def require_unchanged(self, plan: Plan) -> None:
+        """Refuse a plan that was begun with other weights: its rows could not be compared with each other.
+
+        Raises
+        ------
+        JobError
+            The model is not the one in the plan.
+        """
+        if self.record != plan.model.asked():
+            raise JobError(
+                f"The model {self.spec.name} has changed since {plan.id} was begun (its weights or its description): "
+                "submit the request again, which starts a new set of embeddings."
+            )
 
 
 def record_of(
@@ -19,30 +117,34 @@ def record_of(
     on_progress: OnProgress | None = None,
     on_stage: OnStage | None = None,
 ) -> ModelRecord:
-    """What the store notes about the model, from its files alone: nothing is loaded.
+    """The model's record in the store, from its files alone: nothing is loaded.
 
-    Weights that are not on this machine are downloaded where that is possible, and imported if need be; ``on_progress``
-    and ``on_stage`` hear of it.
+    Weights that are not on this machine are downloaded, and imported if need be; `on_progress` and `on_stage` are
+    called meanwhile.
 
     Raises
     ------
     WeightsMissing
         The model's weights are not on this machine and cannot be downloaded.
     WeightsInvalid
-        What was downloaded is not the published file.
+        The download is not the published file.
     JobError
-        TensorFlow Serving, which has the weights of its models, cannot be asked for the version that it serves.
+        TensorFlow Serving, which runs the model, does not answer.
     """
     if spec.backend == "tfserving":
         from extractor.backends import tfserving
 
         return tfserving.record_of(spec, settings, on_progress, on_stage)
-    path = weights.obtain(
-        spec, settings.models, offline=settings.offline, mirror=settings.mirror, on_progress=on_progress
-    )
-    digest = sha256(path) if path is not None else None
+    if spec.readiness(settings.models) == "ready":
+        path = weights.locate(spec, settings.models)
+    else:
+        path = obtaining.obtain(
+            spec, settings.models, offline=settings.offline, mirror=settings.mirror, on_progress=on_progress
+        )
+    digest = weights.sha256(path) if path is not None else None
     if path is not None and digest is not None:
         weights.check_note(path, digest)
+    rules = KeyRules(prefix=spec.prefix, rename=spec.rename, ignore=spec.ignore)
     return ModelRecord(
         name=spec.name,
         backend=spec.backend,
@@ -52,14 +154,8 @@ def record_of(
         layout=spec.layout,
         embedding=spec.embedding,
         seed=spec.seed,
-        keys=key_rules(spec),
+        keys=None if rules == KeyRules() else rules,
     )
-
-
-def key_rules(spec: ModelSpec) -> KeyRules | None:
-    """What the model's description says about its checkpoint's keys; None when it says nothing."""
-    rules = KeyRules(prefix=spec.prefix, rename=spec.rename, ignore=spec.ignore)
-    return None if rules == KeyRules() else rules
 
 
 def open_backend(spec: ModelSpec, settings: Settings, record: ModelRecord) -> Backend:
@@ -68,7 +164,7 @@ def open_backend(spec: ModelSpec, settings: Settings, record: ModelRecord) -> Ba
     Raises
     ------
     WeightsMissing, WeightsInvalid
-        The weights are not here, or do not fit the architecture.
+        The weights are not on this machine, or do not fit the architecture.
     JobError
         The model is not served, or not as the catalogue describes it.
     """

@@ -17,11 +17,10 @@ from shoal.store import ModelRecord
 
 from extractor.backends.base import Backend
 from extractor.images.transform import Transform
-from extractor.models import weights
+from extractor.models import folders, obtaining
 from extractor.models.download import OnProgress
+from extractor.models.obtaining import OnStage
 from extractor.models.spec import ModelSpec
-from extractor.tf_import.obtaining import OnStage
-from extractor.tf_serving import folders
 from extractor.tf_serving.client import POLL_S, ServingClient
 from extractor.tf_serving.stubs import DataType, PredictRequest
 from extractor.tf_serving.tensors import dtype_name, from_proto, to_proto
@@ -110,7 +109,7 @@ def _obtain(
     if spec.weights.published is None or spec.weights.local_file(settings.models) is not None:
         raise absent
     try:
-        weights.obtain(
+        obtaining.obtain(
             spec,
             settings.models,
             offline=settings.offline,

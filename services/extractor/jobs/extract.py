@@ -21,8 +21,8 @@ from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Plan, Source, Store
 from shoal.userfiles import below
 
+from extractor.backends.loading import ModelLoader
 from extractor.images.transform import Transform
-from extractor.models.model import Model
 from extractor.sources.listing import list_source
 
 CHECKPOINT = "embeddings"
@@ -34,7 +34,9 @@ EXAMPLES = 3
 _log = structlog.get_logger(__name__)
 
 
-def open_plan(ctx: JobContext, request: ExtractRequest, model: Model, settings: Settings, store: Store) -> EmbeddingSet:
+def open_plan(
+    ctx: JobContext, request: ExtractRequest, model: ModelLoader, settings: Settings, store: Store
+) -> EmbeddingSet:
     """The set of embeddings that the job fills.
 
     The plan of an earlier attempt is continued unchanged, whatever happened to the folder since; otherwise the folder
@@ -80,7 +82,7 @@ def _frozen(ctx: JobContext, store: Store) -> EmbeddingSet | None:
         return None
 
 
-def make_plan(request: ExtractRequest, model: Model, listing: pa.Table, root: Path) -> Plan:
+def make_plan(request: ExtractRequest, model: ModelLoader, listing: pa.Table, root: Path) -> Plan:
     """What the set of embeddings will hold."""
     labels = request.images.labels
     return Plan(

@@ -1,4 +1,4 @@
-"""Networks by name: every architecture of timm, and the few that published weights need and timm has no name for."""
+"""Networks by name (timm's, and a few that published weights need and timm cannot name), and their embeddings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import timm
 import torch
 from shoal.errors import InvalidRequest, UnknownModel
 from timm.models.resnet import Bottleneck, ResNet
-from torch import nn
+from torch import Tensor, nn
 
 Builder = Callable[[], nn.Module]
+Embed = Callable[[Tensor], Tensor]
+EMBEDDINGS = ("pooled", "cls", "patch_mean")
 
 
 def build(architecture: str, *, size: int | None = None, seed: int | None = None) -> nn.Module:
@@ -35,7 +37,7 @@ def build(architecture: str, *, size: int | None = None, seed: int | None = None
         The architecture takes another input size only.
     """
     if architecture not in OWN and not timm.is_model(architecture):
-        raise UnknownModel(f"timm {timm.__version__} has no architecture {architecture!r}, nor have we.")
+        raise UnknownModel(f"timm {timm.__version__} has no architecture {architecture!r}, and Shoal defines none.")
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
@@ -53,7 +55,7 @@ def _of_timm(architecture: str, size: int | None) -> nn.Module:
         if not fixed:
             raise
         raise InvalidRequest(
-            f"{architecture!r} takes images of {cfg.input_size[-1]} pixels, not of {size}: leave `transform.size` out."
+            f"{architecture!r} takes only images of {cfg.input_size[-1]} pixels, not {size}: omit `transform.size`."
         ) from error
     return network
 
@@ -102,3 +104,86 @@ OWN: dict[str, Builder] = {
     ),
 }
 """What `timm.create_model` cannot name."""
+
+
+def embedder(module: nn.Module, embedding: str = "pooled") -> Embed:
+    """A function from normalised pixels (n, 3, size, size) to embeddings (n, dim).
+
+    Parameters
+    ----------
+    module
+        A network without classifier, in evaluation mode.
+    embedding
+        ``pooled``: what the classifier would get. ``cls``: the class token after the last block and norm.
+        ``patch_mean``: the mean over the patch tokens, or over the last feature map's positions. Anything else is the
+        name of a module inside the network, whose output is averaged over its positions, if any.
+
+    Raises
+    ------
+    InvalidRequest
+        The network has no such value.
+    """
+    if embedding == "pooled":
+        return lambda pixels: _flat(_pooled(module, pixels), embedding)
+    if embedding == "cls":
+        if getattr(module, "cls_token", None) is None:
+            raise InvalidRequest("The architecture has no class token: set `embedding` to `pooled`.")
+        return lambda pixels: _features(module, pixels)[:, 0]
+    if embedding == "patch_mean":
+        return lambda pixels: _patch_mean(module, _features(module, pixels))
+    return _hooked(module, embedding)
+
+
+def _pooled(module: nn.Module, pixels: Tensor) -> Tensor:
+    if not hasattr(module, "forward_head"):
+        output: Tensor = module(pixels)
+        return output
+    pooled: Tensor = module.forward_head(_features(module, pixels), pre_logits=True)
+    return pooled
+
+
+def _features(module: nn.Module, pixels: Tensor) -> Tensor:
+    forward_features = getattr(module, "forward_features", None)
+    if not callable(forward_features):
+        raise InvalidRequest("The architecture gives no features before pooling: set `embedding` to `pooled`.")
+    features: Tensor = forward_features(pixels)
+    return features
+
+
+def _patch_mean(module: nn.Module, features: Tensor) -> Tensor:
+    if features.ndim == 4 and getattr(module, "output_fmt", "NCHW") == "NHWC":
+        return features.mean(dim=(1, 2))
+    if features.ndim == 3:
+        return features[:, int(getattr(module, "num_prefix_tokens", 0)) :].mean(dim=1)
+    return _flat(features, "patch_mean")
+
+
+def _hooked(module: nn.Module, name: str) -> Embed:
+    inside = dict(module.named_modules())
+    if name not in inside or not name:
+        raise InvalidRequest(
+            f"The architecture has no embedding {name!r}. Choose {', '.join(EMBEDDINGS)}, or one of its modules: "
+            f"{', '.join(list(dict(module.named_children()))[:8])}."
+        )
+
+    def embed(pixels: Tensor) -> Tensor:
+        found: list[Tensor] = []
+        handle = inside[name].register_forward_hook(lambda _module, _args, output: found.append(output))
+        try:
+            module(pixels)
+        finally:
+            handle.remove()
+        if not found or not isinstance(found[-1], Tensor):
+            raise InvalidRequest(f"The module {name!r} gives no tensor: choose another.")
+        return _flat(found[-1], name)
+
+    return embed
+
+
+def _flat(output: Tensor, what: str) -> Tensor:
+    """(n, dim) from (n, dim), (n, tokens, dim) or (n, dim, height, width)."""
+    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
+        raise InvalidRequest(f"The embedding {what!r} of this architecture is not an (n, dim) tensor: choose another.")
+    if output.ndim == 3:
+        return output.mean(dim=1)
+    return output.mean(dim=(2, 3)) if output.ndim == 4 else output.to(torch.float32)

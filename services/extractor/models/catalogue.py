@@ -20,10 +20,9 @@ from shoal.settings import Settings
 from shoal.userfiles import UserFile, confine, require_regular, shortened
 
 from extractor.images.transform import CropMode, Transform
-from extractor.models import timm_names
+from extractor.models import folders, timm_names
 from extractor.models.checkpoints.layouts import LAYOUT_NAMES
 from extractor.models.spec import ModelSpec, PublishedModel, Readiness, WeightsSource
-from extractor.tf_serving import folders
 
 __all__ = ["ModelSpec", "Readiness", "Transform", "WeightsSource", "all_models", "catalogue_files", "resolve"]
 

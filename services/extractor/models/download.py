@@ -1,4 +1,4 @@
-"""Fetching one large file over HTTP so that it is either whole and checked, or not there."""
+"""Download of one large file over HTTP: resumed, checked, and published only when it is complete."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ import httpx
 from shoal.errors import WeightsInvalid
 
 from extractor.models.fetch import Route, public_client
+from extractor.models.weights import note_of, sha256
 
 OnProgress = Callable[[int, int | None], None]
-"""Called with the bytes that are here and the bytes there are (None when unknown); may raise to stop."""
+"""Called with the bytes received and the bytes in total (None when unknown); may raise to stop."""
 ATTEMPTS = 5
 REFUSED = {401: "it asks for a login", 403: "it asks for a login or an accepted licence", 404: "it has no such file"}
 
 
-class DownloadFailed(Exception):  # Never leaves the package: `weights` says what to do about it.
-    """The file could not be had; what is here already stays for the next try."""
+class DownloadFailed(Exception):  # Callers turn it into a `ShoalError` that says what to do.
+    """The file cannot be downloaded; the bytes received so far stay for the next attempt."""
 
 
 @dataclass(frozen=True)
 class Checksums:
-    """What the file must hash to: hex digits, or the first of them, as far as its publisher states any."""
+    """The checksums that a publisher states, in hex; a prefix is enough, None when not stated."""
 
     sha256: str | None = None
     md5: str | None = None
@@ -45,36 +46,29 @@ def download(
     timeout_s: float = 30.0,
     pause: Callable[[float], None] = time.sleep,
 ) -> str:
-    """Fetch `url` into `target`, going on where an earlier try stopped.
+    """Download `url` to `target`, continuing where an earlier attempt stopped; return the file's sha256 in hex.
 
-    The bytes go into ``<target>.part``; only a file of the stated length and checksum gets its name. Its sha256 is
-    written beside it as ``<target>.sha256``, and a later download must agree with that note.
+    The bytes go into ``<target>.part``, which is renamed when length and checksum are right. The sha256 is written to
+    ``<target>.sha256``, and a later download must agree with it.
 
     Parameters
     ----------
-    url
-        The file, or the route to it.
     timeout_s
-        How long the server may be silent; a slow server that goes on sending is waited for.
+        How long the server may send nothing; a slow server that keeps sending is not interrupted.
     pause
-        Waits the given seconds between two tries.
-
-    Returns
-    -------
-    str
-        sha256 of the file, hex.
+        Sleeps the given seconds between two attempts.
 
     Raises
     ------
     DownloadFailed
-        The server refused, cannot be reached, or went silent in every one of five tries without progress.
+        The server refuses, or five attempts in a row brought no byte.
     WeightsInvalid
-        The whole file came, and its checksum is not the stated one. It is deleted.
+        The complete file does not have the stated checksum. It is deleted.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     report = on_progress or (lambda _done, _total: None)
     route = url if isinstance(url, Route) else Route(url)
-    with alone(target, report):
+    with exclusive(target, report):
         if target.is_file():
             return sha256(target)
         part = _Part(target)
@@ -86,24 +80,14 @@ def download(
             part.discard()
             if not part.joined:
                 break
-            part.joined = False  # A file put together from several answers deserves another try from the start.
+            part.joined = False  # A file assembled from several responses gets one more attempt from the start.
         raise WeightsInvalid(
-            f"What {route.url} sent is not the file it should be: {fault}. It was deleted.", url=route.url
+            f"{route.url} did not send the published file: {fault}. The download was deleted.", url=route.url
         )
 
 
-def sha256(path: Path) -> str:
-    """sha256 of a file, hex."""
-    return _hash(path, "sha256")
-
-
-def _hash(path: Path, algorithm: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
-
-
 class _Part:
-    """The file while it is incomplete, with a note of the version that its bytes are of."""
+    """The incomplete file, with a note of the version that its bytes belong to."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -116,7 +100,7 @@ class _Part:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def version(self, url: str) -> str | None:
-        """The ETag or date of the bytes here; None when a resumed download could mix two versions."""
+        """ETag or date of the bytes received; None when a resumed download could mix two versions."""
         try:
             note = json.loads(self._note.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -142,13 +126,8 @@ class _Part:
         return digest
 
 
-def note_of(target: Path) -> Path:
-    """Where the sha256 of a downloaded file is written."""
-    return target.with_name(target.name + ".sha256")
-
-
 def _fetch(route: Route, part: _Part, report: OnProgress, timeout_s: float, pause: Callable[[float], None]) -> None:
-    """Try until the file is whole; a try that brought bytes does not count."""
+    """Retry until the file is complete; an attempt that brought bytes does not count."""
     timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, 10.0))
     tries, url = 0, route.url
     with public_client(route, timeout=timeout, headers={"Accept-Encoding": "identity"}) as client:
@@ -179,7 +158,7 @@ def _receive(client: httpx.Client, url: str, part: _Part, report: OnProgress) ->
         resumed = response.status_code == 206 and _starts_at(response) == have
         if not resumed and response.status_code == 206:
             part.discard()
-            raise httpx.ReadError("the server sends another part than was asked for")
+            raise httpx.ReadError("the server sends another part than the requested one")
         done = have if resumed else 0
         length = response.headers.get("content-length")
         total = done + int(length) if length and length.isdigit() else None
@@ -203,34 +182,31 @@ def _starts_at(response: httpx.Response) -> int | None:
 
 
 def require_room(folder: Path, needed: int) -> None:
-    """Refuse what the disk has no room for.
-
-    Raises
-    ------
-    DownloadFailed
-        There are fewer bytes left.
-    """
+    """Raise `DownloadFailed` when `folder` has fewer than `needed` bytes left."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise DownloadFailed(f"it needs {needed / 1e6:,.0f} MB, and {folder} has {free / 1e6:,.0f} MB left")
 
 
 def fault_of(path: Path, target: Path, stated: Checksums) -> str | None:
-    """Why the file at `path` is not what belongs at `target`; None when all that is known of it agrees."""
+    """Why the file at `path` must not become `target`; None when it agrees with all known checksums."""
     note = note_of(target)
     found = sha256(path)
     if stated.sha256 and not found.startswith(stated.sha256):
-        return f"its sha256 is {found}, stated is {stated.sha256}"
-    if stated.md5 and not (md5 := _hash(path, "md5")).startswith(stated.md5):
-        return f"its md5 is {md5}, stated is {stated.md5}"
+        return f"its sha256 is {found}, the stated one is {stated.sha256}"
+    if stated.md5:
+        with path.open("rb") as file:
+            md5 = hashlib.file_digest(file, "md5").hexdigest()
+        if not md5.startswith(stated.md5):
+            return f"its md5 is {md5}, the stated one is {stated.md5}"
     if not stated.sha256 and note.is_file() and not note.read_text(encoding="utf-8").startswith(found):
-        return f"its sha256 is {found}, and {note.name} has another one from the first download"
+        return f"its sha256 is {found}, but {note.name} records another one from the first download"
     return None
 
 
 @contextmanager
-def alone(target: Path, report: OnProgress) -> Iterator[None]:
-    """Let one process at a time fetch `target`; the others wait, and then find it."""
+def exclusive(target: Path, report: OnProgress) -> Iterator[None]:
+    """Let one process at a time download `target`; the others wait and then find it."""
     lock = target.with_name(f".{target.name}.lock")
     with lock.open("w") as file:
         while True:
@@ -240,4 +216,4 @@ def alone(target: Path, report: OnProgress) -> Iterator[None]:
             except BlockingIOError:
                 report(0, None)
                 time.sleep(0.2)
-        yield  # The lock file stays: whoever waits for it would otherwise hold a lock that a newcomer does not see.
+        yield  # The lock file stays: a waiting process would otherwise lock a deleted file that later ones do not see.

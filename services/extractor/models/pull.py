@@ -12,9 +12,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from shoal.errors import ShoalError
 from shoal.settings import Settings
 
-from extractor.models import catalogue, weights
-from extractor.models.download import sha256
-from extractor.tf_serving import folders
+from extractor.models import catalogue, folders, obtaining
+from extractor.models.weights import sha256
 
 
 def pull(name: str, settings: Settings) -> int:
@@ -30,7 +29,7 @@ def pull(name: str, settings: Settings) -> int:
         spec = catalogue.resolve(name, settings.models, settings=settings)
         with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(spec.name, total=None)
-            path = weights.obtain(
+            path = obtaining.obtain(
                 spec,
                 settings.models,
                 offline=settings.offline,

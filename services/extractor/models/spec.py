@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from extractor.images.transform import Transform
+from extractor.models import folders
 
 Readiness = Literal["ready", "downloadable", "needs_file"]
 
@@ -89,8 +90,6 @@ class WeightsSource:
             path = models_root / name
             try:
                 if self.kind == "served":
-                    from extractor.tf_serving import folders
-
                     path = path / str(max(folders.versions(path), default=0)) / "saved_model.pb"
                 if path.is_file():
                     return path

@@ -11,11 +11,11 @@ from shoal.host import available_cores
 from shoal.jobs.child import JobContext
 from shoal.settings import Settings
 
+from extractor.backends.loading import ModelLoader
 from extractor.images.child import DecoderConfig, ListedImage, Undecodable
 from extractor.images.pool import DecodePool
 from extractor.images.transform import Transform
 from extractor.models import catalogue
-from extractor.models.model import Model
 from extractor.online.inline import InlineFolder, InlineRequest, InlineResult, image_name
 
 
@@ -38,7 +38,7 @@ def embed_inline(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     folder = InlineFolder(settings.store, request.inline)
     spec = catalogue.resolve(request.model, settings.models, settings=settings)
     pixels = _pixels(ctx, folder, request.count, spec.transform, settings)
-    with Model(spec, settings, ctx) as model:
+    with ModelLoader(spec, settings, ctx) as model:
         backend = model.backend
         ctx.progress("embed", 0, request.count, "images")
         vectors = backend.submit(pixels).result()

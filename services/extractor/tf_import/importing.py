@@ -21,14 +21,13 @@ from shoal.errors import ImportInvalid, UnknownModel
 from shoal.schemas import Name, TransformOverride
 
 from extractor.images.transform import Transform
-from extractor.models import catalogue
+from extractor.models import catalogue, folders
 from extractor.models.spec import ModelSpec
 from extractor.tf_import.checks import Checks, check_export, sample_images
 from extractor.tf_import.export import INPUT, OUTPUT, SIGNATURE, InputDtype, Scaling, save, write_warm_up
 from extractor.tf_import.graphs import Network, Reader, reader
 from extractor.tf_import.publish import publish, write_configs
 from extractor.tf_import.sources import Choice, SavedModelFolder, choose, read_folder
-from extractor.tf_serving import folders
 from extractor.tf_serving.loading import tensorflow
 
 DEFAULT_SIZE = 224

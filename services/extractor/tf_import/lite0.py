@@ -38,13 +38,13 @@ def torch_state(settings: Settings) -> State:
     """
     import timm
 
-    from extractor.models import checkpoints
+    from extractor.models.checkpoints.loading import load_into
 
     spec = catalogue.resolve(NAME, settings.models, settings=settings)
     network = timm.create_model(spec.architecture, pretrained=False, num_classes=0)
     path = weights.locate(spec, settings.models)
     if path is not None:
-        checkpoints.load_into(network, path, spec.layout)
+        load_into(network, path, spec.layout)
     return {name: value.numpy() for name, value in network.eval().state_dict().items()}
 
 

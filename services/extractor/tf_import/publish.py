@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shoal.store.files import fsync_folder, fsync_tree, replace_file
 
-from extractor.tf_serving.folders import served_models, versions
+from extractor.models.folders import served_models, versions
 
 MODEL_CONFIG = "model.config"
 BATCHING_CONFIG = "batching.config"

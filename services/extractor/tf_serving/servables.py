@@ -14,8 +14,8 @@ import structlog
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from extractor.models import folders
 from extractor.tf_import.export import WARM_UP
-from extractor.tf_serving import folders
 from extractor.tf_serving.batching import Arrays, Batcher, BatchLimits, QueueFull
 from extractor.tf_serving.loading import tensorflow
 from extractor.tf_serving.stubs import PredictionLog, SavedModel

@@ -18,8 +18,8 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from shoal.errors import Unavailable
 
+from extractor.models.folders import served_models
 from extractor.tf_serving.batching import BatchLimits
-from extractor.tf_serving.folders import served_models
 from extractor.tf_serving.loading import tensorflow
 from extractor.tf_serving.servables import Servables, ServingError
 from extractor.tf_serving.stubs import (

@@ -55,11 +55,12 @@ def test_the_same_batch_gives_the_same_bits(lite0: TorchBackend) -> None:
 
 def test_it_is_the_networks_own_pooled_output_on_normalised_pixels(lite0: TorchBackend) -> None:
     import timm
-    from extractor.models import checkpoints, weights
+    from extractor.models import weights
+    from extractor.models.checkpoints.loading import load_into
 
     spec = catalogue.resolve("tf_efficientnet_lite0", lite0_models := Settings().models)
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
-    checkpoints.load_into(network, weights.locate(spec, lite0_models))
+    load_into(network, weights.locate(spec, lite0_models))
     images = noise(2)
     with torch.inference_mode():
         normalised = (torch.from_numpy(images).permute(0, 3, 1, 2).float() - 127) / 128
@@ -88,7 +89,7 @@ def test_missing_weights_say_what_to_put_where(settings: Settings) -> None:
         load(settings, "timm:resnet18.a1_in1k")
 
 
-@pytest.mark.parametrize(("wanted", "message"), [("gpu", "say auto"), ("cuda:99", "CUDA devices")])
+@pytest.mark.parametrize(("wanted", "message"), [("gpu", "set it to auto"), ("cuda:99", "CUDA devices")])
 def test_a_device_that_is_not_there_is_an_error_not_a_slow_job(wanted: str, message: str) -> None:
     with pytest.raises(JobError, match=message):
         pick_device(wanted)

@@ -10,7 +10,8 @@ import pytest
 import timm
 import torch
 from extractor.images.preprocess import network_input
-from extractor.models import architectures, catalogue, checkpoints, embedding
+from extractor.models import architectures, catalogue
+from extractor.models.checkpoints.loading import load_into
 from PIL import Image
 from shoal.errors import InvalidRequest
 from timm.data import create_transform, resolve_data_config, resolve_model_data_config
@@ -108,11 +109,11 @@ def test_the_embedding_is_what_the_classifier_would_get(architecture: str, tmp_p
     complete = randomised(timm.create_model(architecture, pretrained=False))
     torch.save(complete.state_dict(), tmp_path / "w.pth")
     network = architectures.build(architecture, size=timm.get_pretrained_cfg(architecture).input_size[-1])
-    checkpoints.load_into(network, tmp_path / "w.pth", "timm")
+    load_into(network, tmp_path / "w.pth", "timm")
     x = noise(SMALL[architecture])
     with torch.inference_mode():
         expected = complete.forward_head(complete.forward_features(x), pre_logits=True)
-        got = embedding.embedder(network)(x)
+        got = architectures.embedder(network)(x)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
     assert got.shape[1] == catalogue.resolve(f"timm:{architecture}", tmp_path).dim
 
@@ -164,7 +165,7 @@ def test_a_transformer_runs_at_another_size_with_its_published_positions() -> No
     network = architectures.build("vit_tiny_patch16_224", size=96)
     assert network.pos_embed.shape[1] == 197
     with torch.inference_mode():
-        assert embedding.embedder(network)(noise(96)).shape == (2, 192)
+        assert architectures.embedder(network)(noise(96)).shape == (2, 192)
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +182,8 @@ def test_class_token_and_patches_of_a_transformer(transformer: nn.Module) -> Non
     x = noise(224)
     with torch.inference_mode():
         tokens = transformer.forward_features(x)
-        torch.testing.assert_close(embedding.embedder(transformer, "cls")(x), tokens[:, 0])
-        torch.testing.assert_close(embedding.embedder(transformer, "patch_mean")(x), tokens[:, 2:].mean(1))
+        torch.testing.assert_close(architectures.embedder(transformer, "cls")(x), tokens[:, 0])
+        torch.testing.assert_close(architectures.embedder(transformer, "patch_mean")(x), tokens[:, 2:].mean(1))
 
 
 def test_a_named_module_of_a_transformer_and_of_a_convolutional_network(
@@ -190,20 +191,20 @@ def test_a_named_module_of_a_transformer_and_of_a_convolutional_network(
 ) -> None:
     x = noise(224)
     with torch.inference_mode():
-        assert embedding.embedder(transformer, "blocks.3")(x).shape == (2, 192)
-        pooled = embedding.embedder(convolutions, "layer4")(x)
-        torch.testing.assert_close(pooled, embedding.embedder(convolutions)(x))
-        assert embedding.embedder(convolutions, "layer2")(x).shape == (2, 128)
-        torch.testing.assert_close(pooled, embedding.embedder(convolutions, "patch_mean")(x))
+        assert architectures.embedder(transformer, "blocks.3")(x).shape == (2, 192)
+        pooled = architectures.embedder(convolutions, "layer4")(x)
+        torch.testing.assert_close(pooled, architectures.embedder(convolutions)(x))
+        assert architectures.embedder(convolutions, "layer2")(x).shape == (2, 128)
+        torch.testing.assert_close(pooled, architectures.embedder(convolutions, "patch_mean")(x))
 
 
 def test_features_with_channels_last_are_averaged_over_positions() -> None:
     network = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, num_classes=0, depths=(1, 1, 1, 1))
     with torch.inference_mode():
-        assert embedding.embedder(network.eval(), "patch_mean")(noise(224)).shape == (2, 768)
+        assert architectures.embedder(network.eval(), "patch_mean")(noise(224)).shape == (2, 768)
 
 
 @pytest.mark.parametrize("kind", ["cls", "layer5", "", "layer4.7"])
 def test_an_embedding_that_is_not_there_is_refused(kind: str, convolutions: nn.Module) -> None:
     with pytest.raises(InvalidRequest, match=r"class token|no embedding"):
-        embedding.embedder(convolutions, kind)
+        architectures.embedder(convolutions, kind)

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from extractor.backends.loading import record_of
 from extractor.images.transform import Transform
-from extractor.models import weights
-from extractor.models.download import Checksums, DownloadFailed, download, note_of
+from extractor.models import obtaining, weights
+from extractor.models.download import Checksums, DownloadFailed, download
 from extractor.models.fetch import Route
 from extractor.models.pull import pull
 from extractor.models.spec import ModelSpec, WeightsSource
+from extractor.models.weights import note_of
 from shoal.errors import WeightsInvalid, WeightsMissing
 from shoal.settings import Settings
 
@@ -249,7 +250,7 @@ def test_a_disk_without_room_is_seen_before_the_first_byte(
 
 def test_obtain_downloads_once(site: Site, target: Path) -> None:
     for _ in range(2):
-        assert weights.obtain(spec_of(site.url), target.parent) == target
+        assert obtaining.obtain(spec_of(site.url), target.parent) == target
     assert len(site.asked) == 1
 
 
@@ -263,8 +264,8 @@ def test_every_way_to_miss_a_file_names_url_file_and_folder(site: Site, tmp_path
     site.statuses = [404]
     spec = spec_of(site.url)
     for error in (
-        problems(lambda: weights.obtain(spec, tmp_path, offline=True)),
-        problems(lambda: weights.obtain(spec, tmp_path)),
+        problems(lambda: obtaining.obtain(spec, tmp_path, offline=True)),
+        problems(lambda: obtaining.obtain(spec, tmp_path)),
         problems(lambda: weights.locate(spec, tmp_path)),
     ):
         for part in (site.url, "model.pth", str(tmp_path)):
@@ -273,19 +274,19 @@ def test_every_way_to_miss_a_file_names_url_file_and_folder(site: Site, tmp_path
 
 
 def test_offline_never_asks(site: Site, tmp_path: Path) -> None:
-    error = problems(lambda: weights.obtain(spec_of(site.url), tmp_path, offline=True))
+    error = problems(lambda: obtaining.obtain(spec_of(site.url), tmp_path, offline=True))
     assert "SHOAL_OFFLINE" in error.detail
     assert site.asked == []
 
 
 def test_a_file_for_people_names_the_page(tmp_path: Path) -> None:
-    error = problems(lambda: weights.obtain(spec_of(None, page="https://example.org/zoo"), tmp_path))
+    error = problems(lambda: obtaining.obtain(spec_of(None, page="https://example.org/zoo"), tmp_path))
     assert "https://example.org/zoo" in error.detail
 
 
 def test_a_mirror_is_asked_in_place_of_the_publisher(site: Site, tmp_path: Path) -> None:
     spec = spec_of("https://example.org/model.pth")
-    assert weights.obtain(spec, tmp_path, mirror=site.url.removesuffix("/model.pth")) == tmp_path / "model.pth"
+    assert obtaining.obtain(spec, tmp_path, mirror=site.url.removesuffix("/model.pth")) == tmp_path / "model.pth"
     assert (tmp_path / "model.pth").read_bytes() == BODY
 
 
@@ -305,7 +306,7 @@ def test_a_route_goes_through_the_mirror_and_keeps_to_its_hosts() -> None:
 
 def test_a_downloaded_file_that_changed_is_refused_when_it_is_used(site: Site, tmp_path: Path) -> None:
     spec, settings = spec_of(site.url), Settings(models=tmp_path)
-    path = weights.obtain(spec, tmp_path)
+    path = obtaining.obtain(spec, tmp_path)
     assert path is not None
     assert record_of(spec, settings).weights_sha256 == SHA256
     path.write_bytes(BODY[:-1] + b"x")
@@ -325,7 +326,7 @@ def test_a_random_baseline_is_offered_only_where_one_can_run(tmp_path: Path) -> 
 
 def test_models_without_weights_need_no_file(tmp_path: Path) -> None:
     spec = ModelSpec("r", "torch", "resnet18", WeightsSource("random"), Transform(), seed=0)
-    assert weights.obtain(spec, tmp_path) is None
+    assert obtaining.obtain(spec, tmp_path) is None
 
 
 def test_pull_fetches_a_model_of_the_users_catalogue(

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from extractor.models import archives
 from extractor.models.download import DownloadFailed
-from extractor.tf_import import archives
 from shoal.errors import WeightsInvalid
 
 Kind = Literal["zip", "tar"]

@@ -19,12 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 from extractor.api.routes import build
-from extractor.models import catalogue, weights
+from extractor.models import bucket, catalogue, folders, obtaining
 from extractor.models.download import DownloadFailed
 from extractor.models.pull import pull
 from extractor.pipeline import extract
-from extractor.tf_import import bucket, obtaining
-from extractor.tf_serving import folders
 from fastapi.testclient import TestClient
 from PIL import Image
 from shoal.errors import ModelNotServed, WeightsInvalid, WeightsMissing
@@ -96,7 +94,7 @@ def not_imported(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def obtain(settings: Settings, name: str = "small", **options: Any) -> Path:
     spec = catalogue.resolve(name, settings.models, settings=settings)
-    return obtaining.obtain(spec, settings.models, mirror=settings.mirror, **options)
+    return obtaining.obtain_published(spec, settings.models, mirror=settings.mirror, **options)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -310,7 +308,7 @@ class TestDownload:
         program.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(program))
         with pytest.raises(
-            WeightsInvalid, match=r"small was downloaded, and cannot be imported: The output is random\."
+            WeightsInvalid, match=r"small was downloaded but cannot be imported: The output is random\."
         ):
             obtain(settings)
         spec = catalogue.resolve("small", settings.models)
@@ -389,7 +387,7 @@ def test_what_cannot_be_had_is_said_with_what_to_fetch_and_how_to_import_it(
             assert part in said
         assert "random" not in said
     with pytest.raises(WeightsMissing) as caught:
-        weights.obtain(spec, settings.models, offline=True)
+        obtaining.obtain(spec, settings.models, offline=True)
     assert caught.value.members["url"] == spec.weights.published.url
 
 

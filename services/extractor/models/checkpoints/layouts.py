@@ -1,4 +1,4 @@
-"""How published checkpoints name their tensors: data only, read by `extractor.models.checkpoints`.
+"""How published checkpoints name their tensors: data only, read by `extractor.models.checkpoints.matching`.
 
 A layout says in which part of the file the tensors lie, which prefix the backbone's keys carry, which other keys
 belong to heads that an embedding does not need, and how the remaining names become ours.
@@ -67,7 +67,7 @@ class Layout:
     joins
         Tensors to be put one below the other: their names without ``.weight`` and ``.bias``, and the name of the whole.
     names
-        ``efficientnet_pytorch``: names that depend on the network's blocks, see `extractor.models.checkpoints.names`.
+        ``efficientnet_pytorch``: names that depend on the network's blocks.
     converted_by_timm
         Let the architecture's own conversion in timm try, where the names do not fit directly.
     averaged
@@ -88,10 +88,6 @@ class Layout:
     names: str | None = None
     converted_by_timm: bool = False
     averaged: bool = False
-
-    def is_head(self, key: str) -> bool:
-        """Whether `key`, without ``module.``, belongs to a known head."""
-        return any(re.fullmatch(pattern, key) for pattern in self.heads)
 
 
 # Separius/SimCLRv2-Pytorch numbers its modules; without selective kernels the network is torchvision's.
@@ -386,4 +382,4 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
 )
 
-LAYOUT_NAMES = ("auto", "none", *(layout.name for layout in LAYOUTS))
+LAYOUT_NAMES = ("auto", "none", *[layout.name for layout in LAYOUTS])

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from shoal.store.records import KeyRules
+from shoal.store.records import KeyRules, LoadedCheckpoint
 from torch import Tensor, nn
 
-from extractor.models.checkpoints import names
 from extractor.models.checkpoints.contents import (
     NO_RULES,
     Entry,
@@ -26,6 +25,8 @@ from extractor.models.checkpoints.contents import (
 from extractor.models.checkpoints.layouts import Layout
 
 Heads = Callable[[], frozenset[str]]
+LISTED = 200
+"""Keys of each kind that a record or an error lists at most."""
 COUNTER = "num_batches_tracked"
 """BatchNorm's counter of batches: checkpoints before PyTorch 0.4.1 lack it and evaluation never reads it."""
 
@@ -37,23 +38,23 @@ class Match:
     Attributes
     ----------
     tensors
-        By our names: what fills the network.
+        By timm's names: what fills the network.
     missing
         Tensors of the network that nothing fills.
     unexpected
-        Keys of the file, as they stand there, that belong neither to the network nor to a known head.
+        Keys of the file that belong neither to the network nor to a known head.
     misshaped
         (key of the file, its shape, the shape that the network needs).
     heads
-        Keys of the file that belong to known heads.
+        Keys of the file that belong to known heads, which an embedding does not need.
     ignored
-        Keys of the file that the request's rules let be left over, or that lack its prefix.
+        Keys of the file that the request's rules leave out, or that lack its prefix.
     renamed
         (key of the file, new name) of what the request's rules renamed.
     absent_counters
-        BatchNorm counters that the file lacks: tolerated.
+        BatchNorm's ``num_batches_tracked`` that the file lacks: tolerated, evaluation never reads them.
     other_parts
-        Parts of a training checkpoint beside the one read.
+        Parts of a training checkpoint that are not read.
     converted, merged
         Whether timm's own conversion was needed, and the keys that it joined with others or left out.
     """
@@ -74,6 +75,11 @@ class Match:
     merged: list[str] = field(default_factory=list)
 
     @property
+    def filled(self) -> int:
+        """How many of the network's tensors are filled."""
+        return len(self.tensors)
+
+    @property
     def complete(self) -> bool:
         """Whether every tensor is filled and every other one is accounted for."""
         return bool(self.tensors) and not (self.missing or self.unexpected or self.misshaped)
@@ -82,6 +88,20 @@ class Match:
     def faults(self) -> int:
         """How far from complete, to find the layout that was most likely meant."""
         return len(self.missing) + len(self.unexpected) + len(self.misshaped)
+
+    def record(self, asked_layout: str) -> LoadedCheckpoint:
+        """The record in the store of how the checkpoint was read."""
+        return LoadedCheckpoint(
+            asked_layout=asked_layout,
+            container=self.container,
+            prefix=self.prefix,
+            filled=self.filled,
+            renamed=len(self.renamed),
+            ignored=tuple(self.ignored[:LISTED]),
+            ignored_count=len(self.ignored),
+            heads=tuple(self.heads[:LISTED]),
+            heads_count=len(self.heads),
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +123,8 @@ class _Split:
     head_names: dict[str, str]
 
     def is_head(self, layout: Layout, entry: Entry) -> bool:
-        return layout.is_head(self.head_names[entry.origins[0]])
+        """Whether a tensor belongs to a head that `layout` knows."""
+        return any(re.fullmatch(pattern, self.head_names[entry.origins[0]]) for pattern in layout.heads)
 
 
 def matches(
@@ -122,13 +143,13 @@ def matches(
     if part is None:
         return
     beside = list(parts_beside(content, part.container))
-    strange = [name for name, value in beside if not accounted(name, value, rules)]
+    unaccounted = [name for name, value in beside if not accounted(name, value, rules)]
     for prefix, copy in _prefixes(part, layout):
         match = Match(layout, part.container, prefix, renamed=list(part.renamed))
         match = _match(module, _split(part, layout, prefix, copy, module), match, heads)
         _set_ignored_aside(match, part, rules)
-        match.unexpected += strange
-        match.other_parts = [name for name, _ in beside if name not in strange]
+        match.unexpected += unaccounted
+        match.other_parts = [name for name, _ in beside if name not in unaccounted]
         yield match
 
 
@@ -172,11 +193,11 @@ def _split(part: Part, layout: Layout, prefix: str, copy: bool, module: nn.Modul
     return _Split(_joined(inside, layout, module.state_dict()), outside, head_names)
 
 
-def _joined(entries: list[Entry], layout: Layout, wanted: Mapping[str, Tensor]) -> list[Entry]:
+def _joined(entries: list[Entry], layout: Layout, needed: Mapping[str, Tensor]) -> list[Entry]:
     """`entries` with the tensors put together that the network has as one."""
     by_name = {entry.name: entry for entry in entries}
     for pieces, whole in layout.joins:
-        for name in [name for name in wanted if re.fullmatch(rf"(.+\.)?{re.escape(whole)}\.\w+", name)]:
+        for name in [name for name in needed if re.fullmatch(rf"(.+\.)?{re.escape(whole)}\.\w+", name)]:
             parts = [name.replace(whole, piece) for piece in pieces]
             found = [by_name[part] for part in parts if part in by_name]
             if len(found) == len(parts) and len({entry.tensor.shape[1:] for entry in found}) == 1:
@@ -188,10 +209,10 @@ def _joined(entries: list[Entry], layout: Layout, wanted: Mapping[str, Tensor]) 
 
 
 def _match(module: nn.Module, split: _Split, match: Match, heads: Heads) -> Match:
-    wanted, layout = {bare(name): name for name in module.state_dict()}, match.layout
+    needed, layout = {bare(name): name for name in module.state_dict()}, match.layout
     origin: dict[str, str] = {}
     for entry in split.inside:
-        name = wanted.get(entry.name)
+        name = needed.get(entry.name)
         if name is not None and name not in origin:
             match.tensors[name], origin[name] = entry.tensor, " + ".join(entry.origins)
         elif split.is_head(layout, entry):
@@ -210,13 +231,13 @@ def _match(module: nn.Module, split: _Split, match: Match, heads: Heads) -> Matc
     return match
 
 
-def _compare(wanted: Mapping[str, Tensor], origin: Mapping[str, str], match: Match) -> None:
-    for name, needed in wanted.items():
+def _compare(network: Mapping[str, Tensor], origin: Mapping[str, str], match: Match) -> None:
+    for name, target in network.items():
         given = match.tensors.get(name)
         if given is None:
             (match.absent_counters if name.endswith(COUNTER) else match.missing).append(name)
-        elif given.shape != needed.shape:
-            match.misshaped.append((origin.get(name, name), tuple(given.shape), tuple(needed.shape)))
+        elif given.shape != target.shape:
+            match.misshaped.append((origin.get(name, name), tuple(given.shape), tuple(target.shape)))
 
 
 def _set_heads_aside(match: Match, split: _Split, classifier: frozenset[str]) -> None:
@@ -226,7 +247,7 @@ def _set_heads_aside(match: Match, split: _Split, classifier: frozenset[str]) ->
 
 
 def _set_ignored_aside(match: Match, part: Part, rules: KeyRules) -> None:
-    """Let go of what the request's rules allow, under any of the names that a key has here."""
+    """Leave out what the request's rules allow, under any of the key's names."""
     if rules.ignore:
         names = {key: entry.name for entry in part.entries for key in entry.origins}
         match.ignored = [key for key in match.unexpected if ignored(rules, key, bare(key), names.get(key, key))]
@@ -237,8 +258,7 @@ def _set_ignored_aside(match: Match, part: Part, rules: KeyRules) -> None:
 def rename(layout: Layout, module: nn.Module) -> Callable[[str], str | None]:
     """From a key of the backbone to our name, None where the layout has no such key."""
     if layout.names is not None:
-        table: dict[str, str] = getattr(names, layout.names)(module)
-        return table.get
+        return _efficientnet_names(module).get
     if not layout.renames:
         return lambda name: name
 
@@ -251,11 +271,44 @@ def rename(layout: Layout, module: nn.Module) -> Callable[[str], str | None]:
     return by_pattern
 
 
+def _efficientnet_names(module: nn.Module) -> dict[str, str]:
+    """Names of lukemelas/EfficientNet-PyTorch and its ports to those of timm's EfficientNet `module`.
+
+    Theirs numbers all blocks in one row, ours stage by stage; a block without expansion has one convolution less.
+    Empty for a module that is no EfficientNet of timm.
+    """
+    stages = getattr(module, "blocks", None)
+    if not isinstance(stages, nn.Sequential) or not hasattr(module, "conv_stem"):
+        return {}
+    pairs = [("_conv_stem", "conv_stem"), ("_bn0", "bn1"), ("_conv_head", "conv_head"), ("_bn1", "bn2")]
+    number = 0
+    for s, stage in enumerate(stages):
+        for b, block in enumerate(stage):
+            pairs += [(f"_blocks.{number}.{t}", f"blocks.{s}.{b}.{o}") for t, o in _block_names(block)]
+            number += 1
+    theirs = {ours: their for their, ours in pairs}
+    names = {}
+    for key in module.state_dict():
+        part, _, tensor = key.rpartition(".")
+        if part in theirs:
+            names[f"{theirs[part]}.{tensor}"] = key
+    return names
+
+
+def _block_names(block: nn.Module) -> Iterator[tuple[str, str]]:
+    if hasattr(block, "conv_pwl"):
+        yield from (("_expand_conv", "conv_pw"), ("_bn0", "bn1"), ("_depthwise_conv", "conv_dw"), ("_bn1", "bn2"))
+        yield from (("_project_conv", "conv_pwl"), ("_bn2", "bn3"))
+    else:
+        yield from (("_depthwise_conv", "conv_dw"), ("_bn1", "bn1"), ("_project_conv", "conv_pw"), ("_bn2", "bn2"))
+    yield from (("_se_reduce", "se.conv_reduce"), ("_se_expand", "se.conv_expand"))
+
+
 def _converted(module: nn.Module, split: _Split, direct: Match, heads: Heads) -> Match | None:
     """The match after the conversion that timm keeps for this architecture; None where it has none or it fails.
 
     timm's conversions also resample tensors whose shape does not fit. Here that counts as a wrong shape: a checkpoint
-    for another image size would otherwise load without a word.
+    for another image size would otherwise load silently.
     """
     convert = getattr(sys.modules.get(type(module).__module__), "checkpoint_filter_fn", None)
     if convert is None:
@@ -266,13 +319,13 @@ def _converted(module: nn.Module, split: _Split, direct: Match, heads: Heads) ->
     except (KeyError, IndexError, ValueError, RuntimeError, AttributeError, TypeError, AssertionError):
         return None
     match = Match(direct.layout, direct.container, direct.prefix, renamed=direct.renamed, converted=True)
-    wanted = module.state_dict()
+    needed = module.state_dict()
     origin = {name: " + ".join(entry.origins) for name, entry in source.items()}
     for name, tensor in result.items():
         before = source[name].tensor if name in source else None
         if before is not None and _resampled(before, tensor):
             match.misshaped.append((origin[name], tuple(before.shape), tuple(tensor.shape)))
-        if name in wanted:
+        if name in needed:
             match.tensors[name] = tensor
         elif name in source and split.is_head(match.layout, source[name]):
             match.heads += source[name].origins
@@ -285,7 +338,7 @@ def _converted(module: nn.Module, split: _Split, direct: Match, heads: Heads) ->
     for entry in split.outside:
         (match.heads if split.is_head(match.layout, entry) else match.unexpected).extend(entry.origins)
     _set_heads_aside(match, split, heads())
-    _compare(wanted, origin, match)
+    _compare(needed, origin, match)
     return match
 
 

@@ -15,8 +15,9 @@ import pytest
 import timm
 import torch
 import torchvision
-from extractor.models import architectures, checkpoints, embedding
+from extractor.models import architectures
 from extractor.models.checkpoints.layouts import LAYOUTS
+from extractor.models.checkpoints.loading import load_into
 from safetensors.torch import save_file
 from shoal.errors import WeightsInvalid
 from torch import Tensor, nn
@@ -338,7 +339,7 @@ def write(path: Path, content: Any) -> Path:
 
 def embed(module: nn.Module, images: Tensor) -> Tensor:
     with torch.inference_mode():
-        return embedding.embedder(module)(images)
+        return architectures.embedder(module)(images)
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["auto", "named"])
@@ -349,14 +350,14 @@ def test_a_published_layout_gives_the_authors_embedding(
     layout, writer = WRITERS[kind]
     network = ours()
     path = write(tmp_path / "checkpoint.pth", writer(backbone.state_dict()))
-    report = checkpoints.load_into(network, path, layout if named else "auto")
-    assert report.layout == layout
+    report = load_into(network, path, layout if named else "auto")
+    assert report.layout.name == layout
     assert report.filled == len(network.state_dict())
     torch.testing.assert_close(embed(network, images), embed(backbone, images), atol=1e-4, rtol=1e-4)
 
 
 def test_what_is_left_over_is_named(backbone: nn.Module, tmp_path: Path) -> None:
-    report = checkpoints.load_into(ours(), write(tmp_path / "c.pth", pycontrast(backbone.state_dict())))
+    report = load_into(ours(), write(tmp_path / "c.pth", pycontrast(backbone.state_dict())))
     assert {key.split(".")[1] for key in report.heads} == {"head", "head_jig"}
     assert set(report.other_parts) == {"opt", "contrast", "optimizer", "epoch"}
 
@@ -388,7 +389,7 @@ def test_a_missing_key_is_named(kind: str, backbone: nn.Module, tmp_path: Path) 
     state = state_of(content)
     del state[conv_key(state)]
     with pytest.raises(WeightsInvalid, match=r"layer2\.0\.conv2\.weight") as caught:
-        checkpoints.load_into(ours(), write(tmp_path / "c.pth", content))
+        load_into(ours(), write(tmp_path / "c.pth", content))
     assert caught.value.members["missing"] == ["layer2.0.conv2.weight"]
     assert caught.value.members["layouts_tried"]
 
@@ -401,7 +402,7 @@ def test_a_renamed_key_is_named(kind: str, backbone: nn.Module, tmp_path: Path) 
     renamed = key.replace("conv2", "konv2")
     state[renamed] = state.pop(key)
     with pytest.raises(WeightsInvalid) as caught:
-        checkpoints.load_into(ours(), write(tmp_path / "c.pth", content))
+        load_into(ours(), write(tmp_path / "c.pth", content))
     assert caught.value.members["missing"] == ["layer2.0.conv2.weight"]
     assert caught.value.members["unexpected"] == [renamed]
     assert renamed in caught.value.detail
@@ -414,20 +415,20 @@ def test_a_wrong_shape_is_named(kind: str, backbone: nn.Module, tmp_path: Path) 
     key = conv_key(state)
     state[key] = state[key][:, :, :1, :1]
     with pytest.raises(WeightsInvalid) as caught:
-        checkpoints.load_into(ours(), write(tmp_path / "c.pth", content))
+        load_into(ours(), write(tmp_path / "c.pth", content))
     assert f"{key} is 16 x 16 x 1 x 1, needed 16 x 16 x 3 x 3" in caught.value.detail
 
 
 def test_a_tensor_of_no_known_head_is_refused(backbone: nn.Module, tmp_path: Path) -> None:
     content = swav(backbone.state_dict()) | {"module.surprise.weight": torch.zeros(2)}
     with pytest.raises(WeightsInvalid, match=r"Unexpected \(1\): module\.surprise\.weight"):
-        checkpoints.load_into(ours(), write(tmp_path / "c.pth", content), "swav")
+        load_into(ours(), write(tmp_path / "c.pth", content), "swav")
 
 
 def test_an_unknown_part_with_tensors_is_refused(backbone: nn.Module, tmp_path: Path) -> None:
     content = vicreg(backbone.state_dict()) | {"second_network": {"weight": torch.zeros(3)}}
     with pytest.raises(WeightsInvalid, match="second_network"):
-        checkpoints.load_into(ours(), write(tmp_path / "c.pth", content))
+        load_into(ours(), write(tmp_path / "c.pth", content))
 
 
 def test_the_state_of_random_generators_is_training_state(backbone: nn.Module, tmp_path: Path) -> None:
@@ -435,7 +436,7 @@ def test_the_state_of_random_generators_is_training_state(backbone: nn.Module, t
         "rng_state": torch.get_rng_state(),
         "cuda_rng_states": [torch.ones(9)],
     }
-    report = checkpoints.load_into(ours(), write(tmp_path / "c.pth", content), "pycontrast")
+    report = load_into(ours(), write(tmp_path / "c.pth", content), "pycontrast")
     assert {"rng_state", "cuda_rng_states"} <= set(report.other_parts)
 
 
@@ -444,13 +445,13 @@ def test_averaged_weights_never_stand_in_for_broken_ones(backbone: nn.Module, tm
     del state["layer2.0.conv2.weight"]
     content = {"model": state, "model_ema": backbone.state_dict()}
     with pytest.raises(WeightsInvalid, match=r"layer2\.0\.conv2\.weight"):
-        checkpoints.load_into(ours(), write(tmp_path / "c.pth", content))
+        load_into(ours(), write(tmp_path / "c.pth", content))
 
 
 def test_old_checkpoints_without_counters_load(backbone: nn.Module, images: Tensor, tmp_path: Path) -> None:
     state = {k: v for k, v in backbone.state_dict().items() if not k.endswith("num_batches_tracked")}
     network = ours()
-    report = checkpoints.load_into(network, write(tmp_path / "c.pth", state))
+    report = load_into(network, write(tmp_path / "c.pth", state))
     assert all(name.endswith("num_batches_tracked") for name in report.absent_counters)
     assert len(report.absent_counters) == sum(isinstance(m, nn.BatchNorm2d) for m in network.modules())
     torch.testing.assert_close(embed(network, images), embed(backbone, images), atol=1e-4, rtol=1e-4)
@@ -460,20 +461,20 @@ def test_safetensors_are_recognised_by_their_content(backbone: nn.Module, images
     path = tmp_path / "weights.bin"
     save_file(dict(backbone.state_dict()), path)
     network = ours()
-    checkpoints.load_into(network, path)
+    load_into(network, path)
     torch.testing.assert_close(embed(network, images), embed(backbone, images), atol=1e-4, rtol=1e-4)
 
 
 def test_a_pickle_under_the_name_of_safetensors_is_read(backbone: nn.Module, tmp_path: Path) -> None:
     network = ours()
-    checkpoints.load_into(network, write(tmp_path / "weights.safetensors", moco_v2(backbone.state_dict())))
+    load_into(network, write(tmp_path / "weights.safetensors", moco_v2(backbone.state_dict())))
     torch.testing.assert_close(network.conv1.weight, backbone.conv1.weight)
 
 
 def test_half_precision_is_widened(backbone: nn.Module, tmp_path: Path) -> None:
     half = {k: v.half() if v.is_floating_point() else v for k, v in backbone.state_dict().items()}
     network = ours()
-    checkpoints.load_into(network, write(tmp_path / "c.pth", half))
+    load_into(network, write(tmp_path / "c.pth", half))
     assert network.conv1.weight.dtype == torch.float32
     torch.testing.assert_close(network.conv1.weight, backbone.conv1.weight, atol=1e-2, rtol=1e-2)
 
@@ -493,7 +494,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(zipped: bool, backbone: nn.Mo
     content = {"state_dict": backbone.state_dict(), "extra": Runs(tmp_path / "ran")}
     torch.save(content, tmp_path / "c.pth", _use_new_zipfile_serialization=zipped)
     with pytest.raises(WeightsInvalid, match="state dict alone"):
-        checkpoints.load_into(ours(), tmp_path / "c.pth")
+        load_into(ours(), tmp_path / "c.pth")
     assert not (tmp_path / "ran").exists()
 
 
@@ -510,14 +511,14 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_bytes(content)
         with pytest.raises(WeightsInvalid, match=name):
-            checkpoints.load_into(ours(), path)
+            load_into(ours(), path)
 
 
 def test_a_file_cut_off_is_refused(backbone: nn.Module, tmp_path: Path) -> None:
     path = write(tmp_path / "c.pth", backbone.state_dict())
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(WeightsInvalid, match="cut off"):
-        checkpoints.load_into(ours(), path)
+        load_into(ours(), path)
 
 
 def test_weights_that_are_not_finite_are_refused(backbone: nn.Module, tmp_path: Path) -> None:
@@ -525,24 +526,24 @@ def test_weights_that_are_not_finite_are_refused(backbone: nn.Module, tmp_path: 
     state["bn1.weight"] = state["bn1.weight"].clone()
     state["bn1.weight"][3] = float("nan")
     with pytest.raises(WeightsInvalid, match=r"bn1\.weight.*NaN"):
-        checkpoints.load_into(ours(), write(tmp_path / "c.pth", state))
+        load_into(ours(), write(tmp_path / "c.pth", state))
 
 
 def test_quantised_weights_are_refused(backbone: nn.Module, tmp_path: Path) -> None:
     state = dict(backbone.state_dict())
     state["conv1.weight"] = state["conv1.weight"].to(torch.int8)
     with pytest.raises(WeightsInvalid, match=r"conv1\.weight.*int8"):
-        checkpoints.load_into(ours(), write(tmp_path / "c.pth", state))
+        load_into(ours(), write(tmp_path / "c.pth", state))
 
 
 def test_an_unknown_layout_lists_the_known_ones(backbone: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(WeightsInvalid, match="pycontrast"):
-        checkpoints.load_into(ours(), write(tmp_path / "c.pth", backbone.state_dict()), "infomin")
+        load_into(ours(), write(tmp_path / "c.pth", backbone.state_dict()), "infomin")
 
 
 def test_a_file_without_tensors_says_what_it_holds(tmp_path: Path) -> None:
     with pytest.raises(WeightsInvalid, match="'epoch'"):
-        checkpoints.load_into(ours(), write(tmp_path / "c.pth", {"epoch": 3, "weights": {"a": 1}}))
+        load_into(ours(), write(tmp_path / "c.pth", {"epoch": 3, "weights": {"a": 1}}))
 
 
 def test_simclr_v2_with_numbered_modules(backbone: nn.Module, images: Tensor, tmp_path: Path) -> None:
@@ -567,12 +568,12 @@ def test_simclr_v2_with_numbered_modules(backbone: nn.Module, images: Tensor, tm
     state |= {"fc.weight": torch.zeros(4, 8), "fc.bias": torch.zeros(4)}
     content = {"resnet": state, "head": {"layers.0.weight": torch.zeros(8, 8)}}
     network = ours()
-    report = checkpoints.load_into(network, write(tmp_path / "c.pth", content))
-    assert report.layout == "simclrv2_pytorch"
+    report = load_into(network, write(tmp_path / "c.pth", content))
+    assert report.layout.name == "simclrv2_pytorch"
     torch.testing.assert_close(embed(network, images), embed(backbone, images), atol=1e-4, rtol=1e-4)
     state["net.2.blocks.0.net.2.wait"] = state.pop("net.2.blocks.0.net.2.weight")
     with pytest.raises(WeightsInvalid, match=r"net\.2\.blocks\.0\.net\.2\.wait"):
-        checkpoints.load_into(ours(), write(tmp_path / "c.pth", content))
+        load_into(ours(), write(tmp_path / "c.pth", content))
 
 
 def tiny_vit(**options: Any) -> nn.Module:
@@ -592,8 +593,8 @@ def test_a_masked_autoencoder_loads_without_its_decoder(tmp_path: Path) -> None:
         "decoder_pred.bias": torch.zeros(3),
     }
     network = tiny_vit().eval()
-    report = checkpoints.load_into(network, write(tmp_path / "c.pth", {"model": reference.state_dict() | decoder}))
-    assert report.layout == "mae"
+    report = load_into(network, write(tmp_path / "c.pth", {"model": reference.state_dict() | decoder}))
+    assert report.layout.name == "mae"
     assert set(decoder) <= set(report.heads)
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(embed(network, x), embed(reference, x))
@@ -604,7 +605,7 @@ def test_position_embeddings_of_another_size_are_refused_not_resampled(tmp_path:
     state["pos_embed"] = torch.rand(1, 65, 24)
     state["mask_token"] = torch.zeros(1, 24)  # Makes the direct match incomplete, so that timm's conversion is asked.
     with pytest.raises(WeightsInvalid, match="pos_embed is 1 x 65 x 24, needed 1 x 17 x 24"):
-        checkpoints.load_into(tiny_vit(), write(tmp_path / "c.pth", state))
+        load_into(tiny_vit(), write(tmp_path / "c.pth", state))
 
 
 def dinov2(state: State) -> State:
@@ -614,9 +615,9 @@ def dinov2(state: State) -> State:
 
 def test_dinov2_as_published_loads_through_timms_conversion(tmp_path: Path) -> None:
     network = timm.create_model("vit_small_patch14_dinov2", num_classes=0, depth=1, img_size=28)
-    report = checkpoints.load_into(network, write(tmp_path / "c.pth", dinov2(network.state_dict())), "timm")
+    report = load_into(network, write(tmp_path / "c.pth", dinov2(network.state_dict())), "timm")
     assert report.filled == len(network.state_dict())
-    assert report.merged == ("mask_token",)
+    assert report.merged == ["mask_token"]
 
 
 def test_dinov2_with_registers_keeps_the_positions_of_its_patches(tmp_path: Path) -> None:
@@ -630,11 +631,11 @@ def test_dinov2_with_registers_keeps_the_positions_of_its_patches(tmp_path: Path
         "pos_embed": torch.cat([position, state["pos_embed"]], dim=1),
     }
     network = timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=0, depth=1, img_size=28)
-    checkpoints.load_into(network, write(tmp_path / "c.pth", published), "timm")
+    load_into(network, write(tmp_path / "c.pth", published), "timm")
     torch.testing.assert_close(network.state_dict(), reference.state_dict())
     published["pos_embed"] = torch.rand(1, 10, 384)
     with pytest.raises(WeightsInvalid, match="pos_embed is 1 x 10 x 384, needed 1 x 4 x 384"):
-        checkpoints.load_into(network, write(tmp_path / "c.pth", published), "timm")
+        load_into(network, write(tmp_path / "c.pth", published), "timm")
 
 
 @pytest.mark.parametrize(
@@ -644,7 +645,7 @@ def test_dinov2_with_registers_keeps_the_positions_of_its_patches(tmp_path: Path
 def test_a_classifier_of_any_timm_architecture_is_known(architecture: str, tmp_path: Path) -> None:
     complete = timm.create_model(architecture, pretrained=False)
     network = architectures.build(architecture)
-    report = checkpoints.load_into(network, write(tmp_path / "c.pth", complete.state_dict()))
+    report = load_into(network, write(tmp_path / "c.pth", complete.state_dict()))
     assert report.filled == len(network.state_dict())
     assert set(report.heads) == set(complete.state_dict()) - set(network.state_dict())
 
@@ -656,13 +657,13 @@ def test_the_packaged_efficientnet_fits_name_by_name(tmp_path: Path) -> None:
     path = weights.locate(spec, tmp_path)
     assert path is not None
     network = architectures.build(spec.architecture)
-    report = checkpoints.load_into(network, path, spec.layout)
-    assert (report.filled, report.heads) == (294, ("_fc.weight", "_fc.bias"))
+    report = load_into(network, path, spec.layout)
+    assert (report.filled, report.heads) == (294, ["_fc.weight", "_fc.bias"])
     state = torch.load(path, weights_only=True)
     torch.testing.assert_close(network.blocks[1][0].conv_pwl.weight, state["_blocks.1._project_conv.weight"])
     state["_blocks.1._project_convolution.weight"] = state.pop("_blocks.1._project_conv.weight")
     with pytest.raises(WeightsInvalid, match="_project_convolution"):
-        checkpoints.load_into(network, write(tmp_path / "c.pth", state), spec.layout)
+        load_into(network, write(tmp_path / "c.pth", state), spec.layout)
 
 
 def test_every_layout_has_a_test() -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from extractor.models import checkpoints
-from extractor.models.checkpoints.files import read
+from extractor.models.checkpoints.loading import load_into
+from extractor.models.checkpoints.reading import read
 from safetensors.torch import save_file
 from shoal.errors import WeightsInvalid
 from torch import nn
@@ -114,7 +114,7 @@ def test_the_error_says_what_the_file_is_and_what_to_do(name: str, tmp_path: Pat
     path = tmp_path / "c.pth"
     write(path)
     with pytest.raises(WeightsInvalid) as caught:
-        checkpoints.load_into(nn.Linear(2, 2), path)
+        load_into(nn.Linear(2, 2), path)
     assert caught.value.members["kind"] == kind
     assert caught.value.members["file"] == "c.pth"
     assert says in caught.value.detail
@@ -135,5 +135,5 @@ def test_safetensors_and_checkpoints_of_both_formats_are_none_of_these(tmp_path:
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     for path in sorted(tmp_path.iterdir()):
         network = nn.Linear(2, 2)
-        checkpoints.load_into(network, path)
+        load_into(network, path)
         assert torch.equal(network.weight, state["weight"])

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from extractor.models import catalogue, checkpoints
+from extractor.models import catalogue
+from extractor.models.checkpoints.loading import load_into
+from extractor.models.checkpoints.matching import Match
 from extractor.pipeline import extract
 from shoal.errors import InvalidRequest, WeightsInvalid
 from shoal.jobs.child import JobContext
@@ -38,9 +40,9 @@ def backbone() -> nn.Module:
     return randomised(ours())
 
 
-def load(tmp_path: Path, content: Any, **rules: Any) -> tuple[nn.Module, checkpoints.LoadReport]:
+def load(tmp_path: Path, content: Any, **rules: Any) -> tuple[nn.Module, Match]:
     network = ours()
-    report = checkpoints.load_into(network, write(tmp_path / "c.pth", content), "auto", KeyRules(**rules))
+    report = load_into(network, write(tmp_path / "c.pth", content), "auto", KeyRules(**rules))
     return network, report
 
 
@@ -91,7 +93,7 @@ def test_renamings_apply_one_after_the_other(backbone: nn.Module, tmp_path: Path
 def test_rules_come_before_the_layout(backbone: nn.Module, tmp_path: Path) -> None:
     content = {"state_dict": prefixed("wrapped.", moco_v2(dict(backbone.state_dict()))["state_dict"])}
     network, report = load(tmp_path, content, rename=[("wrapped.", "")])
-    assert report.layout == "moco"
+    assert report.layout.name == "moco"
     torch.testing.assert_close(embed(network, IMAGES), embed(backbone, IMAGES))
 
 
@@ -106,7 +108,7 @@ def test_what_is_ignored_is_left_over_and_on_record(backbone: nn.Module, tmp_pat
 def test_ignoring_lets_no_tensor_of_the_network_be_missing(backbone: nn.Module, tmp_path: Path) -> None:
     content = dict(backbone.state_dict())
     network, report = load(tmp_path, content, ignore=["layer", "conv1.weight"])
-    assert report.ignored == ()
+    assert report.ignored == []
     torch.testing.assert_close(embed(network, IMAGES), embed(backbone, IMAGES))
     content["layer1.0.conv1.wait"] = content.pop("layer1.0.conv1.weight")
     with pytest.raises(WeightsInvalid) as caught:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from extractor.models import checkpoints
+from extractor.models.checkpoints.loading import load_into
 from shoal.errors import WeightsInvalid
 from torch import Tensor, nn
 
@@ -233,8 +233,8 @@ def test_the_embedding_is_that_of_the_network_that_was_written(kind: str, named:
     torch.manual_seed(0)
     reference, network = randomised(build()), build()
     path = write(tmp_path / "c.pth", writer(dict(reference.state_dict())))
-    report = checkpoints.load_into(network, path, layout if named else "auto")
-    assert report.layout == layout
+    report = load_into(network, path, layout if named else "auto")
+    assert report.layout.name == layout
     assert report.filled == len(network.state_dict())
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(embed(network, x), embed(reference, x), atol=1e-5, rtol=1e-5)
@@ -252,7 +252,7 @@ def test_a_missing_a_renamed_and_a_misshaped_tensor_are_named(kind: str, tmp_pat
         if fault != "missing":
             state[wanted] = tensor[:-1] if fault == "misshaped" else tensor
         with pytest.raises(WeightsInvalid) as caught:
-            checkpoints.load_into(build(), write(tmp_path / "c.pth", content))
+            load_into(build(), write(tmp_path / "c.pth", content))
         members = caught.value.members
         assert (members["missing"] == ["blocks.1.mlp.fc2.bias"]) == (fault != "misshaped")
         assert (members["unexpected"] == [wanted]) == (fault == "renamed")
@@ -263,7 +263,7 @@ def test_a_query_without_its_key_is_refused_by_name(tmp_path: Path) -> None:
     content = hf_vit(dict(plain().state_dict()))
     del content["vit.encoder.layer.1.attention.attention.key.weight"]
     with pytest.raises(WeightsInvalid) as caught:
-        checkpoints.load_into(plain(), write(tmp_path / "c.pth", content))
+        load_into(plain(), write(tmp_path / "c.pth", content))
     assert caught.value.members["missing"] == ["blocks.1.attn.qkv.weight"]
     left = [f"vit.encoder.layer.1.attention.attention.{name}.weight" for name in ("query", "value")]
     assert caught.value.members["unexpected"] == left
@@ -275,12 +275,12 @@ def test_a_network_of_another_depth_is_refused(tmp_path: Path) -> None:
     deeper = VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=3, num_classes=0)
     for writer in (hf_vit, dinov2_chunks):
         with pytest.raises(WeightsInvalid, match=r"2\.(layernorm_before|2\.norm1|norm1)"):
-            checkpoints.load_into(plain(), write(tmp_path / "c.pth", writer(dict(deeper.state_dict()))))
+            load_into(plain(), write(tmp_path / "c.pth", writer(dict(deeper.state_dict()))))
 
 
 def test_efficientnets_nested_blocks_are_not_taken_for_chunks(tmp_path: Path) -> None:
     reference = timm.create_model("efficientnet_lite0", num_classes=0)
     network = timm.create_model("efficientnet_lite0", num_classes=0)
-    report = checkpoints.load_into(network, write(tmp_path / "c.pth", reference.state_dict()))
-    assert report.layout == "timm"
+    report = load_into(network, write(tmp_path / "c.pth", reference.state_dict()))
+    assert report.layout.name == "timm"
     torch.testing.assert_close(network.state_dict(), reference.state_dict())

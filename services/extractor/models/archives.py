@@ -16,8 +16,8 @@ from typing import IO, Literal
 
 from shoal.errors import WeightsInvalid
 
+from extractor.models.bucket import MAX_BYTES, is_safe
 from extractor.models.download import require_room
-from extractor.tf_import.bucket import MAX_BYTES, is_safe
 
 MAX_MEMBERS = 10_000
 CHUNK = 2**20

@@ -1,7 +1,7 @@
-"""A published TensorFlow model, from its publisher to the folder that is served: downloaded, imported and checked.
+"""Weights that are not on this machine: downloaded from their publisher, and imported if TensorFlow Serving runs them.
 
-What is being downloaded lies in ``<models>/.downloads/<name>`` and stays there until the import has succeeded, so that
-every try goes on where the one before it stopped.
+A TensorFlow model is downloaded into ``<models>/.downloads/<name>``. The files stay there until the import has
+succeeded, so that each attempt continues where the previous one stopped.
 """
 
 from __future__ import annotations
@@ -16,25 +16,33 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import structlog
 from shoal.errors import WeightsInvalid, WeightsMissing
 from shoal.process import spawn
 from shoal.store.files import replace_file
 
-from extractor.models.download import Checksums, OnProgress, alone, download, fault_of, note_of, require_room
+from extractor.models import folders
+from extractor.models.archives import replace_folder, unpack
+from extractor.models.bucket import RemoteFile, list_files
+from extractor.models.download import (
+    Checksums,
+    DownloadFailed,
+    OnProgress,
+    download,
+    exclusive,
+    fault_of,
+    require_room,
+)
 from extractor.models.fetch import Route
 from extractor.models.spec import ModelSpec, PublishedModel
-from extractor.tf_import.archives import replace_folder, unpack
-from extractor.tf_import.bucket import RemoteFile, list_files
-from extractor.tf_serving import folders
+from extractor.models.weights import locate, missing, note_of
 
 log = structlog.get_logger(__name__)
 
 DOWNLOADS = ".downloads"
 RECORD = "download.json"
-"""Beside a model's versions: what was downloaded, with the sha256 of every file; a later download must agree."""
+"""Beside a model's versions: the downloaded files with their sha256; a later download must agree."""
 SOURCE = "source"
 TICK_S = 0.5
 OnStage = Callable[[str], None]
@@ -50,42 +58,88 @@ class FetchedFile:
 
 
 class NeedsTensorFlow(WeightsMissing):
-    """The model can be downloaded, but nothing here can import it."""
+    """The model can be downloaded, but TensorFlow, which imports it, is not installed."""
 
 
 def obtain(
     spec: ModelSpec,
     models_root: Path,
     *,
+    offline: bool = False,
+    mirror: str | None = None,
+    on_progress: OnProgress | None = None,
+    on_stage: OnStage | None = None,
+    timeout_s: float = 30.0,
+) -> Path | None:
+    """The file with the weights of `spec`, downloaded into `models_root` when it is not on this machine.
+
+    For a model of TensorFlow Serving it is ``saved_model.pb`` of the version folder; the model is imported if need be.
+
+    Parameters
+    ----------
+    offline
+        Never download.
+    mirror
+        Base URL that replaces the publisher's; see `extractor.models.fetch.Route.to`.
+    on_progress
+        Called with the bytes received and the bytes in total; may raise to stop, and a later call continues from there.
+    on_stage
+        Called with each stage that begins: ``download weights``, ``import model``.
+
+    Raises
+    ------
+    WeightsMissing
+        The file is not here and cannot be downloaded; the message names URL, file and folder.
+    WeightsInvalid
+        The download is not the published file.
+    """
+    weights = spec.weights
+    if weights.kind in ("none", "random") or weights.local_file(models_root) is not None:
+        return locate(spec, models_root)
+    if not weights.files or (weights.url is None and weights.published is None):
+        raise missing(spec, models_root)
+    if offline:
+        raise missing(spec, models_root, "SHOAL_OFFLINE is set, so nothing is downloaded.")
+    try:
+        if weights.published is not None:
+            folder = obtain_published(spec, models_root, mirror, on_progress, on_stage, timeout_s)
+            return folder / "saved_model.pb"
+        target = models_root / weights.files[0]
+        route, checksums = Route.to(str(weights.url), mirror=mirror), Checksums(weights.sha256, weights.md5)
+        download(route, target, checksums=checksums, on_progress=on_progress, timeout_s=timeout_s)
+    except DownloadFailed as error:
+        raise missing(spec, models_root, f"The download failed: {error}.") from error
+    except OSError as error:
+        raise missing(spec, models_root, f"The download cannot be stored: {error}.") from error
+    return target
+
+
+def obtain_published(
+    spec: ModelSpec,
+    models_root: Path,
     mirror: str | None = None,
     on_progress: OnProgress | None = None,
     on_stage: OnStage | None = None,
     timeout_s: float = 30.0,
 ) -> Path:
-    """The version folder of `spec`, which is downloaded and imported unless it is here.
-
-    Parameters
-    ----------
-    on_progress
-        Called with the bytes here and the bytes there are; may raise to stop.
-    on_stage
-        Called with ``download weights`` and ``import model`` when these begin.
+    """The version folder of a published TensorFlow model, downloaded and imported unless it is here.
 
     Raises
     ------
     NeedsTensorFlow
         TensorFlow is not installed.
     DownloadFailed
-        A file cannot be had.
+        A file cannot be downloaded.
     WeightsInvalid
-        What came is not what was published or what came the first time, or it cannot be imported.
+        The files are not the published ones or not those of the first download, or cannot be imported.
     """
     report, stage = on_progress or (lambda _done, _total: None), on_stage or (lambda _stage: None)
     work = models_root / DOWNLOADS / spec.name
     work.mkdir(parents=True, exist_ok=True)
-    with alone(work, report):
-        if (here := served_folder(spec, models_root)) is not None:
-            return here
+    with exclusive(work, report):
+        found = folders.versions(models_root / spec.name)
+        if found:
+            return models_root / spec.name / str(found[-1])
         if importlib.util.find_spec("tensorflow") is None:
             raise NeedsTensorFlow(
                 f"{spec.name} is a TensorFlow model, and TensorFlow is not installed here: `pip install 'shoal[tf]'`, "
@@ -93,32 +147,15 @@ def obtain(
                 model=spec.name,
                 needs="shoal[tf]",
             )
+        if spec.weights.published is None:
+            raise AssertionError(f"{spec.name} has no publisher")
         stage("download weights")
-        published = spec.weights.published
-        if published is None:
-            raise AssertionError(f"{spec.name} is published nowhere")
         work.mkdir(exist_ok=True)
-        source = _fetch(published, spec.name, models_root, work, mirror, report, timeout_s)
+        source = _fetch(spec.weights.published, spec.name, models_root, work, mirror, report, timeout_s)
         stage("import model")
         folder = _import(spec.name, source, models_root, report)
         shutil.rmtree(work, ignore_errors=True)
     return folder
-
-
-def served_folder(spec: ModelSpec, models_root: Path) -> Path | None:
-    """The highest version of the model below `models_root`."""
-    found = folders.versions(models_root / spec.name)
-    return models_root / spec.name / str(found[-1]) if found else None
-
-
-def by_hand(name: str, published: PublishedModel) -> str:
-    """What a person can do where nothing is downloaded."""
-    if published.kind == "gcs-prefix":
-        bucket, _, prefix = urlsplit(published.url).path.strip("/").partition("/")
-        how = f"Fetch the files below {published.url} by hand (`gsutil -m cp -r gs://{bucket}/{prefix} FOLDER`)"
-    else:
-        how = f"Fetch {published.url} by hand (a {published.kind} file) and unpack it"
-    return f"{how}, put the folder on this machine, and run `shoal models import-tf {name} FOLDER`."
 
 
 def _fetch(
@@ -130,7 +167,7 @@ def _fetch(
     report: OnProgress,
     timeout_s: float,
 ) -> Path:
-    """The folder with the published model, every file checked, on record before anything uses it."""
+    """The folder with the published model; every file is checked and recorded before anything uses it."""
     record = models_root / name / RECORD
     known = _recorded(record, published.url)
     if published.kind == "gcs-prefix":
@@ -139,18 +176,18 @@ def _fetch(
     else:
         archive = work / f"archive.{published.kind}"
         stated = Checksums(known.get(archive.name) or published.sha256)
-        _drop_what_is_wrong(archive, stated, None)
+        _remove_if_wrong(archive, stated, None)
         route = Route.to(published.url, mirror=mirror, hosts=published.hosts)
         digest = download(route, archive, checksums=stated, on_progress=report, timeout_s=timeout_s)
         fetched = [FetchedFile(archive.name, archive.stat().st_size, digest)]
     if known and set(known) != {file.path for file in fetched}:
         raise WeightsInvalid(
-            f"{published.url} no longer holds the files of the first download: {record} lists those. Remove it to take "
-            "what is published now.",
+            f"{published.url} no longer holds the files of the first download, listed in {record}. Remove that file to "
+            "take what is published now.",
             model=name,
         )
     if published.kind != "gcs-prefix":
-        _unpack(archive, published.kind, work, report)  # Before it is trusted: a web page in its place fails here.
+        _unpack(archive, published.kind, work, report)  # Before it is recorded: a web page in its place fails here.
     _write_record(record, published, fetched)
     return work / SOURCE
 
@@ -170,7 +207,7 @@ def _fetch_files(
     fetched = []
     for file in remote:
         target, stated = folder / file.path, Checksums(known.get(file.path), file.md5)
-        _drop_what_is_wrong(target, stated, file.bytes)
+        _remove_if_wrong(target, stated, file.bytes)
         digest = download(
             Route.to(file.url, mirror=mirror, hosts=()),
             target,
@@ -181,11 +218,11 @@ def _fetch_files(
         size = target.stat().st_size
         if size != file.bytes:
             target.unlink()
-            raise WeightsInvalid(f"{file.url} sent {size} bytes, and {file.bytes} are listed. It was deleted.")
+            raise WeightsInvalid(f"{file.url} sent {size} bytes, but {file.bytes} are listed. The file was deleted.")
         fetched.append(FetchedFile(file.path, size, digest))
         done += size
         report(done, total)
-    _remove_strays(folder, {file.path for file in remote})
+    _remove_unlisted(folder, {file.path for file in remote})
     return fetched
 
 
@@ -193,16 +230,16 @@ def _report_all(report: OnProgress, before: int, total: int, now: int, _size: in
     report(before + now, total)
 
 
-def _drop_what_is_wrong(target: Path, stated: Checksums, size: int | None) -> None:
-    """Remove a file of an earlier try that has become another one, or is damaged."""
+def _remove_if_wrong(target: Path, stated: Checksums, size: int | None) -> None:
+    """Remove a file of an earlier attempt that is damaged or no longer the published one."""
     if target.is_file() and (size not in (None, target.stat().st_size) or fault_of(target, target, stated)):
         target.unlink()
 
 
-def _remove_strays(folder: Path, wanted: set[str]) -> None:
-    """Leave only what is listed, and the notes of the download: a stray file of another version could be imported."""
+def _remove_unlisted(folder: Path, listed: set[str]) -> None:
+    """Remove files that are not listed: one of another version could be imported by mistake."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.relative_to(folder).as_posix() not in wanted:
+        if path.is_file() and path.relative_to(folder).as_posix() not in listed:
             path.unlink()
 
 
@@ -213,7 +250,7 @@ def _unpack(archive: Path, kind: str, work: Path, report: OnProgress) -> None:
     try:
         unpack(archive, "zip" if kind == "zip" else "tar", prepared, lambda: report(size, size))
     except WeightsInvalid:
-        archive.unlink()  # The next try fetches it again, and need not agree with this one.
+        archive.unlink()  # The next attempt fetches it again; its checksum may differ.
         note_of(archive).unlink(missing_ok=True)
         raise
     finally:
@@ -223,7 +260,7 @@ def _unpack(archive: Path, kind: str, work: Path, report: OnProgress) -> None:
 
 
 def _recorded(record: Path, url: str) -> dict[str, str]:
-    """sha256 by path of the first download from `url`; empty when there was none."""
+    """sha256 by path of the first download from `url`; empty before the first."""
     try:
         document = json.loads(record.read_text(encoding="utf-8"))
         return {file["path"]: file["sha256"] for file in document["files"]} if document["url"] == url else {}
@@ -231,7 +268,7 @@ def _recorded(record: Path, url: str) -> dict[str, str]:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsInvalid(
-            f"{record} cannot be read, and says what a download has to be: remove it to trust the next one."
+            f"{record} cannot be read. It records the checksums of the first download: remove it to trust the next one."
         ) from error
 
 
@@ -242,7 +279,7 @@ def _write_record(record: Path, published: PublishedModel, files: list[FetchedFi
 
 
 def _import(name: str, source: Path, models_root: Path, report: OnProgress) -> Path:
-    """Import in a process of its own: TensorFlow must not be loaded beside PyTorch, and takes its memory with it."""
+    """Import in a process of its own: TensorFlow must not be loaded beside PyTorch, and its memory is freed after."""
     command = [sys.executable, "-m", "extractor", "import-tf", name, str(source), "--json"]
     env = {**os.environ, "SHOAL_MODELS": str(models_root)}
     process = spawn(command, new_session=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
@@ -258,8 +295,10 @@ def _import(name: str, source: Path, models_root: Path, report: OnProgress) -> P
             process.kill()
             process.wait()
     if process.returncode:
-        lines = err.decode(errors="replace").strip().splitlines() or [f"it ended with status {process.returncode}"]
-        raise WeightsInvalid(f"{name} was downloaded, and cannot be imported: {lines[-1]}", model=name)
+        lines = err.decode(errors="replace").strip().splitlines() or [
+            f"`import-tf` ended with status {process.returncode}"
+        ]
+        raise WeightsInvalid(f"{name} was downloaded but cannot be imported: {lines[-1]}", model=name)
     imported = json.loads(out.decode().strip().splitlines()[-1])
     log.info("model imported", model=name, folder=imported["folder"], dim=imported["dim"])
     return Path(imported["folder"])
