@@ -24,7 +24,7 @@ from extractor import pipeline as extractor
 from extractor.models import catalogue
 from numpy.typing import NDArray
 from PIL import Image
-from shoal.cli import debian
+from shoal.cli.demo import DEBIAN_TOOLS, unpack_debian
 from shoal.jobs.child import JobContext
 from shoal.settings import Settings
 from shoal.store import Store
@@ -113,10 +113,10 @@ def fetch(target: Path) -> Path:
     """The folder of the data set: the installed package's, else a fresh download's."""
     if INSTALLED.is_dir():
         return INSTALLED
-    if any(shutil.which(tool) is None for tool in debian.TOOLS):
-        raise SystemExit(f"{' and '.join(debian.TOOLS)} are not here: give --dataset, the files of Debian's {PACKAGE}.")
+    if any(shutil.which(tool) is None for tool in DEBIAN_TOOLS):
+        raise SystemExit(f"{' and '.join(DEBIAN_TOOLS)} are not here: give --dataset, the files of Debian's {PACKAGE}.")
     target.mkdir(parents=True, exist_ok=True)
-    return debian.unpack(PACKAGE, target.resolve(), "files") / INSTALLED.relative_to("/")
+    return unpack_debian(PACKAGE, target.resolve(), "files") / INSTALLED.relative_to("/")
 
 
 def read_idx(path: Path, header: int) -> NDArray[np.uint8]:

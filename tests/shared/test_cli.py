@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from shoal import cli, figures, host
-from shoal.cli import demo, jobs, models, output, run
+from shoal.cli import demo, jobs, models, output, request
 from shoal.errors import InvalidRequest, PathNotFound
 from typer.testing import CliRunner
 
@@ -44,7 +44,7 @@ def test_labels_are_a_word_or_a_file() -> None:
     ("facts", "choice"), [({"classes": 7, "rows": 200}, (None, 1.0)), ({"classes": 0, "rows": 200}, (10, None))]
 )
 def test_k_is_chosen_from_the_classes_or_the_rows(facts: dict[str, Any], choice: tuple[Any, Any]) -> None:
-    assert run.choose_clusters(facts) == choice
+    assert request.choose_clusters(facts) == choice
 
 
 def test_durations_and_numbers_read_well() -> None:

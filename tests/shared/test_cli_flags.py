@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from shoal.cli import app
-from shoal.cli.flags import CLUSTER, EXTRACT, in_flags, speaking_of
+from shoal.cli.flags import CLUSTER, EXTRACT, errors_in_flags, in_flags
 from shoal.errors import InvalidRequest, PathNotFound, by_code
 from typer.testing import CliRunner
 
@@ -37,7 +37,7 @@ def test_what_is_wrong_with_all_of_a_request_names_flags_and_no_body() -> None:
 
 def test_other_errors_keep_their_code_and_members() -> None:
     error = PathNotFound("`images.path` is 'x': nothing of that name is below the root.", field="images.path")
-    with pytest.raises(PathNotFound, match=r"^`PATH` is 'x'") as raised, speaking_of(EXTRACT):
+    with pytest.raises(PathNotFound, match=r"^`PATH` is 'x'") as raised, errors_in_flags(EXTRACT):
         raise error
     assert raised.value.members["field"] == "images.path"
 

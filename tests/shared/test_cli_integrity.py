@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shoal.cli.data import remake_command
 from shoal.cli.jobs import parse_labels
+from shoal.cli.maintenance import remake_command
 from shoal.importer import import_embeddings
 from shoal.store import Store
 

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 from shoal import __version__
-from shoal.cli import reuse, run, summary
+from shoal.cli import request as requests
+from shoal.cli import run, summary
+from shoal.cli.request import Source
 from shoal.cli.session import Session
-from shoal.cli.source import Source
 from shoal.errors import ClustersInvalid, InvalidRequest, PathNotFound, StoreError
 from shoal.importer import import_embeddings
 from shoal.jobs.queue import JobQueue
@@ -99,7 +100,7 @@ class TestSource:
     ],
 )
 def test_k_is_chosen_from_the_classes_or_the_rows(facts: dict[str, Any], choice: tuple[Any, Any]) -> None:
-    assert run.choose_clusters(facts) == choice
+    assert requests.choose_clusters(facts) == choice
 
 
 @pytest.fixture
@@ -164,9 +165,9 @@ class TestReuse:
     def test_a_request_with_its_defaults_is_the_same_as_one_without(self, store: Store) -> None:
         [embeddings_id] = store.embeddings_ids()
         short = {"embeddings": embeddings_id, "clusters": 7, "pca": None}
-        publish(store, "c-old", reuse.canonical(short) or {})
-        assert reuse.same_clustering(store, short) == "c-old"
-        assert reuse.same_clustering(store, {**short, "memory_limit": "4GiB"}) == "c-old"
+        publish(store, "c-old", requests.canonical(short) or {})
+        assert requests.same_clustering(store, short) == "c-old"
+        assert requests.same_clustering(store, {**short, "memory_limit": "4GiB"}) == "c-old"
 
     @pytest.mark.parametrize(
         "other",
@@ -175,12 +176,12 @@ class TestReuse:
     def test_another_request_is_another_clustering(self, store: Store, other: dict[str, Any]) -> None:
         [embeddings_id] = store.embeddings_ids()
         publish(store, "c-old", {"embeddings": embeddings_id, "clusters": 7})
-        assert reuse.same_clustering(store, {"embeddings": embeddings_id, "clusters": 7, **other}) is None
+        assert requests.same_clustering(store, {"embeddings": embeddings_id, "clusters": 7, **other}) is None
 
     def test_what_another_version_made_is_made_again(self, store: Store) -> None:
         [embeddings_id] = store.embeddings_ids()
         publish(store, "c-old", {"embeddings": embeddings_id, "clusters": 7}, version="0.0.1")
-        assert reuse.same_clustering(store, {"embeddings": embeddings_id, "clusters": 7}) is None
+        assert requests.same_clustering(store, {"embeddings": embeddings_id, "clusters": 7}) is None
 
     def test_a_damaged_clustering_is_no_hindrance(self, store: Store) -> None:
         [embeddings_id] = store.embeddings_ids()
@@ -189,14 +190,14 @@ class TestReuse:
             publish(store, name, request)
         store.clustering("c-3").layout.run.unlink()
         store.clustering("c-2").layout.spec.write_text("{")
-        assert reuse.same_clustering(store, request) == "c-1"
+        assert requests.same_clustering(store, request) == "c-1"
 
 
 class TestSummary:
     def text(self, store: Store, **fields: Any) -> str:
         [embeddings_id] = store.embeddings_ids()
         publish(store, "c-old", {"embeddings": embeddings_id, "clusters": 7})
-        made = summary.Made(
+        made = summary.RunSummary(
             folder=Path("/photos/[red] cats"),
             embeddings=embeddings_id,
             clustering="c-old",
@@ -313,11 +314,11 @@ class TestLeftovers:
     """What an earlier command left in the queue, before a worker runs."""
 
     @pytest.fixture
-    def ask(self, folder: Path) -> run.Ask:
-        return run.Ask(Source(folder.parent / "v.npy", folder.parent), clusters=7)
+    def ask(self, folder: Path) -> requests.RunRequest:
+        return requests.RunRequest(Source(folder.parent / "v.npy", folder.parent), clusters=7)
 
     def test_the_same_clustering_goes_on_at_once_and_the_rest_is_dropped(
-        self, store: Store, queue: JobQueue, redis_server: str, ask: run.Ask, tmp_path: Path
+        self, store: Store, queue: JobQueue, redis_server: str, ask: requests.RunRequest, tmp_path: Path
     ) -> None:
         [embeddings_id] = store.embeddings_ids()
         wanted, _ = queue.submit("cluster", {"embeddings": embeddings_id, "clusters": 7})
@@ -326,30 +327,34 @@ class TestLeftovers:
         other, _ = queue.submit("cluster", {"embeddings": embeddings_id, "clusters": 8})
         extract, _ = queue.submit("extract:torch", {"images": {"path": "elsewhere"}, "model": "raw_pixels"})
         running, _ = queue.submit("extract:torch", {"images": {"path": "elsewhere"}, "model": "m"})
-        session = Session(tmp_path, tmp_path, store.root, command="shoal run", wanted=lambda job: ask.wants(job, store))
+        session = Session(
+            tmp_path, tmp_path, store.root, command="shoal run", wanted=lambda job: ask.same_as(job, store)
+        )
         session._settle(redis_server)
         assert [job.id for job in session.kept] == [wanted.id]
         assert {job.id for job in session.dropped} == {other.id, extract.id, running.id}
         assert queue.get(wanted.id).state is JobState.QUEUED
         assert {queue.get(job.id).state for job in session.dropped} == {JobState.CANCELLED}
 
-    def test_a_k_that_is_chosen_later_is_any_k(self, store: Store, queue: JobQueue, ask: run.Ask) -> None:
+    def test_a_k_that_is_chosen_later_is_any_k(self, store: Store, queue: JobQueue, ask: requests.RunRequest) -> None:
         [embeddings_id] = store.embeddings_ids()
         job, _ = queue.submit("cluster", {"embeddings": embeddings_id, "over": 1.0})
-        assert not ask.wants(job, store)
-        assert run.Ask(ask.source).wants(job, store)
-        assert not run.Ask(ask.source, options={"pca": {"components": 2}}).wants(job, store)
-        assert not run.Ask(Source(Path("/x/y"), Path("/x"))).wants(job, store)
+        assert not ask.same_as(job, store)
+        assert requests.RunRequest(ask.source).same_as(job, store)
+        assert not requests.RunRequest(ask.source, options={"pca": {"components": 2}}).same_as(job, store)
+        assert not requests.RunRequest(Source(Path("/x/y"), Path("/x"))).same_as(job, store)
 
-    def test_a_damaged_set_ends_neither_a_start_nor_a_stop(self, store: Store, queue: JobQueue, ask: run.Ask) -> None:
+    def test_a_damaged_set_ends_neither_a_start_nor_a_stop(
+        self, store: Store, queue: JobQueue, ask: requests.RunRequest
+    ) -> None:
         [embeddings_id] = store.embeddings_ids()
         job, _ = queue.submit("cluster", {"embeddings": embeddings_id, "clusters": 7})
         other = store.layout.embeddings("other-0123456789ab").folder
         other.mkdir()
-        assert ask.wants(job, store)
+        assert ask.same_as(job, store)
         assert "images are embedded and kept" in run._kept(ask.source, store, "shoal run x")
         (store.layout.embeddings(embeddings_id).folder / "plan.json").write_text("{")
-        assert not ask.wants(job, store)
+        assert not ask.same_as(job, store)
 
     def test_each_data_root_has_a_queue_of_its_own(self, store: Store, tmp_path: Path) -> None:
         queues = {

@@ -14,7 +14,7 @@ import os, signal, sys, time
 from pathlib import Path
 from shoal.cli import run
 from shoal.cli.session import Session
-from shoal.cli.source import Source
+from shoal.cli.request import Source
 from shoal.store import Store
 import typer
 
@@ -24,7 +24,7 @@ folder.mkdir()
 session = Session(root, root, root / "store", command="shoal run")
 session.kill = lambda: print("killed", flush=True)
 try:
-    with run.stopping_well(session, Source.of(folder), Store(root / "store"), "shoal run photos"):
+    with run.explaining_stops(session, Source.of(folder), Store(root / "store"), "shoal run photos"):
         try:
             if times:
                 os.kill(os.getpid(), number)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 from shoal import __version__, paper
-from shoal.cli import sweep, sweep_tables
+from shoal.cli import sweep
 from shoal.errors import InvalidRequest
 from shoal.schemas import Job, JobPage, SweepRequest
 
@@ -23,14 +23,14 @@ def test_lists_and_sets_are_read_from_words() -> None:
     assert sweep.parse_sets("a-1:b-1:c-1") == {"train": "a-1", "score": ["b-1", "c-1"]}
 
 
-@pytest.mark.parametrize("study", list(sweep_tables.Study))
-def test_a_study_becomes_a_valid_request_within_what_the_embeddings_have(study: sweep_tables.Study) -> None:
+@pytest.mark.parametrize("study", list(sweep.Study))
+def test_a_study_becomes_a_valid_request_within_what_the_embeddings_have(study: sweep.Study) -> None:
     fields = sweep.study_fields(study, [{"dim": 1280, "rows": 20_000, "classes": 10}])
     request = SweepRequest.model_validate({"embeddings": "a-1", "reference": str(study), **fields})
     points = request.points()
     assert len(points) == {"pca-ablation": 8, "over-clustering": 9, "models": 1}[study]
     kept = [point.pca.components for point in points if point.pca]
-    assert kept == ([16, 32, 64, 128, 256, 512, 1024, 1280] if study is sweep_tables.Study.PCA else [])
+    assert kept == ([16, 32, 64, 128, 256, 512, 1024, 1280] if study is sweep.Study.PCA else [])
     with pytest.raises(InvalidRequest, match="labels"):
         sweep.study_fields(study, [{"dim": 8, "rows": 9, "classes": None}])
 
@@ -96,9 +96,9 @@ def test_the_tables_show_what_varies_with_its_spread() -> None:
         "linear_probe": None,
     }
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(sweep_tables.sweep_table([row, {**row, "components": 16}]))
-    console.print(sweep_tables.paper_table(sweep_tables.Study.OVER))
-    console.print(sweep_tables.differences_table())
+    console.print(sweep.sweep_table([row, {**row, "components": 16}]))
+    console.print(sweep.paper_table(sweep.Study.OVER))
+    console.print(sweep.differences_table())
     text = console.export_text()
     assert "0.500 ± 0.010" in text
     assert "all" in text

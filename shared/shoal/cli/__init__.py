@@ -13,9 +13,9 @@ from shoal import __version__
 from shoal.errors import ShoalError
 
 COMMANDS = {
-    "up": "stack.up",
+    "up": "up.up",
     "run": "run.run",
-    "demo": "stack.demo",
+    "demo": "demo.demo",
     "doctor": "doctor.doctor",
     "extract": "jobs.extract",
     "cluster": "jobs.cluster",
@@ -27,10 +27,10 @@ COMMANDS = {
     "ls": "store.ls",
     "show": "store.show",
     "rm": "store.rm",
-    "import": "data.import_",
-    "verify": "data.verify",
-    "repair": "data.repair",
-    "gc": "gc.gc",
+    "import": "maintenance.import_",
+    "verify": "maintenance.verify",
+    "repair": "maintenance.repair",
+    "gc": "maintenance.gc",
     "models": "models.app",
     "keys": "keys.app",
 }

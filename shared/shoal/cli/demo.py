@@ -9,14 +9,26 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Annotated, Any
 
-from shoal.cli import debian
-from shoal.cli.debian import run
+import typer
+
+from shoal.cli.flags import expanded
+from shoal.cli.jobs import DEFAULT_MODEL
+from shoal.cli.output import duration, err, metrics_table, out
+from shoal.cli.request import RunRequest, Source
+from shoal.cli.run import explaining_stops, extract_and_cluster, result_files
+from shoal.cli.session import Session
+from shoal.cli.summary import quoted
 from shoal.errors import PathNotFound
+from shoal.store import Store
 
 STAMPS_PACKAGE = "tuxpaint-stamps-default"
 STAMPS = {
@@ -43,6 +55,41 @@ EMOJI = (
     "transport-ground",
 )
 EMOJI_PER_CLASS = 60
+DEBIAN_TOOLS = ("apt-get", "dpkg-deb")
+
+# A few hundred images: so few that one k-means run says little, and that PCA's small components are mostly noise.
+DEMO_OPTIONS: dict[str, Any] = {
+    "pca": {"components": 32},
+    "kmeans": {"restarts": 5},
+    "seeds": list(range(10)),
+}
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for images, store and contact sheet.", callback=expanded)] = Path(
+        "demo"
+    ),
+    dataset: Annotated[str, typer.Option(help="stamps, emoji, or auto: whichever can be fetched.")] = "auto",
+) -> None:
+    """Cluster real images with real weights, beside raw pixels, and draw the groups."""
+    started = time.monotonic()
+    source = Source.of(fetch_images(output / "images", dataset, err.print))
+    store = Store(output / "store")
+    session = Session(source.root, output / "models", store.root, command="shoal demo")
+    with explaining_stops(session, source, store, quoted("shoal", *sys.argv[1:])):
+        err.print("Starting Shoal …")
+        with session:
+            asks = (
+                RunRequest(source, model, over=1.0, options=DEMO_OPTIONS) for model in ("raw_pixels", DEFAULT_MODEL)
+            )
+            raw, learnt = (extract_and_cluster(session, ask, store) for ask in asks)
+            for found, what in ((raw, "raw pixels, the baseline"), (learnt, DEFAULT_MODEL)):
+                metrics = store.clustering(found.clustering).metrics()
+                out.print(metrics_table(metrics, f"{source.folder.name}: {what}"))
+            sheet, report = output / "contact-sheet.png", output / "report.html"
+            files = result_files(store, learnt.clustering, sheet, report)
+            out.print(f"contact sheet: {sheet}\nreport: {report}", highlight=False, soft_wrap=True)
+            out.print(f"{duration(time.monotonic() - started)}; open {files['report']} in a browser", soft_wrap=True)
 
 
 def fetch_images(target: Path, dataset: str, say: Callable[[str], None]) -> Path:
@@ -53,7 +100,7 @@ def fetch_images(target: Path, dataset: str, say: Callable[[str], None]) -> Path
     PathNotFound
         Neither package tool is on this machine, or the download failed.
     """
-    fetchers = {"stamps": (_fetch_stamps, ("apt-get", "dpkg-deb")), "emoji": (_fetch_emoji, ("npm",))}
+    fetchers = {"stamps": (_fetch_stamps, DEBIAN_TOOLS), "emoji": (_fetch_emoji, ("npm",))}
     wanted = list(fetchers) if dataset == "auto" else [dataset]
     reasons = []
     for name in wanted:
@@ -81,7 +128,7 @@ def fetch_images(target: Path, dataset: str, say: Callable[[str], None]) -> Path
 
 
 def _fetch_stamps(work: Path) -> Iterator[tuple[str, list[Path]]]:
-    debian.unpack(STAMPS_PACKAGE, work, "files")
+    unpack_debian(STAMPS_PACKAGE, work, "files")
     root = work / "files/usr/share/tuxpaint/stamps"
     for label, folder in STAMPS.items():
         images = sorted((root / folder).rglob("*.png"))
@@ -116,3 +163,39 @@ def _reason(error: Exception) -> str:
         said = (error.stderr or "").strip().splitlines()
         return said[-1] if said else str(error)
     return str(error)
+
+
+def unpack_debian(package: str, work: Path, folder: str) -> Path:
+    """Download ``package`` into ``work`` and unpack it into ``folder`` there.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        It cannot be downloaded; ``stderr`` says why.
+    FileNotFoundError
+        One of `DEBIAN_TOOLS` is not on this machine.
+    """
+    try:
+        run(["apt-get", "download", package], work)
+    except subprocess.CalledProcessError:
+        _download_with_own_lists(package, work)
+    run(["dpkg-deb", "-x", next(work.glob("*.deb")).name, folder], work)
+    return work / folder
+
+
+def _download_with_own_lists(package: str, work: Path) -> None:
+    """Download where the machine's lists of packages are empty, as in a fresh container, or too old.
+
+    The new lists are kept beside the download: the machine's own need root, and are not ours to change.
+    """
+    (work / "apt/lists/partial").mkdir(parents=True)
+    (work / "apt/cache/archives/partial").mkdir(parents=True)
+    options = ["-o", f"Dir::State::lists={work}/apt/lists", "-o", f"Dir::Cache={work}/apt/cache"]
+    with suppress(subprocess.CalledProcessError):  # One source that does not answer need not be ours.
+        run(["apt-get", *options, "update"], work)
+    run(["apt-get", *options, "download", package], work)
+
+
+def run(words: list[str], work: Path) -> None:
+    """Run a command in ``work``, its output kept for errors."""
+    subprocess.run(words, cwd=work, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)

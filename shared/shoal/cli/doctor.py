@@ -11,8 +11,8 @@ from typing import Any
 
 import typer
 
+from shoal.cli.flags import StoreRoot
 from shoal.cli.output import out
-from shoal.cli.paths import StoreRoot
 from shoal.client import Client
 from shoal.embedded import RunningStack, find_queue, find_stack
 from shoal.errors import ShoalError

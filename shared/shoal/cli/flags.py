@@ -1,11 +1,12 @@
-"""The API's words as the command line's: what a service says of a request's fields, said of the flags that set them."""
+"""Flags that commands share, and the services' errors put in terms of flags instead of fields."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, overload
 
 import typer
 
@@ -63,7 +64,7 @@ TWO_CLUSTERS = "`-k` and `--over` both say how many clusters: keep one of them."
 
 
 @contextmanager
-def speaking_of(flags: Flags) -> Iterator[None]:
+def errors_in_flags(flags: Flags) -> Iterator[None]:
     """Raise what a service says of a request's fields as an error about the command's flags."""
     try:
         yield
@@ -74,19 +75,19 @@ def speaking_of(flags: Flags) -> Iterator[None]:
 def in_flags(error: ShoalError, flags: Flags) -> ShoalError:
     """``error`` with the names of flags in place of those of fields; the same code and members."""
     refused = error.members.get("errors")
-    detail = "; ".join(_sentence(each, flags) for each in refused) if refused else told_in_flags(error.detail, flags)
+    detail = "; ".join(_sentence(each, flags) for each in refused) if refused else text_in_flags(error.detail, flags)
     members = {name: value for name, value in error.members.items() if name not in {"detail", "code"}}
     return by_code({**members, "code": error.code, "status": error.status, "detail": detail})
 
 
 def _sentence(refused: Mapping[str, Any], flags: Flags) -> str:
-    message = told_in_flags(str(refused["message"]), flags)
+    message = text_in_flags(str(refused["message"]), flags)
     if not refused["field"]:
         return message[:1].upper() + message[1:]
     return f"{_flag(str(refused['field']), flags) or refused['field']}: {message}"
 
 
-def told_in_flags(text: str, flags: Flags) -> str:
+def text_in_flags(text: str, flags: Flags) -> str:
     """What a service says of a request's fields and of its routes, of flags and commands."""
 
     def flag(match: re.Match[str]) -> str:
@@ -123,4 +124,43 @@ def parse_clusters(text: str) -> int | str:
 
 Clusters = Annotated[
     Any, typer.Option("--clusters", "-k", parser=parse_clusters, metavar="K|auto", help="Number of clusters, or auto.")
+]
+
+
+@overload
+def expanded(path: Path) -> Path: ...
+@overload
+def expanded(path: None) -> None: ...
+def expanded(path: Path | None) -> Path | None:
+    """``path`` with ``~`` as the home folder: shells leave it alone within ``--option=~/x`` and within quotes."""
+    return None if path is None else path.expanduser()
+
+
+def split_label_file(text: str) -> tuple[str, str | None, str | None]:
+    """The parts of ``FILE`` or ``FILE:PATH_COLUMN:LABEL_COLUMN``; the columns are None where they are not named.
+
+    The name of a file may have colons in it, too.
+
+    Raises
+    ------
+    ValueError
+        It is neither.
+    """
+    file, *columns = text.rsplit(":", 2)
+    if Path(text).expanduser().exists() or not columns:
+        return text, None, None
+    if len(columns) == 1 or not file:
+        raise ValueError(text)
+    return file, columns[0], columns[1]
+
+
+Data = Annotated[
+    Path | None, typer.Option("--data", envvar="SHOAL_DATA", help="Root of the image folders.", callback=expanded)
+]
+Models = Annotated[
+    Path | None, typer.Option("--models", envvar="SHOAL_MODELS", help="Folder of checkpoint files.", callback=expanded)
+]
+StoreRoot = Annotated[
+    Path | None,
+    typer.Option("--store", envvar="SHOAL_STORE", help="Root of embeddings and clusterings.", callback=expanded),
 ]

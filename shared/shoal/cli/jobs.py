@@ -10,9 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from shoal.cli.flags import CLUSTER, EXTRACT, NO_CLUSTERS, TWO_CLUSTERS, Clusters, speaking_of
+from shoal.cli.flags import CLUSTER, EXTRACT, NO_CLUSTERS, TWO_CLUSTERS, Clusters, errors_in_flags, split_label_file
 from shoal.cli.output import err, jobs_table, out, progress_bars, watch_job
-from shoal.cli.paths import split_label_file
 from shoal.client import Client
 from shoal.embedded import find_stack
 from shoal.errors import InvalidRequest, JobNotFound, NoImages, PathNotFound, PathOutsideRoot
@@ -134,7 +133,7 @@ def extract(
     as_json: AsJson = False,
 ) -> None:
     """Turn a folder of images into embeddings; prints the embeddings' id."""
-    with _root_named(path), speaking_of(EXTRACT), Client() as client:
+    with _root_named(path), errors_in_flags(EXTRACT), Client() as client:
         job = client.extract(
             source_path(path),
             model=parse_model(model),
@@ -183,7 +182,7 @@ def cluster(
         "levels": level or None,
     }
     kmeans = {key: value for key, value in kmeans.items() if value is not None}
-    with speaking_of(CLUSTER), Client() as client:
+    with errors_in_flags(CLUSTER), Client() as client:
         job = client.cluster(
             {"train": embeddings, "score": score} if score else embeddings,
             clusters=clusters,

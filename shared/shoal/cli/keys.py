@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from shoal.cli.flags import StoreRoot
 from shoal.cli.output import err, out
-from shoal.cli.paths import StoreRoot
 from shoal.embedded import open_queue
 from shoal.keys import KeyStore, Scope
 from shoal.settings import Settings

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from shoal.cli.flags import CLUSTER, EXTRACT, TWO_CLUSTERS, Clusters, Flags, speaking_of
+from shoal.cli.flags import (
+    CLUSTER,
+    EXTRACT,
+    TWO_CLUSTERS,
+    Clusters,
+    Flags,
+    Models,
+    StoreRoot,
+    errors_in_flags,
+    expanded,
+)
 from shoal.cli.jobs import DEFAULT_MODEL, Labels, Model, parse_model
 from shoal.cli.output import duration, err, out, progress_bars, watch_job
-from shoal.cli.paths import Models, StoreRoot, expanded
-from shoal.cli.reuse import canonical, same_clustering
+from shoal.cli.request import (
+    FEWEST_IMAGES,
+    MAX_FAILED_FRACTION,
+    Json,
+    RunRequest,
+    Source,
+    canonical,
+    choose_clusters,
+    same_clustering,
+)
 from shoal.cli.session import Interrupted, Session, interruptible
-from shoal.cli.source import Source
-from shoal.cli.summary import Made, left_out, print_summary, quoted
+from shoal.cli.summary import RunSummary, left_out, print_summary, quoted
 from shoal.errors import ClustersInvalid, EmbeddingsNotFound, InvalidRequest, NotFound, StoreError
 from shoal.jobs.states import JobState
 from shoal.schemas import Job
@@ -30,49 +46,11 @@ from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
 from shoal.store.listing import open_each
 
-Json = dict[str, Any]
 RUN: Flags = {**EXTRACT, **CLUSTER, "images": "FOLDER", "images.path": "FOLDER", "clusters": "-k"}
-FEWEST_IMAGES = 2
-MAX_FAILED_FRACTION = 0.5
-"""Folders that nobody has tidied hold files that are no images; the summary names them."""
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What to extract and how to cluster it."""
-
-    source: Source
-    model: str | Json = DEFAULT_MODEL
-    clusters: int | str | None = None
-    over: float | None = None
-    options: Json = field(default_factory=dict)
-    """Other fields of the clustering's request."""
-    again: bool = False
-    max_failed_fraction: float = MAX_FAILED_FRACTION
-
-    def body(self, embeddings: str, clusters: int | str | None, over: float | None) -> Json:
-        """The clustering's request."""
-        given = {"embeddings": embeddings, "clusters": clusters, "over": over, **self.options}
-        return {name: value for name, value in given.items() if value is not None}
-
-    def wants(self, job: Job, store: Store) -> bool:
-        """Whether an unfinished job of an earlier command does what this one will ask for."""
-        embeddings = job.request.get("embeddings")
-        if job.kind != "cluster" or not isinstance(embeddings, str) or job.cancel_requested:
-            return False
-        try:
-            if store.embeddings(embeddings).plan.source.path != self.source.path:
-                return False
-        except (NotFound, StoreError):  # A damaged set: the extraction mends it first.
-            return False
-        free = {"clusters", "over"} if self.clusters is None and self.over is None else set()
-        k = {name: job.request.get(name) for name in ("clusters", "over")} if free else {}
-        own = self.body(embeddings, k.get("clusters", self.clusters), k.get("over", self.over))
-        return canonical(own) is not None and canonical(own) == canonical(job.request)
-
-
-@dataclass(frozen=True)
-class Found:
+class RunResult:
     """What came of it."""
 
     extraction: Json
@@ -110,7 +88,7 @@ def run(
     if clusters is not None and over is not None:
         raise InvalidRequest(TWO_CLUSTERS)
     settings = Settings()
-    ask = Ask(
+    ask = RunRequest(
         Source.of(folder, labels),
         parse_model(model),
         clusters,
@@ -127,15 +105,15 @@ def run(
         models or settings.models,
         opened.root,
         command="shoal run",
-        wanted=partial(ask.wants, store=opened),
+        wanted=partial(ask.same_as, store=opened),
     )
-    with stopping_well(session, ask.source, opened, quoted("shoal", *sys.argv[1:])), speaking_of(RUN):
+    with explaining_stops(session, ask.source, opened, quoted("shoal", *sys.argv[1:])), errors_in_flags(RUN):
         err.print(f"Starting Shoal with the store {opened.root} …", markup=False, highlight=False)
         with session:
             _say_dropped(session, ask.source)
             found = extract_and_cluster(session, ask, opened)
             files = result_files(opened, found.clustering, sheet, report)
-            made = Made(
+            made = RunSummary(
                 folder=ask.source.folder,
                 embeddings=found.embeddings,
                 clustering=found.clustering,
@@ -150,7 +128,7 @@ def run(
             print_summary(out, opened, made)
 
 
-def extract_and_cluster(session: Session, ask: Ask, store: Store) -> Found:
+def extract_and_cluster(session: Session, ask: RunRequest, store: Store) -> RunResult:
     """Run both jobs with progress bars, or find what they would make.
 
     Raises
@@ -177,23 +155,10 @@ def extract_and_cluster(session: Session, ask: Ask, store: Store) -> Found:
         known = None if ask.again else same_clustering(store, body)
         if known is not None:
             _drop(session, session.kept)
-            return Found(extraction, embeddings, known, reused=True, notes=notes)
+            return RunResult(extraction, embeddings, known, reused=True, notes=notes)
         job = _unfinished(session, body) or client.cluster(**body)
         job = watch_job(client, job, progress, session.check)
-    return Found(extraction, embeddings, str((job.result or {})["clustering"]), reused=False, notes=notes)
-
-
-def choose_clusters(facts: Json) -> tuple[int | None, float | None]:
-    """`clusters` and `over` for a user who gave neither: the classes where most images have one, else sqrt(n / 2)."""
-    if (facts.get("classes") or 0) >= FEWEST_IMAGES and not _mostly_unlabelled(facts):
-        return None, 1.0
-    return min(max(2, round(math.sqrt(facts["rows"] / 2))), facts["rows"]), None
-
-
-def _mostly_unlabelled(facts: Json) -> bool:
-    # A few folders beside many loose files say little of what the files show.
-    labelled, rows = facts.get("labelled"), int(facts["rows"])
-    return labelled is not None and 2 * int(labelled) < rows
+    return RunResult(extraction, embeddings, str((job.result or {})["clustering"]), reused=False, notes=notes)
 
 
 def _labelled(store: Store, embeddings: str) -> int:
@@ -231,7 +196,7 @@ def result_files(store: Store, clustering: str, sheet: Path | None, report: Path
 
 
 @contextmanager
-def stopping_well(session: Session, source: Source, store: Store, command: str) -> Iterator[None]:
+def explaining_stops(session: Session, source: Source, store: Store, command: str) -> Iterator[None]:
     """End with a sentence, whatever happens: what is kept, and how to go on."""
     try:
         with interruptible(session):

@@ -136,7 +136,7 @@ class Session:
                 process.kill()
 
     def _restarted(self, process: Process, pause_s: float) -> None:
-        words = process.last_words(5)
+        words = process.log_tail(5)
         if process.failures > MOST_RESTARTS:
             self._broken = StackError(f"{process.name} ends again and again. Its log {process.log} ends:\n{words}")
         else:

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from shoal.cli.flags import StoreRoot
 from shoal.cli.output import err, metrics_table, out
-from shoal.cli.paths import StoreRoot
-from shoal.cli.sweep_tables import sweep_table
+from shoal.cli.sweep import sweep_table
 from shoal.client import Client
 from shoal.embedded import open_queue
 from shoal.errors import EmbeddingsInUse, NotFound, ShoalError, Unavailable

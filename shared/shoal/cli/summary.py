@@ -12,7 +12,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from shoal.cli.flags import EXTRACT, told_in_flags
+from shoal.cli.flags import EXTRACT, text_in_flags
 from shoal.figures import metric_of, number
 from shoal.store import Store
 
@@ -36,7 +36,7 @@ STABILITY = ("Stability", "how far the groups of two random starts agree: 0 as b
 
 
 @dataclass(frozen=True)
-class Made:
+class RunSummary:
     """What a run has made or found.
 
     Attributes
@@ -73,7 +73,7 @@ class Made:
     notes: tuple[str, ...] = ()
 
 
-def print_summary(console: Console, store: Store, made: Made) -> None:
+def print_summary(console: Console, store: Store, made: RunSummary) -> None:
     """Print everything that a user wants to know at the end."""
     clustering = store.clustering(made.clustering)
     rows = int(clustering.spec["n"])
@@ -84,7 +84,7 @@ def print_summary(console: Console, store: Store, made: Made) -> None:
     _say(console, f"{made.folder.name}: {_count(rows, 'image')} in {_count(filled, 'group')}{empty}", style="bold")
     source = made.extraction.get("source") or {}
     # A user of `shoal run` has named a folder and flags, not fields.
-    recognised = told_in_flags(str(source.get("message") or "").replace("`path`", f"`{made.folder.name}`"), EXTRACT)
+    recognised = text_in_flags(str(source.get("message") or "").replace("`path`", f"`{made.folder.name}`"), EXTRACT)
     # A single class tells nothing about groups.
     labelled = int(clustering.spec.get("train_classes") or 0) > 1
     for note in (recognised, _partly(clusters, rows) if labelled else "", *made.notes):
@@ -182,7 +182,7 @@ def _quality(console: Console, scored: Json, *, labelled: bool) -> None:
         console.print(table)
 
 
-def _left_out(console: Console, store: Store, made: Made) -> None:
+def _left_out(console: Console, store: Store, made: RunSummary) -> None:
     failed = list(_failures(store, made))
     if failed:
         total = sum(count for _, count, _ in failed)
@@ -198,7 +198,7 @@ def _left_out(console: Console, store: Store, made: Made) -> None:
         _say(console, f"{what} passed over: names with a dot in front, `@eaDir`, `__MACOSX`, `Thumbs.db` and the like.")
 
 
-def _failures(store: Store, made: Made) -> Iterator[tuple[str, int, str]]:
+def _failures(store: Store, made: RunSummary) -> Iterator[tuple[str, int, str]]:
     """Code, count, and an example with its message."""
     told = made.extraction.get("failed_by_code")
     if told is not None:
@@ -262,7 +262,7 @@ def _other(clusters: int, rows: int) -> int:
     return next(k for k in (20, 50, 10, 5, 3, 2) if k != clusters and k <= rows)
 
 
-def _places(console: Console, made: Made, rows: int, clusters: int) -> None:
+def _places(console: Console, made: RunSummary, rows: int, clusters: int) -> None:
     resumed = min(int(made.extraction.get("resumed_rows") or 0), rows)
     of = f"reused {resumed:,} of {rows:,} embeddings" if resumed else f"{rows:,} new embeddings"
     _say(console, "\nWhere it is", style="bold")

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
+from rich.table import Table
 
-from shoal import __version__
-from shoal.cli.flags import SWEEP, speaking_of
+from shoal import __version__, paper
+from shoal.cli.flags import SWEEP, errors_in_flags
 from shoal.cli.jobs import AsJson, Wait, finish
 from shoal.cli.output import err, out
-from shoal.cli.sweep_tables import Study, differences_table, paper_table, sweep_table
 from shoal.client import Client
 from shoal.errors import InvalidRequest
+from shoal.figures import number
 from shoal.jobs.states import JobState
 from shoal.schemas import Job, SweepRequest
 
 Json = dict[str, Any]
 T = TypeVar("T", int, float)
 
+SHOWN = (
+    ("accuracy_hungarian_train", "ACC 1:1"),
+    ("accuracy_mixed_train", "ACC mixed"),
+    ("ari", "ARI"),
+    ("ami", "AMI"),
+    ("silhouette", "silhouette"),
+    ("linear_probe", "linear"),
+)
 PCA_GRID = (16, 32, 64, 128, 256, 512, 1024, 2048)
 LOOKED_THROUGH = 100
 OVER_GRID = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0)
+
+
+class Study(StrEnum):
+    """What `reproduce` can do."""
+
+    PCA = "pca-ablation"
+    OVER = "over-clustering"
+    MODELS = "models"
+
+
 Sets = Annotated[
     list[str],
     typer.Argument(help="Embeddings ids, one a model; TRAIN:SCORED[:SCORED…] scores other sets than it is fitted on."),
@@ -65,7 +85,7 @@ def sweep(
         projection = {"components": components, "whiten": [False, True] if whiten else False}
     if clusters is None and over is None:
         raise InvalidRequest("Say how many clusters: `-k 10,20,50` or `--over 1,1.5,2`.")
-    with speaking_of(SWEEP), Client() as client:
+    with errors_in_flags(SWEEP), Client() as client:
         job = submit(
             client,
             [parse_sets(each) for each in embeddings],
@@ -95,7 +115,7 @@ def reproduce(
     as_json: AsJson = False,
 ) -> None:
     """Repeat a study of arXiv 2008.10312 on your embeddings, its figures beside yours."""
-    with speaking_of(SWEEP), Client() as client:
+    with errors_in_flags(SWEEP), Client() as client:
         fields: Json = {"pca": {"components": pca}} if pca else {}
         fields |= study_fields(study, [client.embeddings(each.partition(":")[0]) for each in embeddings])
         job = submit(
@@ -218,3 +238,52 @@ def _request(job: Job) -> SweepRequest | None:
         return SweepRequest.model_validate(job.request)
     except ValidationError:
         return None  # Of another version of the service.
+
+
+def sweep_table(rows: list[Json], title: str | None = None) -> Table:
+    """A sweep's table with the columns that vary and the main metrics."""
+    names = ("model", "scored", "normalize", "components", "whiten", "over", "k")
+    varying = [name for name in names if len({row[name] for row in rows}) > 1] or ["k"]
+    metrics = [(key, label) for key, label in SHOWN if any(row[key] is not None for row in rows)]
+    table = Table(title=title, box=None, header_style="bold", title_justify="left")
+    for name in [*varying, *(label for _, label in metrics)]:
+        table.add_column(name, justify="left" if name in {"model", "scored"} else "right")
+    for row in rows:
+        facts = ["all" if row[name] is None and name == "components" else _cell(row[name]) for name in varying]
+        table.add_row(*facts, *(number(row[key], row.get(f"{key}_std")) for key, _ in metrics))
+    return table
+
+
+def paper_table(study: Study) -> Table:
+    """The paper's figures of a study."""
+    table = Table(title="arXiv 2008.10312, ImageNet, %", box=None, header_style="bold", title_justify="left")
+    if study is Study.MODELS:
+        for name in ("model", "ACC", "ARI", "linear"):
+            table.add_column(name)
+        for each in paper.models():
+            table.add_row(each.name, f"{each.accuracy:g}", f"{each.ari:g}", f"{each.probe:g}")
+        return table
+    points = paper.pca_ablation() if study is Study.PCA else paper.over_clustering()
+    for name in ("components" if study is Study.PCA else "clusters / classes", "ACC", "ARI"):
+        table.add_column(name, justify="right")
+    for each in points:
+        table.add_row(f"{each.x:g}", f"{each.accuracy:.2f}", f"{each.ari:.2f}")
+    return table
+
+
+def differences_table() -> Table:
+    """What is done otherwise than in the paper, and why."""
+    table = Table(
+        title="Where this differs from the paper's protocol", box=None, header_style="bold", title_justify="left"
+    )
+    for name in ("", "paper", "here", "why"):
+        table.add_column(name, overflow="fold")
+    for each in paper.differences():
+        table.add_row(each.what, each.paper, each.ours, each.why)
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -100,7 +100,7 @@ class Process:
         return self._restart_at is not None and time.monotonic() >= self._restart_at
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """RunRequest it to stop."""
         if self.popen is not None and self.popen.poll() is None:
             self.popen.terminate()
 
@@ -119,7 +119,7 @@ class Process:
             self.popen.kill()
             self.popen.wait()
 
-    def last_words(self, lines: int = 15) -> str:
+    def log_tail(self, lines: int = 15) -> str:
         """The end of what it has logged since its start."""
         with contextlib.suppress(OSError), self.log.open("rb") as log:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - LAST_BYTES))
@@ -128,7 +128,7 @@ class Process:
 
     def last_error(self) -> dict[str, str]:
         """The last line of its log that names an error with a ``code`` and a ``detail``; empty if there is none."""
-        for line in reversed(self.last_words(200).splitlines()):
+        for line in reversed(self.log_tail(200).splitlines()):
             with contextlib.suppress(ValueError):
                 record = json.loads(line)
                 if isinstance(record, dict) and {"code", "detail"} <= set(record):

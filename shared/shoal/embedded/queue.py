@@ -1,23 +1,37 @@
-"""Finding the queue that belongs to a store, for commands that work beside a running stack, or without one."""
+"""The queues of a store: the one that runs, one started for a command, and those that nothing serves now.
+
+`shoal run` keeps a queue for each data root beside the one of `shoal up`. Those that do not run are read from copies,
+since the command that they belong to may open them at any moment.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
+import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import redis
 
 from shoal.embedded import runfile
 from shoal.embedded.process import Process
-from shoal.embedded.server import Server, StackError, answers
+from shoal.embedded.server import SOCKET, Server, StackError, answers, server_command
 from shoal.errors import Unavailable
+from shoal.jobs.queue import JobQueue
 from shoal.jobs.redis_scripts import connect
+from shoal.schemas import Job
 from shoal.settings import Settings
 
 START_S = 60.0
+DATA = "appendonlydir"
+COPY_TRIES = 3
+"""A server that has just started may rewrite its files while they are copied."""
 
 
 def find_queue(store: Path, settings: Settings | None = None) -> str | None:
@@ -77,7 +91,7 @@ def _found_or_locked(store: Path, server: Server, create: bool) -> str | None:
     deadline = time.monotonic() + START_S
     while True:
         url = find_queue(store)
-        if url is not None or not (create or (runfile.queue_folder(store) / "appendonlydir").is_dir()):
+        if url is not None or not (create or (runfile.queue_folder(store) / DATA).is_dir()):
             return url
         try:
             server.lock()
@@ -103,7 +117,7 @@ def wait_for_server(process: Process, url: str) -> None:
         while True:
             if not process.alive:
                 raise StackError(
-                    f"The embedded queue ended at its start. Its log {process.log} ends:\n{process.last_words()}"
+                    f"The embedded queue ended at its start. Its log {process.log} ends:\n{process.log_tail()}"
                 )
             with contextlib.suppress(redis.RedisError, OSError):
                 client.ping()
@@ -113,3 +127,58 @@ def wait_for_server(process: Process, url: str) -> None:
             time.sleep(0.05)
     finally:
         client.close()
+
+
+def idle_jobs(store: Path, beside: str | None = None) -> Iterator[Job]:
+    """Every unfinished job of the store's queues but one.
+
+    Parameters
+    ----------
+    beside
+        URL of the queue that the caller asks itself.
+
+    Raises
+    ------
+    StackError
+        A queue's data cannot be read; the message names its folder.
+    """
+    for folder in _idle(store, beside):
+        yield from _unfinished(folder)
+
+
+def _idle(store: Path, beside: str | None) -> list[Path]:
+    common = runfile.queue_folder(store)
+    running = runfile.read(store)
+    served = None
+    if running is not None and running.queue is not None and running.queue == beside:
+        served = Path(running.queue_data) if running.queue_data else common.resolve()
+    found = [folder for folder in (common, *sorted(common.glob("run-*"))) if (folder / DATA).is_dir()]
+    return [folder for folder in found if folder.resolve() != served]
+
+
+def _unfinished(folder: Path) -> list[Job]:
+    with tempfile.TemporaryDirectory(prefix="shoal-") as made:
+        copy = Path(made)
+        _copy(folder / DATA, copy / DATA)
+        process = Process("valkey", server_command(copy, copy / SOCKET), copy / "log", death_signal=signal.SIGKILL)
+        process.start(os.environ)
+        try:
+            url = f"unix://{quote(str(copy / SOCKET))}"
+            wait_for_server(process, url)
+            with contextlib.closing(JobQueue.from_url(url)) as queue:
+                return list(queue.unfinished())
+        except StackError as error:
+            raise StackError(f"The jobs in {folder} cannot be read. {error.detail}") from None
+        finally:
+            process.kill()
+
+
+def _copy(source: Path, target: Path) -> None:
+    for attempt in range(1, COPY_TRIES + 1):
+        try:
+            shutil.copytree(source, target)
+            return
+        except (OSError, shutil.Error) as error:
+            shutil.rmtree(target, ignore_errors=True)
+            if attempt == COPY_TRIES:
+                raise StackError(f"The jobs in {source.parent} cannot be read: {error}") from None

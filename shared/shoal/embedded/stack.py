@@ -282,7 +282,7 @@ class Stack:
             raise StackError(f"{error['detail']} The key goes to the store's own queue: add `--store {self.store}`.")
         if error:
             raise StackError(f"{dead.name} ended at its start: {error['detail']} Its log is {dead.log}.")
-        raise StackError(f"{dead.name} ended at its start. Its log {dead.log} ends:\n{dead.last_words()}")
+        raise StackError(f"{dead.name} ended at its start. Its log {dead.log} ends:\n{dead.log_tail()}")
 
     def _refuse_full_disk(self) -> None:
         free = shutil.disk_usage(self.store).free

@@ -105,7 +105,7 @@ def test_only_its_own_words_are_a_process_s_last(root: Path) -> None:
     process = Process("worker", [sys.executable, "-c", "print('of this run')"], log)
     process.start({})
     process.wait()
-    assert process.last_words() == "of this run"
+    assert process.log_tail() == "of this run"
 
 
 def test_the_last_words_of_a_log_of_gigabytes_cost_little(root: Path) -> None:
@@ -118,7 +118,7 @@ def test_the_last_words_of_a_log_of_gigabytes_cost_little(root: Path) -> None:
         file.truncate(1 << 34)
         file.seek(0, 2)
         file.write(b"\nthe end\n")
-    assert process.last_words(1) == "the end"
+    assert process.log_tail(1) == "the end"
 
 
 def test_a_process_that_ends_is_started_again(stack: Stack, wait_until: Callable[..., None]) -> None:

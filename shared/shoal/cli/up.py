@@ -1,34 +1,19 @@
-"""`up`, `demo`: the whole system on this machine."""
+"""`shoal up`: the whole system on this machine."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from shoal.cli.jobs import DEFAULT_MODEL
-from shoal.cli.output import duration, err, metrics_table, out
-from shoal.cli.paths import Data, Models, StoreRoot, expanded
-from shoal.cli.run import Ask, extract_and_cluster, result_files, stopping_well
-from shoal.cli.session import Session
-from shoal.cli.source import Source
-from shoal.cli.summary import quoted
+from shoal.cli.flags import Data, Models, StoreRoot
+from shoal.cli.output import err, out
 from shoal.embedded import Process, Stack
 from shoal.settings import Settings
-from shoal.store import Store
-
-# A few hundred images: so few that one k-means run says little, and that PCA's small components are mostly noise.
-DEMO_OPTIONS: dict[str, Any] = {
-    "pca": {"components": 32},
-    "kmeans": {"restarts": 5},
-    "seeds": list(range(10)),
-}
 
 
 def up(
@@ -70,33 +55,6 @@ def up(
         stack.stop()
 
 
-def demo(
-    output: Annotated[Path, typer.Option(help="Folder for images, store and contact sheet.", callback=expanded)] = Path(
-        "demo"
-    ),
-    dataset: Annotated[str, typer.Option(help="stamps, emoji, or auto: whichever can be fetched.")] = "auto",
-) -> None:
-    """Cluster real images with real weights, beside raw pixels, and draw the groups."""
-    from shoal.cli.demo import fetch_images
-
-    started = time.monotonic()
-    source = Source.of(fetch_images(output / "images", dataset, err.print))
-    store = Store(output / "store")
-    session = Session(source.root, output / "models", store.root, command="shoal demo")
-    with stopping_well(session, source, store, quoted("shoal", *sys.argv[1:])):
-        err.print("Starting Shoal …")
-        with session:
-            asks = (Ask(source, model, over=1.0, options=DEMO_OPTIONS) for model in ("raw_pixels", DEFAULT_MODEL))
-            raw, learnt = (extract_and_cluster(session, ask, store) for ask in asks)
-            for found, what in ((raw, "raw pixels, the baseline"), (learnt, DEFAULT_MODEL)):
-                metrics = store.clustering(found.clustering).metrics()
-                out.print(metrics_table(metrics, f"{source.folder.name}: {what}"))
-            sheet, report = output / "contact-sheet.png", output / "report.html"
-            files = result_files(store, learnt.clustering, sheet, report)
-            out.print(f"contact sheet: {sheet}\nreport: {report}", highlight=False, soft_wrap=True)
-            out.print(f"{duration(time.monotonic() - started)}; open {files['report']} in a browser", soft_wrap=True)
-
-
 def _stack(
     data: Path | None,
     models: Path | None,
@@ -119,7 +77,7 @@ def _report_restart(process: Process, pause_s: float) -> None:
     code = process.popen.returncode if process.popen else None
     err.print(
         f"{process.name} ended (status {code}); starting it again in {pause_s:.0f} s. Its log {process.log} ends:\n"
-        f"{process.last_words(5)}",
+        f"{process.log_tail(5)}",
         markup=False,
         highlight=False,
     )

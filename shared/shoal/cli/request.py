@@ -1,0 +1,190 @@
+"""What `shoal run` sends to the services: the folder, its labels, the model, the clustering; and results to reuse."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from shoal import __version__
+from shoal.cli.jobs import DEFAULT_MODEL, parse_labels
+from shoal.errors import InvalidRequest, NotFound, PathNotFound, ShoalError, StoreError
+from shoal.schemas import ClusterRequest, Job
+from shoal.store import Store
+
+Json = dict[str, Any]
+FEWEST_IMAGES = 2
+MAX_FAILED_FRACTION = 0.5
+"""A folder of a user's own often holds files that are not images; the summary names them."""
+NO_EFFECT = {"memory_limit"}
+"""Fields of a request that do not change its result."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of images, as the services are asked for it.
+
+    Attributes
+    ----------
+    folder
+        Where it is.
+    root
+        The data root: what holds the folder, and the label file where there is one.
+    labels
+        As the API takes them.
+    """
+
+    folder: Path
+    root: Path
+    labels: str | dict[str, Any] = "folder"
+
+    @property
+    def path(self) -> str:
+        """The folder below the data root."""
+        return self.folder.relative_to(self.root).as_posix()
+
+    @classmethod
+    def of(cls, folder: Path, labels: str = "folder") -> Source:
+        """The source that a user means.
+
+        Raises
+        ------
+        PathNotFound
+            There is no such folder or label file.
+        InvalidRequest
+            The folder cannot be asked for.
+        """
+        where = _existing(folder)
+        parsed = _label_file(labels, where)
+        if isinstance(parsed, str) or "file" not in parsed:
+            return cls(where, where.parent, parsed)
+        file = Path(parsed["file"])
+        root = Path(os.path.commonpath([where.parent, file.parent]))
+        return cls(where, root, {**parsed, "file": file.relative_to(root).as_posix()})
+
+
+def _existing(folder: Path) -> Path:
+    """The folder itself, by its true name.
+
+    Raises
+    ------
+    PathNotFound, InvalidRequest
+        It cannot be a folder of images.
+    """
+    where = folder.expanduser()
+    if where.is_file():
+        raise PathNotFound(f"{where} is a file: give the folder that holds the images, {where.parent.resolve()}.")
+    if not where.is_dir():
+        raise PathNotFound(f"There is no folder {where.absolute()}.")
+    where = where.resolve()
+    if not where.name:
+        raise InvalidRequest(f"{where} is the whole machine: give the folder that holds the images.")
+    try:
+        str(where).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(where).decode(errors="backslashreplace")
+        raise InvalidRequest(f"The name of the folder {shown} is not UTF-8: rename it.") from None
+    if not os.access(where, os.R_OK | os.X_OK):
+        raise PathNotFound(f"The folder {where} may not be read by this user: change its permissions.")
+    return where
+
+
+def _label_file(text: str, folder: Path) -> str | dict[str, Any]:
+    """`parse_labels`, with the label file's path absolute: of the working directory, or in or beside the folder."""
+    whole = Path(text).expanduser()
+    parsed = {"file": str(whole)} if whole.is_file() else parse_labels(text)
+    if isinstance(parsed, str) or "file" not in parsed:
+        return parsed
+    for base in (Path(), folder, folder.parent):
+        file = base / Path(parsed["file"]).expanduser()
+        if file.is_file():
+            return {**parsed, "file": str(file.resolve())}
+    raise PathNotFound(
+        f"There is no label file {parsed['file']}: it is looked for in {Path.cwd()}, {folder} and {folder.parent}. "
+        "`--labels` is `folder`, `none`, or a CSV or Parquet file.",
+        field="images.labels",
+    )
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What to extract and how to cluster it."""
+
+    source: Source
+    model: str | Json = DEFAULT_MODEL
+    clusters: int | str | None = None
+    over: float | None = None
+    options: Json = field(default_factory=dict)
+    """Other fields of the clustering's request."""
+    again: bool = False
+    max_failed_fraction: float = MAX_FAILED_FRACTION
+
+    def body(self, embeddings: str, clusters: int | str | None, over: float | None) -> Json:
+        """The clustering's request."""
+        given = {"embeddings": embeddings, "clusters": clusters, "over": over, **self.options}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def same_as(self, job: Job, store: Store) -> bool:
+        """Whether an unfinished job of an earlier command does what this one will ask for."""
+        embeddings = job.request.get("embeddings")
+        if job.kind != "cluster" or not isinstance(embeddings, str) or job.cancel_requested:
+            return False
+        try:
+            if store.embeddings(embeddings).plan.source.path != self.source.path:
+                return False
+        except (NotFound, StoreError):  # A damaged set: the extraction mends it first.
+            return False
+        free = {"clusters", "over"} if self.clusters is None and self.over is None else set()
+        k = {name: job.request.get(name) for name in ("clusters", "over")} if free else {}
+        own = self.body(embeddings, k.get("clusters", self.clusters), k.get("over", self.over))
+        return canonical(own) is not None and canonical(own) == canonical(job.request)
+
+
+def choose_clusters(facts: Json) -> tuple[int | None, float | None]:
+    """`clusters` and `over` for a user who gave neither: the classes where most images have one, else sqrt(n / 2)."""
+    if (facts.get("classes") or 0) >= FEWEST_IMAGES and not _mostly_unlabelled(facts):
+        return None, 1.0
+    return min(max(2, round(math.sqrt(facts["rows"] / 2))), facts["rows"]), None
+
+
+def _mostly_unlabelled(facts: Json) -> bool:
+    # A few folders beside many loose files say little of what the files show.
+    labelled, rows = facts.get("labelled"), int(facts["rows"])
+    return labelled is not None and 2 * int(labelled) < rows
+
+
+def canonical(request: dict[str, Any]) -> dict[str, Any] | None:
+    """A clustering's request with every default in its place, equal for requests that mean the same.
+
+    None when this version does not understand it.
+    """
+    given = {name: value for name, value in request.items() if value is not None}
+    try:
+        parsed = ClusterRequest.model_validate(given)
+    except ValidationError:
+        return None
+    return parsed.model_dump(mode="json", exclude=NO_EFFECT)
+
+
+def same_clustering(store: Store, request: dict[str, Any]) -> str | None:
+    """The newest clustering that ``request`` would only repeat, made by this version of Shoal; None if there is none.
+
+    With its seeds, a second run would only say the same.
+    """
+    wanted = canonical(request)
+    if wanted is None:
+        return None
+    for clustering_id in store.clustering_ids():
+        try:
+            clustering = store.clustering(clustering_id)
+            if canonical(clustering.spec["request"]) == wanted and clustering.run().get("version") == __version__:
+                for path in (clustering.layout.report_html, clustering.layout.contact_sheet):
+                    clustering.check(path)
+                return clustering_id
+        except (ShoalError, KeyError, TypeError, ValueError, OSError):
+            continue  # Removed meanwhile, or damaged: another one is made.
+    return None
