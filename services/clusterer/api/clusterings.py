@@ -23,8 +23,15 @@ from clusterer.api import sweeps
 from clusterer.api.assign import AssignRequest, assign_online
 from clusterer.jobs.plan import make_plan
 from clusterer.results.exports import deleted_sets, described_assignments, described_schema
-from clusterer.results.members import describe_cluster, list_classes, list_clusters, list_confusion, scored_set
-from clusterer.results.read import facts, summary
+from clusterer.results.read import (
+    describe_cluster,
+    facts,
+    list_classes,
+    list_clusters,
+    list_confusion,
+    scored_set,
+    summary,
+)
 
 KIND = "cluster"
 

@@ -136,6 +136,35 @@ class ClassPairs:
         return right
 
 
+@dataclass(frozen=True)
+class LabelledSet:
+    """A set of rows with their classes.
+
+    Attributes
+    ----------
+    id
+        Its embeddings id.
+    classes
+        ``(n,) int64``: class of each row, or -1.
+    vocabulary
+        The labels of the classes.
+    pairs
+        Which train class is right for which of these classes; None where they are the train set's classes.
+    unmapped
+        How many rows have a label that the map of classes does not name.
+    """
+
+    id: str
+    classes: IntArray
+    vocabulary: tuple[str, ...]
+    pairs: ClassPairs | None = None
+    unmapped: int = 0
+
+    def table(self, clusters: ArrayLike, k: int) -> Contingency:
+        """The rows by cluster and class, given the ``(n,)`` cluster of each."""
+        return contingency(clusters, self.classes, k, len(self.vocabulary))
+
+
 def learn_map(table: Contingency, rule: LabelRule) -> IntArray:
     """The class of each cluster.
 

@@ -1,4 +1,4 @@
-"""What a sweep's request comes to: its points, each a checked plan. Shared by API and worker."""
+"""The points of a sweep, each a checked plan. Shared by API and worker."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from shoal.deadline import Deadline
 from shoal.schemas import SweepRequest
 from shoal.store import Store
 
-from clusterer.jobs.plan import Plan, make_plan, require_components, resolve_clusters
-from clusterer.jobs.sets import Sets
+from clusterer.jobs.plan import EmbeddingSets, Plan, make_plan, require_components, resolve_clusters
 
 
 @dataclass(frozen=True)
@@ -39,16 +38,8 @@ class Point:
     @property
     def projection(self) -> tuple[bool, int, bool]:
         """Points of the same space and projection share the projected rows: most components first, no PCA last."""
-        pca = self.plan.request.pca
-        if pca is None:
-            return True, 0, False
-        limit = min(self.plan.train.rows, self.plan.train.dim)
-        return False, -(pca.components or limit), pca.whiten
-
-    @property
-    def components(self) -> int | None:
-        """Components kept; None without PCA."""
-        return -self.projection[1] or None
+        pca, components = self.plan.request.pca, self.plan.components
+        return (True, 0, False) if pca is None or components is None else (False, -components, pca.whiten)
 
 
 def plan_points(
@@ -68,15 +59,15 @@ def plan_points(
     ShoalError
         As `clusterer.jobs.plan.make_plan`, for the first combination that cannot work.
     """
-    sets = Sets(store, data, deadline=deadline)
+    sets = EmbeddingSets(store, data, deadline=deadline)
     found: list[Point] = []
     base: Plan | None = None
-    for index, wanted in enumerate(request.points()):
-        if base is None or base.request.embeddings != wanted.embeddings:
-            base = make_plan(store, wanted, deadline=deadline, sets=sets)
-        require_components(wanted, base.train)
-        k = resolve_clusters(wanted, base.train, base.train_classes)
-        found.append(Point(index, replace(base, request=wanted, k=k)))
+    for index, each in enumerate(request.points()):
+        if base is None or base.request.embeddings != each.embeddings:
+            base = make_plan(store, each, deadline=deadline, sets=sets)
+        require_components(each, base.train)
+        k = resolve_clusters(each, base.train, base.train_classes)
+        found.append(Point(index, replace(base, request=each, k=k)))
     return tuple(found)
 
 

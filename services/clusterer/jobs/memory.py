@@ -10,10 +10,11 @@ import ctypes
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shoal.errors import MemoryLimitTooSmall
 from shoal.host import available_cores
@@ -21,7 +22,8 @@ from shoal.host import available_cores
 from clusterer.data.rows import block_rows, window_rows
 from clusterer.evaluation.label_metrics import PAIRS_AT_ONCE
 from clusterer.evaluation.unsupervised import LABELLING_VALUES, MOST_SAMPLED, SMALLEST_SHARE, TABLE_CELLS
-from clusterer.jobs.plan import SEARCHED_ROWS
+from clusterer.jobs.plan import SEARCHED_ROWS, Plan
+from clusterer.kmeans import needs_faiss
 from clusterer.kmeans.seeding import trials_of
 
 MIB = 2**20
@@ -236,6 +238,34 @@ class Problem:
         return self._transform + 5 * 8 * self.dim**2 + 4 * 8 * self.dim * self.classes + scores + 4 * self._block
 
 
+def problem_of(plans: Sequence[Plan], *, sweep: bool = False, probe: bool = False) -> Problem:
+    """A clustering as large as the largest of ``plans`` in every respect; a sweep holds two projections of its sets."""
+    train_rows = max(plan.train.rows for plan in plans)
+    all_rows = max(sum(each.rows for each in plan.sets) for plan in plans)
+    options = [plan.request.kmeans for plan in plans]
+    return Problem(
+        train_rows=train_rows,
+        held_rows=2 * all_rows if sweep else train_rows,
+        all_rows=all_rows,
+        dim_in=max(plan.train.dim for plan in plans),
+        dim=max(plan.components or plan.train.dim for plan in plans),
+        k=max(plan.k for plan in plans),
+        seeds=max(len(plan.seeds) for plan in plans),
+        sampled_rows=max(plan.sampled_rows for plan in plans),
+        fitted_rows=max(plan.sampled_rows or plan.train.rows for plan in plans),
+        classes=max(len(plan.vocabulary_of(each.id)) for plan in plans for each in plan.sets),
+        sets=max(len(plan.scored) for plan in plans),
+        pca=any(plan.components is not None for plan in plans),
+        search=any(plan.search is not None for plan in plans),
+        levels=max((each.levels or [0])[0] for each in options),
+        balanced=any(each.balanced is not None for each in options),
+        faiss=any(needs_faiss(name) for name in {each.engine for each in options}),
+        mini_batch=any(each.algorithm == "mini-batch" for each in options),
+        probe=probe,
+        sweep=sweep,
+    )
+
+
 @dataclass(frozen=True)
 class Placement:
     """What lies in memory.
@@ -254,6 +284,11 @@ class Placement:
     limit: int
     rows_in_memory: bool
     keep_bytes: int
+
+    def record(self) -> dict[str, Any]:
+        """For run.json."""
+        rows = "memory" if self.rows_in_memory else "file"
+        return {"limit_bytes": self.limit, "rows": rows, "sketches_kept": self.keep_bytes > 0}
 
 
 def place(problem: Problem, limit: int) -> Placement:

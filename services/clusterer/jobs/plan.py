@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from shoal.deadline import Deadline
-from shoal.errors import ClustersInvalid, DimensionMismatch, InvalidRequest, LabelsRequired
-from shoal.schemas import DEFAULT_EVALUATION_SEEDS, ClusterRequest
+from shoal.errors import ClustersInvalid, DimensionMismatch, EmbeddingsIncomplete, InvalidRequest, LabelsRequired
+from shoal.schemas import DEFAULT_EVALUATION_SEEDS, ClassMap, ClusterRequest
 from shoal.store import EmbeddingSet, Store
 
-from clusterer.data.rows import IntArray
-from clusterer.evaluation.class_maps import MappedClasses
-from clusterer.evaluation.contingency import UNLABELLED
-from clusterer.jobs.sets import Sets, how_many_rows, label_column, require_rows
+from clusterer.evaluation.class_maps import MappedClasses, read_class_map
+from clusterer.evaluation.contingency import UNLABELLED, LabelledSet
 from clusterer.kmeans.lloyd import FitOptions
 
+FEWEST_ROWS = 2
 MOST_TRIED = 200
 SEARCHED_ROWS = 10_000
 """The search for the number of clusters looks at a sample of so many rows where there are more."""
@@ -99,25 +99,56 @@ class Plan:
         wanted = self.train.rows if most is None else most * self.k
         return wanted if wanted < self.train.rows else 0
 
+    @property
+    def components(self) -> int | None:
+        """Principal components kept; None without PCA."""
+        pca = self.request.pca
+        return None if pca is None else pca.components or min(self.train.rows, self.train.dim)
+
+    @property
+    def sets(self) -> tuple[EmbeddingSet, ...]:
+        """The train set, then the scored sets that are not it."""
+        return (self.train, *(each for each in self.scored if each.id != self.train.id))
+
     def vocabulary_of(self, embeddings_id: str) -> tuple[str, ...]:
         """The labels that the classes of a set are positions in."""
         mapped = self.class_maps.get(embeddings_id)
         return self.vocabulary if mapped is None else mapped.vocabulary
 
-    def classes(self, embeddings: EmbeddingSet) -> IntArray:
-        """``(rows,) int64``: the class of each row of a set, or -1."""
-        names = pa.array(self.vocabulary_of(embeddings.id), pa.string())
-        codes: Any = pc.index_in(label_column(embeddings), value_set=names, skip_nulls=True)
-        found: IntArray = codes.fill_null(UNLABELLED).to_numpy().astype(np.int64)
-        return found
+    def read_labels(self) -> dict[str, LabelledSet]:
+        """The class of each row of each set, by embeddings id."""
+        return {each.id: self._labelled(each) for each in self.sets}
 
-    def unmapped_rows(self, embeddings: EmbeddingSet) -> int:
-        """How many rows have a label that the set's class map does not name."""
-        if embeddings.id not in self.class_maps:
-            return 0
+    def _labelled(self, embeddings: EmbeddingSet) -> LabelledSet:
+        mapped, vocabulary = self.class_maps.get(embeddings.id), self.vocabulary_of(embeddings.id)
         column = label_column(embeddings)
-        known = int(np.count_nonzero(self.classes(embeddings) != UNLABELLED))
-        return len(column) - int(column.null_count) - known
+        codes: Any = pc.index_in(column, value_set=pa.array(vocabulary, pa.string()), skip_nulls=True)
+        classes = codes.fill_null(UNLABELLED).to_numpy().astype(np.int64)
+        if mapped is None:
+            return LabelledSet(embeddings.id, classes, vocabulary)
+        unmapped = len(column) - int(column.null_count) - int(np.count_nonzero(classes != UNLABELLED))
+        return LabelledSet(embeddings.id, classes, vocabulary, mapped.pairs, unmapped)
+
+    def spec(self, dim_clustered: int, best_seed: int, engine: str, chosen: dict[str, Any] | None) -> dict[str, Any]:
+        """spec.json: the request and what it came to."""
+        return {
+            "request": self.request.model_dump(mode="json"),
+            "train": self.train.id,
+            "scored": [each.id for each in self.scored],
+            "n": self.train.rows,
+            "dim": self.train.dim,
+            "dim_clustered": dim_clustered,
+            "k": self.k,
+            "train_classes": self.train_classes,
+            "classes": list(self.vocabulary),
+            "class_maps": {name: mapped.record() for name, mapped in self.class_maps.items()},
+            "seeds": list(self.seeds),
+            "best_seed": best_seed,
+            "restarts": self.restarts,
+            "engine": engine,
+            "chosen": chosen,
+            "model": self.train.plan.model.model_dump(mode="json"),
+        }
 
 
 def make_plan(
@@ -126,7 +157,7 @@ def make_plan(
     data: Path | None = None,
     *,
     deadline: Deadline | None,
-    sets: Sets | None = None,
+    sets: EmbeddingSets | None = None,
 ) -> Plan:
     """Check a request against the store; class maps are read from below ``data``.
 
@@ -152,7 +183,7 @@ def make_plan(
     InvalidRequest
         More components or groups are asked for than there can be, or a scored set has no rows.
     """
-    sets = sets or Sets(store, data, deadline=deadline)
+    sets = sets or EmbeddingSets(store, data, deadline=deadline)
     train = sets.open(request.train_id)
     scored = tuple(sets.open(embeddings_id) for embeddings_id in dict.fromkeys(request.scored_ids))
     for each in scored:
@@ -314,3 +345,115 @@ def require_levels(request: ClusterRequest, k: int) -> None:
             field="kmeans.levels",
             clusters=k,
         )
+
+
+class EmbeddingSets:
+    """Finished embedding sets of a store with their labels and class maps, each read when it is first asked for.
+
+    Parameters
+    ----------
+    data
+        The data root, below which class maps lie.
+    deadline
+        Of the request, checked before each class map is read; None for no limit.
+    """
+
+    def __init__(self, store: Store, data: Path | None, *, deadline: Deadline | None) -> None:
+        self._store = store
+        self._data = data or Path()
+        self._deadline = deadline
+        # On the instance, so that what was read is let go of with it.
+        self.open = cache(self._open)
+        self.labels = cache(self._labels)
+        self.class_map = cache(self._class_map)
+
+    def _open(self, embeddings_id: str) -> EmbeddingSet:
+        return open_complete(self._store, embeddings_id)
+
+    def _labels(self, embeddings_id: str) -> frozenset[str]:
+        return frozenset(distinct_labels(self.open(embeddings_id)))
+
+    def _class_map(self, asked: ClassMap, vocabulary: tuple[str, ...], train: str, scored: str) -> MappedClasses:
+        if self._deadline is not None:
+            self._deadline.check()
+        names = f"the train set {train!r}", f"the scored set {scored!r}"
+        return read_class_map(self._data, asked, vocabulary, self.labels(train), self.labels(scored), names)
+
+
+def open_complete(store: Store, embeddings_id: str) -> EmbeddingSet:
+    """A finished embedding set.
+
+    Raises
+    ------
+    EmbeddingsNotFound, EmbeddingsIncomplete
+        It does not exist, or is not finished.
+    """
+    embeddings = store.embeddings(embeddings_id)
+    if not embeddings.complete:
+        missing = len(embeddings.missing_shards())
+        raise EmbeddingsIncomplete(
+            f"Embeddings {embeddings_id!r} are not finished: {missing} of {embeddings.plan.shards} shards are missing. "
+            "Wait for the job that extracts them, or submit it again: it goes on where it stopped.",
+            embeddings=embeddings_id,
+            missing_shards=missing,
+        )
+    return embeddings
+
+
+def require_rows(train: EmbeddingSet, scored: Sequence[EmbeddingSet] = ()) -> None:
+    """Refuse a train set of fewer than two rows, and scored sets without any.
+
+    Raises
+    ------
+    ClustersInvalid, InvalidRequest
+        There are too few.
+    """
+    if train.rows < FEWEST_ROWS:
+        raise ClustersInvalid(
+            f"{_there_are(train)}, and clustering needs at least {FEWEST_ROWS}: {_where_to_look(train)}",
+            field="embeddings",
+            embeddings=train.id,
+            rows=train.rows,
+        )
+    for each in scored:
+        if not each.rows:
+            raise InvalidRequest(
+                f"{_there_are(each)}, and scoring needs at least 1: {_where_to_look(each)}",
+                field="embeddings.score",
+                embeddings=each.id,
+                rows=0,
+            )
+
+
+def how_many_rows(embeddings: EmbeddingSet) -> str:
+    """``have 120 rows``, and why they are no more where images could not be read."""
+    rows = f"have {embeddings.rows} row{'' if embeddings.rows == 1 else 's'}"
+    return f"{rows} ({_failed(embeddings)})" if embeddings.failed else rows
+
+
+def label_column(embeddings: EmbeddingSet) -> pa.ChunkedArray[Any]:
+    """The label of each row in row order, null where it has none."""
+    return embeddings.metadata(["label"]).column("label")
+
+
+def distinct_labels(embeddings: EmbeddingSet) -> set[str]:
+    """The different labels of a set; empty when it has none."""
+    return {label for label in pc.unique(label_column(embeddings)).to_pylist() if label is not None}
+
+
+def _there_are(embeddings: EmbeddingSet) -> str:
+    rows, failed = embeddings.rows, embeddings.failed
+    if not failed:
+        return f"Embeddings {embeddings.id!r} {how_many_rows(embeddings)}"
+    return f"Only {rows} of {rows + failed} images of embeddings {embeddings.id!r} could be read"
+
+
+def _where_to_look(embeddings: EmbeddingSet) -> str:
+    if not embeddings.failed:
+        return "embed more images, or name other embeddings."
+    return f"`GET /embeddings/{embeddings.id}/errors` says what is wrong with each of the others."
+
+
+def _failed(embeddings: EmbeddingSet) -> str:
+    images = "1 image" if embeddings.failed == 1 else f"{embeddings.failed} images"
+    return f"{images} could not be read: see `GET /embeddings/{embeddings.id}/errors`"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,8 @@ from shoal.store.files import replace_file, storage_errors
 from clusterer.data.filerows import FileRows, write_rows
 from clusterer.data.pca import Pca
 from clusterer.data.rows import ArrayRows, Rows, in_memory
-from clusterer.data.transform import Transform
 from clusterer.kmeans import Iteration, State
+from clusterer.kmeans.engine import OnRows
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -36,31 +38,13 @@ class Workspace:
     ----------
     folder
         Created when it is first needed.
+    rows_in_memory
+        Whether held rows lie in memory; otherwise in files of the folder.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, rows_in_memory: bool) -> None:
         self._folder = folder
-
-    def fitted(self) -> tuple[Transform, list[float] | None] | None:
-        """The transform that an earlier attempt fitted, with the share of variance of each component."""
-        arrays = self._load(self._folder / "transform.npz")
-        if arrays is None:
-            return None
-        explained = arrays.pop("explained", None)
-        return Transform.from_arrays(arrays), None if explained is None else explained.tolist()
-
-    def keep_fitted(self, transform: Transform, explained: list[float] | None) -> None:
-        """Keep the transform for the next attempt.
-
-        Raises
-        ------
-        StoreFull, StoreError
-            It could not be written. The same holds for everything that is kept here.
-        """
-        arrays = transform.arrays()
-        if explained is not None:
-            arrays["explained"] = np.asarray(explained)
-        self._save(self._folder / "transform.npz", arrays)
+        self.rows_in_memory = rows_in_memory
 
     def pca(self, name: str) -> Pca | None:
         """A PCA that an earlier attempt fitted: on another machine the next one would differ in its last bits."""
@@ -68,12 +52,18 @@ class Workspace:
         return None if arrays is None else Pca.from_arrays(arrays)
 
     def keep_pca(self, name: str, pca: Pca) -> None:
-        """Keep a PCA for the next attempt."""
+        """Keep a PCA for the next attempt.
+
+        Raises
+        ------
+        StoreFull, StoreError
+            It could not be written. The same holds for everything that is kept here.
+        """
         self._save(self._folder / f"{name}.npz", pca.arrays())
 
-    def hold(self, name: str, rows: Rows, *, memory: bool, on_rows: Callable[[int], None] | None = None) -> ArrayRows:
+    def hold(self, name: str, rows: Rows, on_rows: OnRows | None = None) -> ArrayRows:
         """``rows``, computed once and held in memory, or else in a file, which the next attempt finds again."""
-        if memory:
+        if self.rows_in_memory:
             return in_memory(rows, on_rows=on_rows)
         file = self._folder / f"{name}.f32"
         try:
@@ -86,6 +76,23 @@ class Workspace:
     def release(self, name: str) -> None:
         """Remove the file of some held rows, if there is one."""
         (self._folder / f"{name}.f32").unlink(missing_ok=True)
+
+    @contextmanager
+    def holding(self, views: Mapping[str, Rows], tag: str, on_rows: OnRows) -> Iterator[dict[str, ArrayRows]]:
+        """Every set of ``views``, computed once and held until the block ends.
+
+        Parameters
+        ----------
+        tag
+            Tells views of the same sets apart, those through the PCA of another train set too: an attempt that dies
+            leaves its files behind, and the next one must not take them for others.
+        """
+        names = {each: f"rows-{short_name(tag, each)}" for each in views}
+        try:
+            yield {each: self.hold(names[each], rows, on_rows) for each, rows in views.items()}
+        finally:
+            for name in names.values():
+                self.release(name)
 
     def state(self, seed: int, restart: int, *, n: int, k: int, dim: int, priced: bool = False) -> State | None:
         """The iterations of a k-means that an earlier attempt did; None when there are none that fit.
@@ -135,3 +142,8 @@ class Workspace:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             _log.warning("work file unreadable, computed again", file=file.name, error=str(error))
             return None
+
+
+def short_name(*names: str) -> str:
+    """A name of a file for names that together are too long for one."""
+    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:32]

@@ -38,6 +38,12 @@ class Assigned:
     margin: Float32Array
     inertia: float
 
+    @classmethod
+    def labels_only(cls, labels: LabelArray, inertia: float) -> Assigned:
+        """Of rows whose distances and margins are not needed: both are empty."""
+        nothing = np.empty(0, np.float32)
+        return cls(labels, nothing, nothing, inertia)
+
 
 def assign(
     rows: Rows,

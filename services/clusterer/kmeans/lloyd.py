@@ -128,6 +128,10 @@ class Balance:
         """Whether no cluster is too large. Copies of one row, which no price can part, may prevent it."""
         return self.largest <= self.allowed
 
+    def record(self) -> dict[str, int | bool]:
+        """For run.json."""
+        return {"allowed": self.allowed, "largest": self.largest, "rounds": self.rounds, "held": self.held}
+
 
 @dataclass(frozen=True)
 class Fit:

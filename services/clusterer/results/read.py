@@ -1,11 +1,25 @@
-"""A clustering's facts as `GET /clusterings/{id}` shows them."""
+"""What a published clustering shows: its facts, clusters, classes and confusion, and the members of a cluster."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from shoal.errors import ClusterNotFound, EmbeddingsNotFound, NotFound
+from shoal.store import EmbeddingSet, Store
 from shoal.store.clustering import Clustering
 
+from clusterer.results.report.contents import data_uri, is_webp
+
+KINDS = ("nearest", "farthest", "borderline")
+SORTS: dict[str, tuple[str, Literal["ascending", "descending"]]] = {
+    "size": ("size", "descending"),
+    "purity": ("purity", "descending"),
+    "tightness": ("tightness", "ascending"),
+}
+SUMMARY_COLUMNS = ("cluster", "size", "labelled", "majority", "purity", "label", "tightness", "top_classes")
 SUMMARY = (
     "ari",
     "ami",
@@ -66,3 +80,91 @@ def result_of(clustering: Clustering) -> dict[str, Any]:
     optional = ("damaged_thumbnails",)
     result = {"clustering": clustering.id, "rows": shown["n"], **{name: shown.get(name) for name in kept}}
     return result | {name: shown[name] for name in optional if shown.get(name)}
+
+
+def scored_set(clustering: Clustering, embeddings_id: str | None) -> str:
+    """The scored set asked for; the first by default.
+
+    Raises
+    ------
+    NotFound
+        The clustering did not score it.
+    """
+    if embeddings_id is None:
+        return clustering.scored[0]
+    if embeddings_id not in clustering.scored:
+        raise NotFound(
+            f"Clustering {clustering.id!r} did not score embeddings {embeddings_id!r}; it scored "
+            f"{', '.join(clustering.scored)}.",
+            scored=clustering.scored,
+        )
+    return embeddings_id
+
+
+def list_clusters(clustering: Clustering, embeddings_id: str, *, sort: str, limit: int) -> list[dict[str, Any]]:
+    """Clusters in order: the largest, the purest or the tightest first; of equals, and without a value, by number."""
+    column, order = SORTS[sort]
+    table = clustering.clusters(embeddings_id).select(SUMMARY_COLUMNS)
+    sorted_rows = pc.sort_indices(table, sort_keys=[(column, order), ("cluster", "ascending")])
+    rows: list[dict[str, Any]] = table.take(sorted_rows.slice(0, limit)).to_pylist()
+    return rows
+
+
+def list_classes(clustering: Clustering, embeddings_id: str, *, sort: str) -> list[dict[str, Any]]:
+    """Classes by name, or by the share that is right under the one-to-one map: ``worst`` or ``best`` first."""
+    rows: list[dict[str, Any]] = clustering.classes(embeddings_id).drop_columns("embeddings").to_pylist()
+    if sort == "label":
+        return rows
+    sign = -1 if sort == "best" else 1
+    return sorted(rows, key=lambda row: (sign * (row["accuracy_hungarian"] or 0.0), row["label"]))
+
+
+def list_confusion(clustering: Clustering, embeddings_id: str, *, rule: str) -> list[dict[str, Any]]:
+    """The cells of the confusion matrix that are not zero, largest first."""
+    cells = clustering.confusion(embeddings_id, rule).select(["predicted", "actual", "count"])
+    order = [("count", "descending"), ("actual", "ascending"), ("predicted", "ascending")]
+    ordered: list[dict[str, Any]] = cells.take(pc.sort_indices(cells, sort_keys=order)).to_pylist()
+    return ordered
+
+
+def describe_cluster(
+    store: Store, clustering: Clustering, embeddings_id: str, cluster: int, *, thumbnails: bool
+) -> dict[str, Any]:
+    """One cluster with the rows nearest to and farthest from its centroid, and those on its border.
+
+    Raises
+    ------
+    ClusterNotFound
+        The clustering has no such cluster.
+    """
+    if not 0 <= cluster < clustering.k:
+        raise ClusterNotFound(
+            f"Clustering {clustering.id!r} has clusters 0 to {clustering.k - 1}, not {cluster}.", clusters=clustering.k
+        )
+    facts = clustering.clusters(embeddings_id).slice(cluster, 1).to_pylist()[0]
+    rows = sorted({row for kind in KINDS for row in facts[kind]})
+    known = _rows(store, clustering, embeddings_id, np.array(rows, dtype=np.int64), thumbnails)
+    return {**facts, **{kind: [known[row] for row in facts[kind]] for kind in KINDS}}
+
+
+def _rows(
+    store: Store, clustering: Clustering, embeddings_id: str, rows: np.ndarray[Any, np.dtype[np.int64]], images: bool
+) -> dict[int, dict[str, Any]]:
+    columns = ["row", "image_id", "distance", "margin"]
+    assigned = clustering.assignments(embeddings_id, columns=columns).take(pa.array(rows)).to_pylist()
+    try:
+        shown: EmbeddingSet | None = store.embeddings(embeddings_id)
+    except EmbeddingsNotFound:
+        # The clustering outlives the embeddings; what only they knew is null then.
+        shown = None
+    if shown is None:
+        paths: list[dict[str, Any]] = [{"image_path": None, "label": None}] * len(rows)
+    else:
+        paths = shown.metadata(["image_path", "label"]).take(pa.array(rows)).drop_columns("row").to_pylist()
+    found = {int(each["row"]): {**each, **path} for each, path in zip(assigned, paths, strict=True)}
+    if images and shown is not None:
+        # A picture that is missing or damaged is left out, like one that was never kept.
+        for row, image in shown.thumbnails(rows, damaged=[]).items():
+            if is_webp(image):
+                found[row]["thumbnail"] = data_uri(image)
+    return found

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clusterer import pipeline
-from clusterer.jobs import sweep as sweeping
+from clusterer.jobs import memory
 from clusterer.jobs.grid import plan_points
 from clusterer.jobs.memory import Problem
 from clusterer.jobs.plan import make_plan
@@ -82,9 +81,10 @@ SHAPES = {
 
 def problem_of(shape: Shape, request: dict[str, Any], store: Store) -> Problem:
     if shape.kind == "cluster":
-        return pipeline.problem_of(make_plan(store, ClusterRequest.model_validate(request), deadline=None))
+        return memory.problem_of([make_plan(store, ClusterRequest.model_validate(request), deadline=None)])
     wanted = SweepRequest.model_validate(request)
-    return sweeping.problem_of(plan_points(store, wanted, deadline=None), probe=wanted.linear_probe)
+    plans = [point.plan for point in plan_points(store, wanted, deadline=None)]
+    return memory.problem_of(plans, sweep=True, probe=wanted.linear_probe)
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 from clusterer import pipeline
+from clusterer.jobs.memory import problem_of
 from clusterer.jobs.plan import make_plan
 from shoal.jobs.child import Cancelled, JobContext
 from shoal.jobs.queue import JobQueue
@@ -46,7 +47,7 @@ def iterations(clustering: Clustering) -> list[dict[str, Any]]:
 def tight_limit(store: Store, embeddings: str) -> int:
     """A memory limit that leaves no room for rows."""
     plan = make_plan(store, ClusterRequest.model_validate({"embeddings": embeddings, **FIELDS}), deadline=None)
-    return pipeline.problem_of(plan).other_bytes
+    return problem_of([plan]).other_bytes
 
 
 def stopped(request: dict[str, Any], settings: Settings, stop_after: int) -> str:

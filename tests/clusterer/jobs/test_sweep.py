@@ -15,10 +15,10 @@ import pytest
 from clusterer.api.clusterings import build
 from clusterer.data.rows import ArrayRows, StoredRows
 from clusterer.evaluation.probe import LinearProbe
-from clusterer.jobs import sets as embedding_sets
+from clusterer.jobs import plan as planning
 from clusterer.jobs import sweep as sweeping
 from clusterer.jobs.grid import plan_points
-from clusterer.jobs.memory import Placement
+from clusterer.jobs.memory import Placement, problem_of
 from clusterer.jobs.workspace import Workspace
 from clusterer.results import drawing
 from clusterer.results.drawing import comparable, curves
@@ -95,7 +95,7 @@ def test_planning_reads_each_set_once(
     sets = [first, {"train": second, "score": [scored, first]}, {"train": scored, "score": [first]}]
     opened: list[str] = []
     read: list[str] = []
-    open_set, read_labels = embedding_sets.open_complete, embedding_sets.label_column
+    open_set, read_labels = planning.open_complete, planning.label_column
 
     def opening(store: Store, name: str) -> Any:
         opened.append(name)
@@ -105,8 +105,8 @@ def test_planning_reads_each_set_once(
         read.append(each.id)
         return read_labels(each)
 
-    monkeypatch.setattr(embedding_sets, "open_complete", opening)
-    monkeypatch.setattr(embedding_sets, "label_column", reading)
+    monkeypatch.setattr(planning, "open_complete", opening)
+    monkeypatch.setattr(planning, "label_column", reading)
     fields = {"clusters": list(range(2, 12)), "normalize": [True, False]}
     points = plan_points(store, SweepRequest.model_validate({"embeddings": sets, **fields}), deadline=None)
     assert len(points) == 60
@@ -431,7 +431,7 @@ def test_a_sweep_out_of_core_finds_what_one_in_memory_does(
         "linear_probe": True,
     }
     points = plan_points(store, SweepRequest.model_validate({"embeddings": two_sets, **fields}), deadline=None)
-    tight = sweeping.problem_of(points).other_bytes
+    tight = problem_of([point.plan for point in points], sweep=True).other_bytes
     usual = run_sweep(two_sets, **fields)
     found = run_sweep(two_sets, **fields, memory_limit=tight)
 
