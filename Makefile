@@ -59,11 +59,16 @@ test-compose: $(VENV)/dev ## Run the main job on the real images, killing contai
 	SHOAL_REQUIRE_DOCKER=1 $(BIN)/python -m pytest tests/compose
 
 .PHONY: check
-check: $(VENV)/dev ## Formatting, lint, types, import contracts
+check: $(VENV)/dev ## Formatting, lint, types, the budget of `Any`, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python deploy/typing_budget.py
+
+.PHONY: audit
+audit: $(VENV)/dev ## Look up known vulnerabilities of the pinned dependencies; needs PyPI's vulnerability service
+	$(BIN)/python deploy/audit.py
 
 .PHONY: fix
 fix: $(VENV)/dev ## Format, and mend what lint can mend
