@@ -1,6 +1,6 @@
-"""What a process needs of a store that it never reads: its id, and where jobs keep what they work on.
+"""A store's identity and the name of its jobs' working folder, for processes that do not read the store.
 
-Workers live for months beside the processes that run their jobs, so nothing here imports a numerical library.
+Workers' supervisors import this module, so it imports no numerical library.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ WORK_FOLDER = ".work"
 
 
 def store_identity(root: Path) -> str | None:
-    """Id and place of the store at ``root``, as one text; the id is drawn when the store has none yet.
+    """Id and path of the store at ``root``, as one text; a store without an id gets a random one.
 
-    It tells two stores apart, whatever their paths are called in containers and on machines.
+    Two stores differ in it even if their paths are equal, as in containers or on several machines.
 
     Returns
     -------
     str or None
-        ``"<32 hex digits> <path>"``; None where the store has no id and none can be written.
+        ``"<32 hex digits> <path>"``; None if the store has no id and the id cannot be written.
     """
     try:
         found = _read(root) or _create(root)
@@ -42,11 +42,11 @@ def _read(root: Path) -> str | None:
 
 def _create(root: Path) -> str | None:
     root.mkdir(parents=True, exist_ok=True)
-    drawn = secrets.token_hex(16)
-    temporary = root / f"{ID_FILE}.{drawn}.tmp"
+    new_id = secrets.token_hex(16)
+    temporary = root / f"{ID_FILE}.{new_id}.tmp"
     try:
-        temporary.write_text(f"{drawn}\n")
-        # Linked, not renamed: whoever comes second takes the id that is there.
+        temporary.write_text(f"{new_id}\n")
+        # Linked, not renamed: the first of several writers wins.
         with suppress(FileExistsError):
             os.link(temporary, root / ID_FILE)
     finally:

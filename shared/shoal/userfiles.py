@@ -1,7 +1,6 @@
-"""Opening the files that a request or a command names, whatever lies there.
+"""Opening the files that a request or a command names: confined to a root, regular files only, within limits.
 
-A pipe never blocks, a device is never read, and nothing is read without a limit on its bytes, and on the length of a
-line where lines are read.
+A pipe never blocks, a device is never read, and every read has a limit on the bytes and on the length of a line.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from typing import Any, BinaryIO
 from shoal.deadline import Deadline
 from shoal.errors import FileUnusable, PathNotFound, PathOutsideRoot, ShoalError
 
-MOST_BYTES = 64 << 20
-"""Bytes of a file that is read whole, unless its reader says otherwise."""
-MOST_LINE = 1 << 20
-"""Characters of a line."""
+MAX_BYTES = 64 << 20
+"""Default limit, in bytes, for a file that is read whole."""
+MAX_LINE = 1 << 20
+"""Default limit, in characters, for a line."""
 HEAD_BYTES = 1 << 16
-"""Bytes that are enough to tell how a file is written."""
+"""How many bytes the format and the encoding of a file are detected from."""
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -44,21 +43,21 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class UserFile:
-    """A file that somebody named.
+    """A file named by a user.
 
     Attributes
     ----------
     path
-        Where it lies.
+        The file.
     name
-        What messages call it; the path where empty. A request's file is called as the request calls it, so that no
-        path of the machine is given away.
+        Its name in messages; the path if empty. A request's file keeps the name that the request uses, so that
+        messages reveal no path of the machine.
     error
-        What is raised when it cannot be used.
+        The type of error that is raised when the file cannot be used.
     members
         Members of that error, such as the request's field.
     root
-        With symlinks resolved: where the opened file must lie, wherever its path pointed when that was checked.
+        The folder that must contain the opened file, with symlinks resolved; None: any place.
     """
 
     path: Path
@@ -71,27 +70,27 @@ class UserFile:
         return self.name or str(self.path)
 
     def invalid(self, what: str, **members: Any) -> ShoalError:
-        """The error that says ``what`` is wrong with the file."""
+        """An error of type `error` whose message is the file's name and ``what``."""
         return self.error(f"{self} {what}", **{**self.members, **members})
 
     @contextmanager
-    def open(self, most_bytes: int | None = MOST_BYTES) -> Iterator[BinaryIO]:
-        """The file, open for reading.
+    def open(self, max_bytes: int | None = MAX_BYTES) -> Iterator[BinaryIO]:
+        """Open the file for reading.
 
         Parameters
         ----------
-        most_bytes
-            The largest size to open. None: any, for a reader that never holds all of it.
+        max_bytes
+            The largest size to open. None: no limit, for readers that stream.
 
         Raises
         ------
         ShoalError
-            ``error``: the file is missing, no regular file, too large or may not be read.
+            ``error``: the file is missing, not a regular file, too large or not readable.
         PathOutsideRoot
             A symlink leads out of ``root``.
         """
         try:
-            # Looked at before it is opened: to open a device can set something off.
+            # Checked before it is opened: opening a device can have side effects.
             require_regular(self.path.stat())
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
@@ -104,65 +103,65 @@ class UserFile:
                 require_regular(status)
             except OSError as error:
                 raise self.invalid(f"cannot be read: {_reason(error)}.") from error
-            if most_bytes is not None and status.st_size > most_bytes:
-                raise self._too_large(most_bytes, status.st_size)
+            if max_bytes is not None and status.st_size > max_bytes:
+                raise self._too_large(max_bytes, status.st_size)
             yield file
 
-    def read_bytes(self, most_bytes: int = MOST_BYTES) -> bytes:
-        """All of the file."""
-        with self.open(most_bytes) as file:
-            content = self._read(file, most_bytes + 1)
-        if len(content) > most_bytes:  # It grows, or does not say how large it is.
-            raise self._too_large(most_bytes, len(content))
+    def read_bytes(self, max_bytes: int = MAX_BYTES) -> bytes:
+        """The whole file."""
+        with self.open(max_bytes) as file:
+            content = self._read(file, max_bytes + 1)
+        if len(content) > max_bytes:  # The file grows, or its size is unknown.
+            raise self._too_large(max_bytes, len(content))
         return content
 
-    def read_text(self, most_bytes: int = MOST_BYTES) -> str:
-        """All of the file as text, with or without a byte order mark."""
-        content = self.read_bytes(most_bytes)
+    def read_text(self, max_bytes: int = MAX_BYTES) -> str:
+        """The whole file as text, with or without a byte order mark."""
+        content = self.read_bytes(max_bytes)
         try:
             return content.decode(text_encoding(content[:HEAD_BYTES]))
         except UnicodeError as error:
-            raise self.invalid(f"cannot be read: it is no text in UTF-8 ({error}). Save it as UTF-8.") from error
+            raise self.invalid(f"cannot be read: it is not UTF-8 text ({error}). Save it as UTF-8.") from error
 
     def head(self, size: int = HEAD_BYTES) -> bytes:
-        """The first bytes, at most ``size``, of a file of any size."""
+        """The first ``size`` bytes; the file may have any size."""
         with self.open(None) as file:
             return self._read(file, size)
 
     @contextmanager
     def lines(
-        self, most_bytes: int | None = MOST_BYTES, most_line: int = MOST_LINE, *, deadline: Deadline | None
+        self, max_bytes: int | None = MAX_BYTES, max_line: int = MAX_LINE, *, deadline: Deadline | None
     ) -> Iterator[Iterator[str]]:
-        """The lines of a text file one after another, each with its end, with or without a byte order mark.
+        """Iterate over the lines of a text file, line ends included, with or without a byte order mark.
 
         Parameters
         ----------
         deadline
-            Of the request that needs them, checked at every line; None for no limit.
+            Checked at every line; None: no limit.
 
         Raises
         ------
         ShoalError
-            ``error``: as `open` says; while lines are read, also that one is longer than ``most_line`` characters or
-            is no UTF-8.
+            ``error``: see `open`; while reading, also for a line longer than ``max_line`` characters and for text
+            that is not UTF-8.
         """
-        with self.open(most_bytes) as file:
+        with self.open(max_bytes) as file:
             encoding = text_encoding(self._read(file, HEAD_BYTES))
             file.seek(0)
             with io.TextIOWrapper(file, encoding, newline="") as text:
-                yield self._lines(text, most_line, deadline)
+                yield self._lines(text, max_line, deadline)
 
-    def _lines(self, text: io.TextIOWrapper, most_line: int, deadline: Deadline | None) -> Iterator[str]:
+    def _lines(self, text: io.TextIOWrapper, max_line: int, deadline: Deadline | None) -> Iterator[str]:
         number = 0
         while True:
             number += 1
             if deadline is not None:
                 deadline.check()
             try:
-                line = text.readline(most_line + 1)
+                line = text.readline(max_line + 1)
             except UnicodeError as error:
                 raise self.invalid(
-                    f"cannot be read: it is no text in UTF-8 ({error}, in line {number} or a little below). "
+                    f"cannot be read: it is not UTF-8 text ({error}, in or shortly after line {number}). "
                     "Save it as UTF-8.",
                     line=number,
                 ) from error
@@ -170,9 +169,9 @@ class UserFile:
                 raise self.invalid(f"cannot be read: {_reason(error)}.") from error
             if not line:
                 return
-            if len(line) > most_line:
+            if len(line) > max_line:
                 raise self.invalid(
-                    f"has more than {most_line:,} characters in line {number}: that is no text with one entry a line.",
+                    f"has more than {max_line:,} characters in line {number}; expected text with one entry per line.",
                     line=number,
                 )
             yield line
@@ -183,14 +182,14 @@ class UserFile:
         except OSError as error:
             raise self.invalid(f"cannot be read: {_reason(error)}.") from error
 
-    def _too_large(self, most_bytes: int, size: int) -> ShoalError:
-        return self.invalid(f"is too large: it has {size:,} bytes, and at most {most_bytes:,} are read.", bytes=size)
+    def _too_large(self, max_bytes: int, size: int) -> ShoalError:
+        return self.invalid(f"is too large: it has {size:,} bytes, and the limit is {max_bytes:,}.", bytes=size)
 
 
 def below(root: Path, path: str) -> str:
-    """``path`` relative to ``root`` where it is an absolute path below it, without needless dots and slashes.
+    """Normalise ``path``: relative to ``root`` if it lies below it, without redundant ``.`` and ``/``.
 
-    Equal for every way to write the same path, so that the same request makes the same plan.
+    All spellings of one path give the same result, so that equal requests make equal plans.
     """
     pure = PurePosixPath(path)
     for base in (root.absolute(), root.resolve()):
@@ -200,56 +199,56 @@ def below(root: Path, path: str) -> str:
 
 
 def confine(root: Path, relative: str, what: str) -> Path:
-    """The path ``relative`` below ``root``, with every symlink resolved.
+    """Resolve the path ``relative`` below ``root``, symlinks included.
 
     Parameters
     ----------
     root
         The configured root folder.
     relative
-        What the request asks for, with forward slashes: a relative path, or an absolute one below ``root``. ``.`` is
-        the root itself.
+        The requested path, with forward slashes: a relative path, or an absolute one below ``root``. ``.`` is the
+        root itself.
     what
-        The request's field, for the error message.
+        The name of the request's field, for messages.
 
     Raises
     ------
     PathOutsideRoot
         ``relative`` is an absolute path elsewhere, holds ``..`` or a NUL, or a symlink on the way leaves the root.
     PathNotFound
-        Nothing is there.
+        The path does not exist.
     """
     pure = PurePosixPath(relative)
     if ".." in pure.parts or "\\" in relative or "\0" in relative:
         raise PathOutsideRoot(
-            f"`{what}` is {relative!r}: give a path relative to the configured root, without `..` or backslashes.",
+            f"`{what}` is {relative!r}: use a path relative to the configured root, without `..` or backslashes.",
             field=what,
         )
     base = root.resolve()
     pure = PurePosixPath(below(root, relative))
     if pure.is_absolute():
         raise PathOutsideRoot(
-            f"`{what}` is {relative!r}, which is not below the configured root. Give a path relative to the root, or "
+            f"`{what}` is {relative!r}, which is not below the configured root. Use a path relative to the root, or "
             "start the service with another root.",
             field=what,
         )
     try:
         path = (base / pure).resolve(strict=True)
     except (FileNotFoundError, NotADirectoryError):
-        raise PathNotFound(f"`{what}` is {relative!r}: nothing of that name is below the root.", field=what) from None
+        raise PathNotFound(f"`{what}` is {relative!r}: the path does not exist below the root.", field=what) from None
     except OSError as error:
-        # The error's own text names the root's place on this machine.
+        # The error's own text contains the root's path on this machine.
         why = os.strerror(error.errno) if error.errno else type(error).__name__
         raise PathNotFound(f"`{what}` is {shortened(relative)!r}: it cannot be opened ({why}).", field=what) from error
     except (RuntimeError, ValueError) as error:
-        raise PathNotFound(f"`{what}` is {shortened(relative)!r}: that cannot be a path.", field=what) from error
+        raise PathNotFound(f"`{what}` is {shortened(relative)!r}: it is not a valid path.", field=what) from error
     if not path.is_relative_to(base):
-        raise PathOutsideRoot(f"`{what}` is {relative!r}: a symlink on the way leaves the configured root.", field=what)
+        raise PathOutsideRoot(f"`{what}` is {relative!r}: a symlink leads out of the configured root.", field=what)
     return path
 
 
 def shortened(text: str, longest: int = 100) -> str:
-    """`text` as a message can show it."""
+    """``text`` shortened for a message."""
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 
@@ -260,22 +259,22 @@ def as_text(text: str) -> str:
 
 @contextmanager
 def open_confined(root: Path, path: Path) -> Iterator[BinaryIO]:
-    """Open the regular file ``path`` for reading, which must lie below ``root``.
+    """Open the regular file ``path`` below ``root`` for reading.
 
-    What counts is where the opened file lies, not where its path pointed when it was checked: a symlink that is put
-    in its place in between gains nothing. A pipe or a device does not block.
+    The location of the opened file is checked, not its path: a symlink swapped in after an earlier check is refused.
+    A pipe or a device does not block.
 
     Parameters
     ----------
     root
-        With symlinks resolved.
+        The folder, with symlinks resolved.
 
     Raises
     ------
     PathOutsideRoot
-        The file lies elsewhere.
+        The file is not below ``root``.
     OSError
-        It cannot be opened, or is no regular file.
+        The file cannot be opened, or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
@@ -288,20 +287,20 @@ def open_confined(root: Path, path: Path) -> Iterator[BinaryIO]:
 
 
 def require_below(root: Path, descriptor: int) -> None:
-    """Refuse an opened file that does not lie below ``root``.
+    """Refuse an opened file that is not below ``root``.
 
     Raises
     ------
     PathOutsideRoot
-        It lies elsewhere.
+        The file is not below ``root``.
     """
-    real = Path(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115 - as text: it may be gone already
+    real = Path(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115 - as text: the file may be deleted already
     if not real.is_relative_to(root):
-        raise PathOutsideRoot("A symlink on the way leaves the configured root: put the file itself there.")
+        raise PathOutsideRoot("A symlink leads out of the configured root: copy the file into the root.")
 
 
 def require_regular(status: os.stat_result) -> None:
-    """Raise an `OSError` that says what else it is, unless ``status`` is a regular file's."""
+    """Raise an `OSError` that names the kind of file, unless ``status`` is that of a regular file."""
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for check, name in _KINDS if check(status.st_mode)), "something else")
         raise OSError(f"it is {kind}, not a regular file")
@@ -310,7 +309,7 @@ def require_regular(status: os.stat_result) -> None:
 def text_encoding(head: bytes) -> str:
     """The encoding of a text file that starts with ``head``: by its byte order mark, else UTF-8.
 
-    UTF-16 without a mark is told by its NULs, which text in UTF-8 does not have.
+    UTF-16 without a mark is recognised by its NUL bytes, which UTF-8 text does not contain.
     """
     for mark, encoding in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
@@ -323,5 +322,5 @@ def text_encoding(head: bytes) -> str:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    # An error's own text has the whole path, which is no business of whoever sent the request.
+    # An error's own text contains the full path, which must not reach the sender of a request.
     return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from shoal.errors import ImportInvalid
+from shoal.importer import files as importer_files
 from shoal.importer import import_embeddings
-from shoal.importer import vectors as importer_vectors
 from shoal.labels import Columns
 from shoal.store import EmbeddingSet, Store
 
@@ -126,7 +126,7 @@ def test_the_same_content_has_the_same_id_wherever_it_lies(store: Store, tmp_pat
 def test_chunks_may_be_smaller_than_shards_and_files(
     bring: Callable[..., EmbeddingSet], clip_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importer_vectors, "_CHUNK_BYTES", 24)
+    monkeypatch.setattr(importer_files, "_CHUNK_BYTES", 24)
     found = bring(clip_folder, shard_rows=5)
     np.testing.assert_array_equal(found.take(np.arange(23)), X.astype(np.float16).astype(np.float32))
 
@@ -274,7 +274,7 @@ def test_labels_are_joined_by_order_only_where_there_is_no_path_or_it_is_asked_f
         bring(clip_folder, labels=tmp_path / "y.npy")
     assert _labels(bring(clip_folder, labels=tmp_path / "y.npy", columns=Columns(""))) == [str(i) for i in range(23)]
     (tmp_path / "y.csv").write_text("filename,label\n" + "".join(f"{row}.jpg,L{row}\n" for row in range(23)))
-    with pytest.raises(ImportInvalid, match=r"`filename`, such as '0\.jpg', but the 23 embeddings come without paths"):
+    with pytest.raises(ImportInvalid, match=r"`filename`, such as '0\.jpg', but the 23 embeddings have no paths"):
         bring(X, labels=tmp_path / "y.csv")
     assert _labels(bring(X, labels=tmp_path / "y.csv", columns=Columns("", "label"))) == [f"L{i}" for i in range(23)]
 
@@ -331,7 +331,7 @@ def _with_nan(row: int, value: float = np.nan) -> np.ndarray:
         (np.ones((3, 2), np.int64), "int64"),
         (np.ones((3, 2), np.complex64), "complex64"),
         (np.ones((3, 2), bool), "bool"),
-        (np.array([[object()]]), r"x\.npy is no complete \.npy"),
+        (np.array([[object()]]), r"x\.npy is not a complete \.npy"),
         (_with_nan(17), "row 17: holds NaN"),
         (_with_nan(0, np.inf), "row 0: holds NaN or infinity"),
         (_with_nan(5).astype(np.float64) * 0 + 1e300, "row 0: holds a value too large for float32"),
@@ -383,7 +383,7 @@ def test_a_header_that_says_other_than_the_file_holds_is_refused(
     )
     assert len(changed) == len(content)
     (tmp_path / "odd.npy").write_bytes(changed)
-    with pytest.raises(ImportInvalid, match=rf"odd\.npy is no complete .*{message}"):
+    with pytest.raises(ImportInvalid, match=rf"odd\.npy is not a complete .*{message}"):
         bring(tmp_path / "odd.npy")
     assert store.embeddings_ids() == []
 
@@ -440,7 +440,7 @@ def test_metadata_that_do_not_fit_are_named(bring: Callable[..., EmbeddingSet], 
     with pytest.raises(ImportInvalid, match=r"metadata_3\.parquet has 1 rows, img_emb_3\.npy has 2"):
         bring(clip_folder)
     path.write_bytes(b"PAR1 nothing")
-    with pytest.raises(ImportInvalid, match=r"metadata_3\.parquet is no complete Parquet"):
+    with pytest.raises(ImportInvalid, match=r"metadata_3\.parquet is not a complete Parquet"):
         bring(clip_folder)
     path.unlink()
     with pytest.raises(ImportInvalid, match="12 files in img_emb and 11 in metadata"):
@@ -453,13 +453,13 @@ def test_metadata_that_do_not_fit_are_named(bring: Callable[..., EmbeddingSet], 
         ("y.csv", "label\na\nb\n", r"2 labels for 23 embeddings.*header"),
         ("y.csv", "", r"y\.csv is empty: it has no columns"),
         ("y.csv", "a,b\n1,2\n", "columns are 'a', 'b'"),
-        ("y.csv", "a,label\n1\n", "line 2: 1 fields under a header of 2"),
+        ("y.csv", "a,label\n1\n", "line 2: 1 fields, but the header has 2"),
         ("y.csv", b"label\n\xff\xfe\n", "UTF-8"),
         ("y.txt", "a", "1 labels for 23 embeddings"),
-        ("y.json", "[]", "no label file"),
-        ("y.xlsx", b"PK\3\4\0\0", "no label file"),
-        ("y.parquet", "PAR1", "no Parquet"),
-        ("y.npy", "PAR1", "no complete .npy"),
+        ("y.json", "[]", "not a label file"),
+        ("y.xlsx", b"PK\3\4\0\0", "not a label file"),
+        ("y.parquet", "PAR1", "not a Parquet"),
+        ("y.npy", "PAR1", "not a complete .npy"),
         ("nowhere.csv", None, "cannot be read"),
         ("y.npy", np.full(23, 0.5), "float64, and row 0 is the fraction 0.5"),
         ("y.npy", np.zeros((23, 1), int), r"\(23, 1\)"),

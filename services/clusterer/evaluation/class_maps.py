@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shoal.delimited import blanks_before_quotes, head_lines, read_rows, sniff_delimiter
 from shoal.errors import LabelsInvalid
-from shoal.labels.cells import clean_label
+from shoal.labels import read_csv_columns
 from shoal.schemas import ClassMap
 from shoal.userfiles import UserFile, confine
 
@@ -162,26 +161,14 @@ def read_csv_pairs(path: Path, root: Path | None = None) -> set[Pair]:
     """
     file = _map_file(path, root)
     pairs: set[Pair] = set()
-    head = head_lines(file)
-    delimiter = sniff_delimiter(head, COLUMNS)
-    skip_blanks = blanks_before_quotes(head, delimiter)
-    with file.lines(MOST_BYTES, deadline=None) as lines:
-        found_rows = read_rows(file, lines, delimiter, skip_blanks=skip_blanks)
-        rows = ((line, fields) for line, fields in found_rows if fields)
-        header = [name.strip() for name in next(rows, (0, []))[1]]
-        if not set(COLUMNS) <= set(header):
-            found = ", ".join(header) or "(none)"
-            raise file.invalid(f"needs the columns train_label and scored_label; it has {found}.")
-        places = [header.index(name) for name in COLUMNS]
-        for line, fields in rows:
-            train, scored = (clean_label(fields[place]) if place < len(fields) else None for place in places)
-            if train is None or scored is None:
-                raise file.invalid(
-                    f"lacks train_label or scored_label in line {line}: leave the row out where a class has no "
-                    "counterpart.",
-                    line=line,
-                )
-            pairs.add((train, scored))
+    for line, (train, scored) in read_csv_columns(file, COLUMNS, MOST_BYTES):
+        if train is None or scored is None:
+            raise file.invalid(
+                f"lacks train_label or scored_label in line {line}: leave the row out where a class has no "
+                "counterpart.",
+                line=line,
+            )
+        pairs.add((train, scored))
     return pairs
 
 

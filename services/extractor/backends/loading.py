@@ -104,7 +104,7 @@ class ModelLoader:
         JobError
             The model is not the one in the plan.
         """
-        if self.record != plan.model.asked():
+        if self.record != plan.model.requested():
             raise JobError(
                 f"The model {self.spec.name} has changed since {plan.id} was begun (its weights or its description): "
                 "submit the request again, which starts a new set of embeddings."

@@ -60,8 +60,8 @@ def _file(spec: LabelFile, root: Path) -> UserFile:
 def _require_paths(file: UserFile, layout: labels.Layout) -> None:
     if layout.chosen.path is None:
         raise file.invalid(
-            f"has no column {labels.PATH_COLUMN!r}; its columns are {labels.listed(layout.names)}. Images are joined "
-            "to their labels by path: name the column with the paths in `path_column`."
+            f"has no column {labels.PATH_COLUMN!r}; its columns are {labels.quoted_list(layout.names)}. Images "
+            "are joined to their labels by path: name the column with the paths in `path_column`."
         )
 
 

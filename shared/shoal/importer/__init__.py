@@ -1,7 +1,7 @@
-"""Bringing embeddings that people already have into the store: one ``.npy``, or a clip-retrieval folder.
+"""Import of existing embeddings into the store: one ``.npy`` file, or a folder in clip-retrieval's layout.
 
-Two passes over the memory-mapped files: the first checks every value and takes the content's hash, of which the id is
-made; the second copies the rows into committed shards. Nothing is ever loaded whole.
+Two passes over the memory-mapped files: the first checks every value and computes the hash that the id contains; the
+second copies the rows into committed shards. No file is loaded whole.
 """
 
 from shoal.importer.importing import import_embeddings

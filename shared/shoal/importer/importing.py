@@ -1,4 +1,4 @@
-"""One import from start to end."""
+"""Importing embeddings, from the files to the finished set."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from shoal.errors import ImportInvalid
-from shoal.importer.rows import Rows, read_rows
-from shoal.importer.vectors import Part, check_values, chunks, open_parts
+from shoal.importer.files import Part, Rows, check_values, chunks, open_parts, read_rows
 from shoal.labels import Columns
 from shoal.schemas import NAME_PATTERN, NAME_RULE
 from shoal.store import ModelRecord, Plan, RowMetadata, Source, Store, image_id
@@ -32,45 +31,34 @@ def import_embeddings(
     dtype: Literal["float16", "float32"] | None = None,
     shard_rows: int = 100_000,
 ) -> str:
-    """Copy existing embeddings into the store as a finished embeddings set.
+    """Copy existing embeddings into the store as a finished embeddings set; returns its id.
 
-    Importing the same content again gives the same id and copies nothing; an import that was cut off goes on.
+    The id is ``name`` and a hash of the content: importing the same content again copies nothing, and an interrupted
+    import is continued.
 
     Parameters
     ----------
-    store
-        Where to.
     path
-        One ``.npy`` of ``(n, dim)`` float16, float32 or float64, or a folder as clip-retrieval writes it:
-        ``img_emb/*.npy`` and, if there is one, ``metadata/*.parquet``, paired in the order of the numbers in their
-        names. Of the metadata the image's path (``image_path``, ``path``, ``key`` or ``url``, or else ``filename`` and
-        its like), ``label``, ``split``, ``width``, ``height`` and ``bytes`` are kept.
-    name
-        Start of the id.
-    labels
-        File of labels, see `shoal.labels.read_labels`; takes precedence over the metadata's. Labels are joined to the
-        metadata's paths; by order only where there is no path anywhere, or where ``columns`` says so.
-    columns
-        Which columns of the label file hold paths and labels; they are looked for by default.
+        One ``.npy`` of ``(n, dim)`` float16, float32 or float64, or a folder in clip-retrieval's layout:
+        ``img_emb/*.npy`` and optionally ``metadata/*.parquet``, paired by the numbers in their names. Of the metadata
+        the image's path (`PATHS`), ``label``, ``split``, ``width``, ``height`` and ``bytes`` are kept.
+    labels, columns
+        A label file and its columns, see `shoal.labels.read_labels`; takes precedence over the metadata's labels.
+        Joined by path; by order where neither side has paths, or where ``columns`` says so.
     split
-        Name written beside every row; takes precedence over the metadata's.
+        Split of every row; takes precedence over the metadata's.
     dtype
-        What to store. By default float16 when all files are float16, else float32. float64 is rounded to float32,
-        which is logged and noted in the plan as ``transform.imported_dtype``.
+        What to store; by default float16 if all files are float16, else float32. Rounding float64 is logged, and noted
+        in the plan as ``transform.imported_dtype``.
     shard_rows
         Rows per file in the store.
-
-    Returns
-    -------
-    str
-        The embeddings' id, made of ``name`` and a hash over the content.
 
     Raises
     ------
     ImportInvalid
-        Something in the files is not as described above; the file, row or field is named.
+        The files are not as described above; the message names the file, row or field.
     StoreFull
-        The disk is full; free some and import again.
+        The disk is full: free some space and import again.
     """
     parts = open_parts(path)
     stored = dtype or ("float16" if all(part.values.dtype == np.float16 for part in parts) else "float32")

@@ -1,14 +1,13 @@
-"""Label files: one reader for all that take labels, so that the same file gives the same labels everywhere.
+"""Label files: one reader for extraction, import, `shoal run` and class maps, so that a file means the same everywhere.
 
-`layouts` tells from a file's head how it is written, `columns` which columns hold paths and labels, `reading` reads it,
-`cells` cleans what stands in it, and `joining` says which label belongs to which image.
+`formats` detects from a file's head how it is written, `columns` chooses the columns of paths and labels and cleans
+their values, `reading` reads the file, and `joining` assigns a label to each image.
 """
 
-from shoal.labels.cells import clean_label
-from shoal.labels.columns import PATH_COLUMN, Columns, is_path_name, listed
+from shoal.labels.columns import PATH_COLUMN, Columns, clean_label, is_path_name, quoted_list
+from shoal.labels.formats import Layout, may_be_text
 from shoal.labels.joining import Joined, join, join_by_path
-from shoal.labels.layouts import Layout, may_be_text
-from shoal.labels.reading import LabelTable, check_labels, read_labels, typed_values
+from shoal.labels.reading import LabelTable, check_labels, read_csv_columns, read_labels, typed_values
 
 __all__ = [
     "PATH_COLUMN",
@@ -21,8 +20,9 @@ __all__ = [
     "is_path_name",
     "join",
     "join_by_path",
-    "listed",
     "may_be_text",
+    "quoted_list",
+    "read_csv_columns",
     "read_labels",
     "typed_values",
 ]

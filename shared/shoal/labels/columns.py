@@ -1,20 +1,23 @@
-"""Which column of a label file holds the images' paths, and which the labels."""
+"""The columns of a label file: which one holds the images' paths, which the labels, and how values are cleaned."""
 
 from __future__ import annotations
 
+import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
 
-from shoal.labels.cells import looks_like_image
 from shoal.userfiles import UserFile
 
 PATH_COLUMN = "path"
 LABEL_COLUMN = "label"
-"""The columns that a request means unless it names others. Where they are missing, the obvious ones are looked for."""
+"""The default columns of a request. Where a file lacks them, columns with similar names are used."""
 
 _BEST_PATHS = (PATH_COLUMN, "image_path")
-"""Taken before any other, in this order."""
+"""Preferred to all other path columns, in this order."""
 _PATHS = frozenset(
     [
         *("image_path", "image_file", "image_filename", "image_name", "image"),
@@ -30,20 +33,23 @@ _LABELS = frozenset(
     ]
 )
 KNOWN = _PATHS | _LABELS
-"""Names that a header is told by, in lower case."""
-_NAMED = 20
+"""Names that identify a header line, in lower case."""
+_MAX_LISTED = 20
+
+_WHOLE = re.compile(r"([+-]?)(0|[1-9][0-9]*)\.0*")
+_IMAGE = re.compile(r".+\.(jpe?g|png|webp|bmp|gif|tiff?|p[pgnb]m|heic|heif|avif|jp2)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What a request says of the columns.
+    """The columns that a request names.
 
     Attributes
     ----------
     path
-        Column with the images' paths. None: it is looked for. Empty: there is none; labels are in the images' order.
+        Column with the images' paths. None: detected. Empty: the file has no paths; labels are in the images' order.
     label
-        Column with the labels. None or empty: it is looked for.
+        Column with the labels. None or empty: detected.
     """
 
     path: str | None = None
@@ -51,55 +57,55 @@ class Columns:
 
     @property
     def in_order(self) -> bool:
-        """Whether the request says that labels are in the images' order."""
+        """Whether the labels are in the images' order."""
         return self.path == ""
 
     @property
     def named(self) -> list[str]:
-        """The columns that must be there, since the request names them and nothing stands in for them."""
-        wanted = (self.path, PATH_COLUMN), (self.label, LABEL_COLUMN)
-        return [name for name, default in wanted if name and name != default]
+        """The columns that the file must have: those that the request names explicitly."""
+        pairs = (self.path, PATH_COLUMN), (self.label, LABEL_COLUMN)
+        return [name for name, default in pairs if name and name != default]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The columns of a file that are read. ``path`` is None where there are no paths."""
+    """The columns of a file that are read. ``path`` is None where the file has no paths."""
 
     path: str | None
     label: str
 
 
-def choose(file: UserFile, names: Sequence[str], asked: Columns, samples: Mapping[str, Sequence[str]]) -> Chosen:
+def choose(file: UserFile, names: Sequence[str], requested: Columns, samples: Mapping[str, Sequence[str]]) -> Chosen:
     """Choose among the columns ``names`` of ``file``.
 
     Parameters
     ----------
     names
         The columns, in their order.
-    asked
-        What the request says.
+    requested
+        The columns that the request names.
     samples
-        Some values of each column, as text: a column with nothing but names of image files holds paths, whatever it
-        is called.
+        Some values of each column, as text: a column that holds only names of image files is a path column, whatever
+        its name.
 
     Raises
     ------
     ShoalError
-        The file's error: a named column is missing, or more than one would do. It lists the columns.
+        The file's error: a named column is missing, or the choice is ambiguous. It lists the columns.
     """
-    for name in asked.named:
+    for name in requested.named:
         _require_one(file, names, name)
-    path = None if asked.in_order else _path(file, names, asked, samples)
-    return Chosen(path, _label(file, names, asked, path))
+    path = None if requested.in_order else _path(file, names, requested, samples)
+    return Chosen(path, _label(file, names, requested, path))
 
 
-def _path(file: UserFile, names: Sequence[str], asked: Columns, samples: Mapping[str, Sequence[str]]) -> str | None:
-    # A request that names no column says `path`: both are the same, whatever else there is.
-    wanted = asked.path or PATH_COLUMN
-    if wanted in names:
-        _require_one(file, names, wanted)
-        return wanted
-    others = [name for name in names if name != (asked.label or LABEL_COLUMN)]
+def _path(file: UserFile, names: Sequence[str], requested: Columns, samples: Mapping[str, Sequence[str]]) -> str | None:
+    # Naming `path` and naming no column mean the same, whatever other columns there are.
+    default = requested.path or PATH_COLUMN
+    if default in names:
+        _require_one(file, names, default)
+        return default
+    others = [name for name in names if name != (requested.label or LABEL_COLUMN)]
     for key in _BEST_PATHS:
         best = [name for name in others if _key(name) == key]
         if len(best) > 1:
@@ -114,11 +120,11 @@ def _path(file: UserFile, names: Sequence[str], asked: Columns, samples: Mapping
     return found[0] if found else None
 
 
-def _label(file: UserFile, names: Sequence[str], asked: Columns, path: str | None) -> str:
-    wanted = asked.label or LABEL_COLUMN
-    if wanted in names:
-        _require_one(file, names, wanted)
-        return wanted
+def _label(file: UserFile, names: Sequence[str], requested: Columns, path: str | None) -> str:
+    default = requested.label or LABEL_COLUMN
+    if default in names:
+        _require_one(file, names, default)
+        return default
     others = [name for name in names if name != path]
     found = [name for name in others if _key(name) == LABEL_COLUMN]
     found = found or [name for name in others if _key(name) in _LABELS]
@@ -129,21 +135,21 @@ def _label(file: UserFile, names: Sequence[str], asked: Columns, path: str | Non
     if len(others) == 1:
         return others[0]
     raise file.invalid(
-        f"has no column {LABEL_COLUMN!r}; its columns are {listed(names)}. Name the one with the labels: "
-        "`FILE:PATH_COLUMN:LABEL_COLUMN`, in a request `label_column`.",
+        f"has no column {LABEL_COLUMN!r}; its columns are {quoted_list(names)}. Name the label column: "
+        "`FILE:PATH_COLUMN:LABEL_COLUMN` on the command line, `label_column` in a request.",
         column=LABEL_COLUMN,
     )
 
 
 def is_path_name(name: str) -> bool:
-    """Whether a column of that name holds the images' paths, as far as a name tells."""
+    """Whether ``name`` is a usual name of a column of image paths."""
     return _key(name) in _PATHS
 
 
-def listed(names: Sequence[str]) -> str:
-    """Columns as a message lists them."""
-    shown = ", ".join(repr(name) for name in names[:_NAMED]) or "(none)"
-    return f"{shown}, …" if len(names) > _NAMED else shown
+def quoted_list(names: Sequence[str]) -> str:
+    """Column names, quoted and separated by commas, for a message."""
+    shown = ", ".join(repr(name) for name in names[:_MAX_LISTED]) or "(none)"
+    return f"{shown}, …" if len(names) > _MAX_LISTED else shown
 
 
 def _key(name: str) -> str:
@@ -154,12 +160,81 @@ def _require_one(file: UserFile, names: Sequence[str], name: str) -> None:
     count = names.count(name)
     if count != 1:
         has = "no column" if not count else f"{count} columns"
-        raise file.invalid(f"has {has} {name!r}; its columns are {listed(names)}.", column=name)
+        raise file.invalid(f"has {has} {name!r}; its columns are {quoted_list(names)}.", column=name)
 
 
 def _ambiguous(file: UserFile, names: Sequence[str], found: Sequence[str], what: str, which: str) -> Exception:
     return file.invalid(
-        f"has more than one column that may hold {what}: {listed(found)}. Name one of its columns {listed(names)}: "
-        f"`FILE:PATH_COLUMN:LABEL_COLUMN`, in a request `{which}_column`.",
+        f"has several possible columns for {what}: {quoted_list(found)}. Name one of its columns {quoted_list(names)}: "
+        f"`FILE:PATH_COLUMN:LABEL_COLUMN` on the command line, `{which}_column` in a request.",
         column=found[0],
     )
+
+
+def clean_label(value: str | None) -> str | None:
+    """A label in the form that is stored, the same for every file format; None for an unlabelled image.
+
+    Leading and trailing white space is removed. An empty text and ``nan``, in any case, mean no label. A whole number
+    written as a float becomes an integer: ``1.0`` is ``1``.
+
+    Examples
+    --------
+    >>> [clean_label(text) for text in (" dog ", "1.0", "007", "1.5", "NaN", " ")]
+    ['dog', '1', '007', '1.5', None, None]
+    """
+    text = (value or "").strip()
+    if not text or text.casefold() in {"nan", "-nan", "+nan"}:
+        return None
+    whole = _WHOLE.fullmatch(text)
+    if whole is None:
+        return text
+    return whole[2] if whole[1] != "-" or whole[2] == "0" else f"-{whole[2]}"
+
+
+def text_of(value: Any) -> str | None:
+    """A single value of a typed table as the text that `clean_label` takes.
+
+    Raises
+    ------
+    TypeError
+        The value is neither text, a whole number nor a boolean; the message says what it is.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float | Decimal):
+        if value != value:  # NaN
+            return None
+        whole = int(value) if math.isfinite(value) else None
+        if whole != value:
+            raise TypeError(f"the fraction {value!s}")
+        return str(whole)
+    if isinstance(value, bytes):  # Some writers of Parquet store text as bytes.
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise TypeError("bytes that are not UTF-8 text") from error
+    if isinstance(value, str | int):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__}")
+
+
+def normal_path(path: str) -> str:
+    """A path without the differences between writers: surrounding white space, a leading ``./``, backslashes,
+    decomposed letters.
+
+    Examples
+    --------
+    >>> normal_path(r" .\\dir\\1.png ")
+    'dir/1.png'
+    """
+    text = unicodedata.normalize("NFC", path.strip()).replace("\\", "/")
+    while text.startswith("./"):
+        text = text[2:].lstrip("/").lstrip()
+    return text
+
+
+def looks_like_image(text: str) -> bool:
+    """Whether ``text`` ends with the extension of an image file."""
+    return _IMAGE.fullmatch(text.strip()) is not None

@@ -1,4 +1,4 @@
-"""Which label belongs to which image: by path, or by order where there is no path anywhere."""
+"""Joining labels to images: by path, or by order where neither side has paths."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from shoal.errors import ShoalError
-from shoal.labels.cells import normal_path
-from shoal.labels.columns import Columns
+from shoal.labels.columns import Columns, normal_path
 from shoal.labels.reading import LabelTable
 
-_NAMED = 5
-"""How many paths an error names."""
+_MAX_LISTED = 5
+"""How many paths an error lists."""
 
 
 @dataclass(frozen=True)
@@ -24,43 +23,43 @@ class Joined:
     labels
         In the images' order; None where an image has no label.
     note
-        A sentence to pass on where paths were joined although they are written otherwise.
+        A warning for the user where paths were matched although the two sides write them differently.
     """
 
     labels: list[str | None]
     note: str | None = None
 
 
-def join(table: LabelTable, asked: Columns, paths: Sequence[str] | None, rows: int) -> Joined:
+def join(table: LabelTable, requested: Columns, paths: Sequence[str] | None, rows: int) -> Joined:
     """The label of each of ``rows`` images.
 
     Parameters
     ----------
     table
-        The labels, and the columns that were asked for.
+        The labels.
     paths
-        The images' paths. None: they have none of their own.
+        The images' paths; None where the images have no paths.
 
     Raises
     ------
     ShoalError
-        The label file's error: only one side has paths, or labels and images do not fit together.
+        The label file's error: only one side has paths, or an image has no label or two.
     """
-    if asked.in_order or (table.paths is None and paths is None):
+    if requested.in_order or (table.paths is None and paths is None):
         return Joined(labels_by_order(table, rows))
     if table.paths is not None and paths is not None:
         return join_by_path(table, paths)
     column, label = table.layout.chosen.path, table.layout.chosen.label
-    in_order = f"Where both have the same order, say so: `FILE::{label}` joins by order."
+    in_order = f"If both are in the same order, join by order with `FILE::{label}`."
     if table.paths is not None:
         raise table.file.invalid(
-            f"names images in `{column}`, such as {_some(table.paths)}, but the {rows} embeddings come without paths, "
-            f"so nothing says which row is which image. {in_order}"
+            f"names images in `{column}`, such as {_some(table.paths)}, but the {rows} embeddings have no paths, so "
+            f"labels cannot be matched to rows. {in_order}"
         )
     columns = f" among {', '.join(map(repr, table.layout.names))}" if table.layout.names else ""
     raise table.file.invalid(
         f"has no column of paths{columns}, but the images have paths, such as {_some(paths or ())}. Add a column "
-        f"`path`, or name the one that there is: `FILE:PATH_COLUMN:LABEL_COLUMN`. {in_order}"
+        f"`path`, or name the existing one: `FILE:PATH_COLUMN:LABEL_COLUMN`. {in_order}"
     )
 
 
@@ -70,28 +69,27 @@ def labels_by_order(table: LabelTable, rows: int) -> list[str | None]:
     Raises
     ------
     ShoalError
-        There are more or fewer.
+        The file has more or fewer labels.
     """
     most = len(table.labels)
     if not most - table.blank_tail <= rows <= most:
-        first = " (the first line is its header)" if table.layout.header else ""
+        header = " (the first line is its header)" if table.layout.header else ""
         raise table.file.invalid(
-            f"has {most - table.blank_tail} labels for {rows} embeddings: one is needed for each{first}."
+            f"has {most - table.blank_tail} labels for {rows} embeddings{header}. Give one label per embedding."
         )
     return table.labels[:rows]
 
 
 def join_by_path(table: LabelTable, paths: Sequence[str]) -> Joined:
-    """The label of each of ``paths``. Rows of the file that no path asks for are of no concern.
+    """The label of each of ``paths``. Rows of other images are ignored.
 
-    A path is looked for as it stands first, then in its normal form. Where not one is found so, the label file's
-    paths may start higher up or lower down than the images': ``1.png`` and ``/data/dogs/1.png`` mean ``dogs/1.png``
-    where nothing else can be meant.
+    A path is matched literally first, then in its normal form. If no path matches, paths are matched by their ends:
+    ``1.png`` and ``/data/dogs/1.png`` match ``dogs/1.png`` where the match is unambiguous.
 
     Raises
     ------
     ShoalError
-        The label file's error: an image has no row, or rows with different labels.
+        The label file's error: an image has no row, or has rows with different labels.
     """
     if len(once := list(dict.fromkeys(paths))) < len(paths):
         joined = join_by_path(table, once)
@@ -104,14 +102,14 @@ def join_by_path(table: LabelTable, paths: Sequence[str]) -> Joined:
     asking = Counter(normal_path(paths[at]) for at in by_normal)
     for at in by_normal:
         own = normal_path(paths[at])
-        if asking[own] == 1:  # Nothing says which of several is meant.
+        if asking[own] == 1:  # Several images share this normal form: ambiguous.
             found[at] = normal.get(own)
     note = None
     if paths and all(at is None for at in found):
         found = _rows_by_ending(normal, paths)
         if found[0] is not None:
             own = (table.paths or [""])[found[0]]
-            note = f"{table.file} writes {own!r} for {paths[0]!r}: each image was found by the end of its path."
+            note = f"{table.file} writes {own!r} for {paths[0]!r}: each image was matched by the end of its path."
     missing = [path for path, at in zip(paths, found, strict=True) if at is None]
     if missing:
         raise _missing(table, missing, len(paths))
@@ -129,7 +127,7 @@ def _rows_by(table: LabelTable, rows: Iterable[tuple[str, int]]) -> dict[str, in
 
 
 def _normal_rows(table: LabelTable, exact: dict[str, int], paths: Sequence[str]) -> dict[str, int]:
-    """The rows by their normal paths, but those that belong to an image as they stand."""
+    """The rows by their normal paths, without those that match an image literally."""
     images = set(paths)
     normal = _rows_by(table, ((normal_path(path), at) for path, at in exact.items() if path not in images))
     if normal:
@@ -141,21 +139,21 @@ def _normal_rows(table: LabelTable, exact: dict[str, int], paths: Sequence[str])
 
 
 def _rows_by_ending(normal: dict[str, int], paths: Sequence[str]) -> list[int | None]:
-    """The row of each image where one path is the end of the other's.
+    """The row of each image, matched where one path is the end of the other.
 
-    All are None unless each image has just one row, and no other image has the same.
+    All are None unless each image matches exactly one row, and no two images match the same.
     """
-    wanted = [normal_path(path).split("/") for path in paths]
-    depths = {len(parts) for parts in wanted}
+    split_paths = [normal_path(path).split("/") for path in paths]
+    depths = {len(parts) for parts in split_paths}
     ends: dict[str, int | None] = {}
     for path, at in normal.items():
         parts = path.split("/")
         for depth in depths:
             if depth < len(parts):
-                end = "/".join(parts[-depth:]).lstrip()  # As a normal path starts.
+                end = "/".join(parts[-depth:]).lstrip()  # A normal path has no leading space.
                 ends[end] = None if end in ends else at
     found: list[int | None] = []
-    for parts in wanted:
+    for parts in split_paths:
         whole = "/".join(parts)
         shorter = ["/".join(parts[at:]).lstrip() for at in range(1, len(parts))]
         rows = [normal[path] for path in shorter if path in normal]
@@ -168,17 +166,17 @@ def _rows_by_ending(normal: dict[str, int], paths: Sequence[str]) -> list[int | 
 def _contradiction(table: LabelTable, path: str, before: int, at: int) -> ShoalError:
     return table.file.invalid(
         f"has more than one row for {path!r}: its label is {table.labels[before]!r} in {table.place(before)} and "
-        f"{table.labels[at]!r} in {table.place(at)}. Keep one row an image.",
+        f"{table.labels[at]!r} in {table.place(at)}. Keep one row per image.",
         **{table.layout.unit: table.places[at]},
     )
 
 
 def _missing(table: LabelTable, missing: Sequence[str], images: int) -> ShoalError:
-    shown = ", ".join(map(repr, missing[:_NAMED])) + (" and others" if len(missing) > _NAMED else "")
-    own = f"rows such as {_some(table.paths)}" if table.paths else "no rows"
+    shown = ", ".join(map(repr, missing[:_MAX_LISTED])) + (" and others" if len(missing) > _MAX_LISTED else "")
+    rows = f"rows such as {_some(table.paths)}" if table.paths else "no rows"
     return table.file.invalid(
         f"has no row for {len(missing)} of {images} images, such as {shown}. Its column `{table.layout.chosen.path}` "
-        f"has {own}: give each image a row, with its path as the images have it.",
+        f"has {rows}. Add a row for each image, with the path as the images have it.",
         missing=len(missing),
     )
 

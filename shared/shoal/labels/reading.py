@@ -1,4 +1,4 @@
-"""Reading a label file whole."""
+"""Reading a label file."""
 
 from __future__ import annotations
 
@@ -10,46 +10,48 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shoal.delimited import read_rows
-from shoal.labels.cells import clean_label, text_of
-from shoal.labels.columns import Columns
-from shoal.labels.layouts import (
-    MOST_ROWS,
+from shoal.labels.columns import Columns, clean_label, quoted_list, text_of
+from shoal.labels.formats import (
+    MAX_ROWS,
     Layout,
+    blanks_before_quotes,
     detect,
+    head_lines,
     json_row,
     open_npy,
     open_parquet,
+    read_rows,
+    sniff_delimiter,
     split_spaced,
     too_many_rows,
 )
 from shoal.userfiles import UserFile
 
-_MOST_BYTES = 8 << 30
+_MAX_BYTES = 8 << 30
 _BATCH = 1 << 16
 
 Entry = tuple[int, str | None, str | None]
-"""The place of a row in the file, its path and its label."""
+"""The position of a row in the file, its path and its label."""
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """What a label file holds.
+    """The content of a label file.
 
     Attributes
     ----------
     file
-        The file, for messages.
+        The file; messages name it.
     layout
-        How it is written.
+        Its format.
     labels
         In the file's order; None where an image has no label.
     paths
-        The image of each, as the file writes it. None where the file has no paths.
+        The image of each label, as the file writes it. None where the file has no paths.
     places
-        The line or row of each.
+        The line or row of each label.
     blank_tail
-        How many of the last labels are None because a line is blank, which may as well be the end of the file.
+        How many of the last labels come from blank lines, which may be just the end of the file.
     """
 
     file: UserFile
@@ -60,16 +62,16 @@ class LabelTable:
     blank_tail: int = 0
 
     def place(self, at: int) -> str:
-        """Where the n-th label stands, such as ``line 3``."""
+        """Position of the n-th label, such as ``line 3``."""
         return f"{self.layout.unit} {self.places[at]}"
 
 
-def check_labels(file: UserFile, asked: Columns) -> Layout:
-    """How a file is written, unless `read_labels` would refuse it as far as its head tells."""
-    return detect(file, asked)
+def check_labels(file: UserFile, requested: Columns) -> Layout:
+    """The format of a label file; raises the error of `read_labels` where the head of the file already shows it."""
+    return detect(file, requested)
 
 
-def read_labels(file: UserFile, asked: Columns | None = None) -> LabelTable:
+def read_labels(file: UserFile, requested: Columns | None = None) -> LabelTable:
     """Read a label file.
 
     Parameters
@@ -77,19 +79,19 @@ def read_labels(file: UserFile, asked: Columns | None = None) -> LabelTable:
     file
         CSV with any of the delimiters comma, semicolon, tab and pipe; text with a label a line, or with a path and a
         label; JSON Lines; Parquet; ``.npy`` of ``(n,)``. Text is UTF-8, or UTF-16 or 32 with a byte order mark.
-    asked
-        The columns; by default they are looked for.
+    requested
+        The columns; detected by default.
 
     Raises
     ------
     ShoalError
-        The file's error; it names the line or row, the column, and what would have been right.
+        The file's error; it names the line or row, the column, and what is expected.
     """
-    layout = detect(file, asked or Columns())
+    layout = detect(file, requested or Columns())
     labels: list[str | None] = []
     paths: list[str] | None = [] if layout.chosen.path is not None else None
     places = array("Q")
-    known: dict[str, str] = {}  # One object a label, however many rows have it.
+    known: dict[str, str] = {}  # One string object per distinct label.
     lost: list[int] = []
     for place, path, label in _entries(file, layout):
         if paths is not None:
@@ -100,16 +102,44 @@ def read_labels(file: UserFile, asked: Columns | None = None) -> LabelTable:
             paths.append(path)
         labels.append(known.setdefault(label, label) if label is not None else None)
         places.append(place)
-        if len(labels) > MOST_ROWS:
+        if len(labels) > MAX_ROWS:
             raise too_many_rows(file)
     if lost:
         raise file.invalid(
-            f"has {len(lost)} rows without a `{layout.chosen.path}`, the first in {layout.unit} {lost[0]}: name the "
-            "image, or leave the row out.",
+            f"has {len(lost)} rows without a `{layout.chosen.path}`, the first in {layout.unit} {lost[0]}. Fill "
+            "in the path or remove the row.",
             **{layout.unit: lost[0]},
             column=layout.chosen.path,
         )
     return LabelTable(file, layout, labels, paths, places, _blank_tail(layout, labels))
+
+
+def read_csv_columns(file: UserFile, names: Sequence[str], max_bytes: int) -> Iterator[tuple[int, list[str | None]]]:
+    """Read some columns of a CSV file whose header names them; other columns are ignored.
+
+    Yields
+    ------
+    line : int
+        The line, counted from 1.
+    values : list of str or None
+        The cleaned value of each of ``names``; None where it is empty.
+
+    Raises
+    ------
+    ShoalError
+        The file's error: it cannot be read, or lacks one of the columns.
+    """
+    head = head_lines(file)
+    delimiter = sniff_delimiter(head, names)
+    with file.lines(max_bytes, deadline=None) as lines:
+        found = read_rows(file, lines, delimiter, skip_blanks=blanks_before_quotes(head, delimiter))
+        rows = ((line, fields) for line, fields in found if fields)
+        header = [name.strip() for name in next(rows, (0, []))[1]]
+        if not set(names) <= set(header):
+            raise file.invalid(f"needs the columns {' and '.join(names)}; its columns are {quoted_list(header)}.")
+        places = [header.index(name) for name in names]
+        for line, fields in rows:
+            yield line, [clean_label(fields[at]) if at < len(fields) else None for at in places]
 
 
 def typed_values(file: UserFile, column: str, values: Any, first: int = 0) -> list[str | None]:
@@ -125,7 +155,7 @@ def typed_values(file: UserFile, column: str, values: Any, first: int = 0) -> li
     Raises
     ------
     ShoalError
-        The file's error: one is neither text, a number without a fraction, nor true or false.
+        The file's error: a value is neither text, a whole number nor a boolean.
     """
     out: list[str | None] = []
     for row, value in enumerate(values.to_pylist(), first):
@@ -133,8 +163,8 @@ def typed_values(file: UserFile, column: str, values: Any, first: int = 0) -> li
             out.append(text_of(value))
         except TypeError as error:
             raise file.error(
-                f"{file}, column `{column}`: holds {values.type}, and row {row} is {error}: text or whole numbers are "
-                "needed.",
+                f"{file}, column `{column}`: holds {values.type}, and row {row} is {error}; expected text or whole "
+                "numbers.",
                 **{**file.members, "column": column, "field": file.members.get("field", column), "row": row},
             ) from error
     return out
@@ -155,7 +185,7 @@ def _delimited(file: UserFile, layout: Layout) -> Iterator[Entry]:
     label_at = layout.names.index(layout.chosen.label)
     path_at = layout.names.index(layout.chosen.path) if layout.chosen.path is not None else None
     header = layout.header
-    with file.lines(_MOST_BYTES, deadline=None) as lines:
+    with file.lines(_MAX_BYTES, deadline=None) as lines:
         for line, fields in read_rows(file, lines, layout.delimiter, skip_blanks=layout.skip_blanks):
             if header:
                 header = not fields  # Blank lines may stand above it.
@@ -166,17 +196,17 @@ def _delimited(file: UserFile, layout: Layout) -> Iterator[Entry]:
                 continue
             if len(fields) != width:
                 raise file.invalid(
-                    f"cannot be read, line {line}: {len(fields)} fields under a header of {width}. Put quotes around "
-                    "a field that has the delimiter in it.",
+                    f"cannot be read, line {line}: {len(fields)} fields, but the header has {width}. Quote fields "
+                    "that contain the delimiter.",
                     line=line,
                 )
             yield line, None if path_at is None else fields[path_at], clean_label(fields[label_at])
 
 
 def _lines(file: UserFile, layout: Layout) -> Iterator[Entry]:
-    """JSON Lines, a label a line, and a path and a label a line."""
+    """The formats with one entry per line: JSON Lines, a label, or a path and a label."""
     header = layout.header
-    with file.lines(_MOST_BYTES, deadline=None) as lines:
+    with file.lines(_MAX_BYTES, deadline=None) as lines:
         for number, line in enumerate(lines, 1):
             blank = not line.strip()
             if header:
@@ -188,7 +218,7 @@ def _lines(file: UserFile, layout: Layout) -> Iterator[Entry]:
             elif not blank:
                 pair = split_spaced(line)
                 if pair is None:
-                    raise file.invalid(f"has no path and label in line {number}, as above it.", line=number)
+                    raise file.invalid(f"has no path and label in line {number}, unlike the lines before.", line=number)
                 yield number, pair[0], clean_label(pair[1])
 
 
@@ -200,7 +230,7 @@ def _json_entry(file: UserFile, layout: Layout, line: str, number: int) -> Entry
             cells.append(text_of(row.get(column)) if column is not None else None)
         except TypeError as error:
             raise file.invalid(
-                f"has {error} as `{column}` in line {number}: text or whole numbers are needed.",
+                f"has {error} as `{column}` in line {number}; expected text or whole numbers.",
                 line=number,
                 column=column,
             ) from error
@@ -209,15 +239,15 @@ def _json_entry(file: UserFile, layout: Layout, line: str, number: int) -> Entry
 
 def _parquet(file: UserFile, layout: Layout) -> Iterator[Entry]:
     path, label = layout.chosen.path, layout.chosen.label
-    wanted = [name for name in (path, label) if name is not None]
+    columns = [name for name in (path, label) if name is not None]
     row = 0
     with file.open(None) as opened:
-        batches = open_parquet(file, opened).iter_batches(_BATCH, columns=wanted)
+        batches = open_parquet(file, opened).iter_batches(_BATCH, columns=columns)
         while True:
             try:
                 batch = next(batches, None)
             except (pa.ArrowException, OSError, ValueError) as error:
-                raise file.invalid(f"is no complete Parquet file: {error}.") from error
+                raise file.invalid(f"is not a complete Parquet file: {error}.") from error
             if batch is None:
                 return
             labels = typed_values(file, label, batch.column(label), row)
@@ -237,12 +267,12 @@ def _npy_text(file: UserFile, value: Any, row: int) -> str | None:
         return text_of(value.decode("utf-8") if isinstance(value, bytes) else np.asarray(value).item())
     except (TypeError, UnicodeDecodeError) as error:
         raise file.invalid(
-            f"holds {np.asarray(value).dtype}, and row {row} is {error}: text or whole numbers are needed.", row=row
+            f"holds {np.asarray(value).dtype}, and row {row} is {error}; expected text or whole numbers.", row=row
         ) from error
 
 
 def _blank_tail(layout: Layout, labels: Sequence[str | None]) -> int:
-    """Blank lines at the end, where each line is a label."""
+    """Number of blank lines at the end of a file with one label per line."""
     if layout.unit != "line" or layout.chosen.path is not None:
         return 0
     return next((at for at, label in enumerate(reversed(labels)) if label is not None), len(labels))

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shoal.errors import ClusteringNotFound, ShoalError, StoreCorrupt, StoreError
-from shoal.store.documents import why
+from shoal.store.documents import first_line
 from shoal.store.files import damage_of, publish_folder, record_file, storage_errors
 from shoal.store.layout import ClusteringLayout, StoreLayout, is_id
 from shoal.store.npy import NPY_ERRORS, read_npy
@@ -303,7 +303,7 @@ class Clustering:
         try:
             yield
         except (KeyError, pa.ArrowException, zipfile.BadZipFile, *NPY_ERRORS) as error:
-            raise self._corrupt(path, f"cannot be read ({why(error)})") from error
+            raise self._corrupt(path, f"cannot be read ({first_line(error)})") from error
 
 
 class ClusteringWriter:

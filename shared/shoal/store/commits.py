@@ -1,11 +1,11 @@
-"""The commits of an embeddings folder: the protocol that makes a shard count, and reading what is committed.
+"""The commits of an embeddings folder: the commit protocol, and reading committed files.
 
-An attempt keeps its finished files below ``work/<token>/``. Linking ``commits/NNNNN.json`` decides which attempt's
-files are the shard's; only then are those files, and never another attempt's, renamed to their final names, by the
-winner or by whoever comes later. FORMAT.md, "Commit protocol", gives the reasons.
+An attempt writes its files in ``work/<token>/``. Linking ``commits/NNNNN.json`` decides which attempt's files are the
+shard's; then those files, and no other attempt's, are renamed to their final names, by the winner or by any later
+process. FORMAT.md, "Commit protocol", gives the reasons.
 
-Readers compare sizes when a set is opened, which costs a look at each name; checksums when a file is first read, which
-costs about a tenth of reading it. Thumbnails are optional: where they are damaged, a set can be used without them.
+Readers compare sizes when a set is opened, and checksums when a file is first read, which takes about a tenth of the
+time of reading it. Thumbnails are optional: a set with damaged thumbnails can be used without them.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from shoal.store.records import FileRecord, Manifest, Plan, ShardCommit
 
 T = TypeVar("T")
 
-MISSING = "is missing, though it was committed"
-HASHED_THUMBS = 64 << 20
-"""A larger file of pictures is not read as a whole to show a few of them: its size must do."""
+MISSING = "is missing, although it was committed"
+MAX_HASHED_THUMBS = 64 << 20
+"""Of a larger file of thumbnails only the size is compared: hashing it to show a few would take too long."""
 
 
 def read_commit(path: Path) -> ShardCommit:
-    """The commit in ``path``.
+    """Read the commit in ``path``.
 
     Raises
     ------
     StoreCorrupt
-        It is no commit.
+        The file is not a commit.
     FileNotFoundError
-        There is none.
+        The file does not exist.
     """
     try:
         return ShardCommit.model_validate_json(path.read_bytes())
@@ -51,7 +51,7 @@ def read_commit(path: Path) -> ShardCommit:
     except OSError as error:
         raise StoreCorrupt(f"{path} cannot be read ({error.strerror or error}).", file=str(path)) from error
     except ValidationError as error:
-        raise StoreCorrupt(f"{path} is no commit: {error.errors()[0]['msg']}.", file=str(path)) from error
+        raise StoreCorrupt(f"{path} is not a commit: {error.errors()[0]['msg']}.", file=str(path)) from error
 
 
 def committed_shards(layout: EmbeddingsLayout) -> list[int]:
@@ -62,29 +62,29 @@ def committed_shards(layout: EmbeddingsLayout) -> list[int]:
 
 
 def publish_commit(layout: EmbeddingsLayout, commit: ShardCommit) -> bool:
-    """Link ``commit`` into place: the moment at which its shard becomes committed.
+    """Link ``commit`` into place; from then on its shard is committed.
 
     Returns
     -------
     bool
-        False: another attempt's commit is there.
+        False: another attempt committed the shard first.
     """
     content = commit.model_dump_json(indent=2).encode() + b"\n"
     final = layout.commit(commit.shard)
     published = publish_file(final, lambda file: file.write(content), temporary_folder=layout.staging(commit.token))
-    # The link may have been made although its call failed, as over NFS when the answer is lost.
+    # The link may exist although the call failed, as over NFS when the reply is lost.
     return published or read_commit(final).token == commit.token
 
 
 def promote(layout: EmbeddingsLayout, commit: ShardCommit) -> None:
-    """Rename a committed shard's files to their final names, then remove what is left of its staging folder.
+    """Rename a committed shard's files to their final names, then remove its staging folder.
 
-    Anybody may do this at any time, and at the same time as others: all of them rename the same files.
+    Any process may do this at any time, also concurrently: all of them rename the same files.
 
     Raises
     ------
     StoreCorrupt
-        A file that the commit names is nowhere.
+        A file that the commit names is missing.
     """
     for record in commit.files:
         final, staged = layout.folder / record.path, layout.staged(commit.token, record.path)
@@ -97,28 +97,28 @@ def promote(layout: EmbeddingsLayout, commit: ShardCommit) -> None:
             except FileNotFoundError:
                 if not final.exists():
                     raise StoreCorrupt(
-                        f"{final} is committed but neither there nor in {staged.parent}.", file=record.path
+                        f"{final} is committed, but missing there and in {staged.parent}.", file=record.path
                     ) from None
-    # All folders, even where another process did the renaming: it may not have come to make them durable.
+    # All folders, even where another process renamed the files: it may have stopped before its fsync.
     for folder in {(layout.folder / record.path).parent for record in commit.files}:
         fsync_folder(folder)
     shutil.rmtree(layout.staging(commit.token), ignore_errors=True)
 
 
-def kinds_of(commit: ShardCommit) -> tuple[str, ...]:
-    """The kinds of files that a shard of so many rows and errors must have; pictures may come with them."""
+def required_kinds(commit: ShardCommit) -> tuple[str, ...]:
+    """The kinds of files that the shard must have; thumbnails are optional."""
     return ((IMG_EMB, METADATA) if commit.rows else ()) + ((ERRORS,) if commit.failed else ())
 
 
 def record_of(commit: ShardCommit, kind: str) -> FileRecord | None:
-    """The record of a shard's file of ``kind``; None when it has none."""
+    """The record of a shard's file of ``kind``, if it has one."""
     return next((record for record in commit.files if record.path.startswith(f"{kind}/")), None)
 
 
 def locate_record(layout: EmbeddingsLayout, commit: ShardCommit, record: FileRecord) -> Path | None:
-    """Where a committed file is now; None when it is nowhere."""
+    """The current path of a committed file; None if it is missing."""
     final = layout.folder / record.path
-    # Twice, because the file may be renamed between the two looks.
+    # The final name twice: the file may be renamed between the two checks.
     for path in (final, layout.staged(commit.token, record.path), final):
         if path.exists():
             return path
@@ -126,14 +126,14 @@ def locate_record(layout: EmbeddingsLayout, commit: ShardCommit, record: FileRec
 
 
 class CommittedFiles:
-    """What the commits and the manifest of one embeddings folder name.
+    """The files of one embeddings folder that its commits and its manifest name.
 
     Parameters
     ----------
     layout
         Paths of the folder.
     manifest
-        Its manifest; None while the set is not complete.
+        Its manifest; None if the set is not complete.
     """
 
     def __init__(self, layout: EmbeddingsLayout, manifest: Manifest | None) -> None:
@@ -168,24 +168,24 @@ class CommittedFiles:
         except FileNotFoundError:
             raise self.corrupt(name, MISSING) from None
         except StoreCorrupt as error:
-            raise self.corrupt(name, "is no commit") from error
+            raise self.corrupt(name, "is not a commit") from error
 
     def corrupt(self, name: str, problem: str) -> ShoalError:
-        """The error for a file that is not as it should be, or for a set that was deleted meanwhile."""
+        """See `shoal.store.documents.corrupt`."""
         return corrupt(self._layout, name, problem)
 
     def check(self, plan: Plan) -> None:
-        """Compare plan and manifest with each other, and the size of every file with its record.
+        """Compare the documents with each other, and the size of every file with its record.
 
         Raises
         ------
         StoreCorrupt
-            Something does not fit; the file is named.
+            A file does not match; the message names it.
         """
         if not is_plan_of(self._layout, plan):
             if "plan.json" not in self._documents:
-                raise self.corrupt("plan.json", "is not the plan that this id stands for")
-            self.check_document("plan.json")  # a folder that was renamed
+                raise self.corrupt("plan.json", "is not the plan that this id belongs to")
+            self.check_document("plan.json")  # the folder was renamed
         for shard, commit in self.commits.items():
             problem = commit_problem(self._layout, plan, shard, commit)
             if problem:
@@ -200,12 +200,12 @@ class CommittedFiles:
     def _check_manifest(self, plan: Plan, manifest: Manifest) -> None:
         whole = [entry.shard for entry in manifest.shards] == list(range(plan.shards))
         if not whole or (manifest.dim, manifest.dtype) != (plan.dim, plan.dtype):
-            raise self.corrupt("manifest.json", "does not fit the plan")
+            raise self.corrupt("manifest.json", "does not match the plan")
         if list(manifest.shards) != shard_entries(self.commits.values()):
-            raise self.corrupt("manifest.json", "does not fit the commits")
+            raise self.corrupt("manifest.json", "does not match the commits")
 
     def check_document(self, name: str, *, hashed: bool = True) -> None:
-        """Compare a document that the manifest records with its record; before there is one, nothing is known of it."""
+        """Compare a document with its record in the manifest, if there is a manifest."""
         record = self._documents.get(name)
         if record is None or name in self._checked:
             return
@@ -223,19 +223,19 @@ class CommittedFiles:
         return record_of(self.commits[shard], kind) is not None
 
     def open(self, shard: int, kind: str, load: Callable[[Path], T]) -> T:
-        """What ``load`` makes of a committed shard's file of ``kind``, whose checksum was compared before.
+        """Compare a committed shard's file of ``kind`` with its record, and return what ``load`` makes of it.
 
         Raises
         ------
         StoreCorrupt
-            The file is missing or is not the committed one.
+            The file is missing or does not match its record.
         """
         commit = self.commits[shard]
         record = record_of(commit, kind)
         if record is None:
-            raise self.corrupt(self._layout.data_name(kind, shard), "is in no commit, though the shard must have one")
-        hashed = kind != THUMBS or record.bytes <= HASHED_THUMBS
-        for _ in range(2):  # the file may be promoted between the look and the load, once
+            raise self.corrupt(self._layout.data_name(kind, shard), "is missing from the shard's commit")
+        hashed = kind != THUMBS or record.bytes <= MAX_HASHED_THUMBS
+        for _ in range(2):  # the file may be renamed once, between the check and the load
             path = self._compare(commit, record, hashed=hashed)
             try:
                 return load(path)
@@ -254,19 +254,19 @@ class CommittedFiles:
             except FileNotFoundError:
                 raise
             except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-                raise StoreCorrupt(f"is no complete Parquet file ({error})") from error
+                raise StoreCorrupt(f"is not a complete Parquet file ({error})") from error
 
         return self.open(shard, kind, load)
 
     def _compare(self, commit: ShardCommit, record: FileRecord, *, hashed: bool) -> Path:
-        """The file's path, when its bytes are the committed ones, or at least as many."""
+        """The file's path, once its checksum, or only its size, matches its record."""
         for _ in range(3):
             path = locate_record(self._layout, commit, record)
             if path is None:
                 break
             try:
                 problem = damage_of(path, record, hashed=hashed and record.path not in self._checked)
-            except FileNotFoundError:  # renamed to its final name just now
+            except FileNotFoundError:  # just renamed to its final name
                 continue
             if problem:
                 raise self.corrupt(record.path, problem)
@@ -277,14 +277,14 @@ class CommittedFiles:
 
 
 def commit_problem(layout: EmbeddingsLayout, plan: Plan, shard: int, commit: ShardCommit) -> str | None:
-    """Why ``commit`` cannot be the one of ``shard``; None when it can."""
+    """Why ``commit`` cannot be the commit of ``shard``; None if it can."""
     if shard >= plan.shards or commit.shard != shard or (commit.start, commit.stop) != plan.shard_range(shard):
-        return "is of a shard or range that is not the plan's"
+        return "has a shard or range that is not the plan's"
     if commit.rows + commit.failed != commit.stop - commit.start:
         return f"names {commit.rows} rows and {commit.failed} errors for {commit.stop - commit.start} images"
     kinds = {record.path: record.path.partition("/")[0] for record in commit.files}
-    wanted = set(kinds_of(commit))
+    required = set(required_kinds(commit))
     named = [layout.data_name(kind, shard) if kind in DATA_KINDS else "" for kind in kinds.values()]
-    if set(kinds.values()) - {THUMBS} != wanted or list(kinds) != named:
-        return f"names the files {sorted(kinds)}, not one each of {sorted(wanted)}"
+    if set(kinds.values()) - {THUMBS} != required or list(kinds) != named:
+        return f"names the files {sorted(kinds)}, not one each of {sorted(required)}"
     return None

@@ -1,4 +1,4 @@
-"""The documents of an embeddings folder, plan, listing and manifest: written when it is created, and read."""
+"""The documents of an embeddings folder: plan, listing, notes and manifest, read and written."""
 
 from __future__ import annotations
 
@@ -35,45 +35,42 @@ LISTING_GROUP = 65_536
 
 
 def not_found(embeddings_id: str) -> EmbeddingsNotFound:
-    """The error for an id that names no embeddings."""
+    """The error for an unknown embeddings id."""
     return EmbeddingsNotFound(
         f"There are no embeddings {embeddings_id!r}: `GET /embeddings` lists the ids.", embeddings=embeddings_id
     )
 
 
 def corrupt(layout: EmbeddingsLayout, name: str, problem: str) -> ShoalError:
-    """The error for the file ``name`` of a set that is not as it should be, or for a set that is not there any more.
-
-    A set may be deleted while it is read: what is missing then is no damage.
-    """
+    """The error for a damaged file ``name`` of a set, or for a set that was deleted while it was read."""
     set_id = layout.folder.name
     if not layout.folder.is_dir():
         return not_found(set_id)
     return StoreCorrupt(
-        f"embeddings/{set_id}/{name} {problem}. `shoal verify {set_id}` lists all damage; `shoal repair {set_id}`, or "
-        "the same extract request or import again, mends it.",
+        f"embeddings/{set_id}/{name} {problem}. `shoal verify {set_id}` lists all damage. To repair it, run "
+        f"`shoal repair {set_id}`, or submit the same extract request or import again.",
         file=f"embeddings/{set_id}/{name}",
         embeddings=set_id,
     )
 
 
 def reason_of(error: Exception) -> str:
-    """What `corrupt` says is wrong with a file, without the file's name and without what to do."""
+    """The middle of a message of `corrupt`: the problem without the file's name and the advice."""
     members = error.members if isinstance(error, ShoalError) else {}
     return str(error).removeprefix(f"{members.get('file', '')} ").partition(". `shoal verify ")[0]
 
 
 def read_plan(layout: EmbeddingsLayout) -> Plan:
-    """The plan of a folder.
+    """Read the plan of a folder.
 
     Raises
     ------
     FileNotFoundError
-        There is none: the folder is no embeddings folder.
+        The file is missing.
     StoreError
         A newer version of Shoal wrote it.
     StoreCorrupt
-        It is no plan.
+        The file is not a plan.
     """
     try:
         document = json.loads(layout.plan.read_bytes())
@@ -83,40 +80,40 @@ def read_plan(layout: EmbeddingsLayout) -> Plan:
     except FileNotFoundError:
         raise
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise corrupt(layout, "plan.json", f"is no plan ({why(error)})") from error
-    raise StoreError(f"{layout.folder.name} has format {version!r}, this Shoal reads {FORMAT}: update Shoal.")
+        raise corrupt(layout, "plan.json", f"is not a plan ({first_line(error)})") from error
+    raise StoreError(f"{layout.folder.name} has format {version!r}, this Shoal reads format {FORMAT}: update Shoal.")
 
 
 def is_plan_of(layout: EmbeddingsLayout, plan: Plan) -> bool:
-    """Whether the folder's id stands for ``plan``, which was read from it."""
+    """Whether the folder's id belongs to ``plan``, which was read from it."""
     name = layout.folder.name
     return name == plan.id or plan_id(json.loads(layout.plan.read_bytes())) == name
 
 
 def read_manifest(layout: EmbeddingsLayout) -> Manifest | None:
-    """The manifest of a folder; None when it is not finished.
+    """Read the manifest of a folder; None if the set is not finished.
 
     Raises
     ------
     StoreCorrupt
-        It is no manifest, or its seal does not fit.
+        The file is not a manifest, or its seal does not match.
     """
     try:
         content = layout.manifest.read_bytes()
         manifest = Manifest.model_validate_json(content)
-        # A seal is of all fields; one that fits those known here is as good.
-        fits = manifest.seal in {seal_of(json.loads(content)), seal_of(manifest.model_dump(mode="json"))}
+        # A seal covers all fields; a seal over the fields known here is accepted too.
+        sealed = manifest.seal in {seal_of(json.loads(content)), seal_of(manifest.model_dump(mode="json"))}
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
-        raise corrupt(layout, "manifest.json", f"is no manifest ({why(error)})") from error
-    if not fits:
-        raise corrupt(layout, "manifest.json", "does not fit its seal: the file was damaged or changed")
+        raise corrupt(layout, "manifest.json", f"is not a manifest ({first_line(error)})") from error
+    if not sealed:
+        raise corrupt(layout, "manifest.json", "does not match its seal: the file was damaged or changed")
     return manifest
 
 
-def why(error: Exception) -> str:
-    """The first line of what is wrong."""
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
     if isinstance(error, ValidationError):
         return str(error.errors()[0]["msg"])
     return str(error).partition("\n")[0]
@@ -140,10 +137,7 @@ def publish_manifest(layout: EmbeddingsLayout, plan: Plan, commits: Mapping[int,
 
 
 def read_notes(layout: EmbeddingsLayout) -> dict[str, Any]:
-    """What is noted of how the listing was made; nothing where nobody noted it, or what was noted is damaged.
-
-    No embedding depends on it, so a set without it is as good.
-    """
+    """Read listed.json, how the listing was made; empty if the file is missing or damaged, since no reader needs it."""
     try:
         notes = json.loads(layout.notes.read_bytes())
     except (ValueError, OSError):
@@ -154,12 +148,12 @@ def read_notes(layout: EmbeddingsLayout) -> dict[str, Any]:
 def read_listing(
     layout: EmbeddingsLayout, start: int = 0, stop: int | None = None, columns: Sequence[str] = LISTING_SCHEMA.names
 ) -> pa.Table:
-    """Rows ``[start, stop)`` of listing.parquet; only the row groups that hold them are read.
+    """Read the rows ``[start, stop)`` of listing.parquet, and only the row groups that hold them.
 
     Raises
     ------
     StoreCorrupt
-        The file is missing or no Parquet.
+        The file is missing or not a Parquet file.
     """
     try:
         with pq.ParquetFile(layout.listing) as file:
@@ -176,11 +170,11 @@ def read_listing(
             table = file.read_row_groups(groups, columns=list(columns)).cast(schema)
             return table.slice(start - skipped, max(stop - start, 0))
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise corrupt(layout, "listing.parquet", f"cannot be read ({why(error)})") from error
+        raise corrupt(layout, "listing.parquet", f"cannot be read ({first_line(error)})") from error
 
 
 def shard_entries(shard_commits: Iterable[ShardCommit]) -> list[ShardEntry]:
-    """The shards with their global offsets."""
+    """The shards' entries of a manifest, with their global offsets."""
     entries, offset = [], 0
     for c in shard_commits:
         entries.append(
@@ -191,14 +185,14 @@ def shard_entries(shard_commits: Iterable[ShardCommit]) -> list[ShardEntry]:
 
 
 def create(store: StoreLayout, layout: EmbeddingsLayout, plan: Plan, listing: pa.Table) -> bool:
-    """Publish a new folder of ``plan``; False when there is one.
+    """Create the folder of ``plan``; False if it exists.
 
     Raises
     ------
     StoreError
-        The listing is not the one that the plan names, or an image id is in it twice.
+        The listing is not the one that the plan names, or it repeats an image id.
     StoreFull
-        The disk is full; nothing is left behind.
+        The disk is full; no file is left behind.
     """
     if layout.folder.is_dir():
         return False
@@ -206,7 +200,7 @@ def create(store: StoreLayout, layout: EmbeddingsLayout, plan: Plan, listing: pa
     temporary = EmbeddingsLayout(store.temporary / f"{plan.id}.{secrets.token_hex(8)}", layout.digits)
     try:
         with storage_errors(layout.folder):
-            # A file has no place there; the folder that another creator has just published stays.
+            # A stray file is removed; a folder that another creator has just published stays.
             with suppress(FileNotFoundError, IsADirectoryError):
                 layout.folder.unlink()
             for folder in temporary.folders:
@@ -221,12 +215,12 @@ def create(store: StoreLayout, layout: EmbeddingsLayout, plan: Plan, listing: pa
 
 
 def restore(layout: EmbeddingsLayout, plan: Plan, listing: pa.Table) -> None:
-    """Write plan and listing of the folder of ``plan`` again where they are missing or damaged.
+    """Write the plan and the listing of an existing folder again where they are missing or damaged.
 
     Raises
     ------
     StoreError
-        As of `create`.
+        See `create`.
     """
     try:
         sound = read_plan(layout).id == plan.id
@@ -249,7 +243,7 @@ def restore(layout: EmbeddingsLayout, plan: Plan, listing: pa.Table) -> None:
 
 
 def checked_listing(plan: Plan, listing: pa.Table) -> pa.Table:
-    """``listing`` in its schema, when it is the one that ``plan`` names."""
+    """``listing`` in its schema; raises unless it is the one that ``plan`` names."""
     table = conform_listing(listing)
     if table.num_rows != plan.source.count or listing_sha256(table) != plan.source.listing_sha256:
         raise StoreError("The listing is not the one that the plan's source names: build the source with `Source.of`.")

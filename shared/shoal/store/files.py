@@ -1,6 +1,6 @@
-"""The store's files: each appears whole or not at all, and is compared with its size and checksum before it is read.
+"""Files of the store: atomic writes, and comparison with recorded sizes and checksums.
 
-Each function that writes leaves either the old state or the new one behind, whenever the process or the machine stops.
+Each write leaves either the old state or the new one behind, whenever the process or the machine stops.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 _CHUNK = 1 << 22
 SETTLED_S = 2.0
-"""A file changed so recently may change again without a new time stamp: nobody remembers that it was right."""
-MOST_REMEMBERED = 65_536
+"""A file that changed more recently may change again without a new time stamp: its check is not remembered."""
+MAX_REMEMBERED = 65_536
 
-_Seen = tuple[int, int, int, int, int, str]
-_seen: OrderedDict[_Seen, None] = OrderedDict()
+_Checked = tuple[int, int, int, int, int, str]
+_checked: OrderedDict[_Checked, None] = OrderedDict()
 _lock = threading.Lock()
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's errors into `StoreFull` and `StoreReadOnly`, other failures of I/O into `StoreError`.
+    """Turn an ``OSError`` into `StoreFull`, `StoreReadOnly` or, for other causes, `StoreError`.
 
-    ``FileNotFoundError`` and ``FileExistsError`` pass, since they tell callers who won a race.
+    ``FileNotFoundError`` and ``FileExistsError`` pass unchanged: callers use them to detect lost races.
     """
     try:
         yield
@@ -49,22 +49,21 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise StoreFull(
-                f"No space is left to write {path.name} ({os.strerror(error.errno)}): free some below {path.parent} "
-                "and submit the job again; it goes on from the last committed shard.",
+                f"No space is left to write {path.name} ({os.strerror(error.errno)}). Free some space in {path.parent} "
+                "and submit the job again; it continues after the last committed shard.",
                 path=str(path),
             ) from error
         if error.errno in _READ_ONLY:
             raise StoreReadOnly(
-                f"{path} cannot be written ({os.strerror(error.errno)}): the store is read-only for this user. Reading "
-                "works; to write, give the user of this process write access to the folder, or set SHOAL_STORE to "
-                "another one.",
+                f"{path} cannot be written ({os.strerror(error.errno)}): the store is read-only for this user. "
+                "Give this user write access to the folder, or set SHOAL_STORE to another folder.",
                 path=str(path),
             ) from error
-        raise StoreError(f"{path} could not be written: {error}.", path=str(path)) from error
+        raise StoreError(f"{path} cannot be written: {error}.", path=str(path)) from error
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
+    """Make the entries of ``folder`` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -81,7 +80,7 @@ def fsync_file(file: BinaryIO) -> None:
 def _write_temporary(
     final: Path, write: Callable[[BinaryIO], object], folder: Path | None, *, durable: bool = True
 ) -> Path:
-    """Write a durable file under a name of its own, in ``folder`` or hidden beside ``final``."""
+    """Write a file under a unique hidden name, in ``folder`` or beside ``final``; returns its path."""
     temporary = (folder or final.parent) / f".{final.name}.{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("xb") as file:
@@ -96,26 +95,26 @@ def _write_temporary(
 
 
 def publish_file(final: Path, write: Callable[[BinaryIO], object], *, temporary_folder: Path | None = None) -> bool:
-    """Create ``final`` with all of its content, unless it exists.
+    """Create ``final`` with its whole content, unless it exists.
 
     Parameters
     ----------
     final
         The file to create.
     write
-        Writes the content to the binary file that it is given.
+        Called with a binary file to write the content to.
     temporary_folder
-        Where the content is written first; must be on the same file system. Beside ``final`` by default.
+        Where the content is written first, on the same file system; by default the folder of ``final``.
 
     Returns
     -------
     bool
-        True: ``final`` is there, durable, and ours. False: somebody else's was there first and stays as it is.
+        True: ``final`` was created and is durable. False: ``final`` existed and is unchanged.
 
     Raises
     ------
     StoreFull, StoreError
-        The content could not be written; nothing is left behind.
+        The content cannot be written; no file is left behind.
     """
     with storage_errors(final):
         temporary = _write_temporary(final, write, temporary_folder)
@@ -127,9 +126,9 @@ def publish_file(final: Path, write: Callable[[BinaryIO], object], *, temporary_
 
 
 def link_absent(source: Path, final: Path) -> bool:
-    """Give ``source`` the second name ``final`` unless that name is taken, durably.
+    """Link ``source`` to ``final`` unless that name is taken; durable.
 
-    A hard link is the one call of POSIX that both publishes a whole file and fails when the name is taken.
+    A hard link is the only POSIX call that publishes a whole file and fails when the name is taken.
 
     Raises
     ------
@@ -143,8 +142,8 @@ def link_absent(source: Path, final: Path) -> bool:
     except OSError as error:
         if error.errno in _NO_LINKS:
             raise StoreError(
-                f"The file system of {final.parent} has no hard links, which the store's commits need: put SHOAL_STORE "
-                "on a local disk or on NFS.",
+                f"The file system of {final.parent} has no hard links, which the store needs: set SHOAL_STORE to a "
+                "folder on a local disk or on NFS.",
                 path=str(final),
             ) from error
         raise
@@ -164,15 +163,15 @@ def replace_file(
     Parameters
     ----------
     final, write, temporary_folder
-        As of `publish_file`.
+        See `publish_file`.
     durable
-        False saves the time of waiting for the disk: a killed process still leaves the old or the new file, but a loss
-        of power may leave an unreadable one.
+        False does not wait for the disk: a killed process still leaves the old or the new file, but a power failure
+        may leave an unreadable one.
 
     Raises
     ------
     StoreFull, StoreError
-        The content could not be written; what was there stays.
+        The content cannot be written; the old file stays.
     """
     with storage_errors(final):
         temporary = _write_temporary(final, write, temporary_folder, durable=durable)
@@ -187,7 +186,7 @@ def replace_file(
 
 
 def fsync_tree(folder: Path) -> None:
-    """Make every file and name below ``folder`` durable."""
+    """Make every file and entry below ``folder`` durable."""
     for path in folder.rglob("*"):
         if path.is_dir():
             fsync_folder(path)
@@ -198,18 +197,18 @@ def fsync_tree(folder: Path) -> None:
 
 
 def publish_folder(temporary: Path, final: Path) -> bool:
-    """Rename the prepared, not empty folder ``temporary`` to ``final``, unless ``final`` exists.
+    """Rename the prepared, non-empty folder ``temporary`` to ``final``, unless ``final`` exists.
 
     Returns
     -------
     bool
-        True: ``final`` is there, durable with all in it, and ours. False: somebody else's was there first; ours is
+        True: ``final`` was created and is durable with all its files. False: ``final`` existed; ``temporary`` is
         removed.
 
     Raises
     ------
     StoreFull, StoreError
-        The rename failed for another reason; ``temporary`` stays.
+        The rename fails for another reason; ``temporary`` stays.
     """
     with storage_errors(final):
         fsync_tree(temporary)
@@ -226,19 +225,19 @@ def publish_folder(temporary: Path, final: Path) -> bool:
 
 
 def remove_folder(folder: Path, trash: Path) -> bool:
-    """Make ``folder`` disappear in one step, then remove its files.
+    """Remove ``folder``: it disappears in one rename, then its files are deleted.
 
     Parameters
     ----------
     folder
         The folder to remove.
     trash
-        A folder on the same file system; what a killed process left in it is removed too.
+        A folder on the same file system to move it to; all other entries of ``trash`` are deleted too.
 
     Returns
     -------
     bool
-        False: there was no such folder.
+        False if the folder does not exist.
     """
     with storage_errors(folder):
         trash.mkdir(parents=True, exist_ok=True)
@@ -247,17 +246,22 @@ def remove_folder(folder: Path, trash: Path) -> bool:
         except FileNotFoundError:
             return False
         fsync_folder(folder.parent)
-    for leftover in trash.iterdir():
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                leftover.unlink()
+    for each in trash.iterdir():
+        remove_quietly(each)
     return True
 
 
+def remove_quietly(path: Path) -> None:
+    """Delete a file or a folder; what cannot be deleted stays."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
 def hash_file(path: Path, *, sha256: bool = True) -> tuple[int, str, str | None]:
-    """Size in bytes, XXH3-64 and SHA-256 (None unless asked for) of a file, in one pass."""
+    """Size in bytes, XXH3-64 and, if ``sha256``, SHA-256 of a file, in one pass."""
     fast, strong, size = xxhash.xxh3_64(), hashlib.sha256(), 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -269,25 +273,25 @@ def hash_file(path: Path, *, sha256: bool = True) -> tuple[int, str, str | None]
 
 
 def record_file(path: Path, name: str) -> FileRecord:
-    """The record of a finished file that is to be known as ``name``."""
+    """The record of a finished file under the name ``name``."""
     size, fast, strong = hash_file(path)
     return FileRecord(path=name, bytes=size, xxh3_64=fast, sha256=strong or "")
 
 
 def damage_of(path: Path, record: FileRecord, *, hashed: bool = True) -> str | None:
-    """What is wrong with a file, in words that follow its name; None when its bytes are the recorded ones.
+    """Compare a file with its record; returns the end of a sentence that starts with its name, or None if it matches.
 
-    A file that was right is not hashed again by this process as long as its inode, size and times stay.
+    A process hashes a matching file once, as long as its inode, size and times stay the same.
 
     Parameters
     ----------
     hashed
-        False compares the size alone.
+        False: compare only the size.
 
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     """
     try:
         status = path.stat()
@@ -297,7 +301,7 @@ def damage_of(path: Path, record: FileRecord, *, hashed: bool = True) -> str | N
         if not hashed or _remembered(key):
             return None
         if hash_file(path, sha256=False)[:2] != (record.bytes, record.xxh3_64):
-            return "does not have the checksum that was committed: it was damaged, changed or exchanged"
+            return "does not have the committed checksum: it was damaged, changed or replaced"
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -307,16 +311,16 @@ def damage_of(path: Path, record: FileRecord, *, hashed: bool = True) -> str | N
     return None
 
 
-def _remembered(key: _Seen) -> bool:
+def _remembered(key: _Checked) -> bool:
     with _lock:
-        if key not in _seen:
+        if key not in _checked:
             return False
-        _seen.move_to_end(key)
+        _checked.move_to_end(key)
         return True
 
 
-def _remember(key: _Seen) -> None:
+def _remember(key: _Checked) -> None:
     with _lock:
-        _seen[key] = None
-        while len(_seen) > MOST_REMEMBERED:
-            _seen.popitem(last=False)
+        _checked[key] = None
+        while len(_checked) > MAX_REMEMBERED:
+            _checked.popitem(last=False)

@@ -1,4 +1,4 @@
-"""``.npy`` files: written row by row, and mapped into memory once their header agrees with their size."""
+"""``.npy`` files: written row by row; mapped into memory after their header is compared with their size."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from shoal.errors import StoreCorrupt
 
 MAGIC = b"\x93NUMPY"
 _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
-_MOST_HEADER = 1 << 16
-_MOST_DIMENSIONS = 64
-_MOST_ROWS = (1 << 63) - 1
+_MAX_HEADER = 1 << 16
+_MAX_DIMENSIONS = 64
+_MAX_ROWS = (1 << 63) - 1
 
 HEADER_BYTES = 128
-"""Length of every header that is written here: constant, so that the row count can be filled in at the end."""
+"""Length of every header written here: constant, so that the row count can be filled in at the end."""
 
 NPY_ERRORS = (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, tokenize.TokenError)
-"""What an archive of arrays raises whose headers are missing, cut off, or name a shape or dtype that cannot be."""
+"""The errors of reading an archive of arrays with a missing, truncated or invalid header."""
 
 
 class NpyInvalid(ValueError):
-    """Why a file is no ``.npy``, as the end of a sentence that starts with the file."""
+    """Why a file is not a valid ``.npy`` file, as the end of a sentence."""
 
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """The header of an ``.npy`` file, and where the values start, in bytes."""
+    """The header of an ``.npy`` file, and the offset of the values, in bytes."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -45,7 +45,7 @@ class NpyHeader:
 
     @property
     def bytes(self) -> int:
-        """Bytes that the values take."""
+        """Size of the values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __str__(self) -> str:
@@ -58,26 +58,26 @@ def map_npy(file: BinaryIO) -> NDArray[Any]:
     Raises
     ------
     NpyInvalid
-        It is none, holds Python objects, or not exactly as many bytes as its header says.
+        The file is not an ``.npy`` file, holds Python objects, or its size does not match its header.
     """
     header = read_header(file)
     require_size(header, file.seek(0, 2) - header.offset)
     order: Literal["C", "F"] = "F" if header.fortran_order else "C"
     try:
-        if not header.bytes:  # An empty file cannot be mapped.
+        if not header.bytes:  # An empty array cannot be mapped.
             return np.empty(header.shape, header.dtype, order=order)
         return np.memmap(file, header.dtype, "r", header.offset, header.shape, order)
     except (ValueError, OverflowError) as error:
-        raise NpyInvalid(f"its header says {header}, which is no array: {error}") from error
+        raise NpyInvalid(f"its header says {header}, which is not a valid array: {error}") from error
 
 
 def read_header(file: BinaryIO) -> NpyHeader:
-    """The header of an open ``.npy`` file.
+    """Read the header of an open ``.npy`` file.
 
     Raises
     ------
     NpyInvalid
-        It is none of version 1 to 3, or says what no array can be.
+        The header is not of version 1 to 3, or describes an impossible array.
 
     References
     ----------
@@ -85,13 +85,13 @@ def read_header(file: BinaryIO) -> NpyHeader:
     """
     start = file.read(len(MAGIC) + 2)
     if not start.startswith(MAGIC):
-        raise NpyInvalid("it is empty" if not start else "it does not start as one")
+        raise NpyInvalid("it is empty" if not start else "it does not start with the .npy magic bytes")
     width = _LENGTH_BYTES.get((start[-2], start[-1])) if len(start) == len(MAGIC) + 2 else 2
     if width is None:
-        raise NpyInvalid(f"it is of version {start[-2]}.{start[-1]}, and 1.0 to 3.0 are known")
+        raise NpyInvalid(f"it has version {start[-2]}.{start[-1]}; supported are 1.0 to 3.0")
     length = int.from_bytes(file.read(width), "little")
-    if length > _MOST_HEADER:
-        raise NpyInvalid(f"its header says that it has {length:,} bytes, and no array needs more than {_MOST_HEADER:,}")
+    if length > _MAX_HEADER:
+        raise NpyInvalid(f"its header claims {length:,} bytes, and the limit is {_MAX_HEADER:,}")
     content = file.read(length)
     if len(content) < length or not length:
         raise NpyInvalid("it ends within its header")
@@ -101,12 +101,12 @@ def read_header(file: BinaryIO) -> NpyHeader:
 
 
 def require_size(header: NpyHeader, found: int) -> None:
-    """Refuse a file with ``found`` bytes after a header that says otherwise.
+    """Raise unless ``found``, the number of bytes after the header, is what the header says.
 
     Raises
     ------
     NpyInvalid
-        It is cut off, or goes on behind the values.
+        The file is truncated, or has bytes after the values.
     """
     if found == header.bytes:
         return
@@ -124,22 +124,22 @@ def _fields(text: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
         raise NpyInvalid(f"its header cannot be read: {text.strip()[:80]!r}") from error
     if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
-        raise NpyInvalid(f"its header is not one of an array: {text.strip()[:80]!r}")
+        raise NpyInvalid(f"its header does not describe an array: {text.strip()[:80]!r}")
     shape, order = fields["shape"], fields["fortran_order"]
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
-        raise NpyInvalid(f"its header says the shape {shape!r}, and a shape is whole numbers from 0 on")
-    if len(shape) > _MOST_DIMENSIONS or max(shape, default=0) > _MOST_ROWS:
-        raise NpyInvalid(f"its header says a shape of {len(shape)} dimensions that no array has: {text.strip()[:80]!r}")
+        raise NpyInvalid(f"its header says the shape {shape!r}; expected whole numbers from 0")
+    if len(shape) > _MAX_DIMENSIONS or max(shape, default=0) > _MAX_ROWS:
+        raise NpyInvalid(f"its header says an impossible shape of {len(shape)} dimensions: {text.strip()[:80]!r}")
     if not isinstance(order, bool):
-        raise NpyInvalid(f"its header says the Fortran order {order!r}, and it is True or False")
+        raise NpyInvalid(f"its header says fortran_order {order!r}; expected True or False")
     try:
         dtype = npy_format.descr_to_dtype(fields["descr"])
-    except Exception as error:  # Given nonsense, NumPy raises whatever it stumbles over.
-        raise NpyInvalid(f"its header says the type {fields['descr']!r}, which NumPy does not know") from error
+    except Exception as error:  # NumPy raises many types of errors here.
+        raise NpyInvalid(f"its header says the dtype {fields['descr']!r}, which NumPy does not know") from error
     if dtype.hasobject:
         raise NpyInvalid("it holds Python objects, which are never loaded")
     if not dtype.itemsize:
-        raise NpyInvalid(f"its header says the type {dtype}, which has no size")
+        raise NpyInvalid(f"its header says the dtype {dtype}, which has no size")
     return shape, dtype, order
 
 
@@ -156,7 +156,7 @@ def npy_header(rows: int, dim: int, dtype: np.dtype[Any]) -> bytes:
 
 
 class NpyWriter:
-    """An ``.npy`` file of ``(rows, dim)`` that grows at its end; the header gets its row count from `finish`.
+    """Writes an ``.npy`` file of ``(rows, dim)`` block by block; `finish` fills in the row count.
 
     Header and buffers are written as plain bytes: ``ndarray.tofile``, which ``np.save`` calls, raises an ``OSError``
     without an errno on a full disk.
@@ -164,7 +164,7 @@ class NpyWriter:
     Parameters
     ----------
     file
-        An empty binary file, open for writing and seekable. It is not closed here.
+        An empty, seekable binary file, open for writing. The caller closes it.
     dim
         Length of a row.
     dtype
@@ -179,22 +179,22 @@ class NpyWriter:
         file.write(npy_header(0, dim, self._dtype))
 
     def append(self, values: NDArray[Any]) -> None:
-        """Write the rows of ``values``, ``(m, dim)``."""
+        """Append the rows of ``values``, ``(m, dim)``."""
         block = np.ascontiguousarray(values, dtype=self._dtype)
         self._file.write(block.data.cast("B") if block.size else b"")
         self.rows += len(block)
 
     def finish(self) -> None:
-        """Fill in the row count."""
+        """Write the row count into the header."""
         self._file.seek(0)
         self._file.write(npy_header(self.rows, self._dim, self._dtype))
         self._file.seek(0, 2)
 
 
 def release_pages(array: NDArray[Any]) -> None:
-    """Drop the pages of what `open_npy` returned from this process's memory; they stay in the system's page cache.
+    """Release the pages of an array of `open_npy` from this process's memory; they stay in the page cache.
 
-    Nothing is lost: whoever looks at the array again maps them again.
+    The array stays valid: reading it maps the pages again.
     """
     mapped = getattr(array, "_mmap", None)
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
@@ -202,7 +202,7 @@ def release_pages(array: NDArray[Any]) -> None:
 
 
 def read_npy(path: Path) -> NDArray[Any]:
-    """The array in ``path``, in memory; raises one of `NPY_ERRORS` for what is none."""
+    """Read the array in ``path`` into memory; raises one of `NPY_ERRORS` if the file is damaged."""
     with path.open("rb") as file:
         return np.array(map_npy(file))
 
@@ -218,9 +218,9 @@ def open_npy(path: Path, rows: int, dim: int, dtype: str) -> NDArray[Any]:
     Raises
     ------
     StoreCorrupt
-        The file is no ``.npy``, is cut off or goes on behind its values, or has another shape or dtype.
+        The file is not an ``.npy`` file, its size does not match its header, or it has another shape or dtype.
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     """
     try:
         with path.open("rb") as file:
@@ -228,7 +228,7 @@ def open_npy(path: Path, rows: int, dim: int, dtype: str) -> NDArray[Any]:
     except FileNotFoundError:
         raise
     except (NpyInvalid, OSError) as error:
-        raise StoreCorrupt(f"{path} is no complete .npy file: {error}.", file=str(path)) from error
+        raise StoreCorrupt(f"{path} is not a complete .npy file: {error}.", file=str(path)) from error
     if array.shape != (rows, dim) or array.dtype != np.dtype(dtype).newbyteorder("<") or not array.flags.c_contiguous:
         raise StoreCorrupt(
             f"{path} holds {array.shape} {array.dtype}, its commit says {(rows, dim)} {dtype}.", file=str(path)

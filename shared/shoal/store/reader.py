@@ -1,4 +1,4 @@
-"""Reading an embeddings folder: committed shards only, vectors without copying."""
+"""Reading an embeddings set: committed shards only, vectors memory-mapped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class EmbeddingSet:
     Global rows number the rows of the committed shards in the order of the shards. They are final once the set is
     `complete`; before that a shard committed later may shift them, in sets opened later.
 
-    No file is read before its bytes were compared with its commit: reading raises `StoreCorrupt` where they differ.
+    Before a file is read, its bytes are compared with its commit; where they differ, reading raises `StoreCorrupt`.
 
     Parameters
     ----------
@@ -47,13 +47,13 @@ class EmbeddingSet:
         self.layout = layout
         self.plan = plan
         self.repaired_shards: tuple[int, ...] = ()
-        """Shards that were damaged and taken out when the set was opened to be completed."""
+        """Damaged shards that were removed when the set was opened by `Store.repaired_embeddings`."""
         self.manifest = read_manifest(layout)
         self._files = CommittedFiles(layout, self.manifest)
         self._entries = list(self.manifest.shards) if self.manifest else shard_entries(self.commits.values())
         self._offsets = np.array([e.offset for e in self._entries] + [self.rows], dtype=np.int64)
         self._by_shard = {entry.shard: entry for entry in self._entries}
-        self._mapped = lru_cache(maxsize=8)(self.shard)  # each map holds a file descriptor
+        self._mapped = lru_cache(maxsize=8)(self.shard)  # each mapping holds a file descriptor
 
     @property
     def id(self) -> str:
@@ -91,12 +91,12 @@ class EmbeddingSet:
         return self._files.commits
 
     def check(self) -> None:
-        """Compare the documents with each other and the size of every file with its record; no data is read.
+        """Compare the documents with each other and the size of every file with its record; reads no data.
 
         Raises
         ------
         StoreCorrupt
-            Something does not fit; the file is named.
+            A file does not match; the message names it.
         """
         self._files.check(self.plan)
 
@@ -110,14 +110,14 @@ class EmbeddingSet:
         Returns
         -------
         ndarray
-            ``(rows, dim)`` of the stored dtype: a read-only memmap of the file, nothing is copied.
+            ``(rows, dim)`` of the stored dtype: a read-only memmap of the file.
 
         Raises
         ------
         StoreError
             The shard is not committed.
         StoreCorrupt
-            Its file is missing or not the committed one.
+            Its file is missing or damaged.
         """
         entry = self._by_shard.get(shard)
         if entry is None:
@@ -135,7 +135,7 @@ class EmbeddingSet:
         start: int = 0,
         stop: int | None = None,
     ) -> Iterator[tuple[int, Array]]:
-        """All vectors from ``start`` to ``stop`` in global row order, in batches that cross the borders of shards.
+        """All vectors from ``start`` to ``stop`` in global row order, in batches that may span shards.
 
         Parameters
         ----------
@@ -149,12 +149,12 @@ class EmbeddingSet:
         first : int
             Global row of the batch's first row.
         batch : ndarray
-            ``(b, dim)`` of ``dtype``. A read-only view of the file where the dtype is the stored one and the batch lies
+            ``(b, dim)`` of ``dtype``: a read-only view of the file if ``dtype`` is the stored one and the batch lies
             within one shard, else a copy.
         """
         stop = self.rows if stop is None else min(stop, self.rows)
         if batch_rows < 1 or start < 0:
-            raise ValueError(f"batch_rows is {batch_rows} and start {start}: at least 1 and 0 are needed")
+            raise ValueError(f"batch_rows is {batch_rows} and start {start}: expected at least 1 and 0")
         for first in range(start, stop, batch_rows):
             parts = list(self._parts(first, min(first + batch_rows, stop)))
             yield first, _joined(parts, np.dtype(dtype))
@@ -171,12 +171,12 @@ class EmbeddingSet:
                 yield self._mapped(entry.shard)[lo:hi]
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The vectors of some global rows, in the order asked for.
+        """The vectors of some global rows, in the order of ``rows``.
 
         Parameters
         ----------
         rows
-            ``(m,)`` integers, repeats allowed. The files are read in ascending order whatever the order here.
+            ``(m,)`` integers, repeats allowed. The files are read in ascending order, whatever the order of ``rows``.
 
         Returns
         -------
@@ -188,10 +188,10 @@ class EmbeddingSet:
         IndexError
             A row is negative or not below `rows`.
         """
-        wanted = self._valid_rows(rows)
-        order = np.argsort(wanted, kind="stable")
-        ordered = wanted[order]
-        out = np.empty((len(wanted), self.dim), np.float32)
+        selected = self._valid_rows(rows)
+        order = np.argsort(selected, kind="stable")
+        ordered = selected[order]
+        out = np.empty((len(selected), self.dim), np.float32)
         borders = np.searchsorted(ordered, self._offsets)
         for entry, lo, hi in zip(self._entries, borders[:-1], borders[1:], strict=True):
             if lo < hi:
@@ -206,7 +206,7 @@ class EmbeddingSet:
         Parameters
         ----------
         columns
-            Which columns besides ``row``; all by default.
+            The columns besides ``row``; all by default.
 
         Returns
         -------
@@ -219,7 +219,7 @@ class EmbeddingSet:
     def iter_metadata(
         self, columns: Sequence[str] | None = None, *, start: int = 0, stop: int | None = None
     ) -> Iterator[pa.Table]:
-        """The metadata of the rows from ``start`` to ``stop``, shard by shard: in memory is one shard's at a time."""
+        """The metadata of the rows from ``start`` to ``stop``, shard by shard: only one shard's table is in memory."""
         schema = _metadata_schema(columns)
         stop = self.rows if stop is None else min(stop, self.rows)
         for entry in self._entries:
@@ -234,7 +234,7 @@ class EmbeddingSet:
             yield part.set_column(0, schema.field(0), pc.add(part.column(0), entry.offset))
 
     def labels(self) -> list[str | None] | None:
-        """The labels in global row order; None when no row has one."""
+        """The labels in global row order; None if no row has one."""
         column = self.metadata(["label"]).column("label")
         return None if column.null_count == len(column) else column.to_pylist()
 
@@ -246,13 +246,13 @@ class EmbeddingSet:
     def thumbnails(
         self, rows: NDArray[np.int64] | Sequence[int], *, damaged: list[str] | None = None
     ) -> dict[int, bytes]:
-        """WebP thumbnails by global row, of those rows that have one.
+        """The WebP thumbnails of the rows that have one, by global row.
 
         Parameters
         ----------
         damaged
-            Gets the names of files that are missing or damaged, whose rows then have no thumbnail. When left out, such
-            a file is an error.
+            Receives the names of missing or damaged files, whose rows then have no thumbnail. None: such a file is
+            an error.
 
         Raises
         ------
@@ -261,12 +261,12 @@ class EmbeddingSet:
         StoreCorrupt
             A file is missing or damaged.
         """
-        wanted = np.unique(self._valid_rows(np.asarray(rows, dtype=np.int64)))
+        selected = np.unique(self._valid_rows(np.asarray(rows, dtype=np.int64)))
         found: dict[int, bytes] = {}
-        borders = np.searchsorted(wanted, self._offsets)
+        borders = np.searchsorted(selected, self._offsets)
         for entry, lo, hi in zip(self._entries, borders[:-1], borders[1:], strict=True):
             if lo < hi and self._files.has(entry.shard, THUMBS):
-                local = (wanted[lo:hi] - entry.offset).tolist()
+                local = (selected[lo:hi] - entry.offset).tolist()
                 try:
                     table = self._files.table(entry.shard, THUMBS, THUMBS_SCHEMA, pc.field("row").isin(local))
                 except StoreCorrupt as error:
@@ -285,11 +285,11 @@ class EmbeddingSet:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """How the listing was made, as JSON values: ``not_taken``, ``source``. Empty where nobody noted it."""
+        """How the listing was made, as JSON values: ``not_taken``, ``source``. Empty if listed.json is missing."""
         return read_notes(self.layout)
 
     def summary(self) -> dict[str, Any]:
-        """What `GET /embeddings/{id}` shows: JSON values only."""
+        """The answer of `GET /embeddings/{id}`, as JSON values."""
         notes = self.notes
         self._files.check_document("listing.parquet")
         labels = read_listing(self.layout, columns=["label"]).column("label")
@@ -315,14 +315,14 @@ class EmbeddingSet:
         }
 
     def _valid_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
-        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.rows:
-            raise IndexError(f"rows {wanted.min()}..{wanted.max()} of an embedding set with {self.rows}")
-        return wanted
+        selected = np.asarray(rows, dtype=np.int64).reshape(-1)
+        if len(selected) and not 0 <= selected.min() <= selected.max() < self.rows:
+            raise IndexError(f"rows {selected.min()}..{selected.max()} of an embedding set with {self.rows}")
+        return selected
 
 
 def _joined(parts: Sequence[Array], dtype: np.dtype[Any]) -> Array:
-    """One array of all parts: a view of the only one where that is of ``dtype``."""
+    """All parts as one array; a single part of ``dtype`` is not copied."""
     if len(parts) == 1:
         return parts[0].astype(dtype, copy=False)
     out = np.empty((sum(map(len, parts)), parts[0].shape[1]), dtype)
@@ -331,7 +331,7 @@ def _joined(parts: Sequence[Array], dtype: np.dtype[Any]) -> Array:
 
 
 def _metadata_schema(columns: Sequence[str] | None) -> pa.Schema:
-    """Of the metadata with ``row`` and some of the other columns; all by default."""
+    """The metadata's schema with ``row`` and some of the other columns; all by default."""
     unknown = set(columns or ()) - set(METADATA_SCHEMA.names)
     if unknown:
         raise ValueError(f"metadata has no column {sorted(unknown)}; it has {METADATA_SCHEMA.names}")

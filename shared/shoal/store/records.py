@@ -1,4 +1,4 @@
-"""The store's records: what stands in plan.json, commits/*.json and manifest.json, and the schemas of the tables."""
+"""The store's JSON documents as pydantic models, the schemas of its tables, and the hashes of both."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ def image_id(image_path: str) -> str:
 
 
 def canonical_json(document: Any) -> bytes:
-    """JSON with sorted keys and no white space, in UTF-8: the bytes that hashes are taken of."""
+    """Canonical JSON, the input of hashes: sorted keys, no white space, UTF-8."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def conform_listing(listing: pa.Table) -> pa.Table:
-    """``listing`` with exactly the columns of `LISTING_SCHEMA`; an absent nullable column becomes all null.
+    """``listing`` with exactly the columns of `LISTING_SCHEMA`; a missing nullable column becomes all null.
 
     Raises
     ------
     StoreError
-        A column that must be there is absent, or is not text.
+        A required column is missing, or a column is not text.
     """
     columns = []
     for field in LISTING_SCHEMA:
@@ -90,10 +90,9 @@ def conform_listing(listing: pa.Table) -> pa.Table:
 
 
 def listing_sha256(listing: pa.Table) -> str:
-    """SHA-256 of a listing's content, whatever the file that holds it.
+    """SHA-256 of a listing's content, independent of the file that holds it.
 
-    Of the JSON array of its rows, each an array ``[image_id, image_path, label, split, stamp]``: without white space,
-    in UTF-8, with no character escaped that need not be.
+    Input is the canonical JSON of the array of rows, each an array ``[image_id, image_path, label, split, stamp]``.
     """
     digest = hashlib.sha256()
     separator = b"["
@@ -106,13 +105,13 @@ def listing_sha256(listing: pa.Table) -> str:
 
 
 class Record(BaseModel):
-    """Base of the store's JSON documents. Readers ignore fields that they do not know."""
+    """Base of the store's JSON documents. Readers ignore unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class Source(Record):
-    """Where the rows come from."""
+    """The source of the rows."""
 
     kind: Literal["images", "import"]
     path: str
@@ -131,7 +130,7 @@ class Source(Record):
         labels: str | dict[str, Any] | None = None,
         split: str | None = None,
     ) -> Source:
-        """The source whose frozen listing is ``listing``."""
+        """The source with the frozen listing ``listing``."""
         return cls(
             kind=kind,
             path=path,
@@ -143,7 +142,7 @@ class Source(Record):
 
 
 class KeyRules(Record):
-    """What the request or the catalogue says about a checkpoint's keys, beside its layout."""
+    """Rules for a checkpoint's keys, from the request or the catalogue."""
 
     prefix: str | None = None
     rename: tuple[tuple[str, str], ...] = ()
@@ -156,17 +155,17 @@ class LoadedCheckpoint(Record):
     Attributes
     ----------
     asked_layout
-        What was asked for, such as ``auto``; the id of a plan counts this one and not the layout that was found.
+        The requested layout, such as ``auto``; a plan's id contains this one, not the detected layout.
     container, prefix
-        The part of the file, and what its keys begin with.
+        The part of the file that was read, and the prefix of its keys.
     filled
-        Tensors of the network that were filled.
+        Number of tensors of the network that were filled.
     renamed
-        Tensors whose key a rule of the request changed.
+        Number of tensors whose key a rule of the request changed.
     ignored, heads
-        Keys left over: what the request's rules allow, and what belongs to known heads. The first 200 of each.
+        Unused keys: those that the request's rules ignore, and those of known heads. The first 200 of each.
     ignored_count, heads_count
-        How many there are.
+        The number of unused keys of each kind.
     """
 
     asked_layout: str
@@ -181,14 +180,14 @@ class LoadedCheckpoint(Record):
 
 
 class ModelRecord(Record):
-    """What made the embeddings.
+    """The model of the embeddings.
 
     Attributes
     ----------
     layout
-        Key layout that the checkpoint was found to have; what was asked for as long as it was not read.
+        Key layout of the checkpoint: the requested one until the checkpoint is read, then the detected one.
     keys
-        Rules for its keys that the request brought.
+        The request's rules for its keys.
     loaded
         How the checkpoint was read. Not part of a plan's id.
     """
@@ -205,20 +204,20 @@ class ModelRecord(Record):
     loaded: LoadedCheckpoint | None = None
 
     @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Plans from before these fields lack them, and keep their ids.
+    def _without_empty_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Older plans lack these fields and must keep their ids.
         document: dict[str, Any] = serialise(self)
         return {key: value for key, value in document.items() if value is not None or key not in ("keys", "loaded")}
 
-    def asked(self) -> ModelRecord:
-        """The record as it stands before the checkpoint is read: two of the same model are equal."""
+    def requested(self) -> ModelRecord:
+        """The record before the checkpoint is read; records of the same model are equal."""
         if self.loaded is None:
             return self
         return self.model_copy(update={"layout": self.loaded.asked_layout, "loaded": None})
 
 
 class Plan(Record):
-    """What an embeddings folder will hold, fixed before the first row: plan.json.
+    """plan.json: what an embeddings folder will hold, fixed before the first row.
 
     Attributes
     ----------
@@ -227,7 +226,7 @@ class Plan(Record):
     shard_rows
         Shard ``i`` is the slice ``[i * shard_rows, (i + 1) * shard_rows)`` of the listing.
     libraries
-        Versions of the libraries at work. Not part of the id: an update of them does not start the work anew.
+        Versions of the libraries. Not part of the id, so that an update of a library does not restart the work.
     """
 
     format: int = FORMAT
@@ -243,7 +242,7 @@ class Plan(Record):
 
     @property
     def id(self) -> str:
-        """The embeddings' id: the name and 12 hex digits of what else the plan says."""
+        """The embeddings' id: the name and 12 hex digits of the plan's hash."""
         return plan_id(self.model_dump(mode="json"))
 
     @property
@@ -271,7 +270,7 @@ class Plan(Record):
 
 
 def plan_id(document: Mapping[str, Any]) -> str:
-    """Id that belongs to the content of a plan.json: what was asked for, not what was found on the way."""
+    """The id of the set with this plan.json: it depends on what was requested, not on what was detected."""
     content = {key: value for key, value in document.items() if key != "libraries"}
     model = dict(document["model"])
     if loaded := model.pop("loaded", None):
@@ -281,7 +280,7 @@ def plan_id(document: Mapping[str, Any]) -> str:
 
 
 class FileRecord(Record):
-    """A file as it was when it was committed. ``path`` is relative to the folder of the set or the clustering."""
+    """A file at the time of its commit. ``path`` is relative to the folder of the set or the clustering."""
 
     path: str
     bytes: int = Field(ge=0)
@@ -290,7 +289,7 @@ class FileRecord(Record):
 
 
 class ShardCommit(Record):
-    """commits/NNNNN.json: the shard's one commit point."""
+    """commits/NNNNN.json: the commit point of a shard."""
 
     format: int = FORMAT
     shard: int = Field(ge=0)
@@ -306,7 +305,7 @@ class ShardCommit(Record):
 
 
 class ShardEntry(Record):
-    """A shard within manifest.json. ``offset`` is the global row of its first row."""
+    """A shard in manifest.json. ``offset`` is the global row of its first row."""
 
     shard: int
     start: int
@@ -317,7 +316,7 @@ class ShardEntry(Record):
 
 
 class Manifest(Record):
-    """manifest.json: written last, over the finished whole."""
+    """manifest.json: written last, when every shard is committed."""
 
     format: int = FORMAT
     id: str
@@ -337,25 +336,25 @@ class Manifest(Record):
 
 
 class FilesRecord(Record):
-    """files.json: the files of a published clustering, as they were written."""
+    """files.json: the files of a published clustering."""
 
     format: int = FORMAT
     files: tuple[FileRecord, ...]
     seal: str = ""
 
     def sealed(self) -> FilesRecord:
-        """The same with `seal`, as in a `Manifest`."""
+        """The same record with `seal`, as in a `Manifest`."""
         return self.model_copy(update={"seal": seal_of(self.model_dump(mode="json"))})
 
 
 def seal_of(document: Mapping[str, Any]) -> str:
-    """What the field ``seal`` of a manifest.json must say."""
+    """The value of the field ``seal`` of a manifest.json or files.json."""
     return xxhash.xxh3_64_hexdigest(canonical_json({k: v for k, v in document.items() if k != "seal"}))
 
 
 @dataclass(frozen=True, slots=True)
 class RowMetadata:
-    """What is known of one embedded image. ``sha256`` is that of the image file's bytes."""
+    """Metadata of one embedded image. ``sha256`` is that of the image file."""
 
     image_id: str
     image_path: str

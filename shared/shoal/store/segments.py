@@ -1,8 +1,8 @@
-"""What is done of a shard that is not committed yet, kept so that the next attempt goes on there.
+"""Saved parts of shards that are not committed yet, from which the next attempt continues.
 
-Whoever writes a shard saves now and then what it has done since it saved last: a *segment*, one file that holds whole
-images (vectors, metadata, pictures, errors) and its own checksum. Segments that follow each other from the start of the
-shard's slice of the listing are taken up by the next attempt, whoever wrote them; nothing else of them ever counts.
+The writer of a shard periodically saves its new rows as a *segment*: one file with whole images (vectors, metadata,
+thumbnails, errors) and its own checksum. The next attempt reads the segments that follow each other from the start of
+the shard's slice of the listing, whichever attempt wrote them; all other segments are ignored.
 FORMAT.md, "Saved parts of a shard", is the specification.
 """
 
@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 
 class SegmentRecord(Record):
-    """First line of a segment, JSON: which images of which shard, and what the rest of the file must be."""
+    """First line of a segment, JSON: its images, and the size and checksum of the rest of the file."""
 
     format: int = FORMAT
     embeddings: str
@@ -56,13 +56,13 @@ class Segment:
     Attributes
     ----------
     start
-        How many images of the slice come before.
+        Number of images of the slice before the segment.
     vectors
         Blocks of rows in the plan's dtype; together one row for each of ``metadata``.
     metadata, images
-        Of the embedded images: their records and pictures, in the order of their rows.
+        Records and thumbnails of the embedded images, in the order of their rows.
     errors
-        Of the others: ``(image_id, image_path, code, message)``.
+        The failed images: ``(image_id, image_path, code, message)``.
     """
 
     start: int
@@ -71,11 +71,11 @@ class Segment:
     images: list[bytes | None] = field(default_factory=list)
     errors: list[tuple[str, str, str, str]] = field(default_factory=list)
     size: int = 0
-    """Bytes of vectors and pictures."""
+    """Bytes of vectors and thumbnails."""
 
     @property
     def stop(self) -> int:
-        """How many images of the slice are done with it."""
+        """Number of images of the slice up to and including the segment."""
         return self.start + len(self.metadata) + len(self.errors)
 
     def add(self, values: NDArray[Any], metadata: Sequence[RowMetadata], images: Sequence[bytes | None] | None) -> None:
@@ -86,7 +86,7 @@ class Segment:
         self.size += values.nbytes + sum(len(image) for image in images or () if image is not None)
 
     def image_ids(self) -> set[str]:
-        """The images that it holds."""
+        """Ids of its images."""
         return {record.image_id for record in self.metadata} | {error[0] for error in self.errors}
 
 
@@ -97,7 +97,7 @@ class ShardParts:
     Parameters
     ----------
     layout, plan, shard
-        Which shard.
+        The shard.
     ids
         Image ids of its slice of the listing, in order.
     """
@@ -113,9 +113,9 @@ class ShardParts:
         Raises
         ------
         StoreFull, StoreError
-            It could not be written; nothing is left behind.
+            The segment cannot be written; no file is left behind.
         FileNotFoundError
-            The set was deleted, or the shard was committed by somebody else, meanwhile.
+            The set was deleted, or another attempt committed the shard.
         """
         folder = self.layout.parts(self.shard)
         payload = _encode(segment, self.plan)
@@ -139,7 +139,7 @@ class ShardParts:
         )
 
     def read(self) -> Iterator[Segment]:
-        """Valid segments that follow each other from the start of the slice; what is damaged is passed over."""
+        """The valid segments that follow each other from the start of the slice; damaged ones are skipped."""
         position = 0
         names = segment_names(self.layout.parts(self.shard))
         while position < len(self.ids):
@@ -148,7 +148,7 @@ class ShardParts:
                 try:
                     found = self._read(self.layout.parts(self.shard) / name)
                 except (OSError, StoreCorrupt) as error:
-                    log.warning("a saved part of a shard cannot be used; passed over", file=name, reason=str(error))
+                    log.warning("damaged segment skipped", file=name, reason=str(error))
                     continue
                 break
             if found is None:
@@ -157,7 +157,7 @@ class ShardParts:
             position = found.stop
 
     def remove(self) -> None:
-        """Remove them all: the shard is committed, or they are of no use."""
+        """Remove all saved parts of the shard."""
         folder = self.layout.parts(self.shard)
         if folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
@@ -167,31 +167,31 @@ class ShardParts:
         try:
             record = SegmentRecord.model_validate_json(header)
         except ValidationError as error:
-            raise StoreCorrupt(f"{path.name} does not start with a segment's record.") from error
+            raise StoreCorrupt(f"{path.name} does not start with the record of a segment.") from error
         match = SEGMENT_NAME.fullmatch(path.name)
         named = (int(match[1]), int(match[2])) if match else None
         own = (FORMAT, self.layout.folder.name, self.shard)
         if (record.format, record.embeddings, record.shard) != own or (record.start, record.stop) != named:
-            raise StoreCorrupt(f"{path.name} is a segment of something else.")
+            raise StoreCorrupt(f"{path.name} is a segment of another set, shard or range.")
         if len(payload) != record.bytes or xxhash.xxh3_64_hexdigest(payload) != record.xxh3_64:
-            raise StoreCorrupt(f"{path.name} has another checksum than it says.")
+            raise StoreCorrupt(f"{path.name} does not match its checksum.")
         segment = _decode(payload, record.start, self.plan)
         if segment.stop != record.stop or segment.image_ids() != set(self.ids[record.start : record.stop]):
-            raise StoreCorrupt(f"{path.name} holds other images than the listing has there.")
+            raise StoreCorrupt(f"{path.name} holds other images than the listing's slice.")
         return segment
 
 
 def segment_names(folder: Path) -> list[tuple[int, int, str]]:
-    """Start, stop and name of each segment in ``folder``; empty where there is no such folder."""
+    """Start, stop and name of each segment in ``folder``; empty if the folder does not exist."""
     try:
-        matches = [SEGMENT_NAME.fullmatch(name) for name in os.listdir(folder)]  # noqa: PTH208 - names alone
+        matches = [SEGMENT_NAME.fullmatch(name) for name in os.listdir(folder)]  # noqa: PTH208 - only the names
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [(int(match[1]), int(match[2]), match[0]) for match in matches if match]
 
 
 def saved_images(folder: Path) -> int:
-    """How many images of its shard the segments in ``folder`` hold, as far as their names say."""
+    """Number of images that the segments in ``folder`` hold, according to their names."""
     reached = 0
     spans = segment_names(folder)
     while longest := max((stop for start, stop, _ in spans if start == reached < stop), default=0):

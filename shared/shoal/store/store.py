@@ -26,7 +26,7 @@ from shoal.store.documents import (
     read_plan,
     restore,
 )
-from shoal.store.files import remove_folder, replace_file
+from shoal.store.files import remove_folder, remove_quietly, replace_file
 from shoal.store.layout import EmbeddingsLayout, StoreLayout, ids_in, is_id
 from shoal.store.listing import Entry, open_each
 from shoal.store.reader import EmbeddingSet
@@ -287,11 +287,7 @@ class Store:
         dead = list(layout.work.iterdir()) if layout.work.is_dir() else []
         dead += [layout.all_parts] if layout.all_parts.is_dir() else []
         for path in dead:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
+            remove_quietly(path)
         return len(dead)
 
     def verify(self, embeddings_id: str) -> VerifyReport:

@@ -1,4 +1,4 @@
-"""Sweeps on disk: a folder that grows point by point, so that a restarted job goes on where it stopped."""
+"""Sweeps: a folder that grows point by point, so that a restarted job continues, and its table of results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from shoal.errors import StoreCorrupt, StoreError, SweepNotFound
-from shoal.store.documents import why
+from shoal.store.documents import first_line
 from shoal.store.files import publish_file, replace_file, storage_errors
 from shoal.store.layout import StoreLayout, SweepLayout, is_id
 
@@ -78,7 +78,7 @@ Row = dict[str, Any]
 
 
 class Sweep:
-    """One sweep, as far as it has come.
+    """One sweep, finished or not.
 
     Parameters
     ----------
@@ -93,26 +93,26 @@ class Sweep:
 
     @property
     def total(self) -> int:
-        """How many points it will have."""
+        """Number of points of the finished sweep."""
         return int(self.spec["points"])
 
     @property
     def complete(self) -> bool:
-        """Whether all points and plots are there."""
+        """Whether all points and plots are written."""
         return self.layout.done.is_file()
 
     def finished_points(self) -> list[int]:
-        """Numbers of the points that are there, ascending."""
+        """Numbers of the finished points, ascending."""
         found = (_POINT_NAME.fullmatch(entry.name) for entry in _entries(self.layout.points))
         return sorted(int(each[1]) for each in found if each)
 
     def points(self) -> list[dict[str, Any]]:
-        """The points that are there, by number."""
+        """The finished points, by number."""
         fields = ("index", "request", "params", "scored")
         return [self._read(self.layout.point(index), *fields) for index in self.finished_points()]
 
     def drop_damaged_points(self, trash: Path) -> list[int]:
-        """Move points that cannot be read out of the sweep, so that they are made again; returns their numbers."""
+        """Move damaged points to the trash, so that they are computed again; returns their numbers."""
         dropped = []
         for index in self.finished_points():
             try:
@@ -129,18 +129,18 @@ class Sweep:
         return tidy(self.points())
 
     def plots(self) -> list[str]:
-        """Names of the plots that are there."""
+        """Names of the plots."""
         return sorted(entry.stem for entry in _entries(self.layout.plots) if entry.suffix == ".svg")
 
     def run(self) -> dict[str, Any]:
-        """How the last attempt ran; empty before the end."""
+        """done.json: how the last attempt ran; empty until the sweep is complete."""
         return self._read(self.layout.done) if self.complete else {}
 
     def _read(self, path: Path, *fields: str) -> dict[str, Any]:
         try:
             document: Any = json.loads(path.read_bytes())
             if not isinstance(document, dict):
-                raise ValueError("it holds no JSON object")
+                raise ValueError("it is not a JSON object")
             missing = [name for name in fields if name not in document]
             if missing:
                 raise ValueError(f"it lacks {', '.join(missing)}")
@@ -149,15 +149,15 @@ class Sweep:
                 raise sweep_not_found(self.id) from error
             name = f"sweeps/{self.id}/{self.layout.name_of(path)}"
             raise StoreCorrupt(
-                f"{name} cannot be read ({why(error)}). `shoal verify {self.id}` lists all damage; send the sweep "
-                f"again, and delete this one with `DELETE /sweeps/{self.id}`.",
+                f"{name} cannot be read ({first_line(error)}). `shoal verify {self.id}` lists all damage. Submit the "
+                f"sweep again, and delete this one with `DELETE /sweeps/{self.id}`.",
                 file=name,
                 sweep=self.id,
             ) from error
         return document
 
     def commit_point(self, index: int, document: dict[str, Any]) -> bool:
-        """Add a point; False when it is there already, which stays as it is."""
+        """Add a point; False if it exists, unchanged."""
         return publish_file(self.layout.point(index), lambda file: file.write(_encode(document)))
 
     def write_plot(self, name: str, extension: str, write: Callable[[BinaryIO], object]) -> None:
@@ -167,12 +167,12 @@ class Sweep:
         replace_file(self.layout.plot(name, extension), write)
 
     def finish(self, document: dict[str, Any]) -> None:
-        """Say that all points and plots are there."""
+        """Write done.json: all points and plots are written."""
         publish_file(self.layout.done, lambda file: file.write(_encode(document)))
 
 
 def create_sweep(store: StoreLayout, sweep_id: str, spec: Mapping[str, Any]) -> Sweep:
-    """Create a sweep, or open the one that is there.
+    """Create a sweep, or open the existing one.
 
     Raises
     ------
@@ -189,9 +189,10 @@ def create_sweep(store: StoreLayout, sweep_id: str, spec: Mapping[str, Any]) -> 
 
 
 def sweep_not_found(sweep_id: str) -> SweepNotFound:
-    """The error for an id that names no sweep."""
+    """The error for an unknown sweep id."""
     return SweepNotFound(
-        f"There is no sweep {sweep_id!r}: `GET /sweeps` lists the ids; one appears when its job starts.", sweep=sweep_id
+        f"There is no sweep {sweep_id!r}: `GET /sweeps` lists the ids; a sweep appears when its job starts.",
+        sweep=sweep_id,
     )
 
 

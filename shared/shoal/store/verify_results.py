@@ -24,7 +24,7 @@ from shoal.store.clustering import (
     check_spec,
     read_records,
 )
-from shoal.store.documents import why
+from shoal.store.documents import first_line
 from shoal.store.layout import ClusteringLayout, StoreLayout, SweepLayout, ids_in, is_id, stray_files
 from shoal.store.npy import NPY_ERRORS, read_npy
 from shoal.store.sweeps import Sweep
@@ -87,7 +87,7 @@ def _check_records(layout: ClusteringLayout, report: VerifyReport) -> set[str] |
     try:
         records = read_records(layout)
     except (OSError, ValueError) as error:
-        report.add("files.json", f"cannot be read: {why(error)}")
+        report.add("files.json", f"cannot be read: {first_line(error)}")
         return None
     report.files += 1
     for record in records.values():
@@ -138,7 +138,7 @@ class _Form:
         except FileNotFoundError:
             problem = "is missing"
         except (KeyError, OSError, pa.ArrowException, zipfile.BadZipFile, *NPY_ERRORS) as error:
-            problem = f"cannot be read: {why(error)}"
+            problem = f"cannot be read: {first_line(error)}"
         else:
             return
         if name not in self._damaged:
@@ -191,7 +191,7 @@ def verify_sweep(layout: SweepLayout) -> VerifyReport:
         report.complete, total = sweep.complete, sweep.total
         finished = sweep.finished_points()
     except (ShoalError, TypeError, ValueError) as error:
-        report.add("spec.json", why(error))
+        report.add("spec.json", first_line(error))
         return report
     for index in finished:
         path = layout.point(index)
@@ -200,7 +200,7 @@ def verify_sweep(layout: SweepLayout) -> VerifyReport:
             wrong = document.get("index") != index or not isinstance(document.get("scored"), dict)
             problem = "is not the point of its number" if wrong else None
         except (OSError, ValueError) as error:
-            problem = f"cannot be read: {why(error)}"
+            problem = f"cannot be read: {first_line(error)}"
         if problem:
             report.add(layout.name_of(path), problem)
     if report.complete:
@@ -214,7 +214,7 @@ def _check_end(layout: SweepLayout, finished: list[int], total: int, report: Ver
     try:
         _json(layout.done)
     except (OSError, ValueError) as error:
-        report.add("done.json", f"cannot be read: {why(error)}")
+        report.add("done.json", f"cannot be read: {first_line(error)}")
     for path in sorted(layout.plots.glob("*")) if layout.plots.is_dir() else ():
         content = path.read_bytes()
         if not (content.startswith(PNG) if path.suffix == ".png" else b"</svg>" in content[-200:]):

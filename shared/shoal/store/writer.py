@@ -1,4 +1,4 @@
-"""Writing one shard: rows stream to a folder of the attempt's own; `ShardWriter.commit` makes them count."""
+"""Writing one shard: rows stream into the attempt's own folder until `ShardWriter.commit`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _VALUES = attrgetter(*(field.name for field in fields(RowMetadata)))
 
 
 class _Table:
-    """A Parquet file to which rows are added."""
+    """A Parquet file that is written row by row."""
 
     def __init__(self, file: BinaryIO, schema: pa.Schema, group_rows: int) -> None:
         self._schema = schema
@@ -57,17 +57,17 @@ class _Table:
         self._writer.close()
 
     def abandon(self) -> None:
-        """Close whatever state the file is in: the writer would otherwise try again when it is collected."""
+        """Close the file in any state; otherwise the writer would retry when it is garbage-collected."""
         with suppress(OSError, ValueError, pa.ArrowException):
             self._writer.close()
         self._writer.is_open = False
 
 
 class ShardWriter:
-    """Writes one attempt at one shard. As a context manager it discards what was not committed.
+    """Writes one attempt at one shard. As a context manager it discards uncommitted rows on exit.
 
-    Memory holds at most one row group of each table: embeddings go to the disk as they come. A shard in which every
-    image failed has neither vectors nor metadata files, only errors.
+    Embeddings are written at once; memory holds at most one row group of each table. A shard in which every image
+    failed has only an errors file, no vectors and no metadata.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ class ShardWriter:
     shard
         Number of the shard.
     expected_ids
-        Image ids of the shard's slice of the listing: each must come exactly once, embedded or failed.
+        Image ids of the shard's slice of the listing: each must be appended exactly once, as a row or as an error.
     attempt, owner
-        Written into the commit, for people.
+        Recorded in the commit.
     """
 
     def __init__(
@@ -117,24 +117,24 @@ class ShardWriter:
 
     @property
     def done(self) -> int:
-        """Images so far, embedded or failed."""
+        """Number of appended images, embedded or failed."""
         return self.rows + self.failed
 
     @property
     def unsaved_bytes(self) -> int:
-        """What `take_unsaved` would take of the memory."""
+        """Bytes of memory that `take_unsaved` would release."""
         return self._unsaved.size if self._unsaved is not None else 0
 
     def resume(self) -> list[tuple[str, str]]:
-        """Take up what earlier attempts saved of the shard.
+        """Append what earlier attempts saved of the shard.
 
-        To be called before anything is added. Then `done` images of the slice are there, the first ones of it, and
-        the rest must come in the slice's order. The files become those of an attempt that was never interrupted.
+        Call it before the first append. Afterwards the first `done` images of the slice are present, and the others
+        must be appended in the slice's order. The resulting files are those of an uninterrupted attempt.
 
         Returns
         -------
         list of tuple
-            Path and code of each image among them that failed.
+            Path and code of each failed image among them.
 
         Raises
         ------
@@ -142,7 +142,7 @@ class ShardWriter:
             The rows cannot be written.
         """
         if self.done:
-            raise StoreError(f"Shard {self._shard} has {self.done} images already: resume before anything is added.")
+            raise StoreError(f"Shard {self._shard} already has {self.done} images: resume before the first append.")
         failures = []
         for segment in self._parts.read():
             for error in segment.errors:
@@ -153,39 +153,41 @@ class ShardWriter:
         return failures
 
     def keep_unsaved(self) -> None:
-        """From now on keep what is added for `take_unsaved`, which wants the images in the order of the slice."""
+        """Keep the appended images for `take_unsaved` from now on; it requires the order of the slice."""
         if self._unsaved is None:
             self._unsaved = Segment(self.done)
 
     def take_unsaved(self) -> Segment | None:
-        """What was added since the last time, or since `keep_unsaved`; None when there is nothing.
+        """The images appended since the last call, or since `keep_unsaved`; None if there are none.
 
         Raises
         ------
         StoreError
-            It is not the next part of the slice.
+            The images are not the next part of the slice.
         """
         segment = self._unsaved
         if segment is None or segment.stop == segment.start:
             return None
         if segment.image_ids() != set(self._parts.ids[segment.start : segment.stop]):
-            raise StoreError(f"Images of shard {self._shard} came out of their order: they cannot be saved in parts.")
+            raise StoreError(
+                f"Images of shard {self._shard} were appended out of order: they cannot be saved in parts."
+            )
         self._unsaved = Segment(segment.stop)
         return segment
 
     def save(self, segment: Segment) -> None:
-        """Keep ``segment`` for the next attempt, should this one die. Safe while another thread adds rows.
+        """Save ``segment`` for the next attempt, in case this one dies. Safe while another thread appends.
 
         Raises
         ------
         StoreFull, StoreError
-            It could not be written. The attempt itself may go on, but what is saved after the gap is of no use.
+            The segment cannot be written. The attempt may continue, but segments after this gap will be ignored.
         """
         try:
             self._parts.save(segment, attempt=self._attempt, owner=self._owner)
         except FileNotFoundError:
             raise StoreError(
-                f"Shard {self._shard} of {self._layout.folder.name} was committed by somebody else, or the set deleted."
+                f"Shard {self._shard} of {self._layout.folder.name} was committed by another attempt or deleted."
             ) from None
 
     def append(
@@ -194,7 +196,7 @@ class ShardWriter:
         metadata: Sequence[RowMetadata],
         thumbnails: Sequence[bytes | None] | None = None,
     ) -> None:
-        """Add rows; either all of them or, when this raises before writing, none.
+        """Append rows: all of them, or none if this raises before writing.
 
         Parameters
         ----------
@@ -210,11 +212,11 @@ class ShardWriter:
         DimensionMismatch
             ``embeddings`` has another shape.
         NotFinite
-            A value is NaN or infinite, or does not fit into the plan's dtype; the image is named.
+            A value is NaN or infinite, or overflows the plan's dtype; the message names the image.
         StoreError
-            An image is not part of this shard or came before, or the counts differ.
+            An image is not part of the shard or was appended before, or the counts differ.
         StoreFull
-            The disk is full. The writer is of no further use.
+            The disk is full; the writer cannot be used any more.
         """
         values = self._checked(embeddings, metadata, thumbnails)
         if not len(metadata):
@@ -235,12 +237,12 @@ class ShardWriter:
             self._unsaved.add(values, metadata, thumbnails)
 
     def append_error(self, image_id: str, image_path: str, code: str, message: str) -> None:
-        """Add an image that could not be embedded.
+        """Append an image that could not be embedded.
 
         Raises
         ------
         StoreError
-            The image is not part of this shard or came before.
+            The image is not part of the shard or was appended before.
         StoreFull
             The disk is full.
         """
@@ -252,25 +254,25 @@ class ShardWriter:
             self._unsaved.errors.append((image_id, image_path, code, message))
 
     def commit(self) -> bool:
-        """Make the shard count.
+        """Commit the shard.
 
         Returns
         -------
         bool
-            True: this attempt's rows are the shard. False: another attempt committed the shard first; what was
-            written here is discarded.
+            True: this attempt's rows are the shard. False: another attempt committed the shard first, and this
+            attempt's rows are discarded.
 
         Raises
         ------
         StoreError
-            Images of the shard are missing. Nothing was committed.
+            Images of the shard are missing. Nothing is committed.
         StoreFull
-            The disk is full. Nothing was committed.
+            The disk is full. Nothing is committed.
         """
         self._require_open()
         if self._missing:
             raise StoreError(
-                f"Shard {self._shard} misses {len(self._missing)} of its {self._stop - self._start} images, such as "
+                f"Shard {self._shard} lacks {len(self._missing)} of its {self._stop - self._start} images, such as "
                 f"{min(self._missing)}: append each as a row or as an error before the commit."
             )
         final = self._layout.commit(self._shard)
@@ -278,7 +280,7 @@ class ShardWriter:
             commit = self._stage()
             won = commits.publish_commit(self._layout, commit)
         except FileNotFoundError:
-            # Whoever finished the whole has swept our staging folder, which needs a commit of this very shard.
+            # `Store.finish_embeddings` removed the staging folder, which requires a commit of this shard.
             if not final.exists():
                 raise self._gone() from None
             won = False
@@ -287,7 +289,7 @@ class ShardWriter:
             commits.promote(self._layout, commit)
         else:
             self.discard()
-            # The winner may have been killed right after its commit.
+            # The winner may have been killed before it promoted its files.
             commits.promote(self._layout, commits.read_commit(final))
         self._parts.remove()
         return won
@@ -317,7 +319,7 @@ class ShardWriter:
         )
 
     def discard(self) -> None:
-        """Drop what was written. Without effect after `commit`."""
+        """Delete this attempt's files; has no effect after `commit`."""
         if self._closed:
             return
         self._closed = True
@@ -333,7 +335,7 @@ class ShardWriter:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise StoreError(f"The writer of shard {self._shard} was committed or discarded before.")
+            raise StoreError(f"The writer of shard {self._shard} is closed: it was committed or discarded.")
 
     def _checked(
         self, embeddings: NDArray[Any], metadata: Sequence[RowMetadata], thumbnails: Sequence[bytes | None] | None
@@ -342,9 +344,9 @@ class ShardWriter:
         self._require_open()
         shape = (len(metadata), self._plan.dim)
         if embeddings.shape != shape:
-            raise DimensionMismatch(f"Embeddings are {embeddings.shape}, the plan and the metadata ask for {shape}.")
+            raise DimensionMismatch(f"Embeddings have shape {embeddings.shape}; expected {shape}.")
         if thumbnails is not None and len(thumbnails) != len(metadata):
-            raise StoreError(f"{len(thumbnails)} thumbnails came with {len(metadata)} rows: send one or None per row.")
+            raise StoreError(f"{len(thumbnails)} thumbnails for {len(metadata)} rows: pass one or None per row.")
         with np.errstate(over="ignore"):
             values = embeddings.astype(self._plan.dtype, copy=False)
         finite = np.isfinite(values).all(axis=1)
@@ -353,7 +355,7 @@ class ShardWriter:
             if np.isfinite(embeddings[row]).all():
                 reason = f"holds a value too large for {self._plan.dtype}: use float32"
             else:
-                reason = "holds NaN or infinity: look at the model's weights and at this image"
+                reason = "holds NaN or infinity: check the model's weights and this image"
             path = metadata[row].image_path
             raise NotFinite(f"The embedding of {path} {reason}.", image_path=path)
         return values
@@ -363,7 +365,11 @@ class ShardWriter:
         for position, image_id in enumerate(ids):
             if image_id not in self._missing:
                 self._missing.update(ids[:position])
-                what = "came twice" if image_id in self._expected else "is not part of the shard's slice of the listing"
+                what = (
+                    "was appended twice"
+                    if image_id in self._expected
+                    else "is not part of the shard's slice of the listing"
+                )
                 raise StoreError(f"Image {image_id} {what} (shard {self._shard}).")
             self._missing.remove(image_id)
 

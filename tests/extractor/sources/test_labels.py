@@ -88,7 +88,7 @@ class TestLabelFile:
             ("path,label\n1.png,a\n", "no row for 1 of 2 images, such as 'x/2.png'.* rows such as '1.png'"),
             ("path,label\n,a\n1.png,b\nx/2.png,c\n", "1 rows without a `path`"),
             ("", "is empty"),
-            ("path,label\n1.png,a,b,c\n", "cannot be read, line 2: 4 fields under a header of 2"),
+            ("path,label\n1.png,a,b,c\n", "cannot be read, line 2: 4 fields, but the header has 2"),
         ],
     )
     def test_what_is_wrong_is_named(self, settings: Settings, content: str, message: str) -> None:

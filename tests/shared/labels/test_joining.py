@@ -124,7 +124,7 @@ class TestOrder:
         assert joined(file, None, 5).labels == ["A", None, "B", None, None]
 
     def test_paths_on_one_side_alone_are_an_error_with_one_of_them(self, make_file: MakeFile) -> None:
-        with pytest.raises(LabelsInvalid, match=r"`filename`, such as 'b\.png'.*`FILE::label` joins by order"):
+        with pytest.raises(LabelsInvalid, match=r"`filename`, such as 'b\.png'.*join by order with `FILE::label`"):
             joined(make_file("y.csv", "filename,label\nb.png,B\na.png,A\n"), None, 2)
         with pytest.raises(LabelsInvalid, match=r"no column of paths among 'id', 'label', .* such as 'a\.png'"):
             joined(make_file("y.csv", "id,label\n1,B\n2,A\n"), ["a.png", "b.png"])

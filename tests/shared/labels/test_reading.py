@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shoal.errors import LabelsInvalid
 from shoal.labels import Columns, check_labels, clean_label, read_labels
-from shoal.labels.layouts import MOST_ROWS
+from shoal.labels.formats import MAX_ROWS
 from shoal.userfiles import HEAD_BYTES, UserFile
 
 from tests.shared.labels.conftest import MakeFile
@@ -143,7 +143,7 @@ def test_parquets_types_give_the_same_labels(make_file: MakeFile, labels: pa.Arr
     "labels", [pa.array([b"\xff"]), pa.array(["1.5"]).cast(pa.float64()).cast(pa.decimal128(5, 2))]
 )
 def test_what_is_no_label_in_parquet_is_named(make_file: MakeFile, labels: pa.Array) -> None:
-    with pytest.raises(LabelsInvalid, match=r"row 0 is (bytes that are no text|the fraction 1\.50)"):
+    with pytest.raises(LabelsInvalid, match=r"row 0 is (bytes that are not UTF-8 text|the fraction 1\.50)"):
         read(make_file("y.parquet", {"path": ["1.png"], "label": labels}))
 
 
@@ -216,24 +216,24 @@ class TestColumns:
         ("y.csv", " \n\n", "is empty"),
         ("y.csv", "path,label\n\n", "a header line and no rows"),
         ("y.csv", b"path,label\n\xff,a\n", "UTF-8"),
-        ("y.csv", "path,label\n1.png,a\n1.png\n", "line 3: 1 fields under a header of 2"),
+        ("y.csv", "path,label\n1.png,a\n1.png\n", "line 3: 1 fields, but the header has 2"),
         ("y.csv", 'path,label\n"1.png,a\n', "line 2"),
         ("y.csv", "path,label\n1.png,a\n ,b\n", r"1 rows without a `path`, the first in line 3"),
-        ("y.jsonl", '{"label": 1}\n[1]\n', "line 2: each line is one JSON object"),
+        ("y.jsonl", '{"label": 1}\n[1]\n', "line 2: expected one JSON object per line"),
         ("y.jsonl", '{"label": 1}\n{"label": 1\n', "line 2"),
         ("y.jsonl", '{"label": ' + "[" * 50_000, "line 1"),
         ("y.jsonl", '{"label": [1]}\n', "a list as `label` in line 1"),
         ("y.jsonl", '{"label": 0.5}\n', "the fraction 0.5 as `label` in line 1"),
-        ("y.parquet", "PAR1", "no Parquet"),
-        ("y.parquet", b"PAR1" + b"x" * 50 + b"\xff\xff\xff\x7fPAR1", "no Parquet"),
+        ("y.parquet", "PAR1", "not a Parquet"),
+        ("y.parquet", b"PAR1" + b"x" * 50 + b"\xff\xff\xff\x7fPAR1", "not a Parquet"),
         ("y.parquet", {"label": [0.0, 0.5]}, "column `label`: holds double, and row 1 is the fraction 0.5"),
-        ("y.npy", "PAR1", "no complete .npy"),
+        ("y.npy", "PAR1", "not a complete .npy"),
         ("y.npy", np.zeros((2, 2), int), r"\(2, 2\) int64"),
         ("y.npy", np.array([1, 0.5]), "row 1 is the fraction 0.5"),
         ("y.npy", np.array([b"\xff"]), "row 0"),
         ("y.npy", np.zeros(2, complex), "complex"),
-        ("y.json", "[]", "no label file: labels are read from CSV"),
-        ("y.xlsx", b"PK\3\4\0\0", "no label file"),
+        ("y.json", "[]", "not a label file. Supported formats: CSV"),
+        ("y.xlsx", b"PK\3\4\0\0", "not a label file"),
     ],
 )
 def test_what_is_wrong_is_named(make_file: MakeFile, name: str, content: Any, message: str) -> None:
@@ -285,7 +285,7 @@ def test_a_small_file_that_stands_for_very_many_rows_is_refused(tmp_path: Path) 
     path = tmp_path / "y.parquet"
     with pq.ParquetWriter(path, pa.schema([("label", pa.null())])) as writer:
         for _ in range(6):
-            writer.write_table(pa.table({"label": pa.nulls(MOST_ROWS // 5)}))
+            writer.write_table(pa.table({"label": pa.nulls(MAX_ROWS // 5)}))
     with pytest.raises(LabelsInvalid, match="more than 50,000,000 rows"):
         check_labels(UserFile(path, error=LabelsInvalid), Columns())
 

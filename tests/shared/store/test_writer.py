@@ -46,7 +46,7 @@ def test_a_refused_batch_leaves_the_writer_as_it_was(make_toy: Callable[..., Toy
     toy.create()
     with toy.store.shard_writer(toy.id, 0, attempt=1, owner="t") as writer:
         writer.append(toy.vectors[:4], toy.metadata(range(4)))
-        with pytest.raises(StoreError, match="came twice"):
+        with pytest.raises(StoreError, match="was appended twice"):
             writer.append(toy.vectors[3:6][::-1], toy.metadata([5, 4, 3]))
         writer.append(toy.vectors[4:], toy.metadata(range(4, 10)))
         assert writer.commit()
@@ -68,7 +68,7 @@ def test_a_shard_with_images_missing_cannot_be_committed(make_toy: Callable[...,
     toy.create()
     with toy.store.shard_writer(toy.id, 0, attempt=1, owner="t") as writer:
         writer.append(toy.vectors[:9], toy.metadata(range(9)))
-        with pytest.raises(StoreError, match="misses 1 of its 10"):
+        with pytest.raises(StoreError, match="lacks 1 of its 10"):
             writer.commit()
     assert toy.store.embeddings(toy.id).missing_shards() == [0, 1, 2]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shoal.delimited import DELIMITERS, head_lines, read_rows, sniff_delimiter
 from shoal.errors import FileUnusable
+from shoal.labels.formats import DELIMITERS, head_lines, read_rows, sniff_delimiter
 from shoal.userfiles import HEAD_BYTES, UserFile
 
 

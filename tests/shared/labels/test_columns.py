@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shoal.labels.cells import clean_label, looks_like_image, normal_path, text_of
+from shoal.labels.columns import clean_label, looks_like_image, normal_path, text_of
 
 
 @pytest.mark.parametrize(
