@@ -107,12 +107,13 @@ def _pull(name: str) -> int:
 
 
 def _run_job() -> int:
-    from shoal.jobs.child import run_child
+    from shoal.errors import JsonValue
+    from shoal.jobs.child import JobContext, run_child
     from shoal.settings import Settings
 
     settings = Settings()
 
-    def handle(ctx):  # type: ignore[no-untyped-def]
+    def handle(ctx: JobContext) -> dict[str, JsonValue]:
         from extractor import pipeline
 
         return pipeline.run(ctx, settings)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from shoal.errors import JsonValue
 from shoal.jobs.child import JobContext
 from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
@@ -18,14 +17,14 @@ from extractor.stream.batches import batches, decode_pool
 from extractor.stream.sink import ShardSink
 
 
-def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
+def run(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
     """Run the job of a child process: ``extract:<backend>`` or ``embed:<backend>``."""
     if ctx.kind.startswith(EMBED):
         return embed_inline(ctx, settings)
     return extract(ctx, settings)
 
 
-def extract(ctx: JobContext, settings: Settings) -> dict[str, Any]:
+def extract(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
     """Embed every image of a folder that is not embedded yet.
 
     Parameters

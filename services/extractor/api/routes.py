@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path as FolderPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pyarrow as pa
 from fastapi import FastAPI, Path, Query, Response
-from shoal.errors import EmbeddingsInUse, InvalidRequest, ModelNotFound, QueueUnavailable, UnknownModel
+from shoal.errors import EmbeddingsInUse, InvalidRequest, JsonValue, ModelNotFound, QueueUnavailable, UnknownModel
 from shoal.jobs.queue import JobQueue
 from shoal.schemas import ExtractRequest, Id, Job
 from shoal.settings import Settings
@@ -75,7 +75,7 @@ def extract(
 
 
 @router.get("/models", tags=["models"], responses=problem_responses(422))
-def list_models(settings: SettingsDep, queue: QueueDep) -> dict[str, list[dict[str, Any]]]:
+def list_models(settings: SettingsDep, queue: QueueDep) -> dict[str, list[dict[str, JsonValue]]]:
     """The catalogue. Beside it, every model of timm can be used as `timm:<name>`."""
     specs = catalogue.all_models(settings.models, settings=settings)
     served = _tensorflow_served(settings, queue)
@@ -83,7 +83,9 @@ def list_models(settings: SettingsDep, queue: QueueDep) -> dict[str, list[dict[s
 
 
 @router.get("/models/{name:path}", tags=["models"], responses=problem_responses(404, 422))
-def get_model(name: Annotated[str, Path(max_length=300)], settings: SettingsDep, queue: QueueDep) -> dict[str, Any]:
+def get_model(
+    name: Annotated[str, Path(max_length=300)], settings: SettingsDep, queue: QueueDep
+) -> dict[str, JsonValue]:
     """One model of the catalogue, or `timm:<name>`."""
     try:
         spec = catalogue.resolve(name, settings.models, settings=settings)
@@ -93,7 +95,7 @@ def get_model(name: Annotated[str, Path(max_length=300)], settings: SettingsDep,
     return describe(spec, settings, served_elsewhere=_tensorflow_served(settings, queue))
 
 
-def describe(spec: ModelSpec, settings: Settings, *, served_elsewhere: bool) -> dict[str, Any]:
+def describe(spec: ModelSpec, settings: Settings, *, served_elsewhere: bool) -> dict[str, JsonValue]:
     """A model as JSON, with whether its weights are on this machine and what must be installed to run it.
 
     Parameters
@@ -121,13 +123,13 @@ def _tensorflow_served(settings: Settings, queue: JobQueue) -> bool:
 
 
 @router.get("/embeddings", tags=["embeddings"])
-def list_embeddings(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
+def list_embeddings(store: StoreDep) -> dict[str, list[dict[str, JsonValue]]]:
     """All embeddings, finished or not; a damaged set is listed as `id`, `damaged` and the `problem`."""
     return {"embeddings": describe_all(store.embeddings_ids(), store.embeddings, EmbeddingSet.summary)}
 
 
 @router.get("/embeddings/{embeddings_id}", tags=["embeddings"], responses=problem_responses(404, 422))
-def get_embeddings(embeddings_id: Id, store: StoreDep) -> dict[str, Any]:
+def get_embeddings(embeddings_id: Id, store: StoreDep) -> dict[str, JsonValue]:
     """One set of embeddings: its plan, and how much of it is committed."""
     return store.embeddings(embeddings_id).summary()
 
@@ -138,7 +140,7 @@ def get_errors(
     store: StoreDep,
     offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """The images that could not be embedded, and why."""
     table = store.embeddings(embeddings_id).errors()
     end = offset + limit
@@ -165,7 +167,7 @@ def get_rows(
         Query(ge=1, le=2**53, description="Maximum number of rows; for `json` 100 by default, at most 10,000."),
     ] = None,
     cursor: Annotated[str | None, Query(max_length=20, description="`next_cursor` of the previous page.")] = None,
-) -> Any:
+) -> JsonValue:
     """The rows of an embeddings set with their images: row, image_id, image_path, label, split, width, height, …"""
     found = store.embeddings(embeddings_id)
     start = first_row(cursor)
@@ -193,7 +195,7 @@ def first_row(cursor: str | None) -> int:
     return int(cursor)
 
 
-def page(embeddings: EmbeddingSet, start: int, limit: int | None) -> dict[str, Any]:
+def page(embeddings: EmbeddingSet, start: int, limit: int | None) -> dict[str, JsonValue]:
     """Some rows, how many rows the set has, and where the next page begins.
 
     Raises
@@ -254,7 +256,7 @@ def reads(job: Job, embeddings_id: str) -> bool:
     return embeddings_id in _strings(job.request.get("embeddings"))
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: JsonValue) -> Iterator[str]:
     """Every string within a JSON value: an id, a list of ids, or an object of both."""
     if isinstance(value, str):
         yield value

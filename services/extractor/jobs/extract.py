@@ -9,11 +9,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import structlog
-from shoal.errors import EmbeddingsNotFound, StoreCorrupt, TooManyFailures
+from shoal.errors import EmbeddingsNotFound, JsonValue, StoreCorrupt, TooManyFailures
 from shoal.host import library_versions
 from shoal.jobs.child import JobContext
 from shoal.schemas import ExtractRequest
@@ -104,7 +103,7 @@ def make_plan(request: ExtractRequest, model: ModelLoader, listing: pa.Table, ro
     )
 
 
-def transform_record(transform: Transform) -> dict[str, Any]:
+def transform_record(transform: Transform) -> dict[str, JsonValue]:
     """``transform`` as JSON stores it: equal to what is read back."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(transform).items()}
 
@@ -166,7 +165,7 @@ class FailureCounter:
         )
 
 
-def outcome_of_files(embeddings: EmbeddingSet) -> dict[str, Any]:
+def outcome_of_files(embeddings: EmbeddingSet) -> dict[str, JsonValue]:
     """What happened to the files that have no embedding, as fields of a job's result.
 
     Returns
@@ -182,7 +181,7 @@ def outcome_of_files(embeddings: EmbeddingSet) -> dict[str, Any]:
         {"code": code, "count": len(found), "examples": found[:EXAMPLES]}
         for code, found in sorted(by_code.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
-    unknown: dict[str, Any] = {
+    unknown: dict[str, JsonValue] = {
         "splits": [],
         "wrapper": None,
         "labels": None,

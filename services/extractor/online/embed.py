@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
-from shoal.errors import NotFinite, by_code
+from shoal.errors import JsonValue, NotFinite, by_code
 from shoal.host import available_cores
 from shoal.jobs.child import JobContext
 from shoal.settings import Settings
@@ -19,7 +17,7 @@ from extractor.models import catalogue
 from extractor.online.inline import InlineFolder, InlineRequest, InlineResult, image_name
 
 
-def embed_inline(ctx: JobContext, settings: Settings) -> dict[str, Any]:
+def embed_inline(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
     """Embed the images of one request.
 
     Returns

@@ -37,7 +37,7 @@ UNFINISHED_SUFFIXES = frozenset({".aria2", ".crdownload", ".download", ".filepar
 SNIFFED_FILES = 10_000
 """After so many files of an extension without an image among them, the rest are not opened."""
 PROGRESS_ENTRIES = 10_000
-_NOT_PERMITTED = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
+_UNREADABLE_ERRORS = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
 EXAMPLES = 3
 NAMED_FOLDERS = 20
 MOST_GROUPS = 100
@@ -286,7 +286,7 @@ class Walk:
             entries = os.scandir(path)
         except OSError as error:
             name = prefix.rstrip("/")
-            if name and error.errno in _NOT_PERMITTED:
+            if name and error.errno in _UNREADABLE_ERRORS:
                 self.not_taken.add(Reason.FOLDER_UNREADABLE, name)
                 return
             if name and isinstance(error, (FileNotFoundError, NotADirectoryError)):
@@ -360,7 +360,7 @@ class Walk:
             self.not_taken.add(Reason.LINK_LEAVES_ROOT, relative)
             return False
         except OSError as error:
-            reason = Reason.FILE_UNREADABLE if error.errno in _NOT_PERMITTED else Reason.NOT_A_FILE
+            reason = Reason.FILE_UNREADABLE if error.errno in _UNREADABLE_ERRORS else Reason.NOT_A_FILE
             self.not_taken.add(reason, relative, suffix)
             return False
         if found is None:

@@ -120,8 +120,6 @@ def list_source(
 
     Parameters
     ----------
-    source
-        Folder, labels and split.
     root
         The data root. A symlink to an image outside it is listed: decoding it becomes an error row.
     follow_links
