@@ -19,6 +19,7 @@ from shoal.userfiles import UserFile
 
 LONGEST_NAME = 100
 REPORT = Path("assets.extra") / "shoal.json"
+WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 
 
 def versions(folder: Path) -> list[int]:

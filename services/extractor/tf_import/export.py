@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from extractor.models import folders
 from extractor.tf_import.graphs import Network
 from extractor.tf_serving.loading import tensorflow
 from extractor.tf_serving.stubs import PredictionLog
@@ -16,7 +17,6 @@ from extractor.tf_serving.tensors import to_proto
 SIGNATURE = "serving_default"
 INPUT = "images"
 OUTPUT = "embedding"
-WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 WARM_UP_BATCHES = (1, 8)
 
 InputDtype = Literal["uint8", "float32"]
@@ -76,7 +76,7 @@ def save(
 def write_warm_up(folder: Path, name: str, *, size: int, dtype: InputDtype) -> None:
     """Requests that TensorFlow Serving runs before it calls the model available."""
     tf = tensorflow()
-    path = folder / WARM_UP
+    path = folder / folders.WARM_UP
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for rows in WARM_UP_BATCHES:
