@@ -31,7 +31,9 @@
     │       ├── ImageOutsideRoot     image_outside_root        422
     │       ├── ImageDecoderDied     image_decoder_died        422
     │       └── ImageNotFinite       image_not_finite          422
-    ├── NoKeys                       no_keys                   500   an API for other machines has no key
+    ├── HostUnsupported              host_unsupported          500   services do not run on this operating system
+    ├── StackError                   stack_failed              500   `shoal up` or one of its processes failed
+    ├── NoKeys                       no_keys                   500   other machines could reach the API without a key
     ├── MalformedRequest             malformed_request         400
     ├── NotAuthenticated             not_authenticated         401
     ├── Forbidden                    forbidden                 403
@@ -77,7 +79,7 @@
         ├── OtherStore               other_store               503   the queue's jobs are of another store
         └── TooManyConnections       too_many_connections      503   with `retry_after_s`
 
-``code`` is stable and meant for programs, ``detail`` says in a sentence what is wrong and what would have been right.
+``code`` is stable and meant for programs; ``detail`` says what is wrong and what to do.
 """
 
 from __future__ import annotations
@@ -88,19 +90,34 @@ JsonValue = Any
 
 
 class ShoalError(Exception):
-    """An error with a stable code, an HTTP status and a sentence that says what to do.
+    """An error with a stable code, an HTTP status and a message that says what to do.
 
     Parameters
     ----------
     detail
-        One or two sentences: what is wrong (the file, row or field named), and what would have been right.
+        One or two sentences: what is wrong (naming the file, row or field), and what to do.
     **members
         Further members of the RFC 9457 problem, for programs: JSON values only.
+
+    Attributes
+    ----------
+    code
+        Stable; the HTTP status is ``status``.
+    retryable
+        Whether the same request may succeed later.
     """
 
     code: ClassVar[str] = "internal_error"
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+
+    def __init_subclass__(
+        cls, *, code: str | None = None, status: int | None = None, retryable: bool | None = None
+    ) -> None:
+        super().__init_subclass__()
+        for name, value in {"code": code, "status": status, "retryable": retryable}.items():
+            if value is not None:
+                setattr(cls, name, value)
 
     def __init__(self, detail: str, **members: JsonValue) -> None:
         super().__init__(detail)
@@ -123,11 +140,11 @@ class ShoalError(Exception):
 
 
 def by_code(problem: dict[str, JsonValue]) -> ShoalError:
-    """The exception that ``problem`` stands for, so that a client raises what the service raised.
+    """The exception of ``problem``, so that a client raises what the service raised.
 
-    A code that this version does not know becomes a plain `ShoalError` that keeps the code.
+    An unknown code, from another version, becomes a plain `ShoalError` that keeps the code.
     """
-    # Of classes that share a code, the one that is furthest up: it is the one that every process knows.
+    # Of classes that share a code, the topmost: every process knows that one.
     known = {cls.code: cls for cls in reversed(_tree(ShoalError))}
     cls = known.get(str(problem.get("code")), ShoalError)
     members = {key: value for key, value in problem.items() if key not in {"type", "title", "status", "detail"}}
@@ -145,293 +162,226 @@ def _rebuild(cls: type[ShoalError], detail: str, members: dict[str, JsonValue]) 
     return cls(detail, **members)
 
 
-class InvalidRequest(ShoalError):
-    code, status = "invalid_request", 422
+class InvalidRequest(ShoalError, code="invalid_request", status=422): ...
 
 
-class UnknownModel(InvalidRequest):
-    code = "unknown_model"
+class UnknownModel(InvalidRequest, code="unknown_model"): ...
 
 
-class PathOutsideRoot(InvalidRequest):
-    code = "path_outside_root"
+class PathOutsideRoot(InvalidRequest, code="path_outside_root"): ...
 
 
-class PathNotFound(InvalidRequest):
-    code = "path_not_found"
+class PathNotFound(InvalidRequest, code="path_not_found"): ...
 
 
-class FileUnusable(InvalidRequest):
-    code = "file_unusable"
+class FileUnusable(InvalidRequest, code="file_unusable"): ...
 
 
-class NoImages(InvalidRequest):
-    code = "no_images"
+class NoImages(InvalidRequest, code="no_images"): ...
 
 
-class LabelsRequired(InvalidRequest):
-    code = "labels_required"
+class LabelsRequired(InvalidRequest, code="labels_required"): ...
 
 
-class LabelsInvalid(InvalidRequest):
-    code = "labels_invalid"
+class LabelsInvalid(InvalidRequest, code="labels_invalid"): ...
 
 
-class LabelsAmbiguous(LabelsInvalid):
-    code = "labels_ambiguous"
+class LabelsAmbiguous(LabelsInvalid, code="labels_ambiguous"): ...
 
 
-class ClustersInvalid(InvalidRequest):
-    code = "clusters_invalid"
+class ClustersInvalid(InvalidRequest, code="clusters_invalid"): ...
 
 
-class NotFinite(InvalidRequest):
-    code = "not_finite"
+class NotFinite(InvalidRequest, code="not_finite"): ...
 
 
-class DimensionMismatch(InvalidRequest):
-    code = "dimension_mismatch"
+class DimensionMismatch(InvalidRequest, code="dimension_mismatch"): ...
 
 
-class EngineUnavailable(InvalidRequest):
-    code = "engine_unavailable"
+class EngineUnavailable(InvalidRequest, code="engine_unavailable"): ...
 
 
-class BackendNotInstalled(InvalidRequest):
-    code = "backend_not_installed"
+class BackendNotInstalled(InvalidRequest, code="backend_not_installed"): ...
 
 
-class MemoryLimitTooSmall(InvalidRequest):
-    code = "memory_limit_too_small"
+class MemoryLimitTooSmall(InvalidRequest, code="memory_limit_too_small"): ...
 
 
-class ImportInvalid(InvalidRequest):
-    code = "import_invalid"
+class ImportInvalid(InvalidRequest, code="import_invalid"): ...
 
 
-class ImageInvalid(InvalidRequest):
-    code = "image_invalid"
+class ImageInvalid(InvalidRequest, code="image_invalid"): ...
 
 
-class ImageEmpty(ImageInvalid):
-    code = "image_empty"
+class ImageEmpty(ImageInvalid, code="image_empty"): ...
 
 
-class ImageTruncated(ImageInvalid):
-    code = "image_truncated"
+class ImageTruncated(ImageInvalid, code="image_truncated"): ...
 
 
-class ImageUnrecognised(ImageInvalid):
-    code = "image_unrecognised"
+class ImageUnrecognised(ImageInvalid, code="image_unrecognised"): ...
 
 
-class ImageUnsupported(ImageUnrecognised):
-    code = "image_unsupported"
+class ImageUnsupported(ImageUnrecognised, code="image_unsupported"): ...
 
 
-class ImageTooLarge(ImageInvalid):
-    code = "image_too_large"
+class ImageTooLarge(ImageInvalid, code="image_too_large"): ...
 
 
-class ImageUnreadable(ImageInvalid):
-    code = "image_unreadable"
+class ImageUnreadable(ImageInvalid, code="image_unreadable"): ...
 
 
-class ImageRemoved(ImageUnreadable):
-    code = "image_removed"
+class ImageRemoved(ImageUnreadable, code="image_removed"): ...
 
 
-class ImageChanged(ImageInvalid):
-    code = "image_changed"
+class ImageChanged(ImageInvalid, code="image_changed"): ...
 
 
-class ImageOutsideRoot(ImageInvalid):
-    code = "image_outside_root"
+class ImageOutsideRoot(ImageInvalid, code="image_outside_root"): ...
 
 
-class ImageDecoderDied(ImageInvalid):
-    code = "image_decoder_died"
+class ImageDecoderDied(ImageInvalid, code="image_decoder_died"): ...
 
 
-class ImageNotFinite(ImageInvalid):
-    code = "image_not_finite"
+class ImageNotFinite(ImageInvalid, code="image_not_finite"): ...
 
 
-class NoKeys(ShoalError):
-    code = "no_keys"
+class HostUnsupported(ShoalError, code="host_unsupported"): ...
 
 
-class MalformedRequest(ShoalError):
-    code, status = "malformed_request", 400
+class StackError(ShoalError, code="stack_failed"): ...
 
 
-class UnsupportedMediaType(ShoalError):
-    code, status = "unsupported_media_type", 415
+class NoKeys(ShoalError, code="no_keys"): ...
 
 
-class NotAuthenticated(ShoalError):
-    code, status = "not_authenticated", 401
+class MalformedRequest(ShoalError, code="malformed_request", status=400): ...
 
 
-class Forbidden(ShoalError):
-    code, status = "forbidden", 403
+class UnsupportedMediaType(ShoalError, code="unsupported_media_type", status=415): ...
 
 
-class RequestTimeout(ShoalError):
-    code, status = "request_timeout", 408
+class NotAuthenticated(ShoalError, code="not_authenticated", status=401): ...
 
 
-class BodyTooLarge(ShoalError):
-    code, status = "body_too_large", 413
+class Forbidden(ShoalError, code="forbidden", status=403): ...
 
 
-class HostNotAllowed(ShoalError):
-    code, status = "host_not_allowed", 421
+class RequestTimeout(ShoalError, code="request_timeout", status=408): ...
 
 
-class TooManyRequests(ShoalError):
-    code, status, retryable = "too_many_requests", 429, True
+class BodyTooLarge(ShoalError, code="body_too_large", status=413): ...
 
 
-class RateLimited(TooManyRequests):
-    code = "rate_limited"
+class HostNotAllowed(ShoalError, code="host_not_allowed", status=421): ...
 
 
-class QueueFull(TooManyRequests):
-    code = "queue_full"
+class TooManyRequests(ShoalError, code="too_many_requests", status=429, retryable=True): ...
 
 
-class TooManyStreams(TooManyRequests):
-    code = "too_many_streams"
+class RateLimited(TooManyRequests, code="rate_limited"): ...
 
 
-class NotFound(ShoalError):
-    code, status = "not_found", 404
+class QueueFull(TooManyRequests, code="queue_full"): ...
 
 
-class JobNotFound(NotFound):
-    code = "job_not_found"
+class TooManyStreams(TooManyRequests, code="too_many_streams"): ...
 
 
-class ModelNotFound(NotFound):
-    code = "model_not_found"
+class NotFound(ShoalError, code="not_found", status=404): ...
 
 
-class EmbeddingsNotFound(NotFound):
-    code = "embeddings_not_found"
+class JobNotFound(NotFound, code="job_not_found"): ...
 
 
-class ClusteringNotFound(NotFound):
-    code = "clustering_not_found"
+class ModelNotFound(NotFound, code="model_not_found"): ...
 
 
-class ClusterNotFound(NotFound):
-    code = "cluster_not_found"
+class EmbeddingsNotFound(NotFound, code="embeddings_not_found"): ...
 
 
-class SweepNotFound(NotFound):
-    code = "sweep_not_found"
+class ClusteringNotFound(NotFound, code="clustering_not_found"): ...
 
 
-class Conflict(ShoalError):
-    code, status = "conflict", 409
+class ClusterNotFound(NotFound, code="cluster_not_found"): ...
 
 
-class EmbeddingsIncomplete(Conflict):
-    code = "embeddings_incomplete"
+class SweepNotFound(NotFound, code="sweep_not_found"): ...
 
 
-class EmbeddingsInUse(Conflict):
-    code = "embeddings_in_use"
+class Conflict(ShoalError, code="conflict", status=409): ...
 
 
-class IdempotencyConflict(Conflict):
-    code = "idempotency_conflict"
+class EmbeddingsIncomplete(Conflict, code="embeddings_incomplete"): ...
 
 
-class JobFinished(Conflict):
-    code = "job_finished"
+class EmbeddingsInUse(Conflict, code="embeddings_in_use"): ...
 
 
-class JobError(ShoalError):
-    code = "job_failed"
+class IdempotencyConflict(Conflict, code="idempotency_conflict"): ...
 
 
-class TooManyFailures(JobError):
-    code = "too_many_failures"
+class JobFinished(Conflict, code="job_finished"): ...
 
 
-class WeightsMissing(JobError):
-    code = "weights_missing"
+class JobError(ShoalError, code="job_failed"): ...
 
 
-class WeightsInvalid(JobError):
-    code = "weights_invalid"
+class TooManyFailures(JobError, code="too_many_failures"): ...
 
 
-class WorkerDied(JobError):
-    code = "worker_died"
+class WeightsMissing(JobError, code="weights_missing"): ...
 
 
-class ChildSilent(JobError):
-    code = "child_silent"
+class WeightsInvalid(JobError, code="weights_invalid"): ...
 
 
-class ModelNotServed(JobError):
-    code = "model_not_served"
+class WorkerDied(JobError, code="worker_died"): ...
 
 
-class ModelMismatch(JobError):
-    code = "model_mismatch"
+class ChildSilent(JobError, code="child_silent"): ...
 
 
-class ServingRefused(JobError):
-    code = "serving_refused"
+class ModelNotServed(JobError, code="model_not_served"): ...
 
 
-class ServingFailed(JobError):
-    code = "serving_failed"
+class ModelMismatch(JobError, code="model_mismatch"): ...
 
 
-class ServingUnavailable(JobError):
-    code, status, retryable = "serving_unavailable", 503, True
+class ServingRefused(JobError, code="serving_refused"): ...
 
 
-class OutOfMemory(JobError):
-    code = "out_of_memory"
+class ServingFailed(JobError, code="serving_failed"): ...
 
 
-class TransientFailure(JobError):
-    code, status, retryable = "transient_failure", 503, True
+class ServingUnavailable(JobError, code="serving_unavailable", status=503, retryable=True): ...
 
 
-class StoreError(ShoalError):
-    code = "store_error"
+class OutOfMemory(JobError, code="out_of_memory"): ...
 
 
-class StoreCorrupt(StoreError):
-    code = "store_corrupt"
+class TransientFailure(JobError, code="transient_failure", status=503, retryable=True): ...
 
 
-class StoreReadOnly(StoreError):
-    code = "store_read_only"
+class StoreError(ShoalError, code="store_error"): ...
 
 
-class StoreFull(StoreError):
-    code, status = "store_full", 507
+class StoreCorrupt(StoreError, code="store_corrupt"): ...
 
 
-class Unavailable(ShoalError):
-    code, status, retryable = "unavailable", 503, True
+class StoreReadOnly(StoreError, code="store_read_only"): ...
 
 
-class QueueUnavailable(Unavailable):
-    code = "queue_unavailable"
+class StoreFull(StoreError, code="store_full", status=507): ...
 
 
-class OtherStore(Unavailable):
-    code = "other_store"
+class Unavailable(ShoalError, code="unavailable", status=503, retryable=True): ...
 
 
-class TooManyConnections(Unavailable):
-    code = "too_many_connections"
+class QueueUnavailable(Unavailable, code="queue_unavailable"): ...
+
+
+class OtherStore(Unavailable, code="other_store"): ...
+
+
+class TooManyConnections(Unavailable, code="too_many_connections"): ...

@@ -7,13 +7,7 @@ import sys
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
-from shoal.errors import ShoalError
-
-
-class HostUnsupported(ShoalError):
-    """The services do not run on this operating system."""
-
-    code = "host_unsupported"
+from shoal.errors import HostUnsupported
 
 
 def unsupported() -> str | None:

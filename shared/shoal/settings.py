@@ -10,200 +10,250 @@ from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIN_FREE_BYTES = 512 * 2**20
-"""What must be free on the store's disk for a service to be ready."""
+"""Free bytes that the store's disk needs for a service to be ready."""
 
 
 def _comma_separated(value: Any) -> Any:
-    """A variable's text as the set of its parts; anything else unchanged."""
+    """The text of a variable as the set of its parts; anything else unchanged."""
     return frozenset(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
-    """What a process needs to know about its surroundings; each field is one environment variable."""
+    """Settings of a process; each field is one environment variable."""
 
     model_config = SettingsConfigDict(populate_by_name=True, frozen=True)
 
-    data: Path = Field(Path("data"), validation_alias="SHOAL_DATA", description="Root of the image folders, read only.")
-    models: Path = Field(Path("models"), validation_alias="SHOAL_MODELS", description="Folder of checkpoint files.")
+    data: Path = Field(
+        Path("data"), validation_alias="SHOAL_DATA", description="Data root: the folder of image folders, read only."
+    )
+    models: Path = Field(
+        Path("models"), validation_alias="SHOAL_MODELS", description="Models root: the folder of checkpoint files."
+    )
     store: Path = Field(
-        Path("store"), validation_alias="SHOAL_STORE", description="Root of embeddings and clusterings."
+        Path("store"), validation_alias="SHOAL_STORE", description="Folder of embeddings and clusterings."
     )
     redis_password_file: Path | None = Field(
         None,
         validation_alias="SHOAL_REDIS_PASSWORD_FILE",
-        description="File with the server's password, so that it need not stand in `REDIS_URL`.",
+        description="File with the password of the Redis server, to keep it out of `REDIS_URL`.",
     )
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
         validation_alias="REDIS_URL",
         validate_default=True,
-        description="Redis 7 or Valkey.",
+        description="URL of Redis 7 or Valkey.",
     )
-    extractor_url: str = Field("http://127.0.0.1:8001", validation_alias="SHOAL_EXTRACTOR_URL")
-    clusterer_url: str = Field("http://127.0.0.1:8002", validation_alias="SHOAL_CLUSTERER_URL")
+    extractor_url: str = Field(
+        "http://127.0.0.1:8001", validation_alias="SHOAL_EXTRACTOR_URL", description="URL of the extractor's API."
+    )
+    clusterer_url: str = Field(
+        "http://127.0.0.1:8002", validation_alias="SHOAL_CLUSTERER_URL", description="URL of the clusterer's API."
+    )
     tf_serving_url: str | None = Field(
-        None, validation_alias="TF_SERVING_URL", description="host:port of TF Serving's gRPC; grpcs:// means TLS."
+        None,
+        validation_alias="TF_SERVING_URL",
+        description="host:port of TF Serving's gRPC API; grpcs://host:port uses TLS.",
     )
     tf_serving_ca: Path | None = Field(
-        None, validation_alias="TF_SERVING_CA", description="PEM file of the authority to trust; turns TLS on."
+        None,
+        validation_alias="TF_SERVING_CA",
+        description="PEM file of the certificate authority to trust; enables TLS.",
     )
     tf_serving_token: SecretStr | None = Field(
-        None, validation_alias="TF_SERVING_TOKEN", description="Bearer token sent with every call."
+        None, validation_alias="TF_SERVING_TOKEN", description="Bearer token sent to TF Serving with every call."
     )
     tf_serving_deadline_s: float = Field(
-        300.0, gt=0, validation_alias="TF_SERVING_DEADLINE_S", description="Longest time for one batch, seconds."
+        300.0, gt=0, validation_alias="TF_SERVING_DEADLINE_S", description="Timeout of one batch in seconds."
     )
     tf_serving_gone_s: float = Field(
-        30.0, gt=0, validation_alias="TF_SERVING_GONE_S", description="A server away for longer fails the job."
+        30.0,
+        gt=0,
+        validation_alias="TF_SERVING_GONE_S",
+        description="If TF Serving is unreachable for longer than this many seconds, the job fails.",
     )
     tf_serving_in_flight: int = Field(
-        3, ge=1, le=64, validation_alias="TF_SERVING_IN_FLIGHT", description="Requests under way at once."
+        3,
+        ge=1,
+        le=64,
+        validation_alias="TF_SERVING_IN_FLIGHT",
+        description="Maximum number of concurrent requests to TF Serving.",
     )
-    api_key: SecretStr | None = Field(None, validation_alias="SHOAL_API_KEY", description="Bearer token of the client.")
+    api_key: SecretStr | None = Field(
+        None, validation_alias="SHOAL_API_KEY", description="API key that the client sends."
+    )
 
-    lease_s: float = Field(30.0, gt=0, validation_alias="SHOAL_LEASE_S", description="Lease of a claimed job, seconds.")
-    beat_s: float = Field(5.0, gt=0, validation_alias="SHOAL_BEAT_S", description="Period of the heartbeat, seconds.")
+    lease_s: float = Field(
+        30.0, gt=0, validation_alias="SHOAL_LEASE_S", description="Lease of a claimed job in seconds."
+    )
+    beat_s: float = Field(
+        5.0, gt=0, validation_alias="SHOAL_BEAT_S", description="Seconds between two heartbeats of a worker."
+    )
     child_silence_s: float = Field(
-        1800.0, gt=0, validation_alias="SHOAL_CHILD_SILENCE_S", description="A child silent for longer is killed."
+        1800.0,
+        gt=0,
+        validation_alias="SHOAL_CHILD_SILENCE_S",
+        description="If a job's process sends nothing for this many seconds, it is killed.",
     )
     kill_grace_s: float = Field(
-        5.0, gt=0, validation_alias="SHOAL_KILL_GRACE_S", description="Seconds between SIGTERM and SIGKILL on cancel."
+        5.0,
+        gt=0,
+        validation_alias="SHOAL_KILL_GRACE_S",
+        description="Seconds between SIGTERM and SIGKILL when a job is cancelled.",
     )
     drain_s: float = Field(
-        8.0, gt=0, validation_alias="SHOAL_DRAIN_S", description="Seconds a stopping worker gives its job to stop."
+        8.0,
+        gt=0,
+        validation_alias="SHOAL_DRAIN_S",
+        description="Seconds that a stopping worker waits for its job to stop.",
     )
     save_s: float = Field(
         30.0,
         gt=0,
         validation_alias="SHOAL_SAVE_S",
-        description="How often an unfinished shard is saved, seconds: what a crash costs.",
+        description="Seconds between two saves of an unfinished shard: the most work that a crash loses.",
     )
     decode_workers: int = Field(
-        0, ge=0, le=256, validation_alias="SHOAL_DECODE_WORKERS", description="Decode processes; 0 means one a core."
+        0,
+        ge=0,
+        le=256,
+        validation_alias="SHOAL_DECODE_WORKERS",
+        description="Number of decode processes; 0 means one per core.",
     )
     follow_links: bool = Field(
         False,
         validation_alias="SHOAL_FOLLOW_LINKS",
-        description="Follow symlinks that leave SHOAL_DATA; only where nobody but its owner asks.",
+        description="Follow symlinks that lead out of SHOAL_DATA. Safe only if every client may read all files.",
     )
     max_image_pixels: int = Field(
-        128_000_000, gt=0, validation_alias="SHOAL_MAX_IMAGE_PIXELS", description="Larger images are refused."
+        128_000_000,
+        gt=0,
+        validation_alias="SHOAL_MAX_IMAGE_PIXELS",
+        description="Maximum number of pixels of an image; larger ones are refused.",
     )
     catalogue: Path | None = Field(
-        None, validation_alias="SHOAL_CATALOGUE", description="TOML file of models, merged over the built-in ones."
+        None, validation_alias="SHOAL_CATALOGUE", description="TOML file of models, merged over the built-in catalogue."
     )
     handlers: Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_separated)] = Field(
         frozenset(),
         validation_alias="SHOAL_HANDLERS",
-        description="Handlers that may run, as module:Class, comma separated.",
+        description="Comma-separated handlers that models may use, each as module:Class.",
     )
     memory_limit: Annotated[ByteSize, Field(ge=2**28)] | None = Field(
         None,
         validation_alias="SHOAL_MEMORY_LIMIT",
-        description="Memory of a clustering job, such as 4GiB; a quarter of the machine's by default.",
+        description="Maximum memory of a clustering job, such as 4GiB; by default a quarter of the machine's.",
     )
     offline: bool = Field(False, validation_alias="SHOAL_OFFLINE", description="Never download weights.")
     mirror: Annotated[str, Field(pattern=r"^https?://[^?#\s]+$", max_length=1000)] | None = Field(
         None,
         validation_alias="SHOAL_MIRROR",
-        description="Where weights are downloaded in place of their publishers: https://HOST/PATH is asked for as "
-        "<mirror>/HOST/PATH.",
+        description="Base URL of a mirror for weights: https://HOST/PATH is requested as MIRROR/HOST/PATH.",
     )
-    device: str = Field("auto", validation_alias="SHOAL_DEVICE", description="auto, cpu, cuda or cuda:N.")
+    device: str = Field(
+        "auto", validation_alias="SHOAL_DEVICE", description="Device of PyTorch: auto, cpu, cuda or cuda:N."
+    )
 
-    # Who may ask, and for how much.
+    # Access and limits.
     absent_kinds: Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_separated)] = Field(
         frozenset(),
         validation_alias="SHOAL_ABSENT_KINDS",
-        description="Kinds of jobs whose worker is not installed here, comma separated; `shoal up` sets it.",
+        description="Comma-separated kinds of jobs whose worker is not installed here; set by `shoal up`.",
     )
     host: str = Field("127.0.0.1", validation_alias="SHOAL_HOST", description="Address that an API listens on.")
     published_host: str | None = Field(
         None,
         validation_alias="SHOAL_PUBLISHED_HOST",
-        description="Address of the machine under which a container's port is published: what counts in place of host.",
+        description="Host address at which a container's port is published. If set, it decides instead of SHOAL_HOST "
+        "whether API keys are needed.",
     )
     auth: Literal["auto", "required", "off"] = Field(
         "auto",
         validation_alias="SHOAL_AUTH",
-        description="auto: API keys are needed beyond loopback. required: always. off: never.",
+        description="When API keys are needed. auto: unless the API listens on loopback. required: always. off: never.",
     )
     allowed_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_separated)] = Field(
         frozenset(),
         validation_alias="SHOAL_ALLOWED_HOSTS",
-        description="Comma-separated host names under which an API without keys may be asked.",
+        description="Comma-separated host names that an API without keys accepts in the `Host` header.",
     )
     metrics_token_file: Path | None = Field(
         None,
         validation_alias="SHOAL_METRICS_TOKEN_FILE",
-        description="File with a bearer token that opens /metrics and nothing else.",
+        description="File with a bearer token that gives access to /metrics only.",
     )
     rate_limit: float = Field(
-        100.0, gt=0, le=1e6, validation_alias="SHOAL_RATE_LIMIT", description="Requests a second of one API key."
+        100.0, gt=0, le=1e6, validation_alias="SHOAL_RATE_LIMIT", description="Requests per second of one API key."
     )
     max_queued: int = Field(
-        10_000, ge=1, validation_alias="SHOAL_MAX_QUEUED", description="Jobs of one kind that may wait."
+        10_000, ge=1, validation_alias="SHOAL_MAX_QUEUED", description="Maximum number of queued jobs of one kind."
     )
     max_queued_per_key: int = Field(
-        1_000, ge=1, validation_alias="SHOAL_MAX_QUEUED_PER_KEY", description="Unfinished jobs of one API key."
+        1_000,
+        ge=1,
+        validation_alias="SHOAL_MAX_QUEUED_PER_KEY",
+        description="Maximum number of unfinished jobs of one API key.",
     )
     max_body_bytes: int = Field(
-        2**20, ge=1024, validation_alias="SHOAL_MAX_BODY_BYTES", description="Of a request that describes a job."
+        2**20, ge=1024, validation_alias="SHOAL_MAX_BODY_BYTES", description="Maximum size of a request body."
     )
     max_inline_bytes: int = Field(
         64 * 2**20,
         ge=1024,
         validation_alias="SHOAL_MAX_INLINE_BYTES",
-        description="Of a request that carries images or embeddings.",
+        description="Maximum size of a request body with images or embeddings.",
     )
     max_held_bytes: int = Field(
         2**29,
         ge=1024,
         validation_alias="SHOAL_MAX_HELD_BYTES",
-        description="Of all bodies at once that arrive or are worked on; small ones are always taken.",
+        description="Maximum size of all request bodies held at once; small ones are always accepted.",
     )
     max_streams: int = Field(
-        512, ge=1, validation_alias="SHOAL_MAX_STREAMS", description="Event streams that an API serves at once."
+        512, ge=1, validation_alias="SHOAL_MAX_STREAMS", description="Maximum number of open event streams."
     )
     max_streams_per_client: int = Field(
         32,
         ge=1,
         validation_alias="SHOAL_MAX_STREAMS_PER_CLIENT",
-        description="Event streams of one API key at once; where no keys are needed, of one address.",
+        description="Maximum number of open event streams of one API key, or of one address without keys.",
     )
     max_connections: int = Field(
-        2000, ge=1, validation_alias="SHOAL_MAX_CONNECTIONS", description="Connections that an API holds at once."
+        2000, ge=1, validation_alias="SHOAL_MAX_CONNECTIONS", description="Maximum number of open connections."
     )
     max_connections_per_client: int = Field(
         1000,
         ge=0,
         validation_alias="SHOAL_MAX_CONNECTIONS_PER_CLIENT",
-        description="Connections of one address; 0 does not bound them, as behind a proxy that bounds them itself.",
+        description="Maximum number of open connections of one address; 0 for no maximum.",
     )
     header_timeout_s: float = Field(
         10.0,
         gt=0,
         validation_alias="SHOAL_HEADER_TIMEOUT_S",
-        description="Seconds in which a request's headers must arrive.",
+        description="Seconds within which a request's headers must arrive.",
     )
     body_timeout_s: float = Field(
         60.0,
         gt=0,
         validation_alias="SHOAL_BODY_TIMEOUT_S",
-        description="Seconds in which a request's body must arrive.",
+        description="Seconds within which a request's body must arrive.",
     )
     metrics_port: int = Field(
-        0, ge=0, le=65535, validation_alias="SHOAL_METRICS_PORT", description="Of a worker's own metrics; 0: none."
+        0, ge=0, le=65535, validation_alias="SHOAL_METRICS_PORT", description="Port of a worker's metrics; 0 for none."
     )
-    metrics_host: str = Field("127.0.0.1", validation_alias="SHOAL_METRICS_HOST")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", validation_alias="SHOAL_LOG_LEVEL")
+    metrics_host: str = Field(
+        "127.0.0.1", validation_alias="SHOAL_METRICS_HOST", description="Address of a worker's metrics."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", validation_alias="SHOAL_LOG_LEVEL", description="Lowest level of log lines."
+    )
 
     @field_validator(
         "data", "models", "store", "catalogue", "redis_password_file", "metrics_token_file", "tf_serving_ca"
     )
     @classmethod
     def _from_home(cls, path: Path | None) -> Path | None:
-        # A `~` within quotes, an .env file or a unit file has met no shell.
+        # No shell expands `~` in quotes, in an .env file or in a systemd unit.
         return None if path is None else path.expanduser()
 
     @field_validator("redis_url")
@@ -214,12 +264,12 @@ class Settings(BaseSettings):
 
 
 def read_secret(file: Path) -> str:
-    """The one line of a secret's file.
+    """The secret in a file of one line.
 
     Raises
     ------
     ValueError
-        The file cannot be read or is empty; the message names the file, never what is in it.
+        The file cannot be read or is empty; the message names the file, never its content.
     """
     try:
         secret = file.read_text().strip()

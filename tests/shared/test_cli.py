@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 from shoal import cli, figures, host
 from shoal.cli import demo, jobs, models, output, request
-from shoal.errors import InvalidRequest, PathNotFound
+from shoal.errors import HostUnsupported, InvalidRequest, PathNotFound
 from typer.testing import CliRunner
 
 
@@ -170,7 +170,7 @@ def test_metrics_print_as_a_table_and_are_json_all_the_same() -> None:
 
 def test_services_say_in_one_sentence_that_they_need_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(host.HostUnsupported, match=r"run on Linux, and this is darwin.*docker"):
+    with pytest.raises(HostUnsupported, match=r"run on Linux, and this is darwin.*docker"):
         host.require_linux()
 
 

@@ -191,7 +191,8 @@ def gc(
 
 def _jobs_beside(root: Path, url: str | None, *, needed: bool) -> list[Job]:
     """Unfinished jobs of the store's other queues, such as what an interrupted `shoal run` goes on with."""
-    from shoal.embedded import StackError, idle_jobs
+    from shoal.embedded import idle_jobs
+    from shoal.errors import StackError
 
     try:
         return list(idle_jobs(root, url))
@@ -204,7 +205,8 @@ def _jobs_beside(root: Path, url: str | None, *, needed: bool) -> list[Job]:
 
 def _queue_url(stack: ExitStack, root: Path) -> str | None:
     """The queue of the store, started for as long as this command runs where it does not run; None if there is none."""
-    from shoal.embedded import StackError, open_queue
+    from shoal.embedded import open_queue
+    from shoal.errors import StackError
 
     try:
         return stack.enter_context(open_queue(root, "shoal gc"))

@@ -17,8 +17,8 @@ from types import FrameType, TracebackType
 
 from shoal.cli.output import err
 from shoal.client import Client
-from shoal.embedded import Process, Stack, StackError
-from shoal.errors import JobFinished, JobNotFound
+from shoal.embedded import Process, Stack
+from shoal.errors import JobFinished, JobNotFound, StackError
 from shoal.jobs.queue import JobQueue
 from shoal.schemas import Job
 

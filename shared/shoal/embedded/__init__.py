@@ -3,14 +3,12 @@
 from shoal.embedded.process import Process
 from shoal.embedded.queue import find_queue, idle_jobs, open_queue
 from shoal.embedded.runfile import RunningStack, find_stack
-from shoal.embedded.server import StackError
 from shoal.embedded.stack import Stack
 
 __all__ = [
     "Process",
     "RunningStack",
     "Stack",
-    "StackError",
     "find_queue",
     "find_stack",
     "idle_jobs",

@@ -21,8 +21,8 @@ import redis
 
 from shoal.embedded import runfile
 from shoal.embedded.process import Process
-from shoal.embedded.server import SOCKET, Server, StackError, answers, server_command
-from shoal.errors import Unavailable
+from shoal.embedded.server import SOCKET, Server, answers, server_command
+from shoal.errors import StackError, Unavailable
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.redis_scripts import connect
 from shoal.schemas import Job

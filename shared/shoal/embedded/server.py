@@ -20,7 +20,7 @@ import redis
 from shoal.embedded import runfile
 from shoal.embedded.process import Process
 from shoal.embedded.runfile import RunningStack, queue_folder
-from shoal.errors import ShoalError, Unavailable
+from shoal.errors import StackError, Unavailable
 from shoal.jobs.redis_scripts import connect
 from shoal.store.files import storage_errors
 
@@ -29,12 +29,6 @@ MAX_SOCKET_PATH = 103
 """Bytes that the path of a unix socket may have: 107 on Linux, 103 on macOS."""
 LEFT_S = 15.0
 """How long the lock of a process that has just been killed may outlive it."""
-
-
-class StackError(ShoalError):
-    """A process of the stack could not be started."""
-
-    code = "stack_failed"
 
 
 class Server:

@@ -18,7 +18,8 @@ import httpx
 from shoal.embedded import runfile
 from shoal.embedded.process import Process
 from shoal.embedded.queue import wait_for_server
-from shoal.embedded.server import Server, StackError
+from shoal.embedded.server import Server
+from shoal.errors import StackError
 from shoal.host import require_linux
 from shoal.jobs.kinds import WorkerKind, worker_kinds
 from shoal.process import free_port

@@ -1,8 +1,8 @@
-"""Connections that never become requests must not keep others out: uvicorn's protocol with limits of its own.
+"""Limits on connections: uvicorn's protocol with a maximum number of connections and a timeout for each stage.
 
-uvicorn waits for a request's headers without end and then counts the connection. Here every stage has a time: headers,
-body, reading the answer. When there are as many connections as may be, the one that has waited longest for its request
-makes room, then one whose body drips; only when all are being answered is a new one refused.
+uvicorn waits for a request's headers without limit. Here every stage has a timeout: headers, body, reading the answer.
+At the maximum number of connections, the one that has been idle longest is closed, or else one whose body arrives very
+slowly; a new connection is refused only if all others are being answered.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from shoal.web.problems import PROBLEM_JSON
 log = structlog.get_logger("shoal.audit")
 
 LINGER_S: Final = 5.0
-"""How long a connection stays after its answer when the rest of its body was not read."""
+"""Seconds that a connection stays open after its answer while the rest of its body was not read."""
 STALLED_S: Final = 60.0
-"""How long a client may read nothing of its answer."""
+"""Seconds that a client may read nothing of its answer."""
 DRIP_S: Final = 2.0
 DRIP_RATE: Final = 10_000
-"""A body that comes slower than these bytes a second, after the first `DRIP_S`, makes room for others."""
+"""Bytes per second; a slower body, after the first `DRIP_S` seconds, may be dropped for a new connection."""
 LOG_EVERY_S: Final = 10.0
 SPARE_FILES: Final = 256
-"""Files that a service needs besides its connections."""
+"""File descriptors that a service needs besides its connections."""
 
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """How many connections there may be, and how slow.
+    """Limits on the number and the slowness of connections.
 
     Attributes
     ----------
     most
-        At once.
+        Maximum number of open connections.
     most_per_client
-        Of one address; 0 does not bound them.
+        Maximum of one address; 0 for no maximum.
     header_s, body_s
-        Seconds in which a request's headers, and its body, must arrive.
+        Seconds within which a request's headers, and its body, must arrive.
     """
 
     most: int
@@ -60,7 +60,7 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> ConnectionLimits:
-        """What ``settings`` say, within what the system allows."""
+        """The limits of ``settings``, as far as the system allows as many open files."""
         return cls(
             min(settings.max_connections, allow_files(settings.max_connections + SPARE_FILES) - SPARE_FILES),
             settings.max_connections_per_client,
@@ -70,7 +70,7 @@ class ConnectionLimits:
 
 
 def allow_files(wanted: int) -> int:
-    """Let this process open ``wanted`` files if the system does; returns how many it may open."""
+    """Raise this process's limit of open files to ``wanted`` if possible; returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -87,7 +87,7 @@ class Connections:
     Attributes
     ----------
     limits
-        How many there may be.
+        Their limits.
     """
 
     limits: ConnectionLimits
@@ -97,11 +97,11 @@ class Connections:
     _logged: float = float("-inf")
 
     def protocol(self, **options: Any) -> Connection:
-        """A new connection, as uvicorn asks for one."""
+        """A new connection; uvicorn calls this."""
         return Connection(self, **options)
 
     def admit(self, connection: Connection, client: str) -> bool:
-        """Count a connection; one that waits for its request makes room where there is none. False: all are busy."""
+        """Count a connection, closing an idle one at the limit. False: no connection is idle."""
         if not self._make_room(client):
             return False
         self._open[connection] = client
@@ -115,11 +115,11 @@ class Connections:
         return len(self._open) < self.limits.most or self._drop_one(lambda _: True)
 
     def _drop_one(self, concerns: Callable[[str], bool]) -> bool:
-        # In the order in which they came: the first is the one that has waited longest.
-        room: tuple[Callable[[Connection], bool], ...] = (lambda each: each.waiting, lambda each: each.dripping)
-        for idle in room:
+        # In order of their last request: the first has been idle longest.
+        droppable: tuple[Callable[[Connection], bool], ...] = (lambda each: each.waiting, lambda each: each.dripping)
+        for may_drop in droppable:
             for connection, client in self._open.items():
-                if concerns(client) and idle(connection):
+                if concerns(client) and may_drop(connection):
                     self.forget(connection)
                     connection.drop()
                     self.note("no room", client)
@@ -127,7 +127,7 @@ class Connections:
         return False
 
     def forget(self, connection: Connection) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection."""
         client = self._open.pop(connection, None)
         if client is not None:
             self._of_client[client] -= 1
@@ -135,13 +135,13 @@ class Connections:
                 del self._of_client[client]
 
     def requested(self, connection: Connection) -> None:
-        """A connection has sent a request: it is the last to be asked to make room."""
+        """Move a connection that has sent a request to the end of the order."""
         client = self._open.pop(connection, None)
         if client is not None:
             self._open[connection] = client
 
     def note(self, reason: str, client: str) -> None:
-        """Log that a connection was closed or refused; many of them in one line."""
+        """Log that a connection was closed or refused: one line for many of them."""
         self._closed[reason] += 1
         if time.monotonic() - self._logged >= LOG_EVERY_S:
             self._logged = time.monotonic()
@@ -150,7 +150,7 @@ class Connections:
 
 
 class Connection(H11Protocol):
-    """One connection, with a time for each stage."""
+    """One connection, with a timeout for each stage."""
 
     def __init__(self, connections: Connections, **options: Any) -> None:
         super().__init__(**options)
@@ -164,12 +164,12 @@ class Connection(H11Protocol):
 
     @property
     def waiting(self) -> bool:
-        """Whether it has sent no request, or none since its last answer."""
+        """Whether it has sent no request since it was opened or last answered."""
         return self.cycle is None or bool(self.cycle.response_complete)
 
     @property
     def dripping(self) -> bool:
-        """Whether its request's body comes so slowly that others need not wait for it."""
+        """Whether its request's body arrives slower than `DRIP_RATE`."""
         passed = time.monotonic() - self._body_since
         return self._stage == "body" and passed > DRIP_S and self._received < DRIP_RATE * passed
 
@@ -180,7 +180,7 @@ class Connection(H11Protocol):
             self._all.note("all busy", self._address)
             self._refuse(
                 TooManyConnections(
-                    "This service answers as many connections as it may: come back later.", retry_after_s=1
+                    "This service has reached its limit of connections. Try again later.", retry_after_s=1
                 )
             )
             return
@@ -214,7 +214,7 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
-            # uvicorn would wait as long as a byte comes now and then.
+            # uvicorn would wait for as long as a byte arrives now and then.
             self._enter("unread body")
 
     def pause_writing(self) -> None:
@@ -227,13 +227,13 @@ class Connection(H11Protocol):
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP is refused as everything else is: with a problem."""
+        """Answer what is not HTTP with a problem, like every other error."""
         self._all.note("malformed", self._address)
         if self.cycle is not None and not self.cycle.response_complete:
             if self.cycle.response_started:
                 self.drop()
                 return
-            # The application is told that nobody waits for its answer.
+            # Tell the application that nobody waits for its answer.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self._refuse(MalformedRequest("The request is not valid HTTP/1.1."))
@@ -243,7 +243,7 @@ class Connection(H11Protocol):
             super().shutdown()
 
     def drop(self) -> None:
-        """Close it, whatever it was about to send."""
+        """Close it, dropping what was still to be sent."""
         self._leave()
         self.transport.abort()
 
@@ -267,7 +267,7 @@ class Connection(H11Protocol):
         if stage == "headers" and not self.transport.is_closing():
             self._all.note("slow headers", self._address)
             seconds = self._all.limits.header_s
-            self._refuse(RequestTimeout(f"The request's headers did not arrive within {seconds:g} seconds."))
+            self._refuse(RequestTimeout(f"The request's headers did not arrive within {seconds:g} s."))
         else:
             self._give_up_on(f"slow {stage}")
 
@@ -292,5 +292,5 @@ class Connection(H11Protocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
-        # One that does not read even this goes all the same.
+        # A client that does not read even this is disconnected all the same.
         self._timer = self.loop.call_later(LINGER_S, self.transport.abort)

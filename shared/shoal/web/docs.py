@@ -1,4 +1,4 @@
-"""``/docs``: the routes, to read and to try, with what the page needs from this service and nothing from elsewhere."""
+"""``/docs``: Swagger UI, served by this service itself: the page loads nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ PAGE: Final = """<!doctype html>
 <link rel="stylesheet" href="docs/swagger-ui.css">
 </head>
 <body>
-<div id="swagger-ui">The routes are described at <a href="openapi.json">openapi.json</a>; this page draws them with a
-script.</div>
+<div id="swagger-ui">This page needs JavaScript. <a href="openapi.json">openapi.json</a> describes the routes.</div>
 <script src="docs/swagger-ui-bundle.js"></script>
 <script src="docs/docs.js"></script>
 </body>

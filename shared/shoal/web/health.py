@@ -29,22 +29,25 @@ WORKER_ALIVE_S = 60.0
 
 
 class Health(BaseModel):
-    """Answer of `/healthz`: the process lives."""
+    """Answer of `/healthz`."""
 
     status: Literal["ok"] = "ok"
-    version: str = __version__
+    version: str = Field(__version__, description="Version of the service.")
 
 
 class Readiness(BaseModel):
-    """Answer of `/readyz`: what the service needs, and whether it has it."""
+    """Answer of `/readyz`."""
 
-    ready: bool
-    checks: dict[str, str]
+    ready: bool = Field(description="Whether all checks passed.")
+    checks: dict[str, str] = Field(
+        description="Result of each check, `queue`, `store`, `disk` and `workers`: `ok`, or what is wrong."
+    )
     workers: dict[str, float | None] = Field(
-        description="Seconds since a worker of each kind was heard of; null when none is known."
+        description="For each kind of job, seconds since the last heartbeat of a worker; null if there is no worker."
     )
     missing: dict[str, str] = Field(
-        default_factory=dict, description="Kinds that no live worker runs, and what to do: their jobs wait."
+        default_factory=dict,
+        description="Kinds of jobs that no live worker runs, and how to start one. Their jobs wait.",
     )
 
 
@@ -53,13 +56,13 @@ router = make_router(pool=QUICK, tags=["operations"])
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    """Whether the process lives; asks nothing else."""
+    """Check that the process is alive. Nothing else is checked."""
     return Health()
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
 def readyz(request: Request, response: Response, queue: QueueDep, store: StoreDep, settings: SettingsDep) -> Readiness:
-    """Whether a job that is sent now would run: queue, store, disk, and a live worker."""
+    """Check that a job submitted now would run: queue, store, disk and a live worker."""
     kinds: tuple[str, ...] = request.app.state.kinds
     queue_check, workers = _check_queue(queue, kinds)
     checks = {
@@ -76,13 +79,13 @@ def readyz(request: Request, response: Response, queue: QueueDep, store: StoreDe
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 def metrics(request: Request) -> Response:
-    """Prometheus metrics."""
+    """Return the metrics of the service in the text format of Prometheus."""
     registry: CollectorRegistry = request.app.state.registry
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def _check_queue(queue: JobQueue, kinds: tuple[str, ...]) -> tuple[str, dict[str, float | None]]:
-    """Whether the queue answers, and how many seconds ago a worker of each kind was heard of."""
+    """Whether the queue answers, and the seconds since the last heartbeat of a worker of each kind."""
     try:
         queue.check_store()
         beats = queue.workers()
@@ -100,8 +103,10 @@ def _check_disk(store: Store) -> str:
     try:
         free = shutil.disk_usage(store.root).free
     except OSError as error:
-        return f"the store's disk cannot be read: {error}"
-    return "ok" if free >= MIN_FREE_BYTES else f"only {free >> 20} MiB are free for the store"
+        return f"the store's disk cannot be read: {error.strerror}"
+    if free >= MIN_FREE_BYTES:
+        return "ok"
+    return f"only {free >> 20} MiB are free for the store; it needs {MIN_FREE_BYTES >> 20} MiB"
 
 
 def _check_workers(workers: Mapping[str, float | None]) -> str:
@@ -113,13 +118,13 @@ def _alive(workers: Mapping[str, float | None]) -> list[str]:
 
 
 class QueueCollector(Collector):
-    """The queue's depths and counts, read when Prometheus asks."""
+    """Depths and counts of the queue, read at every scrape."""
 
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
 
     def collect(self) -> Iterator[Metric]:
-        """The families of one scrape; none of the queue's when it cannot be reached."""
+        """The metrics of one scrape; without those of the queue if it is unreachable."""
         yield InfoMetricFamily("shoal_build", "Version of this service.", value={"version": __version__})
         try:
             depths, counts, beats = self._queue.depths(), self._queue.counts(), self._queue.workers()
@@ -141,13 +146,13 @@ def _family(name: str, text: str, label: str, values: Mapping[str, float]) -> Ga
 
 
 class DiskCollector(Collector):
-    """What is left for the store, read when Prometheus asks."""
+    """Free disk space of the store, read at every scrape."""
 
     def __init__(self, settings: Settings) -> None:
         self._store = settings.store
 
     def collect(self) -> Iterator[Metric]:
-        """The one gauge; none when the disk cannot be read."""
+        """The gauge; nothing if the disk cannot be read."""
         try:
             free = shutil.disk_usage(self._store).free
         except OSError:
@@ -156,7 +161,7 @@ class DiskCollector(Collector):
 
 
 def registry_for(queue: JobQueue, settings: Settings) -> CollectorRegistry:
-    """A fresh registry with the collectors, so that several applications fit into one process."""
+    """A new registry with the collectors: a process may have several applications."""
     registry = CollectorRegistry()
     registry.register(QueueCollector(queue))
     registry.register(DiskCollector(settings))

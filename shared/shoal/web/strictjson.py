@@ -1,7 +1,7 @@
-"""Reading JSON: strictly, and without keeping other threads from running.
+"""A JSON parser that refuses duplicate keys and lets other threads run.
 
-Python's own reader takes the last of two equal keys, and holds the interpreter lock until all is read: a second for 64
-MB, in which the event loop stands still. Here equal keys are refused, and a large text is read in small pieces.
+Python's own parser keeps the last of two equal keys, and holds the interpreter lock until the end: a second for 64 MB,
+during which the event loop stands still. This one refuses duplicate keys and parses a large text in small pieces.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from contextlib import suppress
 from typing import Any, Final
 
 PIECE: Final = 1 << 17
-"""Bytes that are read in one go: about a millisecond."""
+"""Bytes that are parsed in one go: about a millisecond."""
 MAX_DEPTH: Final = 200
-"""Of a large text; a small one is bounded by Python itself."""
+"""Of a large text; for a small one Python has its own limit."""
 MAX_VALUES: Final = 500_000
-"""Of a large text, besides the numbers in plain lists: what no route takes must not fill the memory."""
+"""Of a large text, besides numbers in plain lists: a body that no route accepts must not fill the memory."""
 
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _NUMBERS = re.compile(rb"[0-9+\-.eE, \t\n\r]+")
@@ -26,14 +26,14 @@ _TEXT = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+'
 
 
 class InvalidJson(ValueError):
-    """A text that is no JSON.
+    """The text is not JSON.
 
     Parameters
     ----------
     reason
         What is wrong.
     place
-        At which character; of a large text, at which byte.
+        Index of the character; in a large text, of the byte.
     """
 
     def __init__(self, reason: str, place: int = 0) -> None:
@@ -43,7 +43,7 @@ class InvalidJson(ValueError):
 
 
 class DuplicateKey(ValueError):
-    """An object that has one key twice.
+    """An object has the same key twice.
 
     Parameters
     ----------
@@ -62,9 +62,9 @@ def loads(body: bytes) -> Any:
     Raises
     ------
     InvalidJson
-        It is no JSON, is nested without end, or holds a number of thousands of digits.
+        The text is not JSON, is nested too deeply, or has a number of thousands of digits.
     DuplicateKey
-        An object in it has one key twice.
+        An object has the same key twice.
     """
     if len(body) <= PIECE:
         value, escaped = _decode(body), b"\\u" in body
@@ -72,7 +72,7 @@ def loads(body: bytes) -> Any:
         reader = _Reader(body)
         value, escaped = reader.document(), reader.escaped
     if escaped and not _is_unicode(value):
-        raise InvalidJson("it holds half of a surrogate pair, which is no character")
+        raise InvalidJson("it has an unpaired surrogate, which is not a character")
     return value
 
 
@@ -91,7 +91,7 @@ def _decode(text: bytes, offset: int = 0) -> Any:
     try:
         return _DECODER.decode(text.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise InvalidJson("it cannot be read as UTF-8 text", offset + error.start) from error
+        raise InvalidJson("it is not valid UTF-8", offset + error.start) from error
     except json.JSONDecodeError as error:
         raise InvalidJson(error.msg, offset + error.pos) from error
     except RecursionError as error:
@@ -99,7 +99,7 @@ def _decode(text: bytes, offset: int = 0) -> Any:
     except DuplicateKey:
         raise
     except ValueError as error:
-        raise InvalidJson("a number in it has thousands of digits") from error
+        raise InvalidJson("it has a number of thousands of digits") from error
 
 
 def _is_unicode(value: Any) -> bool:
@@ -111,13 +111,13 @@ def _is_unicode(value: Any) -> bool:
 
 
 class _Reader:
-    """Reads a large text: structure in Python, which lets other threads run, and what is between by pieces."""
+    """Parses a large text: its structure in Python, which lets other threads run, the values in pieces."""
 
     def __init__(self, text: bytes) -> None:
         self._text = text
         self._values = 0
         self.escaped = False
-        """Whether a string held an escape: only then can it hold what is no character."""
+        """Whether a string has an escape: only then can it contain an unpaired surrogate."""
 
     def document(self) -> Any:
         value, end = self._value(self._skip(0), 0)
@@ -129,7 +129,7 @@ class _Reader:
     def _value(self, start: int, depth: int) -> tuple[Any, int]:
         self._values += 1
         if self._values > MAX_VALUES:
-            raise InvalidJson(f"it holds more than {MAX_VALUES} values", start)
+            raise InvalidJson(f"it has more than {MAX_VALUES} values", start)
         if depth > MAX_DEPTH:
             raise InvalidJson("it is nested too deeply", start)
         first = self._text[start : start + 1]
@@ -158,7 +158,7 @@ class _Reader:
                 return found, at
 
     def _numbers(self, at: int, into: list[Any]) -> int:
-        """Read the numbers from ``at`` on that a comma follows; where the first value is that is none of them."""
+        """Parse the numbers from ``at`` on that are followed by a comma; returns where the next value begins."""
         while (run := _NUMBERS.match(self._text, at, at + PIECE)) is not None:
             last = self._text.rfind(b",", at, run.end())
             if last < at:
@@ -201,7 +201,7 @@ class _Reader:
             try:
                 parts.append(piece.decode("utf-8") if plain else _decode(b'"%b"' % piece, at - 1))
             except UnicodeDecodeError as error:
-                raise InvalidJson("it cannot be read as UTF-8 text", at + error.start) from error
+                raise InvalidJson("it is not valid UTF-8", at + error.start) from error
             after = self._text[end : end + 1]
             if after == b'"':
                 return _joined(parts), end + 1
@@ -211,13 +211,13 @@ class _Reader:
             at = end
 
     def _whole(self, pattern: re.Pattern[bytes], at: int) -> int:
-        """Where a piece that ``pattern`` matches ends; between two characters, not within one."""
+        """The end of a piece that ``pattern`` matches, which is never inside a character."""
         run = pattern.match(self._text, at, at + PIECE)
         end = run.end() if run else at
         first = end
         while first > at and end - first < 4 and self._text[first - 1] & 0xC0 == 0x80:
             first -= 1
-        # A character of several bytes ends the piece: it goes to the next one, unless it is all there is.
+        # A character of several bytes at the end goes to the next piece, unless it is all there is.
         return first - 1 if first - 1 > at and self._text[first - 1] >= 0xC0 else end
 
     def _next(self, at: int, closing: bytes) -> tuple[int, bool]:
@@ -241,7 +241,7 @@ class _Reader:
 def _joined(parts: list[str]) -> str:
     text = "".join(parts)
     if len(parts) > 1 and not text.isascii() and not _is_unicode(text):
-        # A pair of surrogates may lie in two pieces.
+        # The two surrogates of a pair may be in two pieces.
         with suppress(UnicodeDecodeError):
             return text.encode("utf-16", "surrogatepass").decode("utf-16")
     return text

@@ -1,4 +1,4 @@
-"""Tables as Parquet, CSV, JSON lines or an Arrow stream, block by block: of any size in the memory of one block."""
+"""Tables as Parquet, CSV, JSON Lines or an Arrow stream, of any size: only one block at a time is in memory."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ MEDIA_TYPES: Final[dict[TableFormat, str]] = {
 TABLE_RESPONSE: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "The table.", "content": {media: {} for media in MEDIA_TYPES.values()}}
 }
-"""OpenAPI's entry for what `table_response` answers."""
+"""OpenAPI entry of the answer of `table_response`."""
 BLOCK_ROWS: Final = 4096
-"""Rows that are written in one go."""
+"""Rows per block."""
 GROUP_ROWS: Final = 65_536
-"""Rows of a row group of Parquet."""
+"""Rows per row group of Parquet."""
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -46,9 +46,9 @@ def table_response(
     Parameters
     ----------
     name
-        Of the file, without its ending.
+        Name of the file, without its extension.
     headers
-        More of them.
+        Further headers.
     """
     content = {"Content-Disposition": f'attachment; filename="{name}.{format}"', **(headers or {})}
     pieces = EXPORTS.iterate(table_pieces(batches, schema, format))
@@ -73,7 +73,7 @@ def _blocks(batches: Batches) -> Batches:
 
 
 def _csv(batches: Batches, schema: pa.Schema) -> Iterator[bytes]:
-    # Arrow's CSV writer takes no dictionaries.
+    # Arrow's CSV writer does not support dictionaries.
     plain = pa.schema([pa.field(each.name, _plain(each.type)) for each in schema])
     header = True
     for batch in _blocks(batches):
@@ -127,7 +127,7 @@ def _plain(kind: Any) -> Any:
 
 
 class _Sink(io.RawIOBase):
-    """Takes what a writer writes and gives it out in pieces."""
+    """A file that hands out what was written to it in pieces."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -146,6 +146,6 @@ class _Sink(io.RawIOBase):
         return self._written
 
     def take(self) -> bytes:
-        """What was written since the last call."""
+        """The bytes written since the last call."""
         found, self._pieces = b"".join(self._pieces), []
         return found

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from shoal.embedded import Process, Stack, StackError, find_stack
+from shoal.embedded import Process, Stack, find_stack
 from shoal.embedded import stack as module
+from shoal.errors import StackError
 
 
 @pytest.fixture
