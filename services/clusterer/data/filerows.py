@@ -1,4 +1,4 @@
-"""Rows in a file: as many as the disk holds, in as little memory as one block takes."""
+"""Rows in a memory-mapped file, read with the memory of one block."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ _ADVICE = hasattr(mmap, "MADV_DONTNEED")
 class FileRows(ArrayRows):
     """Rows in a memory-mapped file of plain float32.
 
-    Blocks are views of the map. The next block is asked for while one is at work, and each is let go of afterwards: its
-    pages stay in the system's page cache, but no longer count as memory of this process, and the system may drop them
-    whenever it needs the room.
+    Blocks are views of the map. The next block is prefetched while one is in use, and each is released afterwards: its
+    pages stay in the system's page cache, but do not count as memory of this process, and the system may drop them.
     """
 
     mapped: mmap.mmap
@@ -37,7 +36,7 @@ class FileRows(ArrayRows):
         Raises
         ------
         OSError
-            There is no such file, or it has another size.
+            The file does not exist, or has another size.
         """
         with file.open("rb") as opened:
             mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
@@ -52,7 +51,7 @@ class FileRows(ArrayRows):
             self._advise("MADV_DONTNEED", first, rows)
 
     def take(self, rows: IntArray) -> Float32Array:
-        # Read, not mapped: Linux maps up to two megabytes of cached file around each row that is looked at.
+        # Read instead of mapped: Linux maps up to two megabytes of cached file around each row that is accessed.
         taken = np.empty((len(rows), self.dim), dtype=np.float32)
         with self.file.open("rb", buffering=0) as opened:
             for row, into in zip(rows.tolist(), taken, strict=True):
@@ -61,7 +60,7 @@ class FileRows(ArrayRows):
         return taken
 
     def _advise(self, advice: str, first: int, rows: int) -> None:
-        """Tell the system about some rows; of pages shared with other rows too, since reading them again is cheap."""
+        """Advise the system about some rows, including pages shared with other rows: reading those again is cheap."""
         width = 4 * self.dim
         start = min(first * width, len(self.mapped)) // mmap.PAGESIZE * mmap.PAGESIZE
         length = min((first + rows) * width, len(self.mapped)) - start
@@ -72,12 +71,12 @@ class FileRows(ArrayRows):
 def write_rows(
     file: Path, rows: Rows, *, batch_rows: int | None = None, on_rows: Callable[[int], None] | None = None
 ) -> None:
-    """Read all rows once into ``file``, which appears when it is whole; ``on_rows`` hears how many there are so far.
+    """Read all rows once into ``file``, which appears when it is complete; ``on_rows`` gets the number of rows so far.
 
     Raises
     ------
     StoreFull, StoreError
-        They could not be written.
+        The file could not be written.
     """
 
     def write(opened: BinaryIO) -> None:

@@ -18,7 +18,7 @@ from clusterer.data.rows import Float32Array, Float64Array, Rows
 from clusterer.native.library import KernelUnavailable, i64, load_library, narrower_than_blas, rows_at
 
 SOME = 256
-"""Rows whose mean the sums are taken about, and rows of a covariance that are looked at together."""
+"""Rows whose mean the sums are taken about, and rows of a covariance that are processed at once."""
 NO_VARIANCE = 1e-12
 """Share of the largest variance below which a component is rounding noise of the float32 rows."""
 
@@ -53,23 +53,23 @@ class Sums(Protocol):
         ...
 
     def second(self) -> Float64Array:
-        """Sum of the outer products, ``(d, d) float64``, the caller's to change; above the diagonal lies anything."""
+        """Sum of the outer products, ``(d, d) float64``, for the caller to overwrite; undefined above the diagonal."""
         ...
 
 
 class BlasSums:
-    """By a symmetric product of BLAS, which wants a float64 copy of each block."""
+    """By a symmetric product of BLAS, which needs a float64 copy of each block."""
 
     def __init__(self, shift: Float64Array) -> None:
         self.total = np.zeros(len(shift))
         self._shift = shift
         self._second = np.zeros((len(shift), len(shift)), order="F")
-        self._room = np.empty((0, len(shift)))
+        self._buffer = np.empty((0, len(shift)))
 
     def add(self, batch: Float32Array) -> None:
-        if len(self._room) < len(batch):
-            self._room = np.empty(batch.shape)
-        block = np.subtract(batch, self._shift, out=self._room[: len(batch)])
+        if len(self._buffer) < len(batch):
+            self._buffer = np.empty(batch.shape)
+        block = np.subtract(batch, self._shift, out=self._buffer[: len(batch)])
         self.total += block.sum(axis=0)
         self._second = dsyrk(1.0, block.T, beta=1.0, c=self._second, overwrite_c=True)
 
@@ -82,7 +82,7 @@ class _Moments(ctypes.Structure):
 
 
 class KernelSums:
-    """By the compiled kernel, which makes float64 of the rows in the cache; see ``native/src/moments.h``."""
+    """By the compiled kernel, which converts rows to float64 in the cache; see ``native/src/moments.h``."""
 
     def __init__(self, library: ctypes.CDLL, shift: Float64Array, threads: int) -> None:
         d = len(shift)
@@ -125,8 +125,8 @@ def accumulate_moments(
 ) -> Moments:
     """Mean and covariance of all rows in one pass.
 
-    Sums are kept in float64 and taken about the mean of some rows, not about zero: the difference of two large
-    and nearly equal numbers that the textbook formula ends with then never arises [1]_.
+    Sums are kept in float64 and taken about the mean of some rows instead of about zero, which avoids the cancellation
+    of the textbook formula [1]_.
 
     Parameters
     ----------
@@ -154,12 +154,12 @@ def accumulate_moments(
         raise ValueError("there are no rows")
     offset = sums.total / rows.n
     covariance = _covariance(sums.second(), offset, rows.n)
-    # Without the columns that the kernel's room has beside those of the rows, which go with the sums.
+    # A copy without the padding columns of the kernel's buffer.
     return Moments(rows.n, shift + offset, np.ascontiguousarray(covariance))
 
 
 def _covariance(second: Float64Array, offset: Float64Array, n: int) -> Float64Array:
-    """In the memory of the sums, a few rows at a time: matrices on the way would take longer than the arithmetic."""
+    """The covariance, in place and a few rows at a time: temporary matrices would take longer than the arithmetic."""
     d = len(offset)
     for first in range(0, d, SOME):
         part, before = slice(first, min(first + SOME, d)), slice(0, first)
@@ -210,8 +210,8 @@ class Pca:
     def scale(self) -> Float64Array:
         """``(c,) float64``: what each projection is multiplied by.
 
-        1 without whitening. A component without variance to speak of gets 0: dividing by its rounding noise would make
-        that noise as important as everything else.
+        1 without whitening. A component with negligible variance gets 0: dividing by its rounding noise would amplify
+        that noise to unit variance.
         """
         if not self.whiten:
             return np.ones(self.dim)
@@ -252,29 +252,27 @@ def fit_pca(moments: Moments, components: int | None = None, *, whiten: bool = F
     whiten
         Divide each projection by its standard deviation.
     overwrite
-        Whether the covariance may be written over, which spares a copy of it.
+        Whether the covariance may be overwritten, which saves a copy.
 
     Raises
     ------
     InvalidRequest
-        More components are asked for than the data can have.
+        More components are requested than the data have.
     """
     d = len(moments.mean)
     most = min(moments.n, d)
-    wanted = most if components is None else components
-    if not 1 <= wanted <= most:
+    count = most if components is None else components
+    if not 1 <= count <= most:
         raise InvalidRequest(
-            f"`pca.components` is {wanted}, but {moments.n} rows of {d} dimensions have at most {most} components: "
-            f"ask for 1 to {most}.",
+            f"`pca.components` is {count}, but {moments.n} rows of {d} dimensions have at most {most} components: "
+            f"set it to 1 to {most}.",
             field="pca.components",
             limit=most,
         )
-    # All pairs at once are found faster by divide and conquer, which cannot find some of them only.
-    some: dict[str, Any] = (
-        {"driver": "evr", "subset_by_index": (d - wanted, d - 1)} if wanted < d else {"driver": "evd"}
-    )
+    # Divide and conquer is faster for all eigenpairs, but cannot compute a subset.
+    some: dict[str, Any] = {"driver": "evr", "subset_by_index": (d - count, d - 1)} if count < d else {"driver": "evd"}
     total_variance = float(np.trace(moments.covariance))
-    symmetric = moments.covariance.T  # LAPACK wants columns, and writes over them
+    symmetric = moments.covariance.T  # LAPACK takes columns, and overwrites them
     columns = np.asarray(symmetric, order="F") if overwrite else np.array(symmetric, order="F")
     values, vectors = eigh(columns, overwrite_a=True, check_finite=False, **some)
     del columns, symmetric

@@ -1,7 +1,7 @@
 """Access to a matrix of embeddings, row block by row block: all that PCA, k-means and the assignment need of it.
 
-Whether the rows lie in memory, in a memory map or in the shards of an embeddings folder, and whether they are
-normalised or projected on the way, is the business of the classes here; the numerical modules see `Rows` only.
+The classes here read rows from memory, a memory map or the shards of an embeddings folder, and normalise or project
+them on the way. The numerical modules use the protocol `Rows` only.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ IntArray = NDArray[np.int64]
 LabelArray = NDArray[np.int32]
 
 BATCH_ROWS, BATCH_VALUES = 8192, 2**22
-"""Rows and values of a block at most: some hold a few copies of one, in float64 too."""
+"""Largest block, in rows and in values: callers may hold several copies of one, also in float64."""
 WINDOW_ROWS, WINDOW_VALUES = 65_536, 2**24
-"""Rows and values that an engine looks at together at most: enough to keep all threads busy, few enough to hear of a
-cancelled job, and to count little as memory where they lie in a mapped file."""
+"""Largest window that an engine reads at once, in rows and in values: enough for all threads, few enough to notice a
+cancelled job soon and to keep the resident part of a mapped file small."""
 FEWEST_ROWS = 256
-"""Rows of a block at least, whatever their dimensions: products with fewer are slow."""
+"""Smallest block, in rows, for any number of columns: products with fewer are slow."""
 NORMALIZED_AT_ONCE = 2**18
-"""Values that are normalised together: their copies on the way stay in the cache."""
+"""Values that are normalised at once, so that temporary copies stay in the cache."""
 
 
 class Rows(Protocol):
@@ -60,7 +60,7 @@ class Rows(Protocol):
 
 
 class Shards(Protocol):
-    """What `StoredRows` needs of an embedding set of the store."""
+    """The part of a stored embedding set that `StoredRows` uses."""
 
     @property
     def rows(self) -> int: ...
@@ -89,7 +89,7 @@ class ArrayRows:
             yield first, np.ascontiguousarray(window, dtype=np.float32)
 
     def windows(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """All rows in order as they are, in blocks that are no copies and are valid until the next one is asked for."""
+        """All rows in order, unconverted, in blocks that are views and stay valid until the next one is read."""
         for first in range(0, self.n, rows):
             yield first, self.array[first : first + rows]
 
@@ -113,7 +113,7 @@ class StoredRows:
     read_s
         Seconds spent reading so far.
     zero_rows
-        Rows of zeros in the last whole pass.
+        Rows of zeros in the last complete pass.
     """
 
     shards: Shards
@@ -175,7 +175,7 @@ class MappedRows:
 
 @dataclass(frozen=True)
 class ChosenRows:
-    """Some rows of others, taken block by block.
+    """A selection of the rows of another set, read block by block.
 
     Attributes
     ----------
@@ -209,12 +209,12 @@ def block_rows(dim: int) -> int:
 
 
 def window_rows(dim: int) -> int:
-    """Rows of a matrix of ``dim`` columns that an engine looks at together."""
+    """Rows of a matrix of ``dim`` columns that an engine reads at once."""
     return min(WINDOW_ROWS, max(FEWEST_ROWS, WINDOW_VALUES // dim))
 
 
 def in_memory(rows: Rows, *, batch_rows: int | None = None, on_rows: Callable[[int], None] | None = None) -> ArrayRows:
-    """Read all rows once into one ``(n, dim) float32`` array; ``on_rows`` hears how many there are so far."""
+    """Read all rows once into one ``(n, dim) float32`` array; ``on_rows`` gets the number read so far."""
     matrix = np.empty((rows.n, rows.dim), dtype=np.float32)
     for first, batch in rows.batches(batch_rows):
         matrix[first : first + len(batch)] = batch
@@ -247,7 +247,7 @@ def _require_finite(batch: Float32Array, first: int, name: str) -> None:
         return
     row = first + int(np.flatnonzero(~np.isfinite(batch).all(axis=1))[0])
     raise NotFinite(
-        f"Row {row} of embeddings {name!r} holds NaN or infinity: embed that image again, or leave it out.",
+        f"Row {row} of embeddings {name!r} contains NaN or infinity. Embed its image again, or exclude it.",
         embeddings=name,
         row=row,
     )

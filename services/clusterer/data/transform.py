@@ -1,7 +1,7 @@
-"""The one way from stored embeddings into the space in which centroids live.
+"""The transform from stored embeddings to the space of the centroids.
 
-It is fitted on the train set, stored beside the centroids, and applied as stored to every set that is assigned
-afterwards: comparing rows in one space with centroids in another gives numbers that look like chance.
+It is fitted on the train set, stored beside the centroids, and applied unchanged to every set that is assigned later:
+rows in one space compared with centroids in another give results at chance level.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Transform:
-    """Normalisation, then projection, then unit length; each may be absent.
+    """Normalisation, then projection, then unit length; each is optional.
 
     Attributes
     ----------
@@ -91,17 +91,17 @@ class Transform:
         return l2_normalize(batch) if self.unit else batch
 
     def view(self, rows: Rows, name: str = "the rows") -> Rows:
-        """``rows`` as this transform sees them, applied block by block when they are read.
+        """A view of ``rows`` under this transform, applied block by block when they are read.
 
         Raises
         ------
         DimensionMismatch
-            ``rows`` has other columns than the set that the transform was fitted on.
+            The number of columns is not that of the set that the transform was fitted on.
         """
         if rows.dim != self.dim_in:
             raise DimensionMismatch(
-                f"{name} has {rows.dim} dimensions, but the centroids were fitted on embeddings of {self.dim_in}: "
-                "score embeddings of the same model.",
+                f"{name} has {rows.dim} dimensions, but the centroids were fitted on embeddings of {self.dim_in}. "
+                "Use embeddings of the same model.",
                 expected=self.dim_in,
                 got=rows.dim,
             )

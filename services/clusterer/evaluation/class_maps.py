@@ -1,8 +1,8 @@
 """Maps between the classes of the train set and those of a scored set that has others.
 
 A map is many to many: a class of ObjectNet may stand for three of ImageNet. A row of the scored set is right when the
-class that its cluster is named by and its own class are a pair. Rows whose class is in no pair can be neither right
-nor wrong: they are left out of every comparison with labels, and counted.
+class of its cluster and its own class are a pair. Rows whose class is in no pair are neither right nor wrong: they are
+counted, and left out of every comparison with labels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shoal.userfiles import UserFile, confine
 from clusterer.evaluation.contingency import ClassPairs
 
 Pair = tuple[str, str]
-"""A label of the train set and a label of the scored set that count as the same."""
+"""A label of the train set and the label of the scored set that matches it."""
 
 OBJECTNET_TO_IMAGENET = "objectnet_to_imagenet_1k.json"
 FOLDER_TO_OBJECTNET = "folder_to_objectnet_label.json"
@@ -34,7 +34,7 @@ IMAGENET_CLASSES = 1000
 MOST_NAMED = 1000
 COLUMNS = ("train_label", "scored_label")
 MOST_BYTES = 4 << 20
-"""Bytes of a file of a class map. The API reads it whole; the pairs of ImageNet's 21,841 classes are 1 MB."""
+"""Largest file of a class map, in bytes. The API reads it whole; the pairs of ImageNet's 21,841 classes are 1 MB."""
 _MOST_DIGITS = 9
 
 
@@ -51,11 +51,11 @@ class MappedClasses:
     unmapped
         The labels of the set that are in no pair.
     ignored
-        Pairs of the file that name a label which one of the two sets does not have.
+        Pairs of the file with a label that one of the two sets does not have.
     request
         As it was sent.
     sha256
-        Of all pairs of the file that count.
+        Of the pairs that are used.
     """
 
     vocabulary: tuple[str, ...]
@@ -95,38 +95,39 @@ def read_class_map(
     vocabulary
         The labels that train classes are positions in.
     train_labels, scored_labels
-        Those that the two sets have.
+        The labels of the two sets.
     called
-        What errors call the two sets.
+        Names of the two sets in errors.
 
     Raises
     ------
     PathOutsideRoot, PathNotFound
         The file is not below ``root``.
     LabelsInvalid
-        It cannot be read, no pair has a label of each set, or a set has no labels at all.
+        The file cannot be read, no pair has a label of each set, or a set has no labels.
     """
     for labels, name in zip((train_labels, scored_labels), called, strict=True):
         if not labels:
             raise LabelsInvalid(
-                f"A class map needs labels, but {name} has none: leave `class_map` out, or embed it with labels.",
+                f"`class_map` needs labels, but {name} has no labels: embed its images with `labels`, or omit "
+                "`class_map`.",
                 field="class_map",
             )
-    path = confine(root, request.file, "class_map.file")
-    base = root.resolve()
-    if request.format == "csv":
-        found = read_csv_pairs(path, base)
-    else:
-        index = confine(root, request.class_index, "class_map.class_index") if request.class_index else None
-        found = read_objectnet_pairs(path, index, train_labels, base)
+    found = _read_pairs(root, request, train_labels)
     pairs = sorted((train, scored) for train, scored in found if train in train_labels and scored in scored_labels)
     if not pairs:
         raise LabelsInvalid(
-            f"The class map {request.file!r} has no pair of a train label (of {called[0]}, such as "
-            f"{_some(train_labels)}) and a scored one (of {called[1]}, such as {_some(scored_labels)}): write them as "
-            "the sets have them.",
+            f"No pair of the class map {request.file!r} has a label of both sets: {called[0]} has labels such as "
+            f"{_some(train_labels)}, {called[1]} such as {_some(scored_labels)}. Write the labels as the sets have "
+            "them.",
             field="class_map",
         )
+    return _mapped(pairs, len(found) - len(pairs), request, vocabulary, scored_labels)
+
+
+def _mapped(
+    pairs: list[Pair], ignored: int, request: ClassMap, vocabulary: Sequence[str], scored_labels: AbstractSet[str]
+) -> MappedClasses:
     names = tuple(sorted({scored for _, scored in pairs}))
     train_at = {label: position for position, label in enumerate(vocabulary)}
     scored_at = {label: position for position, label in enumerate(names)}
@@ -138,10 +139,18 @@ def read_class_map(
             len(names),
         ),
         unmapped=tuple(sorted(scored_labels - set(names))),
-        ignored=len(found) - len(pairs),
+        ignored=ignored,
         request=request,
         sha256=hashlib.sha256(json.dumps(pairs, ensure_ascii=False).encode()).hexdigest(),
     )
+
+
+def _read_pairs(root: Path, request: ClassMap, train_labels: AbstractSet[str]) -> set[Pair]:
+    path, base = confine(root, request.file, "class_map.file"), root.resolve()
+    if request.format == "csv":
+        return read_csv_pairs(path, base)
+    index = confine(root, request.class_index, "class_map.class_index") if request.class_index else None
+    return read_objectnet_pairs(path, index, train_labels, base)
 
 
 def read_csv_pairs(path: Path, root: Path | None = None) -> set[Pair]:
@@ -164,8 +173,7 @@ def read_csv_pairs(path: Path, root: Path | None = None) -> set[Pair]:
     for line, (train, scored) in read_csv_columns(file, COLUMNS, MOST_BYTES):
         if train is None or scored is None:
             raise file.invalid(
-                f"lacks train_label or scored_label in line {line}: leave the row out where a class has no "
-                "counterpart.",
+                f"lacks train_label or scored_label in line {line}. Remove the line if the class has no counterpart.",
                 line=line,
             )
         pairs.add((train, scored))
@@ -185,7 +193,7 @@ def read_objectnet_pairs(
     Parameters
     ----------
     class_index
-        ImageNet's class index; see `read_class_index`. None: ``train_labels`` say it themselves.
+        ImageNet's class index; see `read_class_index`. None derives it from ``train_labels``.
     train_labels
         Labels of the train set.
     root
@@ -211,8 +219,8 @@ def read_objectnet_pairs(
             number = id_of_name.get(description.strip())
             if number is None or number not in position_of_id:
                 raise LabelsInvalid(
-                    f"{OBJECTNET_TO_IMAGENET} maps {label!r} to {description.strip()!r}, which {LABELS_2012} and "
-                    f"{PYTORCH_TO_2012} do not know.",
+                    f"{OBJECTNET_TO_IMAGENET} maps {label!r} to {description.strip()!r}, which {LABELS_2012} or "
+                    f"{PYTORCH_TO_2012} does not contain.",
                     field="class_map.file",
                 )
             for name in names_at.get(position_of_id[number], ()):
@@ -221,13 +229,13 @@ def read_objectnet_pairs(
 
 
 def read_class_index(path: Path, root: Path | None = None) -> dict[int, tuple[str, ...]]:
-    """What labels ImageNet's classes go by, by position among the sorted WordNet ids.
+    """The labels of each ImageNet class, by its position among the sorted WordNet ids.
 
     Parameters
     ----------
     path
-        ``imagenet_class_index.json`` (``{"0": ["n01440764", "tench"], …}``), or text with a line a class that starts
-        with its WordNet id, such as ``LOC_synset_mapping.txt``.
+        ``imagenet_class_index.json`` (``{"0": ["n01440764", "tench"], …}``), or text with one line per class that
+        starts with its WordNet id, such as ``LOC_synset_mapping.txt``.
     root
         Where it must lie, with symlinks resolved.
 
@@ -239,7 +247,7 @@ def read_class_index(path: Path, root: Path | None = None) -> dict[int, tuple[st
     if path.suffix.lower() == ".json":
         index = _json_object(file)
         if not all(_is_number(key) and _starts_with_text(value) for key, value in index.items()):
-            raise file.invalid('is no ImageNet class index: {"0": ["n01440764", "tench"], …} is expected.')
+            raise file.invalid('is not an ImageNet class index. Expected: {"0": ["n01440764", "tench"], …}.')
         return {int(key): (value[0], key) for key, value in index.items()}
     ids = sorted(line.split()[0] for line in file.read_text(MOST_BYTES).splitlines() if line.strip())
     return {position: (name, str(position)) for position, name in enumerate(ids)}
@@ -251,8 +259,8 @@ def _names_of(train_labels: Collection[str]) -> dict[int, tuple[str, ...]]:
     if len(train_labels) == IMAGENET_CLASSES:
         return {position: (label,) for position, label in enumerate(sorted(train_labels))}
     raise LabelsInvalid(
-        f"The train set has {len(train_labels)} labels, not ImageNet's {IMAGENET_CLASSES}, so their positions are not "
-        "known: send `class_map.class_index` with imagenet_class_index.json or LOC_synset_mapping.txt.",
+        f"The train set has {len(train_labels)} labels, not ImageNet's {IMAGENET_CLASSES}, so their positions are "
+        "unknown: set `class_map.class_index` to imagenet_class_index.json or LOC_synset_mapping.txt.",
         field="class_map.class_index",
     )
 
@@ -267,7 +275,7 @@ def _json_object(file: UserFile) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise file.invalid(f"cannot be read: {error}.") from error
     if not isinstance(document, dict):
-        raise file.invalid("is no JSON object.")
+        raise file.invalid("is not a JSON object.")
     return document
 
 

@@ -26,7 +26,7 @@ class Contingency:
     Attributes
     ----------
     shape
-        ``(k, c)``: all clusters and classes that could occur, whether or not they do.
+        ``(k, c)``: all clusters and classes that may occur.
     cluster, class_
         ``(z,) int64``: coordinates of the cells that are not zero, by rising cluster, then class.
     count
@@ -74,7 +74,7 @@ def contingency(clusters: ArrayLike, classes: ArrayLike, k: int, c: int) -> Cont
     clusters
         ``(n,)`` integers in ``0..k-1``.
     classes
-        ``(n,)`` integers in ``0..c-1``, or `UNLABELLED`: rows without a label are left out.
+        ``(n,)`` integers in ``0..c-1``, or `UNLABELLED`: rows without a label are not counted.
     """
     cluster, class_ = np.asarray(clusters, dtype=np.int64), np.asarray(classes, dtype=np.int64)
     known = class_ != UNLABELLED
@@ -97,15 +97,15 @@ def entropy(sizes: IntArray) -> float:
 
 
 class LabelRule(StrEnum):
-    """How a cluster gets its class."""
+    """The rule that gives a cluster its class."""
 
     HUNGARIAN = "hungarian"
-    """One cluster to one class, so that most rows agree. With more clusters than classes the clusters left over
+    """One cluster to one class, so that most rows agree. With more clusters than classes the remaining clusters
     have no class, and their rows count as wrong."""
     MAJORITY = "majority"
     """Each cluster to the most frequent class in it; several clusters may share a class."""
     MIXED = "mixed"
-    """One to one first, then the majority for the clusters left over: the rule behind the over-clustering figures
+    """One to one first, then the majority for the remaining clusters: the rule behind the over-clustering figures
     of arXiv 2008.10312."""
 
 
@@ -176,7 +176,7 @@ def learn_map(table: Contingency, rule: LabelRule) -> IntArray:
     table
         Counts of the rows that the map is learnt on.
     rule
-        How.
+        Which rule.
 
     Returns
     -------
@@ -213,8 +213,7 @@ def _majority(table: Contingency) -> IntArray:
 def _hungarian(table: Contingency) -> IntArray:
     """The one-to-one matching with most rows; among equals the one that leaves most rows to the majority rule.
 
-    Clusters are put in an order that depends on their content alone before they are matched, so that the map does not
-    depend on how they are numbered.
+    Clusters are sorted by their content before they are matched, so that the map does not depend on their numbers.
     """
     (k, c), cluster, count = table.shape, table.cluster, table.count
     majority = np.zeros(k, dtype=np.int64)
@@ -223,16 +222,16 @@ def _hungarian(table: Contingency) -> IntArray:
     order = np.argsort(content, kind="stable")
     place = np.empty(k, dtype=np.int64)
     place[order] = np.arange(k)
-    # The one table, turned and signed as the solver wants it: otherwise it makes copies.
+    # Transposed and negated as the solver needs it, which saves its copies.
     wide = k <= c
     cost = np.zeros((k, c) if wide else (c, k))
     cells = (place[cluster], table.class_)
     cost[cells if wide else cells[::-1]] = majority[cluster] - count * (table.n + 1.0)
     rows, columns = linear_sum_assignment(cost)
     places, classes = (rows, columns) if wide else (columns, rows)
-    told = cost[rows, columns] < 0
+    informative = cost[rows, columns] < 0
     chosen = np.full(k, UNMAPPED, dtype=np.int64)
-    chosen[order[places[told]]] = classes[told]
+    chosen[order[places[informative]]] = classes[informative]
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""How well clusters agree with classes, every figure from one contingency table.
+"""Metrics of the agreement of clusters with classes, all from one contingency table.
 
 Definitions and edge cases are scikit-learn's where it has the metric.
 """
@@ -100,35 +100,28 @@ def score_set(
     pairs: ClassPairs | None = None,
     unmapped: int = 0,
 ) -> Metrics:
-    """Every metric of one scored set under one clustering.
+    """The metrics of one entry of ``metrics.json``; None where a metric does not apply.
 
     Parameters
     ----------
     clusters
         ``(n,)``: cluster of each row, in ``0..k-1``.
     classes
-        ``(n,)``: class of each row, in ``0..c-1`` (of the classes of train and scored set together), or -1 for rows
-        without a label, which count only for sizes and inertia. With ``pairs`` the classes are the scored set's own.
+        ``(n,)``: class of each row, in ``0..c-1``, or -1 for rows without a label, which count only for sizes and
+        inertia. Classes are those of train and scored set together; with ``pairs`` those of the scored set.
     train
         Table of the train set, on which the ``train`` label maps are learnt; None when it has no labels.
-    inertia
-        Sum of squared distances of the rows to their centroids.
     label_map
-        ``train`` or ``scored``: which map is behind ``accuracy_one_to_one``.
+        ``train`` or ``scored``: which map gives ``accuracy_one_to_one``.
     seed
         Of the permutations behind ``chance``.
     pairs
-        Which train class is right for which scored class, where the two sets have different classes.
+        Which train class is right for which scored class, when the two sets have different classes.
     unmapped
-        How many of the rows with class -1 have a label that the map of classes does not name.
-
-    Returns
-    -------
-    The metrics of one entry of ``metrics.json``; None where a metric does not apply.
+        Rows with class -1 whose label the class map does not name.
     """
     sizes = np.bincount(clusters, minlength=k)
     table = contingency(clusters, classes, k, c)
-    labelled = table if table.n else None
     accuracies = accuracy_metrics(table, train, pairs)
     return {
         "n": len(clusters),
@@ -137,18 +130,18 @@ def score_set(
         "n_unmapped": unmapped,
         "k": k,
         "classes": int(np.count_nonzero(table.class_sizes)),
-        **agreement(labelled),
+        **agreement(table if table.n else None),
         "accuracy": accuracies,
         "accuracy_one_to_one": accuracies["hungarian"][label_map],
         "inertia": inertia,
         "empty_clusters": int(np.count_nonzero(sizes == 0)),
         "size_imbalance": size_imbalance(sizes),
-        "chance": chance(clusters, classes, k=k, c=c, seed=seed) if labelled else None,
+        "chance": chance(clusters, classes, k=k, c=c, seed=seed) if table.n else None,
     }
 
 
 def agreement(table: Contingency | None) -> Metrics:
-    """The metrics that compare two partitions and need no map from clusters to classes."""
+    """The metrics that compare two partitions without a map from clusters to classes."""
     names = ("ari", "ami", "nmi_arithmetic", "v_measure", "homogeneity", "completeness", "fowlkes_mallows", "purity")
     if table is None:
         return dict.fromkeys(names)
@@ -166,7 +159,7 @@ def accuracy_metrics(
 ) -> dict[str, dict[str, float | None]]:
     """Accuracy on ``scored`` under each rule of `LabelRule`, the map learnt on the train set and on ``scored`` itself.
 
-    A map learnt on the rows that it is then scored on flatters: it is an upper bound, not an estimate.
+    A map learnt on the rows that it scores is optimistic: its accuracy is an upper bound.
     """
     found: dict[str, dict[str, float | None]] = {}
     for rule in LabelRule:
@@ -208,14 +201,14 @@ def describe_levels(
 
 
 def chance(clusters: ClusterLabels, classes: IntArray, *, k: int, c: int, seed: int = 0) -> Metrics:
-    """What clusters of these sizes reach on these classes when rows are dealt out at random.
+    """The scores of clusters of these sizes when rows are assigned at random.
 
     The mean over seeded permutations of the labels: as many as two million rows allow, at least 1, at most 20.
 
     Returns
     -------
     ``nmi``, and ``accuracy`` (Hungarian) and ``accuracy_majority`` with the map learnt on the scored rows themselves;
-    ``permutations`` says over how many the mean goes.
+    ``permutations`` is their number.
     """
     known = classes != UNLABELLED
     clusters, classes = clusters[known], classes[known]
@@ -242,9 +235,9 @@ def normalized_mutual_information(table: Contingency) -> float:
 
 
 def summarize(per_seed: Sequence[Mapping[str, Any]]) -> tuple[Metrics, Metrics]:
-    """Mean and sample standard deviation over seeds of every figure, nested as they are.
+    """Mean and sample standard deviation over seeds of every metric, with the same nesting.
 
-    A figure that is None for any seed has neither; one seed alone has no deviation.
+    Both are None for a metric that is None for any seed; the deviation of one seed is None.
     """
     mean: Metrics = {}
     std: Metrics = {}
@@ -264,13 +257,13 @@ def expected_mutual_information(sizes_a: IntArray, sizes_b: IntArray) -> float:
     """Expectation of the mutual information, in nats, over all pairs of partitions with these group sizes.
 
     For groups of ``a`` and ``b`` of ``n`` rows the overlap ``x`` is hypergeometric, and the expectation is the sum over
-    all pairs of groups of ``E[x/n * log(n x / (a b))]`` [1]_. Three things make it fast without giving up a digit:
+    all pairs of groups of ``E[x/n * log(n x / (a b))]`` [1]_. Three things make it fast at full precision:
 
     - pairs of equal sizes contribute equally, so only distinct sizes are visited;
     - the probabilities of ``x`` follow from each other by a rational factor. They are walked outwards from the most
-      likely ``x`` until they fall below 1e-22 of it, and normalised by their own sum: no term that matters is left
-      out, and no logarithm of a factorial (1e7 at a million rows, known to 1e-9) is needed;
-    - all pairs walk at the same time.
+      likely ``x`` until they fall below 1e-22 of it, and normalised by their own sum: no term that matters is
+      omitted, and no logarithm of a factorial (1e7 at a million rows, known to 1e-9) is needed;
+    - all pairs are walked at the same time.
 
     Parameters
     ----------
@@ -319,7 +312,7 @@ def _walk(
         else:
             p *= x * (n - a - b + x) / ((a - x + 1) * (b - x + 1))
         x += direction
-        # Outside its support the factor that leads there is zero, which ends that walk too.
+        # At the end of the support the factor is zero, which ends the walk.
         alive = p > NEGLIGIBLE
         if not alive.all():
             active, a, b, x, p = active[alive], a[alive], b[alive], x[alive], p[alive]
@@ -340,7 +333,7 @@ def _ami(table: Contingency, information: float, mean_entropy: float) -> float:
     if groups <= 1:
         return 0.0
     expected = expected_mutual_information(table.cluster_sizes, table.class_sizes)
-    # One side all singletons: information and expectation agree, and only rounding is left of their difference.
+    # One side all singletons: information and expectation are equal up to rounding.
     spread = max(mean_entropy - expected, float(np.finfo(np.float64).eps))
     return (information - expected) / spread
 

@@ -1,4 +1,4 @@
-"""A linear classifier on the embeddings: what labels would have bought, to hold the clusters against."""
+"""A linear classifier on the embeddings: the supervised reference for the clusters."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _STREAM = 0x9B
 class LinearProbe:
     """Ridge regression on the classes, one against the rest, as a classifier.
 
-    A closed form of a linear probe: no step size, no epochs. Probes trained by gradient descent on logistic loss, as
-    the papers' are, come out a few points higher.
+    A linear probe in closed form, without step size and epochs. Probes trained by gradient descent on logistic loss, as
+    in the papers, score a few points higher.
 
     Parameters
     ----------
     rows
         ``(n, d)`` train rows; read in blocks, a few times.
     classes
-        ``(n,)``: class of each, or -1 for rows that take no part.
+        ``(n,)``: class of each, or -1 for rows to exclude.
     count
         Number of classes.
     """
@@ -48,7 +48,7 @@ class LinearProbe:
         self._whole = solved
 
     def accuracy(self, rows: Rows, classes: IntArray, pairs: ClassPairs | None = None) -> float | None:
-        """Share of the labelled rows of another set that it gets right; None without any."""
+        """Share of the labelled rows of another set that it classifies correctly; None without any."""
         known = classes >= 0
         if not known.any():
             return None
@@ -74,7 +74,7 @@ class _Ridge:
             by_class += sum_by_label(x, classes[part].astype(np.int32), count)
         values, vectors = eigh(products)
         self._values, self._vectors = np.maximum(values, 0.0), vectors
-        # The rows are centred, so the shares of the classes take nothing from their products with the targets.
+        # The rows are centred, so centring the targets would not change the products.
         self._moments: Float64Array = vectors.T @ by_class.T
 
     def predict(self, rows: Rows, mask: MaskArray, ridge: float) -> IntArray:

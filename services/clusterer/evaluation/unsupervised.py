@@ -1,4 +1,4 @@
-"""How well rows fall into clusters, judged by the rows alone: no labels needed."""
+"""Metrics of compactness and separation of clusters, and of agreement between seeds; no labels needed."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from clusterer.evaluation.label_metrics import adjusted_rand_index
 from clusterer.kmeans.engine import add_by_label, squared_distances
 
 MULTIPLY_ADDS = 20_000_000_000
-"""What the distances of the sampled rows to all rows may cost."""
+"""Largest cost of the distances of the sampled rows to all rows."""
 FEWEST_SAMPLED, MOST_SAMPLED = 64, 1000
 COINCIDENT = 1e-7
 SMALLEST_SHARE = 64
-"""Sampled rows of a pass at least."""
+"""Fewest sampled rows of a pass."""
 TABLE_CELLS = 2**22
-"""Cells of the tables of clusters and sampled rows, or of pairs of clusters, that are held at once."""
+"""Cells of the tables of clusters and sampled rows, or of pairs of clusters, that are in memory at once."""
 LABELLING_VALUES = 2**23
-"""Values of the means of labellings that are judged in the same passes."""
+"""Values of the means of labellings that share passes."""
 
 
 @dataclass
 class _Sums:
-    """What one seed's clusters add up to, and the distances of the sampled rows to them."""
+    """Sums over one seed's clusters, and the distances of the sampled rows to them."""
 
     sizes: IntArray
     means: Float64Array
@@ -48,8 +48,8 @@ def internal_metrics(
 ) -> dict[int, dict[str, Any]]:
     """Silhouette, Davies-Bouldin and Calinski-Harabasz of each labelling.
 
-    Two passes over the rows for all labellings, where their clusters are not too many: each further pass takes a share
-    of the sampled rows, and labellings of very many clusters are judged one after the other.
+    Two passes over the rows serve all labellings if their clusters are few enough. Otherwise each further pass takes a
+    share of the sampled rows, and labellings of very many clusters are processed one after the other.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ def internal_metrics(
     labels
         By seed: ``(n,) int32`` clusters in ``0..k-1``.
     sample_seed
-        Of the rows whose silhouette is taken. Their distances go to all rows, so each value is exact and only their
-        mean is an estimate.
+        Of the rows whose silhouette is computed. Each value is exact, from the distances to all rows; their mean is
+        an estimate.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def _internal_metrics(
 
 
 def pairwise_stability(labels: Mapping[int, LabelArray], k: int) -> dict[str, Any] | None:
-    """Adjusted Rand index of the assignments of each two seeds: 1 when chance had no say. None with one seed."""
+    """Adjusted Rand index of the assignments of each pair of seeds: 1 if they agree. None with one seed."""
     seeds = list(combinations(labels, 2))
     if not seeds:
         return None
@@ -209,8 +209,8 @@ def _davies_bouldin(means: Float64Array, scatter: Float64Array) -> float:
         part = slice(first, first + step)
         apart = squared_distances(means[part], means)  # type: ignore[arg-type]
         np.sqrt(apart, out=apart)
-        # Means that coincide tell nothing about separation, and neither does a cluster beside itself. Distances come
-        # from products, which leave the square root of the rounding error where there is none.
+        # Coinciding means, and a cluster with itself, say nothing about separation. Distances come from products, whose
+        # rounding error leaves its square root in place of 0.
         apart[apart <= COINCIDENT * (apart.max() or 1.0)] = np.inf
         ratio = np.add.outer(scatter[part], scatter)
         worst[part] = np.divide(ratio, apart, out=ratio).max(axis=1)

@@ -35,8 +35,8 @@ def fit_balanced(
 
     A row goes to the cluster of least squared distance plus price. Prices are the dual variables of the transport
     problem that moves the rows to clusters of bounded capacity [1]_, and are found as in an auction [2]_: a cluster
-    that is too large raises its price until just its surplus prefers the next best cluster; one that is small lowers
-    its price until its want is met. One pass does this for all clusters at once, and one update of the centroids
+    that is too large raises its price until just its surplus prefers the next best cluster; a small one lowers its
+    price until its deficit is filled. One pass does this for all clusters at once, and one update of the centroids
     follows. At the end prices rise, at fixed centroids, until no cluster is too large or `ROUNDS` are spent.
 
     Parameters
@@ -44,7 +44,7 @@ def fit_balanced(
     start
         First centroids, ``(k, d)``, or the state of an interrupted run, whose centroids carry their prices.
     constraint
-        On the centroids proper.
+        On the centroids without their prices.
 
     References
     ----------
@@ -72,15 +72,15 @@ def fit_balanced(
 
 
 class Market(Assigner):
-    """Assigns rows by distance and price, and sees from the same pass how prices should change.
+    """Assigns rows by distance and price; the same pass gives the change of the prices.
 
     Attributes
     ----------
     allowed
         Rows that a cluster may have at most.
     aim
-        Rows that a cluster is brought to when its price changes: between the mean and the most, so that it may gain a
-        few before it must change again.
+        Size that a price change aims at: between the mean and the largest allowed, so that the cluster can gain rows
+        before its price changes again.
     """
 
     def __init__(self, engine: Engine, rows: Rows, k: int, ratio: float, constraint: Constraint) -> None:
@@ -115,13 +115,13 @@ class Market(Assigner):
         return np.where(surplus > 0, np.maximum(prices + change, prices * (1 + STEP)), prices)
 
     def lowered(self, prices: Float64Array, found: Assignment) -> Float64Array:
-        """Prices at which about half of the want of each small cluster that has a price is met.
+        """Prices at which about half of the deficit of each small cluster with a price is filled.
 
-        Half, since neighbours that raise their prices send rows as well.
+        Half, because neighbours that raise their prices send rows as well.
         """
-        want = np.where((prices > 0) & (found.counts < self.aim), -(-(self.aim - found.counts) // 2), 0)
-        change = _edges(self._second, self._gap, want)
-        return np.where(want > 0, np.maximum(prices - change, 0.0), prices)
+        deficit = np.where((prices > 0) & (found.counts < self.aim), -(-(self.aim - found.counts) // 2), 0)
+        change = _edges(self._second, self._gap, deficit)
+        return np.where(deficit > 0, np.maximum(prices - change, 0.0), prices)
 
     def clear(self, centroids: Float32Array, on_rows: OnRows | None) -> tuple[Float32Array, Assignment, int]:
         """Raise prices at fixed centroids until no cluster is too large; with the last assignment and the rounds."""

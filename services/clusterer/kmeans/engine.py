@@ -24,7 +24,7 @@ Labeller = Callable[[slice, Float32Array], tuple[LabelArray, Float32Array]]
 
 @dataclass(frozen=True)
 class Assignment:
-    """One exact assignment of all rows to ``k`` centroids.
+    """One assignment of all rows to ``k`` centroids.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Assignment:
     inertia
         Sum of the squared distances of all rows, in float64 from the sums: free of the rounding of ``squared``.
     measure
-        Computes `squared`, which few need, so that an engine that decides without the distances need not take them.
+        Computes `squared` on first use: few callers need it, and some engines assign without distances.
     """
 
     labels: LabelArray
@@ -61,18 +61,18 @@ class Searcher(Protocol):
 
 
 class Assigner(ABC):
-    """Assigns one set of rows again and again; may remember from pass to pass what saves work."""
+    """Assigns one set of rows repeatedly; may keep state between passes to save work."""
 
     def begin(self, labels: LabelArray | None) -> None:
-        """Start a run: after a pass with these labels, or from nothing. For assigners whose passes build on labels."""
+        """Start a run, after a pass with these labels if there was one. For assigners whose passes build on labels."""
         return
 
     @abstractmethod
     def assign(self, centroids: Float32Array, on_rows: OnRows | None = None) -> Assignment:
-        """Assign all rows to ``(k, d) float32`` centroids; ``on_rows`` hears after each block how many are done."""
+        """Assign all rows to ``(k, d) float32`` centroids; ``on_rows`` gets the rows done after each block."""
 
     def settle(self, centroids: Float32Array, found: Assignment, on_rows: OnRows | None = None) -> Assignment:
-        """The assignment that ends a run, which every engine makes exact; ``found`` is what `assign` has made of it."""
+        """The assignment that ends a run, exact with every engine; ``found`` is the result of `assign`."""
         return found
 
 
@@ -85,9 +85,9 @@ class Engine(ABC):
     Attributes
     ----------
     reason
-        Why this engine runs, or in which form, for the record.
+        Why this engine was chosen, or its variant; stored in the result.
     exact_passes
-        Whether the assignments within a run are exact too.
+        Whether the assignments within a run are exact as well.
     proven
         Ties are centroids whose squared distances differ by less than 1e-6 of themselves; where this is False, of the
         squared lengths, about the mean of the centroids, from which float32 products get them.
@@ -96,7 +96,7 @@ class Engine(ABC):
     name: ClassVar[str]
     exact_passes: ClassVar[bool] = True
     proven: ClassVar[bool] = True
-    reason: str = "asked for"
+    reason: str = "requested"
 
     @abstractmethod
     def searcher(self, centroids: Float32Array) -> Searcher:
@@ -108,7 +108,7 @@ class Engine(ABC):
 
 
 class NumpyEngine(Engine):
-    """Brute force in float64: slow, and what the other engines are held against."""
+    """Brute force in float64: slow, the reference for the other engines."""
 
     name = "numpy"
 
@@ -125,7 +125,7 @@ class _NumpySearcher:
 
 
 class StreamingAssigner(Assigner):
-    """Searches block by block and keeps nothing but the sum of the squared norms."""
+    """Searches block by block; keeps only the sum of the squared norms."""
 
     def __init__(self, engine: Engine, rows: Rows) -> None:
         self._engine = engine
@@ -142,7 +142,7 @@ class StreamingAssigner(Assigner):
         return self.collect(centroids, label, on_rows)
 
     def collect(self, centroids: Float32Array, label: Labeller, on_rows: OnRows | None) -> Assignment:
-        """One pass: what ``label`` says of each block, with the sums that belong to it."""
+        """One pass: the labels that ``label`` gives each block, and the sums of the clusters."""
         rows, k = self._rows, len(centroids)
         labels = np.empty(rows.n, dtype=np.int32)
         squared = np.empty(rows.n, dtype=np.float32)
@@ -179,14 +179,14 @@ def squared_distances(batch: Float32Array, centroids: Float32Array) -> Float64Ar
 
 
 def nearest(batch: Float32Array, centroids: Float32Array, count: int = 1) -> tuple[LabelArray, Float32Array]:
-    """The ``count`` nearest centroids of each row, nearest first; of equals the first.
+    """The ``count`` nearest centroids of each row, nearest first; the first of equals.
 
     Returns
     -------
     labels
         ``(b, count) int32``.
     squared
-        ``(b, count) float32`` squared distances; the largest float32 stands for what is larger still.
+        ``(b, count) float32`` squared distances; larger values are clipped to the largest float32.
     """
     b, k = len(batch), len(centroids)
     labels = np.empty((b, count), dtype=np.int32)
@@ -220,8 +220,8 @@ def sum_by_label(batch: NDArray[Any], labels: NDArray[Any], k: int) -> Float64Ar
 def add_by_label(sums: Float64Array, batch: NDArray[Any], labels: LabelArray) -> None:
     """Add the rows of each label to ``(k, d) float64`` sums, in the order of the rows.
 
-    Where there are more labels than rows only those that occur are touched: a table of all for each block would cost
-    more than the rows.
+    With more labels than rows only the labels that occur are updated: a full table per block would cost more than the
+    rows.
     """
     if len(sums) <= len(batch):
         sums += sum_by_label(batch, labels, len(sums))
@@ -249,7 +249,7 @@ def inertia(
 def inertia_about(
     mean: Float32Array, squared_norms: float, sums: Float64Array, counts: IntArray, centroids: Float32Array
 ) -> float:
-    """The same from squared norms about ``mean``, where the terms are small and lose nothing to each other."""
+    """`inertia` from squared norms about ``mean``: its terms are small, so their sum does not cancel."""
     middle = mean.astype(np.float64)
     cross, own = 0.0, 0.0
     for part in parts(centroids):
@@ -262,7 +262,7 @@ def inertia_about(
 
 
 def parts(centroids: NDArray[Any]) -> Iterator[slice]:
-    """Blocks of centroids small enough that float64 copies of one are nothing."""
+    """Blocks of centroids, small enough for float64 copies."""
     step = max(1, PART_VALUES // centroids.shape[1])
     for first in range(0, len(centroids), step):
         yield slice(first, first + step)

@@ -11,19 +11,19 @@ from clusterer.data.rows import Float32Array, LabelArray
 from clusterer.kmeans.engine import Engine, Searcher, nearest
 
 SMALLEST, LARGEST = 1e-12, 1e17
-"""Lengths between which squares keep their meaning in float32."""
+"""Range of lengths whose squares float32 represents."""
 
 
 class FaissEngine(Engine):
     """``IndexFlatL2`` over the centroids: blocked matrix products in float32 on all cores, no approximation.
 
-    Where faiss sees GPUs, each holds all centroids and searches a share of the rows.
+    If faiss finds GPUs, each holds all centroids and searches a share of the rows.
     """
 
     name = "faiss"
     proven = False
 
-    def __init__(self, reason: str = "asked for") -> None:
+    def __init__(self, reason: str = "requested") -> None:
         gpus = gpu_count()
         self.reason = f"{reason}; on {gpus} GPU{'s' if gpus > 1 else ''}" if gpus else reason
 
@@ -60,7 +60,7 @@ class FlatSearcher:
 
 
 def gpu_count() -> int:
-    """GPUs that faiss can use: its builds for processors alone have no say, or say 0."""
+    """GPUs that faiss can use; 0 with its CPU builds."""
     count: int = getattr(faiss, "get_num_gpus", lambda: 0)()
     return count
 

@@ -1,4 +1,4 @@
-"""The faiss-super engine: passes by faiss's SuperKMeans, which rules centroids out by a statistical test."""
+"""The faiss-super engine: passes by faiss's SuperKMeans, which prunes centroids by a statistical test."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from clusterer.kmeans.engine import Assigner, Assignment, Engine, OnRows, Search
 from clusterer.kmeans.faiss import LARGEST, SMALLEST, FaissEngine
 
 faiss_: Any = faiss
-"""Its type stubs know nothing of SuperKMeans."""
+"""Untyped: the stubs of faiss lack SuperKMeans."""
 FEWEST_COLUMNS = 32
-"""The test looks at 16 dimensions at least, and at half of them at most."""
+"""The test starts with at least 16 dimensions and at most half of all."""
 SAMPLE = 1024
-"""Rows on which each pass tries how many dimensions to look at first."""
+"""Rows on which each pass chooses the number of dimensions to test first."""
 PRUNED = 0.95
-"""Share of the pairs of row and centroid that the first look must rule out."""
+"""Share of the pairs of row and centroid that the first test must prune."""
 GROWTH = 1.25
 SEED = 0x5E
 KEEP_BYTES = 8 * 2**30
@@ -34,16 +34,16 @@ class SuperEngine(Engine):
 
     Rows and centroids are rotated at random. A matrix product over the first few dimensions gives part of each
     distance; a centroid whose part is larger than all but one in ``d`` would be, were its whole distance that of the
-    row's last centroid, is ruled out, and so on, 64 dimensions at a time. So a pass may miss a nearer centroid, now
-    and then, but never takes a row to a farther one than it had: the inertia falls as ever, and may settle a little
-    higher. The first pass of a run and the assignment that ends it are exact, as are searchers.
+    row's last centroid, is pruned, and so on, 64 dimensions at a time. A pass may miss a nearer centroid occasionally,
+    but never moves a row to a farther one: the inertia falls in each iteration, and may converge to a slightly higher
+    value. The first pass of a run and the assignment that ends it are exact, as are searchers.
 
     Rows of fewer than 32 dimensions, or of magnitudes that float32 squares cannot hold, are always assigned exactly.
 
     Parameters
     ----------
     keep_bytes
-        How much memory the rotated rows may take; otherwise they are rotated anew in each pass.
+        Memory for the rotated rows; if they need more, each pass rotates them again.
 
     Raises
     ------
@@ -74,10 +74,10 @@ class SuperEngine(Engine):
 
 
 class SuperAssigner(Assigner):
-    """Builds each pass on the labels of the one before, and on nothing else that it remembers.
+    """Builds each pass on the labels of the previous one, its only state.
 
-    The number of dimensions of the first look is found anew in each pass, not adapted from pass to pass as in faiss's
-    own loop, so that a run goes on from a `State` as if it had never stopped.
+    Each pass chooses the number of dimensions of its first test. faiss's own loop adapts it from pass to pass, but then
+    a run resumed from a `State` would differ.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class SuperAssigner(Assigner):
         return self._exact.collect(centroids, label, on_rows)
 
     def _first_look(self, turned: Float32Array, last: LabelArray, rotated: RotatedRows) -> int:
-        """How many dimensions to look at first: the fewest tried that rule out nearly all, on a sample of the rows."""
+        """Dimensions of the first test: the fewest tried that prune nearly all pairs on a sample of the rows."""
         d = self._rows.dim
         look = max(FEWEST_COLUMNS // 2, d // 16)
         while look < d // 2:
@@ -137,7 +137,7 @@ class SuperAssigner(Assigner):
     def _prune(
         self, rows: Float32Array, centroids: Float32Array, last: LabelArray, look: int
     ) -> tuple[LabelArray, Float32Array, float]:
-        """Labels and squared distances of rotated rows, and the share of pairs that the first look ruled out."""
+        """Labels and squared distances of rotated rows, and the share of pairs that the first test pruned."""
         labels, squared = last.astype(np.int32), np.empty(len(rows), dtype=np.float32)
         arrays = squared, rows, centroids, last.astype(np.int64)
         faiss_.fvec_L2sqr_by_idx(*map(faiss_.swig_ptr, arrays), rows.shape[1], len(rows), 1)
@@ -148,7 +148,7 @@ class SuperAssigner(Assigner):
 
 
 class RotatedRows:
-    """Rows about their mean, rotated at random; kept where the memory suffices.
+    """Rows about their mean, rotated at random; kept if the memory suffices.
 
     Attributes
     ----------
@@ -189,7 +189,7 @@ def thresholds(d: int) -> Float32Array:
     """Which share of the squared distance the first ``p`` of ``d`` rotated dimensions exceed once in ``d`` times.
 
     A rotation at random spreads a vector over the dimensions like independent normal deviates: their squares add up as
-    chi-squared with ``p`` degrees of freedom, out of ``d``. (`scipy.stats` has its quantiles too, and takes 40 MB.)
+    chi-squared with ``p`` degrees of freedom, out of ``d``. (`scipy.stats` has these quantiles, but takes 40 MB.)
     """
     p = np.arange(1, d + 1)
     return np.concatenate([[0.0], 2 * gammaincinv(p / 2, 1 - 1 / d) / d]).astype(np.float32)

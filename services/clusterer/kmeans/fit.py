@@ -80,21 +80,21 @@ class Level:
 def select_engine(name: str, *, keep_bytes: int | None = None) -> Engine:
     """The engine of that name; ``auto`` picks the fastest exact one for this machine.
 
-    The engine's own ``name`` says what was picked, and goes into the result with its ``reason``. Engines are imported
-    here and not before, so that a process that never clusters does not need them.
+    The result stores the engine's ``name`` and ``reason``. Engines are imported on first use, so that a process that
+    never clusters does not need them.
 
     Parameters
     ----------
     keep_bytes
-        Memory that it may use to remember things about the rows between iterations; None leaves that to the engine.
+        Memory for state kept between iterations; None uses the engine's default.
 
     Raises
     ------
     EngineUnavailable
-        The engine does not run on this machine.
+        The engine cannot run on this machine.
     """
     if name == "faiss":
-        return _faiss("asked for")
+        return _faiss("requested")
     if name == "faiss-super":
         return _faiss_super(keep_bytes)
     if name == "fast":
@@ -103,11 +103,11 @@ def select_engine(name: str, *, keep_bytes: int | None = None) -> Engine:
         picked = _automatic(keep_bytes)
         _log.info("kmeans_engine_picked", engine=picked.name, reason=picked.reason)
         return picked
-    raise ValueError(f"no k-means engine is named {name!r}")
+    raise ValueError(f"unknown k-means engine {name!r}")
 
 
 def needs_faiss(name: str) -> bool:
-    """Whether the engine of that name, or the one that ``auto`` picks, is one of faiss's."""
+    """Whether the engine of that name, or the one that ``auto`` picks, needs faiss."""
     from clusterer.kmeans.fast import available, narrower_than_blas
 
     if name != "auto":
@@ -122,9 +122,9 @@ def _automatic(keep_bytes: int | None) -> Engine:
     try:
         kernel = open_kernel()
     except KernelUnavailable as error:
-        return _faiss(f"the fast engine's kernel does not run here: {error}")
+        return _faiss(f"the kernel of the fast engine cannot run on this machine: {error}")
     if narrower_than_blas(kernel.variant):
-        return _faiss("this processor has AVX-512 for faiss, but not the 8-bit products (VNNI) that fast would use")
+        return _faiss("this processor has AVX-512, which faiss uses, but no VNNI, which the fast engine needs")
     return _fast(keep_bytes)
 
 
@@ -135,7 +135,7 @@ def _fast(keep_bytes: int | None) -> Engine:
         return FastEngine(keep_bytes=KEEP_BYTES if keep_bytes is None else keep_bytes)
     except KernelUnavailable as error:
         raise EngineUnavailable(
-            f"The engine `fast` does not run on this machine: {error}. Use `auto` or `faiss`.", engine="fast"
+            f"The engine `fast` cannot run on this machine: {error}. Use `auto` or `faiss`.", engine="fast"
         ) from error
 
 
@@ -152,7 +152,7 @@ def _faiss_super(keep_bytes: int | None) -> Engine:
         return SuperEngine(keep_bytes=KEEP_BYTES if keep_bytes is None else keep_bytes)
     except SuperUnavailable as error:
         raise EngineUnavailable(
-            f"The engine `faiss-super` does not run on this machine: {error}. Use `auto` or `faiss`.",
+            f"The engine `faiss-super` cannot run on this machine: {error}. Use `auto` or `faiss`.",
             engine="faiss-super",
         ) from error
 

@@ -73,7 +73,7 @@ class Iteration:
     moved
         Rows whose cluster changed.
     empty
-        Clusters without rows; they were moved to the rows farthest from their centroids.
+        Clusters without rows; they were moved to rows far from their centroids.
     seconds
         Wall time.
     """
@@ -87,7 +87,7 @@ class Iteration:
 
 @dataclass(frozen=True)
 class State:
-    """Everything that the next iteration depends on: saved after each iteration, it resumes a run exactly.
+    """All that the next iteration depends on. A run resumed from a saved state gives the same bits.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class Balance:
     prices
         ``(k,) float64``: what each cluster adds to the squared distance of a row, never below 0.
     allowed, largest
-        The most rows that a cluster may have, and that one has.
+        The largest size that is allowed, and the largest that occurs.
     rounds
         How often prices were raised at the last centroids.
     """
@@ -125,7 +125,7 @@ class Balance:
 
     @property
     def held(self) -> bool:
-        """Whether no cluster is too large. Copies of one row, which no price can part, may prevent it."""
+        """Whether every cluster has an allowed size. Copies of one row, which no price separates, may prevent it."""
         return self.largest <= self.allowed
 
     def record(self) -> dict[str, int | bool]:
@@ -146,11 +146,11 @@ class Fit:
     inertia
         Sum of squared distances of all rows to ``centroids``.
     history
-        One entry an iteration.
+        One entry per iteration.
     converged
         Whether it stopped before the limit.
     balance
-        How sizes were bounded; None where they were not.
+        How sizes were bounded; None if they were not.
     """
 
     centroids: Float32Array
@@ -161,12 +161,12 @@ class Fit:
     balance: Balance | None = None
 
     def without_arrays(self) -> Fit:
-        """What can be told of it without its centroids and labels, which are empty here."""
+        """A copy with empty centroids and labels."""
         return replace(self, centroids=self.centroids[:0].copy(), labels=self.labels[:0].copy(), balance=None)
 
 
 class Constraint:
-    """What centroids must be beside means, and when a run under it has converged. This one asks for nothing."""
+    """A condition on centroids beside being means, and its convergence test. This one has no condition."""
 
     def apply(self, means: Float32Array, last: Float32Array, found: Assignment) -> Float32Array:
         """The centroids to which an iteration moves.
@@ -181,7 +181,7 @@ class Constraint:
         return means
 
     def converged(self, state: State, found: Assignment, tolerance: float) -> bool:
-        """Whether ``found``, the assignment after ``state``, is as good as the next ones would be."""
+        """Whether ``found``, the assignment after ``state``, ends the run."""
         if not state.history:
             return False
         last = state.history[-1]
@@ -251,13 +251,13 @@ def lloyd(
             len(state.history) + 1, found.inertia, _moved(state, found), empty, time.perf_counter() - started
         )
         state = State(centroids, found.labels, (*state.history, done))
-        del found, means, centroids  # the sums would wait beside those of the next assignment
+        del found, means, centroids  # frees the sums before the next assignment makes its own
         if on_iteration is not None:
             on_iteration(state)
 
 
 def update(rows: Rows, centroids: Float32Array, found: Assignment) -> tuple[Float32Array, int]:
-    """The mean of the rows of each cluster; an empty cluster gets a row that is far from its centroid.
+    """The mean of the rows of each cluster; an empty cluster gets a row far from its centroid.
 
     Returns
     -------
@@ -273,8 +273,8 @@ def update(rows: Rows, centroids: Float32Array, found: Assignment) -> tuple[Floa
     sums, counts = sums.copy(), counts.copy()
     _reseed(rows, found, empty, sums, counts)
     means = _means(sums, np.maximum(counts, 1))
-    nobody = counts == 0
-    means[nobody] = centroids[nobody]
+    unfilled = counts == 0
+    means[unfilled] = centroids[unfilled]
     return means, len(empty)
 
 
@@ -286,8 +286,8 @@ def _means(sums: Float64Array, counts: IntArray) -> Float32Array:
 def _reseed(rows: Rows, found: Assignment, empty: IntArray, sums: Float64Array, counts: IntArray) -> None:
     """Give each empty cluster a row that is far from its centroid and from the rows given before, in place.
 
-    The candidates are the rows farthest from their centroids; of equally far ones the first. A row leaves the cluster
-    where it was, unless it is alone there.
+    The candidates are the rows farthest from their centroids, the first of equals. A row leaves its cluster unless it
+    is alone in it.
     """
     order = np.lexsort((np.arange(len(found.squared)), -found.squared))
     candidates = order[: RESEED_CANDIDATES + 4 * len(empty)]

@@ -11,7 +11,7 @@ from clusterer.data.rows import Float32Array, Float64Array, IntArray, Rows
 from clusterer.kmeans.engine import Engine, OnRows, squared_distances
 
 GREEDY_BUDGET = 4_000_000_000
-"""Multiply-adds up to which each step of k-means++ can afford to try several candidates."""
+"""Multiply-adds up to which each step of k-means++ tries several candidates."""
 DRAWN_AT_ONCE = 512
 COMPARED_AT_ONCE = 1024
 GROWTH = 4
@@ -20,7 +20,7 @@ ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 @dataclass(frozen=True)
 class Seeding:
-    """First centroids and how they were found.
+    """First centroids and how they were chosen.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ def seed_centroids(
 
 
 def method(rows: Rows, k: int, init: str) -> str:
-    """How `seed_centroids` chooses, in words, for the record."""
+    """How `seed_centroids` chooses, as text for the result."""
     if init == "random":
         return "random rows"
     trials = trials_of(rows.n, rows.dim, k)
@@ -146,7 +146,7 @@ def _accept(
     for position in range(len(candidates)):
         if len(accepted) == wanted:
             break
-        # Without any distance left (fewer distinct rows than centroids) draws are uniform, and all are taken.
+        # With fewer distinct rows than centroids all distances reach 0: draws are uniform, and all are accepted.
         if threshold[position] < true[position] or not old[position]:
             accepted.append(int(candidates[position]))
             true = np.minimum(true, between[position])
@@ -159,7 +159,7 @@ def _lower(weight: Float64Array, rows: Rows, added: IntArray, engine: Engine, on
     for first, batch in rows.batches():
         part = slice(first, first + len(batch))
         squared = searcher.nearest(batch)[1][:, 0].astype(np.float64)
-        # What float32 cannot tell from zero is a copy of a chosen row, and must not be drawn as a row of its own.
+        # A distance within float32 rounding of zero is a copy of a chosen row, which must not be drawn.
         squared[squared < ROUNDING * np.einsum("ij,ij->i", batch, batch)] = 0.0
         weight[part] = np.minimum(weight[part], squared)
         if on_rows is not None:

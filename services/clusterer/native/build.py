@@ -1,4 +1,4 @@
-"""Compiles the kernel once per instruction set, next to the sources. Needs a C++17 compiler, nothing else.
+"""Compiles the kernel once per instruction set, next to the sources. Needs only a C++17 compiler.
 
 Run by the build of the package (``hatch_build.py``), and by hand after a change of the sources:
 ``python services/clusterer/native/build.py``. Imports nothing of the project, so that the build can load it.
@@ -26,11 +26,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 LIBRARIES = {variant: HERE / f"_kernel_{variant}.so" for variant in VARIANTS}
 """The file of each library."""
 EMULATED_AMX = (*WIDE, "-DSHOAL_AMX", "-DSHOAL_AMX_EMULATED")
-"""The AMX library with its tile instructions spelt out, to test it on processors without them."""
+"""The AMX library with its tile instructions emulated, to test it on processors without them."""
 
 
 class BuildFailed(Exception):
-    """The kernel could not be compiled; the message says why."""
+    """The kernel could not be compiled; the message gives the reason."""
 
 
 def compile_kernel(options: tuple[str, ...], output: Path) -> None:
@@ -39,7 +39,7 @@ def compile_kernel(options: tuple[str, ...], output: Path) -> None:
     Raises
     ------
     BuildFailed
-        No compiler, or it failed.
+        No compiler was found, or it failed.
     """
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
@@ -58,12 +58,12 @@ def compile_kernel(options: tuple[str, ...], output: Path) -> None:
 
 
 def build() -> list[Path]:
-    """Compile the libraries for x86-64 Linux; other machines have none and get an empty list.
+    """Compile the libraries for x86-64 Linux and return their files; an empty list on other machines.
 
     Raises
     ------
     BuildFailed
-        No library could be compiled. An old compiler may lack some instruction sets: those are left out.
+        No library could be compiled. Instruction sets that an old compiler lacks are skipped.
     """
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return []

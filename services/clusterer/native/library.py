@@ -18,7 +18,7 @@ NEEDS = {
     "avxvnni": {"avx2", "fma", "f16c", "avx_vnni"},
     "avx2": {"avx2", "fma", "f16c"},
 }
-"""What each library needs of the processor, as Linux names it."""
+"""The processor flags that each library needs, as Linux names them."""
 FALLIBLE = (
     "shoal_moments_add",
     *(
@@ -28,16 +28,16 @@ FALLIBLE = (
 )
 """Functions that return an ``Outcome`` of ``src/kernel.cpp``."""
 WITH_OUTCOMES = 2
-"""Version of the interface from which on they do."""
+"""First version of the interface whose functions return one."""
 DONE, NO_MEMORY = 0, 1
 
 
 class KernelUnavailable(Exception):
-    """No compiled kernel runs here; the message says why."""
+    """No compiled kernel can run on this machine; the message gives the reason."""
 
 
 def available() -> list[str]:
-    """Names of the libraries that are there and that this processor runs, best first."""
+    """Names of the compiled libraries that this processor can run, best first."""
     flags = _processor_flags()
     return [variant for variant, path in LIBRARIES.items() if flags >= NEEDS[variant] and path.exists()]
 
@@ -48,7 +48,7 @@ def load_library(variant: str | None = None) -> tuple[str, ctypes.CDLL]:
     Raises
     ------
     KernelUnavailable
-        There is none.
+        No library can be loaded.
     """
     refusal = KernelUnavailable(_why_not(variant))
     for name in available():
@@ -63,14 +63,14 @@ def load_library(variant: str | None = None) -> tuple[str, ctypes.CDLL]:
 
 
 def open_library(path: Path) -> ctypes.CDLL:
-    """Load a library and ask the system for what it needs.
+    """Load a library and request the processor features that it needs.
 
     Raises
     ------
     KernelUnavailable
-        The system refuses.
+        The system refuses them.
     OSError
-        The file is no library for this system.
+        The file is not a library of this system.
     """
     library = ctypes.CDLL(str(path))
     version = library.shoal_open()
@@ -83,42 +83,42 @@ def open_library(path: Path) -> ctypes.CDLL:
 
 
 def raise_failure(outcome: int, function: Any, _arguments: Any) -> None:
-    """Raise what a function of the library says that it ended with.
+    """Raise the error that a function of the library returned.
 
     Raises
     ------
     MemoryError
-        It asked for memory in vain.
+        The function could not allocate memory.
     RuntimeError
-        It failed otherwise.
+        The function failed otherwise.
     """
     if outcome == NO_MEMORY:
-        raise MemoryError(f"{function.__name__} of the compiled kernel found no memory")
+        raise MemoryError(f"{function.__name__} of the compiled kernel could not allocate memory")
     if outcome != DONE:
         raise RuntimeError(f"{function.__name__} of the compiled kernel failed")
 
 
 def narrower_than_blas(variant: str) -> bool:
-    """Whether faiss's float32 products are wider here than what a kernel has: AVX-512 without VNNI against AVX2."""
+    """Whether faiss's float32 products are wider than those of a kernel: AVX-512 without VNNI against AVX2."""
     return variant == "avx2" and "avx512f" in _processor_flags()
 
 
 def at(array: NDArray[Any]) -> ctypes.c_void_p:
-    """Where the values of a C-contiguous array lie."""
+    """The address of a C-contiguous array."""
     if not array.flags.c_contiguous:
-        raise TypeError("compiled code reads C-contiguous arrays only")
+        raise TypeError("compiled functions take C-contiguous arrays only")
     return ctypes.c_void_p(array.ctypes.data)
 
 
 def rows_at(x: NDArray[Any]) -> tuple[ctypes.c_void_p, int]:
-    """Where rows lie, and whether they are float16."""
+    """The address of rows, and whether they are float16."""
     if x.dtype not in (np.float32, np.float16):
         raise TypeError(f"rows must be float32 or float16, not {x.dtype}")
     return at(x), int(x.dtype == np.float16)
 
 
 def i64(value: int) -> ctypes.c_int64:
-    """A size."""
+    """A size as the compiled functions take it."""
     return ctypes.c_int64(value)
 
 
@@ -126,7 +126,7 @@ def _why_not(variant: str | None) -> str:
     if not any(path.exists() for path in LIBRARIES.values()):
         return "it was not compiled when the package was installed (that needs a C++ compiler on x86-64 Linux)"
     if variant is not None and variant not in LIBRARIES:
-        return f"there is no kernel named {variant!r}, only {', '.join(LIBRARIES)}"
+        return f"unknown kernel {variant!r}; the kernels are {', '.join(LIBRARIES)}"
     return "this processor lacks the instructions that it needs (AVX2 at least)"
 
 

@@ -1,4 +1,4 @@
-"""What the plots of a sweep are made of: curves, axes, bands, captions."""
+"""Parts of the plots of a sweep: curves, axes, bands, captions, names of marks."""
 
 from __future__ import annotations
 
@@ -33,6 +33,20 @@ MOST_SERIES = 4
 PARAMETERS = ("model", "normalize", "whiten", "components", "k")
 SWITCHES = {"normalize": ("not normalised", "normalised"), "whiten": ("not whitened", "whitened")}
 
+SIDES = (
+    (7, 0, "left", "center"),
+    (-7, 0, "right", "center"),
+    (0, 7, "center", "bottom"),
+    (0, -7, "center", "top"),
+    (5, 5, "left", "bottom"),
+    (5, -5, "left", "top"),
+    (-5, 5, "right", "bottom"),
+    (-5, -5, "right", "top"),
+)
+"""Where a name may stand beside its mark: offset in points, horizontal and vertical alignment."""
+SHARE = {"left": 0.0, "bottom": 0.0, "center": 0.5, "right": 1.0, "top": 1.0}
+"""Share of a text's extent that lies before the point it is aligned at."""
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -41,13 +55,13 @@ class Curve:
     Attributes
     ----------
     name
-        What tells it from the other curves.
+        The parameter values that distinguish it from the other curves.
     x
-        Of each point.
+        Position of each point.
     rows
         The points' rows of the table.
     key
-        The values of the parameters that tell the curves apart.
+        The values of the parameters that differ between curves.
     """
 
     name: str
@@ -56,7 +70,7 @@ class Curve:
     key: tuple[Any, ...] = ()
 
     def band(self, metric: str, factor: float = 100.0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Mean and standard deviation, in percent unless ``factor`` is another; no deviation counts as none."""
+        """Mean and standard deviation, in percent unless ``factor`` is another; a missing deviation counts as 0."""
         mean = np.array([factor * row[metric] for row in self.rows])
         return mean, np.array([factor * (row[f"{metric}_std"] or 0.0) for row in self.rows])
 
@@ -77,15 +91,15 @@ def curves(rows: Sequence[Row], x: Callable[[Row], float], others: Sequence[str]
 
 
 def identity(rows: Sequence[Row]) -> str:
-    """What tells the rows' embeddings apart: the model's name, or where two sets are of one model their id."""
+    """The column that distinguishes the rows' embeddings: the model, or the id if two sets share a model."""
     names = {row["model"] for row in rows}
     return "embeddings" if len({row.get("embeddings") for row in rows}) > len(names) else "model"
 
 
 def comparable(rows: Sequence[Row], x: Callable[[Row], float], others: Sequence[str]) -> tuple[list[Curve], int]:
-    """As many curves as a plot can hold, and how many there are.
+    """Up to `MOST_SERIES` curves, and the number of all.
 
-    Where there are more, it is the first, and of the others some of those that differ from it in one thing only.
+    Of more curves, the first and some of those that differ from it in one parameter only.
     """
     found = curves(rows, x, others)
     if len(found) <= MOST_SERIES:
@@ -94,12 +108,12 @@ def comparable(rows: Sequence[Row], x: Callable[[Row], float], others: Sequence[
     near = [curve for curve in rest if sum(a != b for a, b in zip(curve.key, first.key, strict=True)) == 1]
     places = np.linspace(0, len(near) - 1, min(MOST_SERIES - 1, len(near)))
     shown = [first, *(near[round(place)] for place in places)]
-    # Named again: what all that are shown have in common tells none of them apart.
+    # Named again: names leave out what all shown curves have in common.
     return curves([row for curve in shown for row in curve.rows], x, others), len(found)
 
 
 def say(name: str, value: Any) -> str:
-    """A parameter's value as a reader of a plot knows it."""
+    """A parameter's value as text."""
     if name == "components":
         return "no PCA" if value is None else f"{value} components"
     if name in SWITCHES:
@@ -122,7 +136,7 @@ def second(axes: Axes) -> Axes:
 
 
 def caption(figure: Figure, rows: Sequence[Row], left_out: str = "") -> None:
-    """Say below the plot what all its points have in common, and how many seeds are behind each."""
+    """Write below the plot what all its points have in common, and the number of seeds of each."""
     shared = [say(name, rows[0][name]) for name in PARAMETERS if len({row[name] for row in rows}) == 1]
     if len({row["scored"] for row in rows}) == 1:
         shared.insert(1 if len({row["model"] for row in rows}) == 1 else 0, f"scored on {rows[0]['scored']}")
@@ -133,20 +147,20 @@ def caption(figure: Figure, rows: Sequence[Row], left_out: str = "") -> None:
 
 
 def fill(axes: Axes, x: Sequence[float], mean: Any, std: Any, colour: str, *, most: float = np.inf) -> None:
-    """A band of one standard deviation, as far as values can go."""
+    """A band of one standard deviation, clipped to the possible values."""
     low, high = np.clip(mean - std, 0.0, most), np.clip(mean + std, 0.0, most)
     axes.fill_between(x, low, high, color=colour, alpha=0.16, lw=0)
 
 
 def within_percent(axes: Axes) -> None:
-    """Room around what is drawn, but no axis that goes beyond 0 or 100: there is nothing there."""
+    """Add a margin to the vertical axis within 0 and 100."""
     low, high = axes.get_ylim()
     room = 0.05 * (high - low)
     axes.set_ylim(max(0.0, low - room), min(100.0, high + room))
 
 
 def logarithmic(axes: Axes, ticks: Sequence[float]) -> None:
-    """A logarithmic axis with a tick at each value, as far as they have room."""
+    """A logarithmic axis with a tick at each value that has room."""
     axes.set_xscale("log", base=2)
     kept: list[float] = []
     room = np.log2(ticks[-1] / ticks[0]) / 14 if len(ticks) > 1 else 0.0
@@ -164,7 +178,7 @@ def whole_numbers(axes: Axes) -> None:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point with a name: where it is, and how the name is written."""
+    """A point with a name: where it is, and how its name is written."""
 
     x: float
     y: float
@@ -174,32 +188,39 @@ class Mark:
 
 
 def name_marks(axes: Axes, marks: Sequence[Mark]) -> None:
-    """Write each name beside its mark, on the first side where it runs into no mark, no other name and no edge.
+    """Write each name on the first side of its mark where it overlaps no mark, name or edge, or else the least.
 
-    Call it when the limits of the axes are set: what has room depends on them.
+    Set the limits of the axes before the call: the free space depends on them.
     """
     points = [axes.transData.transform((mark.x, mark.y)) * 72 / axes.figure.dpi for mark in marks]
     frame = axes.get_window_extent().transformed(Affine2D().scale(72 / axes.figure.dpi))
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in points]
     for mark, (x, y) in zip(marks, points, strict=True):
         width, height = 0.58 * mark.size * len(mark.name), 1.2 * mark.size
-        # Right, left, above, below; then the corners.
-        sides = [(7, -height / 2), (-7 - width, -height / 2), (-width / 2, 7), (-width / 2, -7 - height)]
-        sides += [(5, 5), (5, -5 - height), (-5 - width, 5), (-5 - width, -5 - height)]
-        boxes = [Bbox.from_bounds(x + dx, y + dy, width, height) for dx, dy in sides]
-        free = [box for box in boxes if frame.x0 <= box.x0 and box.x1 <= frame.x1 and not box.count_overlaps(taken)]
-        chosen = (free or boxes)[0]
-        taken.append(chosen)
-        side, edge = ("right", chosen.x1) if chosen.x1 <= x else ("left", chosen.x0)
-        if chosen.x0 < x < chosen.x1:
-            side, edge = "center", x
+        boxes = [
+            Bbox.from_bounds(x + dx - SHARE[ha] * width, y + dy - SHARE[va] * height, width, height)
+            for dx, dy, ha, va in SIDES
+        ]
+        hidden = [_outside(box, frame) + sum(_overlap(box, other) for other in taken) for box in boxes]
+        best = int(np.argmin(hidden))
+        taken.append(boxes[best])
+        dx, dy, ha, va = SIDES[best]
         axes.annotate(
             mark.name,
             (mark.x, mark.y),
-            (edge - x, (chosen.y0 + chosen.y1) / 2 - y),
+            (dx, dy),
             textcoords="offset points",
-            ha=side,
-            va="center",
+            ha=ha,
+            va=va,
             fontsize=mark.size,
             color=mark.colour,
         )
+
+
+def _overlap(a: Bbox, b: Bbox) -> float:
+    both = Bbox.intersection(a, b)
+    return 0.0 if both is None else float(both.width * both.height)
+
+
+def _outside(box: Bbox, frame: Bbox) -> float:
+    return float(box.height * (max(0.0, frame.x0 - box.x0) + max(0.0, box.x1 - frame.x1)))

@@ -1,4 +1,4 @@
-"""A sweep's plots, drawn by the worker: SVG to read on a page, PNG for everything else."""
+"""A sweep's plots, drawn by the worker: as SVG for pages and PNG for other uses."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ UNLABELLED_CURVES = ("scored", *CLUSTER_CURVES)
 
 
 def draw(sweep: Sweep, rows: list[Row], reference: str | None) -> None:
-    """Draw what the points allow: a parameter that does not vary has no plot, and without labels there is none."""
+    """Draw the plots that the points allow: one per parameter that varies, those of accuracy only with labels."""
     first = [row for row in rows if row["scored"] == rows[0]["scored"]] if rows else []
     sets = {row["scored"] for row in rows}
-    # Several models, each scored on itself, are compared all the same.
+    # Several models, each scored on itself, are comparable.
     chosen = rows if len(sets) == len({row["embeddings"] for row in rows}) else first
     known = [row for row in chosen if row["ari"] is not None]
     figures: dict[str, Callable[[], Figure]] = {}
@@ -76,7 +76,7 @@ def against_clusters(rows: list[Row], reference: str | None) -> Figure:
 
 
 def against_probe(rows: list[Row], reference: str | None) -> Figure:
-    """Accuracy without labels against the accuracy of a linear classifier with labels, a mark a model."""
+    """Accuracy without labels against the accuracy of a linear classifier with labels, one mark per model."""
     figure, axes = drawing.canvas()
     best = [row for row in _first_of_each(rows, "embeddings") if row["linear_probe"] is not None]
     x = [100 * row["linear_probe"] for row in best]
@@ -100,7 +100,7 @@ def against_probe(rows: list[Row], reference: str | None) -> Figure:
     drawing.within_percent(axes)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.01), ncols=2)
     drawing.caption(figure, best)
-    figure.draw_without_rendering()  # Names need to know how large the axes are.
+    figure.draw_without_rendering()  # The placement of names needs the size of the axes.
     drawing.name_marks(axes, named)
     return figure
 
@@ -132,7 +132,7 @@ def ari_against_accuracy(rows: list[Row]) -> Figure:
 
 
 def without_labels(rows: list[Row]) -> Figure:
-    """Inertia, silhouette and stability against the number of clusters, where there are no labels."""
+    """Inertia, silhouette and stability against the number of clusters, for sets without labels."""
     figure, axes = drawing.canvas()
     found = curves(rows, _clusters, UNLABELLED_CURVES)
     curve = found[0]
@@ -163,7 +163,7 @@ def without_labels(rows: list[Row]) -> Figure:
 
 
 def line(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> tuple[float, float, float] | None:
-    """Slope, offset and R² of the line of least squares; None where ``x`` does not vary."""
+    """Slope, offset and R² of the line of least squares; None if ``x`` does not vary."""
     if len(x) < 2 or np.ptp(x) == 0:
         return None
     slope, offset = np.polyfit(x, y, 1)
@@ -213,12 +213,12 @@ def _clusters(row: Row) -> float:
 
 
 def _varies(rows: Sequence[Row], x: Callable[[Row], float], others: Sequence[str]) -> bool:
-    """Whether any curve has more than one point: several models of different sizes alone make none."""
+    """Whether any curve has more than one point; several models of different sizes form no curve."""
     return any(len(set(curve.x)) > 1 for curve in curves(rows, x, others))
 
 
 def _metric(rows: Sequence[Row], wanted: str) -> str:
-    """The metric with the map learnt on train, or on the scored set where the train set has no labels."""
+    """The metric with the map learnt on train, or on the scored set if the train set has no labels."""
     return wanted if all(row[wanted] is not None for row in rows) else wanted.replace("_train", "_scored")
 
 
@@ -232,7 +232,7 @@ def _where_known(curve: Curve, name: str) -> tuple[list[float], list[Row]]:
 
 
 def _first_of_each(rows: Sequence[Row], key: str) -> list[Row]:
-    """Of the rows that share ``key`` the one with the lowest number: no label has a say in it."""
+    """The first of the rows that share ``key``; labels are not used."""
     found: dict[Any, Row] = {}
     for row in rows:
         found.setdefault(row[key], row)

@@ -43,7 +43,7 @@ def test_every_device_gets_all_centroids_and_a_share_of_the_rows(monkeypatch: py
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2, raising=False)
     monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", replicate, raising=False)
     engine = select_engine("faiss")
-    assert engine.reason == "asked for; on 2 GPUs"
+    assert engine.reason == "requested; on 2 GPUs"
     x = features(500, 33)
     labels, _ = engine.searcher(x[:20].copy()).nearest(x)
     assert np.array_equal(labels[:, 0], squared(x, x[:20]).argmin(axis=1))
@@ -53,7 +53,7 @@ def test_every_device_gets_all_centroids_and_a_share_of_the_rows(monkeypatch: py
 def test_a_faiss_without_gpu_support_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(faiss, "get_num_gpus", raising=False)
     assert faiss_engine.gpu_count() == 0
-    assert select_engine("faiss").reason == "asked for"
+    assert select_engine("faiss").reason == "requested"
 
 
 def test_an_older_faiss_has_no_super_engine_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,15 +33,15 @@ from clusterer.kmeans.fast.guide import choose_projection
 from clusterer.kmeans.fast.kernel import Counts, Frame, Kernel, Projection, Sketch, open_kernel
 
 SMALLEST, LARGEST = 1e-12, 1e17
-"""Magnitudes between which squares keep their meaning in float32."""
+"""Range of magnitudes whose squares float32 represents."""
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 MOST_COLUMNS = 65_536
-"""More would overflow the 32-bit sums of products. Such rows go to brute force."""
+"""More would overflow the 32-bit sums of products. Wider rows are assigned by brute force."""
 SAMPLE = 2048
 """Rows that the mean and the directions are taken from."""
 KEEP_BYTES = 8 * 2**30
 PAYS_FROM = 20_000_000
-"""Distances of a pass (rows times centroids) from which on looking for directions pays."""
+"""Distances of a pass (rows times centroids) from which the search for directions pays."""
 
 
 class FastEngine(Engine):
@@ -54,12 +54,12 @@ class FastEngine(Engine):
     threads
         How many to use, by default all that the process may.
     keep_bytes
-        How much memory the sketches of the rows may take; where they need more, they are made anew in each pass.
+        Memory for the sketches of the rows; if they need more, each pass computes them again.
 
     Raises
     ------
     KernelUnavailable
-        No kernel runs here.
+        No kernel can run on this machine.
     """
 
     name = "fast"
@@ -81,7 +81,7 @@ class FastEngine(Engine):
 
 
 class FastSearcher:
-    """Finds the nearest of a fixed set of centroids for any rows, sketching them on the way."""
+    """Finds the nearest of a fixed set of centroids for any rows, which it sketches on the way."""
 
     def __init__(self, kernel: Kernel, centroids: Float32Array) -> None:
         self._kernel = kernel
@@ -109,11 +109,11 @@ class FastSearcher:
 
 
 class FastAssigner(Assigner):
-    """Assigns one set of rows again and again.
+    """Assigns one set of rows repeatedly.
 
-    It remembers the sketches of the rows, the labels and sums of the last pass, and, once the centroids have settled a
-    little, directions for short sketches. None of it changes a result: labels are proven anew in each pass, and sums
-    are whole numbers, the same in any order.
+    It keeps the sketches of the rows, the labels and sums of the last pass and, after some passes, directions for short
+    sketches. This state changes no result: each pass proves its labels again, and sums are integers, the same in any
+    order.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ class FastAssigner(Assigner):
         self._sketches: Sketches | None = None
         self._sums: Sums | None = None
         self._passes = 0
-        self._look_again = 1
+        self._next_search = 1
         self._scaled: tuple[int, FastAssigner] | None = None
         self.counts = Counts()
 
@@ -138,7 +138,7 @@ class FastAssigner(Assigner):
             self._sketches = Sketches(self._kernel, self._rows, self._keep_bytes, on_rows)
         sketches, k = self._sketches, len(centroids)
         if not (_regular(sketches.peak) and peak_of(centroids) <= LARGEST):
-            return self._elsewhere(sketches.peak, centroids, on_rows)
+            return self._assign_scaled(sketches.peak, centroids, on_rows)
         if self._sums is None or len(self._sums.whole) != k:
             self._sums = Sums(self._kernel, self._rows, k, sketches.peak)
         self._direct(sketches, centroids)
@@ -168,24 +168,24 @@ class FastAssigner(Assigner):
                 on_rows(part.stop)
 
     def _direct(self, sketches: Sketches, centroids: Float32Array) -> None:
-        """Look for directions when it is time and may pay."""
-        due = sketches.kept and sketches.projection is None and self._passes >= self._look_again
+        """Choose directions if they are due and may pay."""
+        due = sketches.kept and sketches.projection is None and self._passes >= self._next_search
         if due and self._rows.n * len(centroids) >= PAYS_FROM:
             sketches.direct(choose_projection(self._kernel, sketches.frame, sketches.sample, centroids))
-            self._look_again = 2 * self._passes + 1
+            self._next_search = 2 * self._passes + 1
 
     def _review(self, sketches: Sketches) -> None:
-        """Drop directions that were of little use, such as those of another start, and look again in the next pass."""
+        """Drop directions that decided few rows, such as those of another start, and choose again in the next pass."""
         self._passes += 1
         if sketches.projection is not None and 2 * self.counts.dense > self._rows.n:
             sketches.direct(None)
-            self._look_again = self._passes + 1
+            self._next_search = self._passes + 1
 
-    def _elsewhere(self, peak: float, centroids: Float32Array, on_rows: OnRows | None) -> Assignment:
-        """Assign data whose squares float32 cannot hold: scaled by a power of two, which changes no comparison."""
+    def _assign_scaled(self, peak: float, centroids: Float32Array, on_rows: OnRows | None) -> Assignment:
+        """Assign data whose squares float32 cannot represent, scaled by a power of two, which changes no comparison."""
         shift = -math.frexp(max(peak, peak_of(centroids)))[1]
         if self._sketches is not None and not _regular(peak):
-            self._sketches.let_go()  # the scaled rows have their own
+            self._sketches.release()  # the scaled rows have their own
         if self._scaled is None or self._scaled[0] != shift:
             view = MappedRows(self._rows, lambda batch: np.ldexp(batch, shift), self._rows.dim)
             self._scaled = shift, FastAssigner(self._kernel, view, self._keep_bytes)
@@ -207,7 +207,7 @@ class FastAssigner(Assigner):
 
 
 class Sketches:
-    """Sketches of one set of rows, kept where the memory suffices and made anew in each pass where not.
+    """Sketches of one set of rows, kept if the memory suffices, otherwise computed in each pass.
 
     Parameters
     ----------
@@ -225,9 +225,9 @@ class Sketches:
     squares
         Sum of the squared distances of all rows to the frame's mean.
     projection
-        Directions of the short sketches, if there are any.
+        Directions of the short sketches, or None.
     kept
-        Whether sketches stay from pass to pass.
+        Whether sketches are kept between passes.
     """
 
     def __init__(self, kernel: Kernel, rows: Rows, keep_bytes: int, on_rows: OnRows | None) -> None:
@@ -254,18 +254,18 @@ class Sketches:
         """The sketches of a block of rows."""
         return self._kernel.sketch(batch, self.frame) if self._kept is None else self._kept[part]
 
-    def let_go(self) -> None:
-        """Forget all sketches; those that are asked for are made anew."""
+    def release(self) -> None:
+        """Drop all kept sketches; later passes compute them again."""
         self._kept, self.kept = None, False
 
     def direct(self, projection: Projection | None) -> None:
-        """Make short sketches along these directions from now on, or none."""
+        """Set the directions of the short sketches; None ends them."""
         self.projection = projection
         self._short = None if projection is None else Sketch.empty(self._n, projection.p)
         self._projected = 0
 
     def short(self, part: slice, full: Sketch) -> Sketch | None:
-        """The short sketches of a block, from its full ones when they are asked for first; blocks come in order."""
+        """The short sketches of a block, computed from its full ones on first use; blocks come in order."""
         if self.projection is None or self._short is None:
             return None
         if self._projected < part.stop:
@@ -275,10 +275,10 @@ class Sketches:
 
 
 class Sums:
-    """Labels of all rows and the sums of each cluster, always in step with each other.
+    """Labels of all rows and the sums of each cluster, updated together.
 
-    Sums are kept as whole numbers in a unit that leaves the largest value at least 40 bits: adding is exact, so neither
-    the order of the rows, nor the number of threads, nor adding and taking away rows as they move changes a bit.
+    Sums are integers in a unit that leaves the largest value at least 40 bits. Addition is exact: the result does not
+    depend on the order of the rows, the number of threads, or how rows move between clusters.
 
     Attributes
     ----------
@@ -312,7 +312,7 @@ class Sums:
 
 
 def blocks(rows: Rows) -> Iterator[tuple[int, NDArray[Any]]]:
-    """All rows in order; those of an array as it is, float16 too, without a copy where there need be none."""
+    """All rows in order; those of an array unconverted, also float16, and without a copy if possible."""
     if isinstance(rows, ArrayRows) and rows.array.dtype in (np.float32, np.float16) and rows.array.flags.c_contiguous:
         yield from rows.windows(window_rows(rows.dim))
     else:

@@ -1,4 +1,4 @@
-"""Which directions short sketches keep, and whether they are worth their cost."""
+"""Chooses the directions of short sketches, and predicts whether they pay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clusterer.kmeans.fast.kernel import Frame, Kernel, Projection
 PROBES = 192
 WIDTHS = (64, 128, 256)
 WORTHWHILE = 0.6
-"""Predicted cost of a pass, relative to one without short sketches, from which on they are left out."""
+"""Predicted cost of a pass, relative to one without short sketches, from which they are not used."""
 CENTROID_WEIGHT = 4.0
 SLACK = 0.03
 """Width of the intervals that the rounding to bytes leaves, relative to the lengths of row and centroid."""
@@ -35,7 +35,7 @@ class Guess:
 
 
 def choose_projection(kernel: Kernel, frame: Frame, sample: Float32Array, centroids: Float32Array) -> Projection | None:
-    """Directions for short sketches, or None where they would save little.
+    """Directions for short sketches, or None if they would save little.
 
     Parameters
     ----------
@@ -55,11 +55,11 @@ def choose_projection(kernel: Kernel, frame: Frame, sample: Float32Array, centro
 
 
 def leading_directions(rows: Float32Array, centroids: Float32Array, p: int) -> Float32Array:
-    """``(dims, p)`` orthonormal directions that leave little of rows and of centroids, most important first.
+    """``(dims, p)`` orthonormal directions with small residuals of rows and of centroids, most important first.
 
-    What the bounds lose is the product of the lengths left over of a row and of a centroid, so both count: their
-    second moments are added, each scaled to its trace. Found by subspace iteration from a seeded random start; an
-    approximation will do, since the bounds hold for any directions.
+    The bounds lose the product of the residual lengths of a row and of a centroid, so both count: their second moments
+    are added, each scaled to its trace. Subspace iteration from a seeded random start approximates the directions,
+    which suffices because the bounds hold for any directions.
 
     References
     ----------
@@ -77,7 +77,7 @@ def leading_directions(rows: Float32Array, centroids: Float32Array, p: int) -> F
 
 
 def _orthonormal(columns: Float32Array) -> Float32Array:
-    """An orthonormal basis of the columns; a QR decomposition takes longer, and threads do not help it."""
+    """An orthonormal basis of the columns; a QR decomposition takes longer and does not use threads."""
     weights, turn = np.linalg.eigh(columns.T.astype(np.float64) @ columns)
     scale = 1 / np.sqrt(np.maximum(weights, 1e-12 * max(float(weights[-1]), 1e-300)))
     basis: Float32Array = columns @ (turn * scale).astype(np.float32)
@@ -85,7 +85,7 @@ def _orthonormal(columns: Float32Array) -> Float32Array:
 
 
 def predict(rows: Float32Array, centroids: Float32Array, basis: Float32Array, single_cost: float) -> Guess:
-    """What a pass with short sketches along ``basis`` would cost, by the candidates that they leave a few rows."""
+    """The predicted cost of a pass with short sketches along ``basis``, from the candidates they leave some rows."""
     x2, c2 = np.einsum("ij,ij->i", rows, rows), np.einsum("ij,ij->i", centroids, centroids)
     y, v = rows @ basis, centroids @ basis
     y_rest = np.sqrt(np.maximum(x2 - np.einsum("ij,ij->i", y, y), 0.0))

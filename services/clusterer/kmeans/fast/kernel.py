@@ -15,7 +15,7 @@ from clusterer.native.library import at, i64, load_library, rows_at
 
 BLOCK = 16
 ROUNDING = 1e-5
-"""Room for what this module rounds in float32 and float64, relative to the length of a vector."""
+"""Bound of the rounding errors of this module in float32 and float64, relative to the length of a vector."""
 STATS = np.dtype(
     [
         *((name, np.float32) for name in ("scale", "error", "norm", "rest")),
@@ -46,7 +46,7 @@ class Sketch:
 
     @classmethod
     def empty(cls, n: int, dims: int) -> Sketch:
-        """Room for the sketches of ``n`` rows."""
+        """Uninitialised sketches of ``n`` rows."""
         return cls(np.empty((n, dims), dtype=np.int8), np.empty(n, dtype=STATS))
 
     def __getitem__(self, part: slice) -> Sketch:
@@ -55,14 +55,14 @@ class Sketch:
 
 @dataclass(frozen=True)
 class Frame:
-    """What sketches that are compared must share.
+    """The mean and rotation that comparable sketches share.
 
     Attributes
     ----------
     mean
-        ``(d,) float32``, subtracted first. Any will do; the nearer the middle of the data, the tighter the bounds.
+        ``(d,) float32``, subtracted first. Any mean is valid; the nearer to that of the data, the tighter the bounds.
     signs
-        ``(dims,) float32`` of 1 and -1, which the rotation starts with.
+        ``(dims,) float32`` of 1 and -1, the first factor of the rotation.
     """
 
     mean: Float32Array
@@ -97,7 +97,7 @@ class _Counts(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Counts:
-    """How rows were decided.
+    """How the labels of the rows were decided.
 
     Attributes
     ----------
@@ -108,9 +108,9 @@ class Counts:
     rechecked
         Rows that the bounds left with more than one candidate.
     distances
-        Distances that were taken from the data for them.
+        Distances computed from the data for them.
     doubles
-        Distances taken again in float64, to break ties of float32.
+        Distances computed again in float64 to break ties of float32.
     """
 
     dense: int = 0
@@ -146,7 +146,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class PackedCentroids:
-    """Centroids as the kernel reads them; keeps alive what the structure points to."""
+    """Centroids in the layout of the kernel, with the arrays that the structure points to."""
 
     structure: _Centroids
     arrays: tuple[NDArray[Any], ...]
@@ -169,7 +169,7 @@ class Kernel:
     largest
         Largest magnitude of a quantised coordinate.
     single_cost
-        What one product of two sketches costs alone, measured in products of many with many.
+        Cost of one product of two sketches alone, relative to one within a product of many with many.
     """
 
     def __init__(self, variant: str, library: ctypes.CDLL, threads: int) -> None:
@@ -187,7 +187,7 @@ class Kernel:
         return sketch
 
     def sketch_into(self, x: NDArray[Any], frame: Frame, sketch: Sketch) -> None:
-        """Sketch ``(n, d)`` rows into room that is there."""
+        """Sketch ``(n, d)`` rows into given arrays."""
         n, d = x.shape
         self._library.shoal_fast_sketch(
             *rows_at(x), i64(n), i64(d), at(frame.mean), at(frame.signs), i64(len(frame.signs)), at(sketch.q),
@@ -244,7 +244,7 @@ class Kernel:
     def _lay_out(
         self, exact: Float32Array, sketch: Sketch, squares: Float64Array, rest: Float64Array, error: Float64Array
     ) -> PackedCentroids:
-        """Add what the intervals of the scores need of each centroid, filled up to whole blocks; see ``assign.h``."""
+        """Add the terms of each centroid in the score intervals, padded to whole blocks; see ``assign.h``."""
         (k, d), dims = exact.shape, sketch.q.shape[1]
         bytes_, packed = self._pack(sketch.q)
         half = squares / 2
@@ -257,7 +257,7 @@ class Kernel:
             (half * (1 - ROUNDING), np.inf),
             (half * (1 + ROUNDING), np.inf),
         )
-        arrays: tuple[NDArray[Any], ...] = (exact, bytes_, packed, *(_filled(*column, k) for column in columns))
+        arrays: tuple[NDArray[Any], ...] = (exact, bytes_, packed, *(_padded(*column, k) for column in columns))
         return PackedCentroids(_Centroids(*(a.ctypes.data for a in arrays), k, d, dims), arrays)
 
     def _pack(self, q: Bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -286,9 +286,9 @@ class Kernel:
         full
             The centroids, sketched in the same frame.
         labels
-            ``(n,) int32``, written; holds the labels of the last time, or -1.
+            ``(n,) int32``, overwritten; initially the labels of the last pass, or -1.
         brief
-            Short sketches of both, to be tried first.
+            Short sketches of both, tried first.
         """
         counts = _Counts()
         short_q, short_stats, short = (None, None, None)
@@ -342,14 +342,14 @@ def open_kernel(variant: str | None = None, *, threads: int | None = None) -> Ke
     Raises
     ------
     KernelUnavailable
-        There is none.
+        No kernel can run on this machine.
     """
     name, library = load_library(variant)
     return Kernel(name, library, threads or available_cores())
 
 
-def _filled(values: NDArray[Any], fill: float, k: int) -> Float32Array:
-    """Values of ``k`` centroids, filled up to whole blocks."""
+def _padded(values: NDArray[Any], fill: float, k: int) -> Float32Array:
+    """Values of ``k`` centroids, padded to whole blocks."""
     column = np.full(-(-k // BLOCK) * BLOCK, fill, dtype=np.float32)
     column[:k] = values
     return column

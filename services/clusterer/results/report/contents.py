@@ -18,20 +18,30 @@ METRICS = (
     ("ari", "ARI", 0.0, "agreement of pairs of images, 0 at chance"),
     ("ami", "AMI", 0.0, "shared information, 0 at chance"),
     ("nmi_arithmetic", "NMI (arithmetic mean)", "nmi", "shared information, not adjusted for chance"),
-    ("accuracy.hungarian.train", "Accuracy, one to one", None, "one class a cluster, learnt on the train set"),
-    ("accuracy.hungarian.scored", "Accuracy, one to one, own map", "accuracy", "map learnt on these images: flatters"),
+    ("accuracy.hungarian.train", "Accuracy, one to one", None, "one class per cluster, learnt on the train set"),
+    (
+        "accuracy.hungarian.scored",
+        "Accuracy, one to one, own map",
+        "accuracy",
+        "map learnt on these images: optimistic",
+    ),
     ("accuracy.majority.train", "Accuracy, majority", None, "clusters may share a class, learnt on the train set"),
     ("accuracy.majority.scored", "Accuracy, majority, own map", "accuracy_majority", "the same as purity"),
-    ("accuracy.mixed.train", "Accuracy, mixed", None, "one to one, left-over clusters by majority, learnt on train"),
-    ("accuracy.mixed.scored", "Accuracy, mixed, own map", None, "one to one, left-over clusters by majority: flatters"),
+    ("accuracy.mixed.train", "Accuracy, mixed", None, "one to one, remaining clusters by majority, learnt on train"),
+    (
+        "accuracy.mixed.scored",
+        "Accuracy, mixed, own map",
+        None,
+        "one to one, remaining clusters by majority: optimistic",
+    ),
     ("homogeneity", "Homogeneity", None, "clusters hold one class each"),
     ("completeness", "Completeness", None, "classes lie in one cluster each"),
     ("fowlkes_mallows", "Fowlkes-Mallows", None, "precision and recall of pairs"),
     ("silhouette", "Silhouette", None, "nearer to the own cluster than to the next, −1 to 1; needs no labels"),
-    ("davies_bouldin", "Davies-Bouldin", None, "spread over separation of the worst neighbours: less is better"),
+    ("davies_bouldin", "Davies-Bouldin", None, "spread over separation of the worst neighbours: lower is better"),
     ("calinski_harabasz", "Calinski-Harabasz", None, "variance between over variance within clusters"),
     ("inertia", "Inertia", None, "sum of squared distances to the centroids"),
-    ("empty_clusters", "Empty clusters", None, "clusters that none of these images fell into"),
+    ("empty_clusters", "Empty clusters", None, "clusters without any of these images"),
     ("size_imbalance", "Size imbalance", None, "largest cluster over the mean size"),
 )
 MAX_CLASSES = 100
@@ -49,13 +59,13 @@ class Gallery:
     clusters
         Rows of clusters.parquet.
     total
-        How many clusters there are; more than are shown when there are many.
+        Number of all clusters, shown or not.
     thumbnails
         WebP bytes by row, of the rows that have a thumbnail.
     paths
         Path of the image by row, of the rows shown.
     damaged
-        Files of thumbnails that are missing or damaged: their rows are shown without a picture.
+        Files of thumbnails that are missing or damaged: their rows are shown without an image.
     """
 
     clusters: list[dict[str, Any]]
@@ -68,7 +78,7 @@ class Gallery:
 def open_gallery(
     clustering: Clustering, embeddings: EmbeddingSet, members: dict[str, int], *, most: int = MAX_CLUSTERS
 ) -> Gallery:
-    """Read what a report needs.
+    """Read the clusters to show and their images.
 
     Parameters
     ----------
@@ -100,7 +110,7 @@ def image_paths(embeddings: EmbeddingSet, rows: Iterable[int]) -> dict[int, str]
 
 
 def is_webp(image: bytes) -> bool:
-    """Whether these bytes are a whole WebP file, as far as its header tells."""
+    """Whether these bytes are a whole WebP file, according to its header."""
     size = int.from_bytes(image[4:8], "little") + 8
     return image[:4] == b"RIFF" and image[8:12] == b"WEBP" and len(image) >= size
 
@@ -111,9 +121,9 @@ def data_uri(image: bytes) -> str:
 
 
 def metric_table(name: str, scored: dict[str, Any], *, itself: bool) -> dict[str, Any]:
-    """The figures of one scored set; ``itself`` says that it is the train set, so that both label maps are one.
+    """The metrics of one scored set; ``itself``: it is the train set, so both label maps are the same.
 
-    The mixed rule is the one-to-one rule where no cluster is left over.
+    The mixed rule is the one-to-one rule if no cluster remains.
     """
     rows = []
     mean, std = scored["mean"], scored["std"]
@@ -129,12 +139,12 @@ def metric_table(name: str, scored: dict[str, Any], *, itself: bool) -> dict[str
     stability = scored.get("stability")
     if stability:
         figures = (_figure(stability[each], 3) for each in ("ari_mean", "ari_std"))
-        rows.append(("Stability", *figures, "0.000", "ARI between the clusters of each two seeds; needs no labels"))
+        rows.append(("Stability", *figures, "0.000", "ARI between the clusters of each pair of seeds; needs no labels"))
     return {"name": name, "rows": rows, "n": int(mean["n"]), "seeds": len(scored["seeds"])}
 
 
 def class_table(clustering: Clustering, embeddings_id: str) -> dict[str, Any] | None:
-    """The classes, those that fare worst first; None without labels."""
+    """The classes by accuracy, worst first; None without labels."""
     table = clustering.classes(embeddings_id)
     if not table.num_rows:
         return None
@@ -145,9 +155,9 @@ def class_table(clustering: Clustering, embeddings_id: str) -> dict[str, Any] | 
 
 
 def confusions(clustering: Clustering, embeddings_id: str) -> list[dict[str, Any]]:
-    """The classes that are most often taken for another, when each cluster means its most frequent class.
+    """The most frequent confusions of classes under the majority rule.
 
-    Nothing where the set's classes are not those that clusters are named by.
+    Empty for a set with a class map: its classes are not those of the train set.
     """
     if embeddings_id in clustering.spec["class_maps"]:
         return []
@@ -173,7 +183,7 @@ def extreme_clusters(clustering: Clustering, embeddings_id: str, shown: set[int]
 
 
 def choice_table(chosen: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The numbers of clusters that were tried and how far each came up to the best; None where k was given."""
+    """The numbers of clusters that were tried, with their share of the best score; None if k was given."""
     if chosen is None:
         return None
     best = max(each["score"] for each in chosen["candidates"]) or 1.0
@@ -189,7 +199,7 @@ def _lookup(values: dict[str, Any], key: str) -> float | None:
 
 
 def _digits(key: str, value: float, spread: float | None) -> int:
-    """Digits after the point: three for shares, fewer for large figures, none for a count."""
+    """Digits after the point: three for shares, fewer for large values, 0 for a count."""
     if key == "empty_clusters":
         return 1 if spread else 0
     return 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0

@@ -26,7 +26,7 @@ from clusterer.results.report.contents import (
 )
 
 _NO_FILES = ("empty_folder", "folder_", "link_")
-"""How the reasons begin that are about folders."""
+"""Prefixes of the reasons that concern folders."""
 MEMBERS = {"nearest": 7, "borderline": 4, "farthest": 3}
 TILE, GAP, MARGIN, CAPTION = 96, 6, 16, 190
 MAX_ROWS = 100
@@ -39,14 +39,14 @@ def write_report(clustering: Clustering, embeddings: EmbeddingSet, layout: Clust
     Parameters
     ----------
     clustering
-        What to show.
+        The clustering to show.
     embeddings
         The scored set whose images are shown.
 
     Returns
     -------
     list of str
-        Files of thumbnails that are missing or damaged. Pictures are decoration: a report goes without them.
+        Files of thumbnails that are missing or damaged. Their images are left out of the report.
     """
     page, damaged = render_page(clustering, embeddings)
     with storage_errors(layout.report):
@@ -56,7 +56,7 @@ def write_report(clustering: Clustering, embeddings: EmbeddingSet, layout: Clust
 
 
 def render_page(clustering: Clustering, embeddings: EmbeddingSet) -> tuple[str, list[str]]:
-    """The report as HTML, and the files of thumbnails that it has to do without.
+    """The report as HTML, and the files of thumbnails that are missing or damaged.
 
     Parameters
     ----------
@@ -96,14 +96,14 @@ def render_page(clustering: Clustering, embeddings: EmbeddingSet) -> tuple[str, 
 
 
 def missing_line(embeddings: EmbeddingSet) -> str | None:
-    """How many files below the source have no embedding; None when all have one, as far as it was noted."""
+    """How many files below the source have no embedding; None if none is recorded."""
     groups = embeddings.notes.get("not_taken", [])
     files = sum(group["count"] for group in groups if not group["reason"].startswith(_NO_FILES))
-    said = [f"{files:,} {'file was' if files == 1 else 'files were'} not taken"] if files else []
+    parts = [f"{files:,} {'file was' if files == 1 else 'files were'} not taken"] if files else []
     if embeddings.failed:
-        said.append(f"{embeddings.failed:,} could not be embedded")
+        parts.append(f"{embeddings.failed:,} could not be embedded")
     folders = [group["message"] for group in groups if group["reason"].startswith(_NO_FILES)]
-    line = [f"{', '.join(said)}."] if said else []
+    line = [f"{', '.join(parts)}."] if parts else []
     return " ".join([*line, *folders]) or None
 
 
@@ -134,7 +134,7 @@ def contact_sheet(
 ) -> list[str]:
     """Write a PNG with the members nearest to each centroid, largest cluster first.
 
-    Beside each row stand the cluster's number and size, and with labels the most frequent one and its share.
+    Each row shows the cluster's number and size and, with labels, the most frequent one and its share.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def contact_sheet(
     path
         Of the PNG.
     columns
-        Images a row.
+        Images per row.
     max_clusters
         Rows at most; a last line says how many clusters are left out.
 
