@@ -90,7 +90,7 @@ def cluster(
         del rows
     return Outcome(
         request=plan.request,
-        spec=plan.spec(transform.dim_out, best_seed, engine.name, None if choice is None else choice.record()),
+        spec=spec(plan, transform, best_seed, engine, choice),
         train=plan.train,
         scored=plan.scored,
         sets=sets,
@@ -279,3 +279,25 @@ def score_levels(
             train=(assignments[train.id][seed].labels, train.classes, len(train.vocabulary)),
             pairs=scored.pairs,
         )
+
+
+def spec(plan: Plan, transform: Transform, best_seed: int, engine: Engine, choice: Choice | None) -> dict[str, Any]:
+    """spec.json: the request, with every number that it left open."""
+    return {
+        "request": plan.request.model_dump(mode="json"),
+        "train": plan.train.id,
+        "scored": [each.id for each in plan.scored],
+        "n": plan.train.rows,
+        "dim": plan.train.dim,
+        "dim_clustered": transform.dim_out,
+        "k": plan.k,
+        "train_classes": plan.train_classes,
+        "classes": list(plan.vocabulary),
+        "class_maps": {name: mapped.record() for name, mapped in plan.class_maps.items()},
+        "seeds": list(plan.seeds),
+        "best_seed": best_seed,
+        "restarts": plan.restarts,
+        "engine": engine.name,
+        "chosen": None if choice is None else choice.record(),
+        "model": plan.train.plan.model.model_dump(mode="json"),
+    }

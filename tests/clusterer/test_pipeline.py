@@ -239,10 +239,10 @@ def test_the_page_shows_every_cluster_and_needs_nothing_else(
 @pytest.mark.parametrize(
     ("fields", "error", "words"),
     [
-        ({"clusters": 241}, ClustersInvalid, "have 240 rows: ask for 2 to 240"),
+        ({"clusters": 241}, ClustersInvalid, "have 240 rows. Send `clusters` from 2 to 240"),
         ({"over": 0.2}, ClustersInvalid, "`over` 0.2 times 4 classes is 1 cluster,"),
         ({"over": 100.0}, ClustersInvalid, "is 400 clusters"),
-        ({"clusters": 3, "pca": {"components": 17}}, InvalidRequest, "ask for 1 to 16"),
+        ({"clusters": 3, "pca": {"components": 17}}, InvalidRequest, "Send 1 to 16"),
     ],
 )
 def test_numbers_that_cannot_work_are_refused_with_what_would(
@@ -262,7 +262,7 @@ def test_sets_that_cannot_be_clustered_are_refused(
         run_job("nothing-1", clusters=3)
     with pytest.raises(EmbeddingsIncomplete, match="2 of 3 shards are missing"):
         run_job(make_set("half", vectors, labels, finish=False), clusters=3)
-    with pytest.raises(LabelsRequired, match="send `clusters` instead"):
+    with pytest.raises(LabelsRequired, match="Send `clusters` instead"):
         run_job(make_set("bare", vectors), over=1.0)
     with pytest.raises(DimensionMismatch, match="have 3 dimensions"):
         run_job({"train": mine, "score": [make_set("thin", vectors[:, :3], labels)]}, clusters=3)

@@ -1,4 +1,4 @@
-"""What a clustering request comes to: which sets, how many clusters, which seeds. Shared by API and worker."""
+"""A clustering request checked against the store: sets, number of clusters, seeds. Shared by API and worker."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from clusterer.kmeans.lloyd import FitOptions
 FEWEST_ROWS = 2
 MOST_TRIED = 200
 SEARCHED_ROWS = 10_000
-"""The search for the number of clusters looks at a sample of so many rows where there are more."""
+"""The search for the number of clusters uses a sample of this many rows where there are more."""
 MOST_OVER = 1000
 MOST_RESTARTS = 16
 RESTART_BUDGET = 10_000_000_000
-"""Multiply-adds that the restarts of one seed may cost together where the request does not say how many."""
+"""Multiply-adds that all restarts of one seed may cost where the request sets no number of restarts."""
 TYPICAL_ITERATIONS = 25
 
 
@@ -45,17 +45,17 @@ class Plan:
     scored
         The sets that are assigned and scored, in the order of the request.
     vocabulary
-        The sorted labels of all these sets but those with a class map; classes are positions in it.
+        The sorted labels of all sets without a class map; classes are positions in it.
     train_classes
         Number of different labels in the train set.
     k
         Number of clusters.
     seeds
-        One k-means each.
+        k-means runs once with each.
     search
-        The fewest and the most clusters to try where ``k`` is still to be found; ``k`` is the most until then.
+        The fewest and the most clusters to try where ``k`` is not chosen yet; ``k`` is the most until then.
     class_maps
-        By embeddings id: the classes of a scored set that has others than the train set, and which count as which.
+        By embeddings id: the classes of a scored set whose classes differ from those of the train set.
     """
 
     request: ClusterRequest
@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def restarts(self) -> int:
-        """Runs of k-means per seed: as sent, or as many as cost little."""
+        """Runs of k-means per seed: as sent, or the number that `cheap_restarts` gives."""
         options, pca = self.request.kmeans, self.request.pca
         if options.restarts is not None:
             return options.restarts
@@ -129,27 +129,6 @@ class Plan:
         unmapped = len(column) - int(column.null_count) - int(np.count_nonzero(classes != UNLABELLED))
         return LabelledSet(embeddings.id, classes, vocabulary, mapped.pairs, unmapped)
 
-    def spec(self, dim_clustered: int, best_seed: int, engine: str, chosen: dict[str, Any] | None) -> dict[str, Any]:
-        """spec.json: the request and what it came to."""
-        return {
-            "request": self.request.model_dump(mode="json"),
-            "train": self.train.id,
-            "scored": [each.id for each in self.scored],
-            "n": self.train.rows,
-            "dim": self.train.dim,
-            "dim_clustered": dim_clustered,
-            "k": self.k,
-            "train_classes": self.train_classes,
-            "classes": list(self.vocabulary),
-            "class_maps": {name: mapped.record() for name, mapped in self.class_maps.items()},
-            "seeds": list(self.seeds),
-            "best_seed": best_seed,
-            "restarts": self.restarts,
-            "engine": engine,
-            "chosen": chosen,
-            "model": self.train.plan.model.model_dump(mode="json"),
-        }
-
 
 def make_plan(
     store: Store,
@@ -166,7 +145,7 @@ def make_plan(
     deadline
         Of the request; None for no limit.
     sets
-        What was read for other requests already.
+        Sets that other requests have read already.
 
     Raises
     ------
@@ -181,7 +160,7 @@ def make_plan(
     PathOutsideRoot, PathNotFound, LabelsInvalid
         A class map cannot be read, or names no class of the sets.
     InvalidRequest
-        More components or groups are asked for than there can be, or a scored set has no rows.
+        There are too many components or groups, or a scored set has no rows.
     """
     sets = sets or EmbeddingSets(store, data, deadline=deadline)
     train = sets.open(request.train_id)
@@ -189,30 +168,21 @@ def make_plan(
     for each in scored:
         _require_same_dim(train, each)
     require_rows(train, scored)
-    wanted = {name: asked for name, asked in request.class_maps.items() if asked is not None}
-    plain = frozenset[str]().union(*(sets.labels(each.id) for each in (train, *scored) if each.id not in wanted))
+    mapped = {name: sent for name, sent in request.class_maps.items() if sent is not None}
+    plain = frozenset[str]().union(*(sets.labels(each.id) for each in (train, *scored) if each.id not in mapped))
     vocabulary = tuple(sorted(plain))
-    class_maps = {name: sets.class_map(asked, vocabulary, train.id, name) for name, asked in wanted.items()}
+    class_maps = {name: sets.class_map(sent, vocabulary, train.id, name) for name, sent in mapped.items()}
     train_classes = len(sets.labels(train.id))
     search = resolve_search(request, train)
     k = search[1] if search else resolve_clusters(request, train, train_classes)
     require_components(request, train)
-    require_levels(request, k)
-    return Plan(
-        request=request,
-        train=train,
-        scored=scored,
-        vocabulary=vocabulary,
-        train_classes=train_classes,
-        k=k,
-        search=search,
-        seeds=resolve_seeds(request, bool(train_classes)),
-        class_maps=class_maps,
-    )
+    _require_levels(request, k)
+    seeds = resolve_seeds(request, bool(train_classes))
+    return Plan(request, train, scored, vocabulary, train_classes, k, seeds, search, class_maps)
 
 
 def resolve_clusters(request: ClusterRequest, train: EmbeddingSet, classes: int) -> int:
-    """The number of clusters that a request means for a train set of so many classes.
+    """The number of clusters for a train set of ``classes`` classes.
 
     Raises
     ------
@@ -224,20 +194,21 @@ def resolve_clusters(request: ClusterRequest, train: EmbeddingSet, classes: int)
     rows = train.rows
     if isinstance(request.clusters, int):
         k = request.clusters
-        source, remedy = f"`clusters` is {k}", f"ask for 2 to {rows} clusters"
+        source, remedy = f"`clusters` is {k}", ""
     elif request.over is None or not classes:
         raise LabelsRequired(
-            f"`over` counts in classes, but embeddings {train.id!r} have no labels: send `clusters` instead.",
+            f"`over` is a multiple of the number of classes, but embeddings {train.id!r} have no labels. "
+            "Send `clusters` instead.",
             field="over",
         )
     else:
         k = math.floor(request.over * classes + 0.5)
         named = "1 class" if classes == 1 else f"{classes} classes"
         source = f"`over` {request.over:g} times {named} is {k} cluster{'' if k == 1 else 's'}"
-        remedy = f"ask for 2 to {rows} clusters, with `over` {_over_range(rows, classes)}, or send `clusters`"
+        remedy = f"`over` {_over_range(rows, classes)}, or "
     if not 2 <= k <= rows:
         raise ClustersInvalid(
-            f"{source}, but embeddings {train.id!r} {how_many_rows(train)}: {remedy}.",
+            f"{source}, but embeddings {train.id!r} {how_many_rows(train)}. Send {remedy}`clusters` from 2 to {rows}.",
             clusters=k,
             rows=rows,
         )
@@ -245,26 +216,26 @@ def resolve_clusters(request: ClusterRequest, train: EmbeddingSet, classes: int)
 
 
 def resolve_search(request: ClusterRequest, train: EmbeddingSet) -> tuple[int, int] | None:
-    """The range to search where the number of clusters is to be found, or None.
+    """The range to search for `clusters: "auto"`, or None.
 
     Raises
     ------
     ClustersInvalid
-        There are fewer rows than clusters to try, or the search looks at fewer.
+        The range ends above the number of rows that the search uses.
     """
     if request.clusters != "auto":
         return None
-    low, high = request.clusters_range or default_range(train.rows)
+    low, high = request.clusters_range or (2, max(2, min(MOST_TRIED, train.rows // 10)))
     most = min(train.rows, SEARCHED_ROWS)
     if high > most:
         why = f"embeddings {train.id!r} {how_many_rows(train)}"
         if train.rows > SEARCHED_ROWS:
-            why = f"`auto` looks at a sample of {SEARCHED_ROWS} of the {train.rows} rows"
-        remedy = f"let it end at {most} or less"
+            why = f"`auto` searches a sample of {SEARCHED_ROWS} of the {train.rows} rows"
+        remedy = f"End it at {most} or lower"
         if low >= most:
-            remedy = f"let it begin below {most} and end at {most} or less, or send the number as `clusters`"
+            remedy = f"Start it below {most} and end it at {most} or lower, or send the number as `clusters`"
         raise ClustersInvalid(
-            f"`clusters_range` goes up to {high}, but {why}: {remedy}.",
+            f"`clusters_range` ends at {high}, but {why}. {remedy}.",
             field="clusters_range",
             clusters=high,
             rows=train.rows,
@@ -273,13 +244,8 @@ def resolve_search(request: ClusterRequest, train: EmbeddingSet) -> tuple[int, i
     return low, high
 
 
-def default_range(rows: int) -> tuple[int, int]:
-    """The range that is searched when the request names none."""
-    return 2, max(2, min(MOST_TRIED, rows // 10))
-
-
 def resolve_seeds(request: ClusterRequest, labelled: bool) -> tuple[int, ...]:
-    """The seeds: as sent, or three where labels make an evaluation of it, which needs a spread, or else one."""
+    """The seeds as sent. By default three where labels allow an evaluation, which needs a deviation; otherwise one."""
     if request.seeds is not None:
         return tuple(request.seeds)
     if request.seed is not None:
@@ -288,7 +254,7 @@ def resolve_seeds(request: ClusterRequest, labelled: bool) -> tuple[int, ...]:
 
 
 def cheap_restarts(rows: int, dim: int, k: int, iterations: int) -> int:
-    """How many runs of k-means are worth their time: many on few rows, where they are cheap, down to one on many."""
+    """As many restarts as `RESTART_BUDGET` allows: many on few rows, down to one on many."""
     one = rows * dim * k * min(iterations, TYPICAL_ITERATIONS)
     return max(1, min(MOST_RESTARTS, RESTART_BUDGET // one))
 
@@ -302,8 +268,8 @@ def _over_range(rows: int, classes: int) -> str:
 def _require_same_dim(train: EmbeddingSet, scored: EmbeddingSet) -> None:
     if scored.dim != train.dim:
         raise DimensionMismatch(
-            f"Embeddings {scored.id!r} have {scored.dim} dimensions, but {train.id!r}, which k-means is fitted on, "
-            f"have {train.dim}: score embeddings of the same model.",
+            f"Embeddings {scored.id!r} have {scored.dim} dimensions, but the train set {train.id!r} has {train.dim}. "
+            "Score embeddings of the same model.",
             expected=train.dim,
             got=scored.dim,
             embeddings=scored.id,
@@ -311,44 +277,31 @@ def _require_same_dim(train: EmbeddingSet, scored: EmbeddingSet) -> None:
 
 
 def require_components(request: ClusterRequest, train: EmbeddingSet) -> None:
-    """Refuse more components than the rows and dimensions of ``train`` can have.
-
-    Raises
-    ------
-    InvalidRequest
-        They are too many.
-    """
-    wanted = request.pca.components if request.pca else None
+    """Raise `InvalidRequest` for more components than the rows and dimensions of ``train`` can have."""
+    components = request.pca.components if request.pca else None
     limit = min(train.rows, train.dim)
-    if wanted is not None and wanted > limit:
+    if components is not None and components > limit:
         raise InvalidRequest(
-            f"`pca.components` is {wanted}, but the {train.rows} rows of {train.dim} dimensions of embeddings "
-            f"{train.id!r} have at most {limit} components: ask for 1 to {limit}.",
+            f"`pca.components` is {components}, but the {train.rows} rows of {train.dim} dimensions of embeddings "
+            f"{train.id!r} have at most {limit} components. Send 1 to {limit}.",
             field="pca.components",
             limit=limit,
         )
 
 
-def require_levels(request: ClusterRequest, k: int) -> None:
-    """Refuse a hierarchy whose lowest level has not fewer groups than there are clusters.
-
-    Raises
-    ------
-    InvalidRequest
-        It has as many, or more.
-    """
+def _require_levels(request: ClusterRequest, k: int) -> None:
     levels = request.kmeans.levels
     if levels is not None and levels[0] >= k:
-        remedy = f"start with 2 to {k - 1}" if k > 2 else "leave `kmeans.levels` out"
+        remedy = f"Start with 2 to {k - 1}" if k > 2 else "Leave `kmeans.levels` out"
         raise InvalidRequest(
-            f"`kmeans.levels` starts with {levels[0]} groups, but there are {k} clusters to group: {remedy}.",
+            f"`kmeans.levels` starts with {levels[0]} groups, but there are {k} clusters to group. {remedy}.",
             field="kmeans.levels",
             clusters=k,
         )
 
 
 class EmbeddingSets:
-    """Finished embedding sets of a store with their labels and class maps, each read when it is first asked for.
+    """Finished embedding sets of a store with their labels and class maps; each is read once.
 
     Parameters
     ----------
@@ -362,7 +315,7 @@ class EmbeddingSets:
         self._store = store
         self._data = data or Path()
         self._deadline = deadline
-        # On the instance, so that what was read is let go of with it.
+        # Caches of the instance, so that they are freed with it.
         self.open = cache(self._open)
         self.labels = cache(self._labels)
         self.class_map = cache(self._class_map)
@@ -371,13 +324,14 @@ class EmbeddingSets:
         return open_complete(self._store, embeddings_id)
 
     def _labels(self, embeddings_id: str) -> frozenset[str]:
-        return frozenset(distinct_labels(self.open(embeddings_id)))
+        distinct: list[str | None] = pc.unique(label_column(self.open(embeddings_id))).to_pylist()
+        return frozenset(label for label in distinct if label is not None)
 
-    def _class_map(self, asked: ClassMap, vocabulary: tuple[str, ...], train: str, scored: str) -> MappedClasses:
+    def _class_map(self, sent: ClassMap, vocabulary: tuple[str, ...], train: str, scored: str) -> MappedClasses:
         if self._deadline is not None:
             self._deadline.check()
         names = f"the train set {train!r}", f"the scored set {scored!r}"
-        return read_class_map(self._data, asked, vocabulary, self.labels(train), self.labels(scored), names)
+        return read_class_map(self._data, sent, vocabulary, self.labels(train), self.labels(scored), names)
 
 
 def open_complete(store: Store, embeddings_id: str) -> EmbeddingSet:
@@ -393,7 +347,7 @@ def open_complete(store: Store, embeddings_id: str) -> EmbeddingSet:
         missing = len(embeddings.missing_shards())
         raise EmbeddingsIncomplete(
             f"Embeddings {embeddings_id!r} are not finished: {missing} of {embeddings.plan.shards} shards are missing. "
-            "Wait for the job that extracts them, or submit it again: it goes on where it stopped.",
+            "Wait for the job that extracts them, or submit it again: it resumes where it stopped.",
             embeddings=embeddings_id,
             missing_shards=missing,
         )
@@ -401,16 +355,10 @@ def open_complete(store: Store, embeddings_id: str) -> EmbeddingSet:
 
 
 def require_rows(train: EmbeddingSet, scored: Sequence[EmbeddingSet] = ()) -> None:
-    """Refuse a train set of fewer than two rows, and scored sets without any.
-
-    Raises
-    ------
-    ClustersInvalid, InvalidRequest
-        There are too few.
-    """
+    """Raise `ClustersInvalid` for a train set of fewer than two rows, `InvalidRequest` for an empty scored set."""
     if train.rows < FEWEST_ROWS:
         raise ClustersInvalid(
-            f"{_there_are(train)}, and clustering needs at least {FEWEST_ROWS}: {_where_to_look(train)}",
+            _too_few(train, f"clustering needs at least {FEWEST_ROWS}"),
             field="embeddings",
             embeddings=train.id,
             rows=train.rows,
@@ -418,42 +366,32 @@ def require_rows(train: EmbeddingSet, scored: Sequence[EmbeddingSet] = ()) -> No
     for each in scored:
         if not each.rows:
             raise InvalidRequest(
-                f"{_there_are(each)}, and scoring needs at least 1: {_where_to_look(each)}",
-                field="embeddings.score",
-                embeddings=each.id,
-                rows=0,
+                _too_few(each, "scoring needs at least 1"), field="embeddings.score", embeddings=each.id, rows=0
             )
 
 
 def how_many_rows(embeddings: EmbeddingSet) -> str:
-    """``have 120 rows``, and why they are no more where images could not be read."""
+    """``have 120 rows``, and how many images could not be read."""
     rows = f"have {embeddings.rows} row{'' if embeddings.rows == 1 else 's'}"
-    return f"{rows} ({_failed(embeddings)})" if embeddings.failed else rows
+    if not embeddings.failed:
+        return rows
+    images = "1 image" if embeddings.failed == 1 else f"{embeddings.failed} images"
+    return f"{rows} ({images} could not be read: see `GET /embeddings/{embeddings.id}/errors`)"
 
 
 def label_column(embeddings: EmbeddingSet) -> pa.ChunkedArray[Any]:
-    """The label of each row in row order, null where it has none."""
+    """The label of each row in row order, null for rows without one."""
     return embeddings.metadata(["label"]).column("label")
 
 
-def distinct_labels(embeddings: EmbeddingSet) -> set[str]:
-    """The different labels of a set; empty when it has none."""
-    return {label for label in pc.unique(label_column(embeddings)).to_pylist() if label is not None}
-
-
-def _there_are(embeddings: EmbeddingSet) -> str:
+def _too_few(embeddings: EmbeddingSet, needed: str) -> str:
     rows, failed = embeddings.rows, embeddings.failed
     if not failed:
-        return f"Embeddings {embeddings.id!r} {how_many_rows(embeddings)}"
-    return f"Only {rows} of {rows + failed} images of embeddings {embeddings.id!r} could be read"
-
-
-def _where_to_look(embeddings: EmbeddingSet) -> str:
-    if not embeddings.failed:
-        return "embed more images, or name other embeddings."
-    return f"`GET /embeddings/{embeddings.id}/errors` says what is wrong with each of the others."
-
-
-def _failed(embeddings: EmbeddingSet) -> str:
-    images = "1 image" if embeddings.failed == 1 else f"{embeddings.failed} images"
-    return f"{images} could not be read: see `GET /embeddings/{embeddings.id}/errors`"
+        return (
+            f"Embeddings {embeddings.id!r} {how_many_rows(embeddings)}; {needed}. "
+            "Embed more images, or choose other embeddings."
+        )
+    return (
+        f"Only {rows} of {rows + failed} images of embeddings {embeddings.id!r} could be read; {needed}. "
+        f"`GET /embeddings/{embeddings.id}/errors` says what is wrong with each of the others."
+    )

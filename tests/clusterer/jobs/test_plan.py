@@ -41,10 +41,10 @@ def test_one_image_is_too_few_whatever_is_asked(
     vectors, labels = planted()
     alone = refused(make_set("alone", vectors[:1], labels[:1]), **fields)
     assert isinstance(alone, ClustersInvalid)
-    assert "have 1 row, and clustering needs at least 2: embed more images" in str(alone)
+    assert "have 1 row; clustering needs at least 2. Embed more images" in str(alone)
     torn = make_set("torn", vectors[:1], labels[:1], failed=12)
     why = str(refused(torn, **fields))
-    assert why.startswith(f"Only 1 of 13 images of embeddings {torn!r} could be read, and clustering needs at least 2")
+    assert why.startswith(f"Only 1 of 13 images of embeddings {torn!r} could be read; clustering needs at least 2")
     assert f"GET /embeddings/{torn}/errors" in why
 
 
@@ -63,14 +63,14 @@ def test_embeddings_of_no_image_at_all_are_neither_clustered_nor_scored(
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"clusters": 21}, "`clusters` is 21, but embeddings {id!r} have 20 rows: ask for 2 to 20 clusters."),
-        ({"over": 0.3}, "`over` 0.3 times 4 classes is 1 cluster, but embeddings {id!r} have 20 rows: ask for 2 to 20"),
-        ({"over": 6.0}, "with `over` from 0.375 to 5, or send `clusters`"),
+        ({"clusters": 21}, "`clusters` is 21, but embeddings {id!r} have 20 rows. Send `clusters` from 2 to 20."),
+        ({"over": 0.3}, "`over` 0.3 times 4 classes is 1 cluster, but embeddings {id!r} have 20 rows. Send `over`"),
+        ({"over": 6.0}, "Send `over` from 0.375 to 5, or `clusters` from 2 to 20."),
         ({"clusters": 2, "pca": {"components": 20}}, "`pca.components` is 20, but the 20 rows of 16 dimensions"),
-        ({"clusters": 2, "kmeans": {"levels": [2]}}, "there are 2 clusters to group: leave `kmeans.levels` out."),
-        ({"clusters": 5, "kmeans": {"levels": [5]}}, "there are 5 clusters to group: start with 2 to 4."),
-        ({"clusters": "auto", "clusters_range": [3, 21]}, "have 20 rows: let it end at 20 or less."),
-        ({"clusters": "auto", "clusters_range": [20, 21]}, "let it begin below 20 and end at 20 or less, or send the"),
+        ({"clusters": 2, "kmeans": {"levels": [2]}}, "there are 2 clusters to group. Leave `kmeans.levels` out."),
+        ({"clusters": 5, "kmeans": {"levels": [5]}}, "there are 5 clusters to group. Start with 2 to 4."),
+        ({"clusters": "auto", "clusters_range": [3, 21]}, "have 20 rows. End it at 20 or lower."),
+        ({"clusters": "auto", "clusters_range": [20, 21]}, "Start it below 20 and end it at 20 or lower, or send the"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused_with_those_that_can(
@@ -93,7 +93,7 @@ def test_images_that_were_not_read_are_named_where_rows_are_too_few(
     planted: Planted, make_set: MakeSet, refused: Refused
 ) -> None:
     torn = make_set("torn", *planted(20), failed=1)
-    assert f"have 20 rows (1 image could not be read: see `GET /embeddings/{torn}/errors`): ask" in str(
+    assert f"have 20 rows (1 image could not be read: see `GET /embeddings/{torn}/errors`). Send" in str(
         refused(torn, clusters=21)
     )
 
@@ -104,7 +104,7 @@ def test_a_search_beyond_the_sample_that_it_looks_at_is_refused(
     monkeypatch.setattr("clusterer.jobs.plan.SEARCHED_ROWS", 50)
     embeddings = make_set("mine", *planted(100))
     why = str(refused(embeddings, clusters="auto", clusters_range=[60, 80]))
-    assert "`auto` looks at a sample of 50 of the 100 rows: let it begin below 50" in why
+    assert "`auto` searches a sample of 50 of the 100 rows. Start it below 50" in why
     assert (
         make_plan(
             store, ClusterRequest(embeddings=embeddings, clusters="auto", clusters_range=[2, 50]), deadline=None
