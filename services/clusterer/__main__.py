@@ -1,4 +1,4 @@
-"""``python -m clusterer``: the API, the worker, and what a worker starts for each job."""
+"""``python -m clusterer``: the API, the worker, and the child process of each job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     Parameters
     ----------
     arguments
-        Of the command line, without the program's name.
+        Command line without the program's name.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def _run_job() -> int:
     settings = Settings()
 
     def handle(ctx: JobContext) -> dict[str, Any]:
-        # Imported here, so that a fault of the libraries becomes the job's error.
+        # Imported here, so that an error in a library becomes the job's error.
         if ctx.kind == "sweep":
             from clusterer.jobs import sweep as sweeping
 

@@ -21,7 +21,7 @@ from clusterer.evaluation.contingency import LabelledSet
 from clusterer.evaluation.label_metrics import Metrics, describe_levels
 from clusterer.jobs import steps
 from clusterer.jobs.choose import Choice, choose_clusters
-from clusterer.jobs.memory import Placement, default_limit, give_back, peak_bytes, place, problem_of
+from clusterer.jobs.memory import Placement, default_limit, peak_bytes, place, problem_of, release_freed_memory
 from clusterer.jobs.plan import Plan, make_plan
 from clusterer.jobs.workspace import Workspace
 from clusterer.kmeans import Engine, KMeansFit, Level, State, build_levels, select_engine
@@ -31,7 +31,7 @@ from clusterer.results.report.render import write_report
 from clusterer.results.write import Outcome, run_record, write
 
 FITTED, HELD = 1, 2
-"""How far a job is whose transform, and whose transformed rows, are kept for its next attempt; iterations count on."""
+"""Progress marks of a job that has kept its transform, and its transformed rows; each iteration adds 1."""
 
 
 def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def cluster(
         metrics = steps.score(plan, sets, assignments, best_seed, on_set)
         score_levels(plan, levels, sets, assignments, metrics)
     with stages("unsupervised", sum(each.rows for each in plan.scored)) as on_rows:
-        steps.judge(plan, rows, assignments, metrics, on_rows)
+        steps.add_unsupervised(plan, rows, assignments, metrics, on_rows)
         del rows
     return Outcome(
         request=plan.request,
@@ -123,10 +123,10 @@ class Stages:
 
     @contextmanager
     def __call__(self, stage: str, total: int = 0, unit: str = "rows") -> Iterator[OnRows]:
-        """Time a stage; yields what takes the number of units done."""
+        """Time a stage; yields a function to call with the number of units done."""
         started, read = time.perf_counter(), self._read_s
         yield lambda done: self._ctx.progress(stage, done, total, unit)
-        give_back()
+        release_freed_memory()
         self._seconds[stage] = time.perf_counter() - started - (self._read_s - read)
 
     def seconds(self) -> dict[str, float]:
@@ -165,7 +165,7 @@ def hold_transformed(
     work: Workspace,
     stages: Stages,
 ) -> dict[str, Rows]:
-    """Every set through the one transform; the rows of the train set, which k-means reads once an iteration, held."""
+    """Every set transformed; the train set, which k-means reads once per iteration, is computed once and held."""
     rows = steps.views_of(sources, transform)
     with stages("transform", plan.train.rows) as on_rows:
         rows[plan.train.id] = work.hold("train", rows[plan.train.id], on_rows)
@@ -175,7 +175,7 @@ def hold_transformed(
 
 
 def choose(ctx: JobContext, plan: Plan, train: Rows, engine: Engine, stages: Stages) -> tuple[Plan, Choice | None]:
-    """Find the number of clusters where the request leaves it open; the plan with it."""
+    """Search the number of clusters for `clusters: "auto"`; the plan with that number."""
     if plan.search is None:
         return plan, None
     with stages("choose"):
@@ -192,9 +192,9 @@ def choose(ctx: JobContext, plan: Plan, train: Rows, engine: Engine, stages: Sta
 def fit_seeds(
     ctx: JobContext, plan: Plan, train: Rows, engine: Engine, work: Workspace, stages: Stages
 ) -> dict[int, KMeansFit]:
-    """One k-means a seed. Its state is kept after each iteration; an attempt that dies is followed by one that resumes.
+    """One k-means per seed. Its state is kept after each iteration, so that the next attempt resumes there.
 
-    A run of k-means that stops early skips the rest of its share of the progress.
+    A run of k-means that converges early skips the rest of its share of the progress.
     """
     per_run = plan.request.kmeans.iterations
     total = len(plan.seeds) * plan.restarts * per_run

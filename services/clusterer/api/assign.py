@@ -1,7 +1,7 @@
-"""Assigning a few new embeddings or images to a published clustering, at once and without a job.
+"""Assigns new embeddings or images to a published clustering, without a job.
 
-A body may hold millions of numbers, so they are handled a row at a time: handled in one go, they would keep the
-interpreter lock, and with it the event loop, for a while.
+A body may hold millions of numbers. They are handled a row at a time: otherwise they would hold the interpreter lock,
+and with it the event loop.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def _as_array(row: list[float]) -> Any:
 
 
 Row = Annotated[list[float], Field(max_length=MAX_DIM, fail_fast=True), AfterValidator(_as_array)]
-"""An embedding; once it is checked it is an array of float64. The first wrong value is told, not each of a million."""
+"""An embedding, validated to a float64 array. Only the first invalid value is reported."""
 
 
 class AssignRequest(Request):
-    """Body of `POST /clusterings/{id}/assign`: exactly one of the two."""
+    """Body of `POST /clusterings/{id}/assign`: exactly one of the two fields."""
 
     embeddings: list[Row] | None = Field(
         None, min_length=1, max_length=MAX_ROWS, fail_fast=True, description="One list a row."
@@ -79,7 +79,7 @@ async def assign_online(
     NotFinite
         A value is too large for float32.
     InvalidRequest
-        Images for a clustering of imported embeddings, whose model is not known.
+        Images for a clustering of imported embeddings, whose model is unknown.
     Unavailable
         The extractor does not answer.
     """
@@ -109,7 +109,7 @@ def assigned(clustering: Clustering, vectors: Sequence[Sequence[float]]) -> list
 def cheapest(
     rows: Float32Array, centroids: Float32Array, prices: Float64Array | None
 ) -> tuple[LabelArray, Float32Array, Float32Array]:
-    """Cluster, distance and margin of each row, by the rule by which the clustering itself was made."""
+    """Cluster, distance and margin of each row, by the same rule as in the clustering."""
     if prices is None:
         labels, squared = nearest(rows, centroids, 2)
         return labels[:, 0], *distance_and_margin(squared)
@@ -120,11 +120,11 @@ def cheapest(
 
 
 def as_rows(vectors: Sequence[Sequence[float]], dim: int) -> Float32Array:
-    """``(n, dim) float32``; a row that does not fit is named."""
+    """``(n, dim) float32``; errors name the row."""
     for row, vector in enumerate(vectors):
         if len(vector) != dim:
             raise DimensionMismatch(
-                f"Row {row} has {len(vector)} values, but the clustering is of embeddings of {dim} dimensions.",
+                f"Row {row} has {len(vector)} values, but the embeddings of this clustering have {dim} dimensions.",
                 row=row,
                 expected=dim,
                 got=len(vector),
@@ -146,7 +146,8 @@ async def embed_images(
     """The embeddings of images by the model whose embeddings were clustered, from the extractor."""
     if model["backend"] == "import":
         raise InvalidRequest(
-            "These embeddings were imported, so their model is not known here: send `embeddings`.", field="images"
+            "The model of this clustering is unknown, since its embeddings were imported. Send `embeddings` instead.",
+            field="images",
         )
     headers = {"Content-Type": "application/json", **forwarded}
     if "Authorization" not in headers and settings.api_key:

@@ -39,7 +39,7 @@ router = make_router()
 
 
 def build(settings: Settings | None = None, queue: JobQueue | None = None, store: Store | None = None) -> FastAPI:
-    """The application; what it works on comes from the environment when left out."""
+    """The application; arguments default to the environment's settings."""
     return create_app(
         service="clusterer",
         routers=[router, sweeps.router],
@@ -62,7 +62,7 @@ def cluster(
     deadline: DeadlineDep,
     key: IdempotencyKey = None,
 ) -> Job:
-    """Cluster embeddings and score the result. The answer is a job; its result names the clustering."""
+    """Cluster embeddings and score the result, as a job. The job's result holds the clustering id."""
     check = partial(make_plan, store, body, settings.data, deadline=deadline)
     return accepted(submitter.submit(KIND, body, key, check), response)
 
@@ -83,7 +83,7 @@ def get_clustering(clustering_id: Id, store: StoreDep) -> dict[str, Any]:
     "/clusterings/{clustering_id}", status_code=204, tags=["clusterings"], responses=problem_responses(404, 422)
 )
 def delete_clustering(clustering_id: Id, store: StoreDep) -> None:
-    """Delete a clustering with all that belongs to it."""
+    """Delete a clustering and its report."""
     store.delete_clustering(clustering_id)
 
 
@@ -101,7 +101,7 @@ def get_clusters(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
     embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
 ) -> dict[str, Any]:
-    """The clusters: the largest, the purest or the tightest first."""
+    """The clusters, sorted: the largest, purest or tightest first."""
     clustering = store.clustering(clustering_id)
     chosen = scored_set(clustering, embeddings)
     clusters = list_clusters(clustering, chosen, sort=sort, limit=limit)
@@ -116,7 +116,7 @@ def get_classes(
     limit: Annotated[int, Query(ge=1, le=100_000)] = 10_000,
     embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
 ) -> dict[str, Any]:
-    """How each class fares: its rows, the clusters that hold it, and the share that is right under either rule."""
+    """Each class: its rows, its most frequent clusters, and its accuracy under either rule."""
     clustering = store.clustering(clustering_id)
     chosen = scored_set(clustering, embeddings)
     classes = list_classes(clustering, chosen, sort=sort)
@@ -186,7 +186,7 @@ def get_assignments(
     responses=problem_responses(404, 422),
 )
 def get_report(clustering_id: Id, store: StoreDep) -> FileResponse:
-    """The clustering as one HTML page that needs nothing else."""
+    """The report: one self-contained HTML page."""
     clustering = store.clustering(clustering_id)
     return FileResponse(clustering.check(clustering.layout.report_html), media_type="text/html; charset=utf-8")
 
@@ -198,7 +198,7 @@ def get_report(clustering_id: Id, store: StoreDep) -> FileResponse:
     responses=problem_responses(404, 422),
 )
 def get_contact_sheet(clustering_id: Id, store: StoreDep) -> FileResponse:
-    """The members nearest to each centroid as one PNG, a row a cluster."""
+    """The members nearest to each centroid as one PNG, one row per cluster."""
     clustering = store.clustering(clustering_id)
     return FileResponse(clustering.check(clustering.layout.contact_sheet), media_type="image/png")
 

@@ -33,14 +33,14 @@ def sweep(
     deadline: DeadlineDep,
     key: IdempotencyKey = None,
 ) -> Job:
-    """Cluster and score every combination of the lists in a request. The answer is one job for all points."""
+    """Cluster and score every combination of the lists in a request, as one job."""
     check = partial(plan_points, store, body, settings.data, deadline=deadline)
     return accepted(submitter.submit(KIND, body, key, check), response)
 
 
 @router.get("/sweeps")
 def list_sweeps(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
-    """All sweeps, newest first; one appears when its job starts. A damaged one is listed as `id` and `problem`."""
+    """All sweeps, newest first. A sweep appears when its job starts; a damaged one is listed as `id` and `problem`."""
     return {"sweeps": describe_all(store.sweep_ids(), store.sweep, _facts)}
 
 
@@ -50,7 +50,7 @@ def get_sweep(
     store: StoreDep,
     format: Annotated[Literal["json", "csv", "parquet"], Query(description="Of the table.")] = "json",  # noqa: A002
 ) -> Any:
-    """The points that are there as a tidy table: a row per point and scored set, mean and deviation over the seeds."""
+    """The finished points as a tidy table: one row per point and scored set, mean and deviation over the seeds."""
     found = store.sweep(sweep_id)
     rows = found.table()
     if format == "json":
@@ -62,21 +62,21 @@ def get_sweep(
 
 @router.get("/sweeps/{sweep_id}/points/{point}", responses=problem_responses(404, 422))
 def get_point(sweep_id: Id, point: Annotated[int, Path(ge=0, le=MAX_POINTS)], store: StoreDep) -> dict[str, Any]:
-    """One point with the metrics of every seed, and the request that makes a clustering of it."""
+    """One point with the metrics of every seed, and the `POST /cluster` request that reproduces it."""
     for found in store.sweep(sweep_id).points():
         if found["index"] == point:
             return found
-    raise NotFound(f"Sweep {sweep_id!r} has no point {point} yet.")
+    raise NotFound(f"Sweep {sweep_id!r} has no finished point {point}.")
 
 
 @router.get(
     "/sweeps/{sweep_id}/plots/{name}.{extension}", response_class=FileResponse, responses=problem_responses(404, 422)
 )
 def get_plot(sweep_id: Id, name: Name, extension: Literal["svg", "png"], store: StoreDep) -> FileResponse:
-    """A plot; the sweep's facts name those there are."""
+    """A plot; `GET /sweeps/{sweep_id}` lists the names."""
     found = store.sweep(sweep_id)
     if name not in found.plots():
-        there = ", ".join(found.plots()) or "none yet: they are drawn when all points are there"
+        there = ", ".join(found.plots()) or "none yet, they are drawn when all points are finished"
         raise NotFound(f"Sweep {sweep_id!r} has no plot {name!r}; its plots: {there}.")
     return FileResponse(found.layout.plot(name, extension), media_type=PLOT_TYPES[extension])
 

@@ -1,4 +1,4 @@
-"""How many clusters? A search over a range that shows what it saw."""
+"""Searches the number of clusters in a range and records every number tried."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEEDS = (0, 1, 2)
 ITERATIONS = 20
 MOST_RESTARTS = 6
 RESTARTED_CLUSTERS = 120
-"""Restarts times clusters: few clusters need several tries to end in a good optimum, many even their luck out."""
+"""Restarts times clusters: few clusters need several restarts to reach a good optimum, many clusters do not."""
 _SAMPLE_STREAM = 0xA07
 
 
@@ -34,14 +34,14 @@ class Candidate:
     inertia
         Mean over the seeds, on the sampled rows; of each seed the best of its restarts.
     elbow
-        How far the inertia lies below the straight line between the ends of the range, both axes logarithmic: large
-        where more clusters stop paying.
+        Distance of the inertia below the straight line between the ends of the range, both axes logarithmic: large
+        where more clusters lower the inertia little.
     stability
         Mean adjusted Rand index between the assignments of two seeds.
     silhouette
-        Mean over the seeds; shown, not used.
+        Mean over the seeds; for information only.
     score
-        ``elbow * stability``: the largest wins, and of equals the fewest clusters.
+        ``elbow * stability``. The largest is chosen; of equals the one with the fewest clusters.
     """
 
     k: int
@@ -54,7 +54,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen number of clusters and why."""
+    """The chosen number of clusters, with all candidates."""
 
     k: int
     candidates: tuple[Candidate, ...]
@@ -82,14 +82,14 @@ def choose_clusters(
     on_fit: Callable[[int, int], None] | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> Choice:
-    """Try numbers of clusters from ``low`` to ``high``: a coarse grid first, then between the best one's neighbours.
+    """Try numbers of clusters from ``low`` to ``high``: a coarse grid, then between the best one's neighbours.
 
     Parameters
     ----------
     rows
         ``(n, d)`` transformed train rows; at most 10,000 of them, drawn with a fixed seed, are used.
     on_fit
-        Called after each number with how many were tried and about how many will be.
+        Called after each number with the count tried so far and the expected total.
 
     References
     ----------

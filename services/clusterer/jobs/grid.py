@@ -24,7 +24,7 @@ class Point:
     index
         Its number in the order of the request's combinations: the same in every attempt.
     plan
-        As of a clustering job of its own.
+        The same as that of a clustering job.
     """
 
     index: int
@@ -57,7 +57,7 @@ def plan_points(
     Raises
     ------
     ShoalError
-        As `clusterer.jobs.plan.make_plan`, for the first combination that cannot work.
+        As `clusterer.jobs.plan.make_plan`, for the first invalid combination.
     """
     sets = EmbeddingSets(store, data, deadline=deadline)
     found: list[Point] = []

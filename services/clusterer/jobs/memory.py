@@ -1,7 +1,7 @@
-"""How much memory a clustering job may take, what each of its stages needs, and what of it lies in memory.
+"""How much memory a clustering job may use, how much each stage needs, and what is kept in memory.
 
-A limit is on all memory of the job's process as the system counts it: the interpreter and its libraries too, and pages
-of mapped files while they are looked at.
+The limit covers all memory of the job's process as the system counts it, including the interpreter, its libraries and
+the pages of mapped files in use.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from clusterer.kmeans.seeding import trials_of
 
 MIB = 2**20
 FRACTION = 4
-"""Of the machine's memory, a job takes this part by default: others run beside it, and files want to be cached."""
+"""By default a job may use a quarter of the machine's memory; other jobs and the page cache need the rest."""
 PROCESS_BYTES, THREAD_BYTES = 264 * MIB, 4 * MIB
-"""What the interpreter and the libraries occupy, what the allocator keeps of what was freed, and BLAS for each core."""
+"""Of the interpreter, the libraries and memory that the allocator keeps after it is freed; of BLAS for each core."""
 PLOTTING_BYTES = 48 * MIB
-"""What a sweep's plots add to it."""
+"""Added by a sweep's plots."""
 FAISS_BYTES = 40 * MIB
-"""What faiss adds to it, where its engines run."""
+"""Added by faiss, where its engines run."""
 BASELINE_BYTES = 48 * MIB
-"""What scikit-learn adds to it, which only mini-batches need."""
+"""Added by scikit-learn, which only mini-batches need."""
 SKETCH_STATS = 64
 """Bytes beside the full and the short sketch of a row."""
 SHORT_SKETCH = 256
@@ -45,7 +45,7 @@ PER_ROW, PER_BALANCED_ROW = 64, 48
 PER_CENTROID_VALUE = 48
 """Bytes of an iteration for each value of its centroids: sums, means, sketches, and those of the best restart."""
 PER_SEED_CENTROID_VALUE, PER_SEED_SEARCHER_VALUE = 4, 12
-"""Bytes of the centroids that are kept of each seed, and of what searches among them."""
+"""Bytes of the centroids of each seed, and of their searcher."""
 PER_ROW_AND_SEED = 16
 """Bytes of the labels of each fit, and of the labels, distances and margins of each assignment."""
 PER_COUNTED_ROW = 96
@@ -57,7 +57,7 @@ PER_PAIR = 112
 PER_REPORTED_ROW = 260
 """Bytes of a row's class, its place in the order of its cluster, its image's id and path."""
 PER_CLUSTER, PER_CLUSTER_AND_SET = 2500, 600
-"""Bytes of what is told of a cluster."""
+"""Bytes of the description of a cluster."""
 PER_SHOWN_CLUSTER, MOST_SHOWN = 3 * MIB // 4, 200
 """Bytes of a cluster's pictures in the report."""
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -70,31 +70,30 @@ class Problem:
     Attributes
     ----------
     train_rows, held_rows, all_rows
-        Rows of the train set; those that are held transformed (the train set, or what a sweep's points share); those
-        of all sets together.
+        Rows of the train set; rows held transformed (the train set, or what a sweep's points share); rows of all sets.
     dim_in, dim
         Columns before and after the transform.
     k
-        Number of clusters; the most that are tried where it is to be found.
+        Number of clusters; for a search the most that are tried.
     seeds
-        How many k-means.
+        How many times k-means runs.
     sampled_rows
-        Rows of the sample that is held beside the train set for k-means.
+        Rows of the k-means sample, held beside the train set.
     fitted_rows
-        The most rows that a k-means sees; the train set by default.
+        The most rows that one k-means uses; the train set by default.
     classes, sets
         The most classes of a set; scored sets.
     pca
         Whether rows are projected.
     search
-        Whether the number of clusters is to be found.
+        Whether the number of clusters is searched.
     levels
         Groups of the first level above the clusters, 0 without one.
     balanced, faiss, mini_batch, probe
         Whether sizes of clusters are bounded, whether one of faiss's engines runs, whether the baseline does, and
         whether linear classifiers are fitted.
     sweep
-        Whether it is one of many: their figures are drawn, and nothing is told of its clusters.
+        Whether it is a sweep, which draws plots and writes no report.
     """
 
     train_rows: int
@@ -124,22 +123,22 @@ class Problem:
 
     @property
     def sketch_bytes(self) -> int:
-        """What the fast engine remembers of the rows that it sees: full and short sketches."""
+        """The full and short sketches that the fast engine keeps of its rows."""
         return self._fitted_rows * (-(-self.dim // 64) * 64 + SHORT_SKETCH + SKETCH_STATS)
 
     @property
     def other_bytes(self) -> int:
-        """Everything else at its largest, in whole mebibytes: more digits would say more than is known."""
+        """Everything else at its peak, rounded up to whole mebibytes."""
         return -(-(self.process_bytes + max(self.stages().values())) // MIB) * MIB
 
     @property
     def process_bytes(self) -> int:
-        """What there is beside data."""
+        """Memory of the process without data."""
         added = FAISS_BYTES * self.faiss + PLOTTING_BYTES * self.sweep + BASELINE_BYTES * self.mini_batch
         return PROCESS_BYTES + THREAD_BYTES * available_cores() + added
 
     def stages(self) -> dict[str, int]:
-        """What each stage holds at its largest, beside the process, the held rows and their sketches: bytes by name."""
+        """Peak bytes of each stage, without the process, the held rows and their sketches."""
         kept = self._transform + self.seeds * (PER_SEED_CENTROID_VALUE * self.k * self.dim + 4 * self._fitted_rows)
         results = kept + self.all_rows * self.seeds * (PER_ROW_AND_SEED - 4) + 8 * self.all_rows
         found = {
@@ -151,7 +150,7 @@ class Problem:
             + self._reading
             + 2 * self._block,
             "metrics": results + self._counting_bytes(),
-            "unsupervised": results + self._judging_bytes(self.k, self.seeds) + 8 * self.all_rows,
+            "unsupervised": results + self._unsupervised_bytes(self.k, self.seeds) + 8 * self.all_rows,
             "report": 0 if self.sweep else results + self._report_bytes(),
         }
         if self.search:
@@ -171,7 +170,7 @@ class Problem:
 
     @property
     def _reading(self) -> int:
-        """A block from the store on its way: as it is stored, in float32, normalised, centred, projected."""
+        """A block from the store in all its forms: stored, float32, normalised, centred, projected."""
         return 5 * self._block
 
     @property
@@ -180,7 +179,7 @@ class Problem:
         return 12 * self.dim * self.dim_in if self.pca else 0
 
     def _pca_bytes(self) -> int:
-        """Second moments with LAPACK's room, which is twice their size, beside the blocks that they are summed from."""
+        """Second moments with LAPACK's workspace, which is twice their size, and the blocks they are summed from."""
         if not self.pca:
             return 0
         width = self.dim_in + 64
@@ -198,17 +197,17 @@ class Problem:
         return max(seeding, each * rows) + PER_CENTROID_VALUE * k * self.dim + window + streamed + 24 * MIB
 
     def _levels_bytes(self) -> int:
-        """A k-means of the centroids, whose sketches are kept."""
+        """k-means on the centroids, with their sketches."""
         if not self.levels:
             return 0
         return 4 * self.k * self.dim + 2 * self.k * (self.dim + SHORT_SKETCH + SKETCH_STATS)
 
     def _search_bytes(self) -> int:
-        """Clusterings of a sample by three seeds, and how they are judged."""
+        """Clusterings of a sample with three seeds, and their metrics."""
         rows = min(self.train_rows, SEARCHED_ROWS)
         sketches = rows * (self.dim + 64 + SHORT_SKETCH + SKETCH_STATS)
         fits = self._fit_bytes(rows, self.k) + 3 * 4 * self.k * self.dim
-        return self._transform + 4 * rows * self.dim + max(fits + sketches, self._judging_bytes(self.k, 3))
+        return self._transform + 4 * rows * self.dim + max(fits + sketches, self._unsupervised_bytes(self.k, 3))
 
     def _counting_bytes(self) -> int:
         """Tables of counts by cluster and class, of each seed, and the matching of clusters with classes."""
@@ -217,8 +216,8 @@ class Problem:
         matching = PER_MATCHED_CELL * self.k * self.classes
         return PER_COUNTED_ROW * self.all_rows + PER_CELL * cells * (self.seeds + 1) + matching + pairs
 
-    def _judging_bytes(self, k: int, seeds: int) -> int:
-        """Means and distances of the labellings that are judged together, and of pairs of clusters."""
+    def _unsupervised_bytes(self, k: int, seeds: int) -> int:
+        """Means and distances of the labellings that are scored together, and of pairs of clusters."""
         values = k * self.dim
         together = min(seeds, max(1, LABELLING_VALUES // values))
         table = min(k * together * MOST_SAMPLED, max(TABLE_CELLS, SMALLEST_SHARE * k * together))
@@ -239,7 +238,7 @@ class Problem:
 
 
 def problem_of(plans: Sequence[Plan], *, sweep: bool = False, probe: bool = False) -> Problem:
-    """A clustering as large as the largest of ``plans`` in every respect; a sweep holds two projections of its sets."""
+    """The size of ``plans``, each number that of the largest; a sweep holds two projections of its sets."""
     train_rows = max(plan.train.rows for plan in plans)
     all_rows = max(sum(each.rows for each in plan.sets) for plan in plans)
     options = [plan.request.kmeans for plan in plans]
@@ -268,17 +267,16 @@ def problem_of(plans: Sequence[Plan], *, sweep: bool = False, probe: bool = Fals
 
 @dataclass(frozen=True)
 class Placement:
-    """What lies in memory.
+    """What is kept in memory.
 
     Attributes
     ----------
     limit
-        Bytes that the job may take.
+        Bytes that the job may use.
     rows_in_memory
-        Whether the transformed train set, and a sample of it, does; otherwise it is a file that is read once an
-        iteration.
+        Whether the transformed train set and its sample are; otherwise they are files, read once per iteration.
     keep_bytes
-        What the engine may remember of the rows between the iterations.
+        Bytes that the engine may keep between iterations.
     """
 
     limit: int
@@ -292,15 +290,15 @@ class Placement:
 
 
 def place(problem: Problem, limit: int) -> Placement:
-    """Decide what lies in memory, so that all of it together stays below ``limit`` bytes.
+    """Decide what is kept in memory, so that the total stays below ``limit`` bytes.
 
-    Rows go first, since reading them from a file costs little as long as it stays in the page cache; then what the
-    engine remembers of them, which it must otherwise make anew in each iteration.
+    Rows go to a file first, since reading a file from the page cache costs little; then the engine's sketches are given
+    up, which it must then compute again in each iteration.
 
     Raises
     ------
     MemoryLimitTooSmall
-        Not even what must be in memory fits.
+        The parts that must be in memory do not fit.
     """
     left = limit - problem.other_bytes
     if left < 0:
@@ -312,15 +310,15 @@ def place(problem: Problem, limit: int) -> Placement:
 
 
 def too_small(problem: Problem, limit: int) -> MemoryLimitTooSmall:
-    """The error that says what a limit lacks."""
+    """The error that names the largest stage and a limit that works."""
     stages = problem.stages()
     largest = max(stages, key=lambda name: stages[name])
     smallest = problem.other_bytes // MIB
     return MemoryLimitTooSmall(
         f"`memory_limit` is {limit // MIB} MiB, but {problem.k} clusters of {problem.all_rows} rows of "
         f"{problem.dim_in} dimensions, with {problem.seeds} seed{'' if problem.seeds == 1 else 's'}, need about "
-        f"{smallest} MiB even with every row on disk: {problem.process_bytes // MIB} MiB for the process itself, and "
-        f"the rest for the stage `{largest}`. Send a `memory_limit` of {smallest}MiB or more, or ask for "
+        f"{smallest} MiB even with all rows on disk: {problem.process_bytes // MIB} MiB for the process itself, and "
+        f"the rest for the stage `{largest}`. Send a `memory_limit` of {smallest}MiB or more, or "
         f"{REMEDIES[largest]}.",
         field="memory_limit",
         limit=limit,
@@ -330,21 +328,21 @@ def too_small(problem: Problem, limit: int) -> MemoryLimitTooSmall:
 
 
 REMEDIES = {
-    "pca": "no `pca`, whose matrices grow with the square of the dimensions",
-    "transform": "fewer `pca.components`",
-    "kmeans": "fewer clusters, or fewer `pca.components`",
-    "assign": "fewer clusters or seeds",
-    "metrics": "fewer clusters or seeds",
-    "unsupervised": "fewer clusters or seeds",
-    "report": "fewer clusters, or embeddings of fewer rows",
-    "choose": "a `clusters_range` that ends earlier",
-    "probe": "no `linear_probe`",
+    "pca": "leave out `pca`, whose matrices grow with the square of the dimensions",
+    "transform": "send fewer `pca.components`",
+    "kmeans": "send fewer clusters or fewer `pca.components`",
+    "assign": "send fewer clusters or seeds",
+    "metrics": "send fewer clusters or seeds",
+    "unsupervised": "send fewer clusters or seeds",
+    "report": "send fewer clusters, or embeddings with fewer rows",
+    "choose": "end `clusters_range` at a lower number",
+    "probe": "leave out `linear_probe`",
 }
 """What makes each stage smaller."""
 
 
-def give_back() -> None:
-    """Return what was freed to the system (glibc): it would go on counting as this process's memory."""
+def release_freed_memory() -> None:
+    """Return freed memory to the system (glibc), which otherwise still counts it as this process's."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -352,8 +350,7 @@ def give_back() -> None:
 def peak_bytes() -> int:
     """The most memory that this process has had.
 
-    Not the system's `ru_maxrss` where it can be helped: a process begins that with the memory of the one that started
-    it.
+    Not `ru_maxrss` where possible: a process inherits that from the process that started it.
     """
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()

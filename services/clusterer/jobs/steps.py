@@ -1,4 +1,4 @@
-"""The steps of a clustering, which the clustering job (`clusterer.pipeline`) and every point of a sweep share."""
+"""The steps that a clustering job (`clusterer.pipeline`) and every point of a sweep share."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def assign_sets(
 
 
 def lowest_inertia(plan: Plan, assignments: Assignments) -> int:
-    """The seed whose clusters fit the train set best; labels of classes are not looked at."""
+    """The seed whose clusters have the lowest inertia on the train set; class labels are not used."""
     return min(plan.seeds, key=lambda seed: assignments[plan.train.id][seed].inertia)
 
 
@@ -156,7 +156,7 @@ def score(
     return {"k": plan.k, "seeds": list(plan.seeds), "best_seed": best_seed, "scored": scored}
 
 
-def judge(
+def add_unsupervised(
     plan: Plan,
     rows: Mapping[str, Rows],
     assignments: Assignments,
@@ -165,14 +165,14 @@ def judge(
     *,
     labelled_too: bool = True,
 ) -> None:
-    """Add to ``metrics`` what needs no labels: how compact and how far apart clusters are, and how seeds agree.
+    """Add the metrics that need no labels: compactness and separation of clusters, and agreement between seeds.
 
     Parameters
     ----------
     on_rows
         Called with the number of rows done, over all scored sets.
     labelled_too
-        Otherwise only seeds are compared where a set has labels, and figures of single seeds are left out.
+        Otherwise sets with labels get the agreement between seeds only, and values of single seeds are left out.
     """
     done = 0
     for each in plan.scored:

@@ -26,7 +26,7 @@ from clusterer.evaluation.contingency import LabelledSet
 from clusterer.evaluation.probe import LinearProbe
 from clusterer.jobs import steps
 from clusterer.jobs.grid import Point, by_space, plan_points
-from clusterer.jobs.memory import default_limit, give_back, place, problem_of
+from clusterer.jobs.memory import default_limit, place, problem_of, release_freed_memory
 from clusterer.jobs.workspace import Workspace, short_name
 from clusterer.kmeans import Engine, select_engine
 from clusterer.kmeans.engine import OnRows
@@ -64,7 +64,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Runner:
-    """Runs the points of a sweep, but for those that were finished before."""
+    """Runs the unfinished points of a sweep."""
 
     ctx: JobContext
     sweep: Sweep
@@ -77,8 +77,8 @@ class _Runner:
     def run_space(self, group: list[Point]) -> None:
         """The points of one set of embeddings under one normalisation.
 
-        Finished ones count in what all share: a projection on fewer components would differ in its last bits from the
-        one that an earlier attempt began with.
+        Finished points count for the shared projection: with fewer components it would differ in its last bits from
+        that of an earlier attempt.
         """
         left = [point for point in group if point.index not in self.finished]
         if not left:
@@ -96,7 +96,7 @@ class _Runner:
                 views = steps.views_of(sources, Transform.of(plan.train.dim, normalize=normalize, pca=pca))
                 space = Space(pca, held.enter_context(self.work.holding(views, f"{tag} {most}", self._report)))
             probed: dict[str, float | None] = {}
-            # One row to fit on and one to judge by: fewer make no classifier.
+            # One row to fit on and one to score on.
             if self.probe and np.count_nonzero(sets[plan.train.id].classes >= 0) > 1:
                 probed = probe_sets(group[0], space.projected if space else plain, sets)
             for (_, _, whiten), same in groupby(left, key=lambda point: point.projection):
@@ -127,7 +127,7 @@ class _Runner:
     ) -> None:
         document = run_point(point, rows, sets, self.engine, self.work, self._report)
         self.sweep.commit_point(point.index, {**document, "linear_probe": probed})
-        give_back()
+        release_freed_memory()
         self.finished.add(point.index)
         self.ctx.advance(len(self.finished))
         self._report()
@@ -152,7 +152,7 @@ class Space:
     projected: Mapping[str, ArrayRows]
 
     def truncated(self, components: int, *, whiten: bool) -> dict[str, Rows]:
-        """Every set on its first ``components`` components, as a PCA of so many would give it."""
+        """Every set on its first ``components`` components, as a PCA with that many gives it."""
         kept = self.pca.truncate(components)
         scale = Pca(kept.mean, kept.components, kept.explained_variance, kept.total_variance, whiten).scale
         cut = partial(_cut, scale=scale.astype(np.float32) if whiten else None, components=components)
@@ -165,7 +165,7 @@ def _cut(batch: Float32Array, *, components: int, scale: Float32Array | None) ->
 
 
 def probe_sets(point: Point, rows: Mapping[str, Rows], sets: Mapping[str, LabelledSet]) -> dict[str, float | None]:
-    """The accuracy of a linear classifier on each scored set; on the train set that of rows that it has not seen."""
+    """The accuracy of a linear classifier on each scored set; on the train set that of held-out rows."""
     train = sets[point.plan.train.id]
     probe = LinearProbe(rows[train.id], train.classes, len(train.vocabulary))
     found: dict[str, float | None] = {}
@@ -184,7 +184,7 @@ def run_point(
     work: Workspace,
     on_rows: OnRows,
 ) -> dict[str, Any]:
-    """Cluster and score one combination; what its file holds."""
+    """Cluster and score one combination; the content of its file."""
     started = time.perf_counter()
     plan, request = point.plan, point.plan.request
     fits = {
@@ -196,7 +196,7 @@ def run_point(
     assignments = steps.assign_sets(rows, fits, engine, on_rows, labels_only=plan.train.id)
     best_seed = steps.lowest_inertia(plan, assignments)
     metrics = steps.score(plan, sets, assignments, best_seed, on_rows)
-    steps.judge(plan, rows, assignments, metrics, on_rows, labelled_too=False)
+    steps.add_unsupervised(plan, rows, assignments, metrics, on_rows, labelled_too=False)
     return {
         "index": point.index,
         "request": request.model_dump(mode="json"),

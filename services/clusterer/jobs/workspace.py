@@ -1,4 +1,4 @@
-"""What a clustering job keeps on disk while it runs: for its next attempt, and because memory is too small for it."""
+"""Files of a running clustering job: state for its next attempt, and rows that do not fit in memory."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _log = structlog.get_logger(__name__)
 class Workspace:
     """The working folder of one job.
 
-    Every file in it appears whole, and nothing but this job reads it. A file that cannot be read, which a loss of power
-    may leave behind, is one that is not there: what it held is computed again.
+    Files are replaced atomically, and only this job reads them. A file that cannot be read, as after a power loss, is
+    treated as missing: its content is computed again.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Workspace:
         self.rows_in_memory = rows_in_memory
 
     def pca(self, name: str) -> Pca | None:
-        """A PCA that an earlier attempt fitted: on another machine the next one would differ in its last bits."""
+        """A PCA that an earlier attempt fitted. Another machine would compute other last bits."""
         arrays = self._load(self._folder / f"{name}.npz")
         return None if arrays is None else Pca.from_arrays(arrays)
 
@@ -62,7 +62,7 @@ class Workspace:
         self._save(self._folder / f"{name}.npz", pca.arrays())
 
     def hold(self, name: str, rows: Rows, on_rows: OnRows | None = None) -> ArrayRows:
-        """``rows``, computed once and held in memory, or else in a file, which the next attempt finds again."""
+        """``rows``, computed once and held in memory or in a file, which the next attempt opens."""
         if self.rows_in_memory:
             return in_memory(rows, on_rows=on_rows)
         file = self._folder / f"{name}.f32"
@@ -74,7 +74,7 @@ class Workspace:
             return FileRows.open(file, rows.n, rows.dim)
 
     def release(self, name: str) -> None:
-        """Remove the file of some held rows, if there is one."""
+        """Remove the file of held rows, if it exists."""
         (self._folder / f"{name}.f32").unlink(missing_ok=True)
 
     @contextmanager
@@ -84,8 +84,8 @@ class Workspace:
         Parameters
         ----------
         tag
-            Tells views of the same sets apart, those through the PCA of another train set too: an attempt that dies
-            leaves its files behind, and the next one must not take them for others.
+            Distinguishes views of the same sets, also through different PCAs: an attempt that dies leaves its files
+            behind, and the next one must not read them as others.
         """
         names = {each: f"rows-{short_name(tag, each)}" for each in views}
         try:
@@ -95,9 +95,9 @@ class Workspace:
                 self.release(name)
 
     def state(self, seed: int, restart: int, *, n: int, k: int, dim: int, priced: bool = False) -> State | None:
-        """The iterations of a k-means that an earlier attempt did; None when there are none that fit.
+        """The state of a k-means in an earlier attempt; None without a state of these shapes.
 
-        The centroids of a balanced one (``priced``) carry their prices as one more column, the first ones do not yet.
+        Centroids of balanced k-means (``priced``) have their prices as one more column, but for the initial ones.
         """
         arrays = self._load(self._state_file(seed, restart))
         if arrays is None:
@@ -115,7 +115,7 @@ class Workspace:
         arrays: Arrays = {"centroids": state.centroids, "history": np.asarray(json.dumps(history))}
         if state.labels is not None:
             arrays["labels"] = state.labels
-        # Not made durable: that would cost small jobs more than the iterations that it saves after a loss of power.
+        # Not synced to disk: on small jobs that costs more time than the iterations it saves after a power loss.
         self._save(self._state_file(seed, restart), arrays, durable=False)
 
     def remove(self) -> None:
@@ -145,5 +145,5 @@ class Workspace:
 
 
 def short_name(*names: str) -> str:
-    """A name of a file for names that together are too long for one."""
+    """A file name for ``names``, which together may be too long for one."""
     return hashlib.sha256("\0".join(names).encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""The assignments with the path and the label of each row, which only the embeddings know."""
+"""The assignments with the image path and label of each row, read from the embeddings."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from shoal.store.clustering import Clustering
 DESCRIBED = ("image_path", "label")
 
 
-class Rows:
-    """The paths and labels of one set's rows, which are asked for in ascending order.
+class RowDescriptions:
+    """The paths and labels of one set's rows, read in ascending order.
 
     Parameters
     ----------
     found
-        The set; None when it is deleted.
+        The set; None if it was deleted.
     """
 
     def __init__(self, found: EmbeddingSet | None) -> None:
@@ -31,14 +31,14 @@ class Rows:
         self._kept: list[pa.Table] = []
 
     def describe(self, rows: NDArray[np.int64], image_ids: pa.Array) -> list[pa.Array]:
-        """Path and label of each row; null where the set has it no more."""
+        """Path and label of each row; null where the set no longer has it."""
         table = self._covering(int(rows[0]), int(rows[-1]))
         if table is None:
             return [pa.nulls(len(rows), pa.string()) for _ in DESCRIBED]
         place = np.searchsorted(table.column("row").to_numpy(), rows)
         inside = place < table.num_rows
         found = table.take(pa.array(np.where(inside, place, 0)))
-        # A set that was deleted and made anew may have other images in its rows.
+        # A set that was deleted and created again may have other images in its rows.
         same = pc.and_(pa.array(inside), pc.equal(_whole(found.column("image_id")), image_ids))
         return [pc.if_else(same, _whole(found.column(name)), pa.scalar(None, pa.string())) for name in DESCRIBED]
 
@@ -58,7 +58,7 @@ def deleted_sets(store: Store, clustering: Clustering) -> list[str]:
 
 
 def described_schema(clustering: Clustering) -> pa.Schema:
-    """Of the described assignments: the stored columns, then path and label."""
+    """Schema of the described assignments: the stored columns, then path and label."""
     schema = clustering.assignments_schema()
     for name in DESCRIBED:
         schema = schema.append(pa.field(name, pa.string()))
@@ -67,11 +67,11 @@ def described_schema(clustering: Clustering) -> pa.Schema:
 
 def described_assignments(store: Store, clustering: Clustering, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Every assignment with its image's path and label."""
-    of_set, described = "", Rows(None)
+    of_set, described = "", RowDescriptions(None)
     for batch in clustering.iter_assignments():
         for embeddings_id, part in _by_set(batch):
             if embeddings_id != of_set:
-                of_set, described = embeddings_id, Rows(_open(store, embeddings_id))
+                of_set, described = embeddings_id, RowDescriptions(_open(store, embeddings_id))
             more = described.describe(part.column("row").to_numpy(), part.column("image_id"))
             yield pa.RecordBatch.from_arrays([*part.columns, *more], schema=schema)
 

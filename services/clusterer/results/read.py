@@ -1,4 +1,4 @@
-"""What a published clustering shows: its facts, clusters, classes and confusion, and the members of a cluster."""
+"""A published clustering as the API shows it: its facts, clusters, classes and confusion, and members of a cluster."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LINKS = ("metrics", "clusters", "classes", "confusion", "assignments", "report"
 
 
 def facts(clustering: Clustering) -> dict[str, Any]:
-    """What was clustered, how it ran, the first scored set's mean metrics and groups by level: JSON values only.
+    """What was clustered, how it ran, the first scored set's mean metrics and groups by level. JSON values only.
 
     Raises
     ------
@@ -67,14 +67,14 @@ def _facts(clustering: Clustering) -> dict[str, Any]:
 
 
 def summary(clustering: Clustering) -> dict[str, Any]:
-    """What a list of clusterings shows of each."""
+    """The entry of a clustering in a list."""
     shown = facts(clustering)
     kept = ("id", "finished_at", "train", "scored", "n", "dim", "k", "seeds", "engine", "metrics", "links")
     return {name: shown[name] for name in kept}
 
 
 def result_of(clustering: Clustering) -> dict[str, Any]:
-    """A job's result: where the clustering is, and its most asked-for figures."""
+    """A job's result: the clustering's id and main metrics."""
     shown = facts(clustering)
     kept = ("k", "dim", "seeds", "best_seed", "engine", "engine_reason", "iterations", "balance", "metrics")
     optional = ("damaged_thumbnails",)
@@ -83,7 +83,7 @@ def result_of(clustering: Clustering) -> dict[str, Any]:
 
 
 def scored_set(clustering: Clustering, embeddings_id: str | None) -> str:
-    """The scored set asked for; the first by default.
+    """The given scored set; the first by default.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def scored_set(clustering: Clustering, embeddings_id: str | None) -> str:
         return clustering.scored[0]
     if embeddings_id not in clustering.scored:
         raise NotFound(
-            f"Clustering {clustering.id!r} did not score embeddings {embeddings_id!r}; it scored "
+            f"Clustering {clustering.id!r} did not score embeddings {embeddings_id!r}. It scored "
             f"{', '.join(clustering.scored)}.",
             scored=clustering.scored,
         )
@@ -102,7 +102,7 @@ def scored_set(clustering: Clustering, embeddings_id: str | None) -> str:
 
 
 def list_clusters(clustering: Clustering, embeddings_id: str, *, sort: str, limit: int) -> list[dict[str, Any]]:
-    """Clusters in order: the largest, the purest or the tightest first; of equals, and without a value, by number."""
+    """Clusters by ``sort``: the largest, purest or tightest first; equal ones by number."""
     column, order = SORTS[sort]
     table = clustering.clusters(embeddings_id).select(SUMMARY_COLUMNS)
     sorted_rows = pc.sort_indices(table, sort_keys=[(column, order), ("cluster", "ascending")])
@@ -155,7 +155,7 @@ def _rows(
     try:
         shown: EmbeddingSet | None = store.embeddings(embeddings_id)
     except EmbeddingsNotFound:
-        # The clustering outlives the embeddings; what only they knew is null then.
+        # The embeddings were deleted; paths and labels are null.
         shown = None
     if shown is None:
         paths: list[dict[str, Any]] = [{"image_path": None, "label": None}] * len(rows)
@@ -163,7 +163,7 @@ def _rows(
         paths = shown.metadata(["image_path", "label"]).take(pa.array(rows)).drop_columns("row").to_pylist()
     found = {int(each["row"]): {**each, **path} for each, path in zip(assigned, paths, strict=True)}
     if images and shown is not None:
-        # A picture that is missing or damaged is left out, like one that was never kept.
+        # A missing or damaged thumbnail is left out.
         for row, image in shown.thumbnails(rows, damaged=[]).items():
             if is_webp(image):
                 found[row]["thumbnail"] = data_uri(image)

@@ -30,7 +30,7 @@ def describe_clusters(labelled: LabelledSet, assigned: Assigned, label_of_cluste
     assigned
         The set's rows and their clusters.
     label_of_cluster
-        ``(k,)``: what the stored map calls each cluster; its length is the number of clusters.
+        ``(k,)``: label of each cluster under the stored map.
     """
     k = len(label_of_cluster)
     table, vocabulary = labelled.table(assigned.labels, k), labelled.vocabulary
@@ -142,9 +142,9 @@ def confusion_table(scored: Scored) -> pa.Table:
 
 
 def extremes(clusters: pa.Table, image_ids: pa.ChunkedArray[Any]) -> dict[str, list[dict[str, Any]]]:
-    """The best and the worst clusters of a set with the images that show them: by purity, without labels by tightness.
+    """The best and the worst clusters of a set with images of each: by purity, without labels by tightness.
 
-    Clusters of fewer than five rows are left out where there are others: one row alone is always pure.
+    Clusters of fewer than five rows are left out if there are larger ones: a single row is always pure.
     """
     # Null is NaN here.
     size, purity, tightness, number = (
@@ -186,7 +186,7 @@ class TopMembers:
     count: IntArray
 
     def lists(self, **named: Any) -> pa.Array[Any]:
-        """A list for each group of what ``named`` says of its members, with their counts."""
+        """A list for each group: the values of ``named`` for its members, with their counts."""
         (name, values), *_ = named.items()
         structs = pa.StructArray.from_arrays([pa.array(values), pa.array(self.count)], names=[name, "count"])
         return pa.ListArray.from_arrays(pa.array(self.offsets), structs)

@@ -1,4 +1,4 @@
-"""What a clustering job leaves in the store."""
+"""Writes the result of a clustering job to the store."""
 
 from __future__ import annotations
 
