@@ -281,7 +281,7 @@ def score_levels(
         )
 
 
-def spec(plan: Plan, transform: Transform, best_seed: int, engine: Engine, choice: Choice | None) -> dict[str, Any]:
+def spec(plan: Plan, transform: Transform, best_seed: int, engine: Engine, choice: Choice | None) -> dict[str, object]:
     """spec.json: the request, with every number that it left open."""
     return {
         "request": plan.request.model_dump(mode="json"),

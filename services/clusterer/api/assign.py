@@ -35,7 +35,7 @@ EXTRACTOR_TIMEOUT_S = 150.0
 PIECE = 1 << 18
 
 
-def _as_array(row: list[float]) -> Any:
+def _as_array(row: list[float]) -> Float64Array:
     return np.array(row, dtype=np.float64)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from shoal.deadline import Deadline
 from shoal.schemas import SweepRequest
@@ -31,7 +30,7 @@ class Point:
     plan: Plan
 
     @property
-    def space(self) -> tuple[Any, bool]:
+    def space(self) -> tuple[object, bool]:
         """Points of the same embeddings and normalisation share the reads of the data and the PCA."""
         return self.plan.request.embeddings, self.plan.request.normalize
 

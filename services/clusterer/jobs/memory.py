@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from shoal.errors import MemoryLimitTooSmall
 from shoal.host import available_cores
@@ -283,7 +282,7 @@ class Placement:
     rows_in_memory: bool
     keep_bytes: int
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, int | str | bool]:
         """For run.json."""
         rows = "memory" if self.rows_in_memory else "file"
         return {"limit_bytes": self.limit, "rows": rows, "sketches_kept": self.keep_bytes > 0}

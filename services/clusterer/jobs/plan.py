@@ -379,7 +379,7 @@ def how_many_rows(embeddings: EmbeddingSet) -> str:
     return f"{rows} ({images} could not be read: see `GET /embeddings/{embeddings.id}/errors`)"
 
 
-def label_column(embeddings: EmbeddingSet) -> pa.ChunkedArray[Any]:
+def label_column(embeddings: EmbeddingSet) -> pa.ChunkedArray:
     """The label of each row in row order, null for rows without one."""
     return embeddings.metadata(["label"]).column("label")
 

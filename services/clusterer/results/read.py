@@ -11,6 +11,7 @@ from shoal.errors import ClusterNotFound, EmbeddingsNotFound, NotFound
 from shoal.store import EmbeddingSet, Store
 from shoal.store.clustering import Clustering
 
+from clusterer.data.rows import IntArray
 from clusterer.results.report.contents import data_uri, is_webp
 
 KINDS = ("nearest", "farthest", "borderline")
@@ -148,7 +149,7 @@ def describe_cluster(
 
 
 def _rows(
-    store: Store, clustering: Clustering, embeddings_id: str, rows: np.ndarray[Any, np.dtype[np.int64]], images: bool
+    store: Store, clustering: Clustering, embeddings_id: str, rows: IntArray, images: bool
 ) -> dict[int, dict[str, Any]]:
     columns = ["row", "image_id", "distance", "margin"]
     assigned = clustering.assignments(embeddings_id, columns=columns).take(pa.array(rows)).to_pylist()
@@ -158,7 +159,7 @@ def _rows(
         # The embeddings were deleted; paths and labels are null.
         shown = None
     if shown is None:
-        paths: list[dict[str, Any]] = [{"image_path": None, "label": None}] * len(rows)
+        paths: list[dict[str, str | None]] = [{"image_path": None, "label": None}] * len(rows)
     else:
         paths = shown.metadata(["image_path", "label"]).take(pa.array(rows)).drop_columns("row").to_pylist()
     found = {int(each["row"]): {**each, **path} for each, path in zip(assigned, paths, strict=True)}

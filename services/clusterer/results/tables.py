@@ -22,7 +22,7 @@ FEWEST_ROWS = 5
 RULES = (LabelRule.HUNGARIAN, LabelRule.MAJORITY)
 
 
-def describe_clusters(labelled: LabelledSet, assigned: Assigned, label_of_cluster: pa.Array[Any]) -> pa.Table:
+def describe_clusters(labelled: LabelledSet, assigned: Assigned, label_of_cluster: pa.Array) -> pa.Table:
     """One row a cluster, as `shoal.store.clustering.CLUSTERS_SCHEMA` has it.
 
     Parameters
@@ -40,7 +40,7 @@ def describe_clusters(labelled: LabelledSet, assigned: Assigned, label_of_cluste
     majority = learn_map(table, LabelRule.MAJORITY)
     by_distance = by_cluster(assigned.labels, assigned.distance)
     by_margin = by_cluster(assigned.labels, assigned.margin)
-    columns: dict[str, Any] = {
+    columns: dict[str, object] = {
         "embeddings": pa.repeat(labelled.id, k),
         "cluster": np.arange(k, dtype=np.int32),
         "size": sizes,
@@ -62,10 +62,10 @@ def by_cluster(labels: LabelArray, order_by: Float32Array) -> IntArray:
     return np.lexsort((np.arange(len(labels)), order_by, labels))
 
 
-def top_classes(table: Contingency, vocabulary: Sequence[str]) -> pa.Array[Any]:
+def top_classes(table: Contingency, vocabulary: Sequence[str]) -> pa.Array:
     """The most frequent classes of each cluster, with their counts."""
     tops = top_members(table.cluster, table.class_, table.count, np.arange(table.shape[0]))
-    return tops.lists(label=names_of(vocabulary, tops.member))
+    return tops.lists("label", names_of(vocabulary, tops.member))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Scored:
     names: Sequence[str]
     pairs: ClassPairs | None
 
-    def right(self, class_of_cluster: IntArray) -> Any:
+    def right(self, class_of_cluster: IntArray) -> NDArray[np.bool_]:
         """``(z,) bool``: whether the rows of each cell of ``table`` count as right."""
         mapped = class_of_cluster[self.table.cluster]
         return mapped == self.table.class_ if self.pairs is None else self.pairs.right(mapped, self.table.class_)
@@ -103,14 +103,14 @@ def classes_table(scored: Scored) -> pa.Table:
     """One row a class of the set, as `shoal.store.clustering.CLASSES_SCHEMA` has it."""
     table = scored.table
     sizes = table.class_sizes
-    present: Any = np.flatnonzero(sizes)
+    present: IntArray = np.flatnonzero(sizes)
     tops = top_members(table.class_, table.cluster, table.count, present)
-    columns: dict[str, Any] = {
+    columns: dict[str, object] = {
         "embeddings": pa.repeat(scored.embeddings_id, len(present)),
         "label": names_of(scored.vocabulary, present),
         "rows": sizes[present],
         "clusters": np.bincount(table.class_, minlength=len(sizes))[present],
-        "top_clusters": tops.lists(cluster=tops.member),
+        "top_clusters": tops.lists("cluster", tops.member),
     }
     for rule in RULES:
         right = scored.right(learn_map(scored.learnt, rule))
@@ -130,7 +130,7 @@ def confusion_table(scored: Scored) -> pa.Table:
         width = len(scored.vocabulary)
         cells, at = np.unique((predicted + 1) * width + scored.table.class_, return_inverse=True)
         counts = np.bincount(at, weights=scored.table.count, minlength=len(cells)).astype(np.int64)
-        columns: dict[str, Any] = {
+        columns: dict[str, object] = {
             "embeddings": pa.repeat(scored.embeddings_id, len(cells)),
             "rule": pa.repeat(str(rule), len(cells)),
             "predicted": names_of(scored.names, cells // width - 1),
@@ -141,7 +141,7 @@ def confusion_table(scored: Scored) -> pa.Table:
     return pa.concat_tables(parts) if parts else CONFUSION_SCHEMA.empty_table()
 
 
-def extremes(clusters: pa.Table, image_ids: pa.ChunkedArray[Any]) -> dict[str, list[dict[str, Any]]]:
+def extremes(clusters: pa.Table, image_ids: pa.ChunkedArray) -> dict[str, list[dict[str, Any]]]:
     """The best and the worst clusters of a set with images of each: by purity, without labels by tightness.
 
     Clusters of fewer than five rows are left out if there are larger ones: a single row is always pure.
@@ -155,7 +155,7 @@ def extremes(clusters: pa.Table, image_ids: pa.ChunkedArray[Any]) -> dict[str, l
     goodness = purity if known.any() else -tightness
     candidates = known if known.any() else filled
     large = candidates & (size >= FEWEST_ROWS)
-    among: Any = np.flatnonzero(large if large.any() else candidates)
+    among: IntArray = np.flatnonzero(large if large.any() else candidates)
     ordered = among[np.lexsort((number[among], -size[among], -goodness[among].astype(np.float64)))]
     shown = {"best_clusters": ordered[:EXTREME_CLUSTERS], "worst_clusters": ordered[::-1][:EXTREME_CLUSTERS]}
     return {
@@ -164,7 +164,7 @@ def extremes(clusters: pa.Table, image_ids: pa.ChunkedArray[Any]) -> dict[str, l
     }
 
 
-def _extreme(row: dict[str, Any], image_ids: pa.ChunkedArray[Any]) -> dict[str, Any]:
+def _extreme(row: dict[str, Any], image_ids: pa.ChunkedArray) -> dict[str, Any]:
     kept = {name: row[name] for name in ("cluster", "size", "majority", "purity", "tightness", "top_classes")}
     return {**kept, "image_ids": image_ids.take(pa.array(row["nearest"][:EXTREME_IMAGES], pa.int64())).to_pylist()}
 
@@ -185,9 +185,8 @@ class TopMembers:
     member: IntArray
     count: IntArray
 
-    def lists(self, **named: Any) -> pa.Array[Any]:
-        """A list for each group: the values of ``named`` for its members, with their counts."""
-        (name, values), *_ = named.items()
+    def lists(self, name: str, values: pa.Array | IntArray) -> pa.Array:
+        """A list for each group: of each member its value, under ``name``, and its count."""
         structs = pa.StructArray.from_arrays([pa.array(values), pa.array(self.count)], names=[name, "count"])
         return pa.ListArray.from_arrays(pa.array(self.offsets), structs)
 
@@ -202,12 +201,12 @@ def top_members(group: IntArray, member: IntArray, count: IntArray, groups: IntA
     return TopMembers(offsets, member[cells], count[cells])
 
 
-def names_of(vocabulary: Sequence[str], positions: IntArray) -> pa.Array[Any]:
+def names_of(vocabulary: Sequence[str], positions: IntArray) -> pa.Array:
     """The labels at some positions of the vocabulary; null for -1."""
     return pa.array(vocabulary, pa.string()).take(pa.array(positions, mask=positions == UNMAPPED))
 
 
-def _shown(ordered: IntArray, sizes: NDArray[np.int64], *, last: bool = False) -> pa.Array[Any]:
+def _shown(ordered: IntArray, sizes: NDArray[np.int64], *, last: bool = False) -> pa.Array:
     """The first rows of each cluster, or the last ones from behind, as lists."""
     ends = np.cumsum(sizes)
     offsets, places = _heads(ends - sizes, np.minimum(sizes, SHOWN_MEMBERS))

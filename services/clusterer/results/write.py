@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +56,7 @@ class Outcome:
     """
 
     request: ClusterRequest
-    spec: dict[str, Any]
+    spec: dict[str, object]
     train: EmbeddingSet
     scored: tuple[EmbeddingSet, ...]
     sets: Mapping[str, LabelledSet]
@@ -70,7 +69,7 @@ class Outcome:
     best_seed: int
     levels: tuple[Level, ...]
     zero_rows: dict[str, int]
-    memory: dict[str, Any]
+    memory: Mapping[str, object]
 
     def best(self, embeddings_id: str) -> Assigned:
         """The best seed's assignment of a set."""
@@ -125,7 +124,7 @@ def scored_under_map(outcome: Outcome, embeddings_id: str) -> Scored:
     return Scored(own.id, table, own.vocabulary, outcome.table(train.id), train.vocabulary, own.pairs)
 
 
-def run_record(outcome: Outcome, timings: dict[str, float], peak_rss_bytes: int) -> dict[str, Any]:
+def run_record(outcome: Outcome, timings: dict[str, float], peak_rss_bytes: int) -> dict[str, object]:
     """run.json: how the job ran."""
     best, options = outcome.fits[outcome.best_seed].best, outcome.request.kmeans
     return {
@@ -178,7 +177,7 @@ def assignment_tables(outcome: Outcome) -> Iterator[pa.Table]:
         for first in range(0, each.rows, ROW_GROUP):
             part = slice(first, first + ROW_GROUP)
             rows = np.arange(first, min(part.stop, each.rows), dtype=np.int64)
-            columns: dict[str, Any] = {
+            columns: dict[str, object] = {
                 "embeddings": pa.DictionaryArray.from_arrays(np.zeros(len(rows), np.int32), pa.array([each.id])),
                 "row": rows,
                 "image_id": image_ids[part],
