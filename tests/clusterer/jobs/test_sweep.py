@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 from clusterer.api.clusterings import build
-from clusterer.data.rows import ArrayRows, StoredRows
-from clusterer.evaluation.probe import LinearProbe
+from clusterer.data.rows import StoredRows
 from clusterer.jobs import plan as planning
 from clusterer.jobs import sweep as sweeping
 from clusterer.jobs.grid import plan_points
 from clusterer.jobs.memory import Placement, problem_of
 from clusterer.jobs.workspace import Workspace
-from clusterer.results import drawing
-from clusterer.results.drawing import comparable, curves
-from clusterer.results.plots import against_components, against_probe, line
+from clusterer.results.plots import against_components, against_probe
 from fastapi.testclient import TestClient
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from pydantic import ValidationError
 from shoal.errors import InvalidRequest, LabelsRequired
 from shoal.jobs.child import Cancelled, JobContext
@@ -275,56 +269,6 @@ def test_what_cannot_work_is_refused_before_anything_runs(
     assert store.sweep_ids() == []
 
 
-def test_the_line_of_least_squares_and_its_share_of_variance() -> None:
-    assert line(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0])) == pytest.approx((2.0, 1.0, 1.0))
-    fit = line(np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 0.0]))
-    assert fit is not None
-    assert fit[2] == pytest.approx(0.0)
-    assert line(np.array([1.0, 1.0]), np.array([1.0, 2.0])) is None
-
-
-def test_curves_are_named_by_what_differs() -> None:
-    rows = [{"k": k, "whiten": white, "model": "m"} for k in (4, 2) for white in (True, False)]
-    found = curves(rows, lambda row: row["k"], ("model", "whiten"))
-    assert [(curve.name, curve.x) for curve in found] == [("whitened", [2.0, 4.0]), ("not whitened", [2.0, 4.0])]
-
-
-def test_of_many_curves_those_that_differ_in_one_thing_are_shown() -> None:
-    rows = [
-        {"x": x, "k": k, "whiten": white, "normalize": norm, "model": "m"}
-        for x in (1, 2)
-        for norm in (True, False)
-        for white in (False, True)
-        for k in (6, 9)
-    ]
-    shown, total = comparable(rows, lambda row: row["x"], ("model", "normalize", "whiten", "k"))
-    assert total == 8
-    assert [curve.name for curve in shown] == [
-        "normalised, not whitened, k = 6",
-        "normalised, not whitened, k = 9",
-        "normalised, whitened, k = 6",
-        "not normalised, not whitened, k = 6",
-    ]
-    # With one parameter alone all are comparable, and what they share is in no name.
-    rows = [{"x": 1, "k": k, "whiten": False, "normalize": True, "model": "m"} for k in range(2, 12)]
-    shown, total = comparable(rows, lambda row: row["x"], ("model", "normalize", "whiten", "k"))
-    assert (total, [curve.name for curve in shown]) == (10, ["k = 2", "k = 3", "k = 7", "k = 11"])
-
-
-def test_names_of_marks_overlap_neither_each_other_nor_the_edge() -> None:
-    figure, axes = drawing.canvas()
-    places = [(66.6, 23.3), (71.1, 23.1), (71.7, 22.4), (75.2, 38.6), (77.2, 39.1), (86.5, 72.0)]
-    axes.plot(*zip(*places, strict=True), "o")
-    figure.draw_without_rendering()
-    drawing.name_marks(axes, [drawing.Mark(x, y, f"a model named {x}-{y}", 8.5, "black") for x, y in places])
-    FigureCanvasAgg(figure)
-    boxes = [text.get_window_extent() for text in axes.texts]
-    assert len(boxes) == len(places)
-    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
-    frame = axes.get_window_extent()
-    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
-
-
 def test_models_of_several_sizes_make_no_curve(planted: Planted, make_set: MakeSet, run_sweep: RunSweep) -> None:
     vectors, labels = planted(60)
     sets = [make_set(f"m{dim}", vectors[:, :dim], labels) for dim in (4, 8, 16)]
@@ -372,17 +316,6 @@ def test_one_label_makes_no_linear_classifier(planted: Planted, make_set: MakeSe
         some = [label if row < known else None for row, label in enumerate(labels)]
         found = run_sweep(make_set(f"known{known}", vectors, some), clusters=[3], seed=0, linear_probe=True)
         assert (tidy(found.points())[0]["linear_probe"] is not None) is there
-
-
-def test_a_linear_probe_tells_planted_groups_apart_and_noise_not() -> None:
-    rng = np.random.default_rng(0)
-    classes = rng.integers(0, 4, 600)
-    rows = (np.eye(4)[classes] + 0.2 * rng.normal(size=(600, 4))).astype(np.float32)
-    probe = LinearProbe(ArrayRows(rows[:400]), classes[:400], 4)
-    assert probe.held_out_accuracy > 0.95
-    assert (probe.accuracy(ArrayRows(rows[400:]), classes[400:]) or 0) > 0.95
-    assert LinearProbe(ArrayRows(rows), rng.integers(0, 4, 600), 4).held_out_accuracy < 0.4
-    assert probe.accuracy(ArrayRows(rows), np.full(600, -1)) is None
 
 
 @pytest.fixture
