@@ -1,4 +1,4 @@
-"""What every benchmark shares: the command line, a description of the machine, the JSON line at the end."""
+"""Shared by all benchmarks: the command line, a description of the machine, the JSON line at the end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on: processor, cores, memory, GPU, versions."""
+    """The machine: processor, cores, memory, GPU, library versions."""
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Synthetic features like a network's, for benchmarks of the clusterer."""
+"""Synthetic features that resemble a network's, for benchmarks of the clusterer."""
 
 from __future__ import annotations
 

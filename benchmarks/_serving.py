@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from shoal.process import free_port
 
 
 def prepared(root: Path, name: str) -> Path:
@@ -23,9 +24,7 @@ def prepared(root: Path, name: str) -> Path:
 @contextlib.contextmanager
 def server(models: Path) -> Iterator[str]:
     """The address of a server of `models`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "extractor", "serve-savedmodel", str(models), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -1,4 +1,4 @@
-"""How long the API takes to answer many clients at once.
+"""Response times of the API with many concurrent clients.
 
 Starts an embedded queue, the extractor's API with keys on, and an idle worker, on loopback alone. Each client does what
 `shoal watch` does: it submits a small job, polls it, and submits the next one.
@@ -32,7 +32,7 @@ POLLS_PER_JOB = 10
 
 
 class ApiStack(Stack):
-    """The extractor's API, and a worker that has nothing to do because its kind is never submitted."""
+    """The extractor's API, and a worker that stays idle because its kind is never submitted."""
 
     clients = 0
     keys: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class ApiStack(Stack):
 
 @dataclass
 class Seen:
-    """What the clients saw."""
+    """The responses that the clients got."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     statuses: Counter[str] = field(default_factory=Counter)

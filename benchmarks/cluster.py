@@ -163,7 +163,7 @@ def child(name: str, features: Path, start: Path, iterations: int, output: Path)
 
 
 def run_once(name: str, folder: Path, features: Path, start: Path, iterations: int) -> dict[str, Any]:
-    """One run in a process of its own; the error instead of figures where the peer is not installed."""
+    """One run in its own process; an error instead of figures if the peer is not installed."""
     output = folder / "centroids.npy"
     arguments = [name, str(features), str(start), str(iterations), str(output)]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Images a second through the extractor, beside the loop that one would write with PyTorch's DataLoader.
+"""Images per second through the extractor, compared with a plain loop over PyTorch's DataLoader.
 
 Synthetic photographs (JPEG, 500 x 375) go through: the whole pipeline into the store; the decode pool alone; the
 network alone; and the peer, torchvision's ImageFolder and DataLoader with timm's transform, the same network and the

@@ -126,7 +126,7 @@ def read_idx(path: Path, header: int) -> NDArray[np.uint8]:
 
 
 def write_images(dataset: Path, folder: Path, count: int, split: str = "t10k") -> None:
-    """The first ``count`` images of a split as PNG files in one folder a class."""
+    """The first ``count`` images of a split as PNG files in one folder per class."""
     pixels = read_idx(dataset / f"{split}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)[:count]
     labels = read_idx(dataset / f"{split}-labels-idx1-ubyte.gz", 8)[:count]
     for name in CLASSES:

@@ -1,14 +1,14 @@
-"""What each option of k-means changes, beside plain k-means on the same rows, from the same seeds.
+"""The effect of each option of k-means, compared with plain k-means on the same rows and seeds.
 
     python benchmarks/kmeans_options.py [--json] [--rows 10000] [--dim 256] [--classes 100]
                                         [--iterations 20] [--seeds 3]
 
 Rows are synthetic features of classes of unequal sizes, scaled to unit length, as the service does by default; there
 are as many clusters as classes. Inertia is given twice: to the run's own centroids, and of its labels to the means of
-their clusters, since centroids of unit length are no means and mini-batches leave theirs short of them. Seconds are
-those of the whole fit, seeding included (of mini-batches also the exact assignments that measure their inertia); those
-of the processor are of all threads, and less disturbed by what else runs. Levels group five times as many clusters, and
-stand beside k-means that makes as many groups from the rows.
+their clusters, because centroids of unit length, and those of mini-batches, are not the means. Seconds are those of the
+whole fit, seeding included (for mini-batches also the exact assignments that measure their inertia); CPU seconds are of
+all threads, and less sensitive to other load. Levels group five times as many clusters, and are compared with k-means
+that makes as many groups from the rows.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MORE_CLUSTERS = 5
 
 @cache
 def engine_named(name: str) -> Engine:
-    """Picked once, so that the choice is logged once."""
+    """Selected once, so that the choice is logged once."""
     return select_engine(name)
 
 

@@ -3,8 +3,8 @@
     python benchmarks/metrics.py [--json] [--rows 1281167] [--classes 1000] [--clusters 1000 5000] [--no-peer]
 
 Classes have ImageNet's sizes (732 to 1300 images), clusters agree with them about as well as k-means on good features
-does and differ in size. Ours is everything that stands in metrics.json for one scored set, the label maps learnt on
-train and on the scored set and the chance levels included; scikit-learn's functions compute the part that it has.
+does and differ in size. Ours is all of metrics.json for one scored set, including the label maps learnt on train and
+on the scored set and the chance levels; scikit-learn's functions compute the part that it has.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def labelings(rows: int, classes: int, k: int) -> tuple[Labels, Labels]:
 
 
 def seconds(work: Callable[[], Any], repeats: int = REPEATS) -> tuple[float, Any]:
-    """Median seconds of ``work``, and what it returned last."""
+    """Median seconds of ``work``, and its last result."""
     taken, result = [], None
     for _ in range(repeats):
         started = time.perf_counter()
@@ -94,7 +94,7 @@ def main() -> None:
     arguments.add_argument("--rows", type=int, default=1_281_167)
     arguments.add_argument("--classes", type=int, default=1000)
     arguments.add_argument("--clusters", type=int, nargs="+", default=[1000, 5000])
-    arguments.add_argument("--no-peer", action="store_true", help="leave scikit-learn out: it takes minutes")
+    arguments.add_argument("--no-peer", action="store_true", help="skip scikit-learn, which takes minutes")
     options = arguments.parse_args()
     results = [measure(options.rows, options.classes, k, with_peer=not options.no_peer) for k in options.clusters]
     result = {"benchmark": "metrics", "rows": options.rows, "classes": options.classes, "results": results}

@@ -43,7 +43,7 @@ def incremental(x: Matrix, batches: int) -> list[float]:
 
 
 def disagreement(x: Matrix) -> dict[str, float]:
-    """Largest difference between our components and those of a float64 SVD, where neighbours are told apart at all."""
+    """Largest difference to the components of a float64 SVD, of components whose variances differ enough."""
     found = fit_pca(accumulate_moments(ArrayRows(x)))
     centred = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
     _, singular, exact = np.linalg.svd(centred, full_matrices=False)

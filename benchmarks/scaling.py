@@ -1,11 +1,11 @@
-"""How the cost of k-means grows with rows, clusters and dimensions, and how near it comes to the machine's limits.
+"""The cost of k-means by rows, clusters and dimensions, relative to the limits of the machine.
 
     python benchmarks/scaling.py [--json] [--rows 100000] [--clusters 1000] [--dim 1024] [--iterations 6] [--repeats 3]
 
 Runs the engine that `auto` picks on synthetic features, at the given size, at twice the rows, twice the clusters, twice
-the dimensions, and out of core. The first iteration compares sketches of all rows with all centroids; later ones are
-helped by what is known by then, so they are timed apart. Beside them stand the limits of the machine, measured in the
-same run: products in float32 (numpy) and in bytes (the engine's kernel), and the bandwidth of the memory.
+the dimensions, and out of core. The first iteration compares sketches of all rows with all centroids; later ones reuse
+state of the earlier ones, so they are timed apart. The limits of the machine are measured in the same run: products in
+float32 (numpy) and in bytes (the engine's kernel), and the bandwidth of the memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from clusterer.kmeans import Engine, State, lloyd, select_engine
 
 
 def best_of(work: Callable[[], Any], times: int = 5) -> float:
-    """Least seconds of several runs: a limit is what the machine can do when nothing disturbs it."""
+    """Least seconds of several runs: a limit is the speed without other load."""
     seconds = []
     for _ in range(times):
         started = time.perf_counter()
@@ -62,14 +62,14 @@ def byte_products(kernel: Any, rows: Matrix) -> float:
 
 
 def cost(engine: Engine, rows: ArrayRows, start: Matrix, iterations: int) -> dict[str, float]:
-    """Seconds of the first iteration (with what is done once), and of a later one."""
+    """Seconds of the first iteration (including one-time work), and of a later one."""
     fit = lloyd(rows, engine.assigner(rows), State(start), iterations=iterations, tolerance=-1.0)
     seconds = [each.seconds for each in fit.history]
     return {"first_s": seconds[0], "later_s": statistics.median(seconds[1:])}
 
 
 def variants(rows: int, dim: int, clusters: int) -> dict[str, tuple[int, int, int]]:
-    """What is measured: rows, dimensions, clusters."""
+    """Rows, dimensions and clusters of each measurement."""
     return {
         "base": (rows, dim, clusters),
         "2 x rows": (2 * rows, dim, clusters),
@@ -107,7 +107,7 @@ def starts(x: Matrix, k: int) -> Matrix:
 
 
 def summary(runs: list[dict[str, float]], size: tuple[int, int, int], bounds: dict[str, float]) -> dict[str, Any]:
-    """Medians, and how many products of all rows with all centroids a second that comes to."""
+    """Medians, and products of all rows with all centroids per second."""
     n, dim, k = size
     products = n * dim * k / 1e9
     found: dict[str, Any] = {"rows": n, "dim": dim, "clusters": k}
@@ -122,7 +122,7 @@ def summary(runs: list[dict[str, float]], size: tuple[int, int, int], bounds: di
 
 
 def with_ratios(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Beside each figure that of the base."""
+    """Each figure relative to that of the base."""
     for row in table.values():
         for name in ("first_s", "later_s"):
             row[f"{name[:-2]}_x_base"] = round(row[name] / table["base"][name], 2)

@@ -1,4 +1,4 @@
-"""A sweep of 9 numbers of clusters and 8 PCA sizes, beside the same points as jobs of their own.
+"""A sweep of 9 numbers of clusters and 8 PCA sizes, compared with the same points as separate jobs.
 
     python benchmarks/sweep.py [--json] [--rows 8000] [--dim 768] [--classes 10] [--seeds 1] [--restarts 1] [--every 1]
 

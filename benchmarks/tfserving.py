@@ -1,8 +1,8 @@
-"""Images a second through gRPC, beside calling the same SavedModel in this process at the same batch size.
+"""Images per second through gRPC, compared with calling the same SavedModel in this process at the same batch size.
 
 The server is `serve-savedmodel` in a process of its own, or the one that ``--url`` names, serving the same folder. Both
 ways embed the same pixels from memory, in turns, so that each round is a pair under the same load of the machine; the
-largest difference between their embeddings is part of the result. EfficientNet-Lite0 unless told otherwise.
+largest difference between their embeddings is part of the result. The default model is EfficientNet-Lite0.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
 def measure(
     backend: TFServingBackend, network: Any, batches: list[NDArray[np.uint8]], rounds: int
 ) -> tuple[list[tuple[float, float]], float]:
-    """Seconds a round through gRPC and in this process, after one round of warm-up; the largest difference."""
+    """Seconds per round through gRPC and in this process, after one round of warm-up; the largest difference."""
     pairs = []
     difference = 0.0
     for index in range(rounds + 1):

@@ -1,4 +1,4 @@
-// AMX tiles: asking Linux for them, their one shape, and (for tests on processors without them) what they compute.
+// AMX tiles: permission from Linux, their shape, and (for tests on processors without them) an emulation.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -40,7 +40,7 @@ struct TileScope {};
 
 namespace shoal {
 
-// Linux hands out the 8 KB of tile state only to processes that ask (ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
+// Linux grants the 8 KB of tile state only to processes that request it (ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
 inline bool request_tiles() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 
 // Configures this thread's eight tiles as 16 rows of 64 bytes.

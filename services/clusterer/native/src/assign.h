@@ -1,4 +1,4 @@
-// The nearest centroid of every row, proven: bounds from the sketches decide, and where they cannot, the data do.
+// The nearest centroid of every row, proven: bounds from the sketches decide, or else the data.
 //
 // With z, w the centred and rotated row and centroid, and zq, wq their sketches,
 //     |z - w|^2 / 2 = |z|^2 / 2 + h,  h = |w|^2 / 2 - z.w,  |z.w - zq.wq| <= |z - zq| |wq| + |z| |w - wq|.
@@ -19,8 +19,8 @@ struct Centroids {
   const float* scale;      // the rest (blocks * kBlock): steps of the sketch,
   const float* norm;       // at least |wq| and |w|,
   const float* error;      // at least |w - wq|,
-  const float* rest;       // length of what a short sketch leaves out,
-  const float* low;        // |w|^2 / 2, rounded down: infinite for those that fill up the last block,
+  const float* rest;       // length of the residual of a short sketch,
+  const float* low;        // |w|^2 / 2, rounded down: infinite for the padding of the last block,
   const float* high;       // and up
   int64_t k, d, dims;
   int blocks() const { return int((k + kBlock - 1) / kBlock); }
@@ -67,7 +67,7 @@ struct Candidate {
 struct Counts {
   int64_t dense = 0;      // rows whose full sketches were multiplied with all centroids
   int64_t singles = 0;    // products of full sketches, one at a time
-  int64_t rechecked = 0;  // rows whose data were looked at
+  int64_t rechecked = 0;  // rows whose data were read
   int64_t distances = 0;  // distances from the data in float32,
   int64_t doubles = 0;    // and again in float64
   void operator+=(const Counts& o) {
@@ -88,7 +88,7 @@ void nearest_exactly(const T* x, double squares, std::vector<Candidate>& candida
     bool operator<(const Found& o) const { return squared < o.squared || (squared == o.squared && id < o.id); }
   };
   std::vector<Found> found;
-  double limit = INFINITY;  // nothing beyond it can be among the nearest
+  double limit = INFINITY;  // no value above it can be among the nearest
   for (const Candidate& a : candidates) {
     if (2.0 * a.low + squares * (1 - 4 * kRounding) > limit) break;
     found.push_back({squared_distance(x, c.exact + a.id * c.d, c.d), a.id});
@@ -98,7 +98,7 @@ void nearest_exactly(const T* x, double squares, std::vector<Candidate>& candida
   }
   counts.distances += int64_t(found.size());
   std::sort(found.begin(), found.end());
-  // Only what is too close to call is taken again in float64.
+  // Only near ties are computed again in float64.
   bool certain = found[0].squared > kTiny;
   for (int i = 0; i < kDepth && i + 1 < int(found.size()); ++i)
     certain &= found[i + 1].squared > found[i].squared * (1 + 3 * error);
@@ -226,7 +226,7 @@ class Assigner {
   }
 
  private:
-  static constexpr int kChunk = 32;  // blocks of centroids whose products are looked at while they are in the cache
+  static constexpr int kChunk = 32;  // blocks of centroids whose products are read while they are in the cache
 
   // Calls each(r, first block, blocks, products) for each row and chunk of blocks.
   template <class Each>
@@ -282,7 +282,7 @@ class Assigner {
     return true;
   }
 
-  // What a recheck will read first. (Candidates are not in their order yet, but most often there are only two.)
+  // Prefetch for a recheck. (Candidates are not sorted yet, but most often there are only two.)
   template <class T>
   void fetch_data(const Rows<T>& rows, int64_t row, const std::vector<Candidate>& found) const {
     fetch(rows.x + row * full_.d, full_.d * sizeof(T));

@@ -1,4 +1,4 @@
-// The C interface that ../../kmeans/fast/kernel.py and ../../moments.py load. Arrays are C-contiguous; sizes are in
+// The C interface that ../../kmeans/fast/kernel.py and ../../data/pca.py load. Arrays are C-contiguous; sizes are in
 // elements. What can fail returns an Outcome.
 #include <mutex>
 
@@ -21,7 +21,7 @@ void sketch(const T* x, int64_t n, int64_t d, const float* mean, const float* si
   });
 }
 
-// Panels that a thread takes at a time: 16, or fewer where there would not be a few for each thread.
+// Panels that a thread takes at a time: 16, or fewer if each thread would get too few.
 int64_t panels_at_once(int64_t n, int threads) {
   return std::clamp<int64_t>(n / (int64_t(4) * threads * kPanel), 1, 16);
 }
@@ -52,7 +52,7 @@ void distances(const T* x, int64_t n, int64_t d, const float* centroids, const i
 template <class T>
 void accumulate(const T* x, int64_t n, int64_t d, const int32_t* from, const int32_t* to, double unit, int64_t* sums,
                 int threads) {
-  // Each thread keeps to its own columns of the sums: no two ever write the same ones.
+  // Each thread keeps to its own columns of the sums: no two write the same ones.
   const int64_t columns = std::max<int64_t>(64, (d + threads - 1) / threads);
   parallel_for(d, columns, threads, [=](int64_t first, int64_t last) {
     for (int64_t i = 0; i < n; ++i) {
@@ -63,7 +63,7 @@ void accumulate(const T* x, int64_t n, int64_t d, const int32_t* from, const int
   });
 }
 
-// How a function ended, for ../library.py: nothing may be thrown into the caller, which is not C++.
+// How a function ended, for ../library.py: exceptions must not reach the caller, which is not C++.
 enum Outcome : int { kDone = 0, kNoMemory = 1, kFailed = 2 };
 
 template <class Work>

@@ -1,8 +1,8 @@
-// Sums of rows and of their outer products in float64: all that PCA needs of the data.
+// Sums of rows and of their outer products in float64, the input of PCA.
 //
-// The second is the product of the data with themselves, so a BLAS could do it, were the rows float64 and in memory
-// already. Here they become float64 on the way into the cache, a few at a time, and every core has its own tiles of the
-// result: no two ever add to the same one, and each is added to in the order of the rows, however many cores there are.
+// The second is the product of the data with themselves, which BLAS computes for float64 rows in memory. Here rows
+// are converted to float64 on the way into the cache, a few at a time, and every core has its own tiles of the result:
+// no two add to the same one, and each tile adds the rows in their order, for any number of cores.
 #pragma once
 #include <algorithm>
 #include <cstdlib>
@@ -18,7 +18,7 @@ constexpr int kAcross = kDoubles == 8 ? 8 : 4;
 constexpr int64_t kStrip = 3 * kDoubles;  // columns of the data that are packed side by side
 constexpr int64_t kDepth = 256;           // rows multiplied together: a strip of them stays in the first cache
 constexpr int64_t kStrips = 8;            // strips of a task: they stay in the second one
-constexpr int64_t kPackedStrips = 8;        // strips packed by one thread in a go: neighbours share pages of the data
+constexpr int64_t kPackedStrips = 8;        // strips packed by one thread at once: neighbours share pages of the data
 
 inline int64_t moments_width(int64_t d) { return (d + kStrip - 1) / kStrip * kStrip; }
 

@@ -1,7 +1,7 @@
-// A parallel loop: `work(first, last)` over pieces of [0, n), handed out as the threads become free.
+// A parallel loop: `work(first, last)` over pieces of [0, n), taken by the threads as they become free.
 //
-// What `work` throws in any thread ends the loop, and is thrown again where it was called: nothing may leave a thread,
-// which would end the process. Where the system starts no more threads, those that there are do the work.
+// An exception in any thread ends the loop and is rethrown in the caller: one that left a thread would end the process.
+// If the system starts no more threads, the existing ones do the work.
 #pragma once
 #include <algorithm>
 #include <atomic>

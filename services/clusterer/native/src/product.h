@@ -1,7 +1,7 @@
 // The product of quantised rows with quantised centroids, in exact 32-bit integers: nearly all of the work.
 //
-// Centroids are packed in blocks of 16: for each group of four dimensions, 16 x 4 bytes side by side, which is both what
-// a vector dot4 wants and what an AMX tile is. A panel of rows is packed too, so that the inner loops only stream.
+// Centroids are packed in blocks of 16: for each group of four dimensions, 16 x 4 bytes side by side, the layout of
+// both a vector dot4 and an AMX tile. A panel of rows is packed too, so that the inner loops only stream.
 #pragma once
 #include "amx.h"
 #include "simd.h"
@@ -34,7 +34,7 @@ inline void pack_panel(const int8_t* q, int rows, int64_t dims, int8_t* panel) {
 // out (kPanel, blocks * 16) = rows . (centroids + kOffset). Two by two tiles: each loaded tile is used twice.
 inline void multiply(const int8_t* panel, const uint8_t* packed, int64_t dims, int blocks, int32_t* out) {
   const int64_t width = int64_t(blocks) * kBlock, tile_rows = dims * 16;
-  asm volatile("" ::: "memory");  // the tile loads do not tell the compiler that they read memory
+  asm volatile("" ::: "memory");  // the compiler does not know that the tile loads read memory
   for (int b = 0; b < blocks; b += 2) {
     const bool pair = b + 1 < blocks;
     const uint8_t* c0 = packed + b * block_bytes(dims);

@@ -1,7 +1,7 @@
-// What differs between processors: vector width and the 8-bit dot product. The rest is plain C++ over these.
+// The differences between processors: vector width and the 8-bit dot product. The rest is plain C++ over these.
 //
 // The library is built once per instruction set (../build.py) and Python loads the best one that the processor runs:
-// no dispatch in here, and no function of one build can be linked into another.
+// no dispatch here, and no function of one build can be linked into another.
 #pragma once
 #include <immintrin.h>
 
@@ -17,7 +17,7 @@ inline vfloat load(const float* p) { return _mm512_loadu_ps(p); }
 inline vfloat load(const uint16_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
 inline void store(float* p, vfloat v) { _mm512_storeu_ps(p, v); }
 inline float sum(vfloat v) { return _mm512_reduce_add_ps(v); }
-// Whole numbers less `shift`, which is taken away before they are rounded to floats.
+// Integers minus `shift`, which is subtracted before they are rounded to floats.
 inline vfloat load_less(const int32_t* p, int32_t shift) {
   return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_set1_epi32(shift)));
 }
@@ -68,8 +68,7 @@ inline vdouble repeat(const double* p) { return _mm256_broadcast_sd(p); }
 inline void store(double* p, vdouble v) { _mm256_storeu_pd(p, v); }
 #endif
 
-// Asks for `bytes` of memory that will be read soon. Rows and centroids lie far apart: without it, each waits for the
-// last one to arrive.
+// Prefetches `bytes` of memory. Rows and centroids lie far apart: without it, each read waits for the previous one.
 inline void fetch(const void* p, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)p + i);
 }

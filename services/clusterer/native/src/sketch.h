@@ -1,4 +1,4 @@
-// The sketch of a row: centred, rotated, and rounded to 8 bits, with a proven bound on what rounding took away.
+// The sketch of a row: centred, rotated, and rounded to 8 bits, with a proven bound on the rounding error.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -10,14 +10,14 @@ namespace shoal {
 // Of one row x of n: its centred and rotated form is z = scale * q + r with |r| <= error and |z| <= norm.
 struct RowStats {
   float scale, error, norm;
-  float rest;       // of a short sketch: length of what it leaves out (project.h); otherwise 0
+  float rest;       // of a short sketch: length of its residual (project.h); otherwise 0
   int32_t sum;      // of q
   float peak;       // largest |x|
   double squares;   // |x - mean|^2
 };
 
 // Relative rounding of centring, rotation and the norms in float32: 24 butterfly levels of two windows, 2^-24 each, and
-// room; all bounds below are inflated by it.
+// a margin; all bounds below are inflated by it.
 constexpr float kRounding = 4e-6f;
 
 // Walsh-Hadamard transform, scaled to be orthogonal, of a power of two of coordinates (at least kFloats).
@@ -45,7 +45,7 @@ inline void hadamard(float* z, int64_t size) {
 }
 
 // Spreads the length of z evenly over its coordinates, whatever the data, so that one step size fits them all: random
-// signs, then Hadamard over the first and the last 2^m of them. Lengths and inner products stay.
+// signs, then Hadamard over the first and the last 2^m of them. Lengths and inner products are preserved.
 inline void rotate(float* z, int64_t dims, const float* signs) {
   int64_t window = 64;
   while (2 * window <= dims) window *= 2;

@@ -1,5 +1,5 @@
-// Sums of the rows of each cluster, as integers: exact, so neither the order, nor the number of threads, nor adding and
-// taking away rows as they move between clusters changes a bit of them.
+// Sums of the rows of each cluster, as integers: exact, so independent of the order, of the number of threads, and of how
+// rows move between clusters.
 #pragma once
 #include "simd.h"
 
