@@ -23,6 +23,8 @@ MAX_STEPS = 60
 @pytest.fixture(scope="session")
 def attempts() -> ModuleType:
     spec = importlib.util.spec_from_file_location("store_attempt", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -20,6 +20,8 @@ SCRIPT = Path(__file__).with_name("store_attempt.py")
 @pytest.fixture(scope="session")
 def attempts() -> ModuleType:
     spec = importlib.util.spec_from_file_location("store_attempt", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

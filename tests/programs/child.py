@@ -72,7 +72,7 @@ def resume(context: JobContext) -> None:
     if context.checkpoint is None:
         context.save_checkpoint({"done": 7})
         os.kill(os.getpid(), signal.SIGKILL)
-    note(context, f"resumed at {context.checkpoint['done']}")
+    note(context, f"resumed at {(context.checkpoint or {})['done']}")
 
 
 def advance(context: JobContext) -> None:

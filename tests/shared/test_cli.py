@@ -144,7 +144,7 @@ def test_a_narrow_terminal_shows_names_whole_and_leaves_the_description_out() ->
 
 
 def test_a_model_that_cannot_run_here_is_marked_with_what_it_needs() -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": "a", "readiness": "downloadable", "needs": "shoal[tf]"},
         {"name": "b", "readiness": "downloadable", "needs": None},
     ]

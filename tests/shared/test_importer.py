@@ -69,8 +69,10 @@ def clip_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def _labels(found: EmbeddingSet) -> list[str | None] | None:
-    return found.labels()
+def _labels(found: EmbeddingSet) -> list[str | None]:
+    labels = found.labels()
+    assert labels is not None
+    return labels
 
 
 def test_one_npy_becomes_a_finished_set(bring: Callable[..., EmbeddingSet]) -> None:

@@ -29,6 +29,8 @@ def test_a_process_outlives_a_full_log() -> None:
 
 def test_a_process_outlives_a_reader_that_has_gone() -> None:
     child = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stderr is not None
+    assert child.stdout is not None
     child.stderr.close()
     assert child.stdout.read() == b"done\n"
     assert child.wait() == 0

@@ -46,7 +46,7 @@ def evaluated(data: Path, planted: Planted, make_set: MakeSet, run_job: RunJob, 
         val_labels[row] = "b"  # rows of group a
     val = make_set("val", vectors, val_labels)
     vectors, groups = planted(40, seed=2)
-    queues = {
+    queues: dict[str, list[Any]] = {
         "a": ["dog"] * 2 + ["cat"] * 8,  # 8 right
         "b": ["cat"] * 5 + ["dog"] * 5,  # b is both: 10 right
         "c": ["cat"] * 1 + ["dog"] * 9,  # 9 right

@@ -141,7 +141,7 @@ def test_a_streamed_view_gives_what_the_array_gives(engine: Engine) -> None:
 class SmallBlocks(ArrayRows):
     """Rows that come a few at a time."""
 
-    def batches(self, batch_rows: int = 0) -> Iterator[tuple[int, Float32Array]]:
+    def batches(self, batch_rows: int | None = None) -> Iterator[tuple[int, Float32Array]]:
         return super().batches(137)
 
 

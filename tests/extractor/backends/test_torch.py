@@ -60,7 +60,9 @@ def test_it_is_the_networks_own_pooled_output_on_normalised_pixels(lite0: TorchB
 
     spec = catalogue.resolve("tf_efficientnet_lite0", lite0_models := Settings().models)
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
-    load_into(network, weights.locate(spec, lite0_models))
+    located = weights.locate(spec, lite0_models)
+    assert located is not None
+    load_into(network, located)
     images = noise(2)
     with torch.inference_mode():
         normalised = (torch.from_numpy(images).permute(0, 3, 1, 2).float() - 127) / 128

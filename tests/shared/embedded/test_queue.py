@@ -30,6 +30,12 @@ def _no_redis_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REDIS_URL", raising=False)
 
 
+def said(process: subprocess.Popen[str]) -> str:
+    """The next line that it prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
 @pytest.fixture
 def hold() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
     """``hold(store)``: another process keeps the store's queue running, until its standard input ends."""
@@ -103,7 +109,7 @@ def test_a_path_that_no_socket_can_have_is_none_the_less_found(root: Path, name:
 
 
 def test_another_process_finds_it_and_uses_it(root: Path, hold: Callable[[Path], subprocess.Popen[str]]) -> None:
-    url = hold(root).stdout.readline().strip()
+    url = said(hold(root))
     with open_queue(root, "a test") as found:
         assert found == url
     running = find_stack(root)
@@ -118,7 +124,7 @@ def test_a_killed_owner_takes_its_server_along_and_leaves_nothing_in_the_way(
 ) -> None:
     store = root / ("x" * 120)
     owner = hold(store)
-    url = owner.stdout.readline().strip()
+    url = said(owner)
     job = _submit(url, 1)
     running = find_stack(store)
     assert running is not None
@@ -138,7 +144,7 @@ def test_a_server_that_hangs_is_no_reason_to_start_a_second_one(
     root: Path, hold: Callable[[Path], subprocess.Popen[str]]
 ) -> None:
     owner = hold(root)
-    owner.stdout.readline()
+    said(owner)
     owner.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(Unavailable, match="already runs"):

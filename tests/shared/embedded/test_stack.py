@@ -129,6 +129,7 @@ def test_a_process_that_ends_is_started_again(stack: Stack, wait_until: Callable
     stopping, reports = threading.Event(), []
     watching = threading.Thread(target=stack.supervise, args=(lambda *told: reports.append(told), stopping.is_set))
     first = process.popen
+    assert first is not None
     process.kill()
     watching.start()
     try:

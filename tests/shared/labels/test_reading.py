@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ PAIRS = [("a/1.png", "dog"), ("b/2.png", None), ("c, d/3.png", "1")]
 
 def read(file: UserFile, *columns: str | None) -> list[tuple[str | None, str | None]]:
     table = read_labels(file, Columns(*columns))
-    return list(zip(table.paths or [None] * len(table.labels), table.labels, strict=True))
+    paths: Sequence[str | None] = table.paths or [None] * len(table.labels)
+    return list(zip(paths, table.labels, strict=True))
 
 
 CSV = 'path,label\na/1.png,dog \nb/2.png,nan\n"c, d/3.png",1.0\n'

@@ -40,7 +40,9 @@ def client(request: pytest.FixtureRequest, queue: JobQueue, tmp_path: Path) -> T
 
 def _routes(client: TestClient) -> list[tuple[str, APIRoute]]:
     routes = [each.original_route for each in iter_route_contexts(client.app.routes)]  # type: ignore[attr-defined]
-    return [(method, route) for route in routes if isinstance(route, APIRoute) for method in sorted(route.methods)]
+    return [
+        (method, route) for route in routes if isinstance(route, APIRoute) for method in sorted(route.methods or ())
+    ]
 
 
 def test_every_route_reads_and_answers_the_same_way(client: TestClient) -> None:
