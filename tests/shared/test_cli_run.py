@@ -22,7 +22,8 @@ from shoal.importer import import_embeddings
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.store import Store
-from shoal.store.clustering import CLUSTERS_SCHEMA, ClusteringWriter
+from shoal.store.clustering import ClusteringWriter
+from shoal.store.table_schemas import CLUSTERS_SCHEMA
 
 
 @pytest.fixture

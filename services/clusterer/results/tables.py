@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from shoal.store.clustering import CLASSES_SCHEMA, CLUSTERS_SCHEMA, CONFUSION_SCHEMA
+from shoal.store.table_schemas import CLASSES_SCHEMA, CLUSTERS_SCHEMA, CONFUSION_SCHEMA
 
 from clusterer.data.rows import Float32Array, IntArray, LabelArray
 from clusterer.evaluation.contingency import UNMAPPED, ClassPairs, Contingency, LabelledSet, LabelRule, learn_map
@@ -23,7 +23,7 @@ RULES = (LabelRule.HUNGARIAN, LabelRule.MAJORITY)
 
 
 def describe_clusters(labelled: LabelledSet, assigned: Assigned, label_of_cluster: pa.Array) -> pa.Table:
-    """One row a cluster, as `shoal.store.clustering.CLUSTERS_SCHEMA` has it.
+    """One row a cluster, as `shoal.store.table_schemas.CLUSTERS_SCHEMA` has it.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class Scored:
 
 
 def classes_table(scored: Scored) -> pa.Table:
-    """One row a class of the set, as `shoal.store.clustering.CLASSES_SCHEMA` has it."""
+    """One row a class of the set, as `shoal.store.table_schemas.CLASSES_SCHEMA` has it."""
     table = scored.table
     sizes = table.class_sizes
     present: IntArray = np.flatnonzero(sizes)
@@ -121,7 +121,7 @@ def classes_table(scored: Scored) -> pa.Table:
 
 
 def confusion_table(scored: Scored) -> pa.Table:
-    """The cells of the confusion matrix that are not zero, as `shoal.store.clustering.CONFUSION_SCHEMA` has it."""
+    """The cells of the confusion matrix that are not zero, as `shoal.store.table_schemas.CONFUSION_SCHEMA` has it."""
     parts = []
     for rule in RULES:
         if not scored.learnt.n:

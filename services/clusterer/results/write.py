@@ -13,7 +13,8 @@ from shoal import __version__
 from shoal.host import library_versions
 from shoal.schemas import ClusterRequest
 from shoal.store import EmbeddingSet
-from shoal.store.clustering import ITERATIONS_SCHEMA, ROW_GROUP, ClusteringWriter
+from shoal.store.clustering import ROW_GROUP, ClusteringWriter
+from shoal.store.table_schemas import ITERATIONS_SCHEMA
 
 from clusterer.data.transform import Transform
 from clusterer.evaluation.contingency import Contingency, LabelledSet, LabelRule, learn_map

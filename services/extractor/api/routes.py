@@ -16,7 +16,7 @@ from shoal.schemas import ExtractRequest, Id, Job
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
 from shoal.store.listing import describe_all
-from shoal.store.records import METADATA_SCHEMA
+from shoal.store.table_schemas import METADATA_SCHEMA
 from shoal.userfiles import below
 from shoal.web import (
     DeadlineDep,

@@ -13,7 +13,8 @@ import pyarrow as pa
 from shoal.deadline import Deadline
 from shoal.errors import LabelsAmbiguous, LabelsInvalid, NoImages, PathNotFound
 from shoal.schemas import FolderLevel, ImageSource, LabelFile
-from shoal.store.records import LISTING_SCHEMA, image_id
+from shoal.store.records import image_id
+from shoal.store.table_schemas import LISTING_SCHEMA
 from shoal.userfiles import as_text, confine
 
 from extractor.images.decode import IMAGE_SUFFIXES

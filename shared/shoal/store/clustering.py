@@ -1,4 +1,4 @@
-"""Clusterings on disk: written aside and published as a whole, then only read."""
+"""Clusterings: prepared in a hidden folder, published as a whole, then only read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,116 +22,60 @@ from numpy.typing import NDArray
 from shoal.errors import ClusteringNotFound, ShoalError, StoreCorrupt, StoreError
 from shoal.store.documents import first_line
 from shoal.store.files import damage_of, publish_folder, record_file, storage_errors
-from shoal.store.layout import ClusteringLayout, StoreLayout, is_id
+from shoal.store.layout import ClusteringLayout, StoreLayout, files_below, is_id
 from shoal.store.npy import NPY_ERRORS, read_npy
 from shoal.store.records import FileRecord, FilesRecord, seal_of
+from shoal.store.table_schemas import (
+    CLASSES_SCHEMA,
+    CLUSTERS_SCHEMA,
+    CONFUSION_SCHEMA,
+    ITERATIONS_SCHEMA,
+    assignments_schema,
+)
 
 FORMAT = 1
 ROW_GROUP = 131_072
 
 
-def _schema(fields: list[tuple[str, Any]]) -> pa.Schema:
-    return pa.schema(fields)
-
-
-ASSIGNMENTS_SCHEMA = _schema(
-    [
-        ("embeddings", pa.dictionary(pa.int32(), pa.string())),
-        ("row", pa.int64()),
-        ("image_id", pa.string()),
-        ("cluster", pa.int32()),
-        ("distance", pa.float32()),
-        ("margin", pa.float32()),
-    ]
-)
-CLUSTERS_SCHEMA = _schema(
-    [
-        ("embeddings", pa.string()),
-        ("cluster", pa.int32()),
-        ("size", pa.int64()),
-        ("labelled", pa.int64()),
-        ("majority", pa.string()),
-        ("purity", pa.float64()),
-        ("label", pa.string()),
-        ("tightness", pa.float64()),
-        ("nearest", pa.list_(pa.int64())),
-        ("farthest", pa.list_(pa.int64())),
-        ("borderline", pa.list_(pa.int64())),
-        ("top_classes", pa.list_(pa.struct([("label", pa.string()), ("count", pa.int64())]))),
-    ]
-)
-CLASSES_SCHEMA = _schema(
-    [
-        ("embeddings", pa.string()),
-        ("label", pa.string()),
-        ("rows", pa.int64()),
-        ("clusters", pa.int64()),
-        ("accuracy_hungarian", pa.float64()),
-        ("accuracy_majority", pa.float64()),
-        ("top_clusters", pa.list_(pa.struct([("cluster", pa.int64()), ("count", pa.int64())]))),
-    ]
-)
-CONFUSION_SCHEMA = _schema(
-    [
-        ("embeddings", pa.string()),
-        ("rule", pa.string()),
-        ("predicted", pa.string()),
-        ("actual", pa.string()),
-        ("count", pa.int64()),
-    ]
-)
-ITERATIONS_SCHEMA = _schema(
-    [
-        ("seed", pa.int64()),
-        ("restart", pa.int32()),
-        ("iteration", pa.int32()),
-        ("inertia", pa.float64()),
-        ("moved", pa.int64()),
-        ("empty", pa.int64()),
-        ("seconds", pa.float64()),
-    ]
-)
-
-
 def read_records(layout: ClusteringLayout) -> dict[str, FileRecord]:
-    """The records of files.json by path.
+    """Read the records of files.json, by path.
 
     Raises
     ------
     ValueError
-        It is no such document, or does not fit its seal.
+        The file is damaged, or does not match its seal.
     """
     content = layout.files.read_bytes()
     found = FilesRecord.model_validate_json(content)
     if seal_of(json.loads(content)) != found.seal:
-        raise ValueError("it does not fit its seal")
+        raise ValueError("it does not match its seal")
     return {record.path: record for record in found.files}
 
 
 def check_spec(spec: Mapping[str, Any]) -> None:
-    """Raise a ``ValueError`` unless spec.json has what every reader needs."""
+    """Raise a ``ValueError`` unless spec.json has the required fields."""
     lists = all(isinstance(spec.get(name), list) and spec[name] for name in ("scored", "seeds"))
     numbers = all(isinstance(spec.get(name), int) for name in ("k", "n", "dim", "best_seed"))
     if not lists or not numbers or not isinstance(spec.get("request"), dict):
-        raise ValueError("it lacks fields of a spec.json")
+        raise ValueError("required fields are missing")
 
 
 def check_metrics(metrics: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
-    """Raise a ``ValueError`` unless metrics.json has the figures of every scored set."""
+    """Raise a ``ValueError`` unless metrics.json has the metrics of every scored set."""
     scored = metrics.get("scored")
     for name in spec["scored"]:
         entry = scored.get(name) if isinstance(scored, dict) else None
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), dict) for key in ("seeds", "mean", "std")):
-            raise ValueError(f"it lacks the figures of {name}")
+            raise ValueError(f"the metrics of {name} are missing")
 
 
 def corrupt(layout: ClusteringLayout, path: Path, problem: str, clustering_id: str) -> ShoalError:
-    """The error for a file of a clustering that is not as it should be, or for a clustering that is deleted."""
+    """The error for a damaged file of a clustering, or for a clustering that was deleted while it was read."""
     if not layout.folder.is_dir():
         return clustering_not_found(clustering_id)
     name = f"clusterings/{clustering_id}/{layout.name_of(path)}"
     return StoreCorrupt(
-        f"{name} {problem}. `shoal verify {clustering_id}` lists all damage; cluster again, and delete this one with "
+        f"{name} {problem}. `shoal verify {clustering_id}` lists all damage. Cluster again, and delete this one with "
         f"`DELETE /clusterings/{clustering_id}`.",
         file=name,
         clustering=clustering_id,
@@ -139,28 +83,28 @@ def corrupt(layout: ClusteringLayout, path: Path, problem: str, clustering_id: s
 
 
 def clustering_not_found(clustering_id: str) -> ClusteringNotFound:
-    """The error for an id that names no clustering."""
+    """The error for an unknown clustering id."""
     return ClusteringNotFound(
         f"There is no clustering {clustering_id!r}: `GET /clusterings` lists the ids.", clustering=clustering_id
     )
 
 
 class Clustering:
-    """One published clustering; nothing in it changes any more.
+    """One published, immutable clustering.
 
     Parameters
     ----------
     layout
         Paths of its folder.
     clustering_id
-        Its id, where that is not the folder's name.
+        Its id, if it is not the folder's name.
     """
 
     def __init__(self, layout: ClusteringLayout, clustering_id: str | None = None) -> None:
         self.layout = layout
         self.id = clustering_id or layout.folder.name
         self._records: dict[str, FileRecord] = {}
-        if layout.files.exists():  # clusterings of earlier versions have no checksums
+        if layout.files.exists():  # older clusterings have no checksums
             with self.reading(layout.files, checked=False):
                 self._records = read_records(layout)
         for path in (layout.spec, layout.metrics) if self._records else ():
@@ -170,12 +114,12 @@ class Clustering:
             check_spec(self.spec)
 
     def check(self, path: Path) -> Path:
-        """``path``, one of the clustering's files, when its bytes are the recorded ones.
+        """Compare one of the clustering's files with its record; returns ``path``.
 
         Raises
         ------
         StoreCorrupt
-            It is missing or damaged.
+            The file is missing or damaged.
         """
         record = self._records.get(self.layout.name_of(path))
         try:
@@ -185,11 +129,8 @@ class Clustering:
         except FileNotFoundError:
             problem = "is missing"
         if problem:
-            raise self._corrupt(path, problem)
+            raise corrupt(self.layout, path, problem, self.id)
         return path
-
-    def _corrupt(self, path: Path, problem: str) -> ShoalError:
-        return corrupt(self.layout, path, problem, self.id)
 
     @property
     def k(self) -> int:
@@ -206,7 +147,7 @@ class Clustering:
         return self._json(self.layout.run)
 
     def metrics(self) -> dict[str, Any]:
-        """What stands in metrics.json."""
+        """The content of metrics.json."""
         metrics = self._json(self.layout.metrics)
         with self.reading(self.layout.metrics):
             check_metrics(metrics, self.spec)
@@ -217,22 +158,20 @@ class Clustering:
         return self._archive(self.layout.transform)
 
     def centroids(self, seed: int | None = None) -> NDArray[np.float32]:
-        """``(k, d) float32`` of one seed; of the best one by default."""
+        """``(k, d) float32`` of one seed; by default of the best one."""
         path = self.layout.centroids if seed is None else self.layout.seed_centroids(seed)
         with self.reading(path):
-            centroids: NDArray[np.float32] = read_npy(path)
-            return centroids
+            return read_npy(path)
 
     def prices(self) -> NDArray[np.float64] | None:
-        """``(k,) float64``: what each cluster adds to squared distances; None where sizes are not bounded."""
+        """``(k,) float64``: each cluster's addend to squared distances; None where sizes are not bounded."""
         if not self._has(self.layout.prices):
             return None
         with self.reading(self.layout.prices):
-            prices: NDArray[np.float64] = read_npy(self.layout.prices)
-            return prices
+            return read_npy(self.layout.prices)
 
     def hierarchy(self) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-        """By level from below: the group of each member of the level below, and the groups' centroids."""
+        """For each level from the lowest: the group of each member of the level below, and the groups' centroids."""
         if not self._has(self.layout.hierarchy):
             return []
         arrays = self._archive(self.layout.hierarchy)
@@ -244,40 +183,40 @@ class Clustering:
         """The assignments of one scored set, or of all, in row order."""
         if embeddings_id is None:
             return self._table(self.layout.assignments, columns=columns)
-        wanted = pc.field("embeddings").cast(pa.string()) == embeddings_id
-        return self._table(self.layout.assignments, columns=columns, filters=wanted)
+        of_set = pc.field("embeddings").cast(pa.string()) == embeddings_id
+        return self._table(self.layout.assignments, columns=columns, filters=of_set)
 
     def assignments_schema(self) -> pa.Schema:
-        """The columns of the assignments: `ASSIGNMENTS_SCHEMA`, and one a level of a hierarchy."""
+        """The columns of the assignments: `ASSIGNMENTS_SCHEMA`, and one per level of a hierarchy."""
         with self.reading(self.layout.assignments):
             return pq.read_schema(self.layout.assignments).remove_metadata()
 
     def iter_assignments(self, batch_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
-        """The assignments block by block, for exports of any size."""
+        """The assignments in batches, for exports of any size."""
         with self.reading(self.layout.assignments), pq.ParquetFile(self.layout.assignments) as file:
             yield from file.iter_batches(batch_size=batch_rows)
 
     def clusters(self, embeddings_id: str | None = None) -> pa.Table:
-        """One row a cluster of a scored set, the first by default; see `CLUSTERS_SCHEMA`."""
-        wanted = pc.field("embeddings") == (embeddings_id or self.scored[0])
-        return self._table(self.layout.clusters, filters=wanted)
+        """One row per cluster of a scored set, by default the first; see `CLUSTERS_SCHEMA`."""
+        return self._table(self.layout.clusters, filters=self._of_set(embeddings_id))
 
     def classes(self, embeddings_id: str | None = None) -> pa.Table:
-        """One row a class of a scored set, the first by default; see `CLASSES_SCHEMA`."""
-        wanted = pc.field("embeddings") == (embeddings_id or self.scored[0])
-        return self._table(self.layout.classes, filters=wanted)
+        """One row per class of a scored set, by default the first; see `CLASSES_SCHEMA`."""
+        return self._table(self.layout.classes, filters=self._of_set(embeddings_id))
 
     def confusion(self, embeddings_id: str | None = None, rule: str = "hungarian") -> pa.Table:
-        """The cells of a scored set's confusion matrix that are not zero; see `CONFUSION_SCHEMA`."""
-        wanted = (pc.field("embeddings") == (embeddings_id or self.scored[0])) & (pc.field("rule") == rule)
-        return self._table(self.layout.confusion, filters=wanted)
+        """The non-zero cells of a scored set's confusion matrix; see `CONFUSION_SCHEMA`."""
+        return self._table(self.layout.confusion, filters=self._of_set(embeddings_id) & (pc.field("rule") == rule))
+
+    def _of_set(self, embeddings_id: str | None) -> pc.Expression:
+        return pc.field("embeddings") == (embeddings_id or self.scored[0])
 
     def iterations(self) -> pa.Table:
         """Every iteration of every restart of every seed."""
         return self._table(self.layout.iterations)
 
     def _has(self, path: Path) -> bool:
-        """Whether the clustering was published with this file; one that is missing since is damage."""
+        """Whether the clustering was published with this file, even if it is missing now."""
         return self.layout.name_of(path) in self._records or path.is_file()
 
     def _archive(self, path: Path) -> dict[str, NDArray[Any]]:
@@ -292,24 +231,24 @@ class Clustering:
         with self.reading(path):
             document: Any = json.loads(path.read_bytes())
             if not isinstance(document, dict):
-                raise ValueError("it holds no JSON object")
+                raise ValueError("it is not a JSON object")
             return document
 
     @contextmanager
     def reading(self, path: Path, *, checked: bool = True) -> Iterator[None]:
-        """Compare a file with its record, and turn what goes wrong when it is read into `StoreCorrupt`."""
+        """Compare a file with its record, and turn errors of reading it into `StoreCorrupt`."""
         if checked and self._records:
             self.check(path)
         try:
             yield
         except (KeyError, pa.ArrowException, zipfile.BadZipFile, *NPY_ERRORS) as error:
-            raise self._corrupt(path, f"cannot be read ({first_line(error)})") from error
+            raise corrupt(self.layout, path, f"cannot be read ({first_line(error)})", self.id) from error
 
 
 class ClusteringWriter:
-    """Prepares a clustering where nobody sees it; `publish` makes it appear in one step.
+    """Writes a clustering in a hidden folder; `publish` makes it appear in one step.
 
-    Used as a context manager it leaves nothing behind unless it was published.
+    As a context manager it removes an unpublished clustering on exit.
 
     Parameters
     ----------
@@ -321,7 +260,7 @@ class ClusteringWriter:
 
     def __init__(self, store: StoreLayout, clustering_id: str) -> None:
         if not is_id(clustering_id):
-            raise StoreError(f"{clustering_id!r} is no id: letters, digits, `.`, `_` and `-` only.")
+            raise StoreError(f"{clustering_id!r} is not an id: use letters, digits, `.`, `_` and `-` only.")
         self._final = store.clustering(clustering_id).folder
         self.layout = ClusteringLayout(store.temporary / f"{clustering_id}.{secrets.token_hex(8)}")
 
@@ -348,7 +287,7 @@ class ClusteringWriter:
         self._json(self.layout.metrics, document)
 
     def transform(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write transform.npz; the same arrays give the same bytes."""
+        """Write transform.npz; equal arrays give equal bytes."""
         self._npz(self.layout.transform, arrays)
 
     def hierarchy(self, levels: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]]) -> None:
@@ -359,13 +298,13 @@ class ClusteringWriter:
         self._npz(self.layout.hierarchy, arrays)
 
     def prices(self, by_seed: Mapping[int, NDArray[np.float64]], best: int) -> None:
-        """Write each seed's prices beside its centroids, and the best one's once more as the clustering's."""
+        """Write each seed's prices beside its centroids, and the best one's as the clustering's."""
         self._bytes(self.layout.prices, _npy_bytes(by_seed[best]))
         for seed, prices in by_seed.items():
             self._bytes(self.layout.seed_prices(seed), _npy_bytes(prices))
 
     def centroids(self, by_seed: Mapping[int, NDArray[np.float32]], best: int) -> None:
-        """Write each seed's centroids, and the best one's once more as the clustering's."""
+        """Write each seed's centroids, and the best one's as the clustering's."""
         self._bytes(self.layout.centroids, _npy_bytes(by_seed[best]))
         for seed, centroids in by_seed.items():
             path = self.layout.seed_centroids(seed)
@@ -374,7 +313,7 @@ class ClusteringWriter:
             self._bytes(path, _npy_bytes(centroids))
 
     def assignments(self, tables: Iterator[pa.Table], levels: int = 0) -> None:
-        """Write assignments.parquet from tables of `assignments_schema`, one scored set after the other."""
+        """Write assignments.parquet from tables of `assignments_schema`, one scored set after another."""
         path, schema = self.layout.assignments, assignments_schema(levels)
         with storage_errors(path), pq.ParquetWriter(path, schema, compression="zstd") as file:
             for table in tables:
@@ -397,15 +336,14 @@ class ClusteringWriter:
         self._table(self.layout.iterations, table.cast(ITERATIONS_SCHEMA))
 
     def preview(self) -> Clustering:
-        """The clustering as prepared so far, for the report that becomes part of it."""
+        """The clustering as written so far, for the report that becomes part of it."""
         return Clustering(self.layout, self._final.name)
 
     def publish(self) -> bool:
-        """Make the clustering appear; False when one of that id was there first, which stays as it is."""
+        """Make the clustering appear; False if one of that id exists, unchanged."""
         folder = self.layout.folder
         with storage_errors(self.layout.files):
-            paths = sorted(path for path in folder.rglob("*") if path.is_file())
-            files = tuple(record_file(path, path.relative_to(folder).as_posix()) for path in paths)
+            files = tuple(record_file(path, self.layout.name_of(path)) for path in files_below(folder))
             self.layout.files.write_text(FilesRecord(files=files).sealed().model_dump_json(indent=1) + "\n")
         return publish_folder(self.layout.folder, self._final)
 
@@ -415,7 +353,7 @@ class ClusteringWriter:
     def _npz(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         with storage_errors(path), zipfile.ZipFile(path, "x") as archive:
             for name, array in arrays.items():
-                # A ZipInfo of one's own carries a fixed date, where numpy's savez writes the time of day.
+                # A ZipInfo has a fixed date by default; numpy's savez writes the current time.
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy"), _npy_bytes(array))
 
     def _bytes(self, path: Path, content: bytes) -> None:
@@ -427,16 +365,7 @@ class ClusteringWriter:
             pq.write_table(table, path, compression="zstd")
 
 
-def assignments_schema(levels: int = 0) -> pa.Schema:
-    """`ASSIGNMENTS_SCHEMA`, and a column for the row's group on each level of a hierarchy."""
-    schema = ASSIGNMENTS_SCHEMA
-    for level in range(1, levels + 1):
-        schema = schema.append(pa.field(f"level_{level}", pa.int32()))
-    return schema
-
-
 def _npy_bytes(array: NDArray[Any]) -> bytes:
-    buffer: BinaryIO = io.BytesIO()
+    buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.asarray(array, order="C"), allow_pickle=False)
-    buffer.seek(0)
-    return buffer.read()
+    return buffer.getvalue()

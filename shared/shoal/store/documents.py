@@ -20,7 +20,6 @@ from shoal.store.files import publish_file, publish_folder, record_file, replace
 from shoal.store.layout import EmbeddingsLayout, StoreLayout
 from shoal.store.records import (
     FORMAT,
-    LISTING_SCHEMA,
     Manifest,
     Plan,
     ShardCommit,
@@ -30,6 +29,7 @@ from shoal.store.records import (
     plan_id,
     seal_of,
 )
+from shoal.store.table_schemas import LISTING_SCHEMA
 
 LISTING_GROUP = 65_536
 

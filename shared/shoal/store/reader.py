@@ -16,13 +16,8 @@ from shoal.store.commits import CommittedFiles
 from shoal.store.documents import read_listing, read_manifest, read_notes, shard_entries
 from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
 from shoal.store.npy import open_npy, release_pages
-from shoal.store.records import (
-    ERRORS_SCHEMA,
-    METADATA_SCHEMA,
-    THUMBS_SCHEMA,
-    Plan,
-    ShardCommit,
-)
+from shoal.store.records import Plan, ShardCommit
+from shoal.store.table_schemas import ERRORS_SCHEMA, METADATA_SCHEMA, THUMBS_SCHEMA
 
 Array = NDArray[Any]
 

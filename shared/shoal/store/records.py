@@ -15,42 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from shoal.errors import StoreError
 from shoal.store.layout import SHARD_DIGITS
+from shoal.store.table_schemas import LISTING_SCHEMA
 
 FORMAT = 1
 """Version of the on-disk format that this code writes."""
-
-_Fields = list[tuple[str, Any, bool]]
-
-
-def _schema(fields: _Fields) -> pa.Schema:
-    return pa.schema([pa.field(name, kind, nullable=nullable) for name, kind, nullable in fields])
-
-
-LISTING_SCHEMA = _schema(
-    [
-        ("image_id", pa.string(), False),
-        ("image_path", pa.string(), False),
-        ("label", pa.string(), True),
-        ("split", pa.string(), True),
-        ("stamp", pa.string(), True),
-    ]
-)
-"""Schema of listing.parquet. ``stamp`` tells two contents of one path apart (size and time of change, or a hash)."""
-METADATA_SCHEMA = _schema(
-    [
-        ("row", pa.int64(), False),
-        ("image_id", pa.string(), False),
-        ("image_path", pa.string(), False),
-        ("label", pa.string(), True),
-        ("split", pa.string(), True),
-        ("width", pa.int32(), True),
-        ("height", pa.int32(), True),
-        ("bytes", pa.int64(), True),
-        ("sha256", pa.string(), True),
-    ]
-)
-ERRORS_SCHEMA = _schema([(name, pa.string(), False) for name in ("image_id", "image_path", "code", "message")])
-THUMBS_SCHEMA = _schema([("row", pa.int64(), False), ("image", pa.binary(), False)])
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SetName = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

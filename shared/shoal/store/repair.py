@@ -1,11 +1,11 @@
-"""Mending a set of embeddings: what its checksums prove goes back to its place, damaged shards are taken out.
+"""Repairing an embeddings set: files that checksums identify are moved back, damaged shards are removed.
 
-A shard that is taken out is as if it had never been written: `EmbeddingSet.missing_shards` lists it, and the job that
-made the set, sent again, writes it and no other. Nothing is deleted here: what is taken out lies in ``.trash``.
+A removed shard becomes a missing shard: `EmbeddingSet.missing_shards` lists it, and the same extract request writes it
+again, and only it. No file is deleted: removed files are moved to ``.trash``.
 
-Each step leaves a set behind that readers refuse or read rightly, whenever the process stops: the manifest goes first,
-so that the set does not count as complete; then a shard's data, whose absence readers notice; its commit goes last, so
-that no later commit of the shard ever finds old data at its final names.
+Whenever the process stops, readers either refuse the set or read correct data: the manifest is removed first, so that
+the set is not complete; then a shard's data, whose absence readers detect; its commit last, so that a later commit of
+the shard never finds old data at its final names.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ Alive = Callable[[], None]
 
 @dataclass
 class RepairReport:
-    """What `repair_embeddings` did.
+    """The result of `repair_embeddings`.
 
     Attributes
     ----------
     kind
-        ``images`` or ``import``: what writes the removed shards again; None where the plan cannot be read.
+        ``images`` or ``import``: the kind of job that writes the removed shards again; None if the plan is damaged.
     restored
-        Files that are as they were committed again.
+        Files that are restored to their committed content.
     removed
-        Shards that were taken out, and now are missing.
+        Removed shards, which are now missing.
     left
-        Damage that only the request or the import that made the set can mend.
+        Damage that only the same extract request or import can repair.
     unsealed
-        All shards are there and sound, but the set has no manifest (any more).
+        All shards are intact, but the set has no manifest.
     """
 
     id: str
@@ -59,27 +59,27 @@ class RepairReport:
 
     @property
     def untouched(self) -> bool:
-        """Whether nothing was wrong."""
+        """Whether the set was intact."""
         return not (self.restored or self.removed or self.left)
 
 
 def repair_embeddings(
     store: StoreLayout, embeddings_id: str, *, deep: bool, imported: bool, alive: Alive | None = None
 ) -> RepairReport:
-    """Mend a set as far as the store itself can.
+    """Repair a set as far as its checksums allow.
 
     Parameters
     ----------
     deep
-        Whether to look at values and rows behind right checksums too, as `verify_embeddings` does.
+        Also check the values and rows of files with correct checksums, as `verify_embeddings` does.
     imported
-        Whether to take shards out of imported sets, which nothing but the same import can write again.
+        Also remove damaged shards of imported sets, which only the same import can write again.
     alive
-        Called before each file.
+        Called before each file is read.
     """
     layout = store.embeddings(embeddings_id)
     report = RepairReport(embeddings_id)
-    plan = _sound_plan(layout, report)
+    plan = _valid_plan(layout, report)
     if plan is None:
         return report
     report.kind = plan.source.kind
@@ -93,7 +93,7 @@ class _Repair:
     def __init__(self, layout: EmbeddingsLayout, plan: Plan, report: RepairReport, trash: Path, alive: Alive) -> None:
         self._layout, self._plan, self._report, self._alive = layout, plan, report, alive
         self._trash = trash / f"{report.id}.{secrets.token_hex(8)}"
-        # Before the commits are read: a file found at a final name belongs to a commit that was there already.
+        # Before the commits are read: a file with a final name then belongs to a commit that existed before.
         self._files = [path for kind in DATA_KINDS for path in files_below(layout.folder / kind)]
 
     def run(self, *, deep: bool, imported: bool) -> None:
@@ -101,29 +101,29 @@ class _Repair:
         manifest, bad_manifest = self._manifest()
         records = [record for record in manifest.files if record.path.startswith("commits/")] if manifest else []
         self._restore([(layout.folder / each.path, each) for each in records], files_below(layout.commits))
-        sound, damaged = self._commits(manifest)
+        valid, damaged = self._commits(manifest)
         self._restore(
-            [(self._place(commit, record), record) for commit in sound.values() for record in commit.files],
+            [(self._path_of(commit, record), record) for commit in valid.values() for record in commit.files],
             [*self._files, *files_below(layout.work)],
         )
         listing = self._listing(manifest)
         if listing is None:
             report.left.append(Problem("listing.parquet", "is not the listing that the plan names"))
-        damaged |= {shard for shard, commit in sound.items() if self._damaged(commit, listing if deep else None)}
+        damaged |= {shard for shard, commit in valid.items() if self._damaged(commit, listing if deep else None)}
         if damaged and self._plan.source.kind == "import" and not imported:
             report.left += [Problem(f"shard {shard}", "is damaged") for shard in sorted(damaged)]
             return
-        stale = bad_manifest or (manifest is not None and not self._fits(manifest, sound))
+        stale = bad_manifest or (manifest is not None and not self._is_current(manifest, valid))
         if damaged or stale:
             self._move(layout.manifest)
         for shard in sorted(damaged):
-            self._take_out(shard, sound.get(shard))
-        self._sweep_strays({record.path for commit in sound.values() for record in commit.files})
-        whole = not damaged and len(sound) == self._plan.shards and listing is not None
+            self._remove_shard(shard, valid.get(shard))
+        self._remove_uncommitted({record.path for commit in valid.values() for record in commit.files})
+        whole = not damaged and len(valid) == self._plan.shards and listing is not None
         report.unsealed = whole and not layout.manifest.exists() and (deep or stale)
 
     def _manifest(self) -> tuple[Manifest | None, bool]:
-        """The manifest when its seal fits; whether there is one that does not."""
+        """The manifest, if its seal matches; and whether there is a damaged one."""
         try:
             manifest = read_manifest(self._layout)
         except StoreCorrupt:
@@ -131,8 +131,8 @@ class _Repair:
         return manifest, False
 
     def _commits(self, manifest: Manifest | None) -> tuple[dict[int, ShardCommit], set[int]]:
-        """The commits that can be trusted, and the shards whose commits cannot."""
-        sound: dict[int, ShardCommit] = {}
+        """The valid commits, and the shards with invalid ones."""
+        valid: dict[int, ShardCommit] = {}
         there = set(commits.committed_shards(self._layout)) if self._layout.commits.is_dir() else set()
         expected = {entry.shard: (entry.rows, entry.failed) for entry in manifest.shards} if manifest else {}
         shards = there | expected.keys()
@@ -143,36 +143,36 @@ class _Repair:
                 if counts == expected.get(shard, counts) and not commit_problem(
                     self._layout, self._plan, shard, commit
                 ):
-                    sound[shard] = commit
-        return sound, shards - sound.keys()
+                    valid[shard] = commit
+        return valid, shards - valid.keys()
 
     def _damaged(self, commit: ShardCommit, listing: pa.Table | None) -> bool:
-        """Whether a file of the shard is not the committed one, or with ``listing``, holds what it must not."""
-        if any(not self._right(self._place(commit, record), record) for record in commit.files):
+        """Whether a file of the shard differs from its record or, with ``listing``, has invalid content."""
+        if any(not self._matches(self._path_of(commit, record), record) for record in commit.files):
             return True
         found = VerifyReport(self._report.id)
         if listing is not None:
             check_shard(self._layout, self._plan, commit, listing, found)
         return bool(found.problems)
 
-    def _right(self, path: Path | None, record: FileRecord) -> bool:
+    def _matches(self, path: Path | None, record: FileRecord) -> bool:
         self._alive()
         try:
             return path is not None and damage_of(path, record) is None
         except FileNotFoundError:
             return False
 
-    def _place(self, commit: ShardCommit, record: FileRecord) -> Path:
-        """Where a committed file is, or where it should be."""
+    def _path_of(self, commit: ShardCommit, record: FileRecord) -> Path:
+        """The path of a committed file, or its final path if it is missing."""
         return commits.locate_record(self._layout, commit, record) or self._layout.folder / record.path
 
-    def _restore(self, wanted: Iterable[tuple[Path, FileRecord]], candidates: Iterable[Path]) -> None:
-        """Put files back that lie under another name, such as each other's."""
-        right: set[Path] = set()
+    def _restore(self, expected: Iterable[tuple[Path, FileRecord]], candidates: Iterable[Path]) -> None:
+        """Move files back that have another file's name."""
+        intact: set[Path] = set()
         lost: dict[Path, FileRecord] = {}
-        for path, record in wanted:
-            if self._right(path, record):
-                right.add(path)
+        for path, record in expected:
+            if self._matches(path, record):
+                intact.add(path)
             else:
                 lost[self._layout.folder / record.path] = record
         if not lost:
@@ -180,12 +180,12 @@ class _Repair:
         aside = self._layout.work / f"repair-{secrets.token_hex(8)}"
         moves: list[tuple[Path, Path]] = []
         for path in candidates:
-            if path in right:
+            if path in intact:
                 continue
-            final = self._home_of(path, lost)
+            final = self._final_path_of(path, lost)
             if final is not None:
                 aside.mkdir(parents=True, exist_ok=True)
-                # A second name: whenever this stops, each file still has one.
+                # Linked, not renamed: each file keeps a name whenever this stops.
                 os.link(path, aside / str(len(moves)))
                 moves.append((aside / str(len(moves)), final))
                 del lost[final]
@@ -195,11 +195,11 @@ class _Repair:
             fsync_folder(final.parent)
             self._report.restored.append(self._layout.name_of(final))
         if moves:
-            # Two names of one file: renaming one to the other leaves both.
+            # `rename` between two links to the same file leaves both.
             _remove_empty(aside)
 
-    def _home_of(self, path: Path, lost: dict[Path, FileRecord]) -> Path | None:
-        """Which of the lost files this one is."""
+    def _final_path_of(self, path: Path, lost: dict[Path, FileRecord]) -> Path | None:
+        """The final path of the lost file with these bytes, if any."""
         self._alive()
         with suppress(OSError):
             if path.stat().st_size in {record.bytes for record in lost.values()}:
@@ -209,29 +209,29 @@ class _Repair:
         return None
 
     def _listing(self, manifest: Manifest | None) -> pa.Table | None:
-        """The listing, when it is the one that the plan names."""
+        """The listing, if it is the one that the plan names."""
         record = next((each for each in manifest.files if each.path == "listing.parquet"), None) if manifest else None
         with suppress(ShoalError, ValueError):
             listing = read_listing(self._layout)
-            # The hash of the content takes seconds for a million images, that of the file none.
-            if record is not None and self._right(self._layout.listing, record):
+            # The hash of the file is fast; that of the content takes seconds for a million images.
+            if record is not None and self._matches(self._layout.listing, record):
                 return listing
             return listing if listing_sha256(listing) == self._plan.source.listing_sha256 else None
         return None
 
-    def _fits(self, manifest: Manifest, sound: dict[int, ShardCommit]) -> bool:
-        """Whether the manifest is the one of plan, listing and commits as they are."""
-        return list(manifest.shards) == shard_entries(sound.values()) and all(
-            self._right(self._layout.folder / record.path, record) for record in manifest.files
+    def _is_current(self, manifest: Manifest, valid: dict[int, ShardCommit]) -> bool:
+        """Whether the manifest matches the plan, the listing and the commits."""
+        return list(manifest.shards) == shard_entries(valid.values()) and all(
+            self._matches(self._layout.folder / record.path, record) for record in manifest.files
         )
 
-    def _take_out(self, shard: int, judged: ShardCommit | None) -> None:
-        """Move a shard's data away, then its commit; another attempt's, written since it was judged, stays."""
+    def _remove_shard(self, shard: int, checked: ShardCommit | None) -> None:
+        """Move a shard's data to the trash, then its commit; a commit written since the check stays."""
         layout, path = self._layout, self._layout.commit(shard)
         token = None
         with suppress(StoreCorrupt, OSError):
             token = commits.read_commit(path).token
-        if judged is not None and token != judged.token:
+        if checked is not None and token != checked.token:
             return
         for kind in DATA_KINDS:
             self._move(layout.data(kind, shard))
@@ -240,7 +240,7 @@ class _Repair:
         self._move(path)
         self._report.removed.append(shard)
 
-    def _sweep_strays(self, known: set[str]) -> None:
+    def _remove_uncommitted(self, known: set[str]) -> None:
         for path in self._files:
             name = self._layout.name_of(path)
             if name not in known and path.exists():
@@ -249,18 +249,18 @@ class _Repair:
                     self._report.restored.append(name)
 
     def _move(self, path: Path) -> None:
-        """Take a file out of the set, durably."""
+        """Move a file of the set to the trash; durable."""
         target = self._trash / self._layout.name_of(path).replace("/", "_")
         while path.exists():
-            # Whoever empties the trash may do so right now.
+            # Another process may empty the trash at the same time.
             self._trash.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
                 path.rename(target)
                 fsync_folder(path.parent)
 
 
-def _sound_plan(layout: EmbeddingsLayout, report: RepairReport) -> Plan | None:
-    """The plan, when the id or the manifest's seal proves it."""
+def _valid_plan(layout: EmbeddingsLayout, report: RepairReport) -> Plan | None:
+    """The plan, if the id or the manifest confirms it."""
     try:
         plan = read_plan(layout)
         if is_plan_of(layout, plan):
@@ -276,13 +276,13 @@ def _sound_plan(layout: EmbeddingsLayout, report: RepairReport) -> Plan | None:
         for record in manifest.files if manifest else ():
             if record.path == "plan.json" and damage_of(layout.plan, record) is None:
                 return plan
-    report.left.append(Problem("plan.json", "is not the plan that this id stands for"))
+    report.left.append(Problem("plan.json", "is not the plan that this id belongs to"))
     return None
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One repair of a set at a time, where the file system can lock a folder."""
+    """Allow one repair of a set at a time, where the file system supports locks on folders."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(OSError):

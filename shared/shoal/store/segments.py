@@ -27,7 +27,8 @@ from pydantic import ValidationError
 from shoal.errors import StoreCorrupt
 from shoal.store.files import fsync_folder, publish_file, storage_errors
 from shoal.store.layout import EmbeddingsLayout
-from shoal.store.records import ERRORS_SCHEMA, FORMAT, METADATA_SCHEMA, Plan, Record, RowMetadata
+from shoal.store.records import FORMAT, Plan, Record, RowMetadata
+from shoal.store.table_schemas import ERRORS_SCHEMA, METADATA_SCHEMA
 
 SEGMENT_NAME = re.compile(r"([0-9]{7,})-([0-9]{7,})-[0-9a-f]{16}\.segment")
 _METADATA = METADATA_SCHEMA.remove(METADATA_SCHEMA.get_field_index("row"))

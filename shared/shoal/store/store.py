@@ -150,12 +150,7 @@ class Store:
         return found
 
     def write_notes(self, embeddings_id: str, notes: Mapping[str, Any]) -> None:
-        """Write listed.json: how the listing was made. Replaces the former notes.
-
-        Parameters
-        ----------
-        notes
-            JSON values.
+        """Write listed.json: JSON values on how the listing was made. Replaces the former notes.
 
         Raises
         ------
@@ -204,14 +199,7 @@ class Store:
         return report
 
     def shard_writer(self, embeddings_id: str, shard: int, *, attempt: int, owner: str) -> ShardWriter:
-        """A writer for one shard.
-
-        Parameters
-        ----------
-        shard
-            Its number; `EmbeddingSet.missing_shards` lists those to write.
-        attempt, owner
-            Who writes; recorded in the commit.
+        """A writer for one of `EmbeddingSet.missing_shards`; the commit records ``attempt`` and ``owner``.
 
         Raises
         ------

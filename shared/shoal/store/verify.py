@@ -1,4 +1,4 @@
-"""Checking an embeddings folder byte by byte against its commits, its plan and its manifest."""
+"""Verifying an embeddings folder: every byte against its commits, its plan and its manifest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SCAN_ROWS = 16_384
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it should be. ``file`` is relative to the folder of the set, clustering or sweep."""
+    """A damaged or unexpected file. ``file`` is relative to the folder of the set, clustering or sweep."""
 
     file: str
     problem: str
@@ -37,18 +37,18 @@ class Problem:
 
 @dataclass
 class VerifyReport:
-    """What `Store.verify` found.
+    """The result of `Store.verify`.
 
     Attributes
     ----------
     kind
         ``embeddings``, ``clustering`` or ``sweep``.
     complete
-        Whether manifest.json is there. A set that is not complete is no problem by itself.
+        Whether manifest.json exists. An incomplete set is not a problem by itself.
     missing_shards
-        Shards not yet committed.
+        Number of shards without a commit.
     files, bytes
-        How much was read.
+        Number of files and bytes read.
     rows, failed
         Sums over the committed shards.
     """
@@ -65,11 +65,11 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether no problem was found."""
         return not self.problems
 
     def add(self, file: str, problem: str) -> None:
-        """Note a problem."""
+        """Add a problem."""
         self.problems.append(Problem(file, problem))
 
 
@@ -84,7 +84,7 @@ def verify_embeddings(layout: EmbeddingsLayout) -> VerifyReport:
     Returns
     -------
     VerifyReport
-        Never raises for what is wrong with the files: every problem found is in the report.
+        Contains every problem found; damaged files raise no error.
     """
     report = VerifyReport(layout.folder.name)
     plan = _check_plan(layout, report)
@@ -100,8 +100,8 @@ def verify_embeddings(layout: EmbeddingsLayout) -> VerifyReport:
     report.missing_shards = plan.shards - len(found)
     _check_manifest(layout, found, report)
     unread = set(_committed_shards(layout, VerifyReport(report.id))) - found.keys()
-    for name in [] if unread else _strangers(layout, found.values()):
-        report.add(name, "no commit names this file: other programs that read the folder would take it for data")
+    for name in [] if unread else _uncommitted_files(layout, found.values()):
+        report.add(name, "no commit names this file; other programs that read the folder would treat it as data")
     return report
 
 
@@ -130,7 +130,7 @@ def _check_listing(layout: EmbeddingsLayout, plan: Plan, report: VerifyReport) -
         report.add("listing.parquet", reason_of(error))
         return None
     if (listing.num_rows, digest) != (plan.source.count, plan.source.listing_sha256):
-        report.add("listing.parquet", "its content is not what the plan's listing_sha256 and count say")
+        report.add("listing.parquet", "its content does not match the plan's listing_sha256 and count")
         return None
     return listing
 
@@ -188,7 +188,7 @@ def check_shard(
         kind = record.path.partition("/")[0]
         path = commits.locate_record(layout, commit, record)
         if path is None:
-            report.add(record.path, "is missing, though it was committed")
+            report.add(record.path, "is missing, although it was committed")
         elif check_file(record, path, report):
             paths[kind] = path
     if IMG_EMB in paths:
@@ -199,7 +199,7 @@ def check_shard(
         try:
             tables[kind] = pq.read_table(paths[kind], partitioning=None)
         except (pa.ArrowException, OSError, ValueError) as error:
-            report.add(names[kind], f"is no complete Parquet file: {error}")
+            report.add(names[kind], f"is not a complete Parquet file: {error}")
             return
     for problem_kind, problem in _table_problems(commit, tables):
         report.add(names[problem_kind], problem)
@@ -226,17 +226,17 @@ def _table_problems(commit: ShardCommit, tables: dict[str, Any]) -> Iterator[tup
         if kind in tables and tables[kind].num_rows != rows:
             yield kind, f"has {tables[kind].num_rows} rows, its commit says {rows}"
     if METADATA in tables and tables[METADATA].column("row").to_pylist() != list(range(tables[METADATA].num_rows)):
-        yield METADATA, "its column `row` does not count from 0"
+        yield METADATA, "its column `row` does not count up from 0"
     if THUMBS in tables:
         rows = tables[THUMBS].column("row").to_pylist()
         if len(set(rows)) != len(rows) or not set(rows) <= set(range(commit.rows)):
-            yield THUMBS, "its column `row` repeats a row or names one that is not there"
+            yield THUMBS, "its column `row` repeats a row or contains an unknown one"
 
 
 def _check_ids(
     layout: EmbeddingsLayout, commit: ShardCommit, listing: pa.Table, tables: dict[str, Any], report: VerifyReport
 ) -> None:
-    """The ids of rows and errors together must be the shard's slice of the listing, each once."""
+    """Check that the ids of rows and errors together are the shard's slice of the listing, each once."""
     expected: list[Any] = listing.column("image_id").slice(commit.start, commit.stop - commit.start).to_pylist()
     present: list[Any] = [
         value for kind in (METADATA, ERRORS) if kind in tables for value in tables[kind].column("image_id").to_pylist()
@@ -246,7 +246,7 @@ def _check_ids(
         repeated = len(present) - len(set(present))
         report.add(
             layout.name_of(layout.commit(commit.shard)),
-            f"its rows and errors are not the listing's slice: {len(missing)} images missing, {len(extra)} foreign, "
+            f"its rows and errors are not the listing's slice: {len(missing)} images missing, {len(extra)} unknown, "
             f"{repeated} repeated",
         )
 
@@ -267,7 +267,7 @@ def _check_manifest(layout: EmbeddingsLayout, found: dict[int, ShardCommit], rep
     if report.missing_shards:
         report.add("manifest.json", f"says complete, but {report.missing_shards} shards have no readable commit")
     elif list(manifest.shards) != shard_entries(found.values()):
-        report.add("manifest.json", "its shards are not those of the commits")
+        report.add("manifest.json", "its shards do not match the commits")
     if (manifest.rows, manifest.failed) != (
         sum(s.rows for s in manifest.shards),
         sum(s.failed for s in manifest.shards),
@@ -277,7 +277,7 @@ def _check_manifest(layout: EmbeddingsLayout, found: dict[int, ShardCommit], rep
         check_file(record, layout.folder / record.path, report)
 
 
-def _strangers(layout: EmbeddingsLayout, found: Any) -> list[str]:
+def _uncommitted_files(layout: EmbeddingsLayout, found: Any) -> list[str]:
     """Files in the data folders that no commit names."""
     known = {record.path for commit in found for record in commit.files}
     names = (

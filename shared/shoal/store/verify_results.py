@@ -1,4 +1,4 @@
-"""Checking clusterings and sweeps: every byte against its checksum where there is one, and all of it for sense."""
+"""Verifying clusterings and sweeps, or a whole store: checksums where recorded, and the content of every file."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shoal.errors import NotFound, ShoalError
-from shoal.store.clustering import (
+from shoal.store.clustering import check_metrics, check_spec, read_records
+from shoal.store.documents import first_line
+from shoal.store.layout import ClusteringLayout, StoreLayout, SweepLayout, ids_in, is_id, stray_files
+from shoal.store.npy import NPY_ERRORS, read_npy
+from shoal.store.sweeps import Sweep
+from shoal.store.table_schemas import (
     ASSIGNMENTS_SCHEMA,
     CLASSES_SCHEMA,
     CLUSTERS_SCHEMA,
     CONFUSION_SCHEMA,
     ITERATIONS_SCHEMA,
-    check_metrics,
-    check_spec,
-    read_records,
 )
-from shoal.store.documents import first_line
-from shoal.store.layout import ClusteringLayout, StoreLayout, SweepLayout, ids_in, is_id, stray_files
-from shoal.store.npy import NPY_ERRORS, read_npy
-from shoal.store.sweeps import Sweep
 from shoal.store.verify import Problem, VerifyReport, check_file, verify_embeddings
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -68,20 +66,20 @@ def _kinds(store: StoreLayout) -> dict[str, tuple[Path, Callable[[str], VerifyRe
 def verify_clustering(layout: ClusteringLayout) -> VerifyReport:
     """Check every file of a clustering.
 
-    Its checksums stand in files.json. Clusterings of earlier versions have none: of those only the form can be checked.
+    The checksums are in files.json. Older clusterings have none: only the content of their files is checked.
     """
     report = VerifyReport(layout.folder.name, kind="clustering", complete=True)
     recorded = _check_records(layout, report)
     if recorded is None:
         report.files = sum(1 for path in layout.folder.rglob("*") if path.is_file())
-    # What does not have its checksum has been named already.
+    # Files with a wrong checksum are reported already.
     damaged = {problem.file for problem in report.problems}
-    _Form(layout, report, damaged).check()
+    _ContentChecks(layout, report, damaged).check()
     return report
 
 
 def _check_records(layout: ClusteringLayout, report: VerifyReport) -> set[str] | None:
-    """Compare the files with their records; None when the clustering has none."""
+    """Compare the files with their records; None if the clustering has none."""
     if not layout.files.exists():
         return None
     try:
@@ -94,11 +92,11 @@ def _check_records(layout: ClusteringLayout, report: VerifyReport) -> set[str] |
         check_file(record, layout.folder / record.path, report)
     there = {layout.name_of(path) for path in layout.folder.rglob("*") if path.is_file()}
     for name in sorted(there - records.keys() - {"files.json"}):
-        report.add(name, "was not there when the clustering was published")
+        report.add(name, "was added after the clustering was published")
     return set(records)
 
 
-class _Form:
+class _ContentChecks:
     """Whether the files of a clustering can be read and agree with spec.json."""
 
     def __init__(self, layout: ClusteringLayout, report: VerifyReport, damaged: set[str]) -> None:
@@ -118,20 +116,20 @@ class _Form:
             layout.classes: lambda path: _table(path, CLASSES_SCHEMA),
             layout.confusion: lambda path: _table(path, CONFUSION_SCHEMA),
             layout.iterations: lambda path: _table(path, ITERATIONS_SCHEMA),
-            layout.report_html: lambda path: _require(b"</html>" in path.read_bytes()[-200:], "it is cut off"),
-            layout.contact_sheet: lambda path: _require(path.read_bytes()[:8] == PNG, "it is no PNG"),
+            layout.report_html: lambda path: _require(b"</html>" in path.read_bytes()[-200:], "it is truncated"),
+            layout.contact_sheet: lambda path: _require(path.read_bytes()[:8] == PNG, "it is not a PNG file"),
         }
         for path, check in checks.items():
-            with self._noted(path):
+            with self._reporting(path):
                 check(path)
             if path == layout.spec and not self._spec:
                 return
         for seed in self._spec["seeds"]:
-            with self._noted(layout.seed_centroids(seed)):
+            with self._reporting(layout.seed_centroids(seed)):
                 self._centroids(layout.seed_centroids(seed))
 
     @contextmanager
-    def _noted(self, path: Path) -> Iterator[None]:
+    def _reporting(self, path: Path) -> Iterator[None]:
         name = self._layout.name_of(path)
         try:
             yield
@@ -166,7 +164,7 @@ class _Form:
         names = table.column("embeddings").cast(pa.string()).to_numpy()
         rows, clusters = table.column("row").to_numpy(), table.column("cluster").to_numpy()
         _require(
-            len(clusters) == 0 or 0 <= clusters.min() <= clusters.max() < k, f"it has clusters beyond 0 to {k - 1}"
+            len(clusters) == 0 or 0 <= clusters.min() <= clusters.max() < k, f"it has clusters outside 0 to {k - 1}"
         )
         counts = {name: int(np.count_nonzero(names == name)) for name in scored}
         _require(sum(counts.values()) == len(names), "it has rows of sets that were not scored")
@@ -179,11 +177,11 @@ class _Form:
         table = _table(path, CLUSTERS_SCHEMA)
         expected = [(name, each) for name in self._spec["scored"] for each in range(self._spec["k"])]
         found = list(zip(*(table.column(name).to_pylist() for name in ("embeddings", "cluster")), strict=True))
-        _require(found == expected, "it does not have one row a scored set and cluster")
+        _require(found == expected, "it does not have one row per scored set and cluster")
 
 
 def verify_sweep(layout: SweepLayout) -> VerifyReport:
-    """Check every document of a sweep: they have no checksums, so for sense alone."""
+    """Check the content of every document of a sweep; sweeps have no checksums."""
     report = VerifyReport(layout.folder.name, kind="sweep")
     report.files = sum(1 for path in layout.folder.rglob("*") if path.is_file())
     try:
@@ -198,7 +196,7 @@ def verify_sweep(layout: SweepLayout) -> VerifyReport:
         try:
             document = _json(path)
             wrong = document.get("index") != index or not isinstance(document.get("scored"), dict)
-            problem = "is not the point of its number" if wrong else None
+            problem = "is not the point with this number" if wrong else None
         except (OSError, ValueError) as error:
             problem = f"cannot be read: {first_line(error)}"
         if problem:
@@ -210,7 +208,7 @@ def verify_sweep(layout: SweepLayout) -> VerifyReport:
 
 def _check_end(layout: SweepLayout, finished: list[int], total: int, report: VerifyReport) -> None:
     if finished != list(range(total)):
-        report.add("done.json", f"says complete, but {len(finished)} of {total} points are there")
+        report.add("done.json", f"says complete, but only {len(finished)} of {total} points exist")
     try:
         _json(layout.done)
     except (OSError, ValueError) as error:
@@ -218,12 +216,12 @@ def _check_end(layout: SweepLayout, finished: list[int], total: int, report: Ver
     for path in sorted(layout.plots.glob("*")) if layout.plots.is_dir() else ():
         content = path.read_bytes()
         if not (content.startswith(PNG) if path.suffix == ".png" else b"</svg>" in content[-200:]):
-            report.add(layout.name_of(path), "is no whole picture")
+            report.add(layout.name_of(path), "is truncated or not an image")
 
 
 def _json(path: Path) -> dict[str, Any]:
     document = json.loads(path.read_bytes())
-    _require(isinstance(document, dict), "it holds no JSON object")
+    _require(isinstance(document, dict), "it is not a JSON object")
     found: dict[str, Any] = document
     return found
 

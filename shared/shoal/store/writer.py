@@ -23,8 +23,9 @@ from shoal.store import commits
 from shoal.store.files import fsync_file, fsync_folder, record_file, storage_errors
 from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
 from shoal.store.npy import NpyWriter
-from shoal.store.records import ERRORS_SCHEMA, METADATA_SCHEMA, THUMBS_SCHEMA, Plan, RowMetadata, ShardCommit
+from shoal.store.records import Plan, RowMetadata, ShardCommit
 from shoal.store.segments import Segment, ShardParts
+from shoal.store.table_schemas import ERRORS_SCHEMA, METADATA_SCHEMA, THUMBS_SCHEMA
 
 METADATA_GROUP, THUMBS_GROUP = 10_000, 256
 """Rows per Parquet row group. Small groups of thumbnails let a report read a few without reading all."""
