@@ -24,8 +24,7 @@ from shoal.web.route import json_response
 
 from clusterer.data.rows import Float32Array, Float64Array, LabelArray
 from clusterer.data.transform import Transform
-from clusterer.kmeans.assign import pad, priced
-from clusterer.kmeans.engine import distance_and_margin, nearest
+from clusterer.kmeans.engine import distance_and_margin, nearest, pad, priced
 
 MAX_ROWS = 10_000
 MAX_IMAGES = 64

@@ -14,8 +14,7 @@ from clusterer.evaluation.unsupervised import internal_metrics, pairwise_stabili
 from clusterer.jobs.plan import Plan
 from clusterer.jobs.workspace import Workspace
 from clusterer.kmeans import Engine, KMeansFit, State, fit_kmeans, prices_by_seed, sample_rows
-from clusterer.kmeans.assign import Assigned, assign
-from clusterer.kmeans.engine import OnRows
+from clusterer.kmeans.engine import Assigned, OnRows, assign
 
 Assignments = dict[str, dict[int, Assigned]]
 """By embeddings id, then by seed."""

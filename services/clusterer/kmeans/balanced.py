@@ -9,8 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
-from clusterer.kmeans.assign import padded, priced, prices_of
-from clusterer.kmeans.engine import Assigner, Assignment, Engine, OnRows, StreamingAssigner
+from clusterer.kmeans.engine import Assigner, Assignment, Engine, OnRows, StreamingAssigner, padded, priced, prices_of
 from clusterer.kmeans.lloyd import Balance, Constraint, Fit, State, lloyd
 
 ROUNDS = 100

@@ -20,7 +20,7 @@ from clusterer.data.transform import Transform
 from clusterer.evaluation.contingency import Contingency, LabelledSet, LabelRule, learn_map
 from clusterer.evaluation.label_metrics import Metrics
 from clusterer.kmeans import Engine, KMeansFit, Level, groups_of, prices_by_seed
-from clusterer.kmeans.assign import Assigned
+from clusterer.kmeans.engine import Assigned
 from clusterer.results.tables import Scored, classes_table, confusion_table, describe_clusters, extremes, names_of
 
 LIBRARIES = ("numpy", "scipy", "faiss-cpu", "faiss-gpu", "scikit-learn")
