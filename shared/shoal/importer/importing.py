@@ -43,22 +43,20 @@ def import_embeddings(
         ``img_emb/*.npy`` and optionally ``metadata/*.parquet``, paired by the numbers in their names. Of the metadata
         the image's path (`PATHS`), ``label``, ``split``, ``width``, ``height`` and ``bytes`` are kept.
     labels, columns
-        A label file and its columns, see `shoal.labels.read_labels`; takes precedence over the metadata's labels.
-        Joined by path; by order where neither side has paths, or where ``columns`` says so.
+        A label file and its columns; overrides the metadata's labels. See `shoal.labels.read_labels` and `join`.
     split
         Split of every row; takes precedence over the metadata's.
     dtype
-        What to store; by default float16 if all files are float16, else float32. Rounding float64 is logged, and noted
-        in the plan as ``transform.imported_dtype``.
+        What to store; by default float16 if all files are float16, else float32. Rounding float64 is logged.
     shard_rows
-        Rows per file in the store.
+        Rows per file.
 
     Raises
     ------
     ImportInvalid
         The files are not as described above; the message names the file, row or field.
     StoreFull
-        The disk is full: free some space and import again.
+        The disk is full.
     """
     parts = open_parts(path)
     stored = dtype or ("float16" if all(part.values.dtype == np.float16 for part in parts) else "float32")

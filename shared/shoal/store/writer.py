@@ -265,10 +265,8 @@ class ShardWriter:
 
         Raises
         ------
-        StoreError
-            Images of the shard are missing. Nothing is committed.
-        StoreFull
-            The disk is full. Nothing is committed.
+        StoreError, StoreFull
+            Images of the shard are missing, or the disk is full; nothing is committed.
         """
         self._require_open()
         if self._missing:
