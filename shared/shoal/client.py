@@ -27,10 +27,10 @@ from shoal.settings import Settings
 
 Json = dict[str, Any]
 RETRY_STATUSES = frozenset({429, 502, 503, 504})
-"""What a service or a proxy before it answers while it is overloaded or starting."""
+"""Statuses of a service that is overloaded or starting, or of a proxy in front of it."""
 RETRY_CAP_S = 5.0
 PATIENCE_S = 600.0
-"""How long those who follow a job wait for a service that does not answer: longer than an upgrade takes."""
+"""How long `follow` waits for a service that does not answer: longer than an upgrade takes."""
 
 
 class Client:
@@ -43,8 +43,8 @@ class Client:
     timeout_s
         Of one request; jobs are not requests, they may take days.
     retries
-        How often a request is sent again when the service cannot be reached or asks to wait. Posting is safe to
-        repeat: every POST carries an ``Idempotency-Key``.
+        How often a request is repeated when the service is unreachable or overloaded. Repeating a POST is safe, since
+        each has an ``Idempotency-Key``.
 
     Raises
     ------
@@ -148,28 +148,28 @@ class Client:
         poll_s
             Seconds between two polls.
         patience_s
-            How long the service may be away, as when it is restarted: jobs go on meanwhile.
+            How long the service may be unreachable, as during a restart; jobs continue meanwhile.
         on_outage
-            Called with the reason at every poll that finds it away.
+            Called with the reason at every poll that fails.
 
         Raises
         ------
         Unavailable
-            The service was away for longer than that.
+            The service was unreachable for longer than ``patience_s``.
         """
         job_id = job if isinstance(job, str) else job.id
-        heard_at = time.monotonic()
+        answered_at = time.monotonic()
         while True:
             try:
                 current = self.job(job_id)
             except (Unavailable, TooManyRequests) as error:
-                if time.monotonic() - heard_at > patience_s:
+                if time.monotonic() - answered_at > patience_s:
                     raise
                 if on_outage is not None:
                     on_outage(error)
                 time.sleep(poll_s)
                 continue
-            heard_at = time.monotonic()
+            answered_at = time.monotonic()
             yield current
             if current.state.terminal:
                 return
@@ -308,7 +308,7 @@ class Client:
 def retry_after_s(value: str | None) -> float:
     """Seconds to wait before the next try, from a ``Retry-After`` header in seconds or with a date.
 
-    A missing or senseless one counts as a second; none makes a client wait longer than 5 seconds.
+    A missing or malformed header counts as one second; the wait is at most 5 seconds.
     """
     text = (value or "").strip()
     if text.isdecimal() and len(text) < 10:
@@ -322,7 +322,7 @@ def retry_after_s(value: str | None) -> float:
 
 
 def _http(url: str, headers: dict[str, str], timeout_s: float) -> httpx.Client:
-    # A proxy of the environment is for other machines: on this one it would be asked for an address of its own.
+    # Not through a proxy: for this machine, localhost would be the proxy itself.
     host = httpx.URL(url).host
     local = host == "localhost" or host.startswith("127.") or host == "::1"
     return httpx.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=not local)

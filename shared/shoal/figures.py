@@ -1,4 +1,4 @@
-"""A clustering's metrics as people read them: mean ± standard deviation over the seeds, the chance level beside it."""
+"""A clustering's metrics as a table: mean ± standard deviation over the seeds, beside the chance level."""
 
 from __future__ import annotations
 

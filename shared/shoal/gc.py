@@ -1,4 +1,4 @@
-"""What a store and a queue keep that nobody will ever ask for again: found first, removed when told so."""
+"""Garbage in a store: work files of dead processes, incomplete embeddings that no job uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shoal.store.segments import SEGMENT_NAME
 
 DAY_S = 86_400.0
 WORK_AGE_S = DAY_S
-"""Work that nothing was written to for so long belongs to a dead process: each of ours writes every few seconds."""
+"""Work files not written to for this long belong to a dead process: a live one writes every few seconds."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Garbage:
     Attributes
     ----------
     kind
-        ``work``: what a killed process was writing. ``incomplete``: embeddings that nobody goes on with.
+        ``work``: files of a killed process. ``incomplete``: embeddings that no job continues.
     path
         File or folder.
     bytes
-        What it occupies.
+        Its size on disk.
     embeddings_id
         With ``incomplete``.
     """
@@ -52,26 +52,25 @@ def find(
     work_age_s: float = WORK_AGE_S,
     incomplete_age_s: float | None = None,
 ) -> Iterator[Garbage]:
-    """What could be removed from the store.
+    """Find what can be removed from the store.
 
     Parameters
     ----------
     queue
-        Knows which jobs have ended. None: nobody knows, and age alone decides.
+        Knows which jobs have ended. None: age alone decides.
     beside
         Unfinished jobs of other queues of the store.
     work_age_s
-        Work files untouched for at least so long. Those of a job that the queue knows to have ended count at once;
-        those of a job that it does not know do not: it may be another store's queue, or one that lost its data. Those
-        of an unfinished job never count: it goes on with them.
+        Minimum age of work files. Those of an ended job count at any age. Those of a job that the queue does not know
+        count by age, as the queue may have lost its data. Those of an unfinished job never count.
     incomplete_age_s
-        Incomplete embeddings untouched for at least so long, and of no unfinished job; None keeps them all, since a
-        job of the same request would go on with them.
+        Minimum age of incomplete embeddings that no unfinished job uses; None keeps them all, since a job of the same
+        request would continue them.
 
     Raises
     ------
     QueueUnavailable
-        Only with ``incomplete_age_s``: without the queue nobody knows what is still wanted.
+        Only with ``incomplete_age_s`` and without a queue.
     """
     layout = store.layout
     unfinished = {job.id for job in beside}
@@ -81,23 +80,16 @@ def find(
         ended = _ended(queue, job_id_of(path))
         if ended is not False and job_id_of(path) not in unfinished:
             yield from _old([path], 0.0 if ended else work_age_s)
-    wanted: set[str] = set()
-    if incomplete_age_s is not None:
-        if queue is None:
-            raise QueueUnavailable(
-                "Without the job queue nobody knows which incomplete embeddings are still wanted: start `shoal up`, or "
-                "leave --incomplete-days out."
-            )
-        wanted = {text for job in (*queue.unfinished(), *beside) for text in texts_of(job.request)}
+    used = set() if incomplete_age_s is None else _texts_of_jobs(queue, beside)
     for entry in open_each("embeddings", store.embeddings_ids(), store.embeddings):
         if entry.item is None:  # damaged: for `shoal repair` or a person to decide about
             continue
         embeddings_id, embeddings = entry.id, entry.item
-        if incomplete_age_s is not None and _abandoned(embeddings, wanted, incomplete_age_s):
+        if incomplete_age_s is not None and _abandoned(embeddings, used, incomplete_age_s):
             folder = embeddings.layout.folder
             yield Garbage("incomplete", folder, _size(folder), embeddings_id)
         else:
-            yield from _old(_leftovers(embeddings), work_age_s)
+            yield from _old(_work_files(embeddings), work_age_s)
 
 
 def remove(store: Store, garbage: Garbage) -> int:
@@ -110,6 +102,16 @@ def remove(store: Store, garbage: Garbage) -> int:
         with suppress(OSError):
             garbage.path.unlink()
     return 0 if garbage.path.exists() else garbage.bytes
+
+
+def _texts_of_jobs(queue: JobQueue | None, beside: Sequence[Job]) -> set[str]:
+    """Every text in the requests of unfinished jobs."""
+    if queue is None:
+        raise QueueUnavailable(
+            "`--incomplete-days` needs the job queue, to spare embeddings of unfinished jobs: start `shoal up`, or "
+            "leave --incomplete-days out."
+        )
+    return {text for job in (*queue.unfinished(), *beside) for text in texts_of(job.request)}
 
 
 def texts_of(value: JsonValue) -> Iterator[str]:
@@ -125,7 +127,7 @@ def texts_of(value: JsonValue) -> Iterator[str]:
 
 
 def _ended(queue: JobQueue | None, job_id: str) -> bool | None:
-    """Whether a job has ended; None while nobody knows."""
+    """Whether a job has ended; None if the queue does not know."""
     if queue is None:
         return None
     try:
@@ -134,7 +136,7 @@ def _ended(queue: JobQueue | None, job_id: str) -> bool | None:
         return None
 
 
-def _leftovers(embeddings: EmbeddingSet) -> Iterator[Path]:
+def _work_files(embeddings: EmbeddingSet) -> Iterator[Path]:
     # A committed attempt's folder may still hold the shard's files: whoever opens the set moves them to their place.
     committed = {commit.token for commit in embeddings.commits.values()}
     for path in _entries(embeddings.layout.work):
@@ -149,10 +151,10 @@ def _leftovers(embeddings: EmbeddingSet) -> Iterator[Path]:
             yield from (each for each in _entries(path) if not SEGMENT_NAME.fullmatch(each.name))
 
 
-def _abandoned(embeddings: EmbeddingSet, wanted: set[str], age_s: float) -> bool:
+def _abandoned(embeddings: EmbeddingSet, used: set[str], age_s: float) -> bool:
     if embeddings.complete or _age_s(embeddings.layout.folder) < age_s:
         return False
-    return wanted.isdisjoint((embeddings.id, embeddings.plan.source.path))
+    return used.isdisjoint((embeddings.id, embeddings.plan.source.path))
 
 
 def _entries(folder: Path) -> list[Path]:

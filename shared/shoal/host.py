@@ -11,17 +11,17 @@ from shoal.errors import HostUnsupported
 
 
 def unsupported() -> str | None:
-    """Why services cannot run here, and what does run; None where they can."""
+    """Why services cannot run on this operating system; None on Linux."""
     if sys.platform == "linux":
         return None
     return (
-        f"Shoal's services run on Linux, and this is {sys.platform}: start them with `docker compose up -d --build` "
-        "(docs/docker.md). `shoal.Client` and the commands that talk to services work here too."
+        f"Shoal's services run on Linux only; this is {sys.platform}. Start them with `docker compose up -d --build` "
+        "(docs/docker.md). `shoal.Client` and the commands that talk to services work here."
     )
 
 
 def require_linux() -> None:
-    """Refuse to start services elsewhere than on Linux.
+    """Raise an error unless this is Linux.
 
     Raises
     ------

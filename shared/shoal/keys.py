@@ -1,4 +1,4 @@
-"""API keys: made, listed and revoked by `shoal keys`, checked and rate-limited at every request.
+"""API keys: created, listed and revoked by `shoal keys`, checked and rate-limited at every request.
 
 A token is ``shoal_<id>_<secret>``. The server keeps the SHA-256 of the secret alone: 256 random bits need no slow hash.
 Checking a token and charging its rate are one script, so that a request costs one round trip.
@@ -20,7 +20,7 @@ from shoal.jobs.redis_scripts import connect, unavailable_when_unreachable
 
 PREFIX = "shoal-keys"
 BURST_S = 2.0
-"""Seconds' worth of requests that a key may send at once."""
+"""A key may send as many requests at once as its rate allows in this time."""
 _TOKEN = re.compile(r"shoal_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
 # KEYS: the key, its clock. ARGV: hash of the secret, default rate, burst in seconds.
@@ -65,7 +65,7 @@ class Caller:
 
 
 ANONYMOUS = Caller(None, "anonymous", Scope.ADMIN)
-"""Whoever asks where no keys are needed."""
+"""The caller of an API that needs no keys."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,14 @@ class KeyStore:
         self._client.close()
 
     def create(self, name: str, scope: Scope, *, rate: float | None = None) -> tuple[ApiKey, str]:
-        """Make a key; its token is returned once and can never be read again.
+        """Create a key; its token is returned once and cannot be read again.
 
         Parameters
         ----------
         name
-            Who uses it: what the audit log says.
+            Who uses it, for the audit log.
         rate
-            Requests a second; None takes the service's.
+            Requests per second; None for the service's limit.
 
         Raises
         ------
@@ -145,7 +145,7 @@ class KeyStore:
         return ApiKey(key_id, name, scope, now, rate, None), f"shoal_{key_id}_{secret}"
 
     def list(self) -> list[ApiKey]:
-        """Every key that was ever made, oldest first."""
+        """All keys, including revoked ones, oldest first."""
         with unavailable_when_unreachable():
             ids = sorted(_text(member) for member in self._members())
             found = [(key_id, self._fields(key_id)) for key_id in ids]
@@ -166,7 +166,7 @@ class KeyStore:
         with unavailable_when_unreachable():
             fields = self._fields(key_id)
             if not fields:
-                raise NotFound(f"There is no API key {key_id!r}; `shoal keys list` lists them.")
+                raise NotFound(f"There is no API key {key_id!r}; `shoal keys list` lists all keys.")
             if "revoked_at" not in fields:
                 self._client.hset(_key(key_id), "revoked_at", datetime.now(UTC).isoformat())
             return _api_key(key_id, self._fields(key_id))
@@ -177,13 +177,13 @@ class KeyStore:
         Raises
         ------
         NotAuthenticated
-            No key of that token lives.
+            The token is malformed, unknown or revoked.
         RateLimited
-            The key has sent too many requests; ``retry_after_s`` says when to come back.
+            The key has sent too many requests; ``retry_after_s`` says when to retry.
         """
         match = _TOKEN.fullmatch(token)
         if match is None:
-            raise NotAuthenticated("This is no Shoal API key: one starts with `shoal_`.")
+            raise NotAuthenticated("This is not a Shoal API key: API keys start with `shoal_`.")
         key_id, secret = match.groups()
         with unavailable_when_unreachable():
             reply = self._admit(keys=[_key(key_id), f"{PREFIX}:clock:{key_id}"], args=[_hash(secret), rate, BURST_S])
@@ -192,30 +192,30 @@ class KeyStore:
             raise NotAuthenticated("This API key is unknown or was revoked.")
         if answer == "slow":
             wait = max(1, round(float(values[0]) / 1e6 + 0.5))
-            raise RateLimited("This API key sends requests faster than it may.", retry_after_s=wait)
+            raise RateLimited("This API key exceeds its rate limit.", retry_after_s=wait)
         return Caller(key_id, values[0], Scope(values[1]))
 
     # ---- jobs of a key
 
     def track(self, key_id: str, job_id: str) -> None:
-        """Remember that the key submitted the job."""
+        """Record that the key submitted the job."""
         with unavailable_when_unreachable():
             self._client.sadd(f"{PREFIX}:jobs:{key_id}", job_id)
 
     def tracked(self, key_id: str) -> set[str]:
-        """Jobs of the key that have not been forgotten."""
+        """Recorded jobs of the key."""
         with unavailable_when_unreachable():
             members = self._client.smembers(f"{PREFIX}:jobs:{key_id}")
         return {_text(member) for member in members}
 
     def tracked_count(self, key_id: str) -> int:
-        """How many those are."""
+        """How many jobs `tracked` returns."""
         with unavailable_when_unreachable():
             count = self._client.scard(f"{PREFIX}:jobs:{key_id}")
         return int(count)
 
     def forget(self, key_id: str, job_ids: Collection[str]) -> None:
-        """Forget jobs that have ended."""
+        """Delete the records of ended jobs."""
         if job_ids:
             with unavailable_when_unreachable():
                 self._client.srem(f"{PREFIX}:jobs:{key_id}", *job_ids)

@@ -12,13 +12,13 @@ import structlog
 
 
 class Lossy:
-    """A stream that loses what cannot be written: a log on a full disk must not end the process that writes it."""
+    """A stream that drops what cannot be written: a log on a full disk must not end the process that writes it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write ``text``, or lose it."""
+        """Write ``text``, or drop it."""
         with contextlib.suppress(OSError, ValueError):
             try:
                 descriptor = self._stream.fileno()
@@ -30,15 +30,15 @@ class Lossy:
         return len(text)
 
     def flush(self) -> None:
-        """Flush, as far as that is possible."""
+        """Flush if possible."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
 
 def configure(service: str, *, level: str = "info") -> None:
-    """Have this process log JSON lines that name ``service``.
+    """Log JSON lines that name ``service``.
 
-    Bind what all lines should carry, such as a job's id, with ``structlog.contextvars``.
+    Bind fields that all lines carry, such as a job's id, with ``structlog.contextvars``.
     """
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -54,7 +54,7 @@ def configure(service: str, *, level: str = "info") -> None:
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
-    # What libraries say through the standard library's logging becomes lines of the same form.
+    # Libraries that log through the standard library get lines of the same form.
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

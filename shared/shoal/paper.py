@@ -34,7 +34,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is done otherwise here, and why."""
+    """One difference from the paper's protocol, and why."""
 
     what: str
     paper: str
@@ -58,7 +58,7 @@ def models() -> list[Figure]:
 
 
 def differences() -> list[Difference]:
-    """What differs from the paper's protocol."""
+    """Differences from the paper's protocol."""
     return [Difference(**each) for each in _document()["differences"]]
 
 

@@ -85,7 +85,7 @@ def test_a_full_disk_and_a_kill_leave_no_second_server_and_no_lost_job(
     wait_until(lambda: not _valkeys(small_disk), deadline_s=20, what="the death of the server")
     refused = _up(small_disk)
     assert refused.returncode == 1
-    assert re.search(r"Only \d+ MiB are free for the store", refused.stderr)
+    assert re.search(r"The disk of the store .* has \d+ MiB free", refused.stderr)
     (small_disk / "filler").unlink()
 
     second = start(small_disk)

@@ -52,7 +52,7 @@ def test_a_run_is_stopped_gone_on_with_and_found_again(tmp_path: Path, wait_unti
     assert first.returncode == 130
     kept = found(r"([\d,]+) of 4,500 images are embedded and kept", said)
     assert 0 < int(kept.replace(",", "")) < 3 * PER_CLASS
-    assert "`shoal run --model raw_pixels many` goes on there" in said
+    assert "Run `shoal run --model raw_pixels many` to continue" in said
 
     # Another folder neither waits for the first one's job nor runs it.
     other = tmp_path / "ein paar é"

@@ -25,7 +25,7 @@ def test_a_model_is_a_name_or_a_json_object() -> None:
         "architecture": "resnet18",
         "weights": "a.pth",
     }
-    with pytest.raises(InvalidRequest, match="not JSON"):
+    with pytest.raises(InvalidRequest, match="not valid JSON"):
         jobs.parse_model("{architecture: resnet18}")
 
 
@@ -108,7 +108,7 @@ def test_a_failed_fetch_says_why_and_leaves_nothing(monkeypatch: pytest.MonkeyPa
     said: list[str] = []
     with pytest.raises(PathNotFound, match=r"stamps: E: Unable to locate package; emoji: .*shoal run FOLDER"):
         demo.fetch_images(tmp_path, "auto", said.append)
-    assert said[1] == "They cannot be fetched: E: Unable to locate package"
+    assert said[1] == "Cannot download stamps: E: Unable to locate package"
     assert not (tmp_path / "stamps").exists()
 
 
@@ -170,7 +170,7 @@ def test_metrics_print_as_a_table_and_are_json_all_the_same() -> None:
 
 def test_services_say_in_one_sentence_that_they_need_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(HostUnsupported, match=r"run on Linux, and this is darwin.*docker"):
+    with pytest.raises(HostUnsupported, match=r"run on Linux only; this is darwin.*docker"):
         host.require_linux()
 
 

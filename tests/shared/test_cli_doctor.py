@@ -28,7 +28,7 @@ def _doctor(store: Path) -> Result:
 def test_nothing_runs_and_nothing_is_wrong(tmp_path: Path) -> None:
     done = _doctor(tmp_path / "store")
     assert done.exit_code == 0, done.output
-    assert "queue              does not run; `shoal up` starts it" in done.output
+    assert "queue              not running; `shoal up` starts it" in done.output
     assert "{" not in done.output
 
 
@@ -38,7 +38,7 @@ def test_the_queue_of_the_store_is_asked(tmp_path: Path) -> None:
         queue.submit("cluster", {})
         queue.close()
         done = _doctor(tmp_path)
-    assert "queue              of the store: 0 jobs run, 1 wait" in done.output
+    assert "queue              of the store: 0 jobs running, 1 queued" in done.output
     assert f"running            a test, process {os.getpid()}" in done.output
 
 
@@ -59,4 +59,4 @@ def test_a_full_disk_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "MIN_FREE_BYTES", 2**60)
     done = _doctor(tmp_path)
     assert done.exit_code == 1
-    assert "`shoal gc` finds some" in done.output
+    assert "`shoal gc` lists what can be removed" in done.output

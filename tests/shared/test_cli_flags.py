@@ -55,7 +55,8 @@ def test_a_number_of_clusters_that_is_none_is_refused_by_its_flag(value: str) ->
 
 
 @pytest.mark.parametrize(
-    ("words", "advice"), [((), r"`-k 50`, `-k auto` or `--over 1.5`"), (("-k", "5", "--over", "2"), "keep one of them")]
+    ("words", "advice"),
+    [((), r"`-k 50`, `-k auto` or `--over 1.5`"), (("-k", "5", "--over", "2"), "give only one of them")],
 )
 def test_the_number_of_clusters_is_asked_for_before_anything_is_sent(words: tuple[str, ...], advice: str) -> None:
     with pytest.raises(InvalidRequest, match=advice):

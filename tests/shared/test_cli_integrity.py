@@ -86,7 +86,7 @@ def test_repair_says_what_it_cannot_mend(store: Store, tmp_path: Path) -> None:
     assert (status, "extract request" in output, "plan.json" in errors) == (1, True, True)
     (store.layout.clustering(CLUSTERING).folder / "centroids.npy").unlink()
     status, _, errors = shoal(store, "repair", CLUSTERING)
-    assert (status, errors.startswith("store_corrupt: "), "made again" in errors) == (1, True, True)
+    assert (status, errors.startswith("store_corrupt: "), "computed again" in errors) == (1, True, True)
     for each in ("nothing", "../embeddings"):
         assert shoal(store, "repair", each)[0] == 1
 

@@ -45,7 +45,9 @@ class TestSource:
     @pytest.mark.parametrize("name", ["file.png", "nowhere", "/"])
     def test_what_is_no_folder_of_images_is_refused_with_what_to_do(self, folder: Path, name: str) -> None:
         (folder / "file.png").touch()
-        with pytest.raises((PathNotFound, InvalidRequest), match=r"give the folder|There is no folder") as caught:
+        with pytest.raises(
+            (PathNotFound, InvalidRequest), match=r"give the folder|The folder .* does not exist"
+        ) as caught:
             Source.of(folder / name)
         if name == "file.png":
             assert str(folder) in caught.value.detail
@@ -85,7 +87,7 @@ class TestSource:
         assert (source.root, source.labels) == (folder.parent, {"folder_level": 1})
 
     def test_a_label_file_that_is_not_there_is_named_with_the_places(self, folder: Path) -> None:
-        with pytest.raises(PathNotFound, match=r"no label file l\.csv.*my photos"):
+        with pytest.raises(PathNotFound, match=r"label file l\.csv does not exist in .*my photos"):
             Source.of(folder, "l.csv")
 
 
@@ -251,7 +253,7 @@ class TestSummary:
         text = self.text(store, extraction=extraction)
         assert "3 images could not be read" in text
         assert "image_too_large  a.png: Too many." in text
-        assert "3 files not taken" in text
+        assert "3 files skipped" in text
         assert ".heic   No decoder. Such as b.heic" in text
         assert "The first folder below `[red] cats` is the class." in text
 
@@ -276,10 +278,10 @@ class TestSummary:
             "source": {"system_entries": 6},
         }
         text = self.text(store, extraction=extraction)
-        assert "8 files, 2 folders, 1 link not taken" in text
+        assert "8 files, 2 folders, 1 link skipped" in text
         assert "7 files are not images: .json 1, .mp4 1, .psd 1, .txt 1, .zip 1, no extension 2." in text
         assert ".cr2!" in text
-        assert "6 hidden or system entries were passed over" in text
+        assert "6 hidden or system entries were skipped" in text
 
     def test_it_says_how_many_images_the_figures_count(self, store: Store) -> None:
         assert "have a class" not in self.text(store)
@@ -296,7 +298,7 @@ def test_too_few_images_say_what_was_not_taken(store: Store) -> None:
     extraction = {
         "not_taken": [{"reason": "unsupported_format", "suffix": ".heic", "count": 2, "message": "2 .heic: convert."}]
     }
-    with pytest.raises(ClustersInvalid, match=r"Only 1 image .* Not taken: 2 files\. 2 \.heic: convert\."):
+    with pytest.raises(ClustersInvalid, match=r"Only 1 image .* Skipped: 2 files\. 2 \.heic: convert\."):
         run._require_images({"id": embeddings_id, "rows": 1}, Source(Path("/x/y"), Path("/x")), store, extraction)
 
 
@@ -328,9 +330,7 @@ class TestLeftovers:
         other, _ = queue.submit("cluster", {"embeddings": embeddings_id, "clusters": 8})
         extract, _ = queue.submit("extract:torch", {"images": {"path": "elsewhere"}, "model": "raw_pixels"})
         running, _ = queue.submit("extract:torch", {"images": {"path": "elsewhere"}, "model": "m"})
-        session = Session(
-            tmp_path, tmp_path, store.root, command="shoal run", wanted=lambda job: ask.same_as(job, store)
-        )
+        session = Session(tmp_path, tmp_path, store.root, command="shoal run", keep=lambda job: ask.same_as(job, store))
         session._settle(redis_server)
         assert [job.id for job in session.kept] == [wanted.id]
         assert {job.id for job in session.dropped} == {other.id, extract.id, running.id}

@@ -50,7 +50,7 @@ def stopped(root: Path, number: signal.Signals, times: int) -> subprocess.Comple
 def test_a_stop_ends_with_a_sentence_and_the_shells_status(tmp_path: Path, number: signal.Signals, status: int) -> None:
     ended = stopped(tmp_path, number, 1)
     assert ended.returncode == status
-    assert ended.stderr == "Stopped before an image was embedded. `shoal run photos` starts again.\n"
+    assert ended.stderr == "Stopped before an image was embedded. Run `shoal run photos` to start again.\n"
     assert ended.stdout == ""
 
 
@@ -58,10 +58,10 @@ def test_a_second_stop_ends_everything_at_once(tmp_path: Path) -> None:
     ended = stopped(tmp_path, signal.SIGINT, 2)
     assert ended.returncode == 130
     assert ended.stdout == "killed\n"
-    assert "Ended at once" in ended.stderr
+    assert "Exited at once" in ended.stderr
 
 
 def test_an_error_of_the_system_is_a_sentence(tmp_path: Path) -> None:
     ended = stopped(tmp_path, signal.SIGINT, 0)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("/some/file: Permission denied. Mend this")
+    assert ended.stderr.startswith("/some/file: Permission denied. Fix this")

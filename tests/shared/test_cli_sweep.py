@@ -17,7 +17,7 @@ from shoal.schemas import Job, JobPage, SweepRequest
 def test_lists_and_sets_are_read_from_words() -> None:
     assert sweep.numbers("10, 20", int, "--clusters") == [10, 20]
     assert sweep.numbers(None, int, "--clusters") is None
-    with pytest.raises(InvalidRequest, match="--over is a comma-separated list"):
+    with pytest.raises(InvalidRequest, match="`--over` takes a comma-separated list"):
         sweep.numbers("1,x", float, "--over")
     assert sweep.parse_sets("a-1") == "a-1"
     assert sweep.parse_sets("a-1:b-1:c-1") == {"train": "a-1", "score": ["b-1", "c-1"]}

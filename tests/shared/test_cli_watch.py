@@ -45,4 +45,4 @@ def test_a_missing_worker_and_an_outage_are_said_once(monkeypatch: pytest.Monkey
     output.watch_job(Client(), QUEUED, progress)  # type: ignore[arg-type]
     lines = printed.getvalue().splitlines()
     assert lines.count("j1 is queued: No worker for extract:tfserving is running. Start one.") == 1
-    assert lines.count("Waiting for the service to come back: The queue is away.") == 1
+    assert lines.count("The service does not answer; retrying: The queue is away.") == 1

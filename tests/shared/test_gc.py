@@ -179,10 +179,10 @@ def test_the_command_lists_first_and_removes_when_told(
     command = ["gc", "--store", str(store.root), "--jobs-days", "0"]
     listed = CliRunner().invoke(cli, command)
     assert str(old) in listed.stdout
-    assert "1 jobs to forget" in listed.output
+    assert "1 jobs can be deleted" in listed.output
     assert old.exists()
     removed = CliRunner().invoke(cli, [*command, "--really"])
-    assert "1 jobs forgotten" in removed.output
+    assert "1 jobs deleted" in removed.output
     assert not old.exists()
 
 

@@ -34,11 +34,11 @@ COMMANDS = {
     "models": "models.app",
     "keys": "keys.app",
 }
-"""Where each command is, as module and name: a function, or an application of further commands."""
+"""Module and name of each command: a function, or an application of subcommands."""
 
 
 class Commands(TyperGroup):
-    """The commands, each imported when it is asked for: none pays for the libraries of the others."""
+    """The commands, each imported when it runs, so that none waits for the libraries of another."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Their names, in the order of the help."""
@@ -65,7 +65,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Group large collections of unlabelled images by what they show, and say how good the groups are.",
+    help="Group large collections of unlabelled images by what they show, and measure how good the groups are.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

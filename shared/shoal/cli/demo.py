@@ -1,4 +1,4 @@
-"""Real images for the demo, fetched by the machine's own package tools: nothing of it is kept in this project.
+"""`shoal demo`: cluster real images, downloaded with the package tools of this machine.
 
 Stamps: Tux Paint's collection (Debian's `tuxpaint-stamps-default`, GPL-2), seven categories.
 Emoji: Google's (npm's `emoji-datasource-google`, Apache-2.0), ten categories, where Debian's tools are missing.
@@ -66,12 +66,14 @@ DEMO_OPTIONS: dict[str, Any] = {
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for images, store and contact sheet.", callback=expanded)] = Path(
-        "demo"
-    ),
-    dataset: Annotated[str, typer.Option(help="stamps, emoji, or auto: whichever can be fetched.")] = "auto",
+    output: Annotated[
+        Path, typer.Option(help="Folder for the images, the store and the contact sheet.", callback=expanded)
+    ] = Path("demo"),
+    dataset: Annotated[
+        str, typer.Option(help="Images to use: stamps, emoji, or auto (the first that can be downloaded).")
+    ] = "auto",
 ) -> None:
-    """Cluster real images with real weights, beside raw pixels, and draw the groups."""
+    """Download example images, cluster them with a pretrained model and with raw pixels, and compare the groups."""
     started = time.monotonic()
     source = Source.of(fetch_images(output / "images", dataset, err.print))
     store = Store(output / "store")
@@ -89,11 +91,13 @@ def demo(
             sheet, report = output / "contact-sheet.png", output / "report.html"
             files = result_files(store, learnt.clustering, sheet, report)
             out.print(f"contact sheet: {sheet}\nreport: {report}", highlight=False, soft_wrap=True)
-            out.print(f"{duration(time.monotonic() - started)}; open {files['report']} in a browser", soft_wrap=True)
+            out.print(
+                f"Done in {duration(time.monotonic() - started)}. Open {files['report']} in a browser.", soft_wrap=True
+            )
 
 
 def fetch_images(target: Path, dataset: str, say: Callable[[str], None]) -> Path:
-    """A folder of images, one sub-folder a class, below ``target``; fetched once.
+    """A folder of images below ``target``, one subfolder per class; downloaded once.
 
     Raises
     ------
@@ -105,7 +109,7 @@ def fetch_images(target: Path, dataset: str, say: Callable[[str], None]) -> Path
     reasons = []
     for name in wanted:
         if name not in fetchers:
-            raise PathNotFound(f"--dataset is {name!r}: it is stamps, emoji or auto.")
+            raise PathNotFound(f"`--dataset` is {name!r}; it must be stamps, emoji or auto.")
         fetch, tools = fetchers[name]
         folder = target / name
         if folder.is_dir():
@@ -114,17 +118,19 @@ def fetch_images(target: Path, dataset: str, say: Callable[[str], None]) -> Path
         if missing:
             reasons.append(f"{name} need {' and '.join(missing)}")
             continue
-        say(f"Fetching {name} …")
+        say(f"Downloading {name} …")
         with tempfile.TemporaryDirectory() as work:
             try:
                 classes = dict(fetch(Path(work)))
                 _lay_out(classes, Path(work), folder)
             except (subprocess.CalledProcessError, OSError) as error:
                 reasons.append(f"{name}: {_reason(error)}")
-                say(f"They cannot be fetched: {_reason(error)}")
+                say(f"Cannot download {name}: {_reason(error)}")
                 continue
         return folder
-    raise PathNotFound(f"No demo images could be fetched ({'; '.join(reasons)}). `shoal run FOLDER` takes your own.")
+    raise PathNotFound(
+        f"No demo images could be downloaded ({'; '.join(reasons)}). Use your own images: `shoal run FOLDER`."
+    )
 
 
 def _fetch_stamps(work: Path) -> Iterator[tuple[str, list[Path]]]:
@@ -191,7 +197,7 @@ def _download_with_own_lists(package: str, work: Path) -> None:
     (work / "apt/lists/partial").mkdir(parents=True)
     (work / "apt/cache/archives/partial").mkdir(parents=True)
     options = ["-o", f"Dir::State::lists={work}/apt/lists", "-o", f"Dir::Cache={work}/apt/cache"]
-    with suppress(subprocess.CalledProcessError):  # One source that does not answer need not be ours.
+    with suppress(subprocess.CalledProcessError):  # The source that does not answer may not be the one that is needed.
         run(["apt-get", *options, "update"], work)
     run(["apt-get", *options, "download", package], work)
 

@@ -1,4 +1,4 @@
-"""`doctor`: what is installed, what runs on the store, and what is wrong with it."""
+"""`shoal doctor`: check the installation, the running services and the disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PARTS = {
 
 
 def doctor(store: StoreRoot = None) -> None:
-    """Say what is installed, what runs on the store, and how much disk is left; exit status 1 if something is wrong."""
+    """Check the installation, the running services and the free disk space; exits with 1 if something is wrong."""
     settings = Settings()
     root = store or settings.store
     stack = find_stack(root)
@@ -40,7 +40,7 @@ def doctor(store: StoreRoot = None) -> None:
     _line(True, "shoal", importlib.metadata.version("shoal"))
     _folder("SHOAL_DATA", Path(stack.data) if stack and stack.data else settings.data)
     _folder("SHOAL_MODELS", Path(stack.models) if stack and stack.models else settings.models)
-    # All of it is looked at before the exit status says what was found.
+    # Run every check before the exit status is decided.
     good = [_store(root), _queue(root, settings), *_services(stack, settings)]
     if not all(good):
         raise typer.Exit(1)
@@ -56,16 +56,20 @@ def _store(root: Path) -> bool:
     free = shutil.disk_usage(root).free
     text = f"{root.resolve()}, {free / 2**30:.1f} GiB free"
     if not os.access(root, os.W_OK):
-        return _line(False, "SHOAL_STORE", f"{text}; it cannot be written")
+        return _line(False, "SHOAL_STORE", f"{text}; not writable")
     if free < MIN_FREE_BYTES:
-        return _line(False, "SHOAL_STORE", f"{text}; services need {MIN_FREE_BYTES >> 20} MiB: `shoal gc` finds some")
+        return _line(
+            False,
+            "SHOAL_STORE",
+            f"{text}; services need {MIN_FREE_BYTES >> 20} MiB: `shoal gc` lists what can be removed",
+        )
     return _line(True, "SHOAL_STORE", text)
 
 
 def _queue(root: Path, settings: Settings) -> bool:
     url = find_queue(root, settings)
     if url is None:
-        return _line(False, "queue", "does not run; `shoal up` starts it", optional=True)
+        return _line(False, "queue", "not running; `shoal up` starts it", optional=True)
     where = "at REDIS_URL" if "redis_url" in settings.model_fields_set else "of the store"
     queue = JobQueue.from_url(url)
     try:
@@ -74,7 +78,7 @@ def _queue(root: Path, settings: Settings) -> bool:
         return _line(False, "queue", f"{where}: {error.detail}")
     finally:
         queue.close()
-    return _line(True, "queue", f"{where}: {counts['running']} jobs run, {counts['queued']} wait")
+    return _line(True, "queue", f"{where}: {counts['running']} jobs running, {counts['queued']} queued")
 
 
 def _services(stack: RunningStack | None, settings: Settings) -> list[bool]:
@@ -111,7 +115,7 @@ def _service(name: str, url: str, answer: Any, *, expected: bool) -> bool:
 
 
 def _line(good: bool, what: str, text: str, *, optional: bool = False) -> bool:
-    """Print one finding; whether it is no reason to worry."""
+    """Print one finding; whether it is good or optional."""
     mark = "[green]ok[/]  " if good else "[yellow]--[/]  " if optional else "[red]bad[/] "
     out.print(f"{mark} {what:<18} ", end="", highlight=False)
     out.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -55,17 +55,17 @@ ROUTES = {
     "`GET /embeddings`": "`shoal ls`",
     "`GET /clusterings`": "`shoal ls`",
 }
-"""What a service says of its routes, as commands."""
+"""Routes that the services' errors name, as commands."""
 _FIELD = re.compile(r"`([a-z_]+(?:\.[a-z_0-9]+)*)`")
 _LEVEL = re.compile(r'`?\{"folder_level": (\w+)\}`?')
 """A level of folders as the API takes it; ``--labels`` takes ``folder:1``."""
 NO_CLUSTERS = "Say how many clusters: `-k 50`, `-k auto` or `--over 1.5`."
-TWO_CLUSTERS = "`-k` and `--over` both say how many clusters: keep one of them."
+TWO_CLUSTERS = "`-k` and `--over` both set the number of clusters: give only one of them."
 
 
 @contextmanager
 def errors_in_flags(flags: Flags) -> Iterator[None]:
-    """Raise what a service says of a request's fields as an error about the command's flags."""
+    """Raise a service's errors with the names of flags in place of those of fields."""
     try:
         yield
     except ShoalError as error:
@@ -88,7 +88,7 @@ def _sentence(refused: Mapping[str, Any], flags: Flags) -> str:
 
 
 def text_in_flags(text: str, flags: Flags) -> str:
-    """What a service says of a request's fields and of its routes, of flags and commands."""
+    """A service's message with flags and commands in place of fields and routes."""
 
     def flag(match: re.Match[str]) -> str:
         found = _flag(match[1], flags)
@@ -101,7 +101,7 @@ def text_in_flags(text: str, flags: Flags) -> str:
 
 
 def _flag(field: str, flags: Flags) -> str | None:
-    """The flag that sets ``field``, or else what ``field`` is part of: ``images.labels.file`` is of ``--labels``."""
+    """The flag that sets ``field`` or a field that contains it: ``--labels`` sets ``images.labels.file``."""
     while field not in flags and "." in field:
         field = field.rpartition(".")[0]
     return flags.get(field)
@@ -113,13 +113,13 @@ def parse_clusters(text: str) -> int | str:
     Raises
     ------
     typer.BadParameter
-        It is neither a number of clusters nor ``auto``.
+        It is not a number of clusters or ``auto``.
     """
     if text == "auto":
         return text
     if text.isdecimal() and text.isascii() and 2 <= int(text[:10]) <= MAX_CLUSTERS:
         return int(text)
-    raise typer.BadParameter(f"{text!r} is neither a whole number from 2 to {MAX_CLUSTERS:,} nor `auto`.")
+    raise typer.BadParameter(f"{text!r} is not valid: give a whole number from 2 to {MAX_CLUSTERS:,}, or `auto`.")
 
 
 Clusters = Annotated[
@@ -144,7 +144,7 @@ def split_label_file(text: str) -> tuple[str, str | None, str | None]:
     Raises
     ------
     ValueError
-        It is neither.
+        It has neither form.
     """
     file, *columns = text.rsplit(":", 2)
     if Path(text).expanduser().exists() or not columns:
@@ -155,12 +155,15 @@ def split_label_file(text: str) -> tuple[str, str | None, str | None]:
 
 
 Data = Annotated[
-    Path | None, typer.Option("--data", envvar="SHOAL_DATA", help="Root of the image folders.", callback=expanded)
+    Path | None,
+    typer.Option("--data", envvar="SHOAL_DATA", help="Folder that holds the image folders.", callback=expanded),
 ]
 Models = Annotated[
     Path | None, typer.Option("--models", envvar="SHOAL_MODELS", help="Folder of checkpoint files.", callback=expanded)
 ]
 StoreRoot = Annotated[
     Path | None,
-    typer.Option("--store", envvar="SHOAL_STORE", help="Root of embeddings and clusterings.", callback=expanded),
+    typer.Option(
+        "--store", envvar="SHOAL_STORE", help="Folder of the store: embeddings and clusterings.", callback=expanded
+    ),
 ]

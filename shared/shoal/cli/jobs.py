@@ -18,20 +18,22 @@ from shoal.errors import InvalidRequest, JobNotFound, NoImages, PathNotFound, Pa
 from shoal.schemas import Job
 from shoal.settings import Settings
 
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the end, with a progress bar.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the job to end and show its progress.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[
     str,
-    typer.Option("--model", "-m", envvar="SHOAL_MODEL", help="Catalogue name, timm:<name>, or a JSON description."),
+    typer.Option(
+        "--model", "-m", envvar="SHOAL_MODEL", help="A name from `shoal models list`, `timm:<name>`, or a JSON object."
+    ),
 ]
 Labels = Annotated[
     str,
     typer.Option(
         envvar="SHOAL_LABELS",
         metavar="folder[:LEVEL]|none|FILE[:PATH:LABEL]",
-        help="Class = folder name (of LEVEL 0, 1, … below PATH where it is not the obvious one), none, or a label file "
-        "with the names of its columns. A relative FILE is looked for "
-        "in the working directory, then below the data root.",
+        help="Where labels come from: folder names (folder:LEVEL counts levels below PATH from 0), none, or a label "
+        "file with the names of its columns. A relative FILE is looked up in the working directory, then below the "
+        "data root.",
     ),
 ]
 DEFAULT_MODEL = "tf_efficientnet_lite0"
@@ -55,7 +57,7 @@ def parse_object(text: str, flag: str) -> dict[str, Any]:
     try:
         parsed: dict[str, Any] = json.loads(text)
     except ValueError as error:
-        raise InvalidRequest(f"{flag} starts with a brace but is not JSON: {error}.") from None
+        raise InvalidRequest(f"`{flag}` is not valid JSON: {error}.") from None
     return parsed
 
 
@@ -89,7 +91,7 @@ def source_path(text: str) -> str:
 
 @contextmanager
 def _root_named(path: str) -> Iterator[None]:
-    """Say of a folder that the service does not find where it looks, and what to do when it is elsewhere."""
+    """Add to the error of a folder that the service does not find: the data root, and how to use another one."""
     try:
         yield
     except (PathNotFound, PathOutsideRoot, NoImages) as error:
@@ -100,12 +102,12 @@ def _root_named(path: str) -> Iterator[None]:
         hint = ""
         if here.is_dir() and not isinstance(error, NoImages):
             hint = f" {here.resolve()} exists: start the service with `shoal up --data {here.resolve().parent}`, or "
-            hint += "say `shoal run` in place of `shoal extract`."
+            hint += "use `shoal run` instead of `shoal extract`."
         raise type(error)(error.detail + root + hint, **error.members) from error
 
 
 def finish(client: Client, job: Job, wait: bool, as_json: bool = False) -> Job:
-    """Print the job, after its end when asked to wait; its id alone is on stdout otherwise."""
+    """Print the job or its id; with ``wait``, after its end."""
     if wait:
         with progress_bars() as progress:
             job = watch_job(client, job, progress)
@@ -123,16 +125,25 @@ def extract(
     ],
     model: Model = DEFAULT_MODEL,
     labels: Labels = "folder",
-    split: Annotated[str | None, typer.Option(envvar="SHOAL_SPLIT", help="Name written beside every row.")] = None,
-    name: Annotated[str | None, typer.Option(help="Start of the embeddings' id.")] = None,
-    batch_size: Annotated[int | None, typer.Option(envvar="SHOAL_BATCH_SIZE")] = None,
-    dtype: Annotated[str | None, typer.Option(envvar="SHOAL_DTYPE", help="float16 or float32.")] = None,
-    shard_rows: Annotated[int | None, typer.Option(envvar="SHOAL_SHARD_ROWS")] = None,
-    max_failed_fraction: Annotated[float | None, typer.Option(envvar="SHOAL_MAX_FAILED_FRACTION")] = None,
+    split: Annotated[
+        str | None, typer.Option(envvar="SHOAL_SPLIT", help="Split to store with every row, such as val.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Prefix of the embeddings id.")] = None,
+    batch_size: Annotated[int | None, typer.Option(envvar="SHOAL_BATCH_SIZE", help="Images per batch.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(envvar="SHOAL_DTYPE", help="Type of the stored values: float16 or float32.")
+    ] = None,
+    shard_rows: Annotated[int | None, typer.Option(envvar="SHOAL_SHARD_ROWS", help="Rows per shard.")] = None,
+    max_failed_fraction: Annotated[
+        float | None,
+        typer.Option(
+            envvar="SHOAL_MAX_FAILED_FRACTION", help="Fail if more than this share of the images cannot be read."
+        ),
+    ] = None,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Turn a folder of images into embeddings; prints the embeddings' id."""
+    """Embed a folder of images and print the id of the embeddings."""
     with _root_named(path), errors_in_flags(EXTRACT), Client() as client:
         job = client.extract(
             source_path(path),
@@ -149,39 +160,41 @@ def extract(
 
 
 def cluster(
-    embeddings: Annotated[str, typer.Argument(help="Embeddings id that k-means is fitted on.")],
-    score: Annotated[list[str] | None, typer.Option(help="Embeddings id to score instead; repeatable.")] = None,
+    embeddings: Annotated[str, typer.Argument(help="Id of the embeddings to fit k-means on.")],
+    score: Annotated[list[str] | None, typer.Option(help="Id of embeddings to score instead; repeatable.")] = None,
     clusters: Clusters = None,
-    over: Annotated[float | None, typer.Option(help="Clusters as a multiple of the number of classes.")] = None,
-    pca: Annotated[int | None, typer.Option(help="Keep this many principal components.")] = None,
+    over: Annotated[
+        float | None, typer.Option(help="Number of clusters as a multiple of the number of classes.")
+    ] = None,
+    pca: Annotated[int | None, typer.Option(help="Number of principal components to keep.")] = None,
     whiten: Annotated[bool, typer.Option(help="Whiten the principal components.")] = False,
     normalize: Annotated[bool, typer.Option(help="Scale embeddings to unit length first.")] = True,
-    engine: Annotated[str | None, typer.Option(envvar="SHOAL_ENGINE")] = None,
-    iterations: Annotated[int | None, typer.Option(help="At most this many.")] = None,
-    restarts: Annotated[int | None, typer.Option(help="Runs per seed; the lowest inertia wins.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Repeatable.")] = None,
-    label_map: Annotated[str | None, typer.Option(help="train or scored.")] = None,
-    spherical: Annotated[bool, typer.Option(help="Group by cosine: rows and centroids of unit length.")] = False,
-    balanced: Annotated[float | None, typer.Option(help="Most rows of a cluster, as a multiple of n / k.")] = None,
-    level: Annotated[list[int] | None, typer.Option(help="Groups of a level above the clusters; repeatable.")] = None,
-    memory_limit: Annotated[str | None, typer.Option(help="Memory that the job may take, such as 4GiB.")] = None,
+    engine: Annotated[str | None, typer.Option(envvar="SHOAL_ENGINE", help="k-means engine.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Maximum number of iterations.")] = None,
+    restarts: Annotated[
+        int | None, typer.Option(help="Runs per seed; the one with the lowest inertia is kept.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Random seed; repeatable.")] = None,
+    label_map: Annotated[
+        str | None, typer.Option(help="Where clusters take their labels from: train or scored.")
+    ] = None,
+    spherical: Annotated[
+        bool, typer.Option(help="Cluster by cosine similarity: rows and centroids have unit length.")
+    ] = False,
+    balanced: Annotated[float | None, typer.Option(help="Maximum cluster size, as a multiple of n / k.")] = None,
+    level: Annotated[
+        list[int] | None, typer.Option(help="Number of groups of a level above the clusters; repeatable.")
+    ] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Maximum memory of the job, such as 4GiB.")] = None,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Cluster embeddings; prints the clustering's id."""
-    if clusters is None and over is None:
-        raise InvalidRequest(NO_CLUSTERS)
-    if clusters is not None and over is not None:
-        raise InvalidRequest(TWO_CLUSTERS)
-    kmeans = {
-        "engine": engine,
-        "iterations": iterations,
-        "restarts": restarts,
-        "spherical": spherical or None,
-        "balanced": balanced,
-        "levels": level or None,
-    }
-    kmeans = {key: value for key, value in kmeans.items() if value is not None}
+    """Cluster embeddings and print the id of the clustering."""
+    if (clusters is None) == (over is None):
+        raise InvalidRequest(NO_CLUSTERS if clusters is None else TWO_CLUSTERS)
+    kmeans = given(
+        engine=engine, iterations=iterations, restarts=restarts, spherical=spherical, balanced=balanced, levels=level
+    )
     with errors_in_flags(CLUSTER), Client() as client:
         job = client.cluster(
             {"train": embeddings, "score": score} if score else embeddings,
@@ -189,7 +202,7 @@ def cluster(
             over=over,
             pca={"components": pca, "whiten": whiten} if pca or whiten else None,
             normalize=normalize,
-            kmeans=kmeans or None,
+            kmeans=kmeans,
             seeds=seed or None,
             label_map=label_map,
             memory_limit=memory_limit,
@@ -197,10 +210,20 @@ def cluster(
         finish(client, job, wait, as_json)
 
 
+def given(**options: Any) -> dict[str, Any] | None:
+    """The options that the user set; None if none is. Flags that are off and empty lists are not set."""
+    kept = {name: value for name, value in options.items() if value is not None and value is not False and value != []}
+    return kept or None
+
+
 def list_jobs(
-    state: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = None,
-    kind: Annotated[str | None, typer.Option(help="extract:torch, extract:tfserving, cluster or sweep.")] = None,
-    limit: Annotated[int, typer.Option(help="At most this many.")] = 20,
+    state: Annotated[
+        str | None, typer.Option(help="Only this state: queued, running, succeeded, failed or cancelled.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Only this kind: extract:torch, extract:tfserving, cluster or sweep.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Maximum number of jobs.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
@@ -213,15 +236,17 @@ def list_jobs(
 
 
 def watch(
-    job_id: Annotated[str | None, typer.Argument(help="The newest running or queued job if left out.")] = None,
+    job_id: Annotated[
+        str | None, typer.Argument(help="Id of the job; the newest running or queued one by default.")
+    ] = None,
 ) -> None:
-    """Follow a job with a progress bar until it ends."""
+    """Show the progress of a job until it ends."""
     with Client() as client:
         job = client.job(job_id) if job_id else _newest_live(client)
         finish(client, job, wait=True)
 
 
-def cancel(job_id: Annotated[str, typer.Argument(help="The job's id.")]) -> None:
+def cancel(job_id: Annotated[str, typer.Argument(help="Id of the job.")]) -> None:
     """Cancel a job."""
     with Client() as client:
         job = client.cancel(job_id)
@@ -233,4 +258,4 @@ def _newest_live(client: Client) -> Job:
         jobs = client.jobs(state=state, limit=1).jobs
         if jobs:
             return jobs[0]
-    raise JobNotFound("No job is running or queued; `shoal jobs` lists the others.")
+    raise JobNotFound("No job is running or queued. `shoal jobs` lists ended jobs.")

@@ -1,4 +1,4 @@
-"""`keys create|list|revoke`: who may ask the services."""
+"""`shoal keys`: create, list and revoke API keys."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from shoal.settings import Settings
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="API keys: who may ask the services. They are kept in the queue at REDIS_URL; where that is not set, in the "
-    "store's own queue, whether `shoal up` runs or not.",
+    help="Create, list and revoke the API keys of the services. Keys are stored in the queue at REDIS_URL or, if that "
+    "is not set, in the store's own queue, which works without `shoal up` too.",
 )
 
 
@@ -37,21 +37,25 @@ def _keys(root: Path | None) -> Iterator[KeyStore]:
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="Who uses it: what the audit log says.")],
+    name: Annotated[str, typer.Option(help="Who uses the key, for the audit log.")],
     scope: Annotated[Scope, typer.Option(help="read, submit (includes read) or admin (includes both).")] = Scope.SUBMIT,
-    rate: Annotated[float | None, typer.Option(help="Requests a second; the service's limit if left out.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Maximum requests per second; the service's limit by default.")
+    ] = None,
     root: StoreRoot = None,
 ) -> None:
-    """Make a key; prints it, once."""
+    """Create a key and print it. It is shown only once."""
     with _keys(root) as store:
         key, token = store.create(name, scope, rate=rate)
     typer.echo(token)
-    err.print(f"Key {key.id} may {key.scope}. It is shown this once: keep it, and send it as SHOAL_API_KEY.")
+    err.print(
+        f"Created key {key.id} with scope {key.scope}. It is shown only once: save it, and set SHOAL_API_KEY to it."
+    )
 
 
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, root: StoreRoot = None) -> None:
-    """List the keys, revoked ones too; never what would let anybody in."""
+    """List all keys, including revoked ones. Secrets are never shown."""
     with _keys(root) as store:
         keys = store.list()
     if as_json:
@@ -77,9 +81,9 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
 
 @app.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(help="The key's id, as `shoal keys list` shows it.")], root: StoreRoot = None
+    key_id: Annotated[str, typer.Argument(help="Id of the key, from `shoal keys list`.")], root: StoreRoot = None
 ) -> None:
-    """Refuse a key from the next request on."""
+    """Revoke a key: the services refuse its next request."""
     with _keys(root) as store:
         key = store.revoke(key_id)
     err.print(f"Key {key.id} ({key.name}) is revoked.")

@@ -12,34 +12,34 @@ import typer
 
 from shoal.cli.flags import StoreRoot, expanded, split_label_file
 from shoal.cli.output import err
-from shoal.errors import InvalidRequest, StoreCorrupt
+from shoal.errors import InvalidRequest, StackError, StoreCorrupt
 from shoal.schemas import Job
 from shoal.settings import Settings
+from shoal.store import Store
 
 if TYPE_CHECKING:
-    from shoal.store import Plan, Store, VerifyReport
+    from shoal.store import Plan, VerifyReport
     from shoal.store.repair import RepairReport
 
 
 def import_(
     path: Annotated[
-        Path, typer.Argument(help="One .npy of shape (n, dim), or a clip-retrieval folder.", callback=expanded)
+        Path, typer.Argument(help="A .npy file of shape (n, dim), or a clip-retrieval folder.", callback=expanded)
     ],
-    name: Annotated[str, typer.Option(help="Start of the embeddings' id.")],
+    name: Annotated[str, typer.Option(help="Prefix of the embeddings id.")],
     labels: Annotated[
         str | None,
         typer.Option(
-            help="Labels: CSV, text, JSON Lines, Parquet or .npy, as FILE or FILE:PATH_COLUMN:LABEL_COLUMN. They are "
-            "joined by the images' paths; FILE::LABEL_COLUMN joins them by order."
+            help="Label file (CSV, text, JSON Lines, Parquet or .npy), as FILE or FILE:PATH_COLUMN:LABEL_COLUMN. "
+            "Labels are joined by image path; FILE::LABEL_COLUMN joins them by order."
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Name written beside every row.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split to store with every row, such as val.")] = None,
     store: StoreRoot = None,
 ) -> None:
-    """Bring existing embeddings into the store; prints their id."""
+    """Import existing embeddings into the store and print their id."""
     from shoal.importer import import_embeddings
     from shoal.labels import Columns
-    from shoal.store import Store
 
     file, columns = None, None
     if labels is not None:
@@ -57,12 +57,11 @@ def import_(
 
 def verify(
     ids: Annotated[
-        list[str] | None, typer.Argument(help="Ids of embeddings, clusterings or sweeps; all if left out.")
+        list[str] | None, typer.Argument(help="Ids of embeddings, clusterings or sweeps; all by default.")
     ] = None,
     store: StoreRoot = None,
 ) -> None:
-    """Read all that is stored: every checksum, row and value. Needs no running service."""
-    from shoal.store import Store
+    """Verify every checksum, row and value in the store. Needs no running service."""
     from shoal.store.verify_results import verify_all, verify_any
 
     opened = Store(store or Settings().store)
@@ -73,7 +72,9 @@ def verify(
             err.print(f"{report.id}: {problem}", highlight=False, markup=False, soft_wrap=True)
         typer.echo(f"{report.id}: {'ok' if report.ok else f'{len(report.problems)} problems'}{_unfinished(report)}")
     if bad:
-        err.print("`shoal repair ID` mends embeddings; damaged clusterings and sweeps are made again.", highlight=False)
+        err.print(
+            "`shoal repair ID` repairs embeddings; compute damaged clusterings and sweeps again.", highlight=False
+        )
         raise typer.Exit(1)
 
 
@@ -85,11 +86,10 @@ def repair(
     ids: Annotated[list[str], typer.Argument(help="Ids of embeddings.")],
     store: StoreRoot = None,
 ) -> None:
-    """Mend damaged embeddings: put misplaced files back, take damaged shards out. Needs no running service.
+    """Repair damaged embeddings: restore misplaced files, remove damaged shards. Needs no running service.
 
-    A shard that is taken out is missing: the same extract request embeds it again, and only it.
+    The same extract request embeds removed shards again, and only those.
     """
-    from shoal.store import Store
     from shoal.store.verify_results import verify_any
 
     opened = Store(store or Settings().store)
@@ -98,7 +98,9 @@ def repair(
         if not opened.layout.embeddings(each).folder.is_dir():
             found = verify_any(opened.layout, each)
             if not found.ok:
-                raise StoreCorrupt(f"The {found.kind} {each} cannot be repaired, only made again: {found.problems[0]}.")
+                raise StoreCorrupt(
+                    f"The {found.kind} {each} cannot be repaired, only computed again: {found.problems[0]}."
+                )
             typer.echo(f"{each}: ok, nothing to repair")
             continue
         report = opened.repair(each)
@@ -115,19 +117,19 @@ def _repair_lines(store: Store, report: RepairReport) -> Iterator[str]:
     if report.untouched:
         yield "ok, nothing to repair"
     if report.restored:
-        yield f"put right: {', '.join(report.restored)}"
+        yield f"restored: {', '.join(report.restored)}"
     if report.removed:
         numbers = ", ".join(map(str, report.removed))
-        yield f"taken out: shard{'s' if len(report.removed) > 1 else ''} {numbers}. Embed what is missing again with"
+        yield f"removed: shard{'s' if len(report.removed) > 1 else ''} {numbers}. Embed the missing rows again with"
         yield f"    {remake_command(store.embeddings(report.id).plan)}"
     if report.left and report.kind == "import":
-        yield "imported, so nothing here can make it again: import the same file under the same name once more"
+        yield "imported embeddings cannot be computed again here: import the same file under the same name"
     elif report.left:
-        yield "send the extract request that made it again: it writes these files anew, and embeds damaged shards"
+        yield "send the same extract request again: it rewrites these files and embeds damaged shards"
 
 
 def remake_command(plan: Plan) -> str:
-    """The command line of the request that made a set, as far as its plan knows it."""
+    """The command that repeats the extraction of a set, as far as its plan records it."""
     source = plan.source
     words = ["shoal", "extract", source.path, "--model", plan.model.name, "--name", plan.name]
     words += ["--dtype", plan.dtype, "--shard-rows", str(plan.shard_rows)]
@@ -145,29 +147,36 @@ def remake_command(plan: Plan) -> str:
 
 def gc(
     store: StoreRoot = None,
-    really: Annotated[bool, typer.Option("--really", help="Remove it; without this it is only listed.")] = False,
+    really: Annotated[
+        bool, typer.Option("--really", help="Remove what is listed; without this flag nothing is removed.")
+    ] = False,
     jobs_days: Annotated[
         float | None,
-        typer.Option(help="Also forget jobs that ended so many days ago (30 days is what all get).", min=0),
+        typer.Option(
+            help="Also delete jobs that ended this many days ago; jobs are kept for 30 days by default.", min=0
+        ),
     ] = None,
     incomplete_days: Annotated[
         float | None,
         typer.Option(
-            help="Also remove incomplete embeddings that no job wants and nobody wrote to for so long.", min=0
+            help="Also remove incomplete embeddings that no job uses and that were not written to for this many days.",
+            min=0,
         ),
     ] = None,
     work_hours: Annotated[
-        float, typer.Option(help="Work files of dead processes count when untouched for so long.", min=1)
+        float,
+        typer.Option(
+            help="Only remove work files of dead processes that were not written to for this many hours.", min=1
+        ),
     ] = 24.0,
 ) -> None:
-    """List what can be removed: work files of dead processes, old jobs, abandoned embeddings. Then remove it."""
+    """List, and with --really remove: work files of dead processes, old jobs, abandoned embeddings."""
     from shoal.gc import DAY_S, find, remove
     from shoal.jobs.queue import JobQueue
-    from shoal.store import Store
 
     settings = Settings()
-    root = store or settings.store
-    opened = Store(root)
+    opened = Store(store or settings.store)
+    root = opened.root
     with ExitStack() as stack:
         url = _queue_url(stack, root)
         queue = None
@@ -177,36 +186,37 @@ def gc(
         age = incomplete_days * DAY_S if incomplete_days is not None else None
         beside = _jobs_beside(root, url, needed=age is not None)
         count = total = 0
-        found = find(opened, queue, beside=beside, work_age_s=work_hours * 3600, incomplete_age_s=age)
-        for garbage in found:
+        for garbage in find(opened, queue, beside=beside, work_age_s=work_hours * 3600, incomplete_age_s=age):
             count += 1
             total += remove(opened, garbage) if really else garbage.bytes
             typer.echo(f"{garbage.kind}\t{garbage.bytes}\t{garbage.path}")
-        done = "removed" if really else "to remove; --really removes it"
+        done = "removed" if really else "can be removed; add --really to remove them"
         err.print(f"{count} entries, {total / 2**20:,.1f} MiB {done}.", highlight=False)
         if jobs_days is not None and queue is not None:
             jobs = queue.forget(jobs_days * DAY_S, really=really)
-            err.print(f"{jobs} jobs {'forgotten' if really else 'to forget'}.", highlight=False)
+            err.print(f"{jobs} jobs {'deleted' if really else 'can be deleted'}.", highlight=False)
 
 
 def _jobs_beside(root: Path, url: str | None, *, needed: bool) -> list[Job]:
-    """Unfinished jobs of the store's other queues, such as what an interrupted `shoal run` goes on with."""
+    """Unfinished jobs of the store's other queues, such as those of an interrupted `shoal run`."""
     from shoal.embedded import idle_jobs
-    from shoal.errors import StackError
 
     try:
         return list(idle_jobs(root, url))
     except StackError as error:
         if needed:
             raise
-        err.print(f"Age alone decides about other jobs: {error.detail}", highlight=False, markup=False)
+        err.print(
+            f"The store's other queues cannot be read, so age alone decides: {error.detail}",
+            highlight=False,
+            markup=False,
+        )
         return []
 
 
 def _queue_url(stack: ExitStack, root: Path) -> str | None:
-    """The queue of the store, started for as long as this command runs where it does not run; None if there is none."""
+    """URL of the store's queue, started for this command if it does not run; None if there is none."""
     from shoal.embedded import open_queue
-    from shoal.errors import StackError
 
     try:
         return stack.enter_context(open_queue(root, "shoal gc"))

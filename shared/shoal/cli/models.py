@@ -1,4 +1,4 @@
-"""`models list|pull|import-tf`."""
+"""`shoal models`: list models, download weights, import TensorFlow models."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ from shoal.errors import Unavailable
 COLUMNS = ("name", "dim", "px", "linear %", "weights", "licence")
 SHORTEST_DESCRIPTION = 24
 
-app = typer.Typer(
-    add_completion=False, help="The models that Shoal knows, and how to get their weights; without a command, a list."
-)
+app = typer.Typer(add_completion=False, help="List models and download their weights. Without a command, lists them.")
 ModelsRoot = Annotated[Path | None, typer.Option("--models", help="Folder of checkpoint files (SHOAL_MODELS).")]
 
 
@@ -34,12 +32,12 @@ def _root(context: typer.Context) -> None:
 
 @app.command("list")
 def list_(models: ModelsRoot = None) -> None:
-    """List the catalogue: what each model is, and whether its weights are there."""
+    """List the models of the catalogue and the state of their weights."""
     out.print(models_table(_local(models) if models else _known(), out.width))
     if out.is_terminal:
         err.print(
-            "`shoal models pull NAME` downloads what is downloadable, and imports a TensorFlow model; any other model "
-            "of timm is `timm:<name>`."
+            "`shoal models pull NAME` downloads weights and imports TensorFlow models. Any other timm model is named "
+            "`timm:<name>`."
         )
 
 
@@ -90,20 +88,22 @@ def _local(models: Path | None) -> list[dict[str, Any]]:
 
 
 @app.command()
-def pull(name: Annotated[str, typer.Argument(help="Catalogue name.")], models: ModelsRoot = None) -> None:
-    """Download a model's weights, resumed and checked; a TensorFlow model is imported as well."""
+def pull(
+    name: Annotated[str, typer.Argument(help="Name from `shoal models list`.")], models: ModelsRoot = None
+) -> None:
+    """Download and verify a model's weights, resuming an earlier download. Imports TensorFlow models."""
     _extractor(["pull", name], models)
 
 
 @app.command("import-tf")
 def import_tf(
-    name: Annotated[str, typer.Argument(help="Name that the model is served under.")],
+    name: Annotated[str, typer.Argument(help="Name to serve the model under.")],
     source: Annotated[Path, typer.Argument(help="TF1 hub module or TF2 SavedModel folder.")],
     signature: Annotated[str | None, typer.Option(help="Signature of the source, such as `encode`.")] = None,
     output: Annotated[str | None, typer.Option(help="Output of that signature, such as `avepool_feat`.")] = None,
     models: ModelsRoot = None,
 ) -> None:
-    """Turn a TensorFlow model into a folder that TF Serving serves."""
+    """Convert a TensorFlow model into a folder for TF Serving."""
     options = [*(["--signature", signature] if signature else []), *(["--output", output] if output else [])]
     _extractor(["import-tf", name, str(source), *options], models)
 

@@ -1,4 +1,4 @@
-"""What the command line prints: results on stdout, everything about the way there on stderr."""
+"""What the command line prints: results on stdout, progress and errors on stderr."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from shoal.schemas import Job
 out = Console(width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True)
 QUEUED_SHOWN_S = 2.0
-"""A job that waits for less is not worth a line."""
+"""A job that is queued for less time gets no bar."""
 WORKER_START_S = 5.0
-"""A worker that is just being started needs no mention."""
+"""A worker that has just been started needs this long."""
 
 
 def fail(error: ShoalError) -> None:
-    """Print a problem, on one line as long as it takes: whoever copies or greps it finds it whole."""
+    """Print an error on one line, however long, so that it can be copied and searched."""
     err.print(f"[bold red]{error.code}[/]: {escape(error.detail)}", highlight=False, soft_wrap=True)
 
 
@@ -48,61 +48,82 @@ def progress_bars() -> Iterator[Progress]:
 
 
 def watch_job(client: Client, job: Job, progress: Progress, check: Callable[[], None] = lambda: None) -> Job:
-    """Follow one job to its end, a bar a stage.
+    """Follow one job to its end, with a bar per stage.
 
     Parameters
     ----------
     check
-        Called at every poll; raises what makes further waiting useless.
+        Called at every poll; raises an error to stop waiting.
 
     Raises
     ------
     ShoalError
         The job failed or was cancelled.
     """
-    bars: dict[str, TaskID] = {}
-    begun = time.monotonic()
-    told: set[str] = set()
-
-    def tell(text: str) -> None:
-        """Print what a bar has no room for, once."""
-        if text not in told:
-            told.add(text)
-            progress.console.print(text, markup=False, highlight=False)
-
-    def show(current: Job) -> None:
-        check()
-        waited_s = time.monotonic() - begun
-        if current.state == "queued" and "" not in bars and waited_s > QUEUED_SHOWN_S:
-            bars[""] = progress.add_task(f"{current.kind}: {_waits_for(client, current)}", total=None, rate="", eta="")
-        if current.waiting_for and waited_s > WORKER_START_S:
-            tell(f"{current.id} is queued: {current.waiting_for}")
-        if current.progress is None:
-            return
-        at = current.progress
-        if at.stage not in bars:
-            for bar in bars.values():
-                finished = progress.tasks[bar].total or 1
-                progress.update(bar, completed=finished, total=finished, eta="")
-            bars[at.stage] = progress.add_task(f"{current.kind} {at.stage}", total=at.total, rate="", eta="")
-        rate = f"{at.rate:,.1f} {at.unit}/s" if at.rate else ""
-        eta = f"{duration(at.eta_s)} left" if at.eta_s else ""
-        progress.update(bars[at.stage], completed=at.done, total=at.total, rate=rate, eta=eta)
-
-    def wait_on(error: ShoalError) -> None:
-        check()
-        tell(f"Waiting for the service to come back: {error.detail}")
-
+    bars = _JobBars(client, progress, check)
     try:
-        ended = client.wait(job, show, on_outage=wait_on)
-        for bar in bars.values():
-            progress.update(bar, completed=progress.tasks[bar].total or 1)
+        ended = client.wait(job, bars.show, on_outage=bars.show_outage)
+        bars.complete()
         return ended
     finally:
-        for bar in bars.values():
-            total = progress.tasks[bar].total or progress.tasks[bar].completed or 1
-            progress.update(bar, total=total, eta="")
-            progress.stop_task(bar)
+        bars.stop()
+
+
+class _JobBars:
+    """The progress bars of one job, a bar per stage."""
+
+    def __init__(self, client: Client, progress: Progress, check: Callable[[], None]) -> None:
+        self._client = client
+        self._progress = progress
+        self._check = check
+        self._bars: dict[str, TaskID] = {}
+        self._started_at = time.monotonic()
+        self._printed: set[str] = set()
+
+    def show(self, job: Job) -> None:
+        """Bring the bars up to date with ``job``."""
+        self._check()
+        waited_s = time.monotonic() - self._started_at
+        if job.state == "queued" and "" not in self._bars and waited_s > QUEUED_SHOWN_S:
+            self._bars[""] = self._add(f"{job.kind}: {_waits_for(self._client, job)}", None)
+        if job.waiting_for and waited_s > WORKER_START_S:
+            self._print_once(f"{job.id} is queued: {job.waiting_for}")
+        if job.progress is None:
+            return
+        at = job.progress
+        if at.stage not in self._bars:
+            for bar in self._bars.values():
+                finished = self._progress.tasks[bar].total or 1
+                self._progress.update(bar, completed=finished, total=finished, eta="")
+            self._bars[at.stage] = self._add(f"{job.kind} {at.stage}", at.total)
+        rate = f"{at.rate:,.1f} {at.unit}/s" if at.rate else ""
+        eta = f"{duration(at.eta_s)} left" if at.eta_s else ""
+        self._progress.update(self._bars[at.stage], completed=at.done, total=at.total, rate=rate, eta=eta)
+
+    def show_outage(self, error: ShoalError) -> None:
+        """Print, once, that the service does not answer."""
+        self._check()
+        self._print_once(f"The service does not answer; retrying: {error.detail}")
+
+    def complete(self) -> None:
+        """Fill every bar."""
+        for bar in self._bars.values():
+            self._progress.update(bar, completed=self._progress.tasks[bar].total or 1)
+
+    def stop(self) -> None:
+        """Stop every bar where it is."""
+        for bar in self._bars.values():
+            total = self._progress.tasks[bar].total or self._progress.tasks[bar].completed or 1
+            self._progress.update(bar, total=total, eta="")
+            self._progress.stop_task(bar)
+
+    def _add(self, text: str, total: int | None) -> TaskID:
+        return self._progress.add_task(text, total=total, rate="", eta="")
+
+    def _print_once(self, text: str) -> None:
+        if text not in self._printed:
+            self._printed.add(text)
+            self._progress.console.print(text, markup=False, highlight=False)
 
 
 def _waits_for(client: Client, job: Job) -> str:
@@ -117,7 +138,7 @@ def _waits_for(client: Client, job: Job) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Seconds in hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

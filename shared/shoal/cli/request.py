@@ -26,7 +26,7 @@ NO_EFFECT = {"memory_limit"}
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of images, as the services are asked for it.
+    """A folder of images and its labels, as a request names them.
 
     Attributes
     ----------
@@ -49,14 +49,14 @@ class Source:
 
     @classmethod
     def of(cls, folder: Path, labels: str = "folder") -> Source:
-        """The source that a user means.
+        """The source that ``folder`` and ``--labels`` name.
 
         Raises
         ------
         PathNotFound
             There is no such folder or label file.
         InvalidRequest
-            The folder cannot be asked for.
+            The folder cannot be named in a request.
         """
         where = _existing(folder)
         parsed = _label_file(labels, where)
@@ -79,7 +79,7 @@ def _existing(folder: Path) -> Path:
     if where.is_file():
         raise PathNotFound(f"{where} is a file: give the folder that holds the images, {where.parent.resolve()}.")
     if not where.is_dir():
-        raise PathNotFound(f"There is no folder {where.absolute()}.")
+        raise PathNotFound(f"The folder {where.absolute()} does not exist.")
     where = where.resolve()
     if not where.name:
         raise InvalidRequest(f"{where} is the whole machine: give the folder that holds the images.")
@@ -89,7 +89,7 @@ def _existing(folder: Path) -> Path:
         shown = os.fsencode(where).decode(errors="backslashreplace")
         raise InvalidRequest(f"The name of the folder {shown} is not UTF-8: rename it.") from None
     if not os.access(where, os.R_OK | os.X_OK):
-        raise PathNotFound(f"The folder {where} may not be read by this user: change its permissions.")
+        raise PathNotFound(f"This user may not read the folder {where}: change its permissions.")
     return where
 
 
@@ -104,8 +104,8 @@ def _label_file(text: str, folder: Path) -> str | dict[str, Any]:
         if file.is_file():
             return {**parsed, "file": str(file.resolve())}
     raise PathNotFound(
-        f"There is no label file {parsed['file']}: it is looked for in {Path.cwd()}, {folder} and {folder.parent}. "
-        "`--labels` is `folder`, `none`, or a CSV or Parquet file.",
+        f"The label file {parsed['file']} does not exist in {Path.cwd()}, {folder} or {folder.parent}. "
+        "`--labels` takes `folder`, `none`, or a CSV or Parquet file.",
         field="images.labels",
     )
 
@@ -129,7 +129,7 @@ class RunRequest:
         return {name: value for name, value in given.items() if value is not None}
 
     def same_as(self, job: Job, store: Store) -> bool:
-        """Whether an unfinished job of an earlier command does what this one will ask for."""
+        """Whether an unfinished job of an earlier command does the same."""
         embeddings = job.request.get("embeddings")
         if job.kind != "cluster" or not isinstance(embeddings, str) or job.cancel_requested:
             return False
@@ -152,7 +152,7 @@ def choose_clusters(facts: Json) -> tuple[int | None, float | None]:
 
 
 def _mostly_unlabelled(facts: Json) -> bool:
-    # A few folders beside many loose files say little of what the files show.
+    # A few folders beside many loose files say little about what the files show.
     labelled, rows = facts.get("labelled"), int(facts["rows"])
     return labelled is not None and 2 * int(labelled) < rows
 
@@ -160,7 +160,7 @@ def _mostly_unlabelled(facts: Json) -> bool:
 def canonical(request: dict[str, Any]) -> dict[str, Any] | None:
     """A clustering's request with every default in its place, equal for requests that mean the same.
 
-    None when this version does not understand it.
+    None if this version does not accept it.
     """
     given = {name: value for name, value in request.items() if value is not None}
     try:
@@ -171,10 +171,7 @@ def canonical(request: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def same_clustering(store: Store, request: dict[str, Any]) -> str | None:
-    """The newest clustering that ``request`` would only repeat, made by this version of Shoal; None if there is none.
-
-    With its seeds, a second run would only say the same.
-    """
+    """The newest clustering of the same request, made by this version of Shoal; None if there is none."""
     wanted = canonical(request)
     if wanted is None:
         return None

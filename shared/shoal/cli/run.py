@@ -1,4 +1,4 @@
-"""`run`: one folder from images to groups, with what it needs started and stopped."""
+"""`shoal run`: group the images of one folder with services of its own."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ RUN: Flags = {**EXTRACT, **CLUSTER, "images": "FOLDER", "images.path": "FOLDER",
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of it."""
+    """Ids and notes of a run."""
 
     extraction: Json
     embeddings: str
@@ -60,66 +60,61 @@ class RunResult:
     notes: tuple[str, ...] = ()
 
 
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER", help="Folder of images; the names of its subfolders are the classes.", callback=expanded
+    ),
+]
+Over = Annotated[
+    float | None, typer.Option(min=0.01, max=1000, help="Number of clusters as a multiple of the number of classes.")
+]
+Pca = Annotated[int | None, typer.Option(min=1, help="Number of principal components to keep.")]
+MaxFailed = Annotated[
+    float, typer.Option(min=0, max=1, help="Fail if more than this share of the images cannot be read.")
+]
+Again = Annotated[bool, typer.Option("--again", help="Cluster again even if the same clustering exists.")]
+Sheet = Annotated[Path | None, typer.Option(help="Copy the contact sheet to this PNG.", callback=expanded)]
+Report = Annotated[Path | None, typer.Option(help="Copy the report to this HTML file.", callback=expanded)]
+
+
 def run(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FOLDER", help="Folder of images; class = folder name, where there are any.", callback=expanded
-        ),
-    ],
+    folder: Folder,
     model: Model = DEFAULT_MODEL,
     labels: Labels = "folder",
     clusters: Clusters = None,
-    over: Annotated[
-        float | None, typer.Option(min=0.01, max=1000, help="Clusters as a multiple of the number of classes.")
-    ] = None,
-    pca: Annotated[int | None, typer.Option(min=1, help="Keep this many principal components.")] = None,
-    max_failed_fraction: Annotated[
-        float, typer.Option(min=0, max=1, help="Give up when more of the images than this cannot be read.")
-    ] = MAX_FAILED_FRACTION,
-    again: Annotated[bool, typer.Option("--again", help="Cluster anew, even if the same clustering is there.")] = False,
-    sheet: Annotated[Path | None, typer.Option(help="Copy the contact sheet to this PNG.", callback=expanded)] = None,
-    report: Annotated[Path | None, typer.Option(help="Copy the report to this HTML file.", callback=expanded)] = None,
+    over: Over = None,
+    pca: Pca = None,
+    max_failed_fraction: MaxFailed = MAX_FAILED_FRACTION,
+    again: Again = False,
+    sheet: Sheet = None,
+    report: Report = None,
     models: Models = None,
     store: StoreRoot = None,
 ) -> None:
-    """Extract, cluster and show one folder; starts what it needs and stops it again."""
+    """Group the images of one folder and show the groups. Starts the services it needs and stops them at the end."""
     started = time.monotonic()
     if clusters is not None and over is not None:
         raise InvalidRequest(TWO_CLUSTERS)
     settings = Settings()
-    ask = RunRequest(
-        Source.of(folder, labels),
-        parse_model(model),
-        clusters,
-        over,
-        {"pca": {"components": pca}} if pca else {},
-        again,
-        max_failed_fraction,
-    )
+    options = {"pca": {"components": pca}} if pca else {}
+    ask = RunRequest(Source.of(folder, labels), parse_model(model), clusters, over, options, again, max_failed_fraction)
     opened = Store(store or settings.store)
-    flags = _flags(model, labels, models, store)
-    command = quoted("shoal", "run", folder) + flags
-    session = Session(
-        ask.source.root,
-        models or settings.models,
-        opened.root,
-        command="shoal run",
-        wanted=partial(ask.same_as, store=opened),
-    )
+    command = quoted("shoal", "run", folder) + _flags(model, labels, models, store)
+    keep, roots = partial(ask.same_as, store=opened), (ask.source.root, models or settings.models, opened.root)
+    session = Session(*roots, command="shoal run", keep=keep)
     with explaining_stops(session, ask.source, opened, quoted("shoal", *sys.argv[1:])), errors_in_flags(RUN):
         err.print(f"Starting Shoal with the store {opened.root} …", markup=False, highlight=False)
         with session:
-            _say_dropped(session, ask.source)
+            _report_dropped(session, ask.source)
             found = extract_and_cluster(session, ask, opened)
-            files = result_files(opened, found.clustering, sheet, report)
             made = RunSummary(
                 folder=ask.source.folder,
                 embeddings=found.embeddings,
                 clustering=found.clustering,
                 extraction=found.extraction,
                 reused=found.reused,
-                files=files,
+                files=result_files(opened, found.clustering, sheet, report),
                 seconds=duration(time.monotonic() - started),
                 again=command,
                 store_flag=f" {quoted('--store', store)}" if store else "",
@@ -129,7 +124,7 @@ def run(
 
 
 def extract_and_cluster(session: Session, ask: RunRequest, store: Store) -> RunResult:
-    """Run both jobs with progress bars, or find what they would make.
+    """Run both jobs with progress bars, or find their results in the store.
 
     Raises
     ------
@@ -197,7 +192,7 @@ def result_files(store: Store, clustering: str, sheet: Path | None, report: Path
 
 @contextmanager
 def explaining_stops(session: Session, source: Source, store: Store, command: str) -> Iterator[None]:
-    """End with a sentence, whatever happens: what is kept, and how to go on."""
+    """On Ctrl-C or a full disk, print what is kept and how to continue."""
     try:
         with interruptible(session):
             yield
@@ -207,12 +202,12 @@ def explaining_stops(session: Session, source: Source, store: Store, command: st
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise StoreError(
-            f"{where}{error.strerror or error}. Mend this, then say the same again: what is embedded is kept."
+            f"{where}{error.strerror or error}. Fix this, then run the same command again: embeddings are kept."
         ) from error
 
 
 def _flags(model: str, labels: str, models: Path | None, store: Path | None) -> str:
-    """The flags that another run on the same images has to have."""
+    """The flags that another run on the same images needs."""
     given = [("--model", model, DEFAULT_MODEL), ("--labels", labels, "folder")]
     given += [("--models", models, None), ("--store", store, None)]  # type: ignore[list-item]
     words = [word for flag, value, default in given if value != default for word in (flag, value)]
@@ -229,21 +224,23 @@ def _require_images(facts: Json, source: Source, store: Store, extraction: Json)
     more = f" {facts['failed']:,} could not be read.{why}" if errors else ""
     if told := left_out(extraction):
         reasons = " ".join(str(each["message"]) for each in extraction["not_taken"][:3])
-        more += f" Not taken: {told}. {reasons}"
-    raise ClustersInvalid(f"{what} of {source.folder} could be read; grouping needs at least {FEWEST_IMAGES}.{more}")
+        more += f" Skipped: {told}. {reasons}"
+    raise ClustersInvalid(f"{what} of {source.folder} could be read; clustering needs at least {FEWEST_IMAGES}.{more}")
 
 
 def _chosen(facts: Json, clusters: int | None) -> tuple[str, ...]:
     if clusters is None:
-        return (f"As many groups as classes, {facts['classes']}. Other numbers: `-k` or `--over`.",)
+        return (f"Number of groups: {facts['classes']}, one per class. Use `-k` or `--over` for another number.",)
     why = "There is one class only" if facts.get("classes") else "There are no labels"
     if (facts.get("classes") or 0) >= FEWEST_IMAGES:
         why = "Most images have no class"
-    return (f"{why}: {clusters} groups is the square root of half the images. Other numbers: `-k`, or `-k auto`.",)
+    return (
+        f"{why}: {clusters} groups is the square root of half the images. Use `-k` or `-k auto` for another number.",
+    )
 
 
 def _unfinished(session: Session, body: Json) -> Job | None:
-    """The job of an earlier command that clusters the same; its fellows are dropped."""
+    """The job of an earlier command that clusters the same; the other ones are cancelled."""
     same = [job for job in session.kept if canonical(job.request) == canonical(body)]
     _drop(session, [job for job in session.kept if job not in same[:1]])
     if not same:
@@ -251,7 +248,7 @@ def _unfinished(session: Session, body: Json) -> Job | None:
     job = session.client.job(same[0].id)
     if job.state in {JobState.FAILED, JobState.CANCELLED}:
         return None
-    err.print("Going on with the clustering that an earlier run began.", highlight=False)
+    err.print("Continuing the clustering that an earlier run started.", highlight=False)
     return job
 
 
@@ -262,13 +259,13 @@ def _drop(session: Session, jobs: list[Job]) -> None:
                 session.client.cancel(job.id)
 
 
-def _say_dropped(session: Session, source: Source) -> None:
-    """Say which other folders' work was set aside: it is in the store, and this run does not do it."""
+def _report_dropped(session: Session, source: Source) -> None:
+    """Print which folders of earlier runs are unfinished: their embeddings stay in the store."""
     paths = {str((job.request.get("images") or {}).get("path")) for job in session.dropped}
     for path in sorted(paths - {source.path, "None"}):
         folder = quoted(source.root / path)
         err.print(
-            f"An earlier run on {folder} did not finish. What it embedded is kept: `shoal run {folder}` goes on.",
+            f"An earlier run on {folder} did not finish. Its embeddings are kept: `shoal run {folder}` continues it.",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -276,19 +273,21 @@ def _say_dropped(session: Session, source: Source) -> None:
 
 
 def _kept(source: Source, store: Store, command: str) -> str:
-    """What a stopped run leaves behind, and how to go on."""
+    """What a stopped run keeps, and how to continue it."""
     try:
         found = _newest(source, store)
         done = store.saved_images(found.id) if found is not None else 0
     except (StoreError, EmbeddingsNotFound, OSError):
         found, done = None, 0
     if found is None or not done:
-        return f"Stopped before an image was embedded. `{command}` starts again."
+        return f"Stopped before an image was embedded. Run `{command}` to start again."
     total = found.plan.source.count
     where = f"kept in {store.root.resolve()}"
     if found.complete:
-        return f"Stopped. All {total:,} images are embedded and {where}: `{command}` goes on with the clustering."
-    return f"Stopped. {done:,} of {total:,} images are embedded and {where}: `{command}` goes on there."
+        return (
+            f"Stopped. All {total:,} images are embedded and {where}. Run `{command}` to continue with the clustering."
+        )
+    return f"Stopped. {done:,} of {total:,} images are embedded and {where}. Run `{command}` to continue."
 
 
 def _newest(source: Source, store: Store) -> EmbeddingSet | None:

@@ -1,7 +1,7 @@
-"""The services of one command alone: started for it, watched over, stopped after it, whatever ends it.
+"""The services of one command: started for it, restarted when they exit, stopped after it.
 
-What earlier commands left in their queue is settled before a worker runs, so that nothing runs before what was asked
-for, or on another folder than it was asked for.
+Unfinished jobs of earlier commands are kept or cancelled before a worker starts, so that no worker runs a job that this
+command does not need.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from shoal.jobs.queue import JobQueue
 from shoal.schemas import Job
 
 MOST_RESTARTS = 3
-"""A process that ends more often is broken: nobody waits for it."""
-STOPPING = "Stopping: what is embedded is saved. Ctrl-C again ends at once."
+"""After more restarts than this, the command fails."""
+STOPPING = "Stopping: finished embeddings are saved. Press Ctrl-C again to exit at once."
 
 
 class Interrupted(KeyboardInterrupt):
-    """The command was told to stop.
+    """The command received SIGINT, SIGTERM or SIGHUP.
 
     Attributes
     ----------
     status
-        What it ends with, as shells have it: 130 after Ctrl-C.
+        Exit status, as shells have it: 130 after Ctrl-C.
     """
 
     def __init__(self, number: int) -> None:
@@ -49,9 +49,9 @@ class Session:
     data, models, store
         The three root folders.
     command
-        What a person calls it: ``shoal run``.
-    wanted
-        Whether a job that an earlier command left unfinished is to go on; the others are dropped.
+        As a user types it: ``shoal run``.
+    keep
+        Whether an unfinished job of an earlier command continues; the others are cancelled.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class Session:
         store: Path,
         *,
         command: str,
-        wanted: Callable[[Job], bool] = lambda job: False,
+        keep: Callable[[Job], bool] = lambda job: False,
     ) -> None:
-        self._wanted = wanted
+        self._keep = keep
         # A queue for each data root: the same request means other images below another one.
         root = hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:12]
         self._queue_data = store / ".queue" / f"run-{root}"
@@ -80,9 +80,9 @@ class Session:
             before_workers=self._settle,
         )
         self.kept: list[Job] = []
-        """Unfinished jobs of earlier commands that go on now."""
+        """Unfinished jobs of earlier commands that continue now."""
         self.dropped: list[Job] = []
-        """Those that do not."""
+        """Those that were cancelled."""
         self._broken: StackError | None = None
         self._stopping = threading.Event()
         self._watch: threading.Thread | None = None
@@ -96,12 +96,12 @@ class Session:
         return self._client
 
     def check(self) -> None:
-        """Raise what makes further waiting useless.
+        """Raise an error if a service cannot be kept running.
 
         Raises
         ------
         StackError
-            A process ends again and again; its last words are in the message.
+            A process keeps crashing; the message has the end of its log.
         """
         if self._broken is not None:
             raise self._broken
@@ -138,17 +138,17 @@ class Session:
     def _restarted(self, process: Process, pause_s: float) -> None:
         words = process.log_tail(5)
         if process.failures > MOST_RESTARTS:
-            self._broken = StackError(f"{process.name} ends again and again. Its log {process.log} ends:\n{words}")
+            self._broken = StackError(f"{process.name} keeps crashing. Its log {process.log} ends:\n{words}")
         else:
-            err.print(f"{process.name} ended; starting it again.", markup=False, highlight=False)
+            err.print(f"{process.name} exited; restarting it.", markup=False, highlight=False)
 
     def _settle(self, url: str) -> None:
-        """Look through the queue before any worker does: what is there was left by commands that ended early."""
+        """Keep or cancel the unfinished jobs of earlier commands, before any worker starts."""
         queue = JobQueue.from_url(url)
         try:
             queue.take_back()  # The workers died with their command, and the store's lock is ours.
             for job in queue.unfinished():
-                if self._wanted(job):
+                if self._keep(job):
                     self.kept.append(job)
                     continue
                 self.dropped.append(job)
@@ -165,7 +165,7 @@ def interruptible(session: Session) -> Iterator[None]:
     def at_once(number: int, frame: FrameType | None) -> None:
         session.kill()
         err.show_cursor()
-        os.write(2, b"\nEnded at once. What was saved is kept; the same command goes on with it.\n")
+        os.write(2, b"\nExited at once. Saved work is kept; run the same command to continue.\n")
         os._exit(128 + number)
 
     def first(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""`ls`, `rm` and `show`: what stands in the store, read without a running service."""
+"""`shoal ls`, `show` and `rm`: the contents of the store, read without a running service."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing of the store.
+    """One item of the store.
 
     Attributes
     ----------
     id, kind
         ``kind`` is embeddings, clustering or sweep.
     facts
-        What is worth a line: rows, clusters, points; or what is wrong with it.
+        Rows, clusters or points; or what is damaged.
     at
         When its last file was written.
     folder
@@ -54,7 +54,7 @@ class Entry:
 
 
 def ls(store: StoreRoot = None, as_json: AsJson = False) -> None:
-    """List what the store holds: embeddings, clusterings, sweeps. Needs no running service."""
+    """List the embeddings, clusterings and sweeps in the store. Needs no running service."""
     opened = _open(store)
     found = sorted(entries(opened), key=lambda entry: entry.at, reverse=True)
     if as_json:
@@ -72,16 +72,14 @@ def ls(store: StoreRoot = None, as_json: AsJson = False) -> None:
     out.print(table, highlight=False, markup=False)
 
 
-def rm(
-    ids: Annotated[list[str], typer.Argument(help="Ids as `shoal ls` prints them.")], store: StoreRoot = None
-) -> None:
-    """Remove embeddings, clusterings or sweeps from the store, those of unfinished jobs excepted."""
+def rm(ids: Annotated[list[str], typer.Argument(help="Ids, from `shoal ls`.")], store: StoreRoot = None) -> None:
+    """Remove embeddings, clusterings or sweeps from the store, unless an unfinished job uses them."""
     opened = _open(store)
     by_id = {entry.id: entry for entry in entries(opened)}
     unknown = [each for each in ids if each not in by_id]
     if unknown:
         raise NotFound(f"{_not_found(unknown[0], opened)} Nothing was removed.")
-    _refuse_wanted(opened, ids)
+    _refuse_used(opened, ids)
     remove: dict[str, Callable[[str], None]] = {
         "embeddings": opened.delete_embeddings,
         "clustering": opened.delete_clustering,
@@ -93,13 +91,13 @@ def rm(
 
 
 def show(
-    which: Annotated[str, typer.Argument(help="A clustering, sweep, embeddings or job id.")],
+    which: Annotated[str, typer.Argument(help="Id of a clustering, sweep, embeddings or job.")],
     store: StoreRoot = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a clustering's metrics, a sweep's table, or the facts of embeddings or of a job.
 
-    What the store of this machine holds is read from it; everything else is asked of the services.
+    Reads the local store first, then asks the services.
     """
     opened = _open(store)
     found = local(opened, which)
@@ -113,7 +111,7 @@ def show(
 
 
 def entries(store: Store) -> Iterator[Entry]:
-    """Everything in ``store``, what is damaged too."""
+    """Everything in ``store``, including damaged items."""
     places: dict[str, Callable[[str], Any]] = {
         "embeddings": store.layout.embeddings,
         "clustering": store.layout.clustering,
@@ -137,7 +135,7 @@ def entries(store: Store) -> Iterator[Entry]:
 
 
 def local(store: Store, which: str) -> tuple[Json, Table | None] | None:
-    """Facts and table of what ``store`` holds under the id ``which``; None when it holds nothing of that name."""
+    """Facts and table of the item ``which`` of ``store``; None if it is not there."""
     if which in store.clustering_ids():
         clustering = store.clustering(which)
         metrics = clustering.metrics()
@@ -156,20 +154,20 @@ def local(store: Store, which: str) -> tuple[Json, Table | None] | None:
 
 
 def clustering_table(which: str, facts: Json, metrics: Json) -> Table:
-    """A clustering's metrics under a title that says what was clustered."""
+    """A clustering's metrics under a title with its parameters."""
     title = f"{which}: k = {facts['k']}, n = {facts['n']:,}, {facts['engine']}, seeds {facts['seeds']}"
     return metrics_table(metrics, title)
 
 
 def _asked(store: Store, which: str) -> tuple[Json, Table | None]:
-    """What the services know under the id ``which``."""
+    """Facts and table of ``which`` from the services."""
     try:
         with Client(retries=0) as client:
             return _of_service(client, store, which)
     except Unavailable as error:
-        raise NotFound(f"{_not_found(which, store)} No service answers that might know it: {error.detail}") from None
+        raise NotFound(f"{_not_found(which, store)} The services cannot be asked either: {error.detail}") from None
     except NotFound:
-        raise NotFound(f"{_not_found(which, store)} The services know neither a job nor a result of that id.") from None
+        raise NotFound(f"{_not_found(which, store)} The services have no job or result of that id either.") from None
 
 
 def _of_service(client: Client, store: Store, which: str) -> tuple[Json, Table | None]:
@@ -215,7 +213,7 @@ def _written(folder: Path) -> datetime:
     return datetime.fromtimestamp(newest, UTC)
 
 
-def _refuse_wanted(store: Store, ids: list[str]) -> None:
+def _refuse_used(store: Store, ids: list[str]) -> None:
     """Refuse to remove what an unfinished job reads or fills.
 
     Raises
@@ -233,13 +231,13 @@ def _refuse_wanted(store: Store, ids: list[str]) -> None:
         for each in ids:
             if not named.isdisjoint((each, *_filled_from(store, each))):
                 raise EmbeddingsInUse(
-                    f"The job {job.id} ({job.kind}, {job.state}) uses {each}: wait for it, or end it with "
+                    f"Job {job.id} ({job.kind}, {job.state}) uses {each}. Wait for it, or cancel it with "
                     f"`shoal cancel {job.id}`. Nothing was removed."
                 )
 
 
 def _filled_from(store: Store, embeddings_id: str) -> list[str]:
-    """The source of embeddings that are not finished: whoever embeds it may be filling them."""
+    """The source of incomplete embeddings: a job that embeds it may be filling them."""
     with suppress(ShoalError):
         found = store.embeddings(embeddings_id)
         return [] if found.complete else [found.plan.source.path]
@@ -251,4 +249,4 @@ def _open(store: Path | None) -> Store:
 
 
 def _not_found(which: str, store: Store) -> str:
-    return f"The store {store.root.resolve()} holds nothing named {which!r}; `shoal ls` lists what it holds."
+    return f"{which!r} is not in the store {store.root.resolve()}; `shoal ls` lists its contents."

@@ -1,4 +1,4 @@
-"""What `shoal run` ends with: the groups, how good they are, what was left out, where everything is, what is next."""
+"""The summary of `shoal run`: groups, quality, skipped files, results, next commands."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from shoal.store import Store
 Json = dict[str, Any]
 SHOWN_GROUPS = 5
 FEWEST_CHOICE = 2
-"""Of so many images there is one number of groups only."""
+"""With this many images there is only one possible number of groups."""
 SHOWN_REASONS = 20
 
 LABELLED = (
-    ("accuracy", "Accuracy, Hungarian", "images whose group is that of their class, one group a class"),
-    ("nmi_arithmetic", "NMI (arithmetic mean)", "what the groups tell of the classes: 0 nothing, 1 all"),
-    ("ari", "ARI", "how far groups and classes agree: 0 as by chance, 1 fully"),
-    ("purity", "Purity", "images of the commonest class of their group; more groups, more of it"),
+    ("accuracy", "Accuracy, Hungarian", "share of images in the group matched to their class, one group per class"),
+    ("nmi_arithmetic", "NMI (arithmetic mean)", "information that groups share with classes: 0 none, 1 all"),
+    ("ari", "ARI", "agreement of groups and classes: 0 chance, 1 perfect"),
+    ("purity", "Purity", "share of images in the largest class of their group; grows with the number of groups"),
 )
 UNLABELLED = (
-    ("silhouette", "Silhouette", "how far apart the groups are: 1 far, 0 they touch, below 0 they mix"),
-    ("davies_bouldin", "Davies-Bouldin", "width of the groups over the way to the next: less is better"),
+    ("silhouette", "Silhouette", "separation of the groups: 1 far apart, 0 touching, below 0 mixed"),
+    ("davies_bouldin", "Davies-Bouldin", "spread of the groups relative to their distance: lower is better"),
 )
-STABILITY = ("Stability", "how far the groups of two random starts agree: 0 as by chance, 1 fully")
+STABILITY = ("Stability", "agreement of the groups of two random starts: 0 chance, 1 perfect")
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run has made or found.
+    """The results of a run.
 
     Attributes
     ----------
@@ -48,17 +48,17 @@ class RunSummary:
     extraction
         Result of the extract job.
     reused
-        Whether the clustering was there from before.
+        Whether the clustering existed before.
     files
-        What to look at, by name, in order.
+        Report and contact sheet, by name, in order.
     seconds
-        From the command's start.
+        Duration of the command.
     again
         The command with its arguments, for hints.
     store_flag
-        What has to be added to other commands for them to find the store; empty if nothing.
+        The flag that other commands need to find the store; empty if none.
     notes
-        How the number of groups came about, and the like.
+        How the number of groups was chosen.
     """
 
     folder: Path
@@ -74,18 +74,18 @@ class RunSummary:
 
 
 def print_summary(console: Console, store: Store, made: RunSummary) -> None:
-    """Print everything that a user wants to know at the end."""
+    """Print the summary."""
     clustering = store.clustering(made.clustering)
     rows = int(clustering.spec["n"])
     _say(console, "")
     clusters = clustering.clusters(made.embeddings)
     filled = sum(size > 0 for size in clusters.column("size").to_pylist())
-    empty = f" ({clustering.k - filled:,} of {clustering.k:,} stayed empty)" if filled < clustering.k else ""
+    empty = f" ({clustering.k - filled:,} of {clustering.k:,} are empty)" if filled < clustering.k else ""
     _say(console, f"{made.folder.name}: {_count(rows, 'image')} in {_count(filled, 'group')}{empty}", style="bold")
     source = made.extraction.get("source") or {}
     # A user of `shoal run` has named a folder and flags, not fields.
     recognised = text_in_flags(str(source.get("message") or "").replace("`path`", f"`{made.folder.name}`"), EXTRACT)
-    # A single class tells nothing about groups.
+    # With a single class, label metrics mean nothing.
     labelled = int(clustering.spec.get("train_classes") or 0) > 1
     for note in (recognised, _partly(clusters, rows) if labelled else "", *made.notes):
         if note:
@@ -175,7 +175,7 @@ def _quality(console: Console, scored: Json, *, labelled: bool) -> None:
         table.add_row(STABILITY[0], number(stability), "", STABILITY[1])
     if mean.get("empty_clusters"):
         table.add_row(
-            "Empty groups", f"{mean['empty_clusters']:g}", "", "groups that no image fell into: ask for fewer"
+            "Empty groups", f"{mean['empty_clusters']:g}", "", "groups without images: use a smaller number of groups"
         )
     if table.row_count:
         _say(console, "\nHow good the groups are", style="bold")
@@ -190,12 +190,12 @@ def _left_out(console: Console, store: Store, made: RunSummary) -> None:
         _reasons(console, failed)
     skipped = list(_skipped(made.extraction.get("not_taken") or ()))
     if skipped:
-        _say(console, f"\n{left_out(made.extraction)} not taken", style="bold")
+        _say(console, f"\n{left_out(made.extraction)} skipped", style="bold")
         _reasons(console, skipped)
     hidden = int((made.extraction.get("source") or {}).get("system_entries") or 0)
     if hidden:
         what = "1 hidden or system file or folder was" if hidden == 1 else f"{hidden:,} hidden or system entries were"
-        _say(console, f"{what} passed over: names with a dot in front, `@eaDir`, `__MACOSX`, `Thumbs.db` and the like.")
+        _say(console, f"{what} skipped: names that start with a dot, `@eaDir`, `__MACOSX`, `Thumbs.db` and the like.")
 
 
 def _failures(store: Store, made: RunSummary) -> Iterator[tuple[str, int, str]]:
@@ -218,7 +218,7 @@ def _example(path: str | None, message: str | None) -> str:
 
 
 def left_out(extraction: Mapping[str, Any]) -> str:
-    """How many files, folders and links were not taken: `3 files, 1 link`; empty if none."""
+    """How many files, folders and links were skipped: `3 files, 1 link`; empty if none."""
     counts = {"file": 0, "folder": 0, "link": 0}
     for each in extraction.get("not_taken") or ():
         kind = str(each.get("reason"))
@@ -258,29 +258,29 @@ def _reasons(console: Console, reasons: Iterable[tuple[str, int, str]]) -> None:
 
 
 def _other(clusters: int, rows: int) -> int:
-    """Another number of groups that can be asked for."""
+    """Another possible number of groups."""
     return next(k for k in (20, 50, 10, 5, 3, 2) if k != clusters and k <= rows)
 
 
 def _places(console: Console, made: RunSummary, rows: int, clusters: int) -> None:
     resumed = min(int(made.extraction.get("resumed_rows") or 0), rows)
     of = f"reused {resumed:,} of {rows:,} embeddings" if resumed else f"{rows:,} new embeddings"
-    _say(console, "\nWhere it is", style="bold")
+    _say(console, "\nResults", style="bold")
     width = max(map(len, ("contact sheet", "embeddings", *made.files)))
     for name, path in made.files.items():
         _say(console, f"{name:<{width}}  {path}")
     _say(console, f"{'embeddings':<{width}}  {made.embeddings}  ({of})")
-    _say(console, f"{'clustering':<{width}}  {made.clustering}{'  (reused: made before)' if made.reused else ''}")
+    _say(console, f"{'clustering':<{width}}  {made.clustering}{'  (reused)' if made.reused else ''}")
     _say(console, f"{'time':<{width}}  {made.seconds}")
     _say(console, "\nNext", style="bold")
     _say(console, f"Open the report in a browser: {next(iter(made.files.values()))}")
     hints = [
-        (f"shoal show {made.clustering}{made.store_flag}", "every figure"),
+        (f"shoal show {made.clustering}{made.store_flag}", "all metrics"),
     ]
     if rows > FEWEST_CHOICE:
-        hints.append((f"{made.again} -k {_other(clusters, rows)}", "other groups"))
+        hints.append((f"{made.again} -k {_other(clusters, rows)}", "another number of groups"))
     if made.reused:
-        hints.append((f"{made.again} --again", "the same clustering anew"))
+        hints.append((f"{made.again} --again", "compute the clustering again"))
     width = max(len(command) for command, _ in hints)
     for command, what in hints:
         _say(console, f"{command:<{width}}   {what}")

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from shoal import __version__, paper
 from shoal.cli.flags import SWEEP, errors_in_flags
-from shoal.cli.jobs import AsJson, Wait, finish
+from shoal.cli.jobs import AsJson, Wait, finish, given
 from shoal.cli.output import err, out
 from shoal.client import Client
 from shoal.errors import InvalidRequest
@@ -38,7 +38,7 @@ OVER_GRID = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0)
 
 
 class Study(StrEnum):
-    """What `reproduce` can do."""
+    """The paper's studies that `shoal reproduce` repeats."""
 
     PCA = "pca-ablation"
     OVER = "over-clustering"
@@ -47,29 +47,35 @@ class Study(StrEnum):
 
 Sets = Annotated[
     list[str],
-    typer.Argument(help="Embeddings ids, one a model; TRAIN:SCORED[:SCORED…] scores other sets than it is fitted on."),
+    typer.Argument(
+        help="Ids of embeddings, one per model; TRAIN:SCORED[:SCORED…] fits on the first set and scores the others."
+    ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the table (CSV) and the plots.")]
 Normalize = Annotated[bool, typer.Option(help="Scale embeddings to unit length first.")]
 Seeds = Annotated[
-    list[int] | None, typer.Option("--seed", help="Repeatable; 0, 1, 2 by default where there are labels.")
+    list[int] | None, typer.Option("--seed", help="Random seed; repeatable; 0, 1 and 2 by default if there are labels.")
 ]
-Iterations = Annotated[int | None, typer.Option(help="Of k-means, at most.")]
+Iterations = Annotated[int | None, typer.Option(help="Maximum number of k-means iterations.")]
 
 
-Again = Annotated[bool, typer.Option("--again", help="Run it even if the same sweep is running or done.")]
-Restarts = Annotated[int | None, typer.Option(help="Per seed; the lowest inertia wins.")]
+Again = Annotated[bool, typer.Option("--again", help="Run the sweep even if the same one is running or done.")]
+Restarts = Annotated[int | None, typer.Option(help="Runs per seed; the one with the lowest inertia is kept.")]
 
 
 def sweep(
     embeddings: Sets,
-    clusters: Annotated[str | None, typer.Option("--clusters", "-k", help="Numbers of clusters: 10,20,50.")] = None,
-    over: Annotated[str | None, typer.Option(help="Clusters as multiples of the classes: 1,1.5,2.")] = None,
-    pca: Annotated[str | None, typer.Option(help="Principal components: 16,64,256,all.")] = None,
-    whiten: Annotated[bool, typer.Option(help="Whiten them, beside not.")] = False,
+    clusters: Annotated[
+        str | None, typer.Option("--clusters", "-k", help="Numbers of clusters, such as 10,20,50.")
+    ] = None,
+    over: Annotated[str | None, typer.Option(help="Multiples of the number of classes, such as 1,1.5,2.")] = None,
+    pca: Annotated[str | None, typer.Option(help="Numbers of principal components, such as 16,64,all.")] = None,
+    whiten: Annotated[bool, typer.Option(help="Cluster with and without whitening.")] = False,
     normalize: Normalize = True,
-    both_norms: Annotated[bool, typer.Option("--both-norms", help="With and without unit length.")] = False,
-    linear_probe: Annotated[bool, typer.Option(help="Fit a linear classifier too.")] = False,
+    both_norms: Annotated[
+        bool, typer.Option("--both-norms", help="Cluster with and without scaling to unit length.")
+    ] = False,
+    linear_probe: Annotated[bool, typer.Option(help="Also fit a linear classifier.")] = False,
     seeds: Seeds = None,
     iterations: Iterations = None,
     restarts: Restarts = None,
@@ -78,7 +84,7 @@ def sweep(
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Cluster with every combination of the lists; prints a table, or with --no-wait the job's id."""
+    """Cluster with every combination of the lists and print a table, or the job's id with --no-wait."""
     projection: Json | None = None
     if pca or whiten:
         components = [None if part == "all" else _parse(part, int, "--pca") for part in (pca or "all").split(",")]
@@ -96,15 +102,17 @@ def sweep(
             normalize=[True, False] if both_norms else normalize,
             linear_probe=linear_probe,
             seeds=seeds or None,
-            kmeans=kmeans_options(iterations, restarts),
+            kmeans=given(iterations=iterations, restarts=restarts),
         )
         _finish(client, job, wait, as_json, output)
 
 
 def reproduce(
-    study: Annotated[Study, typer.Argument(help="Which of the paper's studies.")],
+    study: Annotated[Study, typer.Argument(help="Study of the paper to repeat.")],
     embeddings: Sets,
-    pca: Annotated[int | None, typer.Option(help="Components, in the studies that do not vary them.")] = None,
+    pca: Annotated[
+        int | None, typer.Option(help="Number of principal components, in studies that do not vary it.")
+    ] = None,
     normalize: Normalize = True,
     seeds: Seeds = None,
     iterations: Iterations = None,
@@ -114,7 +122,7 @@ def reproduce(
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Repeat a study of arXiv 2008.10312 on your embeddings, its figures beside yours."""
+    """Repeat a study of arXiv 2008.10312 on your embeddings and print its figures beside yours."""
     with errors_in_flags(SWEEP), Client() as client:
         fields: Json = {"pca": {"components": pca}} if pca else {}
         fields |= study_fields(study, [client.embeddings(each.partition(":")[0]) for each in embeddings])
@@ -124,7 +132,7 @@ def reproduce(
             again=again,
             normalize=normalize,
             seeds=seeds or [0, 1, 2],
-            kmeans=kmeans_options(iterations, restarts),
+            kmeans=given(iterations=iterations, restarts=restarts),
             reference=str(study),
             **fields,
         )
@@ -135,26 +143,25 @@ def reproduce(
 
 
 def submit(client: Client, sets: list[str | Json], *, again: bool, **fields: Any) -> Job:
-    """Submit a sweep, or find the job of the same request that is waiting, running or done.
+    """Submit a sweep, or find the job of the same request that is queued, running or done.
 
-    Whoever repeats a command that was killed wants what it has done so far, and with its seeds a second run would only
-    say the same.
+    A command that is repeated after it was killed continues; a second run with the same seeds has the same result.
     """
     found = None if again else same_sweep(client, sets, fields)
     if found is None:
         return client.sweep(sets, **fields)
     state = "done" if found.state is JobState.SUCCEEDED else found.state
-    err.print(f"The same sweep is {state}: this is job {found.id}. --again runs it anew.")
+    err.print(f"The same sweep is {state} as job {found.id}; add --again to run it again.")
     return found
 
 
 def same_sweep(client: Client, sets: list[str | Json], fields: Json) -> Job | None:
-    """The newest job that asked for the same and did not fail, its result still there."""
+    """The newest job of the same request that did not fail and whose result still exists."""
     body = {"embeddings": sets[0] if len(sets) == 1 else sets, **fields}
     try:
         wanted = SweepRequest.model_validate({name: value for name, value in body.items() if value is not None})
     except ValidationError:
-        return None  # The service says what is wrong with it.
+        return None  # The service answers with the reason.
     # What another version made of the same request may differ.
     finished = {each["id"] for each in client.sweeps() if each["complete"] and each.get("version") == __version__}
     for job in client.jobs(kind="sweep", limit=LOOKED_THROUGH).jobs:
@@ -166,7 +173,7 @@ def same_sweep(client: Client, sets: list[str | Json], fields: Json) -> Job | No
 
 
 def study_fields(study: Study, facts: list[Json]) -> Json:
-    """The grid of a study, as far as the embeddings have so many dimensions and rows.
+    """The grid of a study, limited by the dimensions and rows of the embeddings.
 
     Raises
     ------
@@ -174,19 +181,13 @@ def study_fields(study: Study, facts: list[Json]) -> Json:
         The embeddings have no labels to compare with.
     """
     if not all(each.get("classes") for each in facts):
-        raise InvalidRequest("The paper's studies compare with labels: give embeddings that have some.")
+        raise InvalidRequest("The paper's studies need labels: give embeddings that have labels.")
     if study is Study.PCA:
         most = min(min(int(each["dim"]), int(each["rows"])) for each in facts)
         return {"over": 1.0, "pca": {"components": sorted({*(size for size in PCA_GRID if size < most), most})}}
     if study is Study.OVER:
         return {"over": list(OVER_GRID)}
     return {"over": 1.0, "linear_probe": True}
-
-
-def kmeans_options(iterations: int | None, restarts: int | None) -> Json | None:
-    """The options of k-means that were given."""
-    given = {"iterations": iterations, "restarts": restarts}
-    return {name: value for name, value in given.items() if value is not None} or None
 
 
 def parse_sets(text: str) -> str | Json:
@@ -201,7 +202,7 @@ def numbers(text: str | None, kind: Callable[[str], T], option: str) -> list[T] 
 
 
 def _finish(client: Client, job: Job, wait: bool, as_json: bool, output: Path | None) -> str | None:
-    """Wait, show and save; the sweep's id, or None where nobody waits."""
+    """Wait, show and save; the sweep's id, or None without ``wait``."""
     if not wait:
         finish(client, job, wait=False, as_json=as_json)
         return None
@@ -229,7 +230,7 @@ def _parse(text: str, kind: Callable[[str], T], option: str) -> T:
         return kind(text.strip())
     except ValueError:
         raise InvalidRequest(
-            f"{option} is a comma-separated list of numbers, such as 10,20,50; {text!r} is not a number."
+            f"`{option}` takes a comma-separated list of numbers, such as 10,20,50; {text!r} is not a number."
         ) from None
 
 
@@ -272,7 +273,7 @@ def paper_table(study: Study) -> Table:
 
 
 def differences_table() -> Table:
-    """What is done otherwise than in the paper, and why."""
+    """How the protocol differs from the paper's, and why."""
     table = Table(
         title="Where this differs from the paper's protocol", box=None, header_style="bold", title_justify="left"
     )

@@ -20,10 +20,10 @@ def up(
     data: Data = None,
     models: Models = None,
     store: StoreRoot = None,
-    extractor_port: Annotated[int, typer.Option(envvar="SHOAL_EXTRACTOR_PORT", help="0 takes a free one.")] = 8001,
-    clusterer_port: Annotated[int, typer.Option(envvar="SHOAL_CLUSTERER_PORT", help="0 takes a free one.")] = 8002,
+    extractor_port: Annotated[int, typer.Option(envvar="SHOAL_EXTRACTOR_PORT", help="0 picks a free port.")] = 8001,
+    clusterer_port: Annotated[int, typer.Option(envvar="SHOAL_CLUSTERER_PORT", help="0 picks a free port.")] = 8002,
 ) -> None:
-    """Run everything on this machine until Ctrl-C."""
+    """Run all services on this machine until Ctrl-C."""
     stack = _stack(data, models, store, extractor_port, clusterer_port)
     stopping = threading.Event()
     stack.stopping = stopping.is_set
@@ -40,18 +40,22 @@ def up(
     stack.start()
     try:
         root = stack.data.resolve()
-        empty = "" if any(root.iterdir()) else ", which is empty: put folders there, or name another root with --data"
+        empty = (
+            ""
+            if any(root.iterdir())
+            else ", which is empty: put image folders there, or choose another folder with --data"
+        )
         for line in (
             f"images     below {root}{empty}",
             f"store      {stack.store.resolve()}",
             f"extractor  {stack.extractor_url}/docs",
             f"clusterer  {stack.clusterer_url}/docs",
-            "ready; Ctrl-C stops all",
+            "ready; Ctrl-C stops everything",
         ):
             out.print(line, highlight=False, markup=False, soft_wrap=True)
         stack.supervise(_report_restart, stopping.is_set)
     finally:
-        err.print("Stopping: workers hand their jobs back; `shoal up` on the same store goes on with them.")
+        err.print("Stopping: running jobs return to the queue; `shoal up` on the same store continues them.")
         stack.stop()
 
 
@@ -76,7 +80,7 @@ def _stack(
 def _report_restart(process: Process, pause_s: float) -> None:
     code = process.popen.returncode if process.popen else None
     err.print(
-        f"{process.name} ended (status {code}); starting it again in {pause_s:.0f} s. Its log {process.log} ends:\n"
+        f"{process.name} exited (status {code}); restarting it in {pause_s:.0f} s. Its log {process.log} ends:\n"
         f"{process.log_tail(5)}",
         markup=False,
         highlight=False,

@@ -57,9 +57,9 @@ def open_queue(store: Path, command: str, *, create: bool = False) -> Iterator[s
     Parameters
     ----------
     command
-        The command that asks; messages to others name it meanwhile.
+        The command that uses it; messages to other commands name it.
     create
-        Make the store's queue when it has none; otherwise the URL is then None.
+        Create the store's queue if it has none; otherwise the URL is None.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def wait_for_server(process: Process, url: str) -> None:
         while True:
             if not process.alive:
                 raise StackError(
-                    f"The embedded queue ended at its start. Its log {process.log} ends:\n{process.log_tail()}"
+                    f"The embedded queue exited at startup. Its log {process.log} ends:\n{process.log_tail()}"
                 )
             with contextlib.suppress(redis.RedisError, OSError):
                 client.ping()
@@ -135,7 +135,7 @@ def idle_jobs(store: Path, beside: str | None = None) -> Iterator[Job]:
     Parameters
     ----------
     beside
-        URL of the queue that the caller asks itself.
+        URL of the queue that the caller reads itself.
 
     Raises
     ------

