@@ -1,7 +1,7 @@
-"""A transport that fetches from the public network alone, wherever names and redirects point.
+"""An HTTP client for downloads that connects to public addresses only (protection against SSRF).
 
-What is downloaded comes from addresses in the catalogue, which operators may extend. A publisher's server, or whoever
-answers for its name, must not be able to make a worker talk to the machines of its own network.
+Downloads come from URLs in the catalogue, which operators may extend. A publisher's server or DNS must not be able to
+redirect a worker to machines of the private network.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
 
 
 class ForbiddenAddress(httpx.RequestError):
-    """A name or a redirect leads where nothing may be fetched from."""
+    """A name or a redirect leads to an address that is not allowed."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """Where something is fetched from, and where that may lead.
+    """The URL of a download, and the hosts that it may lead to.
 
     Attributes
     ----------
     url
-        What is asked for.
+        The URL to request.
     hosts
-        Hosts that a redirect may lead to, beside the one in `url`; ``.example.org`` stands for every host below it.
-        None: any host of the public network.
+        Hosts that a redirect may lead to, besides the one in `url`; ``.example.org`` stands for all its subdomains.
+        None: any public host.
     trusted
-        Hosts that the operator named and that may have a private address.
+        Hosts named by the operator, which may have a private address.
     """
 
     url: str
@@ -47,7 +47,7 @@ class Route:
 
     @classmethod
     def to(cls, url: str, *, mirror: str | None = None, hosts: Iterable[str] | None = None) -> Route:
-        """The route to `url`, through the operator's mirror where there is one: ``<mirror>/<host>/<path>?<query>``."""
+        """The route to `url`, through the operator's mirror if there is one: ``<mirror>/<host>/<path>?<query>``."""
         allowed = None if hosts is None else frozenset(hosts)
         if mirror is None:
             return cls(url, allowed)
@@ -55,19 +55,19 @@ class Route:
         return cls(asked, allowed, frozenset(filter(None, [urlsplit(mirror).hostname])))
 
     def allows(self, host: str) -> bool:
-        """Whether this host may be asked."""
+        """Whether a request to this host is allowed."""
         if self.hosts is None or host == urlsplit(self.url).hostname:
             return True
         return any(host == each or (each.startswith(".") and host.endswith(each)) for each in self.hosts)
 
 
 class PublicBackend(NetworkBackend):
-    """Connects to public addresses only, and to the very address that was checked.
+    """Connects to public addresses only, and to the same address that was checked.
 
     Parameters
     ----------
     allowed
-        Hosts that may be private: those that the operator wrote down as an address.
+        Hosts that may be private: those that the operator gave as an address.
     """
 
     def __init__(self, allowed: frozenset[str] = frozenset()) -> None:
@@ -93,7 +93,7 @@ class PublicBackend(NetworkBackend):
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
     ) -> NetworkStream:
         """Never."""
-        raise ForbiddenAddress(f"{path} is no public address.")
+        raise ForbiddenAddress(f"{path} is not a public address.")
 
     def sleep(self, seconds: float) -> None:
         """Wait."""
@@ -117,15 +117,15 @@ def public_addresses(host: str, port: int) -> list[str]:
     addresses = [str(each[4][0]) for each in found]
     for address in addresses:
         if not is_public(address):
-            raise ForbiddenAddress(f"{host} leads to {address}, which is no public address: nothing is fetched there.")
+            raise ForbiddenAddress(f"{host} resolves to {address}, which is not a public address.")
     return list(dict.fromkeys(addresses))
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public network."""
+    """Whether an IP address is public."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
-        # An IPv4 address in IPv6's clothes leads where the IPv4 address leads.
+        # An IPv6 address that embeds an IPv4 address leads where the IPv4 address leads.
         inner = parsed.ipv4_mapped or parsed.sixtofour or (parsed.teredo[1] if parsed.teredo else None)
         if inner is None and parsed in ipaddress.ip_network("64:ff9b::/96"):
             inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
@@ -135,11 +135,11 @@ def is_public(address: str) -> bool:
 
 
 def public_client(route: str | Route, **options: Any) -> httpx.Client:
-    """A client for a URL and whatever it redirects to, on the public network alone.
+    """A client for a URL and its redirects that connects to public addresses only.
 
-    An address (not a name) in the URL itself is what the operator wrote, such as a mirror within the house, and is
-    allowed. A redirect may not leave https for http, nor the hosts of its route. Where a proxy is configured, the
-    proxy decides what is reached.
+    An address (not a name) in the URL itself was given by the operator, for example an internal mirror, and is allowed.
+    A redirect must not change from https to http or leave the hosts of its route. If a proxy is configured, the proxy
+    decides which addresses are reachable.
     """
     route = route if isinstance(route, Route) else Route(route)
     first = urlsplit(route.url)
@@ -148,7 +148,7 @@ def public_client(route: str | Route, **options: Any) -> httpx.Client:
     if any(os.environ.get(name) or os.environ.get(name.lower()) for name in PROXIES):
         return httpx.Client(**options)
     transport = httpx.HTTPTransport()
-    # httpx offers no public way to say how a connection is made; a test holds that this one works.
+    # httpx has no public option for how a connection is made; a test checks that this one works.
     transport._pool._network_backend = PublicBackend(route.trusted | frozenset(_literal(first.hostname)))
     return httpx.Client(transport=transport, **options)
 
@@ -162,13 +162,12 @@ def _literal(host: str | None) -> list[str]:
 
 def _refuse_downgrade(scheme: str, request: httpx.Request) -> None:
     if request.url.scheme not in {"http", "https"} or (scheme == "https" and request.url.scheme != "https"):
-        raise ForbiddenAddress(f"{request.url} is not https: nothing is fetched there.", request=request)
+        raise ForbiddenAddress(f"{request.url} is not an https URL.", request=request)
 
 
 def _refuse_host(route: Route, request: httpx.Request) -> None:
     if not route.allows(request.url.host):
         raise ForbiddenAddress(
-            f"{urlsplit(route.url).hostname} leads to {request.url.host}, which is none of the hosts that "
-            "publish this: nothing is fetched there.",
+            f"{urlsplit(route.url).hostname} redirects to {request.url.host}, which is not a host of this publisher.",
             request=request,
         )

@@ -31,7 +31,7 @@ WORKER_ALIVE_S = 60.0
 class Health(BaseModel):
     """Answer of `/healthz`."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok"] = Field("ok", description="Always `ok`.")
     version: str = Field(__version__, description="Version of the service.")
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Annotated, Any, Final, cast
 
-from fastapi import Depends, Header, Query, Request, Response
+from fastapi import Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
@@ -51,6 +51,7 @@ IdempotencyKey = Annotated[
         "that the first request created.",
     ),
 ]
+JobId = Annotated[Id, Path(description="Id of the job.")]
 router = make_router(pool=QUICK, tags=["jobs"])
 
 
@@ -213,13 +214,13 @@ def list_jobs(
 
 
 @router.get("/jobs/{job_id}", responses=problem_responses(404, 422, 503))
-def get_job(job_id: Id, queue: QueueDep) -> Job:
+def get_job(job_id: JobId, queue: QueueDep) -> Job:
     """Return a job."""
     return described(queue, [queue.get(job_id)])[0]
 
 
 @router.delete("/jobs/{job_id}", status_code=202, responses=problem_responses(404, 409, 422, 503))
-def cancel_job(job_id: Id, queue: QueueDep, store: StoreDep) -> Job:
+def cancel_job(job_id: JobId, queue: QueueDep, store: StoreDep) -> Job:
     """Cancel a job. A queued job ends immediately, a running one within seconds."""
     job = queue.cancel(job_id)
     if job.state.terminal:
@@ -291,7 +292,7 @@ class CountedStream(EventSourceResponse):
     response_class=EventSourceResponse,
     responses={200: {"content": {"text/event-stream": {}}}, **problem_responses(404, 422, 429, 503)},
 )
-async def follow_job(job_id: Id, queue: QueueDep, caller: CallerDep, request: Request) -> EventSourceResponse:
+async def follow_job(job_id: JobId, queue: QueueDep, caller: CallerDep, request: Request) -> EventSourceResponse:
     """Follow a job as server-sent events. A `job` event is sent on every change; the stream ends with the job."""
     limits = cast(StreamLimits, request.app.state.streams)
     await QUICK.run(queue.get, job_id)
