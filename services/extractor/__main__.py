@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from shoal.host import unsupported
 
 from extractor.jobs import EMBED, EXTRACT
-from extractor.tf_import import commands as tf_commands
 
 BACKENDS = ("torch", "tfserving")
 
@@ -38,12 +38,12 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("models", help="print the catalogue as JSON, with which weights are on this machine")
     pull = commands.add_parser("pull", help="download a model's weights, resuming a partial download, and check them")
     pull.add_argument("name", help="catalogue name or timm:<name>")
-    tf_commands.add_parsers(commands)
+    _add_tensorflow_parsers(commands)
     options = parser.parse_args(arguments)
     if (why := unsupported()) is not None:
         parser.exit(1, f"{why}\n")
-    if "run" in options:
-        return int(options.run(options))
+    if options.command in ("import-tf", "export-lite0", "serve-savedmodel"):
+        return _tensorflow(options)
     if options.command == "api":
         return _api(options.host, options.port)
     if options.command == "models":
@@ -51,6 +51,40 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "pull":
         return _pull(options.name)
     return _worker(options.backend) if options.command == "worker" else _run_job()
+
+
+def _add_tensorflow_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("import-tf", help="turn a TensorFlow model into a folder that TF Serving serves")
+    parser.add_argument("name", help="name in the catalogue, or a new one")
+    parser.add_argument("source", type=Path, help="TF1 hub module, TF1 or TF2 SavedModel directory")
+    parser.add_argument("--signature", help="signature of the source, such as `encode`")
+    parser.add_argument("--output", help="output of that signature, such as `avepool_feat`")
+    parser.add_argument("--dtype", choices=("uint8", "float32"), default="uint8", help="of `images` (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    own = parser.add_argument_group("preprocessing, for a name that is in no catalogue (default: SimCLR's)")
+    own.add_argument("--size", type=int, help="side of the input, pixels")
+    own.add_argument("--crop-fraction", type=float, help="side of the centre crop / side after resizing")
+    own.add_argument("--interpolation", choices=("bilinear", "bicubic", "lanczos", "nearest"))
+    own.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of values in [0, 1]")
+    own.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"))
+
+    parser = commands.add_parser("export-lite0", help="write EfficientNet-Lite0 as a SavedModel that import-tf takes")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder to write")
+
+    parser = commands.add_parser("serve-savedmodel", help="serve SavedModels over TensorFlow Serving's gRPC")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of <name>/<version>/saved_model.pb")
+    parser.add_argument("--port", type=int, default=8500, help="gRPC port (%(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--max-batch", type=int, default=128, help="rows up to which requests merge (%(default)s)")
+    parser.add_argument("--batch-wait-ms", type=float, default=2.0, help="how long to wait for others (%(default)s)")
+
+
+def _tensorflow(options: argparse.Namespace) -> int:
+    from extractor.tf_import import commands
+
+    if options.command == "import-tf":
+        return commands.import_tf(options)
+    return commands.export_lite0(options) if options.command == "export-lite0" else commands.serve_savedmodel(options)
 
 
 def _api(host: str, port: int) -> int:

@@ -1,4 +1,4 @@
-"""Which models there are: the catalogues, imported TensorFlow models, every model of timm, and custom descriptions.
+"""From the name in a request to a `ModelSpec`: catalogue files, imported TensorFlow models, timm, custom models.
 
 Nothing here imports torch or timm, so that the API can refuse a bad request before a job exists.
 """
@@ -6,10 +6,12 @@ Nothing here imports torch or timm, so that the API can refuse a bad request bef
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +22,13 @@ from shoal.settings import Settings
 from shoal.userfiles import UserFile, confine, require_regular, shortened
 
 from extractor.images.transform import CropMode, Transform
-from extractor.models import folders, timm_names
+from extractor.models import folders
 from extractor.models.checkpoints.layouts import LAYOUT_NAMES
-from extractor.models.spec import ModelSpec, PublishedModel, Readiness, WeightsSource
-
-__all__ = ["ModelSpec", "Readiness", "Transform", "WeightsSource", "all_models", "catalogue_files", "resolve"]
+from extractor.models.spec import ModelSpec, PublishedModel, WeightsSource
 
 BUILT_IN = Path(__file__).with_name("models.toml")
+TIMM_INDEX = Path(__file__).with_name("timm_models.json")
+"""timm's models and their inputs, written by ``python -m extractor.models.timm_index``: no API imports timm."""
 USER_CATALOGUE = "catalogue.toml"
 """Read from the models root when `SHOAL_CATALOGUE` names no other file."""
 LONGEST_NAME = 300
@@ -35,30 +37,8 @@ TIMM_PREFIX = "timm:"
 HANDLER_PREFIX = "handler:"
 
 
-class _TransformRow(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    size: int | None = Field(None, ge=8, le=4096)
-    crop_fraction: float | None = Field(None, gt=0, le=1)
-    interpolation: Literal["bilinear", "bicubic", "lanczos", "nearest"] | None = None
-    mean: list[float] | None = Field(None, min_length=3, max_length=3)
-    std: list[float] | None = Field(None, min_length=3, max_length=3)
+class _TransformRow(TransformOverride):
     crop_mode: CropMode | None = None
-
-
-class _PublishedRow(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    kind: Literal["gcs-prefix", "zip", "tar"]
-    url: str = Field(pattern=r"^https?://[^\s#]+$", max_length=2000)
-    hosts: list[str] = Field(default_factory=list, description="Hosts that a redirect may lead to.")
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{8,64}$")
-
-    @model_validator(mode="after")
-    def _names_a_prefix(self) -> _PublishedRow:
-        if self.kind == "gcs-prefix" and not re.fullmatch(r"https?://[^/]+/[^/?]+/[^?]+/", self.url):
-            raise ValueError("`url` of a gcs-prefix is https://storage.googleapis.com/<bucket>/<prefix>/")
-        return self
 
 
 class _Row(KeyMapping):
@@ -87,13 +67,13 @@ class _Row(KeyMapping):
     paper: str | None = None
     linear_probe: float | None = Field(None, ge=0, le=100)
     options: dict[str, str] = Field(default_factory=dict)
-    published: _PublishedRow | None = Field(None, description="Where a TensorFlow model can be downloaded as a whole.")
+    published: PublishedModel | None = None
 
     @model_validator(mode="after")
     def _says_enough(self) -> _Row:
         if self.timm is None and self.architecture is None and self.handler is None:
-            raise ValueError("give `architecture`, `timm` or `handler`")
-        if self.timm is not None and timm_names.find(self.timm) is None:
+            raise ValueError("set `architecture`, `timm` or `handler`")
+        if self.timm is not None and timm_model(self.timm) is None:
             raise ValueError(f"timm has no model {self.timm!r}")
         if self.published is not None and self.backend != "tfserving":
             raise ValueError('`published` is for `backend = "tfserving"`; other models have `url`')
@@ -117,7 +97,7 @@ class _File(BaseModel):
 def resolve(
     model: str | CustomModel, models_root: Path, *, settings: Settings | None = None, imported: bool = True
 ) -> ModelSpec:
-    """The specification of the model that a request asks for.
+    """The specification of the model that a request names.
 
     Parameters
     ----------
@@ -126,14 +106,14 @@ def resolve(
     models_root
         Folder of checkpoint files.
     settings
-        Where the user's catalogue and the allow-list of handlers are named; read from the environment by default.
+        Name the user's catalogue and the allowed handlers; read from the environment by default.
     imported
-        Whether a TensorFlow model that was imported under a name of its own counts.
+        Whether to find TensorFlow models that were imported under a name that is not in the catalogue.
 
     Raises
     ------
     UnknownModel
-        No such name; the message lists near ones.
+        There is no such model; the message lists similar names.
     PathOutsideRoot, PathNotFound
         A custom model's weights are not a file below `models_root`.
     InvalidRequest
@@ -160,7 +140,7 @@ def resolve(
 
 
 def all_models(models_root: Path, *, settings: Settings | None = None) -> list[ModelSpec]:
-    """Every model of the catalogue by name, a user's row in place of ours of the same name; timm's are not listed."""
+    """Every model of the catalogues and every imported one; a user's row replaces the built-in one of the same name."""
     settings = settings or Settings()
     merged: dict[str, _Row] = {}
     for path in catalogue_files(models_root, settings):
@@ -174,7 +154,7 @@ def all_models(models_root: Path, *, settings: Settings | None = None) -> list[M
 
 
 def catalogue_files(models_root: Path, settings: Settings) -> list[Path]:
-    """The catalogue files in use; a later one overrules the earlier."""
+    """The catalogue files in use; a later one overrides the earlier."""
     user = settings.catalogue or models_root / USER_CATALOGUE
     if settings.catalogue is not None and not user.exists():
         raise InvalidRequest(f"The catalogue {user} (SHOAL_CATALOGUE) does not exist.")
@@ -224,7 +204,7 @@ def _spec(name: str, row: _Row, settings: Settings, *, check_handler: bool = Tru
         name=name,
         backend=row.backend,
         architecture=row.architecture or (base.architecture if base else f"{HANDLER_PREFIX}{row.handler}"),
-        weights=_served(name, row) if row.backend == "tfserving" else _source(row, base),
+        weights=_source(name, row, base),
         layout=row.layout or ("timm" if base else "none" if row.backend == "tfserving" else "auto"),
         prefix=row.prefix,
         rename=row.rename_pairs(),
@@ -243,7 +223,7 @@ def _spec(name: str, row: _Row, settings: Settings, *, check_handler: bool = Tru
 
 
 def _imported(name: str, report: dict[str, Any], settings: Settings) -> ModelSpec:
-    """A TensorFlow model that was imported under a name that is in no catalogue: its own report describes it."""
+    """A TensorFlow model that was imported under a name of its own, described by its import report."""
     row = {
         "description": "Imported from TensorFlow.",
         "backend": "tfserving",
@@ -254,13 +234,9 @@ def _imported(name: str, report: dict[str, Any], settings: Settings) -> ModelSpe
     return _spec(name, _checked_row(name, row, f"its import report ({folders.REPORT})"), settings)
 
 
-def _served(name: str, row: _Row) -> WeightsSource:
-    found = row.published
-    published = PublishedModel(found.kind, found.url, tuple(found.hosts), found.sha256) if found else None
-    return WeightsSource("served", files=(name,), published=published)
-
-
-def _source(row: _Row, base: ModelSpec | None) -> WeightsSource:
+def _source(name: str, row: _Row, base: ModelSpec | None) -> WeightsSource:
+    if row.backend == "tfserving":
+        return WeightsSource("served", files=(name,), published=row.published)
     if row.weights != "file":
         return WeightsSource(row.weights)
     theirs = base.weights if base else WeightsSource("none")
@@ -290,43 +266,75 @@ def _merged(base: Transform, over: _TransformRow | TransformOverride | None) -> 
     return Transform(**{**vars(base), **given})
 
 
-def _timm(name: str) -> ModelSpec:
-    found = timm_names.find(name)
-    if found is None:
-        near = difflib.get_close_matches(name, timm_names.names(), n=5, cutoff=0.5)
-        raise UnknownModel(
-            f"timm {timm_names.version()} has no model {shortened(name)!r}."
-            + (f" Near: {', '.join(TIMM_PREFIX + n for n in near)}." if near else ""),
-            near=[TIMM_PREFIX + n for n in near],
-        )
-    size, crop_fraction, crop_mode, interpolation, mean, std = found.transform
+@cache
+def _timm_index() -> dict[str, Any]:
+    index: dict[str, Any] = json.loads(TIMM_INDEX.read_text(encoding="utf-8"))
+    return index
+
+
+@cache
+def timm_names() -> tuple[str, ...]:
+    """Every name that `timm_model` knows: architectures, and ``architecture.tag`` for each set of weights."""
+    rows = _timm_index()["architectures"]
+    return (*rows, *[f"{name}.{tag}" for name, row in rows.items() for tag in row["tags"] if tag])
+
+
+def timm_model(name: str) -> ModelSpec | None:
+    """timm's model called `name`, with its default weights when `name` has no tag; None when timm has none."""
+    architecture, _, tag = name.partition(".")
+    row = _timm_index()["architectures"].get(architecture)
+    if row is None or (tag and tag not in row["tags"]):
+        return None
+    tag = tag or next(iter(row["tags"]))
+    number, licence, hub, url = row["tags"][tag]
+    size, crop_fraction, crop_mode, interpolation, mean, std = _timm_index()["transforms"][number]
+    stem = f"{architecture}.{tag}" if tag else architecture
+    original = url.rpartition("/")[2]
+    files = [f"{stem}.safetensors", f"{stem}.pth", f"{stem}.bin", *([original] if original else [])]
+    digest = None
+    if tag and hub is not None:
+        url = f"https://huggingface.co/{hub or f'timm/{stem}'}/resolve/main/model.safetensors"
+    elif url:
+        files = [original, *files[:-1]]
+        # Publishers put the first digits of the sha256 into the file's name.
+        stated = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", original)
+        digest = stated.group(1) if stated else None
     return ModelSpec(
         name=TIMM_PREFIX + name,
         backend="torch",
-        architecture=found.name,
-        weights=WeightsSource("file", files=found.files, url=found.url, sha256=found.sha256),
+        architecture=stem,
+        weights=WeightsSource("file", files=tuple(files), url=url or None, sha256=digest),
         layout="timm",
-        transform=_merged(
-            Transform(),
-            _TransformRow(
-                size=size,
-                crop_fraction=crop_fraction,
-                interpolation=interpolation,  # type: ignore[arg-type]  # pydantic checks it
-                mean=list(mean),
-                std=list(std),
-                crop_mode=crop_mode,  # type: ignore[arg-type]
-            ),
-        ),
-        dim=found.dim,
+        transform=Transform(size, crop_fraction, interpolation, tuple(mean), tuple(std), crop_mode),
+        dim=row["dim"],
         description="timm",
-        licence=found.licence,
+        licence=licence or None,
     )
+
+
+def _timm(name: str) -> ModelSpec:
+    found = timm_model(name)
+    if found is not None:
+        return found
+    near = [TIMM_PREFIX + n for n in _near(name, timm_names())]
+    raise UnknownModel(
+        f"timm {_timm_index()['timm']} has no model {shortened(name)!r}.{_hint(near)}",
+        near=near,
+    )
+
+
+def _near(name: str, names: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, list(names), n=5, cutoff=0.5)
+
+
+def _hint(near: list[str]) -> str:
+    return f" Did you mean {', '.join(near)}?" if near else ""
 
 
 def _custom(model: CustomModel, models_root: Path, settings: Settings) -> ModelSpec:
     if model.layout not in LAYOUT_NAMES:
         raise InvalidRequest(
-            f"There is no key layout {model.layout!r}. Say one of {', '.join(LAYOUT_NAMES)}.", field="layout"
+            f"There is no key layout {model.layout!r}. Choose one of {', '.join(LAYOUT_NAMES)}.", field="layout"
         )
     base = _architecture(model.architecture, models_root, settings)
     transform = _merged(base.transform, model.transform)
@@ -366,31 +374,28 @@ def _custom(model: CustomModel, models_root: Path, settings: Settings) -> ModelS
 def _architecture(name: str, models_root: Path, settings: Settings) -> ModelSpec:
     """A specification with the architecture called `name`, its transform and its dimension."""
     name = name.removeprefix(TIMM_PREFIX)
-    if timm_names.find(name) is not None:
-        return replace(_timm(name), architecture=name)
-    known = {spec.architecture: spec for spec in all_models(models_root, settings=settings) if not spec.handler}
-    known |= {spec.name: spec for spec in all_models(models_root, settings=settings) if not spec.handler}
+    found = timm_model(name)
+    if found is not None:
+        return replace(found, architecture=name)
+    specs = [spec for spec in all_models(models_root, settings=settings) if not spec.handler]
+    known = {spec.architecture: spec for spec in specs} | {spec.name: spec for spec in specs}
     if name in known and known[name].backend == "torch":
         return known[name]
-    near = difflib.get_close_matches(name, [*known, *timm_names.names()], n=5, cutoff=0.5)
+    near = _near(name, [*known, *timm_names()])
     raise UnknownModel(
-        f"There is no architecture {shortened(name)!r}."
-        + (f" Near: {', '.join(near)}." if near else "")
-        + " Name one of timm's, such as 'resnet50', or of the catalogue's.",
+        f"There is no architecture {shortened(name)!r}.{_hint(near)} Name one of timm's, such as 'resnet50', or one of "
+        "the catalogue's.",
         near=near,
         field="architecture",
     )
 
 
 def _unknown(name: str, models_root: Path, settings: Settings) -> UnknownModel:
-    names = [spec.name for spec in all_models(models_root, settings=settings)]
-    near = [TIMM_PREFIX + name] if timm_names.find(name) is not None else []
-    near += difflib.get_close_matches(name, names, n=5, cutoff=0.5)
-    if not near:
-        near = [TIMM_PREFIX + n for n in difflib.get_close_matches(name, timm_names.names(), n=5, cutoff=0.5)]
-    hint = f" Near: {', '.join(near)}." if near else ""
+    near = [TIMM_PREFIX + name] if timm_model(name) is not None else []
+    near += _near(name, [spec.name for spec in all_models(models_root, settings=settings)])
+    near = near or [TIMM_PREFIX + n for n in _near(name, timm_names())]
     return UnknownModel(
-        f"There is no model {shortened(name)!r} in the catalogue.{hint} `GET /models` lists all; timm's are "
-        "`timm:<name>`.",
+        f"There is no model {shortened(name)!r} in the catalogue.{_hint(near)} `GET /models` lists all; timm's models "
+        "are named `timm:<name>`.",
         near=near,
     )

@@ -1,4 +1,4 @@
-"""What is known of a model before anything is loaded: plain data, no numerical library."""
+"""What the catalogue knows about a model before anything is loaded: data only, no numerical library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from extractor.images.transform import Transform
 from extractor.models import folders
@@ -14,27 +17,33 @@ from extractor.models import folders
 Readiness = Literal["ready", "downloadable", "needs_file"]
 
 
-@dataclass(frozen=True)
+@pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class PublishedModel:
-    """Where a TensorFlow model is published as a whole.
+    """Where a TensorFlow model is published as a whole; also the table ``published`` of a catalogue file.
 
     Attributes
     ----------
     kind
-        ``gcs-prefix``: every object of a bucket of Google Cloud Storage that begins with a prefix. ``zip``, ``tar``:
-        an archive that holds the model's folder.
+        ``gcs-prefix``: all objects below a prefix of a Google Cloud Storage bucket. ``zip``, ``tar``: an archive that
+        contains the model's folder.
     url
-        ``https://storage.googleapis.com/<bucket>/<prefix>/``, or the archive's.
+        ``https://storage.googleapis.com/<bucket>/<prefix>/``, or the archive's URL.
     hosts
-        Hosts that the publisher's may redirect to; ``.example.org`` stands for every host below it.
+        Hosts that the publisher may redirect to; ``.example.org`` stands for every host below it.
     sha256
         Of the archive, in hex, where the publisher states it.
     """
 
     kind: Literal["gcs-prefix", "zip", "tar"]
-    url: str
+    url: Annotated[str, Field(pattern=r"^https?://[^\s#]+$", max_length=2000)]
     hosts: tuple[str, ...] = ()
-    sha256: str | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _names_a_prefix(self) -> PublishedModel:
+        if self.kind == "gcs-prefix" and not re.fullmatch(r"https?://[^/]+/[^/?]+/[^?]+/", self.url):
+            raise ValueError("`url` of a gcs-prefix is https://storage.googleapis.com/<bucket>/<prefix>/")
+        return self
 
 
 @dataclass(frozen=True)
@@ -45,22 +54,23 @@ class WeightsSource:
     ----------
     kind
         ``none``: the model has no weights. ``random``: seeded initialisation. ``file``: a file below the models root.
-        ``package``: a file inside an installed Python package. ``served``: TensorFlow Serving holds them; they lie in
-        the folder of that name below the models root when it is on this machine.
+        ``package``: a file inside an installed Python package. ``served``: TensorFlow Serving has them; if it runs on
+        this machine, they are in the folder of that name below the models root.
     files
-        Names accepted below the models root, in this order; a download is stored under the first.
+        Accepted names below the models root, in this order; a download is stored under the first.
     url
-        Where the first of `files` can be downloaded; None when it must be put there by hand.
+        Where the first of `files` can be downloaded; None when a person has to put it there.
     sha256
-        Of the published file, in hex; None when its publisher states none. A prefix of at least 8 digits is enough.
+        Of the published file, in hex; None when the publisher does not state it. A prefix of at least 8 digits is
+        enough.
     md5
         The same for md5, which some publishers state instead.
     page
-        Where the publisher offers the file to people, when there is no URL of the file itself.
+        Web page where the publisher offers the file, when the file itself has no URL.
     package, resource
         Python package and the file inside it.
     published
-        Where a served model can be downloaded, to be imported.
+        Where a served model can be downloaded; it is then imported.
     """
 
     kind: Literal["none", "random", "file", "package", "served"]
@@ -85,7 +95,7 @@ class WeightsSource:
         return None
 
     def local_file(self, models_root: Path) -> Path | None:
-        """The first of the accepted files that exists, the one inside the package last; None when there is none."""
+        """The first accepted file that exists, the one in the package last; None if no file exists."""
         for name in self.files:
             path = models_root / name
             try:
@@ -93,7 +103,7 @@ class WeightsSource:
                     path = path / str(max(folders.versions(path), default=0)) / "saved_model.pb"
                 if path.is_file():
                     return path
-            except (OSError, ValueError):  # A name that is too long for a disk, or a folder that cannot be read.
+            except (OSError, ValueError):  # The name is too long for a file system, or the folder cannot be read.
                 continue
         return self.packaged_file()
 
@@ -105,7 +115,7 @@ class ModelSpec:
     Attributes
     ----------
     name
-        What a request says: a catalogue name, ``timm:<name>``, or a name made of a custom model's parts.
+        A catalogue name, ``timm:<name>``, or, for a custom model, a name made of its parts.
     backend
         ``torch`` or ``tfserving``; a job's kind is ``extract:<backend>``.
     architecture
@@ -153,22 +163,22 @@ class ModelSpec:
 
     @property
     def slug(self) -> str:
-        """The name with nothing but letters, digits, ``.``, ``_`` and ``-``: fit for an id and a file name."""
+        """The name reduced to letters, digits, ``.``, ``_`` and ``-``, for ids and file names."""
         return re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-._") or "model"
 
     def readiness(self, models_root: Path, *, offline: bool = False) -> Readiness:
-        """Whether the weights are here, can be downloaded, or must be put below `models_root` by hand."""
+        """Whether the weights are on this machine, can be downloaded, or must be put below `models_root`."""
         if self.weights.kind in ("none", "random") or self.weights.local_file(models_root) is not None:
             return "ready"
         return "downloadable" if (self.weights.url or self.weights.published) and not offline else "needs_file"
 
     def needs(self, *, served_elsewhere: bool) -> str | None:
-        """What has to be installed before a job with this model can run, such as ``shoal[tf]``; None for nothing.
+        """What must be installed to run the model, such as ``shoal[tf]``; None if nothing is missing.
 
         Parameters
         ----------
         served_elsewhere
-            Whether somebody else runs TensorFlow's models.
+            Whether another server runs the TensorFlow models (TF_SERVING_URL is set).
         """
         missing = self.backend == "tfserving" and not served_elsewhere and find_spec("tensorflow") is None
         return "shoal[tf]" if missing else None

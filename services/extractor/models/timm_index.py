@@ -17,7 +17,7 @@ import torch
 from timm.data import resolve_data_config
 from timm.models import get_arch_pretrained_cfgs
 
-from extractor.models.timm_names import INDEX_FILE
+from extractor.models.catalogue import TIMM_INDEX
 
 
 def _transform(cfg: Any) -> list[Any] | None:
@@ -90,5 +90,5 @@ def dump(index: dict[str, Any], path: Path) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    dump(build(), INDEX_FILE)
-    sys.stdout.write(f"{INDEX_FILE}\n")
+    dump(build(), TIMM_INDEX)
+    sys.stdout.write(f"{TIMM_INDEX}\n")

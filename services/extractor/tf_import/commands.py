@@ -1,11 +1,10 @@
-"""`import-tf`, `export-lite0` and `serve-savedmodel` on the command line of ``python -m extractor``."""
+"""The commands `import-tf`, `export-lite0` and `serve-savedmodel` of ``python -m extractor``."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from shoal.errors import ShoalError
@@ -13,40 +12,9 @@ from shoal.settings import Settings
 
 from extractor.tf_serving.loading import quietly, tensorflow
 
-INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest")
 
-
-def add_parsers(commands: Any) -> None:
-    """Add the commands; the parsed options then hold what to call as ``run``."""
-    parser = commands.add_parser("import-tf", help="turn a TensorFlow model into a folder that TF Serving serves")
-    parser.add_argument("name", help="name in the catalogue, or a new one")
-    parser.add_argument("source", type=Path, help="TF1 hub module, TF1 or TF2 SavedModel directory")
-    parser.add_argument("--signature", help="signature of the source, such as `encode`")
-    parser.add_argument("--output", help="output of that signature, such as `avepool_feat`")
-    parser.add_argument("--dtype", choices=("uint8", "float32"), default="uint8", help="of `images` (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    own = parser.add_argument_group("preprocessing, for a name that is in no catalogue (default: SimCLR's)")
-    own.add_argument("--size", type=int, help="side of the input, pixels")
-    own.add_argument("--crop-fraction", type=float, help="side of the centre crop / side after resizing")
-    own.add_argument("--interpolation", choices=INTERPOLATIONS)
-    own.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of values in [0, 1]")
-    own.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"))
-    parser.set_defaults(run=_import)
-
-    parser = commands.add_parser("export-lite0", help="write EfficientNet-Lite0 as a SavedModel that import-tf takes")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder to write")
-    parser.set_defaults(run=_export)
-
-    parser = commands.add_parser("serve-savedmodel", help="serve SavedModels over TensorFlow Serving's gRPC")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of <name>/<version>/saved_model.pb")
-    parser.add_argument("--port", type=int, default=8500, help="gRPC port (%(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--max-batch", type=int, default=128, help="rows up to which requests merge (%(default)s)")
-    parser.add_argument("--batch-wait-ms", type=float, default=2.0, help="how long to wait for others (%(default)s)")
-    parser.set_defaults(run=_serve)
-
-
-def _import(options: argparse.Namespace) -> int:
+def import_tf(options: argparse.Namespace) -> int:
+    """Import a TensorFlow model and print the report; the exit status."""
     try:
         quietly(tensorflow)
         from extractor.tf_import.importing import import_savedmodel
@@ -87,7 +55,8 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
-def _export(options: argparse.Namespace) -> int:
+def export_lite0(options: argparse.Namespace) -> int:
+    """Write EfficientNet-Lite0 as a SavedModel; the exit status."""
     try:
         from extractor.tf_import.lite0 import save_lite0, torch_state
 
@@ -101,7 +70,8 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(options: argparse.Namespace) -> int:
+def serve_savedmodel(options: argparse.Namespace) -> int:
+    """Serve SavedModels until SIGTERM; the exit status."""
     from extractor.tf_serving.batching import BatchLimits
     from extractor.tf_serving.server import serve
 

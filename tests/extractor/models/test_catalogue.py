@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from extractor.models import catalogue, timm_names, weights
+from extractor.models import catalogue, weights
 from extractor.models.checkpoints.layouts import LAYOUT_NAMES
 from shoal.errors import InvalidRequest, PathNotFound, PathOutsideRoot, UnknownModel, WeightsMissing
 from shoal.schemas import CustomModel, TransformOverride
@@ -150,7 +150,7 @@ def test_any_timm_model_has_a_name(tmp_path: Path) -> None:
     assert (spec.dim, spec.transform.crop_fraction, spec.layout) == (768, 0.95, "timm")
     assert spec.weights.url == "https://huggingface.co/timm/convnext_tiny.in12k/resolve/main/model.safetensors"
     assert spec.slug == "timm-convnext_tiny.in12k"
-    assert len(timm_names.names()) > 2500
+    assert len(catalogue.timm_names()) > 2500
 
 
 def test_missing_weights_say_what_to_do(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_the_environment_may_name_the_catalogue(tmp_path: Path, monkeypatch: pyt
         ("[models.a", "not valid TOML"),
         ("[model.a]\nx = 1", "`model`"),
         ('[models.a]\narchitecture = "resnet18"', "give `file`"),
-        ('[models.a]\nfile = "x.pth"', "give `architecture`, `timm` or `handler`"),
+        ('[models.a]\nfile = "x.pth"', "set `architecture`, `timm` or `handler`"),
         ('[models.a]\narchitecture = "resnet18"\nfile = "../x.pth"', "below the models root"),
         ('[models.a]\narchitecture = "resnet18"\nfile = "x.pth"\nsize = 3', "`size`"),
         ('[models.a]\narchitecture = "resnet18"\nfile = "x.pth"\nlayout = "mocov"', "`layout`"),
