@@ -22,8 +22,7 @@ from extractor.models.download import OnProgress
 from extractor.models.obtaining import OnStage
 from extractor.models.spec import ModelSpec
 from extractor.tf_serving.client import POLL_S, ServingClient
-from extractor.tf_serving.stubs import DataType, PredictRequest
-from extractor.tf_serving.tensors import dtype_name, from_proto, to_proto
+from extractor.tf_serving.protos import DataType, PredictRequest, dtype_name, from_proto, to_proto
 
 log = structlog.get_logger(__name__)
 

@@ -1,4 +1,4 @@
-"""Where served models lie below the models root.
+"""TensorFlow models below the models root.
 
 ``<root>/<name>/<version>/`` holds one SavedModel; versions are whole numbers and the highest is served. Nothing here
 imports a numerical library.
@@ -38,7 +38,7 @@ def served_models(root: Path) -> Iterator[tuple[str, int]]:
 
 
 def report(folder: Path, version: int) -> dict[str, Any] | None:
-    """What the import wrote about a version; None for a model that came here in another way."""
+    """The import's report about a version; None for a model that was not imported by Shoal."""
     try:
         document = json.loads(UserFile(folder / str(version) / REPORT).read_text())
     except (FileUnusable, ValueError, RecursionError):
@@ -47,9 +47,9 @@ def report(folder: Path, version: int) -> dict[str, Any] | None:
 
 
 def latest_report(root: Path, name: str) -> dict[str, Any] | None:
-    """The report about the highest version of a model; None when there is no such model, or no report."""
+    """The report about the highest version of a model; None without such a model or report."""
     if re.fullmatch(NAME_PATTERN, name) is None or len(name) > LONGEST_NAME:
-        return None  # Nothing is imported under such a name, and not every text can be looked for on a disk.
+        return None  # No import uses such a name, and not every text is a valid file name.
     found = versions(root / name)
     return report(root / name, found[-1]) if found else None
 

@@ -71,9 +71,7 @@ def obtain(
     on_stage: OnStage | None = None,
     timeout_s: float = 30.0,
 ) -> Path | None:
-    """The file with the weights of `spec`, downloaded into `models_root` when it is not on this machine.
-
-    For a model of TensorFlow Serving it is ``saved_model.pb`` of the version folder; the model is imported if need be.
+    """The file with the weights of `spec`, downloaded into `models_root`, and imported, if it is not on this machine.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What an exported model has to pass before it is published."""
+"""Checks that an exported model must pass before it is published."""
 
 from __future__ import annotations
 
@@ -58,20 +58,14 @@ def check_export(
     reference
         The source's own embeddings of `images`, (n, dim) float32.
     random_allowed
-        Whether an output that is a random sample was asked for by name.
+        Whether an output that is a random sample is accepted: true when the caller named it.
 
     Raises
     ------
     ImportInvalid
         An embedding that is not finite, depends on the other images of its batch, is random, or is not the source's.
     """
-    together = served(images)
-    if together.shape != reference.shape or together.dtype != np.float32:
-        raise ImportInvalid(
-            f"{len(images)} images give {together.dtype} {together.shape} as exported, {reference.shape} in the source."
-        )
-    if not np.isfinite(together).all():
-        raise ImportInvalid("The embeddings are not finite: the weights are damaged, or the input scaling is wrong.")
+    together = _embeddings(served, images, reference)
     scale = float(np.abs(together).max()) or 1.0
     if float(np.abs(served(images) - together).max()) / scale > TOLERANCE:
         if not random_allowed:
@@ -95,3 +89,18 @@ def check_export(
             source_difference=source_difference,
         )
     return Checks(True, batch_difference, source_difference)
+
+
+def _embeddings(
+    served: Callable[[NDArray[Any]], NDArray[np.float32]], images: NDArray[Any], reference: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The export's embeddings of `images`: finite, float32 and of the source's shape."""
+    embeddings = served(images)
+    if embeddings.shape != reference.shape or embeddings.dtype != np.float32:
+        raise ImportInvalid(
+            f"The export gives {embeddings.dtype} {embeddings.shape} for {len(images)} images, but its source gives "
+            f"float32 {reference.shape}."
+        )
+    if not np.isfinite(embeddings).all():
+        raise ImportInvalid("The embeddings are not finite: the weights are damaged, or the input scaling is wrong.")
+    return embeddings

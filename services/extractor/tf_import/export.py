@@ -1,23 +1,39 @@
-"""A network as a version folder for TensorFlow Serving: one signature, the model's own scaling inside."""
+"""A version folder for TensorFlow Serving: written from a network, published whole, named in the server's config."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from shoal.store.files import fsync_folder, fsync_tree, replace_file
 
-from extractor.models import folders
+from extractor.models.folders import WARM_UP, served_models, versions
 from extractor.tf_import.graphs import Network
 from extractor.tf_serving.loading import tensorflow
-from extractor.tf_serving.stubs import PredictionLog
-from extractor.tf_serving.tensors import to_proto
+from extractor.tf_serving.protos import PredictionLog, to_proto
 
 SIGNATURE = "serving_default"
 INPUT = "images"
 OUTPUT = "embedding"
 WARM_UP_BATCHES = (1, 8)
+
+MODEL_CONFIG = "model.config"
+BATCHING_CONFIG = "batching.config"
+SERVING_ROOT = "/models"
+"""Where the public image of TensorFlow Serving finds the models root."""
+
+_BATCHING = """\
+# For bulk work: requests bring whole batches, small ones are merged while the next is computed.
+max_batch_size { value: 128 }
+batch_timeout_micros { value: 2000 }
+max_enqueued_batches { value: 64 }
+num_batch_threads { value: 2 }
+enable_large_batch_splitting { value: true }
+max_execution_batch_size { value: 128 }
+"""
 
 InputDtype = Literal["uint8", "float32"]
 
@@ -76,7 +92,7 @@ def save(
 def write_warm_up(folder: Path, name: str, *, size: int, dtype: InputDtype) -> None:
     """Requests that TensorFlow Serving runs before it calls the model available."""
     tf = tensorflow()
-    path = folder / folders.WARM_UP
+    path = folder / WARM_UP
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for rows in WARM_UP_BATCHES:
@@ -86,3 +102,34 @@ def write_warm_up(folder: Path, name: str, *, size: int, dtype: InputDtype) -> N
             request.model_spec.signature_name = SIGNATURE
             request.inputs[INPUT].CopyFrom(to_proto(np.zeros((rows, size, size, 3), dtype)))
             writer.write(log.SerializeToString())
+
+
+def publish(prepared: Path, folder: Path) -> int:
+    """Move a finished version folder into a model's folder under the next version, which it returns."""
+    fsync_tree(prepared)
+    version = max(versions(folder), default=0) + 1
+    while True:
+        try:
+            os.rename(prepared, folder / str(version))  # noqa: PTH104  # fails on a folder that is not empty
+        except OSError:
+            if not (folder / str(version)).exists():
+                raise
+            version += 1
+        else:
+            fsync_folder(folder)
+            return version
+
+
+def write_configs(root: Path, serving_root: str = SERVING_ROOT) -> None:
+    """Write ``model.config``, naming every model below `root`, and ``batching.config`` unless there is one."""
+    entries = (
+        f'  config {{ name: "{name}" base_path: "{serving_root}/{name}" model_platform: "tensorflow" }}\n'
+        for name, _ in served_models(root)
+    )
+    _replace(root / MODEL_CONFIG, f"model_config_list {{\n{''.join(entries)}}}\n")
+    if not (root / BATCHING_CONFIG).exists():
+        _replace(root / BATCHING_CONFIG, _BATCHING)
+
+
+def _replace(path: Path, text: str) -> None:
+    replace_file(path, lambda file: file.write(text.encode()))

@@ -19,7 +19,7 @@ from shoal.errors import ImportInvalid
 from extractor.tf_import.sources import CALL, Choice, SavedModelFolder, Shape, Signature
 from extractor.tf_import.switches import check_no_switches, resolve_switches
 from extractor.tf_serving.loading import tensorflow
-from extractor.tf_serving.tensors import dtype_name
+from extractor.tf_serving.protos import dtype_name
 
 _REFERENCE_VARIABLES = ("Variable", "VariableV2")
 _RESOURCE_VARIABLE = "VarHandleOp"

@@ -1,4 +1,4 @@
-"""Importing a TensorFlow model: from what people have to a folder that TensorFlow Serving serves.
+"""Import of a TensorFlow model: from a SavedModel directory to a version folder for TensorFlow Serving.
 
 The result has one signature, ``images`` (N, H, W, 3) uint8 or float32 of 0 to 255 to ``embedding`` (N, dim) float32,
 with the model's own scaling inside the graph.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,18 @@ from extractor.images.transform import Transform
 from extractor.models import catalogue, folders
 from extractor.models.spec import ModelSpec
 from extractor.tf_import.checks import Checks, check_export, sample_images
-from extractor.tf_import.export import INPUT, OUTPUT, SIGNATURE, InputDtype, Scaling, save, write_warm_up
+from extractor.tf_import.export import (
+    INPUT,
+    OUTPUT,
+    SIGNATURE,
+    InputDtype,
+    Scaling,
+    publish,
+    save,
+    write_configs,
+    write_warm_up,
+)
 from extractor.tf_import.graphs import Network, Reader, reader
-from extractor.tf_import.publish import publish, write_configs
 from extractor.tf_import.sources import Choice, SavedModelFolder, choose, read_folder
 from extractor.tf_serving.loading import tensorflow
 
@@ -90,53 +100,57 @@ def import_savedmodel(
     Parameters
     ----------
     name
-        A name of the catalogue, whose preprocessing and dimension then hold, or a new one, which becomes a model of
-        its own that requests can name.
+        A catalogue name, whose preprocessing and dimension then apply, or a new name, which requests can then use.
     source
-        A TF1 hub module, a TF1 SavedModel or a TF2 SavedModel directory.
+        Directory of a TF1 hub module, a TF1 SavedModel or a TF2 SavedModel.
     signature, output
-        What to use of it; by default what published models use for their embedding.
+        By default those that published models use for their embedding.
     dtype
-        Of the exported input. uint8 is a quarter of the bytes and loses nothing.
+        Of the exported input. uint8 is lossless and a quarter of the bytes.
     transform
-        Fields of `Transform` that differ from the default, for a name that is not in the catalogue: how images are
-        prepared. The default is BigBiGAN's for the signature ``encode``, SimCLR's for all others.
+        Fields of `Transform` that differ from the default, for a name that is not in the catalogue. The default is
+        BigBiGAN's for the signature ``encode``, SimCLR's for all others.
 
     Raises
     ------
     ImportInvalid
-        The directory, signature or output is not there, or a check failed. Nothing is left behind.
+        The directory, signature or output does not exist, or a check failed. No file is left.
     """
-    _check_name(name)
     spec = _catalogued(name, models_root)
     found = read_folder(source)
     read = reader(found)
     choice = choose(read.signatures(), signature, output or _output_of(spec))
-    wanted = _Wanted(name, choice, _transform(name, spec, choice, transform or {}), dtype)
-    images = sample_images(wanted.size, dtype)
-    reference = _reference(read, wanted, images)
+    export = _Export(name, choice, _transform(name, spec, choice, transform or {}), dtype)
+    images = sample_images(export.size, dtype)
+    reference = _reference(read, export, images)
     dim = _checked_dim(reference, spec, choice)
-    network = read.network(choice)
-
     folder = models_root / name
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".import-", dir=folder))
-    try:
-        _write(temporary, wanted, network, dim)
+    with _temporary_folder(folder) as temporary:
+        _write(temporary, export, read.network(choice), dim)
         checks = check_export(_served(temporary), reference, images, random_allowed=output is not None)
-        report = _describe(temporary, wanted, found, dim, checks)
+        report = _describe(temporary, export, found, dim, checks)
         temporary.chmod(0o755)
         version = publish(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        _remove_if_empty(folder)
     write_configs(models_root)
     return replace(report, version=version, folder=str(folder / str(version)))
 
 
+@contextmanager
+def _temporary_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder in `folder`, which is created, and removed again if it stays empty."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".import-", dir=folder))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
 @dataclass(frozen=True)
-class _Wanted:
-    """What is exported: which part of the source, and what it takes."""
+class _Export:
+    """What is exported: an output of the source, and its input."""
 
     name: str
     choice: Choice
@@ -148,40 +162,40 @@ class _Wanted:
         """Side of the input, pixels."""
         if self.choice.size not in (None, self.transform.size):
             raise ImportInvalid(
-                f"The graph takes {self.choice.size} x {self.choice.size} pixels, the model's preprocessing gives "
+                f"The graph takes {self.choice.size} x {self.choice.size} pixels, but the model's preprocessing gives "
                 f"{self.transform.size}."
             )
         return self.transform.size
 
     @property
     def scaling(self) -> Scaling | None:
-        """What the export does to pixels; None when the source does it."""
+        """The export's scaling of pixels; None when the source scales them."""
         return Scaling(self.transform.mean, self.transform.std) if self.choice.dtype == "float32" else None
 
 
-def _write(folder: Path, wanted: _Wanted, network: Network, dim: int) -> None:
+def _write(folder: Path, export: _Export, network: Network, dim: int) -> None:
     tf = tensorflow()
     try:
-        save(network, wanted.scaling, folder, size=wanted.choice.size, dim=dim, dtype=wanted.dtype)
+        save(network, export.scaling, folder, size=export.choice.size, dim=dim, dtype=export.dtype)
     except (tf.errors.OpError, ValueError, TypeError, AttributeError) as error:
         raise ImportInvalid(f"TensorFlow cannot export this graph: {_first_line(error)}.") from error
-    write_warm_up(folder, wanted.name, size=wanted.size, dtype=wanted.dtype)
+    write_warm_up(folder, export.name, size=export.size, dtype=export.dtype)
 
 
-def _describe(folder: Path, wanted: _Wanted, source: SavedModelFolder, dim: int, checks: Checks) -> ImportReport:
+def _describe(folder: Path, export: _Export, source: SavedModelFolder, dim: int, checks: Checks) -> ImportReport:
     """The report, a copy of which is kept in `folder`."""
     report = ImportReport(
-        name=wanted.name,
+        name=export.name,
         version=0,
         folder="",
         source=str(source.path),
         layout=source.layout,
-        signature=wanted.choice.signature,
-        input=wanted.choice.input,
-        output=wanted.choice.output,
+        signature=export.choice.signature,
+        input=export.choice.input,
+        output=export.choice.output,
         dim=dim,
-        dtype=wanted.dtype,
-        transform=asdict(wanted.transform),
+        dtype=export.dtype,
+        transform=asdict(export.transform),
         weights_sha256=folders.fingerprint(folder),
         checks=checks,
         tensorflow=tensorflow().__version__,
@@ -195,10 +209,11 @@ def _check_name(name: str) -> None:
     try:
         TypeAdapter(Name).validate_python(name)
     except ValidationError:
-        raise ImportInvalid(f"{name!r} cannot name a model: letters, digits, `.`, `_` and `-` can.") from None
+        raise ImportInvalid(f"{name!r} is not a model name: use letters, digits, `.`, `_` and `-`.") from None
 
 
 def _catalogued(name: str, models_root: Path) -> ModelSpec | None:
+    _check_name(name)
     try:
         spec = catalogue.resolve(name, models_root, imported=False)
     except UnknownModel:
@@ -215,9 +230,7 @@ def _output_of(spec: ModelSpec | None) -> str | None:
 def _transform(name: str, spec: ModelSpec | None, choice: Choice, changes: Mapping[str, Any]) -> Transform:
     if spec is not None:
         if changes:
-            raise ImportInvalid(
-                f"The catalogue says how images are prepared for {name}: {', '.join(changes)} is fixed."
-            )
+            raise ImportInvalid(f"The catalogue fixes the preprocessing of {name}: omit {', '.join(changes)}.")
         return spec.transform
     family = BIGBIGAN if choice.signature == "encode" else SIMCLR
     default = {**vars(family), "size": choice.size or family.size}
@@ -234,22 +247,22 @@ def _checked_dim(reference: NDArray[np.float32], spec: ModelSpec | None, choice:
     dim = int(reference.shape[1])
     if spec is not None and spec.dim not in (None, dim):
         raise ImportInvalid(
-            f"The output {choice.output!r} is {dim}-dimensional, {spec.name} has {spec.dim}: another model, or another "
-            "output, is needed. A model of your own can be imported under a name of its own.",
+            f"The output {choice.output!r} has {dim} dimensions, but {spec.name} has {spec.dim}: choose another "
+            "output with --output, or import the model under a new name.",
             dim=dim,
             expected=spec.dim,
         )
     return dim
 
 
-def _reference(read: Reader, wanted: _Wanted, images: NDArray[Any]) -> NDArray[np.float32]:
+def _reference(read: Reader, export: _Export, images: NDArray[Any]) -> NDArray[np.float32]:
     tf = tensorflow()
-    if wanted.scaling is None:
+    if export.scaling is None:
         prepared = images.astype(np.uint8)
     else:
-        prepared = np.asarray(wanted.scaling.apply(images.astype(np.float32)), np.float32)
+        prepared = np.asarray(export.scaling.apply(images.astype(np.float32)), np.float32)
     try:
-        return read.reference(wanted.choice, prepared)
+        return read.reference(export.choice, prepared)
     except (tf.errors.OpError, ValueError, TypeError) as error:
         raise ImportInvalid(f"The source cannot embed images of {images.shape[1:]}: {_first_line(error)}.") from error
 
@@ -262,8 +275,3 @@ def _served(folder: Path) -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if not any(folder.iterdir()):
-        folder.rmdir()

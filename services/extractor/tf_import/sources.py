@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from shoal.errors import ImportInvalid
 from shoal.userfiles import UserFile
 
-from extractor.tf_serving.stubs import SavedModel
+from extractor.tf_serving.protos import SavedModel
 
 Layout = Literal["tf1-hub", "tf1", "tf2"]
 CALL = "__call__"

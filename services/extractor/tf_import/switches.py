@@ -12,7 +12,7 @@ from typing import Any
 
 from shoal.errors import ImportInvalid
 
-from extractor.tf_serving.stubs import DataType
+from extractor.tf_serving.protos import DataType
 
 _SWITCHES = ("Switch", "RefSwitch")
 _MERGES = ("Merge", "RefMerge")

@@ -16,7 +16,7 @@ import structlog
 from shoal.errors import JobError, ModelMismatch, ModelNotServed, ServingFailed, ServingRefused, ServingUnavailable
 from shoal.settings import Settings
 
-from extractor.tf_serving.stubs import (
+from extractor.tf_serving.protos import (
     GetModelMetadataRequest,
     GetModelStatusRequest,
     ModelServiceStub,

@@ -15,10 +15,10 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from extractor.models import folders
+from extractor.models.folders import WARM_UP
 from extractor.tf_serving.batching import Arrays, Batcher, BatchLimits, QueueFull
 from extractor.tf_serving.loading import tensorflow
-from extractor.tf_serving.stubs import PredictionLog, SavedModel
-from extractor.tf_serving.tensors import dtype_name, from_proto
+from extractor.tf_serving.protos import PredictionLog, SavedModel, dtype_name, from_proto
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +51,7 @@ class Servable:
             for signature in self.signature_defs
             if signature in self._loaded.signatures
         }
-        self._warm_up(folder / folders.WARM_UP)
+        self._warm_up(folder / WARM_UP)
 
     def submit(self, signature: str, inputs: Mapping[str, NDArray[Any]]) -> Future[Arrays]:
         """The outputs of a signature, by name.

@@ -21,8 +21,7 @@ from shoal.errors import Unavailable
 from extractor.models.folders import served_models
 from extractor.tf_serving.batching import BatchLimits
 from extractor.tf_serving.loading import tensorflow
-from extractor.tf_serving.servables import Servables, ServingError
-from extractor.tf_serving.stubs import (
+from extractor.tf_serving.protos import (
     GetModelMetadataResponse,
     GetModelStatusResponse,
     ModelVersionStatus,
@@ -30,8 +29,10 @@ from extractor.tf_serving.stubs import (
     SignatureDefMap,
     add_ModelServiceServicer_to_server,
     add_PredictionServiceServicer_to_server,
+    from_proto,
+    to_proto,
 )
-from extractor.tf_serving.tensors import from_proto, to_proto
+from extractor.tf_serving.servables import Servables, ServingError
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

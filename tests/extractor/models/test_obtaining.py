@@ -31,7 +31,7 @@ from shoal.jobs.queue import JobQueue
 from shoal.settings import Settings
 from shoal.store import Store
 
-from tests.extractor.tf.publisher import GOOGLE, Publisher, published
+from tests.extractor.models.publisher import GOOGLE, Publisher, published
 
 PREFIX = f"{GOOGLE}/simclr-checkpoints/simclrv2/pretrained/r50_1x_sk0/hub/"
 ZIP = f"{GOOGLE}/simclr-gcs/checkpoints/ResNet50_1x.zip"

@@ -18,7 +18,7 @@ from extractor.backends.tfserving import TFServingBackend, record_of
 from extractor.images.transform import Transform
 from extractor.models.spec import ModelSpec, WeightsSource
 from extractor.tf_serving.client import Address
-from extractor.tf_serving.stubs import (
+from extractor.tf_serving.protos import (
     DataType,
     GetModelMetadataResponse,
     GetModelStatusResponse,
@@ -27,8 +27,9 @@ from extractor.tf_serving.stubs import (
     SignatureDefMap,
     add_ModelServiceServicer_to_server,
     add_PredictionServiceServicer_to_server,
+    from_proto,
+    to_proto,
 )
-from extractor.tf_serving.tensors import from_proto, to_proto
 from shoal.errors import (
     JobError,
     ModelMismatch,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from extractor.tf_import.sources import CALL, Signature, choose, read_folder
-from extractor.tf_serving.stubs import SavedModel
+from extractor.tf_serving.protos import SavedModel
 from shoal.errors import ImportInvalid
 
 ANY = (None, None, None, 3)

@@ -5,8 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from extractor.tf_serving.stubs import DataType, TensorProto
-from extractor.tf_serving.tensors import from_proto, to_proto
+from extractor.tf_serving.protos import DataType, TensorProto, from_proto, to_proto
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

@@ -17,7 +17,7 @@ from extractor.backends.tfserving import TFServingBackend, record_of
 from extractor.images.transform import Transform
 from extractor.models.spec import ModelSpec, WeightsSource
 from extractor.tf_serving.batching import BatchLimits
-from extractor.tf_serving.stubs import (
+from extractor.tf_serving.protos import (
     GetModelMetadataRequest,
     GetModelStatusRequest,
     ModelServiceStub,
@@ -25,8 +25,9 @@ from extractor.tf_serving.stubs import (
     PredictionServiceStub,
     PredictRequest,
     SignatureDefMap,
+    from_proto,
+    to_proto,
 )
-from extractor.tf_serving.tensors import from_proto, to_proto
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from shoal.errors import ModelMismatch, ModelNotServed
 from shoal.settings import Settings

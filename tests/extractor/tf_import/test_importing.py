@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from extractor.models import catalogue
+from extractor.tf_import.export import write_configs
 from extractor.tf_import.importing import ImportReport, import_savedmodel
-from extractor.tf_import.publish import write_configs
-from extractor.tf_serving.stubs import PredictionLog
+from extractor.tf_serving.protos import PredictionLog
 from google.protobuf import text_format
 from shoal.errors import ImportInvalid
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
@@ -264,7 +264,7 @@ class TestRefused:
         refused(bigbigan, "32 x 32 pixels", name="resnet50_bigbigan")
 
     def test_names_that_cannot_be(self, simclr: Path, refused: Callable[..., ImportInvalid]) -> None:
-        refused(simclr, "cannot name a model", name="../mine")
+        refused(simclr, "is not a model name", name="../mine")
         refused(simclr, "torch backend", name="raw_pixels")
 
     def test_missing_and_damaged_variables(
