@@ -257,7 +257,7 @@ class TestRefused:
         refused(source, "not finite", transform={"size": SIZE})
 
     def test_another_width_than_the_catalogues(self, simclr: Path, refused: Callable[..., ImportInvalid]) -> None:
-        error = refused(simclr, "128-dimensional, resnet50_simclr has 2048", name="resnet50_simclr")
+        error = refused(simclr, "has 128 dimensions, but resnet50_simclr has 2048", name="resnet50_simclr")
         assert (error.members["dim"], error.members["expected"]) == (128, 2048)
 
     def test_another_size_than_the_catalogues(self, bigbigan: Path, refused: Callable[..., ImportInvalid]) -> None:
