@@ -107,8 +107,7 @@ def score_set(
     clusters
         ``(n,)``: cluster of each row, in ``0..k-1``.
     classes
-        ``(n,)``: class of each row, in ``0..c-1``, or -1 for rows without a label, which count only for sizes and
-        inertia. Classes are those of train and scored set together; with ``pairs`` those of the scored set.
+        ``(n,)`` in ``0..c-1``, of train and scored set together or with ``pairs`` of the scored set; -1 has no label.
     train
         Table of the train set, on which the ``train`` label maps are learnt; None when it has no labels.
     label_map
