@@ -49,7 +49,10 @@ class Workspace:
     def pca(self, name: str) -> Pca | None:
         """A PCA that an earlier attempt fitted. Another machine would compute other last bits."""
         arrays = self._load(self._folder / f"{name}.npz")
-        return None if arrays is None else Pca.from_arrays(arrays)
+        try:
+            return None if arrays is None else Pca.from_arrays(arrays)
+        except KeyError:  # Another version of Shoal kept other arrays.
+            return None
 
     def keep_pca(self, name: str, pca: Pca) -> None:
         """Keep a PCA for the next attempt.

@@ -26,11 +26,11 @@ from shoal.store.layout import ClusteringLayout, StoreLayout, files_below, is_id
 from shoal.store.npy import NPY_ERRORS, read_npy
 from shoal.store.records import FileRecord, FilesRecord, seal_of
 from shoal.store.table_schemas import (
+    ASSIGNMENTS_SCHEMA,
     CLASSES_SCHEMA,
     CLUSTERS_SCHEMA,
     CONFUSION_SCHEMA,
     ITERATIONS_SCHEMA,
-    assignments_schema,
 )
 
 FORMAT = 1
@@ -369,3 +369,11 @@ def _npy_bytes(array: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.asarray(array, order="C"), allow_pickle=False)
     return buffer.getvalue()
+
+
+def assignments_schema(levels: int = 0) -> pa.Schema:
+    """`ASSIGNMENTS_SCHEMA`, and a column with the row's group for each level of a hierarchy."""
+    schema = ASSIGNMENTS_SCHEMA
+    for level in range(1, levels + 1):
+        schema = schema.append(pa.field(f"level_{level}", pa.int32()))
+    return schema

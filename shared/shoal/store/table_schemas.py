@@ -91,11 +91,3 @@ ITERATIONS_SCHEMA = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
-
-
-def assignments_schema(levels: int = 0) -> pa.Schema:
-    """`ASSIGNMENTS_SCHEMA`, and a column with the row's group for each level of a hierarchy."""
-    schema = ASSIGNMENTS_SCHEMA
-    for level in range(1, levels + 1):
-        schema = schema.append(pa.field(f"level_{level}", pa.int32()))
-    return schema
