@@ -294,13 +294,13 @@ def _numbers(file: UserFile) -> dict[int, int]:
     return {int(value): int(key) for key, value in document.items()}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     """Whether it is a position, as a number or as text."""
     text = str(value) if isinstance(value, str | int) else ""
     return text.isdecimal() and len(text) <= _MOST_DIGITS
 
 
-def _starts_with_text(value: Any) -> bool:
+def _starts_with_text(value: object) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], str)
 
 
