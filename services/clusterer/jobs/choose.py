@@ -15,9 +15,9 @@ from clusterer.jobs.plan import SEARCHED_ROWS
 from clusterer.kmeans import Engine, FitOptions, fit_kmeans
 
 COARSE, FINE = 12, 8
-SEEDS = (0, 1, 2)
+SEARCH_SEEDS = (0, 1, 2)
 ITERATIONS = 20
-MOST_RESTARTS = 6
+SEARCH_RESTARTS = 6
 RESTARTED_CLUSTERS = 120
 """Restarts times clusters: few clusters need several restarts to reach a good optimum, many clusters do not."""
 _SAMPLE_STREAM = 0xA07
@@ -68,7 +68,7 @@ class Choice:
             "why": f"Of {len(self.candidates)} numbers tried, {self.k} has the largest product of elbow "
             f"({best.elbow:.3f}) and stability ({best.stability:.3f}).",
             "rows": self.rows,
-            "seeds": list(SEEDS),
+            "seeds": list(SEARCH_SEEDS),
             "candidates": [asdict(each) for each in self.candidates],
         }
 
@@ -118,10 +118,11 @@ def choose_clusters(
 def _try(
     rows: ArrayRows, k: int, engine: Engine, on_rows: Callable[[int], None] | None
 ) -> tuple[float, float, float | None]:
-    restarts = max(1, min(MOST_RESTARTS, RESTARTED_CLUSTERS // k))
+    restarts = max(1, min(SEARCH_RESTARTS, RESTARTED_CLUSTERS // k))
     options = FitOptions(iterations=ITERATIONS, restarts=restarts)
     fits = {
-        seed: fit_kmeans(rows, k, engine=engine, options=options, seed=seed, on_rows=on_rows).best.fit for seed in SEEDS
+        seed: fit_kmeans(rows, k, engine=engine, options=options, seed=seed, on_rows=on_rows).best.fit
+        for seed in SEARCH_SEEDS
     }
     labels = {seed: fit.labels for seed, fit in fits.items()}
     stability = pairwise_stability(labels, k)

@@ -19,7 +19,7 @@ from shoal.client import Client
 from shoal.errors import InvalidRequest
 from shoal.figures import number
 from shoal.jobs.states import JobState
-from shoal.schemas import Job, SweepRequest
+from shoal.schemas import DEFAULT_EVALUATION_SEEDS, Job, SweepRequest
 
 Json = dict[str, Any]
 T = TypeVar("T", int, float)
@@ -114,7 +114,9 @@ def reproduce(
         int | None, typer.Option(help="Number of principal components, in studies that do not vary it.")
     ] = None,
     normalize: Normalize = True,
-    seeds: Seeds = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option("--seed", help="Random seed; repeatable; 0, 1 and 2 by default.")
+    ] = None,
     iterations: Iterations = None,
     restarts: Restarts = None,
     output: Output = None,
@@ -131,7 +133,7 @@ def reproduce(
             [parse_sets(each) for each in embeddings],
             again=again,
             normalize=normalize,
-            seeds=seeds or [0, 1, 2],
+            seeds=seeds or list(DEFAULT_EVALUATION_SEEDS),
             kmeans=given(iterations=iterations, restarts=restarts),
             reference=str(study),
             **fields,
