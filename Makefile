@@ -8,8 +8,8 @@ PIP := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constr
 	$(if $(TORCH),--torch-backend $(TORCH))
 export UV_HTTP_TIMEOUT ?= 300
 
-# The tests of one file stay together: they share what they started. TEST_PROCESSES=0 runs all of them in one process.
-TEST_PROCESSES ?= 2
+# TEST_PROCESSES=2 runs the tests of two files at once; those of one file stay together: they share what they started.
+TEST_PROCESSES ?= 0
 PARALLEL := --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 PROFILES ?=
