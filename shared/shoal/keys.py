@@ -128,7 +128,9 @@ class KeyStore:
                 field="name",
             )
         if rate is not None and not 0 < rate <= 1e6:
-            raise InvalidRequest("A key's rate is above 0 and at most 1,000,000 requests a second.", field="rate")
+            raise InvalidRequest(
+                "A key's rate must be above 0 and at most 1,000,000 requests per second.", field="rate"
+            )
         key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         now = datetime.now(UTC)
         fields: dict[str, str] = {
@@ -166,7 +168,7 @@ class KeyStore:
         with unavailable_when_unreachable():
             fields = self._fields(key_id)
             if not fields:
-                raise NotFound(f"There is no API key {key_id!r}; `shoal keys list` lists all keys.")
+                raise NotFound(f"API key {key_id!r} does not exist; `shoal keys list` lists all keys.")
             if "revoked_at" not in fields:
                 self._client.hset(_key(key_id), "revoked_at", datetime.now(UTC).isoformat())
             return _api_key(key_id, self._fields(key_id))

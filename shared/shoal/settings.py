@@ -128,7 +128,7 @@ class Settings(BaseSettings):
         128_000_000,
         gt=0,
         validation_alias="SHOAL_MAX_IMAGE_PIXELS",
-        description="Maximum number of pixels of an image; larger ones are refused.",
+        description="Maximum number of pixels of an image; larger images are rejected.",
     )
     catalogue: Path | None = Field(
         None, validation_alias="SHOAL_CATALOGUE", description="TOML file of models, merged over the built-in catalogue."

@@ -92,8 +92,8 @@ def test_a_repeated_post_keeps_its_idempotency_key(client: Client, script: Scrip
 
 
 def test_a_problem_is_raised_as_its_exception(client: Client, script: Script) -> None:
-    script.answers = [(404, JobNotFound("There is no job j9.").problem())]
-    with pytest.raises(JobNotFound, match="no job j9"):
+    script.answers = [(404, JobNotFound("Job 'j9' does not exist.").problem())]
+    with pytest.raises(JobNotFound, match="Job 'j9' does not exist"):
         client.job("j9")
 
 
@@ -192,6 +192,6 @@ def test_assignments_are_read_line_by_line(client: Client, script: Script) -> No
     script.answers = [(200, {"row": 0, "cluster": 3, "image_path": "a.png"})]
     assert list(client.assignments("c")) == [{"row": 0, "cluster": 3, "image_path": "a.png"}]
     assert script.seen[0][1] == "/clusterings/c/assignments?format=jsonl"
-    script.answers = [(404, {"code": "clustering_not_found", "detail": "There is no clustering c."})]
-    with pytest.raises(ShoalError, match="There is no clustering c"):
+    script.answers = [(404, {"code": "clustering_not_found", "detail": "Clustering 'c' does not exist."})]
+    with pytest.raises(ShoalError, match="Clustering 'c' does not exist"):
         list(client.assignments("c"))

@@ -34,6 +34,7 @@ from clusterer.results.read import (
 )
 
 KIND = "cluster"
+ClusteringId = Annotated[Id, Path(description="Id of the clustering.")]
 
 router = make_router()
 
@@ -62,46 +63,46 @@ def cluster(
     deadline: DeadlineDep,
     key: IdempotencyKey = None,
 ) -> Job:
-    """Cluster embeddings and score the result, as a job. The job's result holds the clustering id."""
+    """Start a job that clusters embeddings and scores the clusters. Its result has the id of the clustering."""
     check = partial(make_plan, store, body, settings.data, deadline=deadline)
     return accepted(submitter.submit(KIND, body, key, check), response)
 
 
 @router.get("/clusterings", tags=["clusterings"])
 def list_clusterings(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
-    """All clusterings, newest first; a damaged one is listed as `id`, `damaged` and the `problem`."""
+    """List all clusterings, newest first. A damaged one is listed as `id`, `damaged` and the `problem`."""
     return {"clusterings": describe_all(store.clustering_ids(), store.clustering, summary)}
 
 
 @router.get("/clusterings/{clustering_id}", tags=["clusterings"], responses=problem_responses(404, 422))
-def get_clustering(clustering_id: Id, store: StoreDep) -> dict[str, Any]:
-    """One clustering: what was clustered, how it ran, and its main metrics."""
+def get_clustering(clustering_id: ClusteringId, store: StoreDep) -> dict[str, Any]:
+    """Return a clustering: what was clustered, how it ran, and its main metrics."""
     return facts(store.clustering(clustering_id))
 
 
 @router.delete(
     "/clusterings/{clustering_id}", status_code=204, tags=["clusterings"], responses=problem_responses(404, 422)
 )
-def delete_clustering(clustering_id: Id, store: StoreDep) -> None:
+def delete_clustering(clustering_id: ClusteringId, store: StoreDep) -> None:
     """Delete a clustering and its report."""
     store.delete_clustering(clustering_id)
 
 
 @router.get("/clusterings/{clustering_id}/metrics", tags=["clusterings"], responses=problem_responses(404, 422))
-def get_metrics(clustering_id: Id, store: StoreDep) -> dict[str, Any]:
-    """Every metric of every scored set and seed, with mean, deviation and chance level."""
+def get_metrics(clustering_id: ClusteringId, store: StoreDep) -> dict[str, Any]:
+    """Return every metric of every scored set and seed, with mean, deviation and chance level."""
     return store.clustering(clustering_id).metrics()
 
 
 @router.get("/clusterings/{clustering_id}/clusters", tags=["clusters"], responses=problem_responses(404, 422))
 def get_clusters(
-    clustering_id: Id,
+    clustering_id: ClusteringId,
     store: StoreDep,
-    sort: Literal["size", "purity", "tightness"] = "size",
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
-    embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
+    sort: Annotated[Literal["size", "purity", "tightness"], Query(description="Order of the clusters.")] = "size",
+    limit: Annotated[int, Query(ge=1, le=10_000, description="Maximum number of clusters to return.")] = 100,
+    embeddings: Annotated[Id | None, Query(description="Id of the scored embeddings; the first by default.")] = None,
 ) -> dict[str, Any]:
-    """The clusters, sorted: the largest, purest or tightest first."""
+    """List the clusters, with the largest, purest or tightest first."""
     clustering = store.clustering(clustering_id)
     chosen = scored_set(clustering, embeddings)
     clusters = list_clusters(clustering, chosen, sort=sort, limit=limit)
@@ -110,13 +111,15 @@ def get_clusters(
 
 @router.get("/clusterings/{clustering_id}/classes", tags=["clusters"], responses=problem_responses(404, 422))
 def get_classes(
-    clustering_id: Id,
+    clustering_id: ClusteringId,
     store: StoreDep,
-    sort: Literal["label", "worst", "best"] = "label",
-    limit: Annotated[int, Query(ge=1, le=100_000)] = 10_000,
-    embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
+    sort: Annotated[
+        Literal["label", "worst", "best"], Query(description="Order: by label, or by accuracy, worst or best first.")
+    ] = "label",
+    limit: Annotated[int, Query(ge=1, le=100_000, description="Maximum number of classes to return.")] = 10_000,
+    embeddings: Annotated[Id | None, Query(description="Id of the scored embeddings; the first by default.")] = None,
 ) -> dict[str, Any]:
-    """Each class: its rows, its most frequent clusters, and its accuracy under either rule."""
+    """List the classes: the rows of each, its most frequent clusters, and its accuracy under either rule."""
     clustering = store.clustering(clustering_id)
     chosen = scored_set(clustering, embeddings)
     classes = list_classes(clustering, chosen, sort=sort)
@@ -125,13 +128,19 @@ def get_classes(
 
 @router.get("/clusterings/{clustering_id}/confusion", tags=["clusters"], responses=problem_responses(404, 422))
 def get_confusion(
-    clustering_id: Id,
+    clustering_id: ClusteringId,
     store: StoreDep,
-    rule: Literal["hungarian", "majority"] = "hungarian",
-    limit: Annotated[int, Query(ge=1, le=1_000_000)] = 10_000,
-    embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
+    rule: Annotated[
+        Literal["hungarian", "majority"],
+        Query(description="How clusters get classes: one to one (`hungarian`), or the most frequent (`majority`)."),
+    ] = "hungarian",
+    limit: Annotated[int, Query(ge=1, le=1_000_000, description="Maximum number of cells to return.")] = 10_000,
+    embeddings: Annotated[Id | None, Query(description="Id of the scored embeddings; the first by default.")] = None,
 ) -> dict[str, Any]:
-    """The cells of the confusion matrix that are not zero, largest first; `predicted` is null without a class."""
+    """List the non-zero cells of the confusion matrix, largest first.
+
+    `predicted` is null for clusters without a class.
+    """
     clustering = store.clustering(clustering_id)
     chosen = scored_set(clustering, embeddings)
     cells = list_confusion(clustering, chosen, rule=rule)
@@ -140,13 +149,13 @@ def get_confusion(
 
 @router.get("/clusterings/{clustering_id}/clusters/{cluster}", tags=["clusters"], responses=problem_responses(404, 422))
 def get_cluster(
-    clustering_id: Id,
-    cluster: Annotated[int, Path(ge=-(2**31), le=2**31 - 1)],
+    clustering_id: ClusteringId,
+    cluster: Annotated[int, Path(ge=-(2**31), le=2**31 - 1, description="Number of the cluster, from 0.")],
     store: StoreDep,
-    embeddings: Annotated[Id | None, Query(description="The scored set; the first by default.")] = None,
-    thumbnails: Annotated[bool, Query(description="Add each member's thumbnail as a data URI.")] = False,
+    embeddings: Annotated[Id | None, Query(description="Id of the scored embeddings; the first by default.")] = None,
+    thumbnails: Annotated[bool, Query(description="Whether to add a thumbnail of each member, as a data URI.")] = False,
 ) -> dict[str, Any]:
-    """One cluster: its nearest, farthest and borderline members."""
+    """Return a cluster: its nearest, farthest and borderline members."""
     clustering = store.clustering(clustering_id)
     chosen = scored_set(clustering, embeddings)
     return describe_cluster(store, clustering, chosen, cluster, thumbnails=thumbnails)
@@ -159,13 +168,13 @@ def get_cluster(
     responses={**problem_responses(404, 422), **TABLE_RESPONSE},
 )
 def get_assignments(
-    clustering_id: Id,
+    clustering_id: ClusteringId,
     store: StoreDep,
-    format: TableFormat = "parquet",  # noqa: A002
+    format: Annotated[TableFormat, Query(description="Format of the table.")] = "parquet",  # noqa: A002
 ) -> Response:
-    """The cluster of every row of every scored set, with its image's path and label.
+    """Download the cluster of every row of every scored set, with the path and label of its image.
 
-    They are null for embeddings that were deleted; the header `Shoal-Deleted-Embeddings` lists those.
+    Path and label are null if the embeddings were deleted; the header `Shoal-Deleted-Embeddings` lists such sets.
     """
     clustering = store.clustering(clustering_id)
     schema = described_schema(clustering)
@@ -185,8 +194,8 @@ def get_assignments(
     response_class=FileResponse,
     responses=problem_responses(404, 422),
 )
-def get_report(clustering_id: Id, store: StoreDep) -> FileResponse:
-    """The report: one self-contained HTML page."""
+def get_report(clustering_id: ClusteringId, store: StoreDep) -> FileResponse:
+    """Return the report, one self-contained HTML page."""
     clustering = store.clustering(clustering_id)
     return FileResponse(clustering.check(clustering.layout.report_html), media_type="text/html; charset=utf-8")
 
@@ -197,8 +206,8 @@ def get_report(clustering_id: Id, store: StoreDep) -> FileResponse:
     response_class=FileResponse,
     responses=problem_responses(404, 422),
 )
-def get_contact_sheet(clustering_id: Id, store: StoreDep) -> FileResponse:
-    """The members nearest to each centroid as one PNG, one row per cluster."""
+def get_contact_sheet(clustering_id: ClusteringId, store: StoreDep) -> FileResponse:
+    """Return the contact sheet: the members nearest to each centroid as one PNG, one row per cluster."""
     clustering = store.clustering(clustering_id)
     return FileResponse(clustering.check(clustering.layout.contact_sheet), media_type="image/png")
 
@@ -210,7 +219,11 @@ def get_contact_sheet(clustering_id: Id, store: StoreDep) -> FileResponse:
     responses=problem_responses(404, 409, 422, 503),
 )
 async def assign(
-    clustering_id: Id, body: AssignRequest, store: StoreDep, settings: SettingsDep, forwarded: ForwardedHeaders
+    clustering_id: ClusteringId,
+    body: AssignRequest,
+    store: StoreDep,
+    settings: SettingsDep,
+    forwarded: ForwardedHeaders,
 ) -> Response:
-    """The cluster of new embeddings or images, in their order."""
+    """Assign new embeddings or images to clusters. Results are in the order of the request."""
     return await assign_online(await WORK.run(store.clustering, clustering_id), body, settings, forwarded)

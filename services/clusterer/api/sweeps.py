@@ -18,6 +18,9 @@ from shoal.web.route import router as make_router
 from clusterer.jobs.grid import plan_points
 
 KIND = "sweep"
+SweepId = Annotated[Id, Path(description="Id of the sweep.")]
+PlotName = Annotated[Name, Path(description="Name of the plot.")]
+PlotType = Annotated[Literal["svg", "png"], Path(description="File format of the plot.")]
 PLOT_TYPES = {"svg": "image/svg+xml", "png": "image/png"}
 
 router = make_router(tags=["sweeps"])
@@ -33,24 +36,27 @@ def sweep(
     deadline: DeadlineDep,
     key: IdempotencyKey = None,
 ) -> Job:
-    """Cluster and score every combination of the lists in a request, as one job."""
+    """Start a job that clusters and scores every combination of the lists in the request."""
     check = partial(plan_points, store, body, settings.data, deadline=deadline)
     return accepted(submitter.submit(KIND, body, key, check), response)
 
 
 @router.get("/sweeps")
 def list_sweeps(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
-    """All sweeps, newest first. A sweep appears when its job starts; a damaged one is listed as `id` and `problem`."""
+    """List all sweeps, newest first. A sweep appears when its job starts.
+
+    A damaged one is listed as `id`, `damaged` and the `problem`.
+    """
     return {"sweeps": describe_all(store.sweep_ids(), store.sweep, _facts)}
 
 
 @router.get("/sweeps/{sweep_id}", responses=problem_responses(404, 422))
 def get_sweep(
-    sweep_id: Id,
+    sweep_id: SweepId,
     store: StoreDep,
-    format: Annotated[Literal["json", "csv", "parquet"], Query(description="Of the table.")] = "json",  # noqa: A002
+    format: Annotated[Literal["json", "csv", "parquet"], Query(description="Format of the table.")] = "json",  # noqa: A002
 ) -> Any:
-    """The finished points as a tidy table: one row per point and scored set, mean and deviation over the seeds."""
+    """Return the finished points as a table: one row per point and scored set, mean and deviation over the seeds."""
     found = store.sweep(sweep_id)
     rows = found.table()
     if format == "json":
@@ -61,8 +67,12 @@ def get_sweep(
 
 
 @router.get("/sweeps/{sweep_id}/points/{point}", responses=problem_responses(404, 422))
-def get_point(sweep_id: Id, point: Annotated[int, Path(ge=0, le=MAX_POINTS)], store: StoreDep) -> dict[str, Any]:
-    """One point with the metrics of every seed, and the `POST /cluster` request that reproduces it."""
+def get_point(
+    sweep_id: SweepId,
+    point: Annotated[int, Path(ge=0, le=MAX_POINTS, description="Number of the point, from 0.")],
+    store: StoreDep,
+) -> dict[str, Any]:
+    """Return a point with the metrics of every seed, and the `POST /cluster` request that reproduces it."""
     for found in store.sweep(sweep_id).points():
         if found["index"] == point:
             return found
@@ -72,17 +82,18 @@ def get_point(sweep_id: Id, point: Annotated[int, Path(ge=0, le=MAX_POINTS)], st
 @router.get(
     "/sweeps/{sweep_id}/plots/{name}.{extension}", response_class=FileResponse, responses=problem_responses(404, 422)
 )
-def get_plot(sweep_id: Id, name: Name, extension: Literal["svg", "png"], store: StoreDep) -> FileResponse:
-    """A plot; `GET /sweeps/{sweep_id}` lists the names."""
+def get_plot(sweep_id: SweepId, name: PlotName, extension: PlotType, store: StoreDep) -> FileResponse:
+    """Return a plot. `GET /sweeps/{sweep_id}` lists the names."""
     found = store.sweep(sweep_id)
     if name not in found.plots():
-        there = ", ".join(found.plots()) or "none yet, they are drawn when all points are finished"
-        raise NotFound(f"Sweep {sweep_id!r} has no plot {name!r}; its plots: {there}.")
+        plots = ", ".join(found.plots())
+        there = f"Its plots: {plots}." if plots else "Plots are drawn when all points are finished."
+        raise NotFound(f"Sweep {sweep_id!r} has no plot {name!r}. {there}")
     return FileResponse(found.layout.plot(name, extension), media_type=PLOT_TYPES[extension])
 
 
 @router.delete("/sweeps/{sweep_id}", status_code=204, responses=problem_responses(404, 422))
-def delete_sweep(sweep_id: Id, store: StoreDep) -> None:
+def delete_sweep(sweep_id: SweepId, store: StoreDep) -> None:
     """Delete a sweep with all its points and plots."""
     store.delete_sweep(sweep_id)
 

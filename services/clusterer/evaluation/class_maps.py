@@ -117,9 +117,9 @@ def read_class_map(
     pairs = sorted((train, scored) for train, scored in found if train in train_labels and scored in scored_labels)
     if not pairs:
         raise LabelsInvalid(
-            f"No pair of the class map {request.file!r} has a label of both sets: {called[0]} has labels such as "
-            f"{_some(train_labels)}, {called[1]} such as {_some(scored_labels)}. Write the labels as the sets have "
-            "them.",
+            f"No pair of the class map {request.file!r} has labels that both sets contain: {called[0]} has labels "
+            f"such as {_some(train_labels)}, {called[1]} such as {_some(scored_labels)}. Spell the labels as the sets "
+            "do.",
             field="class_map",
         )
     return _mapped(pairs, len(found) - len(pairs), request, vocabulary, scored_labels)

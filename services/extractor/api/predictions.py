@@ -50,9 +50,9 @@ class EmbedRequest(Request):
         description="Images as data URIs, `data:image/png;base64,…`: at most 64 images and 32 MiB in total."
     )
     encoding_format: Literal["float", "base64"] = Field(
-        "float", description="`base64`: the little-endian float32 values, encoded as one string."
+        "float", description="Format of an embedding: a list of numbers, or its little-endian float32 values in base64."
     )
-    user: str | None = Field(None, max_length=1000, description="Accepted and ignored.")
+    user: str | None = Field(None, max_length=1000, description="Accepted for compatibility with OpenAI; ignored.")
 
 
 class EmbeddedImage(BaseModel):

@@ -39,6 +39,7 @@ from extractor.models.spec import ModelSpec
 from extractor.sources import listing
 
 KINDS = (f"{EXTRACT}torch", f"{EXTRACT}tfserving")
+EmbeddingsId = Annotated[Id, Path(description="Id of the embeddings.")]
 PAGE_ROWS = 100
 MAX_PAGE_ROWS = 10_000
 
@@ -68,7 +69,7 @@ def extract(
     deadline: DeadlineDep,
     key: IdempotencyKey = None,
 ) -> Job:
-    """Embed a folder of images. The answer is a job, whose result names the embeddings."""
+    """Start a job that embeds a folder of images. Its result has the id of the embeddings."""
     spec = catalogue.resolve(body.model, settings.models, settings=settings)
     check = partial(listing.check, body.images, settings.data, follow_links=settings.follow_links, deadline=deadline)
     return accepted(submitter.submit(spec.kind, body, key, check), response)
@@ -76,7 +77,7 @@ def extract(
 
 @router.get("/models", tags=["models"], responses=problem_responses(422))
 def list_models(settings: SettingsDep, queue: QueueDep) -> dict[str, list[dict[str, JsonValue]]]:
-    """The catalogue. Beside it, every model of timm can be used as `timm:<name>`."""
+    """List the models of the catalogue. Every other model of timm can be used as `timm:<name>`."""
     specs = catalogue.all_models(settings.models, settings=settings)
     served = _tensorflow_served(settings, queue)
     return {"models": [describe(spec, settings, served_elsewhere=served) for spec in specs]}
@@ -84,9 +85,11 @@ def list_models(settings: SettingsDep, queue: QueueDep) -> dict[str, list[dict[s
 
 @router.get("/models/{name:path}", tags=["models"], responses=problem_responses(404, 422))
 def get_model(
-    name: Annotated[str, Path(max_length=300)], settings: SettingsDep, queue: QueueDep
+    name: Annotated[str, Path(max_length=300, description="Name from the catalogue, or `timm:<name>`.")],
+    settings: SettingsDep,
+    queue: QueueDep,
 ) -> dict[str, JsonValue]:
-    """One model of the catalogue, or `timm:<name>`."""
+    """Return a model of the catalogue, or `timm:<name>`."""
     try:
         spec = catalogue.resolve(name, settings.models, settings=settings)
     except UnknownModel as error:
@@ -124,24 +127,24 @@ def _tensorflow_served(settings: Settings, queue: JobQueue) -> bool:
 
 @router.get("/embeddings", tags=["embeddings"])
 def list_embeddings(store: StoreDep) -> dict[str, list[dict[str, JsonValue]]]:
-    """All embeddings, finished or not; a damaged set is listed as `id`, `damaged` and the `problem`."""
+    """List all embeddings, finished or not. A damaged set is listed as `id`, `damaged` and the `problem`."""
     return {"embeddings": describe_all(store.embeddings_ids(), store.embeddings, EmbeddingSet.summary)}
 
 
 @router.get("/embeddings/{embeddings_id}", tags=["embeddings"], responses=problem_responses(404, 422))
-def get_embeddings(embeddings_id: Id, store: StoreDep) -> dict[str, JsonValue]:
-    """One set of embeddings: its plan, and how much of it is committed."""
+def get_embeddings(embeddings_id: EmbeddingsId, store: StoreDep) -> dict[str, JsonValue]:
+    """Return a set of embeddings: its plan, and how much of it is committed."""
     return store.embeddings(embeddings_id).summary()
 
 
 @router.get("/embeddings/{embeddings_id}/errors", tags=["embeddings"], responses=problem_responses(404, 422))
 def get_errors(
-    embeddings_id: Id,
+    embeddings_id: EmbeddingsId,
     store: StoreDep,
-    offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    offset: Annotated[int, Query(ge=0, le=2**53, description="Number of images to skip.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of images to return.")] = 100,
 ) -> dict[str, JsonValue]:
-    """The images that could not be embedded, and why."""
+    """List the images that could not be embedded, and why."""
     table = store.embeddings(embeddings_id).errors()
     end = offset + limit
     return {
@@ -157,10 +160,11 @@ def get_errors(
     responses={**problem_responses(404, 422), **TABLE_RESPONSE},
 )
 def get_rows(
-    embeddings_id: Id,
+    embeddings_id: EmbeddingsId,
     store: StoreDep,
     format: Annotated[  # noqa: A002
-        Literal["json"] | TableFormat, Query(description="`json` is paged, the others are streamed.")
+        Literal["json"] | TableFormat,
+        Query(description="Format of the table. `json` is paged; the others are streamed."),
     ] = "json",
     limit: Annotated[
         int | None,
@@ -168,7 +172,7 @@ def get_rows(
     ] = None,
     cursor: Annotated[str | None, Query(max_length=20, description="`next_cursor` of the previous page.")] = None,
 ) -> JsonValue:
-    """The rows of an embeddings set with their images: row, image_id, image_path, label, split, width, height, …"""
+    """List the rows of embeddings with their images: row, image_id, image_path, label, split, width, height, …"""
     found = store.embeddings(embeddings_id)
     start = first_row(cursor)
     if format == "json":
@@ -228,13 +232,13 @@ def row_batches(embeddings: EmbeddingSet, start: int, stop: int) -> Iterator[pa.
 @router.delete(
     "/embeddings/{embeddings_id}", status_code=204, tags=["embeddings"], responses=problem_responses(404, 409, 422, 503)
 )
-def delete_embeddings(embeddings_id: Id, store: StoreDep, queue: QueueDep, settings: SettingsDep) -> None:
+def delete_embeddings(embeddings_id: EmbeddingsId, store: StoreDep, queue: QueueDep, settings: SettingsDep) -> None:
     """Delete embeddings that no queued or running job uses."""
     embeddings = store.embeddings_unchecked(embeddings_id)
     for job in queue.unfinished():
         if reads(job, embeddings_id) if embeddings is None else uses(job, embeddings, settings.data):
             raise EmbeddingsInUse(
-                f"The job {job.id} ({job.kind}, {job.state}) uses {embeddings_id}: wait for it, or cancel it with "
+                f"Job {job.id} ({job.kind}, {job.state}) uses {embeddings_id}. Wait for it, or cancel it with "
                 f"`DELETE /jobs/{job.id}`.",
                 job=job.id,
             )

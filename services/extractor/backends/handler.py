@@ -84,8 +84,8 @@ class HandlerBackend:
             raise JobError(f"The handler {self._name} failed: {type(error).__name__}: {error}") from error
         if output.ndim != 2 or len(output) != len(pixels):
             raise JobError(
-                f"The handler {self._name} gave an array of shape {output.shape} for {len(pixels)} images: "
-                "postprocess must return one row of numbers an image."
+                f"The handler {self._name} returned an array of shape {output.shape} for {len(pixels)} images: "
+                "postprocess must return one row of numbers per image."
             )
         return output
 
@@ -99,15 +99,15 @@ def load(name: str, settings: Settings) -> Handler:
         It is not on the list, cannot be imported, or lacks a method.
     """
     if name not in settings.handlers:
-        raise InvalidRequest(f"The handler {name!r} is not on the operator's list: SHOAL_HANDLERS must name it.")
+        raise InvalidRequest(f"The handler {name!r} is not allowed. Add it to SHOAL_HANDLERS, as module:Class.")
     module, _, attribute = name.partition(":")
     try:
         handler = getattr(importlib.import_module(module), attribute)()
     except (ImportError, AttributeError, TypeError) as error:
-        raise InvalidRequest(f"The handler {name!r} cannot be made: {type(error).__name__}: {error}.") from error
+        raise InvalidRequest(f"The handler {name!r} cannot be created: {type(error).__name__}: {error}.") from error
     absent = [m for m in ("initialize", "preprocess", "inference", "postprocess") if not hasattr(handler, m)]
     if absent:
-        raise InvalidRequest(f"The handler {name!r} lacks {', '.join(absent)}.")
+        raise InvalidRequest(f"The handler {name!r} lacks the methods {', '.join(absent)}.")
     return handler  # type: ignore[no-any-return]
 
 

@@ -107,7 +107,7 @@ class ModelLoader:
         if self.record != plan.model.requested():
             raise JobError(
                 f"The model {self.spec.name} has changed since {plan.id} was begun (its weights or its description): "
-                "submit the request again, which starts a new set of embeddings."
+                "submit the request again to start a new set of embeddings."
             )
 
 

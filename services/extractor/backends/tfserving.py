@@ -210,8 +210,8 @@ class TFServingBackend:
             raise ModelMismatch(f"The server's answer for {self.served.name!r} cannot be read: {error}.") from error
         if embeddings.shape != (len(pixels), self.dim) or embeddings.dtype != np.float32:
             raise ModelMismatch(
-                f"The server gave {embeddings.dtype} {embeddings.shape} for {len(pixels)} images of "
-                f"{self.served.name!r}; float32 {(len(pixels), self.dim)} was announced."
+                f"The server returned {embeddings.dtype} {embeddings.shape} for {len(pixels)} images of "
+                f"{self.served.name!r}; expected float32 {(len(pixels), self.dim)}."
             )
         return embeddings
 
@@ -229,29 +229,29 @@ class TFServingBackend:
             raise _mismatch(spec, f"gives {dtype_name(outputs[OUTPUT].dtype)} embeddings, not float32")
         shape = _shape(outputs[OUTPUT])
         if shape is None or len(shape) != 2 or shape[1] < 1:
-            raise _mismatch(spec, f"gives embeddings of shape {shape}: (N, dim) with a fixed dim is needed")
+            raise _mismatch(spec, f"gives embeddings of shape {shape}: expected (N, dim) with a fixed dim")
         if spec.dim not in (None, shape[1]):
-            raise _mismatch(spec, f"gives embeddings of width {shape[1]}, the catalogue says {spec.dim}")
+            raise _mismatch(spec, f"gives embeddings of width {shape[1]}, but the catalogue says {spec.dim}")
         return Served(spec.name, version, _INPUT_DTYPES[inputs[INPUT].dtype], shape[1])
 
 
 def _version_of(record: ModelRecord) -> int:
     version = (record.weights_file or "").rpartition("/")[2]
     if not version.isdecimal():
-        raise ModelMismatch(f"The record of {record.name!r} names no version of a served model.")
+        raise ModelMismatch(f"The record of {record.name!r} does not name the version of the served model.")
     return int(version)
 
 
 def _check_images(spec: ModelSpec, info: Any) -> None:
     if info.dtype not in _INPUT_DTYPES:
-        raise _mismatch(spec, f"takes images of {dtype_name(info.dtype)}: uint8 or float32 is needed")
+        raise _mismatch(spec, f"takes images of {dtype_name(info.dtype)}; expected uint8 or float32")
     size = spec.transform.size
     shape = _shape(info)
     wanted = (-1, size, size, 3)
     if shape is not None and (
         len(shape) != 4 or any(have not in (-1, want) for have, want in zip(shape[1:], wanted[1:], strict=True))
     ):
-        raise _mismatch(spec, f"takes images of shape {shape}, the catalogue's preprocessing gives {wanted}")
+        raise _mismatch(spec, f"takes images of shape {shape}, but the catalogue's preprocessing gives {wanted}")
 
 
 def _shape(info: Any) -> tuple[int, ...] | None:

@@ -105,7 +105,7 @@ class TorchBackend:
             output = self._embedding(batch.div_(255).sub_(self._mean).div_(self._std))
             if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(pixels):
                 raise JobError(
-                    f"{self.record.name} gives no (n, dim) tensor: its architecture has no pooled embedding."
+                    f"{self.record.name} does not return an (n, dim) tensor: its architecture has no pooled embedding."
                 )
             embeddings: NDArray[np.float32] = output.float().cpu().numpy()
             return embeddings

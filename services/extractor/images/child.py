@@ -119,7 +119,9 @@ def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decode
     except ImageInvalid as error:
         return _undecodable(task, error.code, error.detail)
     except MemoryError:
-        return _undecodable(task, ImageTooLarge.code, "The image needs more memory than a decode process may use.")
+        return _undecodable(
+            task, ImageTooLarge.code, "The image needs more memory than a decode process may use: scale it down."
+        )
     except Exception as error:  # An image that makes a library fail costs no other image.
         return _undecodable(
             task, ImageInvalid.code, f"The image cannot be resized: {error or type(error).__name__}. Save it again."

@@ -227,7 +227,7 @@ def read_image_file(root: Path, path: Path, stamp: str | None = None) -> bytes:
         raise ImageOutsideRoot(error.detail) from None
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
-            raise ImageUnreadable("The symlink leads nowhere: repair it or remove it.") from None
+            raise ImageUnreadable("The symlink's target does not exist: repair or remove the symlink.") from None
         if stamp is None:
             raise ImageUnreadable("The file no longer exists.") from None
         raise ImageRemoved(

@@ -263,7 +263,7 @@ class _Feed:
         try:
             message = process.connection.recv()
         except (EOFError, OSError):
-            self._died(process, "The decode process was killed, perhaps for lack of memory")
+            self._died(process, "The decode process was killed, perhaps because it ran out of memory")
             return
         if not process.ready:
             process.ready = True
@@ -290,7 +290,7 @@ class _Feed:
         if self.deaths[task.ticket] < TRIES:
             self.retries.appendleft(task)
         else:
-            message = f"{why}, {TRIES} times: is the image damaged, or very large?"
+            message = f"{why}, {TRIES} times. The image may be damaged or very large."
             self._finish(task, Undecodable(task.ticket, ImageDecoderDied.code, message))
 
     def _finish(self, task: Task, outcome: Decoded | Undecodable) -> None:

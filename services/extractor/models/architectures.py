@@ -37,7 +37,7 @@ def build(architecture: str, *, size: int | None = None, seed: int | None = None
         The architecture takes another input size only.
     """
     if architecture not in OWN and not timm.is_model(architecture):
-        raise UnknownModel(f"timm {timm.__version__} has no architecture {architecture!r}, and Shoal defines none.")
+        raise UnknownModel(f"Neither timm {timm.__version__} nor Shoal defines the architecture {architecture!r}.")
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
@@ -145,7 +145,7 @@ def _pooled(module: nn.Module, pixels: Tensor) -> Tensor:
 def _features(module: nn.Module, pixels: Tensor) -> Tensor:
     forward_features = getattr(module, "forward_features", None)
     if not callable(forward_features):
-        raise InvalidRequest("The architecture gives no features before pooling: set `embedding` to `pooled`.")
+        raise InvalidRequest("The architecture has no features before pooling: set `embedding` to `pooled`.")
     features: Tensor = forward_features(pixels)
     return features
 
@@ -174,7 +174,7 @@ def _hooked(module: nn.Module, name: str) -> Embed:
         finally:
             handle.remove()
         if not found or not isinstance(found[-1], Tensor):
-            raise InvalidRequest(f"The module {name!r} gives no tensor: choose another.")
+            raise InvalidRequest(f"The module {name!r} does not return a tensor: choose another.")
         return _flat(found[-1], name)
 
     return embed

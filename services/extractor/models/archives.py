@@ -70,11 +70,13 @@ def _write(member: _Member, path: Path, on_progress: Callable[[], None]) -> None
         while chunk := source.read(CHUNK):
             left -= len(chunk)
             if left < 0:
-                raise WeightsInvalid(f"{member.path!r} in the archive is larger than it says.")
+                raise WeightsInvalid(
+                    f"{member.path!r} in the archive is larger than its header says. Download the archive again."
+                )
             file.write(chunk)
             on_progress()
     if left:
-        raise WeightsInvalid(f"{member.path!r} in the archive is cut off.")
+        raise WeightsInvalid(f"{member.path!r} in the archive is cut off. Download the archive again.")
 
 
 @contextmanager
@@ -86,9 +88,12 @@ def _members(archive: Path, kind: Literal["zip", "tar"]) -> Iterator[list[_Membe
         for member in found:
             total += member.size
             if len(members) >= MAX_MEMBERS or total > MAX_BYTES:
-                raise WeightsInvalid(f"{archive.name} holds more than any model has: it is not unpacked.")
+                raise WeightsInvalid(
+                    f"{archive.name} has more than {MAX_MEMBERS:,} files or {MAX_BYTES / 1e9:.0f} GB, the "
+                    "limit for a model."
+                )
             if not is_safe(member.path):
-                raise WeightsInvalid(f"{archive.name} holds {member.path!r}, which is no path below it.")
+                raise WeightsInvalid(f"{archive.name} holds {member.path!r}, which leads out of the archive.")
             if member.path in members:
                 raise WeightsInvalid(f"{archive.name} holds {member.path!r} twice.")
             members[member.path] = member
@@ -101,7 +106,9 @@ def _of_zip(archive: zipfile.ZipFile) -> Iterator[_Member]:
         if info.is_dir():
             continue
         if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-            raise WeightsInvalid(f"{info.filename!r} in the archive is a link or a device: it is not unpacked.")
+            raise WeightsInvalid(
+                f"{info.filename!r} in the archive is a link or a device; expected only files and folders."
+            )
         yield _Member(info.filename, info.file_size, partial(archive.open, info))
 
 
@@ -110,7 +117,9 @@ def _of_tar(archive: tarfile.TarFile) -> Iterator[_Member]:
         if info.isdir():
             continue
         if not info.isreg() or info.issparse():
-            raise WeightsInvalid(f"{info.name!r} in the archive is a link or a device: it is not unpacked.")
+            raise WeightsInvalid(
+                f"{info.name!r} in the archive is a link or a device; expected only files and folders."
+            )
         path = info.name.removeprefix("./")
         yield _Member(path, info.size, partial(_open_regular, archive, info))
 
@@ -118,7 +127,7 @@ def _of_tar(archive: tarfile.TarFile) -> Iterator[_Member]:
 def _open_regular(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
     opened = archive.extractfile(info)
     if opened is None:
-        raise tarfile.ReadError(f"{info.name!r} is no regular file")
+        raise tarfile.ReadError(f"{info.name!r} is not a regular file")
     return opened
 
 
@@ -129,7 +138,7 @@ def _model_folder(paths: list[str], archive: Path) -> str:
     if len(found) == 1 or len(preferred) == 1:
         return (preferred or found)[0]
     if not found:
-        raise WeightsInvalid(f"{archive.name} holds no {MARK}: it is no TensorFlow model.", file=archive.name)
+        raise WeightsInvalid(f"{archive.name} has no {MARK}, so it is not a TensorFlow model.", file=archive.name)
     raise WeightsInvalid(
         f"{archive.name} holds {len(found)} models, in {', '.join(map(repr, sorted(found)[:5]))}: unpack it, and "
         "import one of these folders with `shoal models import-tf NAME FOLDER`.",

@@ -78,12 +78,12 @@ def list_files(
         if not path or path.endswith("/"):  # An empty object that stands for a folder.
             continue
         if not item.name.startswith(prefix) or not is_safe(path):
-            raise WeightsInvalid(f"{url} lists {item.name!r}, which is no path below it: nothing of it is taken.")
+            raise WeightsInvalid(f"{url} lists {item.name!r}, which leads out of it. Nothing was downloaded.")
         place = f"{parts.scheme}://{parts.netloc}/{bucket}/{quote(item.name)}"
         files.append(RemoteFile(path, place, item.size, _hex(item.md5)))
         if len(files) > MAX_FILES or sum(file.bytes for file in files) > MAX_BYTES:
             raise WeightsInvalid(
-                f"{url} holds more than {MAX_FILES} files or {MAX_BYTES / 1e9:.0f} GB: that is no model."
+                f"{url} holds more than {MAX_FILES} files or {MAX_BYTES / 1e9:.0f} GB, the limit for a model."
             )
     if not files:
         raise DownloadFailed(f"nothing is published below {url}")
@@ -111,7 +111,7 @@ def _objects(
         token = page.next_page
         if not token:
             return
-    raise WeightsInvalid(f"The listing of {host}/{bucket}/{prefix} has no end.")
+    raise WeightsInvalid(f"The listing of {host}/{bucket}/{prefix} has more than {MAX_PAGES} pages.")
 
 
 def _page(route: Route, timeout_s: float, pause: Callable[[float], None]) -> _Page:
@@ -140,11 +140,13 @@ def _read(client: httpx.Client, url: str) -> _Page:
         for chunk in response.iter_bytes():
             content += chunk
             if len(content) > MAX_PAGE_BYTES:
-                raise DownloadFailed(f"{url} sends more than a listing has")
+                raise DownloadFailed(
+                    f"{url} sent more than {MAX_PAGE_BYTES:,} bytes, the limit for a page of a listing"
+                )
     try:
         return _Page.model_validate_json(content)
     except ValidationError as error:
-        raise DownloadFailed(f"{url} sends no listing of a bucket") from error
+        raise DownloadFailed(f"{url} did not send the listing of a bucket") from error
 
 
 def _hex(md5: str | None) -> str | None:

@@ -76,9 +76,9 @@ class _Row(KeyMapping):
         if self.timm is not None and timm_model(self.timm) is None:
             raise ValueError(f"timm has no model {self.timm!r}")
         if self.published is not None and self.backend != "tfserving":
-            raise ValueError('`published` is for `backend = "tfserving"`; other models have `url`')
+            raise ValueError('`published` needs `backend = "tfserving"`; for other models, set `url`')
         if (self.package is None) != (self.resource is None):
-            raise ValueError("`package` and `resource` belong together")
+            raise ValueError("set both `package` and `resource`, or neither")
         held_here = self.backend != "tfserving" and self.timm is None and self.handler is None
         if self.weights == "file" and held_here and not (self.file or self.files or self.package):
             raise ValueError("give `file` (a name below the models root), or `weights` as `random` or `none`")
@@ -121,7 +121,7 @@ def resolve(
     """
     settings = settings or Settings()
     if isinstance(model, str) and len(model) > LONGEST_NAME:
-        raise UnknownModel(f"There is no model {shortened(model)!r}: a name has at most {LONGEST_NAME} characters.")
+        raise UnknownModel(f"{shortened(model)!r} is not a model name: names have at most {LONGEST_NAME} characters.")
     if isinstance(model, CustomModel):
         return _custom(model, models_root, settings)
     if model.startswith(TIMM_PREFIX):
@@ -197,9 +197,7 @@ def _sentence(error: ValidationError) -> str:
 def _spec(name: str, row: _Row, settings: Settings, *, check_handler: bool = True) -> ModelSpec:
     base = _timm(row.timm) if row.timm else None
     if row.handler and check_handler and row.handler not in settings.handlers:
-        raise InvalidRequest(
-            f"The handler {row.handler!r} is not on the operator's list: SHOAL_HANDLERS must name it, as module:Class."
-        )
+        raise InvalidRequest(f"The handler {row.handler!r} is not allowed. Add it to SHOAL_HANDLERS, as module:Class.")
     return ModelSpec(
         name=name,
         backend=row.backend,
@@ -333,9 +331,7 @@ def _hint(near: list[str]) -> str:
 
 def _custom(model: CustomModel, models_root: Path, settings: Settings) -> ModelSpec:
     if model.layout not in LAYOUT_NAMES:
-        raise InvalidRequest(
-            f"There is no key layout {model.layout!r}. Choose one of {', '.join(LAYOUT_NAMES)}.", field="layout"
-        )
+        raise InvalidRequest(f"`layout` is {model.layout!r}. Choose one of {', '.join(LAYOUT_NAMES)}.", field="layout")
     base = _architecture(model.architecture, models_root, settings)
     transform = _merged(base.transform, model.transform)
     dim = base.dim if model.embedding == "pooled" else None
@@ -383,8 +379,8 @@ def _architecture(name: str, models_root: Path, settings: Settings) -> ModelSpec
         return known[name]
     near = _near(name, [*known, *timm_names()])
     raise UnknownModel(
-        f"There is no architecture {shortened(name)!r}.{_hint(near)} Name one of timm's, such as 'resnet50', or one of "
-        "the catalogue's.",
+        f"The architecture {shortened(name)!r} does not exist.{_hint(near)} Name one of timm's, such as 'resnet50', or "
+        "one of the catalogue's.",
         near=near,
         field="architecture",
     )
@@ -395,7 +391,7 @@ def _unknown(name: str, models_root: Path, settings: Settings) -> UnknownModel:
     near += _near(name, [spec.name for spec in all_models(models_root, settings=settings)])
     near = near or [TIMM_PREFIX + n for n in _near(name, timm_names())]
     return UnknownModel(
-        f"There is no model {shortened(name)!r} in the catalogue.{_hint(near)} `GET /models` lists all; timm's models "
+        f"The model {shortened(name)!r} is not in the catalogue.{_hint(near)} `GET /models` lists all; timm's models "
         "are named `timm:<name>`.",
         near=near,
     )

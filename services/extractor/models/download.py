@@ -158,7 +158,7 @@ def _receive(client: httpx.Client, url: str, part: _Part, report: OnProgress) ->
         resumed = response.status_code == 206 and _starts_at(response) == have
         if not resumed and response.status_code == 206:
             part.discard()
-            raise httpx.ReadError("the server sends another part than the requested one")
+            raise httpx.ReadError("the server sent a different part than requested")
         done = have if resumed else 0
         length = response.headers.get("content-length")
         total = done + int(length) if length and length.isdigit() else None
@@ -193,14 +193,14 @@ def fault_of(path: Path, target: Path, stated: Checksums) -> str | None:
     note = note_of(target)
     found = sha256(path)
     if stated.sha256 and not found.startswith(stated.sha256):
-        return f"its sha256 is {found}, the stated one is {stated.sha256}"
+        return f"its sha256 is {found}, expected {stated.sha256}"
     if stated.md5:
         with path.open("rb") as file:
             md5 = hashlib.file_digest(file, "md5").hexdigest()
         if not md5.startswith(stated.md5):
-            return f"its md5 is {md5}, the stated one is {stated.md5}"
+            return f"its md5 is {md5}, expected {stated.md5}"
     if not stated.sha256 and note.is_file() and not note.read_text(encoding="utf-8").startswith(found):
-        return f"its sha256 is {found}, but {note.name} records another one from the first download"
+        return f"its sha256 is {found}, but {note.name} records another from the first download"
     return None
 
 

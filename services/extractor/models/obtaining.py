@@ -181,7 +181,7 @@ def _fetch(
     if known and set(known) != {file.path for file in fetched}:
         raise WeightsInvalid(
             f"{published.url} no longer holds the files of the first download, listed in {record}. Remove that file to "
-            "take what is published now.",
+            "accept what is published now.",
             model=name,
         )
     if published.kind != "gcs-prefix":
@@ -216,7 +216,9 @@ def _fetch_files(
         size = target.stat().st_size
         if size != file.bytes:
             target.unlink()
-            raise WeightsInvalid(f"{file.url} sent {size} bytes, but {file.bytes} are listed. The file was deleted.")
+            raise WeightsInvalid(
+                f"{file.url} sent {size} bytes, but its listing says {file.bytes}. The file was deleted."
+            )
         fetched.append(FetchedFile(file.path, size, digest))
         done += size
         report(done, total)

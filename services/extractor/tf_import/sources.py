@@ -172,7 +172,7 @@ def choose(signatures: Sequence[Signature], signature: str | None, output: str |
         )
     dtype = chosen.dtypes.get(images, "float32")
     if dtype not in ("float32", "uint8"):
-        raise ImportInvalid(f"The input {images!r} of {chosen.name!r} is {dtype}: float32 or uint8 is needed.")
+        raise ImportInvalid(f"The input {images!r} of {chosen.name!r} is {dtype}; expected float32 or uint8.")
     return Choice(chosen.name, images, _output(chosen, output), height, dtype, _switches(chosen))
 
 
@@ -180,7 +180,7 @@ def _signature(named: Mapping[str, Signature], wish: str | None) -> Signature:
     if wish is not None:
         if wish not in named:
             raise ImportInvalid(
-                f"There is no signature {wish!r}. There are: {_listed(named)}.", signatures=sorted(named)
+                f"The model has no signature {wish!r}. Its signatures: {_listed(named)}.", signatures=sorted(named)
             )
         return named[wish]
     for name in PREFERRED_SIGNATURES:
@@ -189,7 +189,8 @@ def _signature(named: Mapping[str, Signature], wish: str | None) -> Signature:
     if len(named) == 1:
         return next(iter(named.values()))
     raise ImportInvalid(
-        f"Say which signature to use with --signature. There are: {_listed(named)}.", signatures=sorted(named)
+        f"Name the signature to use with --signature. The model's signatures: {_listed(named)}.",
+        signatures=sorted(named),
     )
 
 
@@ -199,7 +200,7 @@ def _image_input(signature: Signature) -> str:
     if len(images) != 1 or len(signature.inputs) != 1 + len(off):
         inputs = _listed(f"{name} {_shown(shape)}" for name, shape in signature.inputs.items())
         raise ImportInvalid(
-            f"The signature {signature.name!r} takes {inputs or 'nothing'}: one input of shape (N, H, W, 3) is needed.",
+            f"The signature {signature.name!r} takes {inputs or 'nothing'}; expected one input of shape (N, H, W, 3).",
             inputs=sorted(signature.inputs),
         )
     return images[0]
@@ -218,7 +219,7 @@ def _output(signature: Signature, wish: str | None) -> str:
     listed = _listed(f"{name} {_shown(shape)}" for name, shape in sorted(outputs.items()))
     if wish is not None and wish not in outputs:
         raise ImportInvalid(
-            f"The signature {signature.name!r} has no output {wish!r}. There are: {listed}.",
+            f"The signature {signature.name!r} has no output {wish!r}. Its outputs: {listed}.",
             signature=signature.name,
             outputs=sorted(outputs),
         )
@@ -229,15 +230,15 @@ def _output(signature: Signature, wish: str | None) -> str:
         name = "default"
     if name is None:
         raise ImportInvalid(
-            f"Say which output of {signature.name!r} is the embedding with --output. There are: {listed}.",
+            f"Name the output of {signature.name!r} that is the embedding with --output. Its outputs: {listed}.",
             signature=signature.name,
             outputs=sorted(outputs),
         )
     shape = outputs[name]
     if shape is not None and len(shape) != 2:
         raise ImportInvalid(
-            f"The output {name!r} of {signature.name!r} has the shape {_shown(shape)}: an embedding is (N, dim). "
-            f"There are: {listed}.",
+            f"The output {name!r} of {signature.name!r} has the shape {_shown(shape)}; expected (N, dim). "
+            f"The outputs: {listed}.",
             outputs=sorted(outputs),
         )
     return name

@@ -76,14 +76,14 @@ class Batcher:
         Raises
         ------
         QueueFull
-            Too many rows wait already.
+            Too many rows are already waiting.
         """
         rows = len(next(iter(inputs.values())))
         shape = tuple((name, value.dtype, value.shape[1:]) for name, value in sorted(inputs.items()))
         request = _Request(inputs, rows, shape)
         with self._changed:
             if self._closed or (self._waiting and self._rows + rows > self._limits.waiting_rows):
-                raise QueueFull(f"{self._rows} rows wait already")
+                raise QueueFull(f"{self._rows} rows are already waiting")
             self._waiting.append(request)
             self._rows += rows
             self._changed.notify_all()

@@ -109,7 +109,7 @@ class ServingClient:
     def __init__(self, settings: Settings) -> None:
         if not settings.tf_serving_url:
             raise ModelNotServed(
-                "TF_SERVING_URL is not set, so nobody serves TensorFlow models: set it to host:port of TensorFlow "
+                "TF_SERVING_URL is not set, so TensorFlow models cannot run: set it to host:port of TensorFlow "
                 "Serving, or of `python -m extractor serve-savedmodel MODELS --port 8500`."
             )
         self.address = Address.of(settings.tf_serving_url, settings.tf_serving_ca)
@@ -172,7 +172,7 @@ class ServingClient:
             raise self._not_served(name, f"version {version} is gone") from error
         found = SignatureDefMap()
         if not response.metadata["signature_def"].Unpack(found):
-            raise ServingFailed(f"{self.address.target} describes {name!r} in a way that is not TensorFlow Serving's.")
+            raise ServingFailed(f"{self.address.target} sent a signature of {name!r} that cannot be read.")
         return dict(found.signature_def)
 
     def predict(self, request: Any) -> Any:
@@ -242,32 +242,34 @@ class ServingClient:
         if code == grpc.StatusCode.NOT_FOUND:
             return _NotFound(details)
         if _UNTRUSTED in details:
-            return ServingRefused(f"The certificate of {target} is not trusted: name its authority in TF_SERVING_CA.")
+            return ServingRefused(
+                f"The certificate of {target} is not trusted: set TF_SERVING_CA to the certificate of its authority."
+            )
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             return ServingRefused(f"{target} refuses the client ({details}): check TF_SERVING_TOKEN and TF_SERVING_CA.")
         if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
             return ModelMismatch(f"{target} refuses the request: {details}.")
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return ServingUnavailable(
-                f"{target} did not answer within {deadline_s:.0f} s. Committed shards are kept. Take a smaller "
-                "batch_size or raise TF_SERVING_DEADLINE_S."
+                f"{target} did not answer within {deadline_s:.0f} s. Committed shards are kept. Set a smaller "
+                "`batch_size`, or raise TF_SERVING_DEADLINE_S."
             )
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return ServingFailed(f"The batch is too large for {target} ({details}): take a smaller batch_size.")
+            return ServingFailed(f"The batch is too large for {target} ({details}): set a smaller `batch_size`.")
         return ServingFailed(f"{target} failed with {code.name}: {details}.")
 
     def _gone(self, error: Any) -> JobError:
         return ServingUnavailable(
             f"TensorFlow Serving at {self.address.target} has not answered for {self._gone_s:.0f} s "
-            f"({error.details()}). Committed shards are kept: start it and submit the same request again, which goes "
-            "on from there.",
+            f"({error.details()}). Committed shards are kept: start it and submit the same request again, which "
+            "continues from there.",
             target=self.address.target,
         )
 
     def _not_served(self, name: str, why: str = "") -> ModelNotServed:
         return ModelNotServed(
             f"{self.address.target} does not serve {name!r}{f' ({why})' if why else ''}. Import it with `shoal models "
-            f"import-tf {name} SOURCE_DIR` into the folder that the server reads, and name it in the server's "
+            f"import-tf {name} SOURCE_DIR` into the folder that the server reads, and add it to the server's "
             "model.config.",
             model=name,
         )
@@ -288,7 +290,7 @@ def _metadata(settings: Settings, address: Address) -> list[tuple[str, str]]:
         return []
     if not address.tls and not address.local:
         raise ServingRefused(
-            f"TF_SERVING_TOKEN would travel unencrypted to {address.target}: use grpcs:// in TF_SERVING_URL, or set "
+            f"TF_SERVING_TOKEN would be sent unencrypted to {address.target}: use grpcs:// in TF_SERVING_URL, or set "
             "TF_SERVING_CA."
         )
     return [("authorization", f"Bearer {settings.tf_serving_token.get_secret_value()}")]

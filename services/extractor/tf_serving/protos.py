@@ -119,7 +119,7 @@ def to_proto(array: NDArray[Any]) -> Any:
     """
     code = _CODES.get(array.dtype)
     if code is None:
-        raise TypeError(f"arrays of {array.dtype} are not sent to TensorFlow")
+        raise TypeError(f"arrays of {array.dtype} are not supported")
     proto = TensorProto(dtype=code, tensor_content=array.tobytes())
     for length in array.shape:
         proto.tensor_shape.dim.add(size=length)
@@ -141,7 +141,7 @@ def from_proto(proto: Any) -> NDArray[Any]:
     """
     dtype = _DTYPES.get(proto.dtype)
     if dtype is None:
-        raise TypeError(f"tensors of {dtype_name(proto.dtype)} are not understood")
+        raise TypeError(f"tensors of {dtype_name(proto.dtype)} are not supported")
     shape = tuple(int(dim.size) for dim in proto.tensor_shape.dim)
     if proto.tensor_content:
         return np.frombuffer(proto.tensor_content, dtype=dtype).reshape(shape)
@@ -152,6 +152,6 @@ def from_proto(proto: Any) -> NDArray[Any]:
         values = np.array(getattr(proto, _VALUE_FIELDS[proto.dtype]), dtype=dtype)
     if values.size < count:
         if values.size == 0:
-            raise ValueError(f"a tensor of shape {shape} came without values")
+            raise ValueError(f"a tensor of shape {shape} has no values")
         values = np.concatenate([values, np.full(count - values.size, values[-1], dtype=dtype)])
     return values.reshape(shape)

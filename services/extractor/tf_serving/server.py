@@ -62,7 +62,7 @@ class PredictionService:
 
     def Classify(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Not offered."""
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "only Predict is offered")
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "only Predict is supported")
 
     Regress = MultiInference = PredictStreamed = Classify
     HandleReloadConfigRequest = Classify

@@ -207,7 +207,7 @@ def _jobs_beside(root: Path, url: str | None, *, needed: bool) -> list[Job]:
         if needed:
             raise
         err.print(
-            f"The store's other queues cannot be read, so age alone decides: {error.detail}",
+            f"The store's other queues cannot be read, so only age decides: {error.detail}",
             highlight=False,
             markup=False,
         )
@@ -222,5 +222,5 @@ def _queue_url(stack: ExitStack, root: Path) -> str | None:
         return stack.enter_context(open_queue(root, "shoal gc"))
     except StackError as error:
         # On a full disk a server may not start, and that is when room must be made.
-        err.print(f"Without the job queue, age alone decides: {error.detail}", highlight=False, markup=False)
+        err.print(f"The job queue cannot be read, so only age decides: {error.detail}", highlight=False, markup=False)
         return None

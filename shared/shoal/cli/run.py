@@ -231,7 +231,7 @@ def _require_images(facts: Json, source: Source, store: Store, extraction: Json)
 def _chosen(facts: Json, clusters: int | None) -> tuple[str, ...]:
     if clusters is None:
         return (f"Number of groups: {facts['classes']}, one per class. Use `-k` or `--over` for another number.",)
-    why = "There is one class only" if facts.get("classes") else "There are no labels"
+    why = "There is only one class" if facts.get("classes") else "There are no labels"
     if (facts.get("classes") or 0) >= FEWEST_IMAGES:
         why = "Most images have no class"
     return (

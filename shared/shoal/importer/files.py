@@ -66,7 +66,7 @@ def open_parts(path: Path) -> list[Part]:
         if part.values.shape[1] != parts[0].values.shape[1]:
             raise ImportInvalid(
                 f"{part.file} has {part.values.shape[1]} columns, {parts[0].file} has {parts[0].values.shape[1]}: all "
-                "embeddings of a set need the same length.",
+                "embeddings of a set must have the same length.",
                 file=str(part.file),
             )
     if not sum(len(part.values) for part in parts):

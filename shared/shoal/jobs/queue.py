@@ -363,7 +363,7 @@ class JobQueue:
             Ids of the jobs of dead workers.
         """
         problem = WorkerDied(
-            "The worker of the job's last attempt died or lost its machine: it stopped renewing its lease. "
+            "The worker of the job's last attempt stopped renewing its lease: the worker or its machine died. "
             "Look for a crash or a lack of memory in the worker's log before you send the job again."
         )
         _, *ids = self._scripts.run("reap", REAP_LIMIT, to_json(problem.problem()))
@@ -464,4 +464,4 @@ def _fence(claim: Claim) -> tuple[str, str, int]:
 
 
 def _no_job(job_id: str) -> JobNotFound:
-    return JobNotFound(f"There is no job {job_id!r}. Ended jobs are kept for 30 days; `GET /jobs` lists them.")
+    return JobNotFound(f"Job {job_id!r} does not exist. Ended jobs are kept for 30 days; `GET /jobs` lists them.")

@@ -17,7 +17,7 @@ class JobState(StrEnum):
     FAILED = "failed"
     """Ended with an error."""
     CANCELLED = "cancelled"
-    """Ended because somebody asked for it."""
+    """Ended because a client cancelled it."""
 
     @property
     def terminal(self) -> bool:

@@ -42,7 +42,7 @@ class ClassMap(Request):
     @model_validator(mode="after")
     def _index_is_read(self) -> ClassMap:
         if self.class_index is not None and self.format != "objectnet":
-            raise ValueError("`class_index` goes with `format`: `objectnet`")
+            raise ValueError("`class_index` needs `format`: `objectnet`")
         return self
 
 
@@ -79,7 +79,7 @@ class EmbeddingSets(Request):
         if len(set(mapped)) < len(mapped) or not plain.isdisjoint(mapped):
             raise ValueError("list each scored set with a class map once")
         if self.train in mapped:
-            raise ValueError("the train set needs no class map: its classes are the reference")
+            raise ValueError("the train set cannot have a class map: its classes are the reference")
         return self
 
 
@@ -150,7 +150,7 @@ class KMeansOptions(Request):
         if self.balanced is not None and self.max_points_per_centroid is not None:
             raise ValueError("`balanced` needs all rows, not a sample: leave `max_points_per_centroid` out")
         if self.levels is not None and any(above >= below for below, above in pairwise(self.levels)):
-            raise ValueError("`levels` must fall: each level needs fewer groups than the one before")
+            raise ValueError("`levels` must descend: each level needs fewer groups than the one before")
         return self
 
 
@@ -246,7 +246,7 @@ class ClusterRequest(Request):
             if self.clusters != "auto":
                 raise ValueError("`clusters_range` needs `clusters`: `auto`")
             if self.clusters_range[0] >= self.clusters_range[1]:
-                raise ValueError("`clusters_range` must rise: send the smallest, then the largest number of clusters")
+                raise ValueError("`clusters_range` must ascend: send the smallest, then the largest number of clusters")
         if self.kmeans.levels is not None and self.clusters == "auto":
             raise ValueError("`kmeans.levels` needs a fixed number of clusters, not `auto`")
         return self

@@ -85,7 +85,7 @@ def corrupt(layout: ClusteringLayout, path: Path, problem: str, clustering_id: s
 def clustering_not_found(clustering_id: str) -> ClusteringNotFound:
     """The error for an unknown clustering id."""
     return ClusteringNotFound(
-        f"There is no clustering {clustering_id!r}: `GET /clusterings` lists the ids.", clustering=clustering_id
+        f"Clustering {clustering_id!r} does not exist: `GET /clusterings` lists the ids.", clustering=clustering_id
     )
 
 

@@ -37,7 +37,7 @@ LISTING_GROUP = 65_536
 def not_found(embeddings_id: str) -> EmbeddingsNotFound:
     """The error for an unknown embeddings id."""
     return EmbeddingsNotFound(
-        f"There are no embeddings {embeddings_id!r}: `GET /embeddings` lists the ids.", embeddings=embeddings_id
+        f"Embeddings {embeddings_id!r} do not exist: `GET /embeddings` lists the ids.", embeddings=embeddings_id
     )
 
 

@@ -191,7 +191,7 @@ def create_sweep(store: StoreLayout, sweep_id: str, spec: Mapping[str, Any]) -> 
 def sweep_not_found(sweep_id: str) -> SweepNotFound:
     """The error for an unknown sweep id."""
     return SweepNotFound(
-        f"There is no sweep {sweep_id!r}: `GET /sweeps` lists the ids; a sweep appears when its job starts.",
+        f"Sweep {sweep_id!r} does not exist: `GET /sweeps` lists the ids; a sweep appears when its job starts.",
         sweep=sweep_id,
     )
 

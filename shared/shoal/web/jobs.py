@@ -208,7 +208,7 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=500, description="Maximum number of jobs to return.")] = 50,
     cursor: Annotated[str | None, Query(max_length=500, description="`next_cursor` of the previous page.")] = None,
 ) -> JobPage:
-    """Return a list of jobs, newest first."""
+    """List jobs, newest first."""
     page = queue.list(state=state, kind=kind, limit=limit, cursor=cursor)
     return page.model_copy(update={"jobs": described(queue, page.jobs)})
 

@@ -132,7 +132,7 @@ def test_pairs_are_right_both_ways_and_class_zero_is_a_class() -> None:
         ("a,b\n1,2\n", "needs the columns train_label and scored_label"),
         ("", "needs the columns"),
         ("train_label,scored_label\na,\n", "line 2"),
-        ("train_label,scored_label\nx,y\n", "No pair of the class map .* has a label of both sets"),
+        ("train_label,scored_label\nx,y\n", "No pair of the class map .* has labels that both sets contain"),
         (b"train_label,scored_label\n\xff\xfe,b\n", "cannot be read"),
     ],
 )
@@ -158,7 +158,7 @@ def test_what_a_refusal_says_has_no_path_of_the_machine(data: Path) -> None:
 
 
 def test_a_class_index_without_objectnets_mappings_is_refused() -> None:
-    with pytest.raises(ValidationError, match="`class_index` goes with"):
+    with pytest.raises(ValidationError, match="`class_index` needs `format`"):
         ClassMap(file="map.csv", class_index="index.json")
 
 

@@ -67,7 +67,7 @@ def test_mini_batch_is_recorded(planted: Make, make_set: Make, run_job: Make) ->
         ({"algorithm": "mini-batch", "balanced": 1.2}, "supports neither `spherical` nor `balanced`"),
         ({"balanced": 1.2, "max_points_per_centroid": 5}, "needs all rows, not a sample"),
         ({"balanced": 1.0}, "greater than 1"),
-        ({"levels": [4, 4]}, "must fall"),
+        ({"levels": [4, 4]}, "must descend"),
     ],
 )
 def test_nonsense_is_refused(options: dict[str, Any], why: str) -> None:

@@ -61,14 +61,14 @@ def test_files_without_an_embedding_are_told(
         },
     )
     text = text_of(run_job(embeddings, clusters=2))
-    assert "3 files were not taken, 2 could not be embedded. 1 folder holds no image: <b>dog</b>." in text
+    assert "3 files were left out, 2 could not be embedded. 1 folder holds no image: <b>dog</b>." in text
 
 
 def test_a_report_says_nothing_of_missing_files_where_there_are_none(
     planted: Planted, make_set: MakeSet, run_job: RunJob
 ) -> None:
     text = text_of(run_job(make_set("mine", planted(80)[0]), clusters=2))
-    assert "not taken" not in text
+    assert "left out" not in text
     assert "None" not in text
 
 

@@ -98,7 +98,9 @@ def test_a_handler_off_the_list_is_never_imported(open_handler: Callable[..., Ba
         open_handler("Means", allow=("Pixels",))
 
 
-@pytest.mark.parametrize(("name", "message"), [("Half", "lacks preprocess"), ("Absent", "cannot be made")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("Half", "lacks the methods preprocess"), ("Absent", "cannot be created")]
+)
 def test_a_class_of_another_shape_is_refused(name: str, message: str, open_handler: Callable[..., Backend]) -> None:
     with pytest.raises(InvalidRequest, match=message):
         open_handler(name)

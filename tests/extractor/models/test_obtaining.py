@@ -296,7 +296,7 @@ class TestDownload:
         self, site: Publisher, settings: Settings, not_imported: list[Path]
     ) -> None:
         site.objects[PREFIX + "../../evil"] = b"evil"
-        with pytest.raises(WeightsInvalid, match="no path below"):
+        with pytest.raises(WeightsInvalid, match="leads out of it"):
             obtain(settings)
         assert site.asked == []
 
@@ -413,7 +413,7 @@ def test_the_service_says_what_has_to_be_installed(
 @pytest.mark.parametrize("body", [b"<html>", b'{"items": 3}', b'{"items": [{"size": "1"}]}'])
 def test_a_listing_that_is_none_is_refused(body: bytes, site: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Publisher, "page", lambda *_: body)
-    with pytest.raises(DownloadFailed, match="no listing"):
+    with pytest.raises(DownloadFailed, match="did not send the listing"):
         bucket.list_files(f"https://{PREFIX}", mirror=site.url)
 
 
@@ -424,7 +424,7 @@ def test_an_empty_listing_is_no_model(site: Publisher) -> None:
 
 def test_a_listing_without_end_is_refused(site: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Publisher, "page", lambda *_: b'{"nextPageToken": "again"}')
-    with pytest.raises(WeightsInvalid, match="no end"):
+    with pytest.raises(WeightsInvalid, match=r"has more than .* pages"):
         bucket.list_files(f"https://{PREFIX}", mirror=site.url)
 
 

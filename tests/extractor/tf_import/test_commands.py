@@ -40,7 +40,7 @@ def test_import_says_what_is_wrong_in_one_line(
 ) -> None:
     builders.bigbigan_hub(tmp_path / "source", size=32)
     assert main(["import-tf", "mine", str(tmp_path / "source"), "--signature", "embed"]) == 1
-    assert capfd.readouterr().err == "There is no signature 'embed'. There are: default, encode, generate.\n"
+    assert capfd.readouterr().err == "The model has no signature 'embed'. Its signatures: default, encode, generate.\n"
 
 
 def test_a_worker_without_an_address_starts_its_own_server_keeps_it_up_and_ends_it(

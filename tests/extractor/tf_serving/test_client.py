@@ -268,7 +268,7 @@ class TestAway:
     def test_a_batch_that_takes_too_long(self, server: Server, client_settings: Callable[..., Settings]) -> None:
         backend = opened(client_settings(server.port, tf_serving_deadline_s=1.5))
         server.gate.clear()
-        with pytest.raises(ServingUnavailable, match="smaller batch_size or raise TF_SERVING_DEADLINE_S"):
+        with pytest.raises(ServingUnavailable, match="smaller `batch_size`, or raise TF_SERVING_DEADLINE_S"):
             backend.submit(images(1)).result(60)
         backend.close()
 
@@ -300,7 +300,7 @@ class TestBeforeTheFirstImage:
 
     def test_another_width(self, server: Server, settings: Settings) -> None:
         server.outputs = {"embedding": (DataType.DT_FLOAT, (-1, DIM + 1))}
-        self.refused(settings, server, "width 5, the catalogue says 4")
+        self.refused(settings, server, "width 5, but the catalogue says 4")
 
     def test_another_signature(self, server: Server, settings: Settings) -> None:
         server.signature = "predict"
@@ -343,7 +343,7 @@ class TestBeforeTheFirstImage:
 
     def test_the_answer_is_checked_as_well(self, server: Server, backend: TFServingBackend) -> None:
         server.answer = lambda x: np.zeros((len(x), DIM + 1), np.float32)
-        with pytest.raises(ModelMismatch, match="was announced"):
+        with pytest.raises(ModelMismatch, match="expected float32"):
             backend.submit(images(2)).result(30)
 
 

@@ -54,7 +54,7 @@ def test_half_floats_are_bit_patterns() -> None:
 
 
 def test_a_shape_without_values_is_refused() -> None:
-    with pytest.raises(ValueError, match="without values"):
+    with pytest.raises(ValueError, match="has no values"):
         from_proto(filled("float_val", [], DataType.DT_FLOAT, 2))
 
 

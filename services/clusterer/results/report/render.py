@@ -99,7 +99,7 @@ def missing_line(embeddings: EmbeddingSet) -> str | None:
     """How many files below the source have no embedding; None if none is recorded."""
     groups = embeddings.notes.get("not_taken", [])
     files = sum(group["count"] for group in groups if not group["reason"].startswith(_NO_FILES))
-    parts = [f"{files:,} {'file was' if files == 1 else 'files were'} not taken"] if files else []
+    parts = [f"{files:,} {'file was' if files == 1 else 'files were'} left out"] if files else []
     if embeddings.failed:
         parts.append(f"{embeddings.failed:,} could not be embedded")
     folders = [group["message"] for group in groups if group["reason"].startswith(_NO_FILES)]

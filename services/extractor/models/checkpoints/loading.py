@@ -58,7 +58,7 @@ def _candidates(content: Mapping[str, Any], layout: str, rules: KeyRules) -> lis
     found = [known for known in LAYOUTS if known.name == layout]
     if not found:
         names = ", ".join(known.name for known in LAYOUTS)
-        raise WeightsInvalid(f"There is no key layout {layout!r}. Choose auto or one of {names}.")
+        raise WeightsInvalid(f"The key layout is {layout!r}. Choose auto or one of {names}.")
     return found
 
 

@@ -46,7 +46,7 @@ class Kind:
     says: str
 
 
-EMPTY = Kind("empty", "is empty: the download or the copy stopped before it began. Fetch it again.")
+EMPTY = Kind("empty", "is empty: its download or copy did not start. Download or copy it again.")
 LFS_POINTER = Kind(
     "lfs_pointer",
     "is a pointer of Git LFS, not the file that it stands for: run `git lfs pull` in the repository that it comes "
@@ -54,22 +54,21 @@ LFS_POINTER = Kind(
 )
 HTML = Kind(
     "html",
-    "is a web page, such as one that asks for a login or a confirmation: download the file itself, in a browser if "
-    "need be.",
+    "is a web page, for example one that asks for a login: download the file itself, if necessary with a browser.",
 )
 TORCHSCRIPT = Kind(
     "torchscript",
-    "is a TorchScript archive: it holds a program beside its weights, and programs are not run. Take its weights out "
-    "of it once, where you trust it: `torch.save(torch.jit.load('FILE').state_dict(), 'weights.pth')`.",
+    "is a TorchScript archive, which contains a program; Shoal does not run it. If you trust the file, extract its "
+    "weights: `torch.save(torch.jit.load('FILE').state_dict(), 'weights.pth')`.",
 )
 EXPORTED = Kind(
     "torch_export",
-    "is a program exported by torch.export: take its weights out of it once, where you trust it: "
+    "is a program exported by torch.export; Shoal does not run it. If you trust the file, extract its weights: "
     "`torch.save(torch.export.load('FILE').state_dict, 'weights.pth')`.",
 )
 ONNX = Kind(
     "onnx",
-    "is an ONNX model: its tensors do not carry the names of the network's. Store the state dict of the network that "
+    "is an ONNX model: its tensors have other names than the network's. Save the state dict of the network that "
     f"it was exported from: `{SAVE_STATE}`.",
 )
 TENSORFLOW = Kind(
@@ -82,21 +81,22 @@ KERAS = Kind(
     "is an HDF5 file, such as Keras writes: export the model in TensorFlow (`model.export('FOLDER')`) and give the "
     "folder to `shoal models import-tf NAME FOLDER`.",
 )
-NUMPY = Kind("numpy", "is a NumPy file: store a PyTorch state dict or safetensors.")
-COMPRESSED = Kind("compressed", "is compressed: unpack it, and name the checkpoint that is in it.")
-ARCHIVE = Kind("archive", "is an archive of other files: unpack it, and name the checkpoint that is in it.")
+NUMPY = Kind("numpy", "is a NumPy file: save the weights as a PyTorch state dict or as safetensors.")
+COMPRESSED = Kind("compressed", "is compressed: unpack it, and name the checkpoint inside.")
+ARCHIVE = Kind("archive", "is an archive of other files: unpack it, and name the checkpoint inside.")
 GGUF = Kind("gguf", "is a GGUF file, quantised for another program: use the published PyTorch weights or safetensors.")
 JSON = Kind(
     "json",
     "is text in JSON, such as a model's configuration or the index of a sharded checkpoint: name the file with the "
-    "weights. A checkpoint in several files has to be joined into one first.",
+    "weights. Join a checkpoint in several files into one first.",
 )
 CUT_ZIP = Kind(
-    "cut_off", "is cut off: its end is missing. Compare its size and its sha256 with what its publisher states."
+    "cut_off", "is cut off: its end is missing. Compare its size and sha256 with those that its publisher states."
 )
 CUT_SAFETENSORS = Kind(
     "cut_off",
-    "is a safetensors file that is cut off or damaged: compare its size and its sha256 with what its publisher states.",
+    "is a safetensors file that is cut off or damaged: compare its size and sha256 with those that its publisher "
+    "states.",
 )
 
 
@@ -123,26 +123,26 @@ def read(path: Path) -> Mapping[str, Any]:
         whole = whole_object(path)
         if whole is not None:
             raise WeightsInvalid(
-                f"{path.name} holds a whole object, a {whole}, and is not read, because that could run any code. Store "
-                f"its state dict, where the code that wrote it is at hand: `model = torch.load({path.name!r}, "
-                f"weights_only=False)`, then `{SAVE_STATE}`.",
+                f"{path.name} holds a whole object, a {whole}. It is not read, because reading it could run any code. "
+                f"Save its state dict, on a machine that has the code of that class: `model = "
+                f"torch.load({path.name!r}, weights_only=False)`, then `{SAVE_STATE}`.",
                 file=path.name,
                 kind="whole_object",
             ) from error
         raise WeightsInvalid(
-            f"{path.name} holds more than tensors and plain containers, and is not read, because that could run any "
-            f"code: {_first_sentence(error)} Store its state dict alone, best as safetensors.",
+            f"{path.name} holds more than tensors and plain containers. It is not read, because reading it could run "
+            f"any code: {_first_sentence(error)} Save only its state dict, preferably as safetensors.",
             file=path.name,
         ) from error
     except Exception as error:  # Given damaged bytes, an unpickler raises whatever it stumbles over.
         raise WeightsInvalid(
             f"{path.name} cannot be read as a PyTorch checkpoint or as safetensors: {_first_sentence(error)} "
-            "It may be cut off: compare its size and its sha256 with what its publisher states.",
+            "It may be cut off: compare its size and sha256 with those that its publisher states.",
             file=path.name,
         ) from error
     if not isinstance(content, Mapping):
         raise WeightsInvalid(
-            f"{path.name} holds a {type(content).__name__}, not a dict: store the network's state dict.", file=path.name
+            f"{path.name} holds a {type(content).__name__}, not a dict: save the network's state dict.", file=path.name
         )
     return content
 
