@@ -27,7 +27,7 @@ class Handler(Protocol):
 
     `preprocess` gets a list with one ``{"body": <PNG bytes>}`` an image, as TorchServe has it; a class with the
     attribute ``takes_pixels = True`` gets one uint8 array (n, size, size, 3) instead, which is quicker. The images are
-    resized and cropped as the model's transform says. What `postprocess` returns is read as an array (n, dim).
+    resized and cropped by the model's transform. What `postprocess` returns is read as an array (n, dim).
     """
 
     def initialize(self, context: Any) -> None:

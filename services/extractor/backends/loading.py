@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ModelLoader:
-    """The model of a job: recorded and loaded on first use. A job that finds all its work done loads nothing.
+    """The model of a job: recorded and loaded on first use. A job with all its work done does not load it.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def record_of(
     on_progress: OnProgress | None = None,
     on_stage: OnStage | None = None,
 ) -> ModelRecord:
-    """The model's record in the store, from its files alone: nothing is loaded.
+    """The model's record in the store, from its files alone, without loading the model.
 
     Weights that are not on this machine are downloaded, and imported if need be; `on_progress` and `on_stage` are
     called meanwhile.

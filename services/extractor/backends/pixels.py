@@ -12,7 +12,7 @@ from extractor.models.spec import ModelSpec
 
 
 class PixelsBackend:
-    """Row i is image i's pixels, normalised as the transform says, in the order height, width, channel."""
+    """Row i is image i's pixels, normalised by the transform, in the order height, width, channel."""
 
     max_in_flight = 1
 

@@ -32,7 +32,7 @@ OUTPUT = "embedding"
 MAX_REQUEST_BYTES = 512 * 2**20
 """A larger batch is sent in parts: gRPC's own limit is 2 GiB, and the server holds several at once."""
 NOTICED_S = 90.0
-"""How long a server may take to find a model that was put into its folder."""
+"""Seconds within which a server finds a new model in its folder."""
 _INPUT_DTYPES: dict[int, np.dtype[Any]] = {
     DataType.DT_UINT8: np.dtype(np.uint8),
     DataType.DT_FLOAT: np.dtype(np.float32),
@@ -41,12 +41,12 @@ _INPUT_DTYPES: dict[int, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class Served:
-    """What the server says about a model, checked against what the catalogue says.
+    """The server's metadata of a model, checked against the catalogue.
 
     Attributes
     ----------
     dtype
-        What ``images`` takes: uint8, or float32 of 0 to 255.
+        dtype of ``images``: uint8, or float32 from 0 to 255.
     dim
         Width of the embedding.
     """
@@ -63,9 +63,9 @@ def record_of(
     on_progress: OnProgress | None = None,
     on_stage: OnStage | None = None,
 ) -> ModelRecord:
-    """What the store notes about the model: which version the server has, and its weights' hash where it is known.
+    """The model's record in the store: the served version, and the hash of its weights where it is known.
 
-    A published model that nobody serves is downloaded and imported first. The hash is the one that the import wrote,
+    A published model that is not served is downloaded and imported first. The hash is the one that the import wrote,
     when the models root of this machine has that version; its files must still have it.
 
     Raises
@@ -73,7 +73,7 @@ def record_of(
     JobError
         The server does not serve the model, or cannot be reached.
     WeightsInvalid
-        What was downloaded is not what was published, or the imported files have changed.
+        The download differs from the published file, or the imported files have changed.
     """
     client = ServingClient(settings)
     try:
@@ -104,7 +104,7 @@ def _obtain(
     on_progress: OnProgress | None,
     on_stage: OnStage | None,
 ) -> None:
-    """Import a published model that is not on this machine; what is here and is not served is the server's affair."""
+    """Import a published model that is not on this machine; re-raise `absent` for any other."""
     if spec.weights.published is None or spec.weights.local_file(settings.models) is not None:
         raise absent
     try:
@@ -164,7 +164,7 @@ class TFServingBackend:
     ModelMismatch
         The model's signature, dtypes or width are not those of the catalogue.
     ServingUnavailable, ServingRefused, ServingFailed
-        The server cannot be used.
+        The server is unreachable, rejects the client, or fails.
     """
 
     def __init__(self, spec: ModelSpec, settings: Settings, record: ModelRecord) -> None:
@@ -184,11 +184,11 @@ class TFServingBackend:
         log.info("model served", model=spec.name, version=self.served.version, dim=self.dim)
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:
-        """Embed (n, size, size, 3) uint8 as (n, dim) float32; `max_in_flight` batches are on their way at once."""
+        """Embed (n, size, size, 3) uint8 as (n, dim) float32; up to `max_in_flight` batches run at once."""
         return self._executor.submit(self._embed, pixels)
 
     def close(self) -> None:
-        """End calls under way, the threads and the connection."""
+        """Cancel calls in flight, stop the threads and close the connection."""
         self._client.close()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
@@ -265,5 +265,5 @@ def _mismatch(spec: ModelSpec, what: str) -> ModelMismatch:
     )
 
 
-def _conforms(backend: TFServingBackend) -> Backend:  # A type checker's proof that the protocol is met.
+def _conforms(backend: TFServingBackend) -> Backend:  # Checked by mypy: the class implements the protocol.
     return backend

@@ -66,7 +66,7 @@ def list_files(
     Raises
     ------
     DownloadFailed
-        The listing cannot be had, or nothing is there.
+        The listing cannot be fetched, or is empty.
     WeightsInvalid
         A name in it leads out of the folder, or there is more than any model has.
     """
@@ -75,7 +75,7 @@ def list_files(
     files = []
     for item in _objects(f"{parts.scheme}://{parts.netloc}", bucket, prefix, mirror, timeout_s, pause):
         path = item.name.removeprefix(prefix)
-        if not path or path.endswith("/"):  # An empty object that stands for a folder.
+        if not path or path.endswith("/"):  # An empty object that marks a folder.
             continue
         if not item.name.startswith(prefix) or not is_safe(path):
             raise WeightsInvalid(f"{url} lists {item.name!r}, which leads out of it. Nothing was downloaded.")

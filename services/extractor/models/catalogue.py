@@ -278,7 +278,7 @@ def timm_names() -> tuple[str, ...]:
 
 
 def timm_model(name: str) -> ModelSpec | None:
-    """timm's model called `name`, with its default weights when `name` has no tag; None when timm has none."""
+    """timm's model called `name`, with its default weights when `name` has no tag; None if timm has no such model."""
     architecture, _, tag = name.partition(".")
     row = _timm_index()["architectures"].get(architecture)
     if row is None or (tag and tag not in row["tags"]):

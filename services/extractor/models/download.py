@@ -54,7 +54,7 @@ def download(
     Parameters
     ----------
     timeout_s
-        How long the server may send nothing; a slow server that keeps sending is not interrupted.
+        Longest pause between two chunks; a slow server that keeps sending is not interrupted.
     pause
         Sleeps the given seconds between two attempts.
 

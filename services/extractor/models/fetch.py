@@ -35,7 +35,7 @@ class Route:
     url
         The URL to request.
     hosts
-        Hosts that a redirect may lead to, besides the one in `url`; ``.example.org`` stands for all its subdomains.
+        Hosts that a redirect may lead to, besides the one in `url`; ``.example.org`` matches all its subdomains.
         None: any public host.
     trusted
         Hosts named by the operator, which may have a private address.

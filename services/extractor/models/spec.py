@@ -29,7 +29,7 @@ class PublishedModel:
     url
         ``https://storage.googleapis.com/<bucket>/<prefix>/``, or the archive's URL.
     hosts
-        Hosts that the publisher may redirect to; ``.example.org`` stands for every host below it.
+        Hosts that the publisher may redirect to; ``.example.org`` matches all its subdomains.
     sha256
         Of the archive, in hex, where the publisher states it.
     """

@@ -56,7 +56,7 @@ class ImportReport:
     layout
         ``tf1-hub``, ``tf1`` or ``tf2``.
     signature, input, output
-        What was used of the source; ``__call__`` stands for calling the object.
+        The signature or function used; ``__call__`` means the object itself.
     transform
         How images are to be prepared; mean and std are inside the graph.
     dtype

@@ -55,7 +55,7 @@ class Choice:
     size
         Side of the square input when the graph fixes it, None when any will do.
     dtype
-        Of the input: float32, scaled by whoever calls, or uint8, which the graph scales itself.
+        dtype of the input: float32, scaled by the caller, or uint8, scaled by the graph.
     switches
         Boolean inputs that tell training from inference, to be set to False.
     """
@@ -106,7 +106,7 @@ def read_folder(source: Path) -> SavedModelFolder:
     Raises
     ------
     ImportInvalid
-        There is none, more than one, or its file cannot be read.
+        The folder holds no model or more than one, or the model's file cannot be read.
     """
     folder = _locate(source)
     proto = SavedModel()
@@ -160,7 +160,7 @@ def choose(signatures: Sequence[Signature], signature: str | None, output: str |
     Raises
     ------
     ImportInvalid
-        There is no such signature or output, or none stands out; the message names those there are.
+        The signature or output does not exist, or the choice is ambiguous; the message lists those available.
     """
     chosen = _signature({s.name: s for s in signatures}, signature)
     images = _image_input(chosen)

@@ -90,7 +90,7 @@ class Batcher:
         return request.future
 
     def close(self) -> None:
-        """Finish what waits and end the threads; what nobody can finish fails."""
+        """Run the queued requests and stop the threads; requests still queued then fail with `QueueFull`."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -107,7 +107,7 @@ class Batcher:
             try:
                 outputs = self._run(_joined(live))
                 parts = _split(outputs, [request.rows for request in live])
-            except Exception as error:  # whatever it is, it belongs to the callers
+            except Exception as error:  # passed on to the callers
                 for request in live:
                     request.future.set_exception(error)
             else:
@@ -115,7 +115,7 @@ class Batcher:
                     request.future.set_result(part)
 
     def _next(self) -> list[_Request]:
-        """The next requests that run together; empty when closed and drained."""
+        """The next batch of requests; empty when the queue is closed and drained."""
         with self._changed:
             while not self._waiting:
                 if self._closed:

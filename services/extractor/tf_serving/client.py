@@ -1,4 +1,4 @@
-"""A patient client of TensorFlow Serving: one channel, deadlines, retries while the server is away, errors of ours."""
+"""gRPC client of TensorFlow Serving: one channel, deadlines, retries while the server is away, Shoal's errors."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ FIRST_DELAY_S = 0.1
 LONGEST_DELAY_S = 3.0
 POLL_S = 0.5
 STATUS_DEADLINE_S = 30.0
-_AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+_RETRYABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
-_COMING = (ModelVersionStatus.START, ModelVersionStatus.LOADING)
+_LOADING = (ModelVersionStatus.START, ModelVersionStatus.LOADING)
 _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # A restarted server is found at once; gRPC's own default lets the pauses grow to two minutes.
+    # Reconnect quickly to a restarted server; gRPC's default backoff grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
@@ -46,14 +46,14 @@ _CHANNEL_OPTIONS = [
 
 @dataclass(frozen=True)
 class Address:
-    """Where the server is.
+    """Address of a TensorFlow Serving server.
 
     Attributes
     ----------
     target
-        As gRPC has it: ``host:port`` or ``unix:/path``.
+        The gRPC target: ``host:port`` or ``unix:/path``.
     tls
-        Whether the connection is encrypted and the server's certificate checked.
+        Whether the connection uses TLS and verifies the server's certificate.
     """
 
     target: str
@@ -61,12 +61,12 @@ class Address:
 
     @classmethod
     def of(cls, url: str, ca: Path | None) -> Address:
-        """The address that TF_SERVING_URL means.
+        """Parse TF_SERVING_URL.
 
         Raises
         ------
         ServingRefused
-            It is an HTTP address: TensorFlow Serving's REST port speaks another protocol.
+            The URL's scheme is not gRPC, for example ``http``: TensorFlow Serving's REST port is not supported.
         """
         scheme, separator, rest = url.partition("://")
         if not separator:
@@ -82,7 +82,7 @@ class Address:
 
     @property
     def local(self) -> bool:
-        """Whether it never leaves this machine."""
+        """Whether the target is a Unix socket or a loopback address."""
         if self.target.startswith("unix:"):
             return True
         host = self.target.rpartition(":")[0].strip("[]")
@@ -93,7 +93,7 @@ class Address:
 
 
 class ServingClient:
-    """Calls of one TensorFlow Serving; safe to use from several threads.
+    """Thread-safe client of one TensorFlow Serving server.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ class ServingClient:
             available = [n for n, v in versions.items() if v.state == ModelVersionStatus.AVAILABLE]
             if available:
                 return max(available)
-            if not any(v.state in _COMING for v in versions.values()):
+            if not any(v.state in _LOADING for v in versions.values()):
                 raise self._not_served(name, "; ".join(v.status.error_message for v in versions.values()))
             if time.monotonic() > deadline:
                 raise ServingUnavailable(
@@ -181,9 +181,9 @@ class ServingClient:
         Raises
         ------
         ModelNotServed
-            The model, or its version, is not there any more.
+            The server no longer serves the model or its version.
         ModelMismatch
-            The server says that the request does not fit the model.
+            The server rejects the request because it does not fit the model.
         ServingUnavailable, ServingRefused, ServingFailed
             See `call`.
         """
@@ -194,18 +194,18 @@ class ServingClient:
             raise self._not_served(spec.name, f"version {spec.version.value} is gone") from error
 
     def call(self, method: Callable[..., Any], request: Any, *, deadline_s: float) -> Any:
-        """Call until it succeeds, or until the server has answered nobody for TF_SERVING_GONE_S.
+        """Call until it succeeds, or until the server has answered no call for TF_SERVING_GONE_S.
 
         Raises
         ------
         ServingUnavailable
-            The server is away, overloaded, or does not answer in time. Another attempt may succeed.
+            The server is unreachable, overloaded, or exceeds the deadline. A retry may succeed.
         ServingRefused
-            It refuses the token or the certificate.
+            The server rejects the token, or its certificate is not trusted.
         ModelMismatch
-            It refuses the request.
+            The server rejects the request.
         ServingFailed
-            It failed, for a reason that another attempt will not mend.
+            The call failed with an error that a retry does not fix.
         """
         first_failure: float | None = None
         delay = FIRST_DELAY_S
@@ -219,17 +219,17 @@ class ServingClient:
                 return response
             now = time.monotonic()
             first_failure = now if first_failure is None else first_failure
-            if self._closed.is_set() or not _may_pass(failure):
+            if self._closed.is_set() or not _is_transient(failure):
                 raise self._translated(failure, deadline_s)
             if now - max(first_failure, self._answered_at) > self._gone_s:
                 raise self._gone(failure)
             if first_failure == now:
                 log.warning("waiting for TensorFlow Serving", target=self.address.target, reason=failure.details())
-            self._pause(delay * random.uniform(0.5, 1.0))  # jitter, no secret
+            self._pause(delay * random.uniform(0.5, 1.0))  # jitter; not security-sensitive
             delay = min(2 * delay, LONGEST_DELAY_S)
 
     def close(self) -> None:
-        """End calls under way and the connection."""
+        """Cancel calls in flight and close the channel."""
         self._closed.set()
         self._channel.close()
 
@@ -276,13 +276,13 @@ class ServingClient:
 
 
 class _NotFound(Exception):
-    """The server knows no such model or version."""
+    """The server does not serve this model or version."""
 
 
-def _may_pass(error: Any) -> bool:
-    # A message that is over the server's limit is as large the next time, a certificate as little trusted.
+def _is_transient(error: Any) -> bool:
+    # A retry fixes neither a message over the server's size limit nor an untrusted certificate.
     lasting = ("larger than max", _UNTRUSTED)
-    return error.code() in _AWAY and not any(text in (error.details() or "") for text in lasting)
+    return error.code() in _RETRYABLE and not any(text in (error.details() or "") for text in lasting)
 
 
 def _metadata(settings: Settings, address: Address) -> list[tuple[str, str]]:

@@ -25,7 +25,7 @@ START_S = 240.0
 STOP_S = 15.0
 TICK_S = 0.2
 SHORT_LIFE_S = 2.0
-"""A server that ends sooner cannot start at all; starting it again and again would help nobody."""
+"""A server that exits sooner than this failed to start and is not restarted at once."""
 
 
 class LocalServer:
@@ -85,7 +85,7 @@ class LocalServer:
             self._watcher.join()
 
     def _watch(self) -> None:
-        """Run one server after the other until told to stop; one that ends at once waits for the next job."""
+        """Restart the server until stopped; after one that exits at once, wait for the next job."""
         while self._wanted.wait() and not self._stopping.is_set():
             began = time.monotonic()
             process = self._process = self._start()

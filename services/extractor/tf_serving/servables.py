@@ -1,4 +1,4 @@
-"""SavedModels below a folder, loaded by real TensorFlow when they are first asked for."""
+"""SavedModels below a folder, loaded with TensorFlow on first use."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Servable:
 class Servables:
     """Every model below a root folder, each loaded on its first use and then kept.
 
-    New models and versions are found when they are asked for; nothing has to be restarted.
+    New models and versions are found on first request, without a restart.
     """
 
     def __init__(self, root: Path, limits: BatchLimits | None = None) -> None:
@@ -116,7 +116,7 @@ class Servables:
         return found
 
     def load(self, name: str, version: int | None = None) -> tuple[int, Future[Servable]]:
-        """The version asked for, by default the highest, and its load, begun if nobody has.
+        """The requested version, by default the highest, and its load, started if necessary.
 
         Raises
         ------
@@ -136,12 +136,12 @@ class Servables:
             return version, self._loads[key]
 
     def get(self, name: str, version: int | None = None, timeout_s: float | None = None) -> Servable:
-        """The model asked for, loaded.
+        """The requested model, loaded.
 
         Raises
         ------
         ServingError
-            There is none, or it cannot be loaded.
+            The model or version does not exist, or cannot be loaded.
         """
         _, load = self.load(name, version)
         try:
@@ -193,7 +193,7 @@ def _runner(function: Any) -> Any:
 
 
 def _check_inputs(definition: Any, inputs: Mapping[str, NDArray[Any]]) -> None:
-    """What the network would only say in words of its own."""
+    """Check the inputs before the run, for clearer errors than TensorFlow's."""
     if set(inputs) != set(definition.inputs):
         raise _invalid(f"the inputs are {sorted(inputs)}, not {sorted(definition.inputs)}")
     rows = set()

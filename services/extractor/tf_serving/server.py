@@ -1,4 +1,4 @@
-"""A server that speaks TensorFlow Serving's gRPC over SavedModels run by TensorFlow in this process.
+"""A gRPC server with TensorFlow Serving's API that runs SavedModels with TensorFlow in this process.
 
 For laptops, tests and machines without TensorFlow Serving's own binary. It reads the same folders and answers the same
 calls: ``PredictionService`` (Predict, GetModelMetadata), ``ModelService`` (GetModelStatus) and gRPC's health service.
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 GRACE_S = 5.0
 HANDLERS = 32
-"""Threads that hold a request each: more than one client keeps under way, so that small ones meet in a batch."""
+"""Threads, one request each: more than one client has in flight, so that small requests are batched together."""
 
 
 class PredictionService:
@@ -57,11 +57,11 @@ class PredictionService:
         return _answer(context, lambda: self._metadata(request, context))
 
     def GetModelStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Whether the versions of a model can be used; asking for one begins to load it."""
+        """The state of each version of a model; a request for a version starts to load it."""
         return _answer(context, lambda: self._status(request))
 
     def Classify(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Not offered."""
+        """Not supported."""
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "only Predict is supported")
 
     Regress = MultiInference = PredictStreamed = Classify
@@ -151,7 +151,7 @@ class SavedModelServer:
     root
         ``<root>/<name>/<version>/saved_model.pb``.
     port
-        0 takes a free one; `port` then says which.
+        0 binds a free port, which `port` then holds.
     """
 
     def __init__(

@@ -61,9 +61,9 @@ def bare(key: str) -> str:
 
 
 def read_part(content: Mapping[str, Any], layout: Layout, rules: KeyRules = NO_RULES) -> Part | None:
-    """The first of the layout's containers that holds tensors, by the request's rules; None when there is none.
+    """The first of the layout's containers that holds tensors, by the request's rules; None if no container does.
 
-    Only that one is read: to take, say, averaged weights because a key is missing from the others would hide a fault.
+    Only that one is read: falling back to averaged weights when the others lack a key would hide an error.
     A request's prefix may lead through the parts of the file, as ``state_dict.backbone.`` does.
     """
     prefix = bare(rules.prefix or "")

@@ -18,7 +18,7 @@ TRAINING_STATE = re.compile(
     r"|(target|teacher|momentum)_(network|encoder)_state_dict|meters|hooks"
     r"|((torch|cuda|numpy|python)_)?(rng|random)(_states?)?|hyper_parameters|callbacks|loops|args|config|hparams|meta"
 )
-"""Parts of a training checkpoint beside the network that is asked for."""
+"""Parts of a training checkpoint other than the requested network."""
 
 CLASSIFIERS = (
     r"fc\..*",
@@ -46,7 +46,7 @@ class Layout:
     Attributes
     ----------
     name
-        What a request says.
+        The request's value.
     origin
         Whose code writes it.
     containers

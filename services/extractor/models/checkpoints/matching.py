@@ -40,7 +40,7 @@ class Match:
     tensors
         By timm's names: what fills the network.
     missing
-        Tensors of the network that nothing fills.
+        Tensors of the network with no matching key in the file.
     unexpected
         Keys of the file that belong neither to the network nor to a known head.
     misshaped
@@ -137,7 +137,7 @@ def matches(
     heads
         Gives the keys of the classifier that `module` was built without.
     rules
-        What the request says about the keys.
+        The request's rules for the keys.
     """
     part = read_part(content, layout, rules)
     if part is None:
@@ -154,7 +154,7 @@ def matches(
 
 
 def signed(content: Mapping[str, Any], layout: Layout, rules: KeyRules = NO_RULES) -> bool:
-    """Whether `content` carries the layout's sign, or the layout has none."""
+    """Whether `content` carries the layout's marker, or the layout defines no marker."""
     part = read_part(content, layout, rules)
     if part is None or layout.sign is None:
         return part is not None
@@ -305,7 +305,7 @@ def _block_names(block: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _converted(module: nn.Module, split: _Split, direct: Match, heads: Heads) -> Match | None:
-    """The match after the conversion that timm keeps for this architecture; None where it has none or it fails.
+    """The match after timm's conversion for this architecture; None where timm has no conversion or it fails.
 
     timm's conversions also resample tensors whose shape does not fit. Here that counts as a wrong shape: a checkpoint
     for another image size would otherwise load silently.

@@ -23,7 +23,7 @@ from shoal.errors import WeightsInvalid
 PLAIN_CLASSES = (argparse.Namespace,)
 """Classes without behaviour that training scripts store beside the tensors (their command line)."""
 START = 4096
-"""Bytes that most kinds are told by."""
+"""Bytes by which most kinds are recognised."""
 PICKLE_LIMIT = 64 * 2**20
 """Of a pickle that is looked through for the classes it names; tensors lie elsewhere."""
 _CONTAINERS = {("collections", "OrderedDict"), ("builtins", "dict"), ("__builtin__", "dict"), ("builtins", "list")}
@@ -134,7 +134,7 @@ def read(path: Path) -> Mapping[str, Any]:
             f"any code: {_first_sentence(error)} Save only its state dict, preferably as safetensors.",
             file=path.name,
         ) from error
-    except Exception as error:  # Given damaged bytes, an unpickler raises whatever it stumbles over.
+    except Exception as error:  # Given damaged bytes, an unpickler may raise any exception.
         raise WeightsInvalid(
             f"{path.name} cannot be read as a PyTorch checkpoint or as safetensors: {_first_sentence(error)} "
             "It may be cut off: compare its size and sha256 with those that its publisher states.",
@@ -190,7 +190,7 @@ def whole_object(path: Path) -> str | None:
 
     Only the names in the pickle are read; nothing in it runs.
     """
-    with suppress(Exception):  # A damaged pickle names nothing.
+    with suppress(Exception):  # A damaged pickle yields no names.
         return next(_outermost(_pickle_of(path)), None)
     return None
 
