@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the secrets of one installation, once; what is there is kept. Runs before everything else.
+# Creates the secrets of an installation; existing secrets are kept. Runs before all other services.
 set -eu
 umask 022
 cd /run/shoal

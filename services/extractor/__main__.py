@@ -59,14 +59,26 @@ def _add_tensorflow_parsers(commands: argparse._SubParsersAction[argparse.Argume
     parser.add_argument("source", type=Path, help="TF1 hub module, TF1 or TF2 SavedModel directory")
     parser.add_argument("--signature", help="signature of the source, such as `encode`")
     parser.add_argument("--output", help="output of that signature, such as `avepool_feat`")
-    parser.add_argument("--dtype", choices=("uint8", "float32"), default="uint8", help="of `images` (%(default)s)")
+    parser.add_argument(
+        "--dtype", choices=("uint8", "float32"), default="uint8", help="type of the input `images` (%(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    own = parser.add_argument_group("preprocessing, for a name that is in no catalogue (default: SimCLR's)")
-    own.add_argument("--size", type=int, help="side of the input, pixels")
-    own.add_argument("--crop-fraction", type=float, help="side of the centre crop / side after resizing")
-    own.add_argument("--interpolation", choices=("bilinear", "bicubic", "lanczos", "nearest"))
-    own.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="of values in [0, 1]")
-    own.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"))
+    own = parser.add_argument_group("preprocessing of a model that is not in the catalogue (default: SimCLR's)")
+    own.add_argument("--size", type=int, help="side of the input in pixels")
+    own.add_argument("--crop-fraction", type=float, help="side of the centre crop divided by the side after resizing")
+    own.add_argument(
+        "--interpolation", choices=("bilinear", "bicubic", "lanczos", "nearest"), help="interpolation of the resizing"
+    )
+    own.add_argument(
+        "--mean", type=float, nargs=3, metavar=("R", "G", "B"), help="mean per channel, of values in [0, 1]"
+    )
+    own.add_argument(
+        "--std",
+        type=float,
+        nargs=3,
+        metavar=("R", "G", "B"),
+        help="standard deviation per channel, of values in [0, 1]",
+    )
 
     parser = commands.add_parser("export-lite0", help="write EfficientNet-Lite0 as a SavedModel that import-tf takes")
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder to write")
@@ -75,8 +87,12 @@ def _add_tensorflow_parsers(commands: argparse._SubParsersAction[argparse.Argume
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of <name>/<version>/saved_model.pb")
     parser.add_argument("--port", type=int, default=8500, help="gRPC port (%(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--max-batch", type=int, default=128, help="rows up to which requests merge (%(default)s)")
-    parser.add_argument("--batch-wait-ms", type=float, default=2.0, help="how long to wait for others (%(default)s)")
+    parser.add_argument(
+        "--max-batch", type=int, default=128, help="maximum number of rows of a merged batch (%(default)s)"
+    )
+    parser.add_argument(
+        "--batch-wait-ms", type=float, default=2.0, help="maximum wait for further requests of a batch (%(default)s)"
+    )
 
 
 def _tensorflow(options: argparse.Namespace) -> int:

@@ -124,7 +124,7 @@ class KeyStore:
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._@-]{0,79}", name):
             raise InvalidRequest(
-                "A key's name has 1 to 80 letters, digits, spaces and any of . _ @ -, a letter or digit first.",
+                "A key's name must have 1 to 80 letters, digits, spaces or . _ @ - and begin with a letter or digit.",
                 field="name",
             )
         if rate is not None and not 0 < rate <= 1e6:

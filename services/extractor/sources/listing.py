@@ -189,7 +189,7 @@ def no_images(source: ImageSource, walk: Walk) -> NoImages:
     instead = " ".join(group["message"] for group in not_taken[:5])
     endings = " ".join(sorted(IMAGE_SUFFIXES))
     return NoImages(
-        f"The folder {source.path!r} holds no image that can be read. {instead or 'It holds no file at all.'} "
+        f"The folder {source.path!r} holds no image that can be read. {instead or 'The folder has no files.'} "
         f"Images are recognised by their content, in subfolders too; usual extensions are {endings}.",
         field="images.path",
         not_taken=not_taken,

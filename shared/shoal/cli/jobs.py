@@ -161,7 +161,9 @@ def extract(
 
 def cluster(
     embeddings: Annotated[str, typer.Argument(help="Id of the embeddings to fit k-means on.")],
-    score: Annotated[list[str] | None, typer.Option(help="Id of embeddings to score instead; repeatable.")] = None,
+    score: Annotated[
+        list[str] | None, typer.Option(help="Id of embeddings to score instead of those fitted on; repeatable.")
+    ] = None,
     clusters: Clusters = None,
     over: Annotated[
         float | None, typer.Option(help="Number of clusters as a multiple of the number of classes.")
@@ -218,10 +220,11 @@ def given(**options: Any) -> dict[str, Any] | None:
 
 def list_jobs(
     state: Annotated[
-        str | None, typer.Option(help="Only this state: queued, running, succeeded, failed or cancelled.")
+        str | None, typer.Option(help="List only jobs in this state: queued, running, succeeded, failed or cancelled.")
     ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="Only this kind: extract:torch, extract:tfserving, cluster or sweep.")
+        str | None,
+        typer.Option(help="List only jobs of this kind: extract:torch, extract:tfserving, cluster or sweep."),
     ] = None,
     limit: Annotated[int, typer.Option(help="Maximum number of jobs.")] = 20,
     as_json: AsJson = False,

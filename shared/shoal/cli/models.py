@@ -53,7 +53,7 @@ def models_table(rows: list[dict[str, Any]], width: int) -> Table:
     left = width - sum(column.min_width + 2 for column in table.columns if column.min_width) - 2
     described = left >= SHORTEST_DESCRIPTION
     if described:
-        table.add_column("what it is", no_wrap=True, overflow="ellipsis", max_width=left)
+        table.add_column("description", no_wrap=True, overflow="ellipsis", max_width=left)
     for line, row in zip(cells, rows, strict=True):
         table.add_row(*map(escape, line), *([escape(_text(row.get("description")))] if described else []))
     return table

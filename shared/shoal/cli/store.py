@@ -65,7 +65,7 @@ def ls(store: StoreRoot = None, as_json: AsJson = False) -> None:
         err.print(f"The store {opened.root.resolve()} is empty: `shoal run FOLDER` fills it.", highlight=False)
         return
     table = Table(box=None, header_style="bold")
-    for name in ("id", "kind", "written", "what it is"):
+    for name in ("id", "kind", "written", "description"):
         table.add_column(name, overflow="fold")
     for each in found:
         table.add_row(each.id, each.kind, f"{each.at.astimezone():%Y-%m-%d %H:%M}", each.facts)

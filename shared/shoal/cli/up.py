@@ -20,8 +20,12 @@ def up(
     data: Data = None,
     models: Models = None,
     store: StoreRoot = None,
-    extractor_port: Annotated[int, typer.Option(envvar="SHOAL_EXTRACTOR_PORT", help="0 picks a free port.")] = 8001,
-    clusterer_port: Annotated[int, typer.Option(envvar="SHOAL_CLUSTERER_PORT", help="0 picks a free port.")] = 8002,
+    extractor_port: Annotated[
+        int, typer.Option(envvar="SHOAL_EXTRACTOR_PORT", help="Port of the extractor; 0 picks a free port.")
+    ] = 8001,
+    clusterer_port: Annotated[
+        int, typer.Option(envvar="SHOAL_CLUSTERER_PORT", help="Port of the clusterer; 0 picks a free port.")
+    ] = 8002,
 ) -> None:
     """Run all services on this machine until Ctrl-C."""
     stack = _stack(data, models, store, extractor_port, clusterer_port)
