@@ -284,7 +284,7 @@ class TestAway:
         row = '[models.grid]\nbackend = "tfserving"\narchitecture = "grid"\ndim = 99\ntransform = {size = 32}\n'
         own.write_text(row)
         stages: list[Progress] = []
-        with pytest.raises(ModelMismatch, match="width 192, the catalogue says 99"):
+        with pytest.raises(ModelMismatch, match="width 192, but the catalogue says 99"):
             run(request("grid"), settings.model_copy(update={"catalogue": own}), on_progress=stages.append)
         assert "embed" not in [progress.stage for progress in stages]
 
