@@ -219,7 +219,7 @@ class TestBackend:
     @pytest.mark.parametrize(
         ("changes", "error", "message"),
         [
-            ({"dim": 5}, ModelMismatch, "width 3, the catalogue says 5"),
+            ({"dim": 5}, ModelMismatch, "width 3, but the catalogue says 5"),
             ({"transform": Transform(size=16)}, ModelMismatch, "shape"),
             ({"name": "nobody"}, ModelNotServed, "nobody"),
             ({"name": "broken"}, ModelNotServed, "cannot be loaded"),
