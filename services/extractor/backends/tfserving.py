@@ -247,11 +247,12 @@ def _check_images(spec: ModelSpec, info: Any) -> None:
         raise _mismatch(spec, f"takes images of {dtype_name(info.dtype)}; expected uint8 or float32")
     size = spec.transform.size
     shape = _shape(info)
-    wanted = (-1, size, size, 3)
+    expected = (-1, size, size, 3)
     if shape is not None and (
-        len(shape) != 4 or any(have not in (-1, want) for have, want in zip(shape[1:], wanted[1:], strict=True))
+        len(shape) != 4
+        or any(actual not in (-1, required) for actual, required in zip(shape[1:], expected[1:], strict=True))
     ):
-        raise _mismatch(spec, f"takes images of shape {shape}, but the catalogue's preprocessing gives {wanted}")
+        raise _mismatch(spec, f"takes images of shape {shape}, but the catalogue's preprocessing gives {expected}")
 
 
 def _shape(info: Any) -> tuple[int, ...] | None:

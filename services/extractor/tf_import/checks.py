@@ -17,16 +17,16 @@ ROWS = 3
 
 @dataclass(frozen=True)
 class Checks:
-    """What was measured; differences are relative to the largest absolute value of the embeddings.
+    """Results of the checks; differences are relative to the largest absolute value of the embeddings.
 
     Attributes
     ----------
     deterministic
-        Whether two calls with the same images agree.
+        Whether two calls with the same images give the same embeddings.
     batch_difference
-        An image alone against the same image among others; None for a random output.
+        Difference between an image embedded alone and in a batch; None for a random output.
     source_difference
-        The export against the source; None for a random output.
+        Difference between the export and the source; None for a random output.
     """
 
     deterministic: bool
@@ -63,7 +63,7 @@ def check_export(
     Raises
     ------
     ImportInvalid
-        An embedding that is not finite, depends on the other images of its batch, is random, or is not the source's.
+        An embedding is not finite, random, differs from the source, or depends on the other images of its batch.
     """
     together = _embeddings(served, images, reference)
     scale = float(np.abs(together).max()) or 1.0

@@ -1,4 +1,4 @@
-"""A version folder for TensorFlow Serving: written from a network, published whole, named in the server's config."""
+"""A version folder for TensorFlow Serving: written from a network, published atomically, listed in the config."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ InputDtype = Literal["uint8", "float32"]
 
 @dataclass(frozen=True)
 class Scaling:
-    """What the graph does to pixel values of 0 to 255: ``(pixels / 255 - mean) / std``, per channel R, G, B."""
+    """Scaling of pixel values from 0 to 255 in the graph: ``(pixels / 255 - mean) / std``, per channel R, G, B."""
 
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -65,13 +65,13 @@ def save(
     scaling
         None for a network that takes uint8 and scales it itself.
     folder
-        Becomes the version folder.
+        Folder to write, later the version folder.
     size
-        Side of the input when it is fixed; None lets requests choose.
+        Side of the input if fixed; None accepts any size.
     dim
         Width of the embedding.
     dtype
-        Of ``images``; float32 holds 0 to 255 as well.
+        dtype of ``images``; float32 also ranges from 0 to 255.
     """
     tf = tensorflow()
     module = tf.Module(name="shoal")

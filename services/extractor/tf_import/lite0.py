@@ -34,7 +34,7 @@ def torch_state(settings: Settings) -> State:
     Raises
     ------
     WeightsMissing, WeightsInvalid
-        They are not on this machine, or damaged.
+        The weights are not on this machine, or are damaged.
     """
     import timm
 
@@ -54,9 +54,9 @@ def save_lite0(state: State, folder: Path) -> None:
     Parameters
     ----------
     state
-        As `torch_state` gives it.
+        The result of `torch_state`.
     folder
-        What `import-tf` then takes.
+        The SavedModel directory to write, which `import-tf` reads.
     """
     tf = tensorflow()
     module = tf.Module(name="lite0")
@@ -94,7 +94,7 @@ def _fold(
 
 
 def _layers(state: State) -> Iterator[tuple[str, str]]:
-    """Each convolution with the batch normalisation behind it."""
+    """Each convolution with the batch normalisation that follows it."""
     yield "conv_stem", "bn1"
     yield "conv_head", "bn2"
     for block in sorted({name.rpartition(".conv_dw")[0] for name in state if ".conv_dw." in name}):

@@ -1,4 +1,4 @@
-"""What people have: the signatures of a SavedModel directory, and which output of it is the embedding."""
+"""SavedModel directories: their signatures, and the choice of the output that is the embedding."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from extractor.tf_serving.protos import SavedModel
 
 Layout = Literal["tf1-hub", "tf1", "tf2"]
 CALL = "__call__"
-"""Stands for calling the loaded object itself, as SimCLRv2's TF2 directories are used."""
+"""Means a call of the loaded object itself, as for SimCLRv2's TF2 directories."""
 SUBFOLDERS = ("hub", "saved_model")
 """Where published archives keep the SavedModel beside their checkpoints."""
 SWITCH_NAMES = ("is_training", "training", "trainable", "train", "phase_train")
-"""What inputs that tell training from inference are called."""
+"""Names of inputs that select training or inference."""
 _MOST_BYTES = (2 << 30) - 1
-"""What a protocol buffer can have at most."""
+"""Largest size of a protocol buffer."""
 PREFERRED_SIGNATURES = ("encode", CALL, "serving_default", "default")
 PREFERRED_OUTPUTS = ("final_avg_pool", "avepool_feat", "embedding")
 
@@ -35,9 +35,9 @@ class Signature:
     Attributes
     ----------
     inputs, outputs
-        Shape of each by name; None where the rank is unknown, and for single lengths that are.
+        Shape of each by name; None for an unknown rank, and for an unknown dimension.
     dtypes
-        Of the inputs, where they are not float32.
+        dtypes of the inputs that are not float32.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Choice:
     Attributes
     ----------
     size
-        Side of the square input when the graph fixes it, None when any will do.
+        Side of the square input if the graph fixes it, else None.
     dtype
         dtype of the input: float32, scaled by the caller, or uint8, scaled by the graph.
     switches
-        Boolean inputs that tell training from inference, to be set to False.
+        Boolean inputs that select training or inference; the import sets them to False.
     """
 
     signature: str
@@ -70,7 +70,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class SavedModelFolder:
-    """A SavedModel directory as it lies on disk, its graph not yet built."""
+    """A SavedModel directory on disk, before its graph is built."""
 
     path: Path
     layout: Layout
@@ -152,7 +152,7 @@ def _holds_model(folder: Path) -> bool:
 
 
 def choose(signatures: Sequence[Signature], signature: str | None, output: str | None) -> Choice:
-    """The asked-for signature and output, or the ones that published models use for their embedding.
+    """The requested signature and output, or the ones that published models use for their embedding.
 
     Without a wish, BigBiGAN's ``encode`` comes before ``default`` (which is a sample of its latent), and a pooled
     feature before any other output.

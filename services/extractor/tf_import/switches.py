@@ -1,4 +1,4 @@
-"""TF1 graphs that serve training and inference alike: their switches resolved, the training half left out.
+"""TF1 graphs that serve training and inference alike: resolves their switches and drops the training branch.
 
 `tf.cond(is_training, …)` of TF1 is a set of ``Switch`` and ``Merge`` nodes. Where the predicate is known, one half of
 them never runs; but it may assign to variables, and it cannot be traced into a TF2 function.
@@ -20,14 +20,14 @@ _PASSING = ("Identity", "PlaceholderWithDefault", "StopGradient", *_SWITCHES)
 
 
 def resolve_switches(graph: Any, off: frozenset[str] = frozenset()) -> None:
-    """Replace, in place, each switch whose predicate is known by the half of the graph that then runs.
+    """Replace, in place, each switch with a known predicate by the branch that runs.
 
     Parameters
     ----------
     graph
         A ``GraphDef``.
     off
-        Names of boolean placeholders to be taken as False. Those with a default are taken as that.
+        Names of boolean placeholders treated as False. Those with a default have its value.
     """
     nodes = {node.name: node for node in graph.node}
     for name in off & set(nodes):
@@ -44,7 +44,7 @@ def resolve_switches(graph: Any, off: frozenset[str] = frozenset()) -> None:
 
 
 def check_no_switches(graph: Any) -> None:
-    """Raise `ImportInvalid` when a switch or a loop is left."""
+    """Raise `ImportInvalid` if a switch or a loop remains."""
     for node in graph.node:
         if node.op in (*_SWITCHES, *_MERGES, "Enter", "RefEnter"):
             raise ImportInvalid(

@@ -50,7 +50,7 @@ class LocalServer:
         self._models = models
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: threading.Thread | None = None
-        self._wanted = threading.Event()
+        self._requested = threading.Event()
         self._stopping = threading.Event()
         self.port = free_port()
 
@@ -75,18 +75,18 @@ class LocalServer:
             # The server dies with the thread that started it, so one thread starts all of them.
             self._watcher = threading.Thread(target=self._watch, name="tensorflow-server", daemon=True)
             self._watcher.start()
-        self._wanted.set()
+        self._requested.set()
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server and its watcher thread."""
         self._stopping.set()
-        self._wanted.set()
+        self._requested.set()
         if self._watcher is not None:
             self._watcher.join()
 
     def _watch(self) -> None:
         """Restart the server until stopped; after one that exits at once, wait for the next job."""
-        while self._wanted.wait() and not self._stopping.is_set():
+        while self._requested.wait() and not self._stopping.is_set():
             began = time.monotonic()
             process = self._process = self._start()
             status = self._ended(process)
@@ -94,10 +94,10 @@ class LocalServer:
                 return
             log.warning("the TensorFlow server ended", status=status)
             if time.monotonic() - began < SHORT_LIFE_S:
-                self._wanted.clear()
+                self._requested.clear()
 
     def _ended(self, process: subprocess.Popen[bytes]) -> int | None:
-        """The status with which the server ended by itself; None once it was stopped."""
+        """The exit status of a server that exited on its own; None after `stop`."""
         while not self._stopping.wait(TICK_S):
             if (status := process.poll()) is not None:
                 return status

@@ -199,14 +199,14 @@ def _check_inputs(definition: Any, inputs: Mapping[str, NDArray[Any]]) -> None:
     rows = set()
     for name, value in inputs.items():
         info = definition.inputs[name]
-        wanted = [int(dim.size) for dim in info.tensor_shape.dim]
+        expected = [int(dim.size) for dim in info.tensor_shape.dim]
         if value.dtype != dtype_name(info.dtype):
             raise _invalid(f"the input {name!r} is {value.dtype}, not {dtype_name(info.dtype)}")
         if not info.tensor_shape.unknown_rank and (
-            len(wanted) != value.ndim
-            or any(want not in (-1, have) for want, have in zip(wanted, value.shape, strict=True))
+            len(expected) != value.ndim
+            or any(required not in (-1, actual) for required, actual in zip(expected, value.shape, strict=True))
         ):
-            raise _invalid(f"the input {name!r} has the shape {list(value.shape)}, not {wanted}")
+            raise _invalid(f"the input {name!r} has the shape {list(value.shape)}, not {expected}")
         if value.ndim == 0 or len(value) == 0:
             raise _invalid(f"the input {name!r} has no rows")
         rows.add(len(value))

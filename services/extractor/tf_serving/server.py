@@ -75,13 +75,13 @@ class PredictionService:
             raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from error
         signature = request.model_spec.signature_name
         outputs = servable.submit(signature, inputs).result(context.time_remaining())
-        wanted = set(request.output_filter) or set(outputs)
-        if not wanted <= set(outputs):
+        requested = set(request.output_filter) or set(outputs)
+        if not requested <= set(outputs):
             raise ServingError(
-                grpc.StatusCode.INVALID_ARGUMENT, f"the outputs are {sorted(outputs)}, not {sorted(wanted)}"
+                grpc.StatusCode.INVALID_ARGUMENT, f"the outputs are {sorted(outputs)}, not {sorted(requested)}"
             )
         response = PredictResponse()
-        for name in wanted:
+        for name in requested:
             response.outputs[name].CopyFrom(to_proto(outputs[name]))
         response.model_spec.name = servable.name
         response.model_spec.version.value = servable.version

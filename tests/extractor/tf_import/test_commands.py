@@ -81,7 +81,7 @@ def test_a_server_that_cannot_start_is_tried_once_for_each_job(
     with LocalServer(models) as server:
         monkeypatch.setattr(server, "_start", broken)
         server.ensure()
-        wait_until(lambda: starts and not server._wanted.is_set())
+        wait_until(lambda: starts and not server._requested.is_set())
         assert len(starts) == 1
         server.ensure()
         wait_until(lambda: len(starts) == 2)
