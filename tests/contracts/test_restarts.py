@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -102,12 +103,18 @@ def _appended(root: Path) -> str:
     return "".join(file.read_text(errors="replace") for file in files)
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder whose path leaves room for a socket, however deep pytest's own folders lie."""
+    with tempfile.TemporaryDirectory(prefix="shoal-test-") as folder:
+        yield Path(folder)
+
+
 def test_a_killed_system_is_started_again_at_once_on_the_same_ports(
-    tmp_path: Path, wait_until: Callable[..., None]
+    tmp_path: Path, temporary: Path, wait_until: Callable[..., None]
 ) -> None:
     # A path that no socket can have, so that the queue's is in a temporary folder.
-    root, temporary = tmp_path / ("x" * 100), tmp_path / "temporary"
-    temporary.mkdir()
+    root = tmp_path / ("x" * 100)
     paint(root / "data" / "colours", per_class=2)
     first = start(root, TMPDIR=str(temporary))
     wait_until(lambda: is_ready(first), deadline_s=START_S, what="readiness")
