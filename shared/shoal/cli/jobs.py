@@ -177,9 +177,7 @@ def cluster(
         int | None, typer.Option(help="Runs per seed; the one with the lowest inertia is kept.")
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Random seed; repeatable.")] = None,
-    label_map: Annotated[
-        str | None, typer.Option(help="Where clusters take their labels from: train or scored.")
-    ] = None,
+    label_map: Annotated[str | None, typer.Option(help="Set the label map is learnt on: train or scored.")] = None,
     spherical: Annotated[
         bool, typer.Option(help="Cluster by cosine similarity: rows and centroids have unit length.")
     ] = False,
@@ -213,7 +211,7 @@ def cluster(
 
 
 def given(**options: Any) -> dict[str, Any] | None:
-    """The options that the user set; None if none is. Flags that are off and empty lists are not set."""
+    """The options that the user set, or None. Flags that are off and empty lists are not set."""
     kept = {name: value for name, value in options.items() if value is not None and value is not False and value != []}
     return kept or None
 
