@@ -184,6 +184,8 @@ def test_an_unfinished_shard_is_taken_up_where_it_was_saved(
     wait_until(lambda: len(saved(root)) > 2, what="saved parts")
     child = child_of(first)
     child.suspend()  # or a fast machine ends the job before it is told to stop
+    # A signal that comes before the process stands still is handled at once, and never seen waiting.
+    wait_until(lambda: child.status() == psutil.STATUS_STOPPED, what="the child to stand still")
     if end is signal.SIGKILL:
         child.kill()
     else:
