@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from shoal.jobs.child import JobContext
+from shoal.memory import release_freed_memory
 from shoal.schemas import ClusterRequest
 from shoal.settings import Settings
 from shoal.store import Store
@@ -21,7 +22,7 @@ from clusterer.evaluation.contingency import LabelledSet
 from clusterer.evaluation.label_metrics import Metrics, describe_levels
 from clusterer.jobs import steps
 from clusterer.jobs.choose import Choice, choose_clusters
-from clusterer.jobs.memory import Placement, default_limit, peak_bytes, place, problem_of, release_freed_memory
+from clusterer.jobs.memory import Placement, default_limit, peak_bytes, place, problem_of
 from clusterer.jobs.plan import Plan, make_plan
 from clusterer.jobs.workspace import Workspace
 from clusterer.kmeans import Engine, KMeansFit, Level, State, build_levels, select_engine

@@ -33,6 +33,7 @@
     │       └── ImageNotFinite       image_not_finite          422
     ├── HostUnsupported              host_unsupported          500   services do not run on this operating system
     ├── StackError                   stack_failed              500   `shoal up` or one of its processes failed
+    ├── SocketUnusable               socket_unusable           500   a model host cannot listen on its socket
     ├── NoKeys                       no_keys                   500   other machines could reach the API without a key
     ├── MalformedRequest             malformed_request         400
     ├── NotAuthenticated             not_authenticated         401
@@ -77,6 +78,9 @@
     └── Unavailable                  unavailable               503
         ├── QueueUnavailable         queue_unavailable         503
         ├── OtherStore               other_store               503   the queue's jobs are of another store
+        ├── ModelLoading             model_loading             503   with `retry_after_s`
+        ├── Overloaded               overloaded                503   with `retry_after_s`
+        ├── DeadlinePassed           deadline_passed           503   the request's own time limit
         └── TooManyConnections       too_many_connections      503   with `retry_after_s`
 
 ``code`` is stable and meant for programs; ``detail`` says what is wrong and what to do.
@@ -252,6 +256,9 @@ class HostUnsupported(ShoalError, code="host_unsupported"): ...
 class StackError(ShoalError, code="stack_failed"): ...
 
 
+class SocketUnusable(ShoalError, code="socket_unusable"): ...
+
+
 class NoKeys(ShoalError, code="no_keys"): ...
 
 
@@ -385,3 +392,12 @@ class OtherStore(Unavailable, code="other_store"): ...
 
 
 class TooManyConnections(Unavailable, code="too_many_connections"): ...
+
+
+class ModelLoading(Unavailable, code="model_loading"): ...
+
+
+class Overloaded(Unavailable, code="overloaded"): ...
+
+
+class DeadlinePassed(Unavailable, code="deadline_passed"): ...

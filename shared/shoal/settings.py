@@ -153,6 +153,41 @@ class Settings(BaseSettings):
         "auto", validation_alias="SHOAL_DEVICE", description="Device of PyTorch: auto, cpu, cuda or cuda:N."
     )
 
+    # New images, answered by the model host.
+    online: Path = Field(
+        Path("online"),
+        validation_alias="SHOAL_ONLINE",
+        description="Folder of the model hosts' sockets; only this user may enter it.",
+    )
+    online_memory: Annotated[ByteSize, Field(ge=2**20)] | None = Field(
+        None,
+        validation_alias="SHOAL_ONLINE_MEMORY",
+        description="Maximum memory of the models that a host keeps loaded, such as 4GiB; by default a quarter of the "
+        "machine's.",
+    )
+    online_preload: Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_separated)] = Field(
+        frozenset(),
+        validation_alias="SHOAL_ONLINE_PRELOAD",
+        description="Comma-separated models that a host loads when it starts.",
+    )
+    online_max_batch: int = Field(
+        32, ge=1, le=4096, validation_alias="SHOAL_ONLINE_MAX_BATCH", description="Maximum number of images of a batch."
+    )
+    online_max_wait_ms: float = Field(
+        2.0,
+        ge=0,
+        le=1000,
+        validation_alias="SHOAL_ONLINE_MAX_WAIT_MS",
+        description="Milliseconds that a batch waits for images that are still being decoded.",
+    )
+    online_max_queue: int = Field(
+        512,
+        ge=1,
+        le=1_000_000,
+        validation_alias="SHOAL_ONLINE_MAX_QUEUE",
+        description="Maximum number of images that wait for a model; more are refused.",
+    )
+
     # Access and limits.
     absent_kinds: Annotated[frozenset[str], NoDecode, BeforeValidator(_comma_separated)] = Field(
         frozenset(),
@@ -239,17 +274,23 @@ class Settings(BaseSettings):
         description="Seconds within which a request's body must arrive.",
     )
     metrics_port: int = Field(
-        0, ge=0, le=65535, validation_alias="SHOAL_METRICS_PORT", description="Port of a worker's metrics; 0 for none."
+        0,
+        ge=0,
+        le=65535,
+        validation_alias="SHOAL_METRICS_PORT",
+        description="Port of a worker's or a model host's metrics; 0 for none.",
     )
     metrics_host: str = Field(
-        "127.0.0.1", validation_alias="SHOAL_METRICS_HOST", description="Address of a worker's metrics."
+        "127.0.0.1",
+        validation_alias="SHOAL_METRICS_HOST",
+        description="Address of a worker's or a model host's metrics.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", validation_alias="SHOAL_LOG_LEVEL", description="Lowest level of log lines."
     )
 
     @field_validator(
-        "data", "models", "store", "catalogue", "redis_password_file", "metrics_token_file", "tf_serving_ca"
+        "data", "models", "store", "catalogue", "redis_password_file", "metrics_token_file", "tf_serving_ca", "online"
     )
     @classmethod
     def _from_home(cls, path: Path | None) -> Path | None:

@@ -6,17 +6,16 @@ the pages of mapped files in use.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.errors import MemoryLimitTooSmall
 from shoal.host import available_cores
+from shoal.memory import machine_memory
 
 from clusterer.data.rows import block_rows, window_rows
 from clusterer.evaluation.label_metrics import PAIRS_AT_ONCE
@@ -59,7 +58,6 @@ PER_CLUSTER, PER_CLUSTER_AND_SET = 2500, 600
 """Bytes of the description of a cluster."""
 PER_SHOWN_CLUSTER, MOST_SHOWN = 3 * MIB // 4, 200
 """Bytes of a cluster's pictures in the report."""
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True)
@@ -340,12 +338,6 @@ REMEDIES = {
 """What makes each stage smaller."""
 
 
-def release_freed_memory() -> None:
-    """Return freed memory to the system (glibc), which otherwise still counts it as this process's."""
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def peak_bytes() -> int:
     """The most memory that this process has had.
 
@@ -360,11 +352,4 @@ def peak_bytes() -> int:
 
 def default_limit() -> int:
     """A quarter of the memory that this machine, or this container, has: bytes."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([physical, *_container_limits()]) // FRACTION
-
-
-def _container_limits() -> Iterator[int]:
-    for file in CGROUP_LIMITS:
-        with suppress(OSError, ValueError):
-            yield int(file.read_text())
+    return machine_memory() // FRACTION

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from shoal import __version__
 from shoal.jobs.child import JobContext
+from shoal.memory import release_freed_memory
 from shoal.schemas import SweepRequest
 from shoal.settings import Settings
 from shoal.store import Store
@@ -26,7 +27,7 @@ from clusterer.evaluation.contingency import LabelledSet
 from clusterer.evaluation.probe import LinearProbe
 from clusterer.jobs import steps
 from clusterer.jobs.grid import Point, by_space, plan_points
-from clusterer.jobs.memory import default_limit, place, problem_of, release_freed_memory
+from clusterer.jobs.memory import default_limit, place, problem_of
 from clusterer.jobs.workspace import Workspace, short_name
 from clusterer.kmeans import Engine, select_engine
 from clusterer.kmeans.engine import OnRows

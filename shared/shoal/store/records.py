@@ -183,6 +183,11 @@ class ModelRecord(Record):
             return self
         return self.model_copy(update={"layout": self.loaded.asked_layout, "loaded": None})
 
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON of `requested`: equal for records of the same model."""
+        return hashlib.sha256(canonical_json(self.requested().model_dump(mode="json"))).hexdigest()
+
 
 class Plan(Record):
     """plan.json: what an embeddings folder will hold, fixed before the first row.

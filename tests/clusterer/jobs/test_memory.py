@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clusterer.jobs import memory
 from clusterer.jobs.memory import Placement, Problem, default_limit, peak_bytes, place
+from shoal import memory
 from shoal.errors import MemoryLimitTooSmall
 
 GIB = 2**30

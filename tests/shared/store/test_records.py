@@ -41,6 +41,25 @@ def test_any_other_change_of_a_plan_changes_its_id(change: dict[str, Any]) -> No
     assert _plan(**change).id != _plan().id
 
 
+def test_records_of_the_same_model_have_one_digest_however_its_checkpoint_was_read() -> None:
+    document = {
+        "name": "m",
+        "backend": "torch",
+        "architecture": "a",
+        "weights_sha256": None,
+        "weights_file": None,
+        "layout": "auto",
+        "embedding": "pooled",
+        "seed": None,
+    }
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    asked = ModelRecord.model_validate(document)
+    read = {"asked_layout": "auto", "container": "model", "prefix": "module.", "filled": 3}
+    loaded = ModelRecord.model_validate({**document, "layout": "moco", "loaded": read})
+    assert asked.digest == loaded.digest == hashlib.sha256(text.encode()).hexdigest()
+    assert ModelRecord.model_validate({**document, "seed": 1}).digest != asked.digest
+
+
 @given(count=st.integers(0, 5000), shard_rows=st.integers(1, 700))
 def test_shards_partition_the_listing(count: int, shard_rows: int) -> None:
     plan = _plan(count, shard_rows)

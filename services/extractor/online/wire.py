@@ -1,0 +1,37 @@
+"""How APIs and model hosts talk to each other: HTTP over a unix socket. No numerical library.
+
+``POST /embed`` has the images' bytes one after another as its body, and these headers:
+
+| header | value |
+| --- | --- |
+| `X-Shoal-Model` | the model as in `POST /extract`, as JSON: a name in quotes, or an object |
+| `X-Shoal-Lengths` | bytes of each image, separated by commas |
+| `X-Shoal-Timeout-Ms` | milliseconds after which the answer is not needed any more |
+
+The answer is an array (n, dim) float32 in the format of ``.npy``, with the header `X-Shoal-Model-Digest`, or a problem
+(RFC 9457).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+MODEL: Final = "X-Shoal-Model"
+LENGTHS: Final = "X-Shoal-Lengths"
+TIMEOUT_MS: Final = "X-Shoal-Timeout-Ms"
+DIGEST: Final = "X-Shoal-Model-Digest"
+"""`ModelRecord.digest` of the model that ran."""
+NPY: Final = "application/x-npy"
+
+MAX_IMAGES: Final = 64
+"""Images of one request."""
+MAX_BYTES: Final = 32 * 2**20
+"""Bytes of the images of one request."""
+DEFAULT_TIMEOUT_S: Final = 60.0
+MAX_TIMEOUT_S: Final = 600.0
+
+
+def socket_path(folder: Path, backend: str) -> Path:
+    """Where the host of ``backend`` listens."""
+    return folder / f"{backend}.sock"
