@@ -27,6 +27,7 @@ from shoal.jobs.queue import JobQueue
 from shoal.jobs.redis_scripts import connect
 from shoal.schemas import Job
 from shoal.settings import Settings
+from shoal.sockets import remove_socket_folder, socket_folder
 
 START_S = 60.0
 DATA = "appendonlydir"
@@ -158,12 +159,13 @@ def _idle(store: Path, beside: str | None) -> list[Path]:
 
 def _unfinished(folder: Path) -> list[Job]:
     with tempfile.TemporaryDirectory(prefix="shoal-") as made:
-        copy = Path(made)
+        copy = Path(made).resolve()
         _copy(folder / DATA, copy / DATA)
-        process = Process("valkey", server_command(copy, copy / SOCKET), copy / "log", death_signal=signal.SIGKILL)
+        sockets = socket_folder(copy, SOCKET)
+        process = Process("valkey", server_command(copy, sockets / SOCKET), copy / "log", death_signal=signal.SIGKILL)
         process.start(os.environ)
         try:
-            url = f"unix://{quote(str(copy / SOCKET))}"
+            url = f"unix://{quote(str(sockets / SOCKET))}"
             wait_for_server(process, url)
             with contextlib.closing(JobQueue.from_url(url)) as queue:
                 return list(queue.unfinished())
@@ -171,6 +173,8 @@ def _unfinished(folder: Path) -> list[Job]:
             raise StackError(f"The jobs in {folder} cannot be read. {error.detail}") from None
         finally:
             process.kill()
+            if sockets != copy:
+                remove_socket_folder(sockets, SOCKET)
 
 
 def _copy(source: Path, target: Path) -> None:

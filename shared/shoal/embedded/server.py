@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import signal
-import socket
-import stat
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +18,10 @@ from shoal.embedded.process import Process
 from shoal.embedded.runfile import RunningStack, queue_folder
 from shoal.errors import StackError, Unavailable
 from shoal.jobs.redis_scripts import connect
+from shoal.sockets import remove_socket_folder, socket_folder
 from shoal.store.files import storage_errors
 
 SOCKET = "valkey.sock"
-MAX_SOCKET_PATH = 103
-"""Bytes that the path of a unix socket may have: 107 on Linux, 103 on macOS."""
 LEFT_S = 15.0
 """How long the lock of a process that has just been killed may outlive it."""
 
@@ -127,11 +122,11 @@ class Server:
         self._lock = None
 
     def _address(self) -> Path:
-        below = self._folder.resolve() / SOCKET
-        if len(os.fsencode(below)) <= MAX_SOCKET_PATH and _can_hold_sockets(below.parent):
-            return below
-        self._sockets = Path(tempfile.mkdtemp(prefix="shoal-"))
-        return self._sockets / SOCKET
+        below = self._folder.resolve()
+        folder = socket_folder(below, SOCKET)
+        if folder != below:
+            self._sockets = folder
+        return folder / SOCKET
 
 
 def server_command(data: Path, address: Path) -> list[str]:
@@ -186,29 +181,7 @@ def _taken(store: Path, other: RunningStack | None) -> Unavailable:
     return Unavailable(f"{who} already runs on the store {store}{hint}.")
 
 
-def _can_hold_sockets(folder: Path) -> bool:
-    """Some network and container file systems have no sockets."""
-    probe = folder / f".probe-{os.getpid()}"
-    if len(os.fsencode(probe)) > MAX_SOCKET_PATH:
-        return True
-    with socket.socket(socket.AF_UNIX) as tried:
-        try:
-            tried.bind(str(probe))
-        except OSError:
-            return False
-        finally:
-            with contextlib.suppress(OSError):
-                probe.unlink(missing_ok=True)
-    return True
-
-
 def _remove_sockets(running: RunningStack | None) -> None:
-    """Remove the socket folder of a process that has ended, and nothing that is not one."""
-    if running is None or running.sockets is None:
-        return
-    folder = Path(running.sockets)
-    with contextlib.suppress(OSError):
-        facts = folder.lstat()
-        if folder.name.startswith("shoal-") and stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
-            (folder / SOCKET).unlink(missing_ok=True)
-            folder.rmdir()
+    """Remove the socket folder of a process that has ended."""
+    if running is not None and running.sockets is not None:
+        remove_socket_folder(Path(running.sockets), SOCKET)

@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from shoal.embedded import find_queue, find_stack, open_queue
+from shoal.embedded.queue import idle_jobs
 from shoal.embedded.server import Server
 from shoal.errors import Unavailable
 from shoal.jobs.queue import JobQueue
@@ -106,6 +108,24 @@ def test_a_path_that_no_socket_can_have_is_none_the_less_found(root: Path, name:
         elsewhere = running.sockets
         assert (elsewhere is None) == (len(name) < 100)
     assert elsewhere is None or not Path(elsewhere).exists()
+
+
+def test_a_deep_temporary_folder_is_in_no_socket_s_way(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / ("x" * 120)
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    store = root / ("x" * 120)
+    with open_queue(store, "a test", create=True) as url:
+        assert url is not None
+        job = _submit(url, 1)
+        running = find_stack(store)
+    assert [found.id for found in idle_jobs(store)] == [job]
+    assert running is not None
+    assert running.sockets is not None
+    assert not Path(running.sockets).exists()
+    assert list(temporary.iterdir()) == []
 
 
 def test_another_process_finds_it_and_uses_it(root: Path, hold: Callable[[Path], subprocess.Popen[str]]) -> None:
