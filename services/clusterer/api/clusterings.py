@@ -70,7 +70,7 @@ def cluster(
 
 @router.get("/clusterings", tags=["clusterings"])
 def list_clusterings(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
-    """List all clusterings, newest first. A damaged one is listed as `id`, `damaged` and the `problem`."""
+    """List all clusterings, newest first. A damaged one has only `id`, `damaged` and `problem`."""
     return {"clusterings": describe_all(store.clustering_ids(), store.clustering, summary)}
 
 
@@ -90,7 +90,7 @@ def delete_clustering(clustering_id: ClusteringId, store: StoreDep) -> None:
 
 @router.get("/clusterings/{clustering_id}/metrics", tags=["clusterings"], responses=problem_responses(404, 422))
 def get_metrics(clustering_id: ClusteringId, store: StoreDep) -> dict[str, Any]:
-    """Return every metric of every scored set and seed, with mean, deviation and chance level."""
+    """Return all metrics of a clustering. Every scored set has those of each seed, their mean, deviation and chance level."""
     return store.clustering(clustering_id).metrics()
 
 
@@ -102,7 +102,7 @@ def get_clusters(
     limit: Annotated[int, Query(ge=1, le=10_000, description="Maximum number of clusters to return.")] = 100,
     embeddings: Annotated[Id | None, Query(description="Id of the scored embeddings; the first by default.")] = None,
 ) -> dict[str, Any]:
-    """List the clusters, with the largest, purest or tightest first."""
+    """List the clusters, the largest, purest or tightest first."""
     clustering = store.clustering(clustering_id)
     chosen = scored_set(clustering, embeddings)
     clusters = list_clusters(clustering, chosen, sort=sort, limit=limit)
@@ -119,7 +119,10 @@ def get_classes(
     limit: Annotated[int, Query(ge=1, le=100_000, description="Maximum number of classes to return.")] = 10_000,
     embeddings: Annotated[Id | None, Query(description="Id of the scored embeddings; the first by default.")] = None,
 ) -> dict[str, Any]:
-    """List the classes: the rows of each, its most frequent clusters, and its accuracy under either rule."""
+    """List the classes.
+
+    Each comes with its number of rows, its most frequent clusters, and its accuracy under either rule.
+    """
     clustering = store.clustering(clustering_id)
     chosen = scored_set(clustering, embeddings)
     classes = list_classes(clustering, chosen, sort=sort)
@@ -155,7 +158,7 @@ def get_cluster(
     embeddings: Annotated[Id | None, Query(description="Id of the scored embeddings; the first by default.")] = None,
     thumbnails: Annotated[bool, Query(description="Whether to add a thumbnail of each member, as a data URI.")] = False,
 ) -> dict[str, Any]:
-    """Return a cluster: its nearest, farthest and borderline members."""
+    """Return a cluster with its nearest, farthest and borderline members."""
     clustering = store.clustering(clustering_id)
     chosen = scored_set(clustering, embeddings)
     return describe_cluster(store, clustering, chosen, cluster, thumbnails=thumbnails)
@@ -172,9 +175,10 @@ def get_assignments(
     store: StoreDep,
     format: Annotated[TableFormat, Query(description="Format of the table.")] = "parquet",  # noqa: A002
 ) -> Response:
-    """Download the cluster of every row of every scored set, with the path and label of its image.
+    """Download the cluster of every row of every scored set.
 
-    Path and label are null if the embeddings were deleted; the header `Shoal-Deleted-Embeddings` lists such sets.
+    Each row has the path and label of its image. They are null if the embeddings were deleted; the header
+    `Shoal-Deleted-Embeddings` lists such sets.
     """
     clustering = store.clustering(clustering_id)
     schema = described_schema(clustering)
@@ -207,7 +211,7 @@ def get_report(clustering_id: ClusteringId, store: StoreDep) -> FileResponse:
     responses=problem_responses(404, 422),
 )
 def get_contact_sheet(clustering_id: ClusteringId, store: StoreDep) -> FileResponse:
-    """Return the contact sheet: the members nearest to each centroid as one PNG, one row per cluster."""
+    """Return the contact sheet, a PNG. Each line shows the members of a cluster that are nearest to its centroid."""
     clustering = store.clustering(clustering_id)
     return FileResponse(clustering.check(clustering.layout.contact_sheet), media_type="image/png")
 

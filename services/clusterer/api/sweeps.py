@@ -45,7 +45,7 @@ def sweep(
 def list_sweeps(store: StoreDep) -> dict[str, list[dict[str, Any]]]:
     """List all sweeps, newest first. A sweep appears when its job starts.
 
-    A damaged one is listed as `id`, `damaged` and the `problem`.
+    A damaged one has only `id`, `damaged` and `problem`.
     """
     return {"sweeps": describe_all(store.sweep_ids(), store.sweep, _facts)}
 
@@ -56,7 +56,10 @@ def get_sweep(
     store: StoreDep,
     format: Annotated[Literal["json", "csv", "parquet"], Query(description="Format of the table.")] = "json",  # noqa: A002
 ) -> Any:
-    """Return the finished points as a table: one row per point and scored set, mean and deviation over the seeds."""
+    """Return the finished points of a sweep as a table.
+
+    It has one row per point and scored set, with mean and deviation over the seeds.
+    """
     found = store.sweep(sweep_id)
     rows = found.table()
     if format == "json":
@@ -72,7 +75,7 @@ def get_point(
     point: Annotated[int, Path(ge=0, le=MAX_POINTS, description="Number of the point, from 0.")],
     store: StoreDep,
 ) -> dict[str, Any]:
-    """Return a point with the metrics of every seed, and the `POST /cluster` request that reproduces it."""
+    """Return a point of a sweep. It holds the metrics of every seed, and the `POST /cluster` request that reproduces it."""
     for found in store.sweep(sweep_id).points():
         if found["index"] == point:
             return found
@@ -83,7 +86,7 @@ def get_point(
     "/sweeps/{sweep_id}/plots/{name}.{extension}", response_class=FileResponse, responses=problem_responses(404, 422)
 )
 def get_plot(sweep_id: SweepId, name: PlotName, extension: PlotType, store: StoreDep) -> FileResponse:
-    """Return a plot. `GET /sweeps/{sweep_id}` lists the names."""
+    """Return a plot of a sweep. `GET /sweeps/{sweep_id}` lists the names."""
     found = store.sweep(sweep_id)
     if name not in found.plots():
         plots = ", ".join(found.plots())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial, wraps
 from typing import Annotated, Any, ClassVar, Final, cast
@@ -63,13 +64,17 @@ class Route(APIRoute):
     """A route whose body is parsed, whose function is called and whose answer is written in threads.
 
     It refuses unknown query parameters and duplicate keys of JSON objects, and stops when the client closes its
-    connection.
+    connection. Its summary in OpenAPI is the first sentence of the function's docstring, its description the rest.
     """
 
     pool: ClassVar[Pool] = WORK
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, _in_thread(endpoint, self.pool, options.get("status_code")), **options)
+        summary, rest = first_sentence(endpoint.__doc__ or "")
+        self.summary = self.summary or summary or None
+        # FastAPI puts the whole docstring where a description is empty, and leaves out what follows a form feed.
+        self.description = options.get("description") or rest or "\f"
 
     def get_route_handler(self) -> Handler:
         """The function that answers a request."""
@@ -100,6 +105,12 @@ def router(*, pool: Pool = WORK, **options: Any) -> APIRouter:
         Runs the functions of the routes.
     """
     return APIRouter(route_class=type("Route", (Route,), {"pool": pool}), **options)
+
+
+def first_sentence(docstring: str) -> tuple[str, str]:
+    """The first sentence of a docstring, on one line and without its full stop, and what follows it."""
+    sentence, *rest = re.split(r"\.(?=\s|$)", inspect.cleandoc(docstring), maxsplit=1)
+    return " ".join(sentence.split()), "".join(rest).strip()
 
 
 def query_names(dependant: Dependant) -> tuple[str, ...]:

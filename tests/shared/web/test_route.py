@@ -25,7 +25,7 @@ from shoal.store import Store
 from shoal.userfiles import UserFile
 from shoal.web import DeadlineDep, create_app, pools
 from shoal.web.pools import Pool
-from shoal.web.route import Route
+from shoal.web.route import Route, first_sentence
 from shoal.web.route import router as make_router
 
 SERVICES = {"extractor": extractor_api.build, "clusterer": clusterer_api.build}
@@ -47,6 +47,38 @@ def _routes(client: TestClient) -> list[tuple[str, APIRoute]]:
 
 def test_every_route_reads_and_answers_the_same_way(client: TestClient) -> None:
     assert {type(route).__mro__[1] for _, route in _routes(client)} == {Route}
+
+
+def test_openapi_says_what_a_route_does_in_the_docstring_s_words(client: TestClient) -> None:
+    documented = client.get("/openapi.json").json()["paths"]
+    routes = {
+        (route.path_format, method.lower()): first_sentence(route.endpoint.__doc__ or "")
+        for method, route in _routes(client)
+        if route.include_in_schema
+    }
+    operations = {
+        (path, method): (operation["summary"], operation.get("description", ""))
+        for path, methods in documented.items()
+        for method, operation in methods.items()
+    }
+    assert operations == routes
+    assert all(summary and not summary.endswith(".") and "\n" not in summary for summary, _ in operations.values())
+    assert operations["/jobs", "get"] == ("List jobs, newest first", "")
+    assert operations["/healthz", "get"] == ("Check that the process is alive", "Nothing else is checked.")
+
+
+@pytest.mark.parametrize(
+    ("docstring", "summary", "rest"),
+    [
+        ("Return a job.", "Return a job", ""),
+        ("Cancel a job. It ends\n    soon.", "Cancel a job", "It ends\nsoon."),
+        ("Return v1.0 of\n    a file.\n\n    As text.\n    ", "Return v1.0 of a file", "As text."),
+        ("List: a, b, …", "List: a, b, …", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_sentence_ends_at_its_full_stop(docstring: str, summary: str, rest: str) -> None:
+    assert first_sentence(docstring) == (summary, rest)
 
 
 def test_no_route_ignores_a_query_parameter(client: TestClient) -> None:
