@@ -55,9 +55,11 @@ def test_everything_is_verified_and_every_damage_named(store: Store) -> None:
     (store.layout.embeddings_folder / "empty-1").mkdir()
     status, output, errors = shoal(store, "verify")
     assert status == 1
-    assert f"{CLUSTERING}: 1 problems" in output
+    assert f"{CLUSTERING}: 1 problem" in output.splitlines()
     assert f"{CLUSTERING}: metrics.json: has 1 bytes" in errors
+    assert f"{CLUSTERING}: Cluster again, and remove this clustering with `shoal rm {CLUSTERING}`." in errors
     assert "empty-1: plan.json: is missing" in errors
+    assert "empty-1: Extract or import the same images" in errors
     assert shoal(store, "verify", TOY)[0] == 0
     status, _, errors = shoal(store, "verify", "nothing")
     assert (status, "Traceback" in errors, "'nothing'" in errors) == (1, False, True)
@@ -66,13 +68,14 @@ def test_everything_is_verified_and_every_damage_named(store: Store) -> None:
 def test_repair_says_what_it_took_out_and_what_writes_it_again(store: Store) -> None:
     path = store.layout.embeddings(TOY).folder / "img_emb" / "img_emb_00001.npy"
     path.write_bytes(bytes(path.stat().st_size))
+    assert f"{TOY}: Repair the set with `shoal repair {TOY}`." in shoal(store, "verify", TOY)[2].splitlines()
     status, output, _ = shoal(store, "repair", TOY)
     assert status == 0
     assert "shard 1" in output
     assert "shoal extract animals --model tiny --name toy --dtype float16 --shard-rows 2 --labels" in output
     assert store.embeddings(TOY).missing_shards() == [1]
     assert shoal(store, "repair", TOY)[1] == f"{TOY}: ok, nothing to repair\n"
-    assert shoal(store, "verify", TOY)[1] == f"{TOY}: ok (1 shards are not written yet)\n"
+    assert shoal(store, "verify", TOY)[1] == f"{TOY}: ok (1 shard is not written yet)\n"
 
 
 def test_repair_says_what_it_cannot_mend(store: Store, tmp_path: Path) -> None:

@@ -90,7 +90,10 @@ def delete_clustering(clustering_id: ClusteringId, store: StoreDep) -> None:
 
 @router.get("/clusterings/{clustering_id}/metrics", tags=["clusterings"], responses=problem_responses(404, 422))
 def get_metrics(clustering_id: ClusteringId, store: StoreDep) -> dict[str, Any]:
-    """Return all metrics of a clustering. Every scored set has those of each seed, their mean, deviation and chance level."""
+    """Return all metrics of a clustering.
+
+    Every scored set has those of each seed, with their mean, deviation and chance level.
+    """
     return store.clustering(clustering_id).metrics()
 
 

@@ -75,7 +75,10 @@ def get_point(
     point: Annotated[int, Path(ge=0, le=MAX_POINTS, description="Number of the point, from 0.")],
     store: StoreDep,
 ) -> dict[str, Any]:
-    """Return a point of a sweep. It holds the metrics of every seed, and the `POST /cluster` request that reproduces it."""
+    """Return a point of a sweep.
+
+    It has the metrics of every seed, and the `POST /cluster` request that reproduces it.
+    """
     for found in store.sweep(sweep_id).points():
         if found["index"] == point:
             return found

@@ -312,11 +312,8 @@ def too_small(problem: Problem, limit: int) -> MemoryLimitTooSmall:
     largest = max(stages, key=lambda name: stages[name])
     smallest = problem.other_bytes // MIB
     return MemoryLimitTooSmall(
-        f"`memory_limit` is {limit // MIB} MiB, but {problem.k} clusters of {problem.all_rows} rows of "
-        f"{problem.dim_in} dimensions, with {problem.seeds} seed{'' if problem.seeds == 1 else 's'}, need about "
-        f"{smallest} MiB even with all rows on disk: {problem.process_bytes // MIB} MiB for the process itself, and "
-        f"the rest for the stage `{largest}`. Send a `memory_limit` of {smallest}MiB or more, or "
-        f"{REMEDIES[largest]}.",
+        f"`memory_limit` is {limit // MIB} MiB, but the stage `{largest}` needs about {smallest} MiB, even with all "
+        f"rows on disk. Send `{smallest}MiB` or more, or {REMEDIES[largest]}.",
         field="memory_limit",
         limit=limit,
         needed=problem.other_bytes,

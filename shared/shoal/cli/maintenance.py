@@ -70,16 +70,36 @@ def verify(
         bad += len(report.problems)
         for problem in report.problems:
             err.print(f"{report.id}: {problem}", highlight=False, markup=False, soft_wrap=True)
-        typer.echo(f"{report.id}: {'ok' if report.ok else f'{len(report.problems)} problems'}{_unfinished(report)}")
+        found = "ok" if report.ok else _count(len(report.problems), "problem")
+        typer.echo(f"{report.id}: {found}{_unfinished(report)}")
+        if advice := _advice(report):
+            err.print(f"{report.id}: {advice}", highlight=False, markup=False, soft_wrap=True)
     if bad:
-        err.print(
-            "`shoal repair ID` repairs embeddings; compute damaged clusterings and sweeps again.", highlight=False
-        )
         raise typer.Exit(1)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _unfinished(report: VerifyReport) -> str:
-    return f" ({report.missing_shards} shards are not written yet)" if report.missing_shards else ""
+    missing = report.missing_shards
+    if not missing:
+        return ""
+    return f" ({_count(missing, 'shard')} {'is' if missing == 1 else 'are'} not written yet)"
+
+
+def _advice(report: VerifyReport) -> str:
+    """What to do about the problems of a report."""
+    files = {problem.file for problem in report.problems}
+    if not files or report.id in files:
+        return ""  # Of a stray file the problem itself says what to do.
+    if report.kind != "embeddings":
+        again = "Cluster" if report.kind == "clustering" else "Sweep"
+        return f"{again} again, and remove this {report.kind} with `shoal rm {report.id}`."
+    if "plan.json" in files:
+        return "Extract or import the same images under the same name again: that repairs the set."
+    return f"Repair the set with `shoal repair {report.id}`."
 
 
 def repair(

@@ -279,12 +279,13 @@ class CommittedFiles:
 def commit_problem(layout: EmbeddingsLayout, plan: Plan, shard: int, commit: ShardCommit) -> str | None:
     """Why ``commit`` cannot be the commit of ``shard``; None if it can."""
     if shard >= plan.shards or commit.shard != shard or (commit.start, commit.stop) != plan.shard_range(shard):
-        return "has a shard or range that is not the plan's"
-    if commit.rows + commit.failed != commit.stop - commit.start:
-        return f"names {commit.rows} rows and {commit.failed} errors for {commit.stop - commit.start} images"
+        return "is the commit of another shard, or of other images than the plan's"
+    images = commit.stop - commit.start
+    if commit.rows + commit.failed != images:
+        return f"counts {commit.rows} rows and {commit.failed} errors, but its shard has {images} images"
     kinds = {record.path: record.path.partition("/")[0] for record in commit.files}
     required = set(required_kinds(commit))
     named = [layout.data_name(kind, shard) if kind in DATA_KINDS else "" for kind in kinds.values()]
     if set(kinds.values()) - {THUMBS} != required or list(kinds) != named:
-        return f"names the files {sorted(kinds)}, not one each of {sorted(required)}"
+        return f"names the files {sorted(kinds)}; expected one file each in {sorted(required)}"
     return None

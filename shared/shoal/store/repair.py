@@ -108,7 +108,7 @@ class _Repair:
         )
         listing = self._listing(manifest)
         if listing is None:
-            report.left.append(Problem("listing.parquet", "is not the listing that the plan names"))
+            report.left.append(Problem("listing.parquet", "is not the listing that the plan was made for"))
         damaged |= {shard for shard, commit in valid.items() if self._damaged(commit, listing if deep else None)}
         if damaged and self._plan.source.kind == "import" and not imported:
             report.left += [Problem(f"shard {shard}", "is damaged") for shard in sorted(damaged)]
@@ -276,7 +276,7 @@ def _valid_plan(layout: EmbeddingsLayout, report: RepairReport) -> Plan | None:
         for record in manifest.files if manifest else ():
             if record.path == "plan.json" and damage_of(layout.plan, record) is None:
                 return plan
-    report.left.append(Problem("plan.json", "is not the plan that this id belongs to"))
+    report.left.append(Problem("plan.json", "is the plan of another set"))
     return None
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from shoal.errors import ShoalError
 from shoal.store import commits
 from shoal.store.commits import commit_problem
-from shoal.store.documents import read_listing, read_manifest, read_plan, reason_of, shard_entries
+from shoal.store.documents import first_line, read_listing, read_manifest, read_plan, reason_of, shard_entries
 from shoal.store.files import hash_file
 from shoal.store.layout import DATA_KINDS, ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
 from shoal.store.npy import open_npy
@@ -101,7 +101,7 @@ def verify_embeddings(layout: EmbeddingsLayout) -> VerifyReport:
     _check_manifest(layout, found, report)
     unread = set(_committed_shards(layout, VerifyReport(report.id))) - found.keys()
     for name in [] if unread else _uncommitted_files(layout, found.values()):
-        report.add(name, "no commit names this file; other programs that read the folder would treat it as data")
+        report.add(name, "belongs to no committed shard; other programs that read the folder would take it for data")
     return report
 
 
@@ -117,7 +117,7 @@ def _check_plan(layout: EmbeddingsLayout, report: VerifyReport) -> Plan | None:
         report.add("plan.json", reason_of(error))
         return None
     if expected != report.id:
-        report.add("plan.json", f"its content belongs to the id {expected}")
+        report.add("plan.json", f"is the plan of {expected}, not of this set")
     return plan
 
 
@@ -130,7 +130,7 @@ def _check_listing(layout: EmbeddingsLayout, plan: Plan, report: VerifyReport) -
         report.add("listing.parquet", reason_of(error))
         return None
     if (listing.num_rows, digest) != (plan.source.count, plan.source.listing_sha256):
-        report.add("listing.parquet", "its content does not match the plan's listing_sha256 and count")
+        report.add("listing.parquet", "is not the listing that the plan was made for: its count or checksum differs")
         return None
     return listing
 
@@ -171,9 +171,9 @@ def check_file(record: FileRecord, path: Path, report: VerifyReport) -> bool:
         return False
     report.bytes += size
     if size != record.bytes:
-        report.add(record.path, f"has {size} bytes, {record.bytes} were committed")
+        report.add(record.path, f"has {size:,} bytes, but {record.bytes:,} were committed")
     elif (fast, strong) != (record.xxh3_64, record.sha256 or strong):
-        report.add(record.path, "its checksum is not the committed one: the file was damaged or changed")
+        report.add(record.path, "does not have the committed checksum: it was damaged, changed or replaced")
     else:
         return True
     return False
@@ -188,7 +188,7 @@ def check_shard(
         kind = record.path.partition("/")[0]
         path = commits.locate_record(layout, commit, record)
         if path is None:
-            report.add(record.path, "is missing, although it was committed")
+            report.add(record.path, commits.MISSING)
         elif check_file(record, path, report):
             paths[kind] = path
     if IMG_EMB in paths:
@@ -199,7 +199,7 @@ def check_shard(
         try:
             tables[kind] = pq.read_table(paths[kind], partitioning=None)
         except (pa.ArrowException, OSError, ValueError) as error:
-            report.add(names[kind], f"is not a complete Parquet file: {error}")
+            report.add(names[kind], f"cannot be read as Parquet: {first_line(error)}")
             return
     for problem_kind, problem in _table_problems(commit, tables):
         report.add(names[problem_kind], problem)
@@ -224,13 +224,13 @@ def _check_vectors(plan: Plan, commit: ShardCommit, path: Path, report: VerifyRe
 def _table_problems(commit: ShardCommit, tables: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for kind, rows in ((METADATA, commit.rows), (ERRORS, commit.failed)):
         if kind in tables and tables[kind].num_rows != rows:
-            yield kind, f"has {tables[kind].num_rows} rows, its commit says {rows}"
+            yield kind, f"has {tables[kind].num_rows:,} rows, but {rows:,} were committed"
     if METADATA in tables and tables[METADATA].column("row").to_pylist() != list(range(tables[METADATA].num_rows)):
-        yield METADATA, "its column `row` does not count up from 0"
+        yield METADATA, "does not count up from 0 in its column `row`"
     if THUMBS in tables:
         rows = tables[THUMBS].column("row").to_pylist()
         if len(set(rows)) != len(rows) or not set(rows) <= set(range(commit.rows)):
-            yield THUMBS, "its column `row` repeats a row or contains an unknown one"
+            yield THUMBS, "has a number twice, or one that is no row, in its column `row`"
 
 
 def _check_ids(
@@ -246,8 +246,8 @@ def _check_ids(
         repeated = len(present) - len(set(present))
         report.add(
             layout.name_of(layout.commit(commit.shard)),
-            f"its rows and errors are not the listing's slice: {len(missing)} images missing, {len(extra)} unknown, "
-            f"{repeated} repeated",
+            "does not have each of its images once, in rows or errors: "
+            f"{len(missing)} images missing, {len(extra)} unknown, {repeated} repeated",
         )
 
 
@@ -263,16 +263,16 @@ def _check_manifest(layout: EmbeddingsLayout, found: dict[int, ShardCommit], rep
     report.complete = True
     report.files += 1
     if manifest.id != report.id:
-        report.add("manifest.json", f"it belongs to {manifest.id}")
+        report.add("manifest.json", f"is the manifest of {manifest.id}, not of this set")
     if report.missing_shards:
-        report.add("manifest.json", f"says complete, but {report.missing_shards} shards have no readable commit")
+        report.add("manifest.json", f"is there, but {report.missing_shards} shards have no readable commit")
     elif list(manifest.shards) != shard_entries(found.values()):
-        report.add("manifest.json", "its shards do not match the commits")
+        report.add("manifest.json", "lists other shards than the commits")
     if (manifest.rows, manifest.failed) != (
         sum(s.rows for s in manifest.shards),
         sum(s.failed for s in manifest.shards),
     ):
-        report.add("manifest.json", "its totals are not the sums over its shards")
+        report.add("manifest.json", "has totals that are not the sums over its shards")
     for record in manifest.files:
         check_file(record, layout.folder / record.path, report)
 

@@ -35,7 +35,8 @@ def verify_all(store: StoreLayout) -> Iterator[VerifyReport]:
     """Verify every set, clustering and sweep; a report of its own for each file where only folders belong."""
     for kind, (parent, verify) in _kinds(store).items():
         for name in stray_files(parent):
-            yield VerifyReport(name, kind=kind, problems=[Problem(name, f"is not a folder, so not a part of {parent}")])
+            stray = Problem(name, f"is not a folder, and {parent} holds only folders: move it elsewhere")
+            yield VerifyReport(name, kind=kind, problems=[stray])
         for name in ids_in(parent):
             with suppress(NotFound):  # deleted meanwhile
                 yield verify(name)
@@ -92,7 +93,7 @@ def _check_records(layout: ClusteringLayout, report: VerifyReport) -> set[str] |
         check_file(record, layout.folder / record.path, report)
     there = {layout.name_of(path) for path in layout.folder.rglob("*") if path.is_file()}
     for name in sorted(there - records.keys() - {"files.json"}):
-        report.add(name, "was added after the clustering was published")
+        report.add(name, "is not a file of this clustering: it was added later")
     return set(records)
 
 
@@ -108,7 +109,7 @@ class _ContentChecks:
         checks: dict[Path, Callable[[Path], None]] = {
             layout.spec: self._spec_json,
             layout.metrics: lambda path: check_metrics(_json(path), self._spec),
-            layout.run: lambda path: _require(bool(_json(path)), "it is empty"),
+            layout.run: lambda path: _require(bool(_json(path)), "is empty"),
             layout.transform: self._transform,
             layout.centroids: self._centroids,
             layout.assignments: self._assignments,
@@ -116,8 +117,8 @@ class _ContentChecks:
             layout.classes: lambda path: _table(path, CLASSES_SCHEMA),
             layout.confusion: lambda path: _table(path, CONFUSION_SCHEMA),
             layout.iterations: lambda path: _table(path, ITERATIONS_SCHEMA),
-            layout.report_html: lambda path: _require(b"</html>" in path.read_bytes()[-200:], "it is truncated"),
-            layout.contact_sheet: lambda path: _require(path.read_bytes()[:8] == PNG, "it is not a PNG file"),
+            layout.report_html: lambda path: _require(b"</html>" in path.read_bytes()[-200:], "is cut off"),
+            layout.contact_sheet: lambda path: _require(path.read_bytes()[:8] == PNG, "is not a PNG file"),
         }
         for path, check in checks.items():
             with self._reporting(path):
@@ -136,7 +137,7 @@ class _ContentChecks:
         except FileNotFoundError:
             problem = "is missing"
         except (KeyError, OSError, pa.ArrowException, zipfile.BadZipFile, *NPY_ERRORS) as error:
-            problem = f"cannot be read: {first_line(error)}"
+            problem = _said(error)
         else:
             return
         if name not in self._damaged:
@@ -150,13 +151,14 @@ class _ContentChecks:
     def _transform(self, path: Path) -> None:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-        _require(int(found["dim_in"]) == self._spec["dim"], "its dim_in is not the dim of spec.json")
+        taken, dim = int(found["dim_in"]), self._spec["dim"]
+        _require(taken == dim, f"is for {taken} dimensions, but spec.json has `dim` {dim}")
 
     def _centroids(self, path: Path) -> None:
         centroids = read_npy(path)
         shape = (self._spec["k"], self._spec.get("dim_clustered", centroids.shape[-1]))
-        _require(centroids.shape == shape, f"its shape is {centroids.shape}, not {shape}")
-        _require(bool(np.isfinite(centroids).all()), "it holds NaN or infinity")
+        _require(centroids.shape == shape, f"has the shape {centroids.shape}; expected {shape}")
+        _require(bool(np.isfinite(centroids).all()), "holds NaN or infinity")
 
     def _assignments(self, path: Path) -> None:
         table = _table(path, ASSIGNMENTS_SCHEMA)
@@ -164,20 +166,20 @@ class _ContentChecks:
         names = table.column("embeddings").cast(pa.string()).to_numpy()
         rows, clusters = table.column("row").to_numpy(), table.column("cluster").to_numpy()
         _require(
-            len(clusters) == 0 or 0 <= clusters.min() <= clusters.max() < k, f"it has clusters outside 0 to {k - 1}"
+            len(clusters) == 0 or 0 <= clusters.min() <= clusters.max() < k, f"has clusters outside 0 to {k - 1}"
         )
         counts = {name: int(np.count_nonzero(names == name)) for name in scored}
-        _require(sum(counts.values()) == len(names), "it has rows of sets that were not scored")
+        _require(sum(counts.values()) == len(names), "has rows of sets that were not scored")
         own = counts.get(self._spec["train"])
-        _require(own in {None, self._spec["n"]}, f"it has {own} rows of the train set, not {self._spec['n']}")
+        _require(own in {None, self._spec["n"]}, f"has {own} rows of the train set; expected {self._spec['n']}")
         expected = np.concatenate([np.arange(count) for count in counts.values()])
-        _require(bool(np.array_equal(rows, expected)), "its column `row` does not count the rows of each set from 0")
+        _require(bool(np.array_equal(rows, expected)), "does not count the rows of each set from 0 in its column `row`")
 
     def _clusters(self, path: Path) -> None:
         table = _table(path, CLUSTERS_SCHEMA)
         expected = [(name, each) for name in self._spec["scored"] for each in range(self._spec["k"])]
         found = list(zip(*(table.column(name).to_pylist() for name in ("embeddings", "cluster")), strict=True))
-        _require(found == expected, "it does not have one row per scored set and cluster")
+        _require(found == expected, "does not have one row per scored set and cluster")
 
 
 def verify_sweep(layout: SweepLayout) -> VerifyReport:
@@ -196,9 +198,9 @@ def verify_sweep(layout: SweepLayout) -> VerifyReport:
         try:
             document = _json(path)
             wrong = document.get("index") != index or not isinstance(document.get("scored"), dict)
-            problem = "is not the point with this number" if wrong else None
+            problem = f"is not a result of point {index}" if wrong else None
         except (OSError, ValueError) as error:
-            problem = f"cannot be read: {first_line(error)}"
+            problem = _said(error)
         if problem:
             report.add(layout.name_of(path), problem)
     if report.complete:
@@ -208,20 +210,20 @@ def verify_sweep(layout: SweepLayout) -> VerifyReport:
 
 def _check_end(layout: SweepLayout, finished: list[int], total: int, report: VerifyReport) -> None:
     if finished != list(range(total)):
-        report.add("done.json", f"says complete, but only {len(finished)} of {total} points exist")
+        report.add("done.json", f"says that the sweep is complete, but only {len(finished)} of {total} points exist")
     try:
         _json(layout.done)
     except (OSError, ValueError) as error:
-        report.add("done.json", f"cannot be read: {first_line(error)}")
+        report.add("done.json", _said(error))
     for path in sorted(layout.plots.glob("*")) if layout.plots.is_dir() else ():
         content = path.read_bytes()
         if not (content.startswith(PNG) if path.suffix == ".png" else b"</svg>" in content[-200:]):
-            report.add(layout.name_of(path), "is truncated or not an image")
+            report.add(layout.name_of(path), "is cut off, or not an image")
 
 
 def _json(path: Path) -> dict[str, Any]:
     document = json.loads(path.read_bytes())
-    _require(isinstance(document, dict), "it is not a JSON object")
+    _require(isinstance(document, dict), "is not a JSON object")
     found: dict[str, Any] = document
     return found
 
@@ -230,6 +232,14 @@ def _table(path: Path, schema: pa.Schema) -> pa.Table:
     return pq.read_table(path, columns=schema.names, partitioning=None).select(schema.names)
 
 
+class _Wrong(ValueError):
+    """What is wrong with a file that can be read: the end of a sentence that starts with its name."""
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, _Wrong) else f"cannot be read: {first_line(error)}"
+
+
 def _require(holds: bool, problem: str) -> None:
     if not holds:
-        raise ValueError(problem)
+        raise _Wrong(problem)

@@ -58,7 +58,7 @@ def test_a_refusal_names_the_stage_and_a_limit_that_works() -> None:
             place(problem, GIB // 4)
         needed = caught.value.members["needed"]
         assert caught.value.members["stage"] == stage
-        smallest = re.search(r"`memory_limit` of ([0-9]+)MiB or more", str(caught.value))
+        smallest = re.search(r"Send `([0-9]+)MiB` or more", str(caught.value))
         assert smallest is not None
         assert int(smallest[1]) * 2**20 >= needed
         assert place(problem, int(smallest[1]) * 2**20).limit >= needed
