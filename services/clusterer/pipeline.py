@@ -28,7 +28,7 @@ from clusterer.jobs.workspace import Workspace
 from clusterer.kmeans import Engine, KMeansFit, Level, State, build_levels, select_engine
 from clusterer.kmeans.engine import OnRows
 from clusterer.results.read import result_of
-from clusterer.results.report.render import write_report
+from clusterer.results.report.page import write_report
 from clusterer.results.write import Outcome, run_record, write
 
 FITTED, HELD = 1, 2

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from shoal import paper
 from shoal.store.sweeps import Row, Sweep
 
-from clusterer.results import drawing
-from clusterer.results.drawing import ACCURACY, ARI, INK, QUIET, REFERENCE, Curve, comparable, curves
+from clusterer.results import plot_parts
+from clusterer.results.plot_parts import ACCURACY, ARI, INK, QUIET, REFERENCE, Curve, comparable, curves
 
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -46,7 +46,7 @@ def draw(sweep: Sweep, rows: list[Row], reference: str | None) -> None:
     if _varies(unlabelled, _clusters, UNLABELLED_CURVES):
         figures["unsupervised"] = partial(without_labels, unlabelled)
     for name, make in figures.items():
-        with mpl.rc_context(drawing.STYLE):
+        with mpl.rc_context(plot_parts.STYLE):
             figure = make()
             FigureCanvasAgg(figure)
             for extension in ("svg", "png"):
@@ -77,40 +77,40 @@ def against_clusters(rows: list[Row], reference: str | None) -> Figure:
 
 def against_probe(rows: list[Row], reference: str | None) -> Figure:
     """Accuracy without labels against the accuracy of a linear classifier with labels, one mark per model."""
-    figure, axes = drawing.canvas()
+    figure, axes = plot_parts.canvas()
     best = [row for row in _first_of_each(rows, "embeddings") if row["linear_probe"] is not None]
     x = [100 * row["linear_probe"] for row in best]
     metric = _metric(best, "accuracy_hungarian_train")
     mean, std = Curve("", x, best).band(metric)
     error = [np.minimum(std, mean), np.minimum(std, 100 - mean)]
     axes.errorbar(x, mean, yerr=error, fmt="o", color=ACCURACY, capsize=3, label="this sweep", zorder=3, clip_on=False)
-    who = drawing.identity(best)
-    named = [drawing.Mark(a, b, row[who], 8.5, INK) for a, b, row in zip(x, mean.tolist(), best, strict=True)]
+    who = plot_parts.identity(best)
+    named = [plot_parts.Mark(a, b, row[who], 8.5, INK) for a, b, row in zip(x, mean.tolist(), best, strict=True)]
     points = paper.models() if reference == "models" else []
     if points:
         xs, ys = [point.probe or 0.0 for point in points], [point.accuracy for point in points]
         axes.plot(xs, ys, "D", ms=5, color=REFERENCE, label="arXiv 2008.10312, ImageNet", mfc="none")
-        named += [drawing.Mark(point.probe or 0.0, point.accuracy, point.name, 7.5, QUIET) for point in points]
+        named += [plot_parts.Mark(point.probe or 0.0, point.accuracy, point.name, 7.5, QUIET) for point in points]
     axes.set_xlabel("accuracy of a linear classifier with labels, %")
     axes.set_ylabel(f"accuracy of k-means, map learnt on {_source(metric)}, %")
     axes.margins(x=0.2, y=0.12)
     low, high = axes.get_xlim()
     axes.set_xlim(max(0.0, low), high)
     axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= min(100.0, high)])
-    drawing.within_percent(axes)
+    plot_parts.within_percent(axes)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.01), ncols=2)
-    drawing.caption(figure, best)
+    plot_parts.caption(figure, best)
     figure.draw_without_rendering()  # The placement of names needs the size of the axes.
-    drawing.name_marks(axes, named)
+    plot_parts.name_marks(axes, named)
     return figure
 
 
 def ari_against_accuracy(rows: list[Row]) -> Figure:
     """ARI against accuracy over all points, with the line of least squares."""
-    figure, axes = drawing.canvas()
+    figure, axes = plot_parts.canvas()
     metric = _metric(rows, "accuracy_hungarian_train")
     kept = [row for row in rows if row[metric] is not None]
-    who = drawing.identity(kept)
+    who = plot_parts.identity(kept)
     models = list(dict.fromkeys(row[who] for row in kept))
     for model, marker, colour in zip(models, cycle(MARKERS), cycle(MODELS), strict=False):
         own = [row for row in kept if row[who] == model]
@@ -127,16 +127,16 @@ def ari_against_accuracy(rows: list[Row]) -> Figure:
     axes.set_xlabel(f"accuracy, one to one, map learnt on {_source(metric)}, %")
     axes.set_ylabel("adjusted Rand index, %")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    drawing.caption(figure, kept)
+    plot_parts.caption(figure, kept)
     return figure
 
 
 def without_labels(rows: list[Row]) -> Figure:
     """Inertia, silhouette and stability against the number of clusters, for sets without labels."""
-    figure, axes = drawing.canvas()
+    figure, axes = plot_parts.canvas()
     found = curves(rows, _clusters, UNLABELLED_CURVES)
     curve = found[0]
-    twin = drawing.second(axes)
+    twin = plot_parts.second(axes)
     lines = []
     for where, name, colour, side in (
         (axes, "inertia", QUIET, "left"),
@@ -156,9 +156,9 @@ def without_labels(rows: list[Row]) -> Figure:
     axes.set_ylabel("inertia")
     axes.set_ylim(bottom=0.0)
     twin.set_ylabel("silhouette; ARI between seeds")
-    drawing.whole_numbers(axes)
+    plot_parts.whole_numbers(axes)
     axes.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    drawing.caption(figure, curve.rows, f"1 of {len(found)} curves" if len(found) > 1 else "")
+    plot_parts.caption(figure, curve.rows, f"1 of {len(found)} curves" if len(found) > 1 else "")
     return figure
 
 
@@ -174,8 +174,8 @@ def line(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> tuple[float, float
 
 def _twin(shown: list[Curve], total: int, x_name: str, wanted: str, reference: list[paper.Figure]) -> Figure:
     """Accuracy on the left axis, ARI on the right, a band of one standard deviation around each."""
-    figure, left = drawing.canvas()
-    right = drawing.second(left)
+    figure, left = plot_parts.canvas()
+    right = plot_parts.second(left)
     metric = _metric([row for curve in shown for row in curve.rows], wanted)
     lines: list[Any] = []
     for curve, dash, marker in zip(shown, DASHES, MARKERS, strict=False):
@@ -183,7 +183,7 @@ def _twin(shown: list[Curve], total: int, x_name: str, wanted: str, reference: l
         style: dict[str, Any] = {"marker": marker, "ms": 4.5, "lw": 1.7, "clip_on": False}
         for axes, name, colour, text in ((left, metric, ACCURACY, "accuracy"), (right, "ari", ARI, "ARI")):
             mean, std = curve.band(name)
-            drawing.fill(axes, curve.x, mean, std, colour, most=100.0)
+            plot_parts.fill(axes, curve.x, mean, std, colour, most=100.0)
             lines += axes.plot(curve.x, mean, dash, color=colour, label=text + suffix, **style)
     if reference:
         x, note = [point.x for point in reference], "arXiv 2008.10312, ImageNet"
@@ -191,16 +191,16 @@ def _twin(shown: list[Curve], total: int, x_name: str, wanted: str, reference: l
         for axes, values, colour, text in ((left, accuracy, ACCURACY, "accuracy"), (right, ari, ARI, "ARI")):
             style = {"color": colour, "alpha": 0.55, "ms": 5, "lw": 0.8, "marker": "D", "mfc": "none"}
             lines += axes.plot(x, values, linestyle=(0, (1, 2)), label=f"{text}, {note}", **style)
-    drawing.logarithmic(left, sorted({x for curve in shown for x in curve.x} | {point.x for point in reference}))
+    plot_parts.logarithmic(left, sorted({x for curve in shown for x in curve.x} | {point.x for point in reference}))
     left.set_xlabel(x_name)
     rule = "mixed" if "mixed" in metric else "one to one"
     left.set_ylabel(f"accuracy ({rule}, map of {_source(metric)}), %", color=ACCURACY)
     right.set_ylabel("adjusted Rand index, %", color=ARI)
     for axes in (left, right):
-        drawing.within_percent(axes)
+        plot_parts.within_percent(axes)
     left.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.02), ncols=2)
     left_out = f"{len(shown)} of {total} curves" if total > len(shown) else ""
-    drawing.caption(figure, [row for curve in shown for row in curve.rows], left_out)
+    plot_parts.caption(figure, [row for curve in shown for row in curve.rows], left_out)
     return figure
 
 

@@ -6,8 +6,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from clusterer.results import drawing
-from clusterer.results.drawing import comparable, curves
+from clusterer.results import plot_parts
+from clusterer.results.plot_parts import comparable, curves
 from clusterer.results.plots import line
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -49,11 +49,11 @@ def test_of_many_curves_those_that_differ_in_one_thing_are_shown() -> None:
 
 
 def test_names_of_marks_overlap_neither_each_other_nor_the_edge() -> None:
-    figure, axes = drawing.canvas()
+    figure, axes = plot_parts.canvas()
     places = [(66.6, 23.3), (71.1, 23.1), (71.7, 22.4), (75.2, 38.6), (77.2, 39.1), (86.5, 72.0)]
     axes.plot(*zip(*places, strict=True), "o")
     figure.draw_without_rendering()
-    drawing.name_marks(axes, [drawing.Mark(x, y, f"a model named {x}-{y}", 8.5, "black") for x, y in places])
+    plot_parts.name_marks(axes, [plot_parts.Mark(x, y, f"a model named {x}-{y}", 8.5, "black") for x, y in places])
     FigureCanvasAgg(figure)
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == len(places)
