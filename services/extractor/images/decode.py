@@ -27,6 +27,7 @@ from PIL import (
     UnidentifiedImageError,
     features,
 )
+from shoal import image_suffixes
 from shoal.errors import (
     ImageChanged,
     ImageEmpty,
@@ -80,11 +81,9 @@ DECODED = (
 _BY_SUFFIX = {".tga": (TgaImagePlugin.TgaImageFile.format,), ".dib": ("DIB",)}
 """Formats without a signature, tried last for files with such an extension."""
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff", *_BY_SUFFIX}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".mpo", ".qoi"}
-    | ({".avif", ".avifs"} if _HAS_AVIF else set())
-    | ({".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"} if _HAS_JPEG_2000 else set())
+IMAGE_SUFFIXES = image_suffixes.IMAGE_SUFFIXES.difference(
+    () if _HAS_AVIF else image_suffixes.AVIF_SUFFIXES,
+    () if _HAS_JPEG_2000 else image_suffixes.JPEG_2000_SUFFIXES,
 )
 """Extensions, in lower case, of files that are listed without reading their head."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from shoal.image_suffixes import IMAGE_SUFFIXES
 from shoal.userfiles import UserFile
 
 PATH_COLUMN = "path"
@@ -37,7 +38,8 @@ KNOWN = _PATHS | _LABELS
 _MAX_LISTED = 20
 
 _WHOLE = re.compile(r"([+-]?)(0|[1-9][0-9]*)\.0*")
-_IMAGE = re.compile(r".+\.(jpe?g|png|webp|bmp|gif|tiff?|p[pgnb]m|heic|heif|avif|jp2)", re.IGNORECASE | re.DOTALL)
+_SUFFIXES = IMAGE_SUFFIXES | {".heic", ".heif"}
+"""A label file may also name images that are not decoded."""
 
 
 @dataclass(frozen=True)
@@ -237,4 +239,5 @@ def normal_path(path: str) -> str:
 
 def looks_like_image(text: str) -> bool:
     """Whether ``text`` ends with the extension of an image file."""
-    return _IMAGE.fullmatch(text.strip()) is not None
+    stem, _, suffix = text.strip().rpartition(".")
+    return bool(stem) and f".{suffix.lower()}" in _SUFFIXES

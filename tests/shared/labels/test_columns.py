@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shoal.image_suffixes import IMAGE_SUFFIXES
 from shoal.labels.columns import clean_label, looks_like_image, normal_path, text_of
 
 
@@ -60,5 +61,6 @@ def test_paths_that_are_written_otherwise_have_one_normal_form(path: str) -> Non
 
 
 def test_names_of_images_are_told_by_their_ends() -> None:
-    assert all(map(looks_like_image, ["1.png", "a/b.JPEG ", "x y.tiff", "1.webp"]))
+    assert all(map(looks_like_image, ["1.png", "a/b.JPEG ", "x y.tiff", "1.webp", "a.TGA", "IMG_1.HEIC"]))
+    assert all(looks_like_image(f"a{suffix}") for suffix in IMAGE_SUFFIXES)
     assert not any(map(looks_like_image, ["dog", "png", ".png", "1.5", "a.txt", ""]))
