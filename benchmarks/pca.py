@@ -3,8 +3,8 @@
     python benchmarks/pca.py [--json] [--rows 200000] [--dim 2048] [--timed-batches 4] [--repeats 5]
 
 Ours is timed on all rows, from float32 rows in memory to the components. Of IncrementalPCA, whose batches all cost the
-same once the first is done, ``--timed-batches`` are timed in each turn and their median scaled to all. Both keep all
-components and run in turn; the ratio is the median of the turns' own. Components are
+same once the first is done, ``--timed-batches`` (no more than the rows fill) are timed in each turn and their median
+scaled to all. Both keep all components and run in turn; the ratio is the median of the turns' own. Components are
 compared, up to sign, with those of a float64 singular value decomposition of the first ``--exact-rows`` rows.
 """
 
@@ -61,6 +61,7 @@ def disagreement(x: Matrix) -> dict[str, float]:
 
 def measure(rows: int, dim: int, timed_batches: int, repeats: int, exact_rows: int) -> dict[str, Any]:
     """Ours and theirs in turn."""
+    timed_batches, exact_rows = min(timed_batches, rows // BATCH), min(exact_rows, rows)
     x = np.vstack([block for _, block in Features(rows, dim).batches()])
     seconds, peers = [], []
     for _ in range(repeats):
@@ -89,6 +90,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--exact-rows", type=int, default=8192)
     arguments = parser.parse_args()
+    if arguments.rows < 2 * BATCH or arguments.timed_batches < 2:
+        parser.error(f"IncrementalPCA needs two batches: give at least --rows {2 * BATCH} and --timed-batches 2.")
     result = measure(arguments.rows, arguments.dim, arguments.timed_batches, arguments.repeats, arguments.exact_rows)
     print(
         f"{result['rows']} x {result['dim']}: ours {result['seconds']} s, IncrementalPCA "
