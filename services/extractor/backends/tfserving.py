@@ -219,7 +219,8 @@ class TFServingBackend:
         version = _version_of(self.record)
         signatures = self._client.signatures(spec.name, version)
         if SIGNATURE not in signatures:
-            raise _mismatch(spec, f"has no signature {SIGNATURE!r}, only {', '.join(sorted(signatures)) or 'none'}")
+            there = ", ".join(sorted(signatures)) or "none"
+            raise _mismatch(spec, f"has no signature {SIGNATURE!r} (its signatures: {there})")
         signature = signatures[SIGNATURE]
         inputs, outputs = signature.inputs, signature.outputs
         if set(inputs) != {INPUT} or OUTPUT not in outputs:

@@ -1,4 +1,4 @@
-"""Taking a model's folder out of a zip or tar file that others wrote."""
+"""Extracts the folder of a model from a zip or tar file, which is not trusted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_MEMBERS = 10_000
 CHUNK = 2**20
 MARK = "saved_model.pb"
 PREFERRED = "hub"
-"""The folder with the model, in an archive that has others beside it."""
+"""Name of the folder that is extracted if several hold a model."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ def unpack(archive: Path, kind: Literal["zip", "tar"], target: Path, on_progress
     Raises
     ------
     WeightsInvalid
-        It is no such archive, or damaged; it holds no model or several; a name in it leads out of the folder; it holds
-        links or devices; or it is larger than any model.
+        The archive is damaged or of another kind, holds no model or several, is larger than the limit for a model, or
+        holds links, devices, or paths that lead out of it.
     DownloadFailed
-        The disk has no room for it.
+        The disk has no room for the files.
     """
     try:
         with _members(archive, kind) as members:
@@ -93,9 +93,11 @@ def _members(archive: Path, kind: Literal["zip", "tar"]) -> Iterator[list[_Membe
                     "limit for a model."
                 )
             if not is_safe(member.path):
-                raise WeightsInvalid(f"{archive.name} holds {member.path!r}, which leads out of the archive.")
+                raise WeightsInvalid(
+                    f"{archive.name} holds {member.path!r}, which leads out of the archive; it is not unpacked."
+                )
             if member.path in members:
-                raise WeightsInvalid(f"{archive.name} holds {member.path!r} twice.")
+                raise WeightsInvalid(f"{archive.name} holds {member.path!r} twice; it is not unpacked.")
             members[member.path] = member
         yield list(members.values())
 
@@ -132,7 +134,7 @@ def _open_regular(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _model_folder(paths: list[str], archive: Path) -> str:
-    """The folder in the archive that holds the model, ``""`` for its top."""
+    """The folder in the archive that holds the model; ``""`` if no folder does."""
     found = [path.removesuffix(MARK).rstrip("/") for path in paths if PurePosixPath(path).name == MARK]
     preferred = [folder for folder in found if PurePosixPath(folder).name == PREFERRED]
     if len(found) == 1 or len(preferred) == 1:
@@ -151,6 +153,6 @@ def _below(path: str, folder: str) -> bool:
 
 
 def replace_folder(prepared: Path, target: Path) -> None:
-    """Put a folder where another may be."""
+    """Move the folder ``prepared`` to ``target``; a folder that is there is removed."""
     shutil.rmtree(target, ignore_errors=True)
     prepared.rename(target)

@@ -38,7 +38,7 @@ def served_models(root: Path) -> Iterator[tuple[str, int]]:
 
 
 def report(folder: Path, version: int) -> dict[str, Any] | None:
-    """The import's report about a version; None for a model that was not imported by Shoal."""
+    """What the import recorded about a version; None if Shoal did not import it."""
     try:
         document = json.loads(UserFile(folder / str(version) / REPORT).read_text())
     except (FileUnusable, ValueError, RecursionError):
@@ -47,15 +47,15 @@ def report(folder: Path, version: int) -> dict[str, Any] | None:
 
 
 def latest_report(root: Path, name: str) -> dict[str, Any] | None:
-    """The report about the highest version of a model; None without such a model or report."""
+    """What the import recorded about the highest version of a model; None if there is none."""
     if re.fullmatch(NAME_PATTERN, name) is None or len(name) > LONGEST_NAME:
-        return None  # No import uses such a name, and not every text is a valid file name.
+        return None  # No imported model has such a name, and not every text is a valid file name.
     found = versions(root / name)
     return report(root / name, found[-1]) if found else None
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and contents of a version folder's graph and variables."""
+    """SHA-256 over the names and contents of the graph and the variables in a version folder."""
     digest = hashlib.sha256()
     for path in [folder / "saved_model.pb", *sorted((folder / "variables").glob("variables.*"))]:
         digest.update(path.name.encode() + b"\0")

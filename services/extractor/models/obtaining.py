@@ -1,4 +1,4 @@
-"""Weights that are not on this machine: downloaded from their publisher, and imported if TensorFlow Serving runs them.
+"""Downloads weights that are not on this machine from their publisher, and imports those of TensorFlow.
 
 A TensorFlow model is downloaded into ``<models>/.downloads/<name>``. The files stay there until the import has
 succeeded, so that each attempt continues where the previous one stopped.
@@ -71,7 +71,9 @@ def obtain(
     on_stage: OnStage | None = None,
     timeout_s: float = 30.0,
 ) -> Path | None:
-    """The file with the weights of `spec`, downloaded into `models_root`, and imported, if it is not on this machine.
+    """The file with the weights of `spec`; None for a model that needs none.
+
+    A file that is not on this machine is downloaded into `models_root`; a TensorFlow model is then imported.
 
     Parameters
     ----------
@@ -87,7 +89,7 @@ def obtain(
     Raises
     ------
     WeightsMissing
-        The file is not here and cannot be downloaded; the message names URL, file and folder.
+        The file is missing and cannot be downloaded; the message names its URL, its name and its folder.
     WeightsInvalid
         The download is not the published file.
     """
@@ -120,7 +122,7 @@ def obtain_published(
     on_stage: OnStage | None = None,
     timeout_s: float = 30.0,
 ) -> Path:
-    """The version folder of a published TensorFlow model, downloaded and imported unless it is here.
+    """The version folder of a published TensorFlow model, which is downloaded and imported if it is missing.
 
     Raises
     ------
@@ -129,7 +131,7 @@ def obtain_published(
     DownloadFailed
         A file cannot be downloaded.
     WeightsInvalid
-        The files are not the published ones or not those of the first download, or cannot be imported.
+        The files differ from the published ones or from those of the first download, or cannot be imported.
     """
     report, stage = on_progress or (lambda _done, _total: None), on_stage or (lambda _stage: None)
     work = models_root / DOWNLOADS / spec.name
@@ -165,7 +167,7 @@ def _fetch(
     report: OnProgress,
     timeout_s: float,
 ) -> Path:
-    """The folder with the published model; every file is checked and recorded before anything uses it."""
+    """Download a published model; its folder. Every file is checked and recorded before it is used."""
     record = models_root / name / RECORD
     known = _recorded(record, published.url)
     if published.kind == "gcs-prefix":
@@ -217,7 +219,7 @@ def _fetch_files(
         if size != file.bytes:
             target.unlink()
             raise WeightsInvalid(
-                f"{file.url} sent {size} bytes, but its listing says {file.bytes}. The file was deleted."
+                f"{file.url} sent {size} bytes, but its listing says {file.bytes}. The file was deleted; try again."
             )
         fetched.append(FetchedFile(file.path, size, digest))
         done += size
@@ -250,7 +252,7 @@ def _unpack(archive: Path, kind: str, work: Path, report: OnProgress) -> None:
     try:
         unpack(archive, "zip" if kind == "zip" else "tar", prepared, lambda: report(size, size))
     except WeightsInvalid:
-        archive.unlink()  # The next attempt fetches it again; its checksum may differ.
+        archive.unlink()  # The next attempt downloads it again, and its checksum may differ.
         note_of(archive).unlink(missing_ok=True)
         raise
     finally:
@@ -268,7 +270,7 @@ def _recorded(record: Path, url: str) -> dict[str, str]:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsInvalid(
-            f"{record} cannot be read. It records the checksums of the first download: remove it to trust the next one."
+            f"{record}, which records the first download, cannot be read. Remove it to accept the next download."
         ) from error
 
 
@@ -279,7 +281,7 @@ def _write_record(record: Path, published: PublishedModel, files: list[FetchedFi
 
 
 def _import(name: str, source: Path, models_root: Path, report: OnProgress) -> Path:
-    """Import in a process of its own: TensorFlow must not be loaded beside PyTorch, and its memory is freed after."""
+    """Import in a process of its own: TensorFlow is not loaded beside PyTorch, and its memory is freed."""
     command = [sys.executable, "-m", "extractor", "import-tf", name, str(source), "--json"]
     env = {**os.environ, "SHOAL_MODELS": str(models_root)}
     process = spawn(command, new_session=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)

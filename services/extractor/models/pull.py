@@ -1,6 +1,6 @@
-"""``python -m extractor pull NAME``: put a model's weights below the models root before a job needs them.
+"""``python -m extractor pull NAME``: download a model's weights into the models root before a job needs them.
 
-A TensorFlow model is imported as well.
+A TensorFlow model is imported, too.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from extractor.models.weights import sha256
 
 
 def pull(name: str, settings: Settings) -> int:
-    """Find or download the weights of the model called `name`; write file and sha256 to the standard output.
+    """Find or download the weights of the model `name`, and print their path and SHA-256.
 
     Returns
     -------
     int
-        The exit status: 1 with a sentence on the standard error when the weights cannot be had.
+        The exit status: 1, with the reason on the standard error, if the weights cannot be obtained.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     try:

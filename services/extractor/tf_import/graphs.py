@@ -1,4 +1,4 @@
-"""Networks out of SavedModels: a TF1 graph with its variables given values, or a TF2 object called for inference.
+"""The network in a SavedModel: a TF1 graph with the values of its variables, or a TF2 object that is called.
 
 A TF1 graph is not loaded through TensorFlow's own TF1-in-TF2 loader: reference variables (what `tf.layers` made in
 TF1) run there but are lost, without an error, when the result is saved again; and frozen into constants, the larger
@@ -36,7 +36,7 @@ class Network:
         Maps a tensor of images (n, size, size, 3), of the choice's dtype and scaled as the network wants it, to
         (n, dim).
     tracked
-        What holds its variables: to be made an attribute of the exported module.
+        Holds the variables; the exported module keeps it as an attribute.
     """
 
     call: Callable[[Any], Any]
@@ -44,16 +44,16 @@ class Network:
 
 
 class Reader(Protocol):
-    """A SavedModel of one of the layouts."""
+    """Reads a SavedModel of one layout."""
 
     def signatures(self) -> list[Signature]:
-        """Every way to call it."""
+        """The signatures of the model: every way to call it."""
 
     def network(self, choice: Choice) -> Network:
-        """The part of it from the chosen input to the chosen output."""
+        """The part of the model between the chosen input and the chosen output."""
 
     def reference(self, choice: Choice, images: NDArray[Any]) -> NDArray[np.float32]:
-        """The chosen output as the source itself computes it, to compare with."""
+        """The chosen output as the SavedModel itself computes it; the export is compared with it."""
 
 
 def reader(folder: SavedModelFolder) -> Reader:
@@ -68,7 +68,7 @@ def _shape(proto: Any) -> Shape:
 
 
 class _Tf1Reader:
-    """TF1 hub modules and TF1 SavedModels: graphs with signatures, variables in a checkpoint."""
+    """Reads TF1 hub modules and TF1 SavedModels: graphs with signatures, and variables in a checkpoint."""
 
     def __init__(self, folder: SavedModelFolder) -> None:
         self.tf = tensorflow()
@@ -94,7 +94,7 @@ class _Tf1Reader:
         removed = {source.partition(":")[0], *variables}
         kept = [node for node in graph.node if node.name not in removed]
         for node in kept:
-            # Places and devices of the machine that exported it; they name nodes that are gone.
+            # Colocation names nodes that are gone, and devices are those of the machine that exported the graph.
             node.attr.pop("_class", None)
             node.device = ""
         del graph.node[:]
@@ -136,12 +136,14 @@ class _Tf1Reader:
         return definition.inputs[choice.input].name, definition.outputs[choice.output].name
 
     def _variables(self, graph: Any) -> dict[str, tuple[Any, bool]]:
-        """The variables of `graph` with their values, by node name, and whether the graph wants the resource."""
+        """Each variable of `graph` by its node's name, with its saved value, and whether the graph takes its handle."""
         tf = self.tf
         nodes = {node.name: node for node in graph.node}
         for node in nodes.values():
             if node.op in _STATE:
-                raise ImportInvalid(f"The graph looks values up in a table ({node.name!r}): that is not supported.")
+                raise ImportInvalid(
+                    f"The graph has the node {node.name!r} of type {node.op}; tables and iterators cannot be imported."
+                )
         named = {n: node for n, node in nodes.items() if node.op in (*_REFERENCE_VARIABLES, _RESOURCE_VARIABLE)}
         if not named:
             return {}
@@ -174,7 +176,7 @@ class _Tf1Reader:
 
 
 def _saved_value(checkpoint: Any, name: str, node: Any, definition: Any) -> NDArray[Any]:
-    """The value of a variable in a checkpoint; of a partitioned one, its own slice."""
+    """The value of a variable in a checkpoint; for a part of a partitioned variable, its slice."""
     shared = node.attr["shared_name"].s.decode()
     slice_info = definition.save_slice_info_def if definition is not None else None
     full_name = slice_info.full_name if slice_info is not None and slice_info.full_name else None
@@ -185,11 +187,13 @@ def _saved_value(checkpoint: Any, name: str, node: Any, definition: Any) -> NDAr
                 return value
             places = zip(slice_info.var_offset, slice_info.var_shape, strict=True)
             return value[tuple(slice(start, start + length) for start, length in places)]
-    raise ImportInvalid(f"The variable {name!r} of the graph is not in the checkpoint: the directory is incomplete.")
+    raise ImportInvalid(
+        f"The variable {name!r} of the graph is not in the checkpoint: the folder is incomplete. Fetch the model again."
+    )
 
 
 class _Tf2Reader:
-    """TF2 SavedModels: an object that can be called, or has signatures."""
+    """Reads TF2 SavedModels: an object that can be called, or has signatures."""
 
     def __init__(self, folder: SavedModelFolder) -> None:
         self.tf = tensorflow()
@@ -235,9 +239,9 @@ class _Tf2Reader:
 
 
 def _inference_function(loaded: Any) -> Any:
-    """The traced form of ``loaded(...)`` whose switches (``trainable``, ``training``) are all off; None without one.
+    """The concrete function of ``loaded(...)`` with all switches (``trainable``, ``training``) off; None if none is.
 
-    Of several, the one that fixes the fewest lengths of its input.
+    Of several, the one whose input has the fewest fixed dimensions.
     """
     function = getattr(loaded, CALL, None)
     tf = tensorflow()
@@ -268,7 +272,7 @@ def _known_shape(spec: Any) -> Shape:
 
 
 def _leaves(structure: Any, name: str = "output") -> Iterator[tuple[str, Any]]:
-    """Tensors of a structure by name: a dictionary's key, else the tensor's own, else ``output``."""
+    """The tensors in a nested structure by name: the dictionary's key, else the tensor's own name, else ``output``."""
     if isinstance(structure, dict):
         for key, value in structure.items():
             yield from _leaves(value, str(key))

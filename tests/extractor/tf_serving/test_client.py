@@ -304,7 +304,7 @@ class TestBeforeTheFirstImage:
 
     def test_another_signature(self, server: Server, settings: Settings) -> None:
         server.signature = "predict"
-        self.refused(settings, server, "no signature 'serving_default', only predict")
+        self.refused(settings, server, r"no signature 'serving_default' \(its signatures: predict\)")
 
     def test_other_names(self, server: Server, settings: Settings) -> None:
         server.inputs = {"input_1": (DataType.DT_UINT8, (-1, SIZE, SIZE, 3))}

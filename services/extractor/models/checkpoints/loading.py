@@ -1,4 +1,4 @@
-"""Filling a network from a published checkpoint, strictly: each tensor of network and file is accounted for."""
+"""Loads a published checkpoint into a network, strictly: every tensor of either is accounted for."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from extractor.models.checkpoints.matching import LISTED, Heads, Match, matches,
 from extractor.models.checkpoints.reading import read
 
 SHOWN = 12
-"""Keys of each kind that an error's message lists; its members list up to `LISTED`."""
+"""Number of keys of each kind in an error's message; its members list up to `LISTED`."""
 
 
 def load_into(module: nn.Module, path: Path, layout: str = "auto", rules: KeyRules | None = None) -> Match:
-    """Fill `module`, which has no classifier, from the checkpoint at `path`.
+    """Load the checkpoint at `path` into `module`, which has no classifier.
 
     Parameters
     ----------
     layout
         A name of `extractor.models.checkpoints.layouts`; ``auto`` finds it.
     rules
-        A prefix, renamings and keys to leave out, applied before the layout.
+        `prefix`, `rename` and `ignore` of the request, applied before the layout.
 
     Raises
     ------
@@ -58,12 +58,12 @@ def _candidates(content: Mapping[str, Any], layout: str, rules: KeyRules) -> lis
     found = [known for known in LAYOUTS if known.name == layout]
     if not found:
         names = ", ".join(known.name for known in LAYOUTS)
-        raise WeightsInvalid(f"The key layout is {layout!r}. Choose auto or one of {names}.")
+        raise WeightsInvalid(f"{layout!r} is not a key layout: choose `auto` or one of {names}.")
     return found
 
 
 def _classifier_keys(module: nn.Module) -> Heads:
-    """A function that gives the keys that the architecture of `module` has only with its classifier."""
+    """A function that returns the keys that the architecture of `module` has with its classifier only."""
 
     @cache
     def keys() -> frozenset[str]:
@@ -83,8 +83,8 @@ def _fill(module: nn.Module, match: Match, path: Path) -> None:
     for name, tensor in match.tensors.items():
         if state[name].is_floating_point() and not tensor.is_floating_point():
             raise WeightsInvalid(
-                f"{path.name}: {name!r} holds {tensor.dtype}, but the network needs floating point: a quantised "
-                "checkpoint cannot be used.",
+                f"{path.name}: {name!r} holds {tensor.dtype}, but the network needs floating point. Use a checkpoint "
+                "that is not quantised.",
                 file=path.name,
             )
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -127,7 +127,7 @@ def _refusal(
 
 
 def _advice(best: Match) -> str:
-    """Which field of the request can help."""
+    """Which field of the request may help."""
     if not best.missing:
         return "If the unexpected tensors are not needed, name them in the model's `ignore`."
     if not best.tensors and best.unexpected:
