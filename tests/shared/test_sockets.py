@@ -76,9 +76,7 @@ def test_a_temporary_folder_of_no_use_is_passed_over(
     assert list(deep.iterdir()) == []
 
 
-def test_the_last_choice_is_the_user_s_runtime_folder(
-    short: Path, deep: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_choice_is_the_user_s_runtime_folder(short: Path, deep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
     assert list(sockets._temporary_folders())[1:] == [Path("/tmp"), short]
     monkeypatch.setattr(sockets, "_temporary_folders", lambda: iter([deep / "missing", deep, short]))

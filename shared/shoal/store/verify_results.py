@@ -165,9 +165,7 @@ class _ContentChecks:
         scored, k = self._spec["scored"], self._spec["k"]
         names = table.column("embeddings").cast(pa.string()).to_numpy()
         rows, clusters = table.column("row").to_numpy(), table.column("cluster").to_numpy()
-        _require(
-            len(clusters) == 0 or 0 <= clusters.min() <= clusters.max() < k, f"has clusters outside 0 to {k - 1}"
-        )
+        _require(len(clusters) == 0 or 0 <= clusters.min() <= clusters.max() < k, f"has clusters outside 0 to {k - 1}")
         counts = {name: int(np.count_nonzero(names == name)) for name in scored}
         _require(sum(counts.values()) == len(names), "has rows of sets that were not scored")
         own = counts.get(self._spec["train"])
