@@ -159,9 +159,11 @@ def _pull(name: str) -> int:
 def _run_job() -> int:
     from shoal.errors import JsonValue
     from shoal.jobs.child import JobContext, run_child
+    from shoal.process import lower_priority
     from shoal.settings import Settings
 
     settings = Settings()
+    lower_priority(settings.job_nice)
 
     def handle(ctx: JobContext) -> dict[str, JsonValue]:
         from extractor import pipeline

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import IO
 
 _PR_SET_PDEATHSIG = 1
@@ -115,6 +116,20 @@ def _watch_parent(parent_pid: int) -> None:
     while os.getppid() == parent_pid:
         time.sleep(1.0)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lower_priority(steps: int) -> None:
+    """Let other processes have the processors first: add ``steps`` to the niceness of this process and what it starts.
+
+    Where Linux schedules each session as a group (CONFIG_SCHED_AUTOGROUP), niceness counts within the group alone: the
+    session that this process leads gets the same value. Does nothing for 0 steps.
+    """
+    if steps <= 0:
+        return
+    niceness = os.nice(steps)
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):  # There are no such groups.
+            Path("/proc/self/autogroup").write_text(str(niceness), encoding="ascii")
 
 
 def exit_text(status: int) -> str:

@@ -119,6 +119,13 @@ class Settings(BaseSettings):
         validation_alias="SHOAL_DECODE_WORKERS",
         description="Number of decode processes; 0 means one per core.",
     )
+    job_nice: int = Field(
+        10,
+        ge=0,
+        le=19,
+        validation_alias="SHOAL_JOB_NICE",
+        description="Niceness of an extraction and its decode processes; 0 gives them the priority of all others.",
+    )
     follow_links: bool = Field(
         False,
         validation_alias="SHOAL_FOLLOW_LINKS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -46,6 +47,26 @@ def test_process_that_ignores_sigterm_is_killed() -> None:
         process.stdout.readline()
         stop(process, 0.2)
         assert process.returncode == -signal.SIGKILL
+
+
+GROUP = Path("/proc/self/autogroup")
+SHOW_PRIORITY = (
+    "import os, sys\nfrom pathlib import Path\nfrom shoal.process import lower_priority\n"
+    "lower_priority(int(sys.argv[1]))\ngroup = Path('/proc/self/autogroup')\n"
+    "print(os.nice(0), group.read_text().split()[-1] if group.exists() else None)\n"
+)
+
+
+@pytest.mark.parametrize(("steps", "own_session", "group"), [(7, True, 7), (7, False, 0), (0, True, 0)])
+def test_a_process_lowers_its_priority_and_that_of_its_own_session(steps: int, own_session: bool, group: int) -> None:
+    before = os.nice(0)
+    command = [sys.executable, "-c", SHOW_PRIORITY, str(steps)]
+    shown = subprocess.run(command, start_new_session=own_session, capture_output=True, text=True, check=True).stdout
+    niceness, group_niceness = shown.split()
+    assert int(niceness) == min(before + steps, 19)
+    if GROUP.exists():
+        inherited = 0 if own_session else int(GROUP.read_text().split()[-1])
+        assert int(group_niceness) == (min(before + group, 19) if group else inherited)
 
 
 def _runs(pid: int) -> bool:

@@ -1,6 +1,6 @@
-"""A decode process: reads image files, decodes them, writes the pixels into shared memory.
+"""A decode process: reads image files, or receives their bytes, decodes them, writes the pixels into shared memory.
 
-`extractor.images.pool` starts it as ``python -m extractor.images.child SOCKET MEMORY PARENT``: two inherited file
+`extractor.images.processes` starts it as ``python -m extractor.images.child SOCKET MEMORY PARENT``: two inherited file
 descriptors and a process id. It imports no tensor library, so it starts in a fraction of a second and stays small.
 """
 
@@ -22,7 +22,7 @@ from shoal.errors import ImageInvalid, ImageRemoved, ImageTooLarge, ImageUnreada
 from shoal.process import die_with_parent
 from shoal.userfiles import as_text
 
-from extractor.images.decode import decode_image, formats_of, read_image_file
+from extractor.images.decode import DECODED, decode_image, formats_of, read_image_file
 from extractor.images.preprocess import network_input, thumbnail
 from extractor.images.transform import Transform
 
@@ -75,16 +75,19 @@ class DecoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Decode an image into the memory slot ``slot``; the outcome carries the same ``ticket``."""
+    """Decode an image, a listed file or a file's bytes, into a slot; the outcome carries the same ``ticket``."""
 
     ticket: int
     slot: int
-    image: ListedImage
+    image: ListedImage | bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A decoded image, whose pixels are in the slot. Width and height are those of the upright image."""
+    """A decoded image, whose pixels are in the slot. Width and height are those of the upright image.
+
+    ``sha256`` is the file's; empty for an image that came as bytes.
+    """
 
     ticket: int
     width: int
@@ -112,8 +115,8 @@ def slots_of(memory: mmap.mmap, transform: Transform) -> NDArray[np.uint8]:
 def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decoded | Undecodable:
     """Decode one image into ``slot``, (size, size, 3) uint8."""
     try:
-        data = _read(task, config)
-        image = decode_image(data, max_pixels=config.max_pixels, formats=formats_of(task.image.paths[0]))
+        data, formats = _read(task.image, config)
+        image = decode_image(data, max_pixels=config.max_pixels, formats=formats)
         slot[:] = network_input(image, config.transform, max_pixels=config.max_pixels)
         small = thumbnail(image) if config.thumbnails else None
     except ImageInvalid as error:
@@ -131,16 +134,19 @@ def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decode
         width=image.width,
         height=image.height,
         file_bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256="" if isinstance(task.image, bytes) else hashlib.sha256(data).hexdigest(),
         thumbnail=small,
     )
 
 
-def _read(task: Task, config: DecoderConfig) -> bytes:
+def _read(image: ListedImage | bytes, config: DecoderConfig) -> tuple[bytes, tuple[str, ...]]:
+    """The file's bytes, and the formats to try."""
+    if isinstance(image, bytes):
+        return image, DECODED
     first: ImageUnreadable | None = None
-    for path in task.image.paths:
+    for path in image.paths:
         try:
-            return read_image_file(config.root, config.folder / path, task.image.stamp)
+            return read_image_file(config.root, config.folder / path, image.stamp), formats_of(image.paths[0])
         except ImageUnreadable as error:
             first = first or error
             if not isinstance(error, ImageRemoved):

@@ -1,0 +1,244 @@
+"""The thread of a decode pool: it starts the processes, hands them images, receives outcomes, replaces what died."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from contextlib import suppress
+
+from shoal.errors import ImageDecoderDied, JobError, Unavailable
+
+from extractor.images.child import Decoded, DecoderConfig, ListedImage, Undecodable
+from extractor.images.processes import DecodeProcess, Work
+from extractor.images.slots import Item, Slots
+
+DEPTH = 2
+"""Tasks that a process holds: the current one, and the next, so that it never waits for one."""
+TRIES = 2
+STARTS = 3
+"""After so many processes in a row that die before they are ready, everything that waits fails."""
+
+
+class Feeder:
+    """Decodes what is submitted, in processes that live until `close`.
+
+    The thread starts with the first image, or by `start`. A failure to start processes fails every image that waits;
+    the next one tries again.
+
+    Parameters
+    ----------
+    config
+        The settings of all processes.
+    workers
+        Number of processes.
+    slots
+        Where pixels go; an image begins when one is free.
+    timeout_s
+        A process that takes longer for an image is killed.
+    """
+
+    def __init__(self, config: DecoderConfig, *, workers: int, slots: Slots, timeout_s: float) -> None:
+        self._config = config
+        self._workers = workers
+        self._slots = slots
+        self._timeout_s = timeout_s
+        self._inbox: deque[Work] = deque()
+        self._retries: deque[Work] = deque()
+        self._processes: list[DecodeProcess] = []
+        self._failed_starts = 0
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._wanted = False
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._woken = socket.socketpair()
+        self._woken.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._awake = False
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the running decode processes."""
+        return [process.pid for process in list(self._processes)]
+
+    def start(self) -> None:
+        """Start the processes.
+
+        Raises
+        ------
+        Unavailable
+            The pool is closed.
+        """
+        with self._lock:
+            self._want()
+        self.wake()
+
+    def submit(self, index: int, image: ListedImage | bytes) -> Future[Item]:
+        """Decode ``image`` when a process and a slot are free; images begin in the order of submission.
+
+        Raises
+        ------
+        Unavailable
+            The pool is closed.
+        """
+        work = Work(index, image, Future())
+        with self._lock:
+            self._want()
+            self._inbox.append(work)
+        self.wake()
+        return work.future
+
+    def wake(self) -> None:
+        """Have the thread look for work and slots."""
+        if not self._awake:  # Otherwise it has yet to look.
+            self._awake = True
+            with suppress(OSError):
+                self._wake.send(b"\0", socket.MSG_DONTWAIT)
+
+    def close(self) -> None:
+        """End the processes; what is not decoded yet fails."""
+        with self._lock:
+            self._closing = True
+        with suppress(OSError):
+            self._wake.send(b"\0", socket.MSG_DONTWAIT)
+        if self._thread is not None:
+            self._thread.join()
+        self._selector.close()
+        for each in (self._wake, self._woken):
+            each.close()
+
+    def _want(self) -> None:
+        if self._closing:
+            raise Unavailable("The decode pool is closed.")
+        self._wanted = True
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="decode-feeder", daemon=True)
+            self._thread.start()
+
+    # What follows runs in the thread. It also starts the processes: see `DecodeProcess`.
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                try:
+                    self._turn()
+                except Exception as error:  # Whoever waits for an image learns of it.
+                    self._fail(error)
+        finally:
+            self._fail(Unavailable("The decode pool was closed before the image was decoded."))
+
+    def _turn(self) -> None:
+        self._start_processes()
+        self._give_work()
+        for key, _ in self._selector.select(self._patience()):
+            if key.data is None:
+                with suppress(BlockingIOError):
+                    self._woken.recv(4096)
+                self._awake = False
+            elif key.data in self._processes:
+                self._receive(key.data)
+        self._end_hanging()
+
+    def _start_processes(self) -> None:
+        while (self._wanted or self._inbox) and len(self._processes) < self._workers:
+            try:
+                process = DecodeProcess(self._config, self._slots.descriptor)
+            except OSError as error:
+                raise JobError(f"A decode process cannot be started: {error.strerror}.") from error
+            self._processes.append(process)
+            self._selector.register(process.connection, selectors.EVENT_READ, process)
+
+    def _give_work(self) -> None:
+        while queue := self._retries or self._inbox:
+            process = self._process_for(queue[0])
+            if process is None:
+                return
+            if queue is self._inbox and not self._begin(queue[0]):
+                return
+            work = queue.popleft()
+            if not work.future.cancelled():
+                process.give(work)
+
+    def _process_for(self, work: Work) -> DecodeProcess | None:
+        """The process with the least to do; bytes need one that reads them at once, since they fill the connection."""
+        free = 1 if isinstance(work.image, bytes) else DEPTH
+        waiting = [process for process in self._processes if process.ready and len(process.held) < free]
+        return min(waiting, key=lambda process: len(process.held)) if waiting else None
+
+    def _begin(self, work: Work) -> bool:
+        """Give ``work`` a slot, unless its future was cancelled; False when no slot is free."""
+        slot = self._slots.take()
+        if slot is None:
+            return False
+        if work.future.set_running_or_notify_cancel():
+            work.slot = slot
+        else:
+            self._slots.free(slot)
+        return True
+
+    def _receive(self, process: DecodeProcess) -> None:
+        try:
+            outcome = process.receive()
+        except (EOFError, OSError):
+            self._died(process, "The decode process was killed, perhaps because it ran out of memory")
+            return
+        if outcome is None:
+            self._failed_starts = 0
+        else:
+            self._finish(*outcome)
+
+    def _patience(self) -> float | None:
+        """Seconds until a process hangs; None while none has work."""
+        since = min((process.head_since for process in self._processes if process.held), default=None)
+        return None if since is None else max(0.0, since + self._timeout_s - time.monotonic())
+
+    def _end_hanging(self) -> None:
+        now = time.monotonic()
+        for process in list(self._processes):
+            if process.held and now - process.head_since >= self._timeout_s:
+                self._died(process, f"Decoding took longer than {self._timeout_s:g} s")
+
+    def _died(self, process: DecodeProcess, why: str) -> None:
+        """Repeat the work of ``process``. Only the first can be the cause: the others had not begun."""
+        self._drop(process)
+        self._retries.extendleft(reversed(list(process.held)[1:]))
+        if process.held:
+            work = process.held[0]
+            work.deaths += 1
+            if work.deaths < TRIES:
+                self._retries.appendleft(work)
+            else:
+                message = f"{why}, {TRIES} times. The image may be damaged or very large."
+                self._finish(work, Undecodable(work.index, ImageDecoderDied.code, message))
+        self._failed_starts += not process.ready
+        if self._failed_starts >= STARTS:
+            raise JobError(f"The decode processes do not start: {STARTS} in a row died. See the worker's log for why.")
+
+    def _drop(self, process: DecodeProcess) -> None:
+        self._processes.remove(process)
+        self._selector.unregister(process.connection)
+        process.end()
+
+    def _finish(self, work: Work, outcome: Decoded | Undecodable) -> None:
+        work.future.set_result(self._slots.item(work.index, outcome, work.slot))
+
+    def _fail(self, error: Exception) -> None:
+        """End every process, and everything that waits with ``error``."""
+        self._wanted = False
+        self._failed_starts = 0
+        begun = [*self._retries]
+        self._retries.clear()
+        for process in list(self._processes):
+            begun.extend(process.held)
+            self._drop(process)
+        for work in begun:
+            self._slots.free(work.slot)
+            work.future.set_exception(error)
+        while self._inbox:
+            future = self._inbox.popleft().future
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
