@@ -11,6 +11,9 @@ from pathlib import Path
 
 from shoal.process import free_port
 
+STAND_IN = Path(__file__).parent.parent / "tests" / "extractor" / "tf_serving" / "stand_in.py"
+"""The server that the tests use in TensorFlow Serving's place."""
+
 
 def prepared(root: Path, name: str) -> Path:
     """A models root with EfficientNet-Lite0 in it."""
@@ -25,7 +28,7 @@ def prepared(root: Path, name: str) -> Path:
 def server(models: Path) -> Iterator[str]:
     """The address of a server of `models`."""
     port = free_port()
-    command = [sys.executable, "-m", "extractor", "serve-savedmodel", str(models), "--port", str(port)]
+    command = [sys.executable, str(STAND_IN), str(models), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield f"127.0.0.1:{port}"

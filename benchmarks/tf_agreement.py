@@ -1,9 +1,9 @@
 """EfficientNet-Lite0 through TensorFlow Serving's gRPC and through PyTorch: are embeddings and clusters the same?
 
 Two whole extractions of the demo's images (Tux Paint's stamps) from the same pixels: by the PyTorch backend with the
-weights that come with Shoal, and by `serve-savedmodel` in a process of its own with the SavedModel ported from these
-weights. Then both sets are clustered with the same requests, once for each k and seed. Exits with 1 when an embedding
-differs by more than 1e-3 or any row's cluster does.
+weights that come with Shoal, and by the stand-in of the tests, a server in a process of its own, with the SavedModel
+ported from these weights. Then both sets are clustered with the same requests, once for each k and seed. Exits with 1
+when an embedding differs by more than 1e-3 or any row's cluster does.
 
 The images are fetched as `shoal demo` does, or taken from --images when given.
 """

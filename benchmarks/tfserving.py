@@ -1,8 +1,9 @@
-"""Images per second through gRPC, compared with calling the same SavedModel in this process at the same batch size.
+"""Images per second through gRPC, compared with the same SavedModel in this process at the same batch size.
 
-The server is `serve-savedmodel` in a process of its own, or the one that ``--url`` names, serving the same folder. Both
-ways embed the same pixels from memory, in turns, so that each round is a pair under the same load of the machine; the
-largest difference between their embeddings is part of the result. The default model is EfficientNet-Lite0.
+The server is the stand-in of the tests in a process of its own, or the one that ``--url`` names, serving the same
+folder. Both backends embed the same pixels from memory, in turns, so that each round is a pair under the same load of
+the machine; the largest difference between their embeddings is part of the result. The default model is
+EfficientNet-Lite0.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any
 import numpy as np
 from _common import finish, parser, spread
 from _serving import prepared, server
-from extractor.backends.tfserving import TFServingBackend, record_of
-from extractor.models import catalogue, folders
-from extractor.tf_serving.loading import quietly, tensorflow
+from extractor.backends.base import Backend
+from extractor.backends.loading import open_backend, record_of
+from extractor.models import catalogue
 from numpy.typing import NDArray
 from shoal.settings import Settings
 
@@ -44,46 +45,39 @@ def main() -> None:
             models=models, tf_serving_url=url, tf_serving_in_flight=chosen.in_flight, tf_serving_gone_s=START_S
         )
         spec = catalogue.resolve(chosen.model, models, settings=settings)
-        backend = TFServingBackend(spec, settings, record_of(spec, settings))
-        stack.callback(backend.close)
-        folder = models / chosen.model / str(folders.versions(models / chosen.model)[-1])
+        remote, local = (
+            stack.enter_context(contextlib.closing(open_backend(spec, way, record_of(spec, way))))
+            for way in (settings, settings.model_copy(update={"tf_serving_url": None}))
+        )
         size = spec.transform.size
         generator = np.random.default_rng(0)
         batches = [
             generator.integers(0, 256, (chosen.batch_size, size, size, 3), dtype=np.uint8)
             for _ in range(chosen.batches)
         ]
-        pairs, difference = measure(backend, in_process(folder), batches, chosen.rounds)
+        pairs, difference = measure(remote, local, batches, chosen.rounds)
     report(chosen, pairs, difference)
 
 
 def measure(
-    backend: TFServingBackend, network: Any, batches: list[NDArray[np.uint8]], rounds: int
+    remote: Backend, local: Backend, batches: list[NDArray[np.uint8]], rounds: int
 ) -> tuple[list[tuple[float, float]], float]:
     """Seconds per round through gRPC and in this process, after one round of warm-up; the largest difference."""
     pairs = []
     difference = 0.0
     for index in range(rounds + 1):
-        remote_s, remote = timed(lambda: [f.result() for f in [backend.submit(batch) for batch in batches]])
-        local_s, local = timed(lambda: [network(batch) for batch in batches])
-        difference = max(difference, *(float(np.abs(a - b).max()) for a, b in zip(remote, local, strict=True)))
+        (remote_s, theirs), (local_s, ours) = (timed(backend, batches) for backend in (remote, local))
+        difference = max(difference, *(float(np.abs(a - b).max()) for a, b in zip(theirs, ours, strict=True)))
         if index > 0:
             pairs.append((remote_s, local_s))
     return pairs, difference
 
 
-def timed(work: Any) -> tuple[float, Any]:
-    """Seconds and result of a call."""
+def timed(backend: Backend, batches: list[NDArray[np.uint8]]) -> tuple[float, list[NDArray[np.float32]]]:
+    """Seconds and embeddings of a round."""
     begun = time.perf_counter()
-    result = work()
-    return time.perf_counter() - begun, result
-
-
-def in_process(folder: Path) -> Any:
-    """The SavedModel's signature as a function of arrays."""
-    tf = quietly(tensorflow)
-    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    return lambda pixels: signature(images=tf.constant(pixels))["embedding"].numpy()
+    embeddings = [future.result() for future in [backend.submit(batch) for batch in batches]]
+    return time.perf_counter() - begun, embeddings
 
 
 def report(chosen: Any, pairs: list[tuple[float, float]], difference: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from shoal.host import unsupported
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (why := unsupported()) is not None:
         parser.exit(1, f"{why}\n")
-    if options.command in ("import-tf", "export-lite0", "serve-savedmodel"):
+    if options.command in ("import-tf", "export-lite0"):
         return _tensorflow(options)
     if options.command == "api":
         return _api(options.host, options.port)
@@ -83,24 +84,11 @@ def _add_tensorflow_parsers(commands: argparse._SubParsersAction[argparse.Argume
     parser = commands.add_parser("export-lite0", help="write EfficientNet-Lite0 as a SavedModel that import-tf takes")
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder to write")
 
-    parser = commands.add_parser("serve-savedmodel", help="serve SavedModels over TensorFlow Serving's gRPC")
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of <name>/<version>/saved_model.pb")
-    parser.add_argument("--port", type=int, default=8500, help="gRPC port (%(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument(
-        "--max-batch", type=int, default=128, help="maximum number of rows of a merged batch (%(default)s)"
-    )
-    parser.add_argument(
-        "--batch-wait-ms", type=float, default=2.0, help="maximum wait for further requests of a batch (%(default)s)"
-    )
-
 
 def _tensorflow(options: argparse.Namespace) -> int:
     from extractor.tf_import import commands
 
-    if options.command == "import-tf":
-        return commands.import_tf(options)
-    return commands.export_lite0(options) if options.command == "export-lite0" else commands.serve_savedmodel(options)
+    return commands.import_tf(options) if options.command == "import-tf" else commands.export_lite0(options)
 
 
 def _api(host: str, port: int) -> int:
@@ -119,14 +107,10 @@ def _worker(backend: str) -> int:
     # A client waits for jobs of the first kind, so they come first.
     kinds = [f"{EMBED}{backend}", f"{EXTRACT}{backend}"]
     command = [sys.executable, "-m", "extractor", "run-job"]
-    settings = Settings()
-    if backend == "tfserving" and not settings.tf_serving_url:
-        from extractor.tf_serving.local import LocalServer
-
-        with LocalServer(settings.models) as server:
-            run_worker("extractor-worker", kinds, command, prepare=server.ensure)
-    else:
-        run_worker("extractor-worker", kinds, command)
+    if backend == "tfserving" and not Settings().tf_serving_url and find_spec("tensorflow") is None:
+        sys.stderr.write("TensorFlow is not installed: install `shoal[tf]`, or set TF_SERVING_URL.\n")
+        return 1
+    run_worker("extractor-worker", kinds, command)
     return 0
 
 

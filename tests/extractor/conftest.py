@@ -127,12 +127,12 @@ def builders(tf: Any) -> ModuleType:
 @pytest.fixture
 def serve(tf: Any) -> Iterator[Callable[..., Any]]:
     """``serve(root, port=0)`` starts a server in this process; all are stopped after the test."""
-    from extractor.tf_serving.server import SavedModelServer
+    from tests.extractor.tf_serving.stand_in import StandIn
 
     servers = []
 
-    def start(root: Path, port: int = 0, **options: Any) -> Any:
-        server = SavedModelServer(root, port, **options)
+    def start(root: Path, port: int = 0) -> Any:
+        server = StandIn(root, port)
         server.start()
         servers.append(server)
         return server

@@ -129,12 +129,16 @@ def record_of(
     WeightsInvalid
         The download is not the published file.
     JobError
-        TensorFlow Serving, which runs the model, does not answer.
+        TensorFlow Serving is to run the model, and does not serve it or does not answer.
     """
     if spec.backend == "tfserving":
-        from extractor.backends import tfserving
+        if settings.tf_serving_url:
+            from extractor.backends import tfserving
 
-        return tfserving.record_of(spec, settings, on_progress, on_stage)
+            return tfserving.record_of(spec, settings, on_progress, on_stage)
+        from extractor.backends import savedmodel
+
+        return savedmodel.record_of(spec, settings, on_progress, on_stage)
     if spec.readiness(settings.models) == "ready":
         path = weights.locate(spec, settings.models)
     else:
@@ -180,6 +184,10 @@ def open_backend(spec: ModelSpec, settings: Settings, record: ModelRecord) -> Ba
         from extractor.backends.torch import TorchBackend
 
         return TorchBackend(spec, settings, record)
-    from extractor.backends.tfserving import TFServingBackend
+    if settings.tf_serving_url:
+        from extractor.backends.tfserving import TFServingBackend
 
-    return TFServingBackend(spec, settings, record)
+        return TFServingBackend(spec, settings, record)
+    from extractor.backends.savedmodel import SavedModelBackend
+
+    return SavedModelBackend(spec, settings, record)

@@ -4,57 +4,31 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
-from shoal.errors import ModelMismatch, ModelNotServed, WeightsInvalid, WeightsMissing
+from shoal.errors import ModelMismatch, ModelNotServed, WeightsMissing
 from shoal.settings import Settings
 from shoal.store import ModelRecord
 
 from extractor.backends.base import Backend
 from extractor.images.transform import Transform
-from extractor.models import folders, obtaining
+from extractor.models import obtaining
 from extractor.models.download import OnProgress
 from extractor.models.obtaining import OnStage
 from extractor.models.spec import ModelSpec
+from extractor.tf_serving import exported
 from extractor.tf_serving.client import POLL_S, ServingClient
-from extractor.tf_serving.protos import DataType, PredictRequest, dtype_name, from_proto, to_proto
+from extractor.tf_serving.exported import INPUT, OUTPUT, SIGNATURE, Exported
+from extractor.tf_serving.protos import PredictRequest, from_proto, to_proto
 
 log = structlog.get_logger(__name__)
 
-SIGNATURE = "serving_default"
-INPUT = "images"
-OUTPUT = "embedding"
 MAX_REQUEST_BYTES = 512 * 2**20
 """A larger batch is sent in parts: gRPC's own limit is 2 GiB, and the server holds several at once."""
 NOTICED_S = 90.0
 """Seconds within which a server finds a new model in its folder."""
-_INPUT_DTYPES: dict[int, np.dtype[Any]] = {
-    DataType.DT_UINT8: np.dtype(np.uint8),
-    DataType.DT_FLOAT: np.dtype(np.float32),
-}
-
-
-@dataclass(frozen=True)
-class Served:
-    """The server's metadata of a model, checked against the catalogue.
-
-    Attributes
-    ----------
-    dtype
-        dtype of ``images``: uint8, or float32 from 0 to 255.
-    dim
-        Width of the embedding.
-    """
-
-    name: str
-    version: int
-    dtype: np.dtype[Any]
-    dim: int
 
 
 def record_of(
@@ -84,17 +58,7 @@ def record_of(
             version = _awaited_version(client, spec.name, settings, on_progress)
     finally:
         client.close()
-    imported = folders.report(settings.models / spec.name, version) or {}
-    _check_files(settings.models / spec.name / str(version), imported.get("weights_sha256"))
-    return ModelRecord(
-        name=spec.name,
-        backend=spec.backend,
-        architecture=spec.architecture,
-        weights_sha256=imported.get("weights_sha256"),
-        weights_file=f"{spec.name}/{version}",
-        layout=spec.layout,
-        embedding=imported.get("output", spec.embedding),
-    )
+    return exported.record(spec, settings.models, version)
 
 
 def _obtain(
@@ -134,14 +98,6 @@ def _awaited_version(client: ServingClient, name: str, settings: Settings, on_pr
         time.sleep(POLL_S)
 
 
-def _check_files(folder: Path, noted: str | None) -> None:
-    if noted is not None and (found := folders.fingerprint(folder)) != noted:
-        raise WeightsInvalid(
-            f"The files in {folder} have changed since they were imported: their sha256 is {found}, and "
-            f"{folders.REPORT} says {noted}. Remove the folder and import or pull the model again."
-        )
-
-
 class TFServingBackend:
     """A model of TensorFlow Serving.
 
@@ -173,7 +129,8 @@ class TFServingBackend:
         self.max_in_flight = settings.tf_serving_in_flight
         self._client = ServingClient(settings)
         try:
-            self.served = self._described(spec)
+            version = exported.version_of(record)
+            self.served = Exported.of(spec, version, self._client.signatures(spec.name, version))
         except BaseException:
             self._client.close()
             raise
@@ -208,63 +165,7 @@ class TFServingBackend:
             embeddings = from_proto(response.outputs[OUTPUT])
         except (TypeError, ValueError) as error:
             raise ModelMismatch(f"The server's answer for {self.served.name!r} cannot be read: {error}.") from error
-        if embeddings.shape != (len(pixels), self.dim) or embeddings.dtype != np.float32:
-            raise ModelMismatch(
-                f"The server returned {embeddings.dtype} {embeddings.shape} for {len(pixels)} images of "
-                f"{self.served.name!r}; expected float32 {(len(pixels), self.dim)}."
-            )
-        return embeddings
-
-    def _described(self, spec: ModelSpec) -> Served:
-        version = _version_of(self.record)
-        signatures = self._client.signatures(spec.name, version)
-        if SIGNATURE not in signatures:
-            there = ", ".join(sorted(signatures)) or "none"
-            raise _mismatch(spec, f"has no signature {SIGNATURE!r} (its signatures: {there})")
-        signature = signatures[SIGNATURE]
-        inputs, outputs = signature.inputs, signature.outputs
-        if set(inputs) != {INPUT} or OUTPUT not in outputs:
-            raise _mismatch(spec, f"maps {sorted(inputs)} to {sorted(outputs)} instead of {INPUT!r} to {OUTPUT!r}")
-        _check_images(spec, inputs[INPUT])
-        if outputs[OUTPUT].dtype != DataType.DT_FLOAT:
-            raise _mismatch(spec, f"gives {dtype_name(outputs[OUTPUT].dtype)} embeddings, not float32")
-        shape = _shape(outputs[OUTPUT])
-        if shape is None or len(shape) != 2 or shape[1] < 1:
-            raise _mismatch(spec, f"gives embeddings of shape {shape}: expected (N, dim) with a fixed dim")
-        if spec.dim not in (None, shape[1]):
-            raise _mismatch(spec, f"gives embeddings of width {shape[1]}, but the catalogue says {spec.dim}")
-        return Served(spec.name, version, _INPUT_DTYPES[inputs[INPUT].dtype], shape[1])
-
-
-def _version_of(record: ModelRecord) -> int:
-    version = (record.weights_file or "").rpartition("/")[2]
-    if not version.isdecimal():
-        raise ModelMismatch(f"The record of {record.name!r} does not name the version of the served model.")
-    return int(version)
-
-
-def _check_images(spec: ModelSpec, info: Any) -> None:
-    if info.dtype not in _INPUT_DTYPES:
-        raise _mismatch(spec, f"takes images of {dtype_name(info.dtype)}; expected uint8 or float32")
-    size = spec.transform.size
-    shape = _shape(info)
-    expected = (-1, size, size, 3)
-    if shape is not None and (
-        len(shape) != 4
-        or any(actual not in (-1, required) for actual, required in zip(shape[1:], expected[1:], strict=True))
-    ):
-        raise _mismatch(spec, f"takes images of shape {shape}, but the catalogue's preprocessing gives {expected}")
-
-
-def _shape(info: Any) -> tuple[int, ...] | None:
-    return None if info.tensor_shape.unknown_rank else tuple(int(dim.size) for dim in info.tensor_shape.dim)
-
-
-def _mismatch(spec: ModelSpec, what: str) -> ModelMismatch:
-    return ModelMismatch(
-        f"The served model {spec.name!r} {what}. Import it again with `shoal models import-tf {spec.name} SOURCE_DIR`.",
-        model=spec.name,
-    )
+        return self.served.checked(embeddings, len(pixels))
 
 
 def _conforms(backend: TFServingBackend) -> Backend:  # Checked by mypy: the class implements the protocol.

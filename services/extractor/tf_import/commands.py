@@ -1,4 +1,4 @@
-"""The commands `import-tf`, `export-lite0` and `serve-savedmodel` of ``python -m extractor``."""
+"""The commands `import-tf` and `export-lite0` of ``python -m extractor``."""
 
 from __future__ import annotations
 
@@ -68,17 +68,3 @@ def export_lite0(options: argparse.Namespace) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
-
-
-def serve_savedmodel(options: argparse.Namespace) -> int:
-    """Serve SavedModels until SIGTERM; the exit status."""
-    from extractor.tf_serving.batching import BatchLimits
-    from extractor.tf_serving.server import serve
-
-    limits = BatchLimits(rows=options.max_batch, wait_s=options.batch_wait_ms / 1000)
-    try:
-        quietly(tensorflow)
-        return serve(options.folder, options.port, host=options.host, limits=limits)
-    except (ShoalError, ImportError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1

@@ -12,12 +12,10 @@ from shoal.store.files import fsync_folder, fsync_tree, replace_file
 
 from extractor.models.folders import WARM_UP, served_models, versions
 from extractor.tf_import.graphs import Network
+from extractor.tf_serving.exported import INPUT, OUTPUT, SIGNATURE
 from extractor.tf_serving.loading import tensorflow
 from extractor.tf_serving.protos import PredictionLog, to_proto
 
-SIGNATURE = "serving_default"
-INPUT = "images"
-OUTPUT = "embedding"
 WARM_UP_BATCHES = (1, 8)
 
 MODEL_CONFIG = "model.config"

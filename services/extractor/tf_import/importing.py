@@ -25,19 +25,10 @@ from extractor.images.transform import Transform
 from extractor.models import catalogue, folders
 from extractor.models.spec import ModelSpec
 from extractor.tf_import.checks import Checks, check_export, sample_images
-from extractor.tf_import.export import (
-    INPUT,
-    OUTPUT,
-    SIGNATURE,
-    InputDtype,
-    Scaling,
-    publish,
-    save,
-    write_configs,
-    write_warm_up,
-)
+from extractor.tf_import.export import InputDtype, Scaling, publish, save, write_configs, write_warm_up
 from extractor.tf_import.graphs import Network, Reader, reader
 from extractor.tf_import.sources import Choice, SavedModelFolder, choose, read_folder
+from extractor.tf_serving.exported import INPUT, OUTPUT, SIGNATURE
 from extractor.tf_serving.loading import tensorflow
 
 DEFAULT_SIZE = 224

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -27,9 +27,7 @@ SECONDS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 360
 log = structlog.get_logger(__name__)
 
 
-def run_worker(
-    service: str, kinds: Sequence[str], command: Sequence[str], *, prepare: Callable[[], object] = lambda: None
-) -> None:
+def run_worker(service: str, kinds: Sequence[str], command: Sequence[str]) -> None:
     """Work until SIGTERM or SIGINT.
 
     Parameters
@@ -40,8 +38,6 @@ def run_worker(
         Kinds of jobs that it runs; the first goes first.
     command
         Starts the child that runs one job.
-    prepare
-        Called before each child is started.
 
     Raises
     ------
@@ -65,7 +61,6 @@ def run_worker(
         kinds,
         command,
         settings=settings,
-        prepare=prepare,
         observer=Observers(observers),
         store=settings.store,
     )

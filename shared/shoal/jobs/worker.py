@@ -90,8 +90,6 @@ class Worker:
         Periods and time limits.
     name
         Names the worker in claims and heartbeats; host and process id by default.
-    prepare
-        Called before each child is started.
     observer
         Receives what happens to each job.
     store
@@ -106,12 +104,10 @@ class Worker:
         *,
         settings: Settings,
         name: str | None = None,
-        prepare: Callable[[], object] = lambda: None,
         observer: Observer | None = None,
         store: Path | None = None,
     ) -> None:
         self._queue = queue
-        self._prepare = prepare
         self._observer = observer or Observer()
         self._store = store
         self._cleaned_at = -CLEAN_PERIOD_S
@@ -162,7 +158,6 @@ class Worker:
                 claim.job.id, claim.job.kind, claim.attempt, claim.owner, claim.job.request, claim.checkpoint
             )
             try:
-                self._prepare()
                 child = ChildProcess(self._command, job)
             except OSError as error:
                 log.exception("the child cannot be started", command=self._command)

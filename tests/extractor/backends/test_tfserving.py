@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,8 +17,6 @@ import pytest
 from clusterer.pipeline import run as cluster
 from extractor.api.routes import build
 from extractor.pipeline import extract
-from extractor.tf_import.importing import import_savedmodel
-from extractor.tf_import.lite0 import save_lite0, torch_state
 from extractor.tf_serving.client import ServingClient
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -30,35 +27,10 @@ from shoal.schemas import Progress
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
 
+from tests.extractor.tf_serving import stand_in
+
 SIZE = 32
 GRID = 8
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the models of `models` come from, by name."""
-    return tmp_path_factory.mktemp("sources")
-
-
-@pytest.fixture(scope="module")
-def models(tf: Any, builders: ModuleType, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``grid`` gives an 8 x 8 picture of its input, ``lite0`` is EfficientNet-Lite0; the others are small."""
-    root = tmp_path_factory.mktemp("models")
-
-    def grid(images: Any) -> Any:
-        return tf.reshape(tf.nn.avg_pool2d(images, SIZE // GRID, SIZE // GRID, "VALID"), [-1, 3 * GRID**2])
-
-    builders.plain_tf2(sources / "grid", grid, dtype="float32")
-    import_savedmodel("grid", sources / "grid", root, transform={"size": SIZE, "crop_fraction": 1.0})
-    builders.simclr_hub(sources / "simclr1")
-    import_savedmodel("simclr1", sources / "simclr1", root, transform={"size": SIZE, "crop_fraction": 1.0})
-    builders.bigbigan_hub(sources / "bigbigan", size=SIZE)
-    import_savedmodel("bigbigan", sources / "bigbigan", root)
-    builders.simclr_tf2(sources / "simclr2", selective=True)
-    import_savedmodel("simclr2", sources / "simclr2", root, transform={"size": SIZE, "crop_fraction": 1.0})
-    save_lite0(torch_state(Settings(models=root)), sources / "lite0")
-    import_savedmodel("lite0", sources / "lite0", root)
-    return root
 
 
 @pytest.fixture
@@ -291,38 +263,31 @@ class TestAway:
 
 # TensorFlow is imported twice, one after the other.
 @pytest.mark.timeout(300)
-def test_the_command_serves_and_a_job_survives_that_it_is_killed(
+def test_a_job_survives_that_its_server_is_killed(
     models: Path, client_settings: Callable[..., Settings], after_batches: Callable[..., None]
 ) -> None:
     restarted: list[subprocess.Popen[str]] = []
-    command = [sys.executable, "-m", "extractor", "serve-savedmodel", str(models), "--port"]
-    process = subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, stand_in.__file__, str(models), "--port"]
+    process = subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        port = next(int(found[1]) for line in process.stdout if (found := re.search(r"port=(\d+)", plain(line))))
+        port = int(process.stdout.readline().removeprefix("port="))
         settings = client_settings(port, models=models, tf_serving_gone_s=200.0, tf_serving_in_flight=1)
         (settings.data / "set").mkdir()
         for i in range(40):
             grey(settings.data / "set", f"{i:02}.png", 6 * i)
 
         def restart() -> None:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             process.wait()
             restarted.append(subprocess.Popen([*command, str(port)], text=True, stdout=subprocess.DEVNULL))
 
         after_batches(3, restart)
         embeddings = run(request("grid"), settings)
         assert embeddings.rows == 40
-        restarted[0].terminate()
-        assert restarted[0].wait(120) == 0
     finally:
         for each in (process, *restarted):
             each.kill()
             each.wait()
         if process.stdout is not None:
             process.stdout.close()
-
-
-def plain(line: str) -> str:
-    """A line without colours."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", line)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from extractor.api.routes import build
+from extractor.backends import loading
 from extractor.models import bucket, catalogue, folders, obtaining
 from extractor.models.download import DownloadFailed
 from extractor.models.pull import pull
@@ -33,6 +34,7 @@ from shoal.store import Store
 
 from tests.extractor.models.publisher import GOOGLE, Publisher, published
 
+Served = Callable[..., Settings]
 PREFIX = f"{GOOGLE}/simclr-checkpoints/simclrv2/pretrained/r50_1x_sk0/hub/"
 ZIP = f"{GOOGLE}/simclr-gcs/checkpoints/ResNet50_1x.zip"
 TAR = "tfhub.dev/deepmind/bigbigan-resnet50/1"
@@ -75,6 +77,19 @@ def models(tmp_path: Path) -> Path:
 def settings(models: Path, site: Publisher, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.delenv("TF_SERVING_URL", raising=False)
     return Settings(models=models, mirror=site.url, offline=False)
+
+
+@pytest.fixture(params=["in process", "gRPC"])
+def served(
+    request: pytest.FixtureRequest, serve: Callable[..., Any], client_settings: Callable[..., Settings]
+) -> Served:
+    """``served(models, **fields)``: settings of a job that runs the models of this folder, itself or by a server."""
+
+    def make(models: Path, **fields: Any) -> Settings:
+        way = {"tf_serving_url": None} if request.param == "in process" else {}
+        return client_settings(0 if way else serve(models).port, models=models, **way, **fields)
+
+    return make
 
 
 @pytest.fixture
@@ -137,10 +152,10 @@ class TestWhole:
         )
 
     def test_a_job_embeds_with_it_and_refuses_files_that_changed(
-        self, pulled: Path, serve: Callable[..., Any], client_settings: Callable[..., Settings]
+        self, pulled: Path, served: Served
     ) -> None:
         root = pulled
-        settings = client_settings(serve(root).port, models=root)
+        settings = served(root)
         (settings.data / "set").mkdir()
         for i in range(3):
             Image.new("RGB", (40, 40), (80 * i, 9, 200)).save(settings.data / "set" / f"{i}.png")
@@ -160,25 +175,17 @@ class TestWhole:
 
 
 def test_the_first_use_in_a_job_downloads_and_imports(
-    site: Publisher,
-    models: Path,
-    module: Path,
-    pulled: Path,
-    serve: Callable[..., Any],
-    client_settings: Callable[..., Settings],
-    monkeypatch: pytest.MonkeyPatch,
+    site: Publisher, models: Path, module: Path, pulled: Path, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from extractor.backends import tfserving
-
     def import_again(name: str, _source: Path, root: Path, _report: object) -> Path:
         return Path(shutil.copytree(pulled / name / "1", root / name / "1"))
 
     monkeypatch.setattr(obtaining, "_import", import_again)
-    settings = client_settings(serve(models).port, models=models, mirror=site.url, offline=False)
+    settings = served(models, mirror=site.url, offline=False)
     spec = catalogue.resolve("small", models, settings=settings)
     stages: list[str] = []
     bytes_seen: list[int] = []
-    record = tfserving.record_of(spec, settings, lambda done, _total: bytes_seen.append(done), stages.append)
+    record = loading.record_of(spec, settings, lambda done, _total: bytes_seen.append(done), stages.append)
     assert record.weights_file == "small/1"
     assert record.weights_sha256 == folders.fingerprint(pulled / "small" / "1")
     assert stages == ["download weights", "import model"]
@@ -186,23 +193,16 @@ def test_the_first_use_in_a_job_downloads_and_imports(
 
 
 def test_offline_and_without_tensorflow_a_job_says_what_to_do(
-    site: Publisher,
-    models: Path,
-    serve: Callable[..., Any],
-    client_settings: Callable[..., Settings],
-    monkeypatch: pytest.MonkeyPatch,
+    site: Publisher, models: Path, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from extractor.backends import tfserving
-
-    port = serve(models).port
     spec = catalogue.resolve("small", models)
     with pytest.raises(
         ModelNotServed, match=r"SHOAL_OFFLINE.*gsutil -m cp -r gs://simclr-checkpoints/.*import-tf small"
     ):
-        tfserving.record_of(spec, client_settings(port, models=models, mirror=site.url, offline=True))
+        loading.record_of(spec, served(models, mirror=site.url, offline=True))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(ModelNotServed, match=r"pip install 'shoal\[tf\]'"):
-        tfserving.record_of(spec, client_settings(port, models=models, mirror=site.url, offline=False))
+        loading.record_of(spec, served(models, mirror=site.url, offline=False))
     assert site.asked == []
 
 
