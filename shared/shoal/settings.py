@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     tf_serving_url: str | None = Field(
         None,
         validation_alias="TF_SERVING_URL",
-        description="host:port of TF Serving's gRPC API; grpcs://host:port uses TLS. Unset: TensorFlow runs in the job.",
+        description="host:port of TF Serving's gRPC API; grpcs://host:port uses TLS. If unset, jobs run TensorFlow.",
     )
     tf_serving_ca: Path | None = Field(
         None,

@@ -67,6 +67,10 @@ def record_of(
 class SavedModelBackend:
     """A version of a model, loaded with TensorFlow.
 
+    On a CPU each image is a call of its own, one for each core at once: TensorFlow chooses other kernels, and so other
+    bits, for another number of images. One thread for each core takes no longer than whole batches. A GPU gets whole
+    batches.
+
     Parameters
     ----------
     spec
@@ -94,18 +98,26 @@ class SavedModelBackend:
         self._tf = started(settings.device)
         self._model, self.served = self._loaded(spec, settings.models)
         self.dim = self.served.dim
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="savedmodel")
+        self._alone = not self._tf.config.get_visible_devices("GPU")
+        self._batches = ThreadPoolExecutor(self.max_in_flight, thread_name_prefix="batch")
+        self._calls = ThreadPoolExecutor(available_cores(), thread_name_prefix="savedmodel")
         log.info("model loaded", model=spec.name, version=self.served.version, dim=self.dim)
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:
         """Embed (n, size, size, 3) uint8 as (n, dim) float32."""
-        return self._executor.submit(self._embed, pixels)
+        return self._batches.submit(self._embed, pixels)
 
     def close(self) -> None:
-        """Stop the thread and cancel the batches that wait."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        """Stop the threads and cancel the batches that wait."""
+        self._batches.shutdown(wait=True, cancel_futures=True)
+        self._calls.shutdown(wait=True)
 
     def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if not self._alone:
+            return self._call(pixels)
+        return np.concatenate(list(self._calls.map(self._call, np.split(pixels, len(pixels)))))
+
+    def _call(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         tf, errors = self._tf, self._tf.errors
         try:
             images = tf.constant(pixels.astype(self.served.dtype, copy=False))
@@ -132,8 +144,8 @@ class SavedModelBackend:
             raise
         except Exception as error:  # TensorFlow raises whatever its loader meets.
             raise ModelNotServed(
-                f"Version {version} of {spec.name!r} in {folder} cannot be loaded: {_first_line(error)}. Import it again "
-                f"with `shoal models import-tf {spec.name} SOURCE_DIR`.",
+                f"Version {version} of {spec.name!r} in {folder} cannot be loaded: {_first_line(error)}. Import it "
+                f"again with `shoal models import-tf {spec.name} SOURCE_DIR`.",
                 model=spec.name,
             ) from error
         return model, served

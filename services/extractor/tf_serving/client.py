@@ -108,9 +108,7 @@ class ServingClient:
 
     def __init__(self, settings: Settings) -> None:
         if not settings.tf_serving_url:
-            raise ModelNotServed(
-                "TF_SERVING_URL is not set: set it to host:port of TensorFlow Serving's gRPC API."
-            )
+            raise ModelNotServed("TF_SERVING_URL is not set: set it to host:port of TensorFlow Serving's gRPC API.")
         self.address = Address.of(settings.tf_serving_url, settings.tf_serving_ca)
         self._gone_s = settings.tf_serving_gone_s
         self._deadline_s = settings.tf_serving_deadline_s

@@ -151,9 +151,7 @@ class TestWhole:
             capsys.readouterr().out == f"{root / 'small' / '1'}\nsha256 {folders.fingerprint(root / 'small' / '1')}\n"
         )
 
-    def test_a_job_embeds_with_it_and_refuses_files_that_changed(
-        self, pulled: Path, served: Served
-    ) -> None:
+    def test_a_job_embeds_with_it_and_refuses_files_that_changed(self, pulled: Path, served: Served) -> None:
         root = pulled
         settings = served(root)
         (settings.data / "set").mkdir()
