@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shoal.client import Client
+    from shoal.client import AsyncClient, Client
     from shoal.errors import ShoalError
     from shoal.store import Store
 
 __version__ = "0.1.0"
-__all__ = ["Client", "ShoalError", "Store", "__version__"]
+__all__ = ["AsyncClient", "Client", "ShoalError", "Store", "__version__"]
 
-_HOMES = {"Client": "shoal.client", "ShoalError": "shoal.errors", "Store": "shoal.store"}
+_HOMES = {
+    "AsyncClient": "shoal.client",
+    "Client": "shoal.client",
+    "ShoalError": "shoal.errors",
+    "Store": "shoal.store",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import shoal
 
 
 def test_the_public_names_are_pinned() -> None:
-    assert shoal.__all__ == ["Client", "ShoalError", "Store", "__version__"]
+    assert shoal.__all__ == ["AsyncClient", "Client", "ShoalError", "Store", "__version__"]
     assert all(hasattr(shoal, name) for name in shoal.__all__)
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "doctor": "doctor.doctor",
     "extract": "jobs.extract",
     "cluster": "jobs.cluster",
+    "assign": "assign.assign",
     "sweep": "sweep.sweep",
     "reproduce": "sweep.reproduce",
     "jobs": "jobs.list_jobs",

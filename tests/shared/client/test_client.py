@@ -1,78 +1,24 @@
-"""The client against a server that answers as scripted."""
+"""Both clients against a server that answers as scripted."""
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
-from shoal import Client
+from shoal import AsyncClient, Client
 from shoal.client import retry_after_s
 from shoal.errors import JobNotFound, ShoalError, TooManyFailures, Unavailable
 from shoal.process import free_port
 
+from tests.shared.client.conftest import Script
+
 JOB = {"id": "j1", "kind": "cluster", "state": "queued", "created_at": "2026-01-01T00:00:00Z", "request": {}}
-
-
-class Script(ThreadingHTTPServer):
-    """Answers in order; the last one again and again."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: list[tuple[int, dict[str, Any]]] = []
-        self.retry_after = "0"
-        self.seen: list[tuple[str, str, dict[str, str], Any]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Script
-
-    def answer(self) -> None:
-        length = int(self.headers.get("content-length", 0))
-        body = json.loads(self.rfile.read(length)) if length else None
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        self.server.seen.append((self.command, self.path, headers, body))
-        answers = self.server.answers
-        status, payload = answers.pop(0) if len(answers) > 1 else answers[0]
-        data = json.dumps(payload).encode()
-        self.send_response(status)
-        self.send_header("content-length", str(len(data)))
-        self.send_header("retry-after", self.server.retry_after)
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_GET = do_POST = do_DELETE = answer
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def script() -> Iterator[Script]:
-    server = Script()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def client(script: Script) -> Iterator[Client]:
-    with Client(script.url, script.url, api_key="key-1") as client:
-        yield client
 
 
 def test_a_request_carries_the_key_and_only_what_was_given(client: Client, script: Script) -> None:
@@ -123,9 +69,7 @@ def test_waiting_for_a_failed_job_raises_its_problem(client: Client, script: Scr
 
 
 @pytest.mark.parametrize("value", ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "-5", "nan", "", "0.001"])
-def test_any_retry_after_is_borne(client: Client, script: Script, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr("shoal.client.time.sleep", waits.append)
+def test_any_retry_after_is_borne(client: Client, script: Script, value: str, waits: list[float]) -> None:
     script.retry_after = value
     script.answers = [(429, {"code": "rate_limited"}), (200, JOB)]
     assert client.job("j1").id == "j1"
@@ -139,39 +83,40 @@ def test_a_date_to_come_back_at_is_waited_for_within_reason() -> None:
     assert [retry_after_s(value) for value in (late, "3600", "2")] == [5.0, 5.0, 2.0]
 
 
-def test_following_a_job_outlives_a_restart_of_the_service(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.client.time.sleep", lambda _: None)
+def test_following_a_job_outlives_a_restart_of_the_service(
+    script: Script, connect: Callable[..., Client], waits: list[float]
+) -> None:
     outages: list[str] = []
     away = [(503, {"code": "queue_unavailable", "detail": "away"}), (502, {"html": "bad gateway"})]
     script.answers = [(200, JOB), *away, *away, *away, (200, {**JOB, "state": "succeeded", "result": {}})]
-    with Client(script.url, script.url, retries=0) as client:
+    with connect(script.url, script.url, retries=0) as client:
         job = client.wait("j1", on_outage=lambda error: outages.append(error.code))
     assert job.state == "succeeded"
     assert outages == ["queue_unavailable", "unavailable"] * 3
 
 
-def test_patience_has_an_end() -> None:
+def test_patience_has_an_end(connect: Callable[..., Client]) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     outages: list[ShoalError] = []
-    with Client(url, url, retries=0) as client, pytest.raises(Unavailable, match="does not answer"):
+    with connect(url, url, retries=0) as client, pytest.raises(Unavailable, match="does not answer"):
         list(client.follow("j1", poll_s=0.01, patience_s=0.1, on_outage=outages.append))
     assert outages
 
 
 def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
-    client: Client, script: Script, monkeypatch: pytest.MonkeyPatch
+    connect: Callable[..., Client], script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     script.answers = [(200, JOB)]
-    with Client(script.url, script.url, retries=0) as beside:
+    with connect(script.url, script.url, retries=0) as beside:
         assert beside.job("j1").id == "j1"
 
 
-def test_nothing_listens() -> None:
+def test_nothing_listens(connect: Callable[..., Client]) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    with Client(url, url, retries=0) as client, pytest.raises(Unavailable, match="does not answer"):
+    with connect(url, url, retries=0) as client, pytest.raises(Unavailable, match="does not answer"):
         client.jobs()
-    with Client(url, url) as client:
+    with connect(url, url) as client:
         assert {name: answer["ready"] for name, answer in client.ready().items()} == {
             "extractor": False,
             "clusterer": False,
@@ -195,3 +140,54 @@ def test_assignments_are_read_line_by_line(client: Client, script: Script) -> No
     script.answers = [(404, {"code": "clustering_not_found", "detail": "Clustering 'c' does not exist."})]
     with pytest.raises(ShoalError, match="Clustering 'c' does not exist"):
         list(client.assignments("c"))
+
+
+def test_a_download_is_saved_as_a_file(client: Client, script: Script, tmp_path: Path) -> None:
+    script.answers = [(200, {"row": 0})]
+    assert client.download("c", "assignments", tmp_path / "a.jsonl", format="jsonl").read_text() == '{"row": 0}'
+    script.answers = [(404, {"code": "clustering_not_found", "detail": "Clustering 'c' does not exist."})]
+    with pytest.raises(ShoalError, match="Clustering 'c' does not exist"):
+        client.download("c", "report", tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_loop_that_is_left_early_closes_its_answer(client: Client, script: Script) -> None:
+    script.answers = [(200, {"row": 0})]
+    items = iter(client.assignments("c"))
+    assert next(items) == {"row": 0}
+    items.close()  # type: ignore[attr-defined]
+    assert client.clustering("c") == {"row": 0}
+
+
+def public(of: type) -> dict[str, inspect.Signature]:
+    """The public methods, and the constructor, with their signatures."""
+    methods = inspect.getmembers(of, callable)
+    return {
+        name: inspect.signature(method) for name, method in methods if not name.startswith("_") or name == "__init__"
+    }
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    plain, awaited = public(Client), public(AsyncClient)
+    assert list(plain) == list(awaited)
+    for name, signature in plain.items():
+        assert list(signature.parameters.values()) == list(awaited[name].parameters.values()), name
+        returned = str(awaited[name].return_annotation)
+        assert signature.return_annotation == returned.replace("AsyncGenerator[", "Iterator[").replace(", None]", "]")
+
+
+def test_help_describes_the_methods_of_both() -> None:
+    for name in public(Client):
+        assert inspect.getdoc(getattr(Client, name)) == inspect.getdoc(getattr(AsyncClient, name)), name
+        if name != "__init__":
+            assert inspect.getdoc(getattr(Client, name)), name
+
+
+def test_the_client_works_where_an_event_loop_runs(script: Script) -> None:
+    script.answers = [(200, {"row": 0})]
+
+    async def cell() -> list[Any]:
+        with Client(script.url, script.url) as client:
+            return [*client.assignments("c"), client.clustering("c")]
+
+    assert anyio.run(cell) == [{"row": 0}, {"row": 0}]

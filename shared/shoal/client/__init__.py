@@ -1,0 +1,18 @@
+"""The Python client of both services.
+
+>>> from shoal import Client
+>>> client = Client()                                                    # doctest: +SKIP
+>>> job = client.wait(client.extract("photos", model="tf_efficientnet_lite0"))  # doctest: +SKIP
+>>> client.cluster(job.result["embeddings"], clusters=50)                # doctest: +SKIP
+>>> client.embed(["new.jpg"], model="tf_efficientnet_lite0").shape       # doctest: +SKIP
+(1, 1280)
+"""
+
+from shoal.client.aio import AsyncClient
+from shoal.client.calls import PATIENCE_S
+from shoal.client.images import Image
+from shoal.client.requests import retry_after_s
+from shoal.client.sync import Client
+from shoal.client.vectors import Assignment, Assignments
+
+__all__ = ["PATIENCE_S", "Assignment", "Assignments", "AsyncClient", "Client", "Image", "retry_after_s"]

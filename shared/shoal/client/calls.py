@@ -1,0 +1,394 @@
+"""Every method of the two clients, written once: coroutines over a `Transport`."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import httpx
+
+from shoal.client.images import MAX_IMAGES, Chunk, Chunks, Image
+from shoal.client.requests import RETRY_STATUSES, Query, Request, Service, pause_s, problem, retry_after_s
+from shoal.client.transport import Body, Services, T, Transport
+from shoal.client.vectors import ARROW, NPY, Assignments, Json, Pieces, Vectors, embeddings_of, of_arrow, of_json
+from shoal.errors import InvalidRequest, ShoalError, TooManyRequests, Unavailable, by_code
+from shoal.figures import Metrics
+from shoal.schemas import Job, JobPage
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+PATIENCE_S = 600.0
+"""How long `follow` waits for a service that does not answer: longer than an upgrade takes."""
+
+
+class Calls:
+    """The methods of both clients; parameters as in `Client`."""
+
+    _over: ClassVar[type[Transport]]
+
+    def __init__(
+        self,
+        extractor_url: str | None = None,
+        clusterer_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 60.0,
+        retries: int = 4,
+    ) -> None:
+        self._services = Services.of(extractor_url, clusterer_url, api_key, timeout_s)
+        self._transport = self._over(self._services)
+        self._retries = retries
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._transport.close()
+
+    async def extract(
+        self, /, path: str, *, model: str | Json, idempotency_key: str | None = None, **options: object
+    ) -> Job:
+        """Submit an extraction of the images below ``path`` (relative to the data root).
+
+        ``labels`` and ``split`` go to ``images``; every other option is a field of `POST /extract`.
+        """
+        images: Json = {"path": path}
+        images.update({key: options.pop(key) for key in ("labels", "split") if key in options})
+        return await self._submit(
+            "extractor", "/extract", {"images": images, "model": model, **options}, idempotency_key
+        )
+
+    async def cluster(self, /, embeddings: str | Json, *, idempotency_key: str | None = None, **options: object) -> Job:
+        """Submit a clustering of an embeddings id; every option is a field of `POST /cluster`."""
+        return await self._submit("clusterer", "/cluster", {"embeddings": embeddings, **options}, idempotency_key)
+
+    async def sweep(
+        self, /, embeddings: str | Json | list[str | Json], *, idempotency_key: str | None = None, **options: object
+    ) -> Job:
+        """Submit a sweep over lists of options, and of embeddings where several are given."""
+        sets = embeddings[0] if isinstance(embeddings, list) and len(embeddings) == 1 else embeddings
+        return await self._submit("clusterer", "/sweep", {"embeddings": sets, **options}, idempotency_key)
+
+    async def sweeps(self) -> list[Json]:
+        """All sweeps, newest first."""
+        return list((await self._get("clusterer", "/sweeps"))["sweeps"])
+
+    async def sweep_facts(self, sweep_id: str) -> Json:
+        """One sweep: how far it is, and the ``table`` of its points."""
+        return await self._get("clusterer", f"/sweeps/{sweep_id}")
+
+    async def download_sweep(self, sweep_id: str, what: str, target: Path) -> Path:
+        """Save ``table.csv``, ``table.parquet``, or a plot such as ``pca.svg`` as the file ``target``."""
+        stem, _, extension = what.rpartition(".")
+        path = f"/sweeps/{sweep_id}" if stem == "table" else f"/sweeps/{sweep_id}/plots/{what}"
+        query = {"format": extension} if stem == "table" else {}
+        answer = await self._send(Request("clusterer", "GET", path, query))
+        await self._transport.work(lambda: target.write_bytes(answer.content))
+        return target
+
+    async def job(self, job_id: str) -> Job:
+        """One job; either service knows them all."""
+        return Job.model_validate(await self._get("extractor", f"/jobs/{job_id}"))
+
+    async def jobs(self, /, **filters: Any) -> JobPage:
+        """A page of jobs, newest first: ``state``, ``kind``, ``limit``, ``cursor``."""
+        return JobPage.model_validate(await self._get("extractor", "/jobs", filters))
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job."""
+        return Job.model_validate((await self._send(Request("extractor", "DELETE", f"/jobs/{job_id}"))).json())
+
+    async def follow(
+        self,
+        job: Job | str,
+        *,
+        poll_s: float = 0.3,
+        patience_s: float = PATIENCE_S,
+        on_outage: Callable[[ShoalError], None] | None = None,
+    ) -> AsyncGenerator[Job, None]:
+        """The job at every poll until it has ended; the last one is terminal.
+
+        Parameters
+        ----------
+        poll_s
+            Seconds between two polls.
+        patience_s
+            How long the service may be unreachable, as during a restart; jobs continue meanwhile.
+        on_outage
+            Called with the reason at every poll that fails.
+
+        Raises
+        ------
+        Unavailable
+            The service was unreachable for longer than ``patience_s``.
+        """
+        job_id = job if isinstance(job, str) else job.id
+        answered_at = time.monotonic()
+        while True:
+            try:
+                current = await self.job(job_id)
+            except (Unavailable, TooManyRequests) as error:
+                if time.monotonic() - answered_at > patience_s:
+                    raise
+                if on_outage is not None:
+                    on_outage(error)
+                await self._transport.sleep(poll_s)
+                continue
+            answered_at = time.monotonic()
+            yield current
+            if current.state.terminal:
+                return
+            await self._transport.sleep(poll_s)
+
+    async def wait(
+        self,
+        job: Job | str,
+        on_progress: Callable[[Job], None] | None = None,
+        *,
+        patience_s: float = PATIENCE_S,
+        on_outage: Callable[[ShoalError], None] | None = None,
+    ) -> Job:
+        """Wait until the job has ended; `follow` explains ``patience_s`` and ``on_outage``.
+
+        Raises
+        ------
+        ShoalError
+            The job failed: its own problem as the exception of that code. Cancelled: code ``job_cancelled``.
+        """
+        current: Job | None = None
+        async for current in self.follow(job, patience_s=patience_s, on_outage=on_outage):
+            if on_progress is not None:
+                on_progress(current)
+        if current is None or current.state != "succeeded":
+            raise by_code((current.error if current else None) or {"code": "job_cancelled", "detail": "Cancelled."})
+        return current
+
+    async def models(self) -> list[Json]:
+        """The catalogue."""
+        return list((await self._get("extractor", "/models"))["models"])
+
+    async def embed(
+        self, images: Image | Iterable[Image], *, model: str | Json, batch: int = MAX_IMAGES
+    ) -> NDArray[np.float32]:
+        """The embeddings of images, without a job.
+
+        Parameters
+        ----------
+        images
+            One image or several. An image is a file's path, a file's bytes, a PIL image, or a numpy array of uint8
+            with the shape ``(h, w, 3)`` or ``(h, w)``. Files are sent as they are, pixels as PNG. More than one request
+            holds are sent in several, a few at a time.
+        model
+            A name from `models`, ``timm:<name>``, or an object that describes a model of your own. The first request of
+            a model waits until it is loaded.
+        batch
+            The most images of one request: 1 to 64.
+
+        Returns
+        -------
+        (n, dim) float32 ndarray
+            One row an image, in the order of ``images``.
+
+        Raises
+        ------
+        ImageInvalid, InvalidRequest
+            An image cannot be read or decoded; the message names its index in ``images``.
+        Unavailable, TooManyRequests
+            The service has more to do than it can hold, even after the retries.
+        """
+        import numpy as np
+
+        async def embedded(chunk: Chunk) -> NDArray[np.float32]:
+            fields = {"model": model, "encoding_format": "base64"}
+            answer = await self._send_images("extractor", "/v1/embeddings", "input", chunk, fields)
+            return await self._transport.work(lambda: embeddings_of(answer.json()))
+
+        return np.concatenate(await self._each(images, batch, embedded))
+
+    async def assign(
+        self,
+        clustering: str,
+        *,
+        images: Image | Iterable[Image] | None = None,
+        vectors: Vectors | None = None,
+        outlier_quantile: float | None = None,
+    ) -> Assignments:
+        """The clusters nearest to images or vectors.
+
+        Parameters
+        ----------
+        clustering
+            A clustering's id.
+        images
+            As `embed` takes them; the model is the one whose embeddings were clustered.
+        vectors
+            ``(n, dim)`` embeddings of that model: an array, or a list of rows. Exactly one of the two is given.
+        outlier_quantile
+            What is farther from its centroid than this share of the train set's rows is an outlier; 0.99 when left out.
+
+        Raises
+        ------
+        DimensionMismatch, NotFinite
+            A vector does not fit the clustering.
+        ImageInvalid, InvalidRequest, Unavailable, TooManyRequests
+            As in `embed`.
+        """
+        path, query = f"/clusterings/{clustering}/assign", {"outlier_quantile": outlier_quantile}
+        if (images is None) == (vectors is None):
+            raise InvalidRequest("Give exactly one of `images` and `vectors`.")
+        if vectors is not None:
+            return await self._assign_vectors(path, query, vectors)
+
+        async def assigned(chunk: Chunk) -> pa.Table:
+            return of_json((await self._send_images("clusterer", path, "images", chunk, {}, query)).json())
+
+        return Assignments.of(await self._each(images if images is not None else [], MAX_IMAGES, assigned))
+
+    async def embeddings(self, embeddings_id: str | None = None) -> Any:
+        """One embeddings id's facts, or the list of all."""
+        if embeddings_id is None:
+            return (await self._get("extractor", "/embeddings"))["embeddings"]
+        return await self._get("extractor", f"/embeddings/{embeddings_id}")
+
+    async def rows(self, embeddings_id: str, *, page_rows: int = 1000) -> AsyncGenerator[Json, None]:
+        """The rows of an embeddings set: ``row``, ``image_id``, ``image_path``, ``label``, ``split``, sizes, sha256."""
+        cursor: str | None = None
+        while True:
+            path = f"/embeddings/{embeddings_id}/rows"
+            page = await self._get("extractor", path, {"limit": page_rows, "cursor": cursor})
+            for row in page["rows"]:
+                yield row
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    async def assignments(self, clustering_id: str) -> AsyncGenerator[Json, None]:
+        """Every row that was clustered: ``row``, ``cluster``, ``distance``, ``margin``, ``image_path``, ``label``, …
+
+        Path and label are None for embeddings that were deleted.
+        """
+        path = f"/clusterings/{clustering_id}/assignments"
+        async with self._open(Request("clusterer", "GET", path, {"format": "jsonl"})) as body:
+            async for line in body.lines():
+                yield json.loads(line)
+
+    async def clusterings(self) -> list[Json]:
+        """All clusterings, newest first."""
+        return list((await self._get("clusterer", "/clusterings"))["clusterings"])
+
+    async def clustering(self, clustering_id: str) -> Json:
+        """One clustering's facts."""
+        return await self._get("clusterer", f"/clusterings/{clustering_id}")
+
+    async def metrics(self, clustering_id: str) -> Metrics:
+        """Its metrics.json: a dict that prints as a table."""
+        return Metrics(await self._get("clusterer", f"/clusterings/{clustering_id}/metrics"))
+
+    async def clusters(self, /, clustering_id: str, **options: Any) -> list[Json]:
+        """Its clusters: ``sort`` is size, purity or tightness."""
+        return list((await self._get("clusterer", f"/clusterings/{clustering_id}/clusters", options))["clusters"])
+
+    async def download(self, /, clustering_id: str, what: str, target: Path, **options: Any) -> Path:
+        """Save ``assignments``, ``report`` or ``contact-sheet`` of a clustering as the file ``target``."""
+        request = Request("clusterer", "GET", f"/clusterings/{clustering_id}/{what}", options)
+        async with self._open(request) as body:
+            with target.open("wb") as file:
+                async for piece in body.pieces():
+                    file.write(piece)
+        return target
+
+    async def ready(self) -> dict[str, Json]:
+        """Both services' readiness, by name; a service that does not answer has ``ready: false``."""
+        answers: dict[str, Json] = {}
+        for service, url in self._services.urls.items():
+            try:
+                answers[service] = (await self._transport.send(Request(service, "GET", "/readyz"))).json()
+            except (httpx.HTTPError, ValueError) as error:
+                answers[service] = {"ready": False, "checks": {"service": f"{url}: {error}"}}
+        return answers
+
+    async def _assign_vectors(self, path: str, query: Query, vectors: Vectors) -> Assignments:
+        pieces = await self._transport.work(lambda: Pieces(vectors))
+        found = []
+        for start in pieces.starts():
+            body = await self._transport.work(partial(pieces.body, start))
+            headers = {"Content-Type": NPY, "Accept": ARROW}
+            answer = await self._send(Request("clusterer", "POST", path, query, content=body, headers=headers))
+            found.append(of_arrow(answer.content))
+        return Assignments.of(found)
+
+    async def _each(
+        self, images: Image | Iterable[Image], batch: int, answer: Callable[[Chunk], Coroutine[object, None, T]]
+    ) -> list[T]:
+        """The answer to each request that ``images`` make, in order."""
+        chunks = await self._transport.work(lambda: Chunks(images, batch))
+        answers: dict[int, T] = {}
+
+        async def worker() -> None:
+            try:
+                while (chunk := await self._transport.work(chunks.take)) is not None:
+                    answers[chunk.start] = await answer(chunk)
+            finally:
+                chunks.stop()
+
+        await self._transport.together(worker, chunks.workers)
+        return [answers[start] for start in sorted(answers)]
+
+    async def _send_images(
+        self, service: Service, path: str, field: str, chunk: Chunk, fields: Json, query: Query | None = None
+    ) -> httpx.Response:
+        body = await self._transport.work(lambda: chunk.body(**fields, **{field: chunk.uris()}))
+        headers = {"Content-Type": "application/json"}
+        try:
+            return await self._send(Request(service, "POST", path, query or {}, content=body, headers=headers))
+        except ShoalError as error:
+            raise chunk.placed(error) from None
+
+    async def _get(self, service: Service, path: str, query: Query | None = None) -> Json:
+        answer: Json = (await self._send(Request(service, "GET", path, query or {}))).json()
+        return answer
+
+    async def _submit(self, service: Service, path: str, body: Json, key: str | None) -> Job:
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        body = {name: value for name, value in body.items() if value is not None}
+        answer = await self._send(Request(service, "POST", path, json=body, headers=headers))
+        return Job.model_validate(answer.json())
+
+    @asynccontextmanager
+    async def _open(self, request: Request) -> AsyncIterator[Body]:
+        """An answer that is read as it comes; it cannot be repeated."""
+        try:
+            async with self._transport.open(request) as body:
+                yield body
+        except httpx.TransportError as error:
+            url = self._services.urls[request.service]
+            raise Unavailable(f"{url} does not answer, or broke off ({error}).") from error
+
+    async def _send(self, request: Request) -> httpx.Response:
+        """The answer, after as many tries as it takes."""
+        for attempt in range(self._retries + 1):
+            last = attempt == self._retries
+            try:
+                response = await self._transport.send(request)
+            except httpx.TransportError as error:
+                if last:
+                    url = self._services.urls[request.service]
+                    raise Unavailable(f"{url} does not answer ({error}). Is `shoal up` running?") from error
+                await self._transport.sleep(pause_s(attempt))
+                continue
+            if response.status_code in RETRY_STATUSES and not last:
+                await self._transport.sleep(retry_after_s(response.headers.get("Retry-After")))
+                continue
+            if response.is_error:
+                raise problem(response)
+            return response
+        raise AssertionError("unreachable")

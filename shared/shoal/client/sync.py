@@ -1,0 +1,124 @@
+"""`Client`: the clients' methods as plain functions."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import Concatenate, ParamSpec, TypeVar
+
+from shoal.client.calls import Calls
+from shoal.client.transport import Threads, iterate, run
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _CallsInThreads(Calls):
+    _over = Threads
+
+
+def _blocking(
+    method: Callable[Concatenate[Calls, P], Coroutine[object, None, T]],
+) -> Callable[Concatenate[Client, P], T]:
+    """A method of `Calls` that returns when it has ended."""
+
+    @functools.wraps(method)
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return run(method(self._calls, *args, **kwargs))
+
+    return _described(call, method)
+
+
+def _iterating(
+    method: Callable[Concatenate[Calls, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[Client, P], Iterator[T]]:
+    """A method of `Calls` that yields, for plain loops."""
+
+    @functools.wraps(method)
+    def call(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return iterate(method(self._calls, *args, **kwargs))
+
+    return _described(call, method)
+
+
+def _described(call: Callable[P, T], method: Callable[..., object]) -> Callable[P, T]:
+    """``call`` with the signature that ``help`` shows."""
+    signature = inspect.signature(method)
+    returned = re.sub(r"^AsyncGenerator\[(.*), None\]$", r"Iterator[\1]", str(signature.return_annotation))
+    call.__dict__["__signature__"] = signature.replace(return_annotation=returned)
+    call.__annotations__ = {**call.__annotations__, "return": returned}
+    del call.__dict__["__wrapped__"]
+    return call
+
+
+class Client:
+    """Talks to the extractor and the clusterer.
+
+    Parameters
+    ----------
+    extractor_url, clusterer_url, api_key
+        From the environment (``SHOAL_EXTRACTOR_URL``, ``SHOAL_CLUSTERER_URL``, ``SHOAL_API_KEY``) when left out.
+    timeout_s
+        Of one request; jobs are not requests, they may take days.
+    retries
+        How often a request is repeated when the service is unreachable or overloaded. Repeating a POST is safe, since
+        each that submits a job has an ``Idempotency-Key``.
+
+    Raises
+    ------
+    ShoalError
+        Every method: the service's problem as the exception of that code, or `Unavailable` when nothing answers.
+    """
+
+    def __init__(
+        self,
+        extractor_url: str | None = None,
+        clusterer_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 60.0,
+        retries: int = 4,
+    ) -> None:
+        self._calls = _CallsInThreads(extractor_url, clusterer_url, api_key, timeout_s=timeout_s, retries=retries)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    close = _blocking(Calls.close)
+
+    extract = _blocking(Calls.extract)
+    cluster = _blocking(Calls.cluster)
+    sweep = _blocking(Calls.sweep)
+    embed = _blocking(Calls.embed)
+    assign = _blocking(Calls.assign)
+
+    job = _blocking(Calls.job)
+    jobs = _blocking(Calls.jobs)
+    cancel = _blocking(Calls.cancel)
+    follow = _iterating(Calls.follow)
+    wait = _blocking(Calls.wait)
+
+    models = _blocking(Calls.models)
+    embeddings = _blocking(Calls.embeddings)
+    rows = _iterating(Calls.rows)
+
+    clusterings = _blocking(Calls.clusterings)
+    clustering = _blocking(Calls.clustering)
+    metrics = _blocking(Calls.metrics)
+    clusters = _blocking(Calls.clusters)
+    assignments = _iterating(Calls.assignments)
+    download = _blocking(Calls.download)
+
+    sweeps = _blocking(Calls.sweeps)
+    sweep_facts = _blocking(Calls.sweep_facts)
+    download_sweep = _blocking(Calls.download_sweep)
+
+    ready = _blocking(Calls.ready)
