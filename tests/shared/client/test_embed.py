@@ -65,7 +65,7 @@ def test_one_image_is_one_row(client: Client, script: Script) -> None:
 
 
 def test_few_requests_are_under_way_at_once(client: Client, script: Script) -> None:
-    four = threading.Barrier(4, timeout=60)
+    four = threading.Barrier(4, timeout=20)
 
     def reply(path: str, body: Any) -> tuple[int, bytes]:
         four.wait()  # Breaks unless exactly four are there each time.
