@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("run-job", help="run the job on standard input; workers start this")
     commands.add_parser("models", help="print the catalogue as JSON, with which weights are on this machine")
     pull = commands.add_parser("pull", help="download a model's weights, resuming a partial download, and check them")
-    pull.add_argument("name", help="catalogue name or timm:<name>")
+    pull.add_argument("name", metavar="NAME", help="catalogue name or timm:<name>")
     _add_tensorflow_parsers(commands)
     options = parser.parse_args(arguments)
     if (why := unsupported()) is not None:
@@ -56,8 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _add_tensorflow_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("import-tf", help="turn a TensorFlow model into a folder that TF Serving serves")
-    parser.add_argument("name", help="name in the catalogue, or a new one")
-    parser.add_argument("source", type=Path, help="TF1 hub module, TF1 or TF2 SavedModel directory")
+    parser.add_argument("name", metavar="NAME", help="name in the catalogue, or a new one")
+    parser.add_argument(
+        "source", type=Path, metavar="SOURCE_DIR", help="TF1 hub module, TF1 or TF2 SavedModel directory"
+    )
     parser.add_argument("--signature", help="signature of the source, such as `encode`")
     parser.add_argument("--output", help="output of that signature, such as `avepool_feat`")
     parser.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -183,6 +184,26 @@ def test_every_command_is_found_and_says_what_it_does() -> None:
         assert said.exit_code == 0, said.output
         assert "completion" not in said.output
     assert runner.invoke(cli.app, ["nothing"]).exit_code == 2
+
+
+@pytest.mark.parametrize("words", [*([name] for name in cli.COMMANDS), ["keys", "create"], ["models", "import-tf"], []])
+def test_help_names_values_in_capitals_and_switches_without_a_type(words: list[str]) -> None:
+    said = CliRunner().invoke(cli.app, [*words, "--help"], terminal_width=200).output
+    assert not re.search(r"<(bool|int|str|path|float|list)", said), said
+    usage = next(line for line in said.splitlines() if "Usage:" in line)
+    assert re.findall(r"[{\[]([^}\]]+)", usage)[0] == "OPTIONS"
+    assert all(name == name.upper() or "|" in name for name in re.findall(r"[{\[]([^}\]]+)", usage)), usage
+
+
+def test_a_value_is_named_after_its_option() -> None:
+    said = CliRunner().invoke(cli.app, ["cluster", "--help"], terminal_width=200).output
+    for words in (
+        "--memory-limit +MEMORY_LIMIT ",
+        "--clusters +-k +K.auto ",
+        "--seed +SEED ",
+        "--whiten +--no-whiten +Wh",
+    ):
+        assert re.search(words, said), words
 
 
 def test_a_command_loads_no_library_of_the_others() -> None:

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup, TyperOption
 
 from shoal import __version__
 from shoal.errors import ShoalError
@@ -58,7 +58,28 @@ class Commands(TyperGroup):
             found = single
         command = typer.main.get_command(found)
         command.name = cmd_name
+        for each in (command, *getattr(command, "commands", {}).values()):
+            for param in each.get_params(ctx):
+                _name_value(param)
         return command
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options of `shoal` itself."""
+        params = super().get_params(ctx)
+        for param in params:
+            _name_value(param)
+        return params
+
+
+def _name_value(param: object) -> None:
+    """Have the help name the value of ``param`` in capitals, as in ``--over OVER`` and ``EMBEDDINGS``."""
+    if isinstance(param, TyperArgument):
+        param.metavar = param.metavar or param.name.upper()
+        # Typer would write the type behind the name.
+        param.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+    elif isinstance(param, TyperOption) and param.metavar is None:
+        name = max(param.opts, key=len).strip("-")
+        param.metavar = "" if param.is_flag else name.replace("-", "_").upper()
 
 
 app = typer.Typer(

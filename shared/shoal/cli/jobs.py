@@ -31,9 +31,9 @@ Labels = Annotated[
     typer.Option(
         envvar="SHOAL_LABELS",
         metavar="folder[:LEVEL]|none|FILE[:PATH:LABEL]",
-        help="Where labels come from: folder names (folder:LEVEL counts levels below PATH from 0), none, or a label "
-        "file with the names of its columns. A relative FILE is looked up in the working directory, then below the "
-        "data root.",
+        help="Where labels come from: folder names (folder:LEVEL counts levels below the folder from 0), none, or a "
+        "label file with the names of its columns. A relative FILE is looked up in the working directory, then below "
+        "the data root.",
     ),
 ]
 DEFAULT_MODEL = "tf_efficientnet_lite0"

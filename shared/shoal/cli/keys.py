@@ -38,7 +38,9 @@ def _keys(root: Path | None) -> Iterator[KeyStore]:
 @app.command()
 def create(
     name: Annotated[str, typer.Option(help="Who uses the key, for the audit log.")],
-    scope: Annotated[Scope, typer.Option(help="read, submit (includes read) or admin (includes both).")] = Scope.SUBMIT,
+    scope: Annotated[
+        Scope, typer.Option(metavar="read|submit|admin", help="read, submit (includes read) or admin (includes both).")
+    ] = Scope.SUBMIT,
     rate: Annotated[
         float | None, typer.Option(help="Maximum requests per second; the service's limit by default.")
     ] = None,

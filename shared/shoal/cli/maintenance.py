@@ -57,7 +57,7 @@ def import_(
 
 def verify(
     ids: Annotated[
-        list[str] | None, typer.Argument(help="Ids of embeddings, clusterings or sweeps; all by default.")
+        list[str] | None, typer.Argument(metavar="ID", help="Ids of embeddings, clusterings or sweeps; all by default.")
     ] = None,
     store: StoreRoot = None,
 ) -> None:
@@ -103,7 +103,7 @@ def _advice(report: VerifyReport) -> str:
 
 
 def repair(
-    ids: Annotated[list[str], typer.Argument(help="Ids of embeddings.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids of embeddings.")],
     store: StoreRoot = None,
 ) -> None:
     """Repair damaged embeddings: restore misplaced files, remove damaged shards. Needs no running service.

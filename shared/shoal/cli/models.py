@@ -98,7 +98,7 @@ def pull(
 @app.command("import-tf")
 def import_tf(
     name: Annotated[str, typer.Argument(help="Name to serve the model under.")],
-    source: Annotated[Path, typer.Argument(help="TF1 hub module or TF2 SavedModel folder.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE_DIR", help="TF1 hub module or TF2 SavedModel folder.")],
     signature: Annotated[str | None, typer.Option(help="Signature of the source, such as `encode`.")] = None,
     output: Annotated[str | None, typer.Option(help="Output of that signature, such as `avepool_feat`.")] = None,
     models: ModelsRoot = None,

@@ -72,7 +72,9 @@ def ls(store: StoreRoot = None, as_json: AsJson = False) -> None:
     out.print(table, highlight=False, markup=False)
 
 
-def rm(ids: Annotated[list[str], typer.Argument(help="Ids, from `shoal ls`.")], store: StoreRoot = None) -> None:
+def rm(
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids, from `shoal ls`.")], store: StoreRoot = None
+) -> None:
     """Remove embeddings, clusterings or sweeps from the store, unless an unfinished job uses them."""
     opened = _open(store)
     by_id = {entry.id: entry for entry in entries(opened)}
@@ -91,7 +93,7 @@ def rm(ids: Annotated[list[str], typer.Argument(help="Ids, from `shoal ls`.")], 
 
 
 def show(
-    which: Annotated[str, typer.Argument(help="Id of a clustering, sweep, embeddings or job.")],
+    which: Annotated[str, typer.Argument(metavar="ID", help="Id of a clustering, sweep, embeddings or job.")],
     store: StoreRoot = None,
     as_json: AsJson = False,
 ) -> None:

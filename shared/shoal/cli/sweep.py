@@ -108,7 +108,7 @@ def sweep(
 
 
 def reproduce(
-    study: Annotated[Study, typer.Argument(help="Study of the paper to repeat.")],
+    study: Annotated[Study, typer.Argument(metavar="|".join(Study), help="Study of the paper to repeat.")],
     embeddings: Sets,
     pca: Annotated[
         int | None, typer.Option(help="Number of principal components, in studies that do not vary it.")
