@@ -26,11 +26,11 @@ DEFAULT_EVALUATION_SEEDS = (0, 1, 2)
 
 
 class ClassMap(Request):
-    """Which classes of the train set match which classes of a scored set with other classes."""
+    """How the classes of the train set map to those of a scored set that has other classes."""
 
     file: RelativePath = Field(
-        description="Path relative to the data root: a CSV file with the columns `train_label` and `scored_label`, "
-        "many to many, or for `objectnet` the folder of ObjectNet's mappings."
+        description="Path, relative to the data root, of a CSV file with the columns `train_label` and `scored_label` "
+        "(many to many) or, for `objectnet`, of the folder of ObjectNet's mappings."
     )
     format: Literal["csv", "objectnet"] = Field("csv", description="Format of `file`.")
     class_index: RelativePath | None = Field(
@@ -120,7 +120,7 @@ class KMeansOptions(Request):
     )
     algorithm: Literal["lloyd", "mini-batch"] = Field(
         "lloyd",
-        description="`mini-batch` is scikit-learn's MiniBatchKMeans, a baseline for comparisons, which always makes "
+        description="`mini-batch` is scikit-learn's MiniBatchKMeans, a baseline for comparisons; it always makes "
         "`iterations` passes over the rows.",
     )
     spherical: bool = Field(
@@ -211,19 +211,19 @@ class ClusterRequest(Request):
         None,
         min_length=1,
         max_length=100,
-        description="Random seeds, each of which is a run of its own. By default 0, 1 and 2 if the embeddings have "
+        description="Random seeds; each is a run of its own. By default 0, 1 and 2 if the embeddings have "
         "labels, else 0.",
     )
     label_map: Literal["train", "scored"] = Field(
         "train",
-        description="Set on which the map from clusters to classes is learnt that `accuracy_one_to_one` and `label` "
-        "use.",
+        description="Set on which the map from clusters to classes is learnt. `accuracy_one_to_one` and `label` use "
+        "that map.",
     )
     memory_limit: MemoryLimit | None = Field(
         None,
         description="Maximum memory of the job's process, including its libraries (about 270 MiB): bytes, or a text "
         "such as `4GiB`. By default the worker's SHOAL_MEMORY_LIMIT, or a quarter of the machine's memory. Rows that "
-        "do not fit are kept in a file; the result is the same. If the limit is too small the job fails at its start, "
+        "do not fit are kept in a file; the result is the same. If the limit is too small, the job fails at its start, "
         "and the error names the smallest limit that works.",
     )
 

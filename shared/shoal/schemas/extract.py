@@ -69,8 +69,8 @@ class ImageSource(Request):
     )
     split: Name | None = Field(
         None,
-        description="Split of every row, such as `train` or `val`. If null and `labels` is `folder`, the split comes "
-        "from the folders, if there are folders of splits.",
+        description="Split of every row, such as `train` or `val`. If null and `labels` is `folder`, it comes "
+        "from folders such as `train` and `val`, if there are any.",
     )
 
 

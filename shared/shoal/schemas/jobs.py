@@ -73,7 +73,7 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(description="`urn:shoal:error:` and the code.")
+    type: str = Field(description="`urn:shoal:error:`, followed by the code.")
     title: str = Field(description="Short name of the kind of error.")
     status: int = Field(description="The HTTP status.")
     detail: str = Field(description="What went wrong, and what to do.")
