@@ -12,7 +12,6 @@ import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from shoal.errors import (
     IdempotencyConflict,
@@ -20,9 +19,9 @@ from shoal.errors import (
     JobFinished,
     JobNotFound,
     JsonValue,
-    OtherStore,
     WorkerDied,
 )
+from shoal.jobs.overview import REAP_LIMIT, QueueOverview
 from shoal.jobs.redis_scripts import (
     Client,
     Scripts,
@@ -31,13 +30,10 @@ from shoal.jobs.redis_scripts import (
     encode_cursor,
     fields_of,
     from_json,
-    from_micros,
     key_digest,
     micros,
-    pairs,
     to_job,
     to_json,
-    unavailable_when_unreachable,
 )
 from shoal.jobs.states import JobState
 from shoal.schemas import Job, JobPage, Progress
@@ -46,7 +42,6 @@ RETENTION_S = 30 * 24 * 3600.0
 """How long an ended job is kept."""
 BACKOFF_CAP_S = 300.0
 MAX_PAGE = 500
-REAP_LIMIT = 100
 
 _KIND = re.compile(r"[a-z][a-z0-9_:.-]{0,63}")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,80}")
@@ -78,7 +73,7 @@ class Renewal:
     cancel_requested: bool = False
 
 
-class JobQueue:
+class JobQueue(QueueOverview):
     """Jobs, waiting, running and ended.
 
     Parameters
@@ -117,10 +112,9 @@ class JobQueue:
         store: str | None = None,
     ) -> None:
         self.lease_s = lease_s
-        self._store = store or ""
         self._backoff_s = backoff_s
-        self._client = client
-        self._scripts = Scripts(client, prefix, (micros(clock_offset_s), micros(lease_s), micros(retention_s)))
+        times = micros(clock_offset_s), micros(lease_s), micros(retention_s)
+        super().__init__(client, Scripts(client, prefix, times), store)
 
     @classmethod
     def from_url(cls, url: str, *, lease_s: float = 30.0, store: str | None = None) -> JobQueue:
@@ -375,76 +369,6 @@ class JobQueue:
         Only for a caller that knows that no worker lives, such as one that has just started a server of its own.
         """
         return [str(job_id) for job_id in self._scripts.run("take_back")]
-
-    def forget(self, older_than_s: float, *, really: bool) -> int:
-        """Delete jobs that ended at least ``older_than_s`` ago, before their retention is over.
-
-        Parameters
-        ----------
-        really
-            False only counts them.
-
-        Returns
-        -------
-        int
-            How many jobs.
-        """
-        age = micros(older_than_s)
-        if not really:
-            return int(self._scripts.run("forget", age, -1, ""))
-        total = 0
-        # In parts, so that the server answers others in between.
-        while forgotten := int(self._scripts.run("forget", age, REAP_LIMIT, "1")):
-            total += forgotten
-        return total
-
-    def beat(self, owner: str, kinds: Sequence[str]) -> None:
-        """Record that the worker ``owner`` is alive and runs jobs of ``kinds``."""
-        answer, *reply = self._scripts.run("beat", owner, "1", self._store, *kinds)
-        if answer == "foreign":
-            raise self._other_store(reply[0])
-
-    def leave(self, owner: str, kinds: Sequence[str]) -> None:
-        """Record that the worker ``owner`` has stopped."""
-        self._scripts.run("beat", owner, "", self._store, *kinds)
-
-    # ---- for operators
-
-    def check_store(self) -> None:
-        """Raise ``OtherStore`` when the queue belongs to another store than the one that this process works on."""
-        answer, *reply = self._scripts.run("store", self._store)
-        if answer == "foreign":
-            raise self._other_store(reply[0])
-
-    def depths(self) -> dict[str, int]:
-        """Queued jobs of each kind that has jobs."""
-        reply = self._scripts.run("depths")
-        return {kind: int(depth) for kind, depth in sorted(pairs(reply))}
-
-    def counts(self) -> dict[str, int]:
-        """Jobs in each state."""
-        states = [state.value for state in JobState]
-        return dict(zip(states, map(int, self._scripts.run("counts", *states)), strict=True))
-
-    def workers(self) -> dict[str, datetime]:
-        """Each kind that a live worker runs, with the last heartbeat."""
-        latest: dict[str, datetime] = {}
-        for member, at in pairs(self._scripts.run("workers")):
-            latest[member.split(" ")[0]] = from_micros(at)
-        return latest
-
-    def ping(self) -> None:
-        """Raise ``QueueUnavailable`` unless the server answers."""
-        with unavailable_when_unreachable():
-            self._client.ping()
-
-    def _other_store(self, other: str) -> OtherStore:
-        theirs, ours = (text.partition(" ")[2] or text for text in (other, self._store))
-        return OtherStore(
-            f"The job queue belongs to another store, {theirs}; this process works on {ours}. Give each store a queue "
-            "of its own (another REDIS_URL, such as another database number: redis://host:6379/1), or set "
-            "SHOAL_STORE to the same store everywhere."
-        )
 
 
 def _request_digest(kind: str, request: dict[str, JsonValue]) -> str:
