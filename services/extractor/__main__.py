@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     api.add_argument("--port", type=int, default=8001, help="port to listen on (%(default)s)")
     worker = commands.add_parser("worker", help="run extraction jobs")
     worker.add_argument("--backend", choices=BACKENDS, default="torch", help="run this backend's jobs (%(default)s)")
+    host = commands.add_parser("host", help="answer new images from models that stay loaded, on a unix socket")
+    host.add_argument("--backend", choices=BACKENDS, default="torch", help="keep this backend's models (%(default)s)")
     commands.add_parser("run-job", help="run the job on standard input; workers start this")
     commands.add_parser("models", help="print the catalogue as JSON, with which weights are on this machine")
     pull = commands.add_parser("pull", help="download a model's weights, resuming a partial download, and check them")
@@ -47,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _tensorflow(options)
     if options.command == "api":
         return _api(options.host, options.port)
+    if options.command == "host":
+        return _host(options.backend)
     if options.command == "models":
         return _models()
     if options.command == "pull":
@@ -114,6 +119,15 @@ def _worker(backend: str) -> int:
         return 1
     run_worker("extractor-worker", kinds, command)
     return 0
+
+
+def _host(backend: str) -> int:
+    from extractor.online import host
+
+    status = host.run(backend)
+    sys.stderr.flush()
+    # A download or a load may still run in a thread, which would keep this process alive.
+    os._exit(status)
 
 
 def _models() -> int:

@@ -162,6 +162,18 @@ def record_of(
     )
 
 
+def import_libraries(backend: str, settings: Settings) -> None:
+    """Import what models of ``backend`` need, so that the first one loads quickly."""
+    if backend == "torch":
+        import extractor.backends.torch
+    elif settings.tf_serving_url:
+        import extractor.backends.tfserving  # noqa: F401
+    else:
+        from extractor.tf_serving.loading import tensorflow
+
+        tensorflow()
+
+
 def open_backend(spec: ModelSpec, settings: Settings, record: ModelRecord) -> Backend:
     """Load the model.
 
