@@ -230,14 +230,14 @@ WaitUntil = Callable[..., None]
 @pytest.fixture
 def start_host(wait_until: WaitUntil) -> Iterator[StartHost]:
     """``start_host(SHOAL_ONLINE_MAX_QUEUE="3", …)``: a host that answers; ``root``: another one's folders."""
-    with _starter(wait_until) as start:
+    with host_starter(wait_until) as start:
         yield start
 
 
 @pytest.fixture(scope="module")
 def shared_host(wait_until: WaitUntil) -> Iterator[HostProcess]:
     """A host with the default settings, which has loaded `HELD_MODEL`."""
-    with _starter(wait_until) as start:
+    with host_starter(wait_until) as start:
         host = start()
         host.vectors([grey(0)])
         yield host
@@ -254,7 +254,7 @@ def host(shared_host: HostProcess, wait_until: WaitUntil) -> Iterator[HostProces
 
 
 @contextmanager
-def _starter(wait_until: WaitUntil) -> Iterator[StartHost]:
+def host_starter(wait_until: WaitUntil) -> Iterator[StartHost]:
     hosts: list[HostProcess] = []
     folders: list[Path] = []
 

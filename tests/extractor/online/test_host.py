@@ -191,8 +191,9 @@ def test_a_weight_file_that_is_missing_is_named(host: HostProcess) -> None:
 
 
 def test_a_model_of_the_other_backend_is_refused(host: HostProcess) -> None:
-    answer = host.ask([grey(0)], "simclr_r50")
-    assert answer.status_code == 422
+    answer = host.ask([grey(0)], "resnet50_simclr")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert "runs with tfserving; this host runs torch" in answer.json()["detail"]
 
 
 def test_two_models_are_held_at_once(host: HostProcess) -> None:
