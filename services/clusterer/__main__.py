@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.host import unsupported
 
@@ -52,17 +52,20 @@ def _api(host: str, port: int) -> int:
 def _worker() -> int:
     from shoal.jobs.service import run_worker
 
-    run_worker("clusterer-worker", ["cluster", "sweep"], [sys.executable, "-m", "clusterer", "run-job"])
+    command = [sys.executable, "-m", "clusterer", "run-job"]
+    run_worker("clusterer-worker", ["cluster", "sweep"], command, package="clusterer")
     return 0
 
 
-def _run_job() -> int:
-    from shoal.jobs.child import run_child
+def _run_job() -> NoReturn:
+    from shoal.jobs.child import leave, run_child
+    from shoal.process import lower_priority
     from shoal.settings import Settings
 
-    settings = Settings()
+    lower_priority(Settings().job_nice)
 
     def handle(ctx: JobContext) -> dict[str, Any]:
+        settings = Settings()
         # Imported here, so that an error in a library becomes the job's error.
         if ctx.kind == "sweep":
             from clusterer.jobs import sweep as sweeping
@@ -72,7 +75,12 @@ def _run_job() -> int:
 
         return pipeline.run(ctx, settings)
 
-    return run_child(handle)
+    def import_ahead() -> None:
+        from clusterer import ahead
+
+        ahead.import_all()
+
+    leave(run_child(handle, import_ahead))
 
 
 if __name__ == "__main__":

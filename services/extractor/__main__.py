@@ -8,6 +8,7 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 from shoal.host import unsupported
 
@@ -38,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     worker.add_argument("--backend", choices=BACKENDS, default="torch", help="run this backend's jobs (%(default)s)")
     host = commands.add_parser("host", help="answer new images from models that stay loaded, on a unix socket")
     host.add_argument("--backend", choices=BACKENDS, default="torch", help="keep this backend's models (%(default)s)")
-    commands.add_parser("run-job", help="run the job on standard input; workers start this")
+    job = commands.add_parser("run-job", help="run the job on standard input; workers start this")
+    job.add_argument("--backend", choices=BACKENDS, help="import this backend's libraries before the job comes")
     commands.add_parser("models", help="print the catalogue as JSON, with which weights are on this machine")
     pull = commands.add_parser("pull", help="download a model's weights, resuming a partial download, and check them")
     pull.add_argument("name", metavar="NAME", help="catalogue name or timm:<name>")
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _models()
     if options.command == "pull":
         return _pull(options.name)
-    return _worker(options.backend) if options.command == "worker" else _run_job()
+    return _worker(options.backend) if options.command == "worker" else _run_job(options.backend)
 
 
 def _add_tensorflow_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -113,11 +115,12 @@ def _worker(backend: str) -> int:
 
     # A client waits for jobs of the first kind, so they come first.
     kinds = [f"{EMBED}{backend}", f"{EXTRACT}{backend}"]
-    command = [sys.executable, "-m", "extractor", "run-job"]
+    command = [sys.executable, "-m", "extractor", "run-job", "--backend", backend]
     if backend == "tfserving" and not Settings().tf_serving_url and find_spec("tensorflow") is None:
         sys.stderr.write("TensorFlow is not installed: install `shoal[tf]`, or set TF_SERVING_URL.\n")
         return 1
-    run_worker("extractor-worker", kinds, command)
+    # On most machines no job for TensorFlow ever comes.
+    run_worker("extractor-worker", kinds, command, package="extractor", ahead_at_start=backend == "torch")
     return 0
 
 
@@ -156,21 +159,26 @@ def _pull(name: str) -> int:
     return pull(name, Settings())
 
 
-def _run_job() -> int:
+def _run_job(backend: str | None) -> NoReturn:
     from shoal.errors import JsonValue
-    from shoal.jobs.child import JobContext, run_child
+    from shoal.jobs.child import JobContext, leave, run_child
     from shoal.process import lower_priority
     from shoal.settings import Settings
 
-    settings = Settings()
-    lower_priority(settings.job_nice)
+    lower_priority(Settings().job_nice)
 
     def handle(ctx: JobContext) -> dict[str, JsonValue]:
         from extractor import pipeline
 
-        return pipeline.run(ctx, settings)
+        return pipeline.run(ctx, Settings())
 
-    return run_child(handle)
+    def import_ahead() -> None:
+        from extractor import ahead
+
+        if backend is not None:
+            ahead.import_all(backend)
+
+    leave(run_child(handle, import_ahead))
 
 
 if __name__ == "__main__":

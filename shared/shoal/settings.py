@@ -106,6 +106,11 @@ class Settings(BaseSettings):
         validation_alias="SHOAL_DRAIN_S",
         description="Seconds that a stopping worker waits for its job to stop.",
     )
+    ahead: bool = Field(
+        True,
+        validation_alias="SHOAL_AHEAD",
+        description="Start the process of a worker's next job while the worker waits for it.",
+    )
     save_s: float = Field(
         30.0,
         gt=0,
@@ -124,7 +129,7 @@ class Settings(BaseSettings):
         ge=0,
         le=19,
         validation_alias="SHOAL_JOB_NICE",
-        description="Niceness of an extraction and its decode processes; 0 gives them the priority of all others.",
+        description="Niceness of a job's processes; 0 gives them the priority of all others.",
     )
     follow_links: bool = Field(
         False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,3 +50,19 @@ def test_the_command_line_names_its_commands(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "run-job" in capsys.readouterr().out
+
+
+def test_a_job_runs_at_a_lower_priority() -> None:
+    program = (
+        "import os, sys\nfrom shoal.jobs import child\nchild.run_child = lambda handle, ahead: print(os.nice(0)) or 0\n"
+        "from clusterer.__main__ import main\nsys.exit(main(['run-job']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "SHOAL_JOB_NICE": "3"},
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == min(os.nice(0) + 3, 19)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 RUN_JOB = (
-    "import os, sys\nfrom shoal.jobs import child\nchild.run_child = lambda handle: print(os.nice(0)) or 0\n"
+    "import os, sys\nfrom shoal.jobs import child\nchild.run_child = lambda handle, ahead: print(os.nice(0)) or 0\n"
     "from extractor.__main__ import main\nsys.exit(main(['run-job']))\n"
 )
 

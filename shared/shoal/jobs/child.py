@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import errno
+import gc
 import json
 import math
 import os
 import secrets
+import select
 import signal
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import NoReturn
 
 import structlog
 
@@ -20,6 +25,7 @@ from shoal import logs
 from shoal.errors import JsonValue, OutOfMemory, ShoalError, StoreFull
 from shoal.jobs.protocol import (
     EVENTS_FD,
+    GO_FD,
     PARENT_PID,
     Advanced,
     Checkpointed,
@@ -238,19 +244,25 @@ class JobContext:
         self._emit(Checkpointed(data))
 
 
-def run_child(handler: Callable[[JobContext], dict[str, JsonValue]]) -> int:
-    """Run the job on standard input and send its events to the worker that started this process.
+Handler = Callable[[JobContext], dict[str, JsonValue]]
+
+
+def run_child(handler: Handler, ahead: Callable[[], object] = lambda: None) -> int:
+    """Wait for the job, run it and send its events to the worker that started this process.
 
     Parameters
     ----------
     handler
         Does the job and returns its result (JSON). A ``ShoalError`` that it raises becomes the job's error; an
         exception of another kind becomes ``internal_error`` with its type and message, and its traceback is logged.
+    ahead
+        Called before the job has come, to import what jobs need; not called when the job is there already. An
+        exception of it becomes the job's error if the job has come meanwhile, and else ends this process.
 
     Returns
     -------
     int
-        Exit status: 0 when the outcome is a result or an obeyed stop, 1 when it is an error.
+        Exit status: 0 when the outcome is a result or an obeyed stop, or when no job came; 1 when it is an error.
     """
     if EVENTS_FD not in os.environ or PARENT_PID not in os.environ:
         sys.stderr.write(f"{EVENTS_FD} is not set: only a worker can start this command.\n")
@@ -259,16 +271,58 @@ def run_child(handler: Callable[[JobContext], dict[str, JsonValue]]) -> int:
     send = _sender(int(os.environ[EVENTS_FD]))
     if not structlog.is_configured():
         logs.configure("child")
+    failed: Exception | None = None
+    if GO_FD in os.environ:
+        came, failed = _await_job(int(os.environ[GO_FD]), ahead)
+        if not came:
+            return 0 if failed is None else 1
     job = ChildJob.decode(sys.stdin.buffer.read())
     structlog.contextvars.bind_contextvars(job=job.id, attempt=job.attempt)
     context = JobContext(job, send)
     signal.signal(signal.SIGTERM, lambda *_: context.stop())
-    outcome = _run(handler, context)
+    outcome = _run(handler if failed is None else _raising(failed), context)
     send(outcome)
     return 1 if isinstance(outcome, Failed) else 0
 
 
-def _run(handler: Callable[[JobContext], dict[str, JsonValue]], context: JobContext) -> Succeeded | Failed | Stopped:
+def leave(status: int) -> NoReturn:
+    """End this process after `run_child`, without taking its libraries apart: PyTorch's alone take a second of that."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def _await_job(go: int, ahead: Callable[[], object]) -> tuple[bool, Exception | None]:
+    """Whether the job has come, and what ``ahead`` raised. A SIGTERM ends the process: there is no job to stop yet."""
+    # Helper processes must not inherit it: they would read the byte, or keep its end from being seen.
+    os.set_inheritable(go, False)
+    failed = None
+    if not select.select([go], [], [], 0)[0]:
+        try:
+            ahead()
+        except Exception as error:
+            log.exception("the imports ahead of a job failed")
+            failed = error
+            if not select.select([go], [], [], 0)[0]:
+                return False, failed
+        # What was imported stays: the job's collections need not look at it again.
+        gc.collect()
+        gc.freeze()
+    came = os.read(go, 1) != b""
+    os.close(go)
+    return came, failed
+
+
+def _raising(error: Exception) -> Handler:
+    def handle(_: JobContext) -> dict[str, JsonValue]:
+        raise error
+
+    return handle
+
+
+def _run(handler: Handler, context: JobContext) -> Succeeded | Failed | Stopped:
     try:
         try:
             outcome = Succeeded(handler(context))

@@ -10,6 +10,9 @@ from shoal.schemas import Progress
 
 EVENTS_FD = "SHOAL_EVENTS_FD"
 """Environment variable with the file descriptor that the child writes its events to."""
+GO_FD = "SHOAL_GO_FD"
+"""Environment variable with the file descriptor on which one byte says that the job is on standard input; its end
+without a byte says that no job comes. Without the variable, the job is there from the start."""
 PARENT_PID = "SHOAL_PARENT_PID"
 """Environment variable with the process id of the worker."""
 

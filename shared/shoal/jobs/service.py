@@ -11,6 +11,7 @@ import structlog
 
 from shoal import __version__, logs, tracing
 from shoal.errors import OtherStore
+from shoal.jobs.ahead import code_stamp
 from shoal.jobs.protocol import Counted, Event, Progressed
 from shoal.jobs.queue import Claim, JobQueue
 from shoal.jobs.worker import Observer, Observers, Worker
@@ -27,7 +28,14 @@ SECONDS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 360
 log = structlog.get_logger(__name__)
 
 
-def run_worker(service: str, kinds: Sequence[str], command: Sequence[str]) -> None:
+def run_worker(
+    service: str,
+    kinds: Sequence[str],
+    command: Sequence[str],
+    *,
+    package: str,
+    ahead_at_start: bool = True,
+) -> None:
     """Work until SIGTERM or SIGINT.
 
     Parameters
@@ -38,6 +46,10 @@ def run_worker(service: str, kinds: Sequence[str], command: Sequence[str]) -> No
         Kinds of jobs that it runs; the first goes first.
     command
         Starts the child that runs one job.
+    package
+        The service's own, which the child imports beside `shoal`.
+    ahead_at_start
+        False starts a child ahead only once a first job has ended.
 
     Raises
     ------
@@ -61,6 +73,8 @@ def run_worker(service: str, kinds: Sequence[str], command: Sequence[str]) -> No
         kinds,
         command,
         settings=settings,
+        stamp=code_stamp(["shoal", package]),
+        ahead_at_start=ahead_at_start,
         observer=Observers(observers),
         store=settings.store,
     )

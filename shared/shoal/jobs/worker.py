@@ -20,7 +20,9 @@ from typing import ParamSpec, TypeVar
 import structlog
 
 from shoal.errors import QueueUnavailable, WorkerDied
-from shoal.jobs.attempt import Attempt, ChildProcess
+from shoal.jobs.ahead import NextChild
+from shoal.jobs.attempt import Attempt
+from shoal.jobs.childprocess import ChildProcess
 from shoal.jobs.protocol import ChildJob, Event
 from shoal.jobs.queue import Claim, JobQueue
 from shoal.jobs.workdirs import remove_workdirs
@@ -78,6 +80,8 @@ class Worker:
     The first SIGTERM or SIGINT drains it: the child is asked to stop and the job goes back into the queue without
     counting the attempt. A second one kills the child at once. While the queue is unreachable, the child goes on.
 
+    While it waits for a job, it keeps the child of the next one ready (`shoal.jobs.ahead`), unless SHOAL_AHEAD is off.
+
     Parameters
     ----------
     queue
@@ -90,6 +94,10 @@ class Worker:
         Periods and time limits.
     name
         Names the worker in claims and heartbeats; host and process id by default.
+    stamp
+        Its value stands for the code that a child imports: one started ahead at another value is replaced.
+    ahead_at_start
+        False starts a child ahead only once a first job has ended.
     observer
         Receives what happens to each job.
     store
@@ -104,6 +112,8 @@ class Worker:
         *,
         settings: Settings,
         name: str | None = None,
+        stamp: Callable[[], object] = lambda: None,
+        ahead_at_start: bool = True,
         observer: Observer | None = None,
         store: Path | None = None,
     ) -> None:
@@ -114,6 +124,8 @@ class Worker:
         self._kinds = tuple(kinds)
         self._command = tuple(command)
         self._settings = settings
+        self._next_child = NextChild(command, stamp)
+        self._ahead = settings.ahead and ahead_at_start
         self.name = name or _default_name()
         self._stops = 0
         self._wake_read, self._wake_write = os.pipe()
@@ -134,14 +146,11 @@ class Worker:
         """
         log.info("worker started", worker=self.name, kinds=self._kinds)
         with self._signals():
-            while not self._stops:
-                self._housekeep()
-                claim = self._call_queue(self._queue.claim, self._kinds, self.name)
-                if claim is None:
-                    self._remove_workdirs()
-                    self._sleep(POLL_S if self._reachable else 1.0)
-                else:
-                    self._work(claim)
+            try:
+                while not self._stops:
+                    self._step()
+            finally:
+                self._next_child.end()
             self._call_queue(self._queue.leave, self.name, self._kinds)
         log.info("worker stopped", worker=self.name)
 
@@ -151,23 +160,53 @@ class Worker:
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b".")
 
+    def _step(self) -> None:
+        self._housekeep()
+        claim = self._call_queue(self._queue.claim, self._kinds, self.name)
+        if claim is not None:
+            self._work(claim)
+            self._ahead = self._settings.ahead
+            return
+        # Only now that no job is there: a job and the imports for the next one would need memory at the same time.
+        if self._ahead:
+            self._next_child.keep()
+        self._remove_workdirs()
+        self._sleep(POLL_S if self._reachable else 1.0)
+
     def _work(self, claim: Claim) -> None:
         with structlog.contextvars.bound_contextvars(job=claim.job.id, attempt=claim.attempt):
             log.info("job claimed", kind=claim.job.kind)
-            job = ChildJob(
-                claim.job.id, claim.job.kind, claim.attempt, claim.owner, claim.job.request, claim.checkpoint
-            )
-            try:
-                child = ChildProcess(self._command, job)
-            except OSError as error:
-                log.exception("the child cannot be started", command=self._command)
-                problem = WorkerDied(f"The process for the job cannot be started: {error}.").problem()
-                self._deliver(lambda: self._queue.fail(claim, problem, retry=True))
+            child = self._started(claim, ahead=True)
+            if child is None:
                 return
             self._observer.started(claim)
-            self._watch(claim, child)
+            if self._watch(claim, child):
+                return
+            log.warning("the child that was started ahead ended before it took the job; another one is started")
+            child = self._started(claim, ahead=False)
+            if child is None:
+                self._observer.ended(claim, "fail")
+            else:
+                self._watch(claim, child)
 
-    def _watch(self, claim: Claim, child: ChildProcess) -> None:
+    def _started(self, claim: Claim, *, ahead: bool) -> ChildProcess | None:
+        """A child that has been given the job; None when none can be started, which fails the job."""
+        job = ChildJob(claim.job.id, claim.job.kind, claim.attempt, claim.owner, claim.job.request, claim.checkpoint)
+        child = None
+        try:
+            child = (self._next_child.take() if ahead else None) or ChildProcess(self._command)
+            child.hand_over(job)
+        except OSError as error:
+            if child is not None:
+                child.end()
+            log.exception("the child cannot be started", command=self._command)
+            problem = WorkerDied(f"The process for the job cannot be started: {error}.").problem()
+            self._deliver(lambda: self._queue.fail(claim, problem, retry=True))
+            return None
+        return child
+
+    def _watch(self, claim: Claim, child: ChildProcess) -> bool:
+        """Until the child has ended and the queue knows it; False when it was started ahead and never took the job."""
         attempt = Attempt(self._queue, claim, child, self._settings, self._call_queue)
         try:
             while not child.exited():
@@ -181,11 +220,13 @@ class Worker:
             status, events = child.end()
         attempt.receive(events)
         self._observer.received(claim, events)
+        if child.ahead and not child.took_job and attempt.ending is None:
+            return False
         ended = attempt.conclude(status, self._stops)
         self._observer.ended(claim, ended[0] if ended else "lost")
         if ended is None:
             log.warning("job left to another worker")
-            return
+            return True
         how, tell_queue = ended
         log.info("job ended", how=how, status=status)
 
@@ -194,6 +235,7 @@ class Worker:
             return tell_queue()
 
         self._deliver(report)
+        return True
 
     def _deliver(self, call: Callable[[], bool]) -> None:
         """Tell the queue how the job ended, retrying while it is unreachable; a stopping worker gives up in the end."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shoal.jobs.attempt import ChildProcess
+from shoal.jobs.childprocess import ChildProcess
 from shoal.jobs.protocol import ChildJob, Event, Failed, Progressed, Succeeded
 
 RUN = "import sys, os; from shoal.jobs.child import run_child\n"
@@ -25,7 +25,8 @@ def wake() -> Iterator[int]:
 
 def run(program: str, wake: int, request: dict[str, object] | None = None) -> tuple[int | None, list[Event]]:
     """Run a child to its end: exit status and events."""
-    child = ChildProcess([sys.executable, "-c", program], ChildJob("id", "work", 1, "owner", request or {}))
+    child = ChildProcess([sys.executable, "-c", program])
+    child.hand_over(ChildJob("id", "work", 1, "owner", request or {}))
     events: list[Event] = []
     while not child.exited():
         events += child.wait(0.05, wake)
@@ -72,7 +73,8 @@ def test_child_whose_parent_has_gone_does_not_run(tmp_path: Path) -> None:
     program = (
         RUN + f"os.environ['SHOAL_PARENT_PID'] = '1'\nrun_child(lambda c: open({str(ran)!r}, 'w').close() or {{}})"
     )
-    child = ChildProcess([sys.executable, "-c", program], ChildJob("id", "work", 1, "owner", {}))
+    child = ChildProcess([sys.executable, "-c", program])
+    child.hand_over(ChildJob("id", "work", 1, "owner", {}))
     assert child._process.wait(60) == 1
     child.end()
     assert not ran.exists()

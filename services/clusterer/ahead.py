@@ -1,0 +1,20 @@
+"""What the child of a clustering job imports before its job has come."""
+
+from __future__ import annotations
+
+
+def import_all() -> None:
+    """Import what every clustering and sweep needs, with what libraries and our own code would import on first use."""
+    import email.parser  # noqa: F401, to read the versions of libraries
+
+    import pyarrow
+    import pyarrow.dataset
+    from PIL import Image
+
+    from clusterer import pipeline  # noqa: F401
+    from clusterer.jobs import sweep  # noqa: F401
+    from clusterer.kmeans.fast import engine  # noqa: F401
+
+    Image.init()
+    # The first conversion of a list imports pandas where that is installed.
+    pyarrow.array([0])
