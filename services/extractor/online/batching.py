@@ -18,8 +18,6 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import structlog
@@ -31,67 +29,13 @@ from extractor.images.child import Undecodable
 from extractor.images.feeder import DEPTH
 from extractor.images.pool import Item
 from extractor.online.metrics import ModelMetrics
+from extractor.online.pending import Decoder, Limits, Ready, Request
 
 LONGEST_RETRY_S = 60
 _FORGETTING = 0.2
 """Weight of the newest batch in the measured rate."""
 
 log = structlog.get_logger(__name__)
-
-
-class Decoder(Protocol):
-    """What a batcher needs of `extractor.images.pool.DecodePool`."""
-
-    @property
-    def workers(self) -> int: ...
-
-    def submit(self, image: bytes) -> Future[Item]: ...
-
-    def release(self, item: Item) -> None: ...
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of one model's batches.
-
-    Attributes
-    ----------
-    batch
-        Most images of a batch.
-    wait_s
-        Longest wait of a decoded image for others.
-    queue
-        Most images that wait for a batch; a request beyond is refused.
-    slots
-        Most images that are decoded, or being decoded, and not in a batch yet.
-    """
-
-    batch: int
-    wait_s: float
-    queue: int
-    slots: int
-
-
-@dataclass(eq=False, slots=True)
-class _Ready:
-    request: _Request
-    index: int
-    item: Item
-    since: float
-
-
-@dataclass(eq=False, slots=True)
-class _Request:
-    """One request's images: those up to `next` have been handed to a decoder, those in `ready` are decoded."""
-
-    images: Sequence[bytes]
-    done: asyncio.Future[NDArray[np.float32]]
-    rows: NDArray[np.float32]
-    waiting: int
-    left: int
-    next: int = 0
-    held: int = 0
-    ready: deque[_Ready] = field(default_factory=deque)
 
 
 class Batcher:
@@ -127,9 +71,9 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         # One thread, so that batches reach the backend in their order; some backends compute in `submit`.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batch")
-        self._active: set[_Request] = set()
-        self._undecoded: deque[_Request] = deque()
-        self._decoded: deque[_Request] = deque()
+        self._active: set[Request] = set()
+        self._undecoded: deque[Request] = deque()
+        self._decoded: deque[Request] = deque()
         self._ready = 0
         self._held = 0
         self._decoding = 0
@@ -157,7 +101,7 @@ class Batcher:
         """
         if self.waiting and self.waiting + len(images) > self._limits.queue:
             raise self._overloaded()
-        request = _Request(
+        request = Request(
             images=images,
             done=self._loop.create_future(),
             rows=np.empty((len(images), self._backend.dim), np.float32),
@@ -193,12 +137,12 @@ class Batcher:
         self.waiting += change
         self._metrics.queue.inc(change)
 
-    def _fail(self, request: _Request, error: BaseException) -> None:
+    def _fail(self, request: Request, error: BaseException) -> None:
         if not request.done.done():
             request.done.set_exception(error)
         self._leave(request)
 
-    def _leave(self, request: _Request) -> None:
+    def _leave(self, request: Request) -> None:
         """Forget ``request``, and what of it is not in a batch yet."""
         self._active.discard(request)
         if request in self._undecoded:
@@ -236,7 +180,7 @@ class Batcher:
             if request.next < len(request.images):
                 self._undecoded.append(request)
 
-    def _decode(self, request: _Request) -> None:
+    def _decode(self, request: Request) -> None:
         index, since = request.next, self._loop.time()
         request.next += 1
         request.held += 1
@@ -251,7 +195,7 @@ class Batcher:
             lambda done: self._loop.call_soon_threadsafe(self._take_decoded, request, index, since, done)
         )
 
-    def _take_decoded(self, request: _Request, index: int, since: float, future: Future[Item]) -> None:
+    def _take_decoded(self, request: Request, index: int, since: float, future: Future[Item]) -> None:
         self._decoding -= 1
         now = self._loop.time()
         self._metrics.decode.observe(now - since)
@@ -262,11 +206,11 @@ class Batcher:
             self._held -= 1
             self._fail(request, error)
         else:
-            self._sort_in(_Ready(request, index, item, now))
+            self._sort_in(Ready(request, index, item, now))
         self._decode_more()
         self._run_more()
 
-    def _sort_in(self, ready: _Ready) -> None:
+    def _sort_in(self, ready: Ready) -> None:
         request, outcome = ready.request, ready.item.outcome
         if isinstance(outcome, Undecodable):
             self._held -= 1
@@ -309,9 +253,9 @@ class Batcher:
         self._running.discard(task)
         self._run_more()
 
-    def _next_batch(self) -> list[_Ready]:
+    def _next_batch(self) -> list[Ready]:
         """The next images, one of each request in turn."""
-        batch: list[_Ready] = []
+        batch: list[Ready] = []
         while self._decoded and len(batch) < self._limits.batch:
             request = self._decoded.popleft()
             batch.append(request.ready.popleft())
@@ -322,7 +266,7 @@ class Batcher:
         self._count_waiting(-len(batch))
         return batch
 
-    async def _run(self, batch: list[_Ready]) -> None:
+    async def _run(self, batch: list[Ready]) -> None:
         started = self._loop.time()
         self._metrics.batch.observe(len(batch))
         for each in batch:
@@ -336,7 +280,7 @@ class Batcher:
             self._measure(len(batch), started)
             self._hand_out(batch, vectors)
 
-    async def _copied(self, batch: Sequence[_Ready]) -> NDArray[np.uint8]:
+    async def _copied(self, batch: Sequence[Ready]) -> NDArray[np.uint8]:
         """The pixels of a batch, (n, size, size, 3), whose slots are free again."""
         try:
             return await self._loop.run_in_executor(self._thread, _stacked, batch)
@@ -364,7 +308,7 @@ class Batcher:
             raise JobError(f"The model {self._name} returned shape {vectors.shape}; expected {expected}.")
         return vectors
 
-    async def _retry_apart(self, batch: list[_Ready], pixels: NDArray[np.uint8], error: ShoalError) -> None:
+    async def _retry_apart(self, batch: list[Ready], pixels: NDArray[np.uint8], error: ShoalError) -> None:
         """Run each request's images of a failed batch alone: a picture that fails the model costs its own request."""
         log.warning("batch failed", model=self._name, images=len(batch), code=error.code, detail=error.detail)
         requests = dict.fromkeys(each.request for each in batch if not each.request.done.done())
@@ -388,7 +332,7 @@ class Batcher:
         self._rate = rate if not self._rate else self._rate + _FORGETTING * (rate - self._rate)
         self._finished_at = now
 
-    def _hand_out(self, batch: Sequence[_Ready], vectors: NDArray[np.float32]) -> None:
+    def _hand_out(self, batch: Sequence[Ready], vectors: NDArray[np.float32]) -> None:
         for each, row in zip(batch, vectors, strict=True):
             request = each.request
             if not np.isfinite(row).all():
@@ -403,6 +347,6 @@ class Batcher:
                 request.done.set_result(request.rows)
 
 
-def _stacked(batch: Sequence[_Ready]) -> NDArray[np.uint8]:
+def _stacked(batch: Sequence[Ready]) -> NDArray[np.uint8]:
     """The pixels of a batch, (n, size, size, 3)."""
     return np.stack([each.item.pixels for each in batch if each.item.pixels is not None])

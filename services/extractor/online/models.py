@@ -23,9 +23,10 @@ from shoal.settings import Settings
 from extractor.backends.loading import record_of
 from extractor.models import catalogue
 from extractor.models.spec import ModelSpec
-from extractor.online.batching import Batcher, Limits
+from extractor.online.batching import Batcher
 from extractor.online.loading import Loaded, file_bytes, load, stamp_of
 from extractor.online.metrics import HostMetrics, ModelMetrics
+from extractor.online.pending import Limits
 
 FRACTION = 4
 """By default the models may take a quarter of the machine's memory."""

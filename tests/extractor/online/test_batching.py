@@ -12,8 +12,9 @@ from extractor.backends.base import Backend
 from extractor.images.child import Decoded, Undecodable
 from extractor.images.slots import Item
 from extractor.images.transform import Transform
-from extractor.online.batching import Batcher, Decoder, Limits
+from extractor.online.batching import Batcher
 from extractor.online.metrics import HostMetrics
+from extractor.online.pending import Decoder, Limits
 from numpy.typing import NDArray
 from shoal.errors import ImageTruncated, JobError, ModelNotServed, NotFinite, Overloaded, ServingUnavailable
 from shoal.store import ModelRecord
