@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -98,7 +98,8 @@ class WorkerMetrics(Observer):
         # Here, not at the top: a worker without SHOAL_METRICS_PORT needs no metrics library.
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, disable_created_metrics
 
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+        without_created: Callable[[], None] = disable_created_metrics
+        without_created()
         self.registry = registry = registry or CollectorRegistry()
         Info("shoal_build", "Version of this worker.", registry=registry).info({"version": __version__})
         self._busy = Gauge("shoal_worker_busy", "Whether the worker runs a job.", registry=registry)
