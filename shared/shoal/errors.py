@@ -15,6 +15,7 @@
     │   ├── ClustersInvalid          clusters_invalid          422
     │   ├── NotFinite                not_finite                422
     │   ├── DimensionMismatch        dimension_mismatch        422
+    │   ├── VectorsInvalid           vectors_invalid           422
     │   ├── EngineUnavailable        engine_unavailable        422
     │   ├── BackendNotInstalled      backend_not_installed     422
     │   ├── MemoryLimitTooSmall      memory_limit_too_small    422
@@ -57,6 +58,7 @@
     │   ├── EmbeddingsIncomplete     embeddings_incomplete     409
     │   ├── EmbeddingsInUse          embeddings_in_use         409
     │   ├── IdempotencyConflict      idempotency_conflict      409
+    │   ├── ModelChanged             model_changed             409
     │   └── JobFinished              job_finished              409
     ├── JobError                     job_failed                500   why a job failed
     │   ├── TooManyFailures          too_many_failures         500
@@ -202,6 +204,9 @@ class NotFinite(InvalidRequest, code="not_finite"): ...
 class DimensionMismatch(InvalidRequest, code="dimension_mismatch"): ...
 
 
+class VectorsInvalid(InvalidRequest, code="vectors_invalid"): ...
+
+
 class EngineUnavailable(InvalidRequest, code="engine_unavailable"): ...
 
 
@@ -326,6 +331,9 @@ class EmbeddingsInUse(Conflict, code="embeddings_in_use"): ...
 
 
 class IdempotencyConflict(Conflict, code="idempotency_conflict"): ...
+
+
+class ModelChanged(Conflict, code="model_changed"): ...
 
 
 class JobFinished(Conflict, code="job_finished"): ...

@@ -249,6 +249,12 @@ class Settings(BaseSettings):
         validation_alias="SHOAL_MAX_INLINE_BYTES",
         description="Maximum size of a request body with images or embeddings.",
     )
+    assign_cache: Annotated[ByteSize, Field(ge=0)] = Field(
+        ByteSize(256 * 2**20),
+        validation_alias="SHOAL_ASSIGN_CACHE",
+        description="Memory for the last used clusterings, which `/assign` keeps loaded. The last one stays loaded, "
+        "however large it is.",
+    )
     max_held_bytes: int = Field(
         2**29,
         ge=1024,

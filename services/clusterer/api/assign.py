@@ -1,37 +1,59 @@
-"""Assigns new embeddings or images to a published clustering, without a job.
+"""`POST /clusterings/{id}/assign`: the clusters of new embeddings or images, without a job.
 
-A body may hold millions of numbers. They are handled a row at a time: otherwise they would hold the interpreter lock,
-and with it the event loop.
+A body may hold millions of numbers. They are parsed and computed on in pieces: otherwise one request would hold the
+interpreter lock, and with it the event loop, or keep all others waiting.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Final
 
 import httpx
 import numpy as np
-from fastapi import Response
+import pyarrow as pa
+from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
-from shoal.errors import DimensionMismatch, InvalidRequest, NotFinite, Unavailable, by_code
-from shoal.schemas import Request
-from shoal.settings import Settings
-from shoal.store.clustering import Clustering
-from shoal.web import strictjson
-from shoal.web.pools import WORK
-from shoal.web.route import json_response
+from pydantic_core import to_json
+from shoal.errors import InvalidRequest, UnsupportedMediaType
+from shoal.schemas import Id
+from shoal.schemas import Request as Schema
+from shoal.web import SettingsDep
+from shoal.web.auth import ForwardedHeaders
+from shoal.web.pools import COMPUTE
+from shoal.web.problems import problem_responses
+from shoal.web.route import JSON_ITEMS, body_of, is_json, media_type, parse_json, parsing_pool
+from shoal.web.route import router as make_router
+from shoal.web.tables import table_pieces
 
-from clusterer.data.rows import Float32Array, Float64Array, LabelArray
-from clusterer.data.transform import Transform
-from clusterer.kmeans.engine import distance_and_margin, nearest, pad, priced
+from clusterer.api import images, vectors
+from clusterer.api.loaded import LoadedClusterings
+from clusterer.api.vectors import ARROW, NPY, Vectors
+from clusterer.data.rows import Float64Array
+from clusterer.results.loaded import LoadedClustering
 
-MAX_ROWS = 10_000
-MAX_IMAGES = 64
-MAX_DIM = 100_000
-MAX_IMAGE_CHARACTERS = 64 * 2**20
-EXTRACTOR_TIMEOUT_S = 150.0
-PIECE = 1 << 18
+MAX_ROWS: Final = 10_000
+MAX_IMAGES: Final = 64
+MAX_DIM: Final = 100_000
+MAX_IMAGE_CHARACTERS: Final = 64 * 2**20
+OUTLIER_QUANTILE: Final = 0.99
+JSON: Final = "application/json"
+READERS: Final = {NPY: vectors.read_npy, ARROW: vectors.read_arrow}
+"""How bodies that are not JSON are read, by their media type."""
+ANSWER_SCHEMA: Final = pa.schema(
+    [
+        pa.field("cluster", pa.int32(), nullable=False),
+        pa.field("distance", pa.float32(), nullable=False),
+        pa.field("margin", pa.float32(), nullable=False),
+        pa.field("is_outlier", pa.bool_()),
+        pa.field("label", pa.string()),
+    ]
+)
+QUANTILE_TEXT: Final = (
+    "A row is an outlier if it is farther from its centroid than this share of the train set's rows are from theirs."
+)
 
 
 def _as_array(row: list[float]) -> Float64Array:
@@ -42,14 +64,17 @@ Row = Annotated[list[float], Field(max_length=MAX_DIM, fail_fast=True), AfterVal
 """An embedding, validated to a float64 array. Only the first invalid value is reported."""
 
 
-class AssignRequest(Request):
-    """Body of `POST /clusterings/{id}/assign`: exactly one of the two fields."""
+class AssignRequest(Schema):
+    """JSON body of `POST /clusterings/{id}/assign`: exactly one of `embeddings` and `images`."""
 
     embeddings: list[Row] | None = Field(
         None, min_length=1, max_length=MAX_ROWS, fail_fast=True, description="One list a row."
     )
     images: list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_IMAGE_CHARACTERS)]] | None = Field(
         None, min_length=1, max_length=MAX_IMAGES, description="Images as data URIs; the extractor must be running."
+    )
+    outlier_quantile: float | None = Field(
+        None, gt=0, lt=1, description=f"{QUANTILE_TEXT} {OUTLIER_QUANTILE} by default."
     )
 
     @model_validator(mode="after")
@@ -59,125 +84,172 @@ class AssignRequest(Request):
         return self
 
 
-async def assign_online(
-    clustering: Clustering, request: AssignRequest, settings: Settings, forwarded: dict[str, str]
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """What the requests of an application share: the clusterings in memory, and a client of the extractor."""
+    app.state.loaded = LoadedClusterings(app.state.store, app.state.settings.assign_cache)
+    async with images.client() as app.state.extractor:
+        yield
+
+
+async def _loaded(request: Request) -> LoadedClusterings:
+    loaded: LoadedClusterings = request.app.state.loaded
+    return loaded
+
+
+async def _extractor(request: Request) -> httpx.AsyncClient:
+    client: httpx.AsyncClient = request.app.state.extractor
+    return client
+
+
+router = make_router(lifespan=lifespan)
+BODY: Final = {
+    "required": True,
+    "content": {
+        JSON: {"schema": AssignRequest.model_json_schema()},
+        **{binary: {"schema": {"contentMediaType": binary}} for binary in READERS},
+    },
+}
+ANSWER: Final[dict[str, object]] = {
+    "description": "The rows in the order of the request. In an Arrow stream `id` comes first, if it was sent.",
+    "content": {
+        JSON: {
+            "schema": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "cluster": {"type": "integer"},
+                        "distance": {"type": ["number", "null"]},
+                        "margin": {"type": ["number", "null"]},
+                        "is_outlier": {"type": ["boolean", "null"]},
+                        "label": {"type": ["string", "null"]},
+                    },
+                    "required": ANSWER_SCHEMA.names,
+                },
+            }
+        },
+        ARROW: {},
+    },
+}
+
+
+@router.post(
+    "/clusterings/{clustering_id}/assign",
+    tags=["assign"],
+    response_class=Response,
+    responses={200: ANSWER, **problem_responses(404, 409, 415, 422, 503)},
+    openapi_extra={"requestBody": BODY},
+)
+async def assign(
+    clustering_id: Annotated[Id, Path(description="Id of the clustering.")],
+    request: Request,
+    clusterings: Annotated[LoadedClusterings, Depends(_loaded)],
+    extractor: Annotated[httpx.AsyncClient, Depends(_extractor)],
+    settings: SettingsDep,
+    forwarded: ForwardedHeaders,
+    outlier_quantile: Annotated[
+        float | None,
+        Query(gt=0, lt=1, description=f"As in a JSON body. {QUANTILE_TEXT} {OUTLIER_QUANTILE} by default."),
+    ] = None,
 ) -> Response:
-    """The nearest cluster of each row: ``cluster``, ``distance``, ``margin``, and ``label`` where clusters have one.
+    """Assign new embeddings or images to clusters.
 
-    No thread is held while the extractor works on images.
+    Send JSON; or many embeddings as one `.npy` array of rows and values, or as an Arrow stream with one column of lists
+    and, if you like, a column `id` of integers or strings, which comes back with the answer. Values are float16,
+    float32 or float64, without nulls; buffers are not compressed. JSON is answered with JSON, the others with an Arrow
+    stream, unless `Accept` names the other one.
 
-    Parameters
-    ----------
-    forwarded
-        Headers for the extractor, on behalf of the caller.
-
-    Raises
-    ------
-    DimensionMismatch
-        A row has another length than the embeddings that were clustered.
-    NotFinite
-        A value is too large for float32.
-    InvalidRequest
-        Images for a clustering of imported embeddings, whose model is unknown.
-    Unavailable
-        The extractor does not answer.
+    `distance` is the distance to the centroid after the clustering's normalisation and PCA, `margin` how much farther
+    the next centroid is. `label` is that of the cluster. `is_outlier` compares `distance` with the distances of the
+    train set's rows, of all clusters together; it is null if the train set was not scored.
     """
-    if request.images is not None:
-        vectors = await embed_images(request.images, clustering.spec["model"], settings, forwarded)
+    body = await body_of(request)
+    if not (is_json(request) or media_type(request) in READERS) and body:
+        raise _not_accepted()
+    loaded = await clusterings.get(clustering_id)
+    if media_type(request) in READERS:
+        sent = await parsing_pool(body).run(READERS[media_type(request)], body, loaded.check_dim)
     else:
-        vectors = request.embeddings or []
-    return await WORK.run(_answer, clustering, vectors)
+        document = await parsing_pool(body).run(parse_json, body, AssignRequest)
+        outlier_quantile = _only_one(document.outlier_quantile, outlier_quantile)
+        if document.images is not None:
+            sent = await images.embed_images(document.images, loaded, extractor, settings, forwarded)
+        else:
+            sent = await COMPUTE.run(vectors.of_rows, document.embeddings or [], loaded.check_dim)
+    await COMPUTE.run(sent.check_finite)
+    return await answer(loaded, sent, outlier_quantile or OUTLIER_QUANTILE, answer_type(request))
 
 
-def _answer(clustering: Clustering, vectors: Sequence[Sequence[float]]) -> Response:
-    return json_response(assigned(clustering, vectors))
+def _not_accepted() -> UnsupportedMediaType:
+    accepted = [JSON, *READERS]
+    return UnsupportedMediaType(
+        f"Send the body as {', '.join(accepted[:-1])} or {accepted[-1]}, with that `Content-Type`.", accepted=accepted
+    )
 
 
-def assigned(clustering: Clustering, vectors: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
-    """The nearest cluster of each embedding of ``vectors``."""
-    transform = Transform.from_arrays(clustering.transform_arrays())
-    rows = as_rows(vectors, transform.dim_in)
-    labels, distance, margin = cheapest(transform(rows), clustering.centroids(), clustering.prices())
-    names = clustering.clusters().column("label").to_pylist()
-    return [
-        {"cluster": cluster, "distance": own, "margin": gap, "label": names[cluster]}
-        for cluster, own, gap in zip(labels.tolist(), distance.tolist(), margin.tolist(), strict=True)
-    ]
-
-
-def cheapest(
-    rows: Float32Array, centroids: Float32Array, prices: Float64Array | None
-) -> tuple[LabelArray, Float32Array, Float32Array]:
-    """Cluster, distance and margin of each row, by the same rule as in the clustering."""
-    if prices is None:
-        labels, squared = nearest(rows, centroids, 2)
-        return labels[:, 0], *distance_and_margin(squared)
-    labels, costs = nearest(pad(rows), priced(centroids, prices), 2)
-    own = labels[:, 0]
-    squared = np.maximum(costs[:, 0] - prices[own], 0.0)
-    return own, np.sqrt(squared).astype(np.float32), distance_and_margin(costs)[1]
-
-
-def as_rows(vectors: Sequence[Sequence[float]], dim: int) -> Float32Array:
-    """``(n, dim) float32``; errors name the row."""
-    for row, vector in enumerate(vectors):
-        if len(vector) != dim:
-            raise DimensionMismatch(
-                f"Row {row} has {len(vector)} values, but the embeddings of this clustering have {dim} dimensions.",
-                row=row,
-                expected=dim,
-                got=len(vector),
-            )
-    rows = np.empty((len(vectors), dim), np.float32)
-    # What is too large for float32 becomes infinite here and is refused below, so numpy need not warn as well.
-    with np.errstate(over="ignore"):
-        for row, vector in enumerate(vectors):
-            rows[row] = vector
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(bad):
-        raise NotFinite(f"Row {bad[0]} holds a value that is not a finite float32.", row=int(bad[0]))
-    return rows
-
-
-async def embed_images(
-    images: list[str], model: dict[str, Any], settings: Settings, forwarded: dict[str, str]
-) -> list[list[float]]:
-    """The embeddings of images by the model whose embeddings were clustered, from the extractor."""
-    if model["backend"] == "import":
+def _only_one(in_body: float | None, in_query: float | None) -> float | None:
+    if in_body is not None and in_query is not None:
         raise InvalidRequest(
-            "The model of this clustering is unknown, since its embeddings were imported. Send `embeddings` instead.",
-            field="images",
+            "`outlier_quantile` is in the body and in the query. Send it once.", field="outlier_quantile"
         )
-    headers = {"Content-Type": "application/json", **forwarded}
-    if "Authorization" not in headers and settings.api_key:
-        headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
-    url = f"{settings.extractor_url.rstrip('/')}/v1/embeddings"
-    try:
-        async with httpx.AsyncClient(timeout=EXTRACTOR_TIMEOUT_S) as http:
-            answer = await http.post(url, content=_request_pieces(model["name"], images), headers=headers)
-    except httpx.TransportError as error:
-        raise Unavailable(f"The extractor at {settings.extractor_url} does not answer ({error}).") from error
-    if answer.is_error:
-        raise by_code(_problem(answer))
-    found = await WORK.run(strictjson.loads, answer.content)
-    return [row["embedding"] for row in found["data"]]
+    return in_body if in_query is None else in_query
 
 
-async def _request_pieces(model: str, images: list[str]) -> AsyncIterator[bytes]:
-    """The body of the extractor's request, some hundred kilobytes at a time."""
-    yield json.dumps({"model": model, "encoding_format": "float"})[:-1].encode() + b', "input": '
-    for number, image in enumerate(images):
-        yield b'["' if number == 0 else b', "'
-        for at in range(0, len(image), PIECE):
-            yield json.dumps(image[at : at + PIECE])[1:-1].encode()
-        yield b'"'
-    yield b"]}"
+def answer_type(request: Request) -> str:
+    """The media type of the answer: the one of JSON and Arrow that `Accept` prefers, by default that of the body."""
+    usual = JSON if is_json(request) or not media_type(request) else ARROW
+    weights = {JSON: 0.0, ARROW: 0.0}
+    for part in request.headers.get("accept", "").lower().split(","):
+        kind, *parameters = (each.strip() for each in part.split(";"))
+        if kind in weights:
+            weights[kind] = _weight(parameters)
+    return usual if weights[JSON] == weights[ARROW] else max(weights, key=lambda kind: weights[kind])
 
 
-def _problem(answer: httpx.Response) -> dict[str, Any]:
-    try:
-        document = answer.json()
-    except ValueError:
-        document = None
-    known = document if isinstance(document, dict) else {}
-    return {"detail": f"The extractor answered {answer.status_code}.", **known}
+def _weight(parameters: list[str]) -> float:
+    for each in parameters:
+        name, _, value = each.partition("=")
+        if name.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+async def answer(loaded: LoadedClustering, sent: Vectors, quantile: float, media: str) -> Response:
+    """The clusters of the rows. Those of many are sent block by block, as they are computed."""
+    schema = ANSWER_SCHEMA if sent.ids is None else ANSWER_SCHEMA.insert(0, pa.field(vectors.ID, sent.ids.type))
+    batches = assigned(loaded, sent, quantile, schema)
+    pieces = json_rows(batches) if media == JSON else table_pieces(batches, schema, "arrow")
+    if sent.n > sent.block_rows:
+        return StreamingResponse(COMPUTE.iterate(pieces), media_type=media)
+    return Response(await COMPUTE.run(b"".join, pieces), media_type=media)
+
+
+def assigned(loaded: LoadedClustering, sent: Vectors, quantile: float, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The answer to each block of rows."""
+    limit = loaded.outlier_distance(quantile)
+    for first, block in sent.blocks():
+        found = loaded.assign(block)
+        columns: dict[str, object] = {
+            "cluster": found.labels,
+            "distance": found.distance,
+            "margin": found.margin,
+            "is_outlier": pa.nulls(len(block), pa.bool_()) if limit is None else found.distance > limit,
+            "label": loaded.labels.take(pa.array(found.labels)),
+        }
+        if sent.ids is not None:
+            columns[vectors.ID] = sent.ids.slice(first, len(block))
+        yield pa.record_batch([columns[name] for name in schema.names], schema=schema)
+
+
+def json_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[bytes]:
+    """The rows of all batches as one JSON array, a few at a time: Arrow holds the interpreter lock meanwhile."""
+    before = b"["
+    for batch in batches:
+        for first in range(0, batch.num_rows, JSON_ITEMS):
+            yield before + to_json(batch.slice(first, JSON_ITEMS).to_pylist(), inf_nan_mode="null")[1:-1]
+            before = b","
+    yield b"]"

@@ -13,14 +13,11 @@ from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store.listing import describe_all
 from shoal.web import DeadlineDep, IdempotencyKey, SettingsDep, StoreDep, SubmitterDep, accepted, create_app
-from shoal.web.auth import ForwardedHeaders
-from shoal.web.pools import WORK
 from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
 from shoal.web.tables import TABLE_RESPONSE, TableFormat, table_response
 
-from clusterer.api import sweeps
-from clusterer.api.assign import AssignRequest, assign_online
+from clusterer.api import assign, sweeps
 from clusterer.jobs.plan import make_plan
 from clusterer.results.exports import deleted_sets, described_assignments, described_schema
 from clusterer.results.read import (
@@ -43,7 +40,7 @@ def build(settings: Settings | None = None, queue: JobQueue | None = None, store
     """The application; arguments default to the environment's settings."""
     return create_app(
         service="clusterer",
-        routers=[router, sweeps.router],
+        routers=[router, assign.router, sweeps.router],
         kinds=(KIND, sweeps.KIND),
         summary="Clusters embeddings with PCA and k-means, and scores the clusters.",
         inline_paths=["/assign"],
@@ -217,20 +214,3 @@ def get_contact_sheet(clustering_id: ClusteringId, store: StoreDep) -> FileRespo
     """Return the contact sheet, a PNG. Each line shows the members of a cluster that are nearest to its centroid."""
     clustering = store.clustering(clustering_id)
     return FileResponse(clustering.check(clustering.layout.contact_sheet), media_type="image/png")
-
-
-@router.post(
-    "/clusterings/{clustering_id}/assign",
-    tags=["assign"],
-    response_model=list[dict[str, Any]],
-    responses=problem_responses(404, 409, 422, 503),
-)
-async def assign(
-    clustering_id: ClusteringId,
-    body: AssignRequest,
-    store: StoreDep,
-    settings: SettingsDep,
-    forwarded: ForwardedHeaders,
-) -> Response:
-    """Assign new embeddings or images to clusters. Results are in the order of the request."""
-    return await assign_online(await WORK.run(store.clustering, clustering_id), body, settings, forwarded)

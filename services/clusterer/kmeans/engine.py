@@ -197,6 +197,48 @@ class Assigned:
         return cls(labels, nothing, nothing, inertia)
 
 
+@dataclass(frozen=True)
+class Target:
+    """The clusters of one seed, ready to be searched; immutable, so that many threads may use one.
+
+    The engine finds the two nearest centroids; the distances to them are then taken from the differences themselves,
+    since the engine's own, from products, lose digits for rows close to their centroid.
+
+    Attributes
+    ----------
+    centroids
+        ``(k, d) float32``.
+    prices
+        ``(k,) float64``: what each cluster adds to the squared distance when clusters are compared; None for nothing.
+    searcher
+        Searches `centroids`, with prices `priced` ones.
+    """
+
+    centroids: Float32Array
+    prices: Float64Array | None
+    searcher: Searcher
+
+    @classmethod
+    def of(cls, centroids: Float32Array, engine: Engine, prices: Float64Array | None = None) -> Target:
+        """The target for an engine."""
+        return cls(centroids, prices, engine.searcher(centroids if prices is None else priced(centroids, prices)))
+
+    def assign(self, batch: Float32Array) -> Assigned:
+        """The clusters of ``(b, d) float32`` rows, already in the centroids' space."""
+        labels, _ = self.searcher.nearest(batch if self.prices is None else pad(batch), 2)
+        squared = np.stack([_squared(batch, self.centroids, labels[:, rank]) for rank in (0, 1)], axis=1)
+        costs = squared if self.prices is None else squared + self.prices[labels]
+        own = np.where(costs[:, 1] < costs[:, 0], 1, 0)[:, None]
+        least = np.take_along_axis(squared, own, axis=1)[:, 0]
+        margin = np.sqrt(costs.max(axis=1)) - np.sqrt(costs.min(axis=1))
+        return Assigned(
+            np.take_along_axis(labels, own, axis=1)[:, 0],
+            np.sqrt(least).astype(np.float32),
+            margin.astype(np.float32),
+            float(least.sum()),
+        )
+
+
 def assign(
     rows: Rows,
     centroids: Mapping[int, Float32Array],
@@ -207,34 +249,20 @@ def assign(
 ) -> dict[int, Assigned]:
     """Assign ``rows``, already in the centroids' space, to the centroids of each seed.
 
-    The engine finds the two nearest centroids; the distances to them are then taken from the differences themselves,
-    since the engine's own, from products, lose digits for rows close to their centroid.
-
     Parameters
     ----------
     prices
-        By seed, ``(k,) float64``: what each cluster adds to the squared distance when clusters are compared.
+        By seed; see `Target`.
     """
-    priced_seeds = prices or {}
-    targets = {
-        seed: priced(each, priced_seeds[seed]) if seed in priced_seeds else each for seed, each in centroids.items()
-    }
-    searchers = {seed: engine.searcher(each) for seed, each in targets.items()}
+    targets = {seed: Target.of(each, engine, (prices or {}).get(seed)) for seed, each in centroids.items()}
     found = {seed: _empty(rows.n) for seed in centroids}
     inertias = dict.fromkeys(centroids, 0.0)
     for first, batch in rows.batches():
         part = slice(first, first + len(batch))
-        for seed, searcher in searchers.items():
-            labels, _ = searcher.nearest(pad(batch) if seed in priced_seeds else batch, 2)
-            squared = np.stack([_squared(batch, centroids[seed], labels[:, rank]) for rank in (0, 1)], axis=1)
-            costs = squared + priced_seeds[seed][labels] if seed in priced_seeds else squared
-            own = np.where(costs[:, 1] < costs[:, 0], 1, 0)[:, None]
-            least = np.take_along_axis(squared, own, axis=1)[:, 0]
-            into = found[seed]
-            into.labels[part] = np.take_along_axis(labels, own, axis=1)[:, 0]
-            into.distance[part] = np.sqrt(least)
-            into.margin[part] = np.sqrt(costs.max(axis=1)) - np.sqrt(costs.min(axis=1))
-            inertias[seed] += float(least.sum())
+        for seed, target in targets.items():
+            block, into = target.assign(batch), found[seed]
+            into.labels[part], into.distance[part], into.margin[part] = block.labels, block.distance, block.margin
+            inertias[seed] += block.inertia
         if on_rows is not None:
             on_rows(part.stop)
     return {seed: Assigned(each.labels, each.distance, each.margin, inertias[seed]) for seed, each in found.items()}
@@ -310,12 +338,6 @@ def nearest(batch: Float32Array, centroids: Float32Array, count: int = 1) -> tup
             squared[part, rank] = np.minimum(table[np.arange(len(table)), closest], FLOAT32_MAX)
             table[np.arange(len(table)), closest] = np.inf
     return labels, squared
-
-
-def distance_and_margin(squared: Float32Array) -> tuple[Float32Array, Float32Array]:
-    """Distance to the own centroid, and how much farther the next one is, from ``(b, 2)`` squared distances."""
-    distances = np.sqrt(np.maximum(squared, 0.0))
-    return distances[:, 0], distances[:, 1] - distances[:, 0]
 
 
 def sum_by_label(batch: NDArray[Any], labels: NDArray[Any], k: int) -> Float64Array:

@@ -108,10 +108,9 @@ class SavedModelBackend:
         return self._batches.submit(self._embed, pixels)
 
     def close(self) -> None:
-        """Cancel the batches that wait, stop the threads, and let the model go."""
+        """Stop the threads and cancel the batches that wait."""
         self._batches.shutdown(wait=True, cancel_futures=True)
         self._calls.shutdown(wait=True)
-        self._model = None
 
     def _embed(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         if not self._alone:

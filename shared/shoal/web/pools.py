@@ -75,6 +75,9 @@ WORK: Final = Pool("work", 24)
 """All other routes: they read files and may wait for a slow disk."""
 BODIES: Final = Pool("bodies", 2)
 """Parsing large bodies."""
+COMPUTE: Final = Pool("compute", 1)
+"""Computing on the vectors of requests, block by block, so that small requests wait little behind large ones. Compiled
+functions use all cores by themselves."""
 EXPORTS: Final = Pool("exports", 2)
 """Writing large answers, piece by piece."""
 FOLLOW: Final = Pool("follow", 4)

@@ -6,14 +6,14 @@ import inspect
 import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial, wraps
-from typing import Annotated, Any, ClassVar, Final, cast
+from typing import Annotated, Any, ClassVar, Final, TypeVar, cast
 
 import anyio
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from shoal.deadline import Deadline
@@ -34,6 +34,7 @@ JSON_ITEMS: Final = 256
 """Items of a list that are serialised in one go."""
 JSON_DEPTH: Final = 3
 
+M = TypeVar("M", bound=BaseModel)
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Validate = Callable[..., tuple[object, list[Any]]]
 
@@ -84,11 +85,10 @@ class Route(APIRoute):
 
         async def handle(request: Request) -> Response:
             check_query(request, known)
-            if field is not None and (body := await _body(request)):
-                if not _is_json(request):
+            if field is not None and (body := await body_of(request)):
+                if not is_json(request):
                     raise not_json()
-                pool = BODIES if len(body) > LARGE_BODY else WORK
-                request = _ParsedRequest(request, await pool.run(_parsed, body, field.validate))
+                request = _ParsedRequest(request, await parsing_pool(body).run(_parsed, body, field.validate))
             with Deadline(pools.REQUEST_S) as deadline:
                 request.state.deadline = deadline
                 return await _until_disconnect(handler, request)
@@ -145,8 +145,14 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _is_json(request: Request) -> bool:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+def media_type(request: Request) -> str:
+    """The media type of a request's body, without its parameters; empty if none was sent."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def is_json(request: Request) -> bool:
+    """Whether a request's body is JSON."""
+    kind = media_type(request)
     return kind.startswith("application/") and (kind == "application/json" or kind.endswith("+json"))
 
 
@@ -164,9 +170,35 @@ class _ParsedRequest(Request):
         return b"parsed"
 
 
-async def _body(request: Request) -> bytes:
+async def body_of(request: Request) -> bytes:
+    """The body of a request, as it was received."""
     body: bytes | None = request.scope.get(BODY)
     return await request.body() if body is None else body
+
+
+def parsing_pool(body: bytes) -> Pool:
+    """The pool that parses a body."""
+    return BODIES if len(body) > LARGE_BODY else WORK
+
+
+def parse_json(body: bytes, model: type[M]) -> M:
+    """A JSON body as a model, for a route that takes bodies of other media types too.
+
+    Raises
+    ------
+    RequestValidationError
+        It is empty, is not JSON, or is not valid; as for any other route.
+    """
+
+    def validate(value: object, _values: object, *, loc: tuple[str, ...]) -> tuple[object, list[object]]:
+        try:
+            return model.model_validate(value), []
+        except ValidationError as error:
+            return None, [{**each, "loc": (*loc, *each["loc"])} for each in error.errors(include_url=False)]
+
+    if not body:
+        raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "", "input": None}])
+    return cast(M, _parsed(body, validate))
 
 
 def _parsed(body: bytes, validate: Validate) -> object:

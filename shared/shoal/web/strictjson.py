@@ -11,6 +11,8 @@ import re
 from contextlib import suppress
 from typing import Any, Final
 
+from pydantic_core import from_json
+
 PIECE: Final = 1 << 17
 """Bytes that are parsed in one go: about a millisecond."""
 MAX_DEPTH: Final = 200
@@ -102,6 +104,15 @@ def _decode(text: bytes, offset: int = 0) -> Any:
         raise InvalidJson("it has a number of thousands of digits") from error
 
 
+def _decode_numbers(text: bytes, offset: int) -> list[float]:
+    """A list of numbers, several times as fast as `_decode`, which says what is wrong if something is."""
+    try:
+        numbers: list[float] = from_json(text)
+    except ValueError:
+        numbers = _decode(text, offset)
+    return numbers
+
+
 def _is_unicode(value: Any) -> bool:
     if isinstance(value, str):
         return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
@@ -165,7 +176,7 @@ class _Reader:
                 return at
             if last == at:
                 raise InvalidJson("Expecting value", at)
-            into.extend(_decode(b"[%b]" % self._text[at:last], at - 1))
+            into.extend(_decode_numbers(b"[%b]" % self._text[at:last], at - 1))
             at = self._skip(last + 1)
         return at
 

@@ -8,9 +8,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -48,8 +49,11 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+StartServices = Callable[..., Services]
+
+
 @pytest.fixture
-def services(
+def start_services(
     store: Store,
     redis_server: str,
     queue: JobQueue,
@@ -58,7 +62,8 @@ def services(
     make_set: Callable[..., str],
     run_job: Callable[..., Any],
     wait_until: Callable[..., None],
-) -> Iterator[Services]:
+) -> Iterator[StartServices]:
+    """``start_services(extractor=None)``: both APIs; the clusterer's asks that address for embeddings of images."""
     (tmp_path / "data/images").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "data/images/a.png")
     embeddings = make_set("mine", *planted(20_000), shard_rows=10_000)
@@ -70,19 +75,61 @@ def services(
         "REDIS_URL": redis_server,
         "SHOAL_STORE": str(store.root),
         "SHOAL_DATA": str(tmp_path / "data"),
-        "SHOAL_EXTRACTOR_URL": addresses["extractor"],
         "SHOAL_MAX_STREAMS_PER_CLIENT": "3",
         "SHOAL_LOG_LEVEL": "error",
     }
+
     with ExitStack() as running:
-        for name, port in ports.items():
-            command = [sys.executable, "-m", name, "api", "--port", str(port)]
-            process = subprocess.Popen(command, env=environment)
-            running.callback(process.wait)
-            running.callback(process.kill)
-        for address in addresses.values():
-            wait_until(lambda address=address: _answers(address))
-        yield Services(addresses["extractor"], addresses["clusterer"], embeddings, clustering.id)
+
+        def start(extractor: str | None = None) -> Services:
+            url = extractor or addresses["extractor"]
+            for name, port in ports.items():
+                command = [sys.executable, "-m", name, "api", "--port", str(port)]
+                process = subprocess.Popen(command, env={**environment, "SHOAL_EXTRACTOR_URL": url})
+                running.callback(process.wait)
+                running.callback(process.kill)
+            for address in addresses.values():
+                wait_until(lambda address=address: _answers(address))
+            return Services(addresses["extractor"], addresses["clusterer"], embeddings, clustering.id)
+
+        yield start
+
+
+@pytest.fixture
+def services(start_services: StartServices) -> Services:
+    return start_services()
+
+
+class SilentServer:
+    """Takes connections and never answers.
+
+    Attributes
+    ----------
+    address
+        Its URL.
+    connections
+        All that it took.
+    """
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.connections: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._take)
+        self._thread.start()
+
+    def _take(self) -> None:
+        with suppress(OSError):
+            while True:
+                self.connections.append(self._listening.accept()[0])
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._thread.join()
+        for each in self.connections:
+            each.close()
 
 
 def _answers(address: str) -> bool:
@@ -108,27 +155,39 @@ def image(side: int = 8) -> str:
 
 
 def test_what_must_be_quick_is_quick_beside_forty_slow_requests(
-    services: Services, queue: JobQueue, wait_until: Callable[..., None]
+    start_services: StartServices, wait_until: Callable[..., None], tmp_path: Path
 ) -> None:
-    clustering = f"{services.clusterer}/clusterings/{services.clustering}"
-    load: list[dict[str, Any]] = [
-        # No worker is there, so these wait for a minute or two.
-        {"url": f"{services.extractor}/v1/embeddings", "body": {"model": "raw_pixels", "input": image()}, "count": 20},
-        {"url": f"{clustering}/assign", "body": {"images": [image()]}, "count": 50},
-        {"url": f"{clustering}/assignments?format=jsonl", "count": 2},
-        {"url": f"{services.extractor}/embeddings/{services.embeddings}/rows?format=csv", "count": 2},
-    ]
-    sender = subprocess.Popen([sys.executable, str(LOAD), json.dumps(load)])
-    try:
-        wait_until(lambda: len(queue.list(limit=500).jobs) >= 70, what="all are waiting")
-        for address in (services.extractor, services.clusterer):
-            with httpx.Client(base_url=address, timeout=60) as http:
-                for path in ("/healthz", "/readyz", "/jobs?limit=5"):
-                    found = min(slowest(http, path) for _ in range(TRIES))
-                    assert found < QUICK_S, (path, found)
-    finally:
-        sender.kill()
-        sender.wait()
+    with closing(SilentServer()) as silent:
+        services = start_services(silent.address)
+        clustering = f"{services.clusterer}/clusterings/{services.clustering}"
+        vectors = np.random.default_rng(0).normal(size=(100_000, 16)).astype(np.float32)
+        np.save(tmp_path / "vectors.npy", vectors)
+        (tmp_path / "vectors.json").write_text(json.dumps({"embeddings": vectors[:5000].tolist()}))
+        assign = {"url": f"{clustering}/assign", "count": 20}
+        load: list[dict[str, Any]] = [
+            # No worker is there, so these wait for a minute or two.
+            {
+                "url": f"{services.extractor}/v1/embeddings",
+                "body": {"model": "raw_pixels", "input": image()},
+                "count": 20,
+            },
+            {**assign, "body": {"images": [image()]}, "count": 50},
+            {**assign, "file": str(tmp_path / "vectors.npy"), "type": "application/x-npy"},
+            {**assign, "file": str(tmp_path / "vectors.json"), "type": "application/json"},
+            {"url": f"{clustering}/assignments?format=jsonl", "count": 2},
+            {"url": f"{services.extractor}/embeddings/{services.embeddings}/rows?format=csv", "count": 2},
+        ]
+        sender = subprocess.Popen([sys.executable, str(LOAD), json.dumps(load)])
+        try:
+            wait_until(lambda: len(silent.connections) >= 50, what="all images are waiting")
+            for address in (services.extractor, services.clusterer):
+                with httpx.Client(base_url=address, timeout=60) as http:
+                    for path in ("/healthz", "/readyz", "/jobs?limit=5"):
+                        found = min(slowest(http, path) for _ in range(TRIES))
+                        assert found < QUICK_S, (path, found)
+        finally:
+            sender.kill()
+            sender.wait()
 
 
 def largest(services: Services) -> dict[str, tuple[str, Any]]:

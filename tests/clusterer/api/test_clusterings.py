@@ -5,21 +5,16 @@ from __future__ import annotations
 import io
 import json
 import os
-import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from csv import DictReader
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.csv as csv
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 import pytest
 from clusterer.api.clusterings import build
-from clusterer.data.transform import Transform
 from clusterer.kmeans import select_engine
 from fastapi.testclient import TestClient
 from httpx2 import Response
@@ -31,20 +26,6 @@ from shoal.store.clustering import Clustering
 Planted = Callable[..., tuple[Any, list[str]]]
 MakeSet = Callable[..., str]
 RunJob = Callable[..., Clustering]
-
-
-@pytest.fixture
-def api(settings: Settings, queue: JobQueue, store: Store) -> Iterator[TestClient]:
-    with TestClient(build(settings, queue, store), raise_server_exceptions=False) as client:
-        yield client
-
-
-@pytest.fixture
-def clustering(planted: Planted, make_set: MakeSet, run_job: RunJob) -> Clustering:
-    """Four planted groups with labels and thumbnails, scored on themselves and on a second set."""
-    train = make_set("train", *planted(spread=0.8), thumbnails=True)
-    val = make_set("val", *planted(40, seed=9))
-    return run_job({"train": train, "score": [train, val]}, clusters=4, pca={"components": 6}, seed=0)
 
 
 def code_of(answer: Response) -> tuple[int, str]:
@@ -280,107 +261,6 @@ def test_paths_and_labels_that_a_table_must_quote_come_back(
     found = run_job(make_set("odd", vectors, [labels[row % 4] for row in range(40)]), clusters=2, seed=0)
     text = api.get(f"/clusterings/{found.id}/assignments", params={"format": "csv"}).text
     assert [row["label"] for row in DictReader(io.StringIO(text))] == [labels[row % 4] for row in range(40)]
-
-
-def test_new_embeddings_get_the_cluster_that_a_job_would_give_them(
-    api: TestClient, clustering: Clustering, planted: Planted
-) -> None:
-    vectors, _ = planted(spread=0.8)
-    answer = api.post(f"/clusterings/{clustering.id}/assign", json={"embeddings": vectors.tolist()})
-    expected = clustering.assignments(clustering.scored[0]).to_pylist()
-    names = clustering.clusters().column("label").to_pylist()
-    for found, row in zip(answer.json(), expected, strict=True):
-        assert found["cluster"] == row["cluster"]
-        assert found["distance"] == pytest.approx(row["distance"], abs=1e-4)
-        assert found["margin"] == pytest.approx(row["margin"], abs=1e-4)
-        assert found["label"] == names[row["cluster"]]
-
-
-def test_new_rows_that_do_not_fit_are_named(api: TestClient, clustering: Clustering) -> None:
-    url = f"/clusterings/{clustering.id}/assign"
-    good = [0.5] * 16
-    answer = api.post(url, json={"embeddings": [good, good[:3]]})
-    assert code_of(answer) == (422, "dimension_mismatch")
-    assert answer.json()["row"] == 1
-    document = json.dumps({"embeddings": [good, good, [*good[:15], float("nan")]]})
-    answer = api.post(url, content=document, headers={"content-type": "application/json"})
-    assert code_of(answer) == (422, "not_finite")
-    assert answer.json()["errors"][0]["field"] == "embeddings.2.15"
-    answer = api.post(url, json={"embeddings": [[1e300] * 16]})
-    assert code_of(answer) == (422, "not_finite")
-    assert answer.json()["row"] == 0
-    assert code_of(api.post(url, json={}))[0] == 422
-    assert code_of(api.post(url, json={"embeddings": [good], "images": ["x"]}))[0] == 422
-
-
-Extractor = Callable[[int, Any], list[tuple[str, Any]]]
-
-
-@pytest.fixture
-def extractor(api: TestClient) -> Iterator[Extractor]:
-    """``extractor(status, answer)``: a server in the extractor's place; the paths and bodies that it is sent."""
-    stop: list[ThreadingHTTPServer] = []
-
-    def start(status: int, answer: Any) -> list[tuple[str, Any]]:
-        sent: list[tuple[str, Any]] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = b""
-                while size := int(self.rfile.readline(), 16):
-                    body += self.rfile.read(size + 2)[:-2]
-                self.rfile.readline()
-                sent.append((self.path, json.loads(body)))
-                content = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever).start()
-        stop.append(server)
-        state = api.app.state  # type: ignore[attr-defined]
-        state.settings = state.settings.model_copy(update={"extractor_url": f"http://127.0.0.1:{server.server_port}"})
-        return sent
-
-    yield start
-    for server in stop:
-        server.shutdown()
-        server.server_close()
-
-
-def test_new_images_are_embedded_by_the_model_that_was_clustered(
-    api: TestClient, clustering: Clustering, planted: Planted, extractor: Extractor
-) -> None:
-    vectors = planted(2)[0].tolist()
-    sent = extractor(200, {"data": [{"embedding": vector} for vector in vectors]})
-    images = ["data:image/png;base64,AAAA", "data:image/png;base64," + "B" * (1 << 20) + '"\\é']
-    answer = api.post(f"/clusterings/{clustering.id}/assign", json={"images": images})
-    points = Transform.from_arrays(clustering.transform_arrays())(np.array(vectors, np.float32))
-    nearest = np.linalg.norm(points[:, None] - clustering.centroids(), axis=2).argmin(axis=1)
-    assert [each["cluster"] for each in answer.json()] == nearest.tolist()
-    assert sent == [("/v1/embeddings", {"model": "raw_pixels", "input": images, "encoding_format": "float"})]
-
-
-def test_an_extractor_that_is_away_or_refuses_is_reported(
-    api: TestClient, clustering: Clustering, extractor: Extractor
-) -> None:
-    url = f"/clusterings/{clustering.id}/assign"
-    body = {"images": ["data:image/png;base64,AAAA"]}
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        state = api.app.state  # type: ignore[attr-defined]
-        nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        state.settings = state.settings.model_copy(update={"extractor_url": nobody})
-        assert code_of(api.post(url, json=body)) == (503, "unavailable")
-    extractor(422, {"code": "invalid_request", "detail": "No image.", "status": 422})
-    answer = api.post(url, json=body)
-    assert code_of(answer) == (422, "invalid_request")
-    assert answer.json()["detail"] == "No image."
 
 
 def test_what_does_not_exist_is_not_found(api: TestClient, clustering: Clustering) -> None:

@@ -7,27 +7,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clusterer.api.assign import AssignRequest, assigned
 from clusterer.data.transform import Transform
+from clusterer.results.loaded import LoadedClustering
 from clusterer.results.read import facts, result_of
 from pydantic import ValidationError
 from shoal.errors import InvalidRequest
 from shoal.schemas import ClusterRequest, KMeansOptions, SweepRequest
+from shoal.store import Store
 
 Make = Callable[..., Any]
 
 
-def test_balanced_sizes_hold_and_new_rows_follow_the_same_rule(planted: Make, make_set: Make, run_job: Make) -> None:
+def test_balanced_sizes_hold_and_new_rows_follow_the_same_rule(
+    store: Store, planted: Make, make_set: Make, run_job: Make
+) -> None:
     vectors, labels = planted(300, spread=1.5)
     found = run_job(make_set("mine", vectors, labels), clusters=10, seed=0, kmeans={"balanced": 1.2})
     table = found.assignments()
     sizes = np.bincount(table.column("cluster").to_numpy(), minlength=10)
     assert sizes.max() <= 36
     assert result_of(found)["balance"] == {**facts(found)["balance"], "held": True, "largest": sizes.max()}
-    answers = assigned(found, AssignRequest(embeddings=vectors[:50].tolist()).embeddings or [])
-    assert [each["cluster"] for each in answers] == table.column("cluster").to_pylist()[:50]
-    assert np.allclose([each["distance"] for each in answers], table.column("distance").to_numpy()[:50], atol=1e-4)
-    assert np.allclose([each["margin"] for each in answers], table.column("margin").to_numpy()[:50], atol=1e-4)
+    answers = LoadedClustering.load(store, found.id).assign(vectors[:50])
+    assert answers.labels.tolist() == table.column("cluster").to_pylist()[:50]
+    assert answers.distance.tolist() == table.column("distance").to_pylist()[:50]
+    assert answers.margin.tolist() == table.column("margin").to_pylist()[:50]
 
 
 def test_spherical_rows_have_unit_length_after_the_projection(planted: Make, make_set: Make, run_job: Make) -> None:

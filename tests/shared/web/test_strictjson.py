@@ -25,6 +25,14 @@ def test_every_value_is_read_back(piece: int, value: Any, ascii_only: bool, inde
         assert strictjson.loads(json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()) == value
 
 
+@given(texts=st.lists(st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)))
+def test_numbers_in_long_lists_are_those_that_python_reads(texts: list[str]) -> None:
+    text = f"[{','.join(texts)}]"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strictjson, "PIECE", 8)
+        assert repr(strictjson.loads(text.encode())) == repr(json.loads(text))
+
+
 @PIECES
 @given(value=VALUES, place=st.integers(0, 10_000), other=st.sampled_from(["", ",", '"', "x", "]", "1", "\\", "\x01"]))
 def test_what_python_refuses_is_refused(piece: int, value: Any, place: int, other: str) -> None:

@@ -1,0 +1,165 @@
+"""Images of a request: the extractor embeds them, by the model whose embeddings were clustered."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+import httpx
+import numpy as np
+from shoal.errors import InvalidRequest, ModelChanged, ShoalError, Unavailable, by_code
+from shoal.settings import Settings
+from shoal.store.records import ModelRecord
+from shoal.web import strictjson
+from shoal.web.pools import WORK
+
+from clusterer.api.vectors import Vectors
+from clusterer.data.rows import Float32Array
+from clusterer.results.loaded import LoadedClustering
+
+DIGEST: Final = "X-Shoal-Model-Digest"
+TIMEOUT_S: Final = 150.0
+PIECE: Final = 1 << 18
+LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=32)
+OVERRIDES: Final = ("size", "crop_fraction", "interpolation", "mean", "std")
+"""What a request may set of the transform of a model of its own."""
+
+
+def client() -> httpx.AsyncClient:
+    """The client that all requests of an application share."""
+    return httpx.AsyncClient(timeout=TIMEOUT_S, limits=LIMITS)
+
+
+async def embed_images(
+    images: list[str],
+    loaded: LoadedClustering,
+    http: httpx.AsyncClient,
+    settings: Settings,
+    forwarded: Mapping[str, str],
+) -> Vectors:
+    """The embeddings of images, which are data URIs. No thread is held while the extractor works.
+
+    Parameters
+    ----------
+    forwarded
+        Headers for the extractor, on behalf of the caller.
+
+    Raises
+    ------
+    InvalidRequest
+        The clustering is of imported embeddings, whose model is unknown.
+    ModelChanged
+        The model's weights are not those of the embeddings that were clustered.
+    Unavailable
+        The extractor does not answer.
+    ShoalError
+        What the extractor answered.
+    """
+    record = ModelRecord.model_validate(loaded.model)
+    if record.backend == "import":
+        raise InvalidRequest(
+            "The model of this clustering is unknown, since its embeddings were imported. Send `embeddings` instead.",
+            field="images",
+        )
+    headers = {"Content-Type": "application/json", **forwarded}
+    if "Authorization" not in headers and settings.api_key:
+        headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
+    url = f"{settings.extractor_url.rstrip('/')}/v1/embeddings"
+    model = model_of(record, loaded.image_transform)
+    try:
+        answer = await http.post(url, content=_request_pieces(model, images), headers=headers)
+    except httpx.TransportError as error:
+        reason = str(error) or type(error).__name__
+        raise Unavailable(f"The extractor at {settings.extractor_url} does not answer ({reason}).") from error
+    if answer.is_error:
+        raise _problem(answer)
+    _check_model(record, answer.headers.get(DIGEST))
+    rows = await WORK.run(_embeddings, answer.content, len(images), settings.extractor_url)
+    if rows.shape[1] != loaded.dim:
+        raise _changed(record, f"its embeddings have {rows.shape[1]} dimensions instead of {loaded.dim}")
+    return Vectors(rows)
+
+
+def model_of(record: ModelRecord, transform: Mapping[str, object] | None) -> str | dict[str, object]:
+    """The model as a request names it: by its name, or by the parts of which the name of a custom model is made.
+
+    Parameters
+    ----------
+    transform
+        How its images became the network's input, where that is known.
+    """
+    asked = record.requested()
+    file = asked.weights_file or ""
+    parts = {
+        f"{asked.architecture}-random{asked.seed}": "random",
+        f"{asked.architecture}-{file.partition('.')[0]}": file,
+    }
+    if asked.backend != "torch" or not parts.get(asked.name):
+        return asked.name
+    custom: dict[str, object] = {
+        "architecture": asked.architecture,
+        "weights": parts[asked.name],
+        "layout": asked.layout or "auto",
+        "embedding": asked.embedding,
+    }
+    if asked.seed is not None:
+        custom["seed"] = asked.seed
+    if asked.keys is not None:
+        rules = asked.keys.model_dump(mode="json")
+        custom |= {name: value for name, value in rules.items() if value}
+    if transform is not None:
+        custom["transform"] = {name: transform[name] for name in OVERRIDES if name in transform}
+    return custom
+
+
+async def _request_pieces(model: str | dict[str, object], images: list[str]) -> AsyncIterator[bytes]:
+    """The body of the extractor's request, some hundred kilobytes at a time."""
+    yield json.dumps({"model": model, "encoding_format": "base64"})[:-1].encode() + b', "input": '
+    for number, image in enumerate(images):
+        yield b'["' if number == 0 else b', "'
+        for at in range(0, len(image), PIECE):
+            yield json.dumps(image[at : at + PIECE])[1:-1].encode()
+        yield b'"'
+    yield b"]}"
+
+
+def _check_model(record: ModelRecord, digest: str | None) -> None:
+    if digest is not None and digest != record.digest:
+        raise _changed(record, "its weights or its settings are others now")
+
+
+def _changed(record: ModelRecord, why: str) -> ModelChanged:
+    return ModelChanged(
+        f"The model `{record.name}` has changed since its embeddings were clustered: {why}. Restore it, or extract and "
+        "cluster again.",
+        model=record.name,
+    )
+
+
+def _embeddings(content: bytes, count: int, url: str) -> Float32Array:
+    """``(count, dim) float32`` of the extractor's answer."""
+    try:
+        data = sorted(strictjson.loads(content)["data"], key=lambda each: each["index"])
+        rows = [np.frombuffer(base64.b64decode(each["embedding"]), "<f4") for each in data]
+        if len(rows) != count:
+            raise ValueError(f"{len(rows)} embeddings for {count} images")
+        return np.stack(rows).astype(np.float32, copy=False)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Unavailable(f"The extractor at {url} answered what is not embeddings ({error}).") from error
+
+
+def _problem(answer: httpx.Response) -> ShoalError:
+    """The error that the extractor answered, with its status."""
+    try:
+        document = answer.json()
+    except ValueError:
+        document = None
+    known = document if isinstance(document, dict) else {}
+    error = by_code({"detail": f"The extractor answered {answer.status_code}.", **known})
+    error.__dict__["status"] = answer.status_code
+    wait = answer.headers.get("Retry-After", "")
+    if wait.isdecimal():
+        error.members.setdefault("retry_after_s", int(wait))
+    return error

@@ -1,0 +1,144 @@
+"""A clustering in memory, to assign new rows as its job did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import structlog
+from shoal.errors import DimensionMismatch, EmbeddingsNotFound
+from shoal.store import Store
+from shoal.store.clustering import Clustering
+
+from clusterer.data.rows import Float32Array
+from clusterer.data.transform import Transform
+from clusterer.kmeans.engine import Assigned, Engine, NumpyEngine, Target
+from clusterer.kmeans.fast import FastEngine, KernelUnavailable
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedClustering:
+    """All that new rows need of a clustering; immutable, so that many threads may use one.
+
+    Attributes
+    ----------
+    model
+        The record of the model whose embeddings were clustered.
+    image_transform
+        How images became that model's input; None if the embeddings are deleted.
+    transform, target
+        The way into the space of the centroids, and the centroids.
+    labels
+        ``(k,)`` strings: the label of each cluster, null for none.
+    distances
+        ``(n,) float32``: distances of the train set's rows to their centroids, sorted; None if they are not stored,
+        which is so if the train set was not scored.
+    """
+
+    id: str
+    model: Mapping[str, object]
+    image_transform: Mapping[str, object] | None
+    transform: Transform
+    target: Target
+    labels: pa.Array
+    distances: Float32Array | None
+
+    @classmethod
+    def load(cls, store: Store, clustering_id: str) -> LoadedClustering:
+        """Read a clustering.
+
+        Raises
+        ------
+        ClusteringNotFound
+            No clustering has that id.
+        StoreCorrupt
+            A file is missing or damaged.
+        """
+        clustering = store.clustering(clustering_id)
+        return cls(
+            id=clustering.id,
+            model=clustering.spec.get("model", {}),
+            image_transform=image_transform(store, clustering.spec.get("train")),
+            transform=Transform.from_arrays(clustering.transform_arrays()),
+            target=Target.of(clustering.centroids(), exact_engine(), clustering.prices()),
+            labels=clustering.clusters().column("label").combine_chunks(),
+            distances=train_distances(clustering),
+        )
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self.transform.dim_in
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of memory, about."""
+        transform = sum(array.nbytes for array in self.transform.arrays().values())
+        distances = 0 if self.distances is None else self.distances.nbytes
+        # The engine has a sketch of the centroids in two layouts, a quarter of their size each.
+        centroids = 3 * self.target.centroids.nbytes // 2
+        return int(3 * transform // 2 + centroids + self.labels.nbytes + distances)
+
+    def check_dim(self, dim: int, row: int = 0) -> None:
+        """Raise unless a row has as many values as the embeddings that were clustered.
+
+        Raises
+        ------
+        DimensionMismatch
+            The message names the row.
+        """
+        if dim != self.dim:
+            raise DimensionMismatch(
+                f"Row {row} has {dim} values, but the embeddings of this clustering have {self.dim} dimensions.",
+                row=row,
+                expected=self.dim,
+                got=dim,
+            )
+
+    def assign(self, rows: Float32Array) -> Assigned:
+        """The clusters of ``(n, dim) float32`` embeddings, which are finite."""
+        # Distances between rows near the largest float32 become infinite.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.target.assign(self.transform(rows))
+
+    def outlier_distance(self, quantile: float) -> float | None:
+        """The smallest distance of a train row that at least this share of them do not exceed; None if not known.
+
+        It is one for all clusters, as k-means measures all by one distance: with one per cluster, small clusters would
+        have a distance that few rows decide, and a cluster of one row a distance of 0.
+        """
+        if self.distances is None or not len(self.distances):
+            return None
+        return float(self.distances[min(math.ceil(quantile * len(self.distances)), len(self.distances)) - 1])
+
+
+def train_distances(clustering: Clustering) -> Float32Array | None:
+    """See `LoadedClustering.distances`."""
+    train = clustering.spec.get("train")
+    if train not in clustering.scored or "distance" not in clustering.assignments_schema().names:
+        return None
+    column = clustering.assignments(train, columns=["distance"]).column("distance")
+    return np.sort(column.to_numpy().astype(np.float32, copy=False))
+
+
+def image_transform(store: Store, embeddings_id: str | None) -> Mapping[str, object] | None:
+    """See `LoadedClustering.image_transform`."""
+    try:
+        found = store.embeddings_unchecked(embeddings_id or "")
+    except EmbeddingsNotFound:
+        return None
+    return None if found is None else found.plan.transform
+
+
+def exact_engine() -> Engine:
+    """The engine that this process searches with; every engine finds the same clusters."""
+    try:
+        return FastEngine()
+    except KernelUnavailable as error:
+        _log.warning("new rows are searched by numpy", reason=str(error))
+        return NumpyEngine()
