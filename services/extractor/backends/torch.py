@@ -16,15 +16,16 @@ from shoal.store import ModelRecord
 from torch import nn
 
 from extractor.backends.base import Backend
+from extractor.backends.same_bits import equal_parts, split, use_onednn
 from extractor.images.transform import Transform
 from extractor.models import architectures, weights
 from extractor.models.checkpoints.loading import load_into
 from extractor.models.spec import ModelSpec
 
 CPU_PIXELS = 4 * 224**2
-"""Input pixels that a CPU takes through the network at once. With more, each layer's output exceeds what malloc keeps,
-so that every layer pays for fresh pages: with EfficientNet-Lite0, a batch of 64 at once takes twice the processor
-time of one in parts of 4."""
+"""Input pixels that a CPU takes through the network at once, at most. With more, each layer's output exceeds what
+malloc keeps, so that every layer pays for fresh pages: with EfficientNet-Lite0, a batch of 64 at once takes twice the
+processor time of one in parts of 4."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # From glibc's malloc.h.
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20
 _KEPT_BYTES = 2**30
@@ -35,8 +36,11 @@ log = structlog.get_logger(__name__)
 class TorchBackend:
     """A network without its classifier, in evaluation mode.
 
-    One thread runs the batches in order, so that the next one is ready when a batch ends. float32 everywhere: on a
-    CPU the same batch gives the same bits.
+    One thread runs the batches in order, so that the next one is ready when a batch ends. float32 everywhere.
+
+    On a CPU an image gets the same bits alone and in any batch, in every process with the same number of threads: a
+    batch goes through the network in parts of a few sizes, which are compared with single images when the model is
+    loaded. Where they differ, which costs throughput, the images go one by one.
 
     Parameters
     ----------
@@ -63,15 +67,17 @@ class TorchBackend:
         network, self.record = build_network(spec, settings, record)
         self.network = network.eval().requires_grad_(False).to(self.device)
         self._embedding = architectures.embedder(self.network, spec.embedding)
-        if self.device.type == "cpu":
-            keep_freed_memory()
-        self._part = batch_part(self.device, spec.transform.size)
         self._mean = self._channels(spec.transform.mean)
         self._std = self._channels(spec.transform.std)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="torch")
         size = spec.transform.size
+        self._parts: tuple[int, ...] | None = None
+        if self.device.type == "cpu":
+            keep_freed_memory()
+            use_onednn(self.network)
+            self._parts = equal_parts(self._run, size, max(1, CPU_PIXELS // size**2))
         self.dim = int(self._embed(np.zeros((1, size, size, 3), np.uint8)).shape[1])
-        log.info("model loaded", model=spec.name, device=str(self.device), dim=self.dim)
+        log.info("model loaded", model=spec.name, device=str(self.device), dim=self.dim, parts=self._parts)
 
     def submit(self, pixels: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:
         """Embed (n, size, size, 3) uint8 as (n, dim) float32."""
@@ -96,8 +102,10 @@ class TorchBackend:
         return np.concatenate([self._embed(pixels[:half]), self._embed(pixels[half:])])
 
     def _forward(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        parts = [self._run(pixels[at : at + self._part]) for at in range(0, len(pixels), self._part)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if self._parts is None:
+            return self._run(pixels)
+        outputs = [self._run(pixels[part]) for part in split(len(pixels), self._parts)]
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -147,11 +155,6 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
-
-
-def batch_part(device: torch.device, size: int) -> int:
-    """How many images of a batch go through the network at once."""
-    return max(1, CPU_PIXELS // size**2) if device.type == "cpu" else sys.maxsize
 
 
 def pick_device(name: str) -> torch.device:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from extractor.backends.loading import open_backend, record_of
+from extractor.backends.same_bits import use_onednn
 from extractor.backends.torch import TorchBackend, pick_device
-from extractor.models import catalogue
+from extractor.models import architectures, catalogue
 from shoal.errors import JobError, WeightsMissing
-from shoal.schemas import CustomModel
+from shoal.schemas import CustomModel, TransformOverride
 from shoal.settings import Settings
 
 
@@ -39,18 +43,73 @@ def test_the_packaged_weights_are_the_published_ones(lite0: TorchBackend) -> Non
     assert lite0.dim == 1280
 
 
-def test_an_embedding_does_not_depend_on_its_batch(lite0: TorchBackend) -> None:
+@pytest.mark.parametrize("architecture", ["tf_efficientnet_lite0", "vit_tiny_patch16_224", "mobilenetv3_small_100"])
+def test_an_image_gets_the_same_bits_in_every_batch(settings: Settings, architecture: str) -> None:
+    backend = load(settings, CustomModel(architecture=architecture, weights="random", seed=0))
+    images = noise(11)
+    alone = np.concatenate([backend.submit(images[i : i + 1]).result() for i in range(11)])
+    order = np.random.default_rng(0).permutation(11)
+    for count in (2, 3, 4, 7, 11):
+        for chosen in (np.arange(count), order[:count], order[-count:]):
+            np.testing.assert_array_equal(backend.submit(images[chosen]).result(), alone[chosen])
+    backend.close()
+    assert max(backend._parts or ()) > 1
+
+
+def test_two_processes_give_the_same_bits(lite0: TorchBackend, tmp_path: Path) -> None:
     images = noise(5)
-    together = lite0.submit(images).result()
+    np.save(tmp_path / "images.npy", images)
+    program = (
+        "import sys\nimport numpy as np\nfrom pathlib import Path\nfrom shoal.settings import Settings\n"
+        "import torch\nfrom extractor.backends.loading import open_backend, record_of\n"
+        "from extractor.models import catalogue\n"
+        "folder = Path(sys.argv[1])\nsettings = Settings(models=folder, device='cpu')\n"
+        "torch.set_num_threads(int(sys.argv[2]))\n"
+        "spec = catalogue.resolve('tf_efficientnet_lite0', settings.models, settings=settings)\n"
+        "backend = open_backend(spec, settings, record_of(spec, settings))\n"
+        "np.save(folder / 'rows.npy', backend.submit(np.load(folder / 'images.npy')).result())\nbackend.close()\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path), str(torch.get_num_threads())], check=True)
     alone = np.concatenate([lite0.submit(images[i : i + 1]).result() for i in range(5)])
-    backwards = lite0.submit(np.ascontiguousarray(images[::-1])).result()[::-1]
-    np.testing.assert_allclose(alone, together, atol=1e-5)
-    np.testing.assert_allclose(backwards, together, atol=1e-5)
+    np.testing.assert_array_equal(np.load(tmp_path / "rows.npy"), alone)
 
 
-def test_the_same_batch_gives_the_same_bits(lite0: TorchBackend) -> None:
-    images = noise(2)
-    np.testing.assert_array_equal(lite0.submit(images).result(), lite0.submit(images).result())
+def sum_of_batch(counts: set[int]) -> torch.nn.Module:
+    """A network that adds a little of each batch's sum to its rows, in batches of some sizes."""
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        rows = pixels.mean(dim=(2, 3))
+        return rows + 1e-6 * rows.sum() if len(rows) in counts else rows
+
+    network = torch.nn.Identity()
+    network.forward = forward
+    return network
+
+
+@pytest.mark.parametrize(("unequal", "expected"), [(set(), (16, 4, 1)), ({16}, (4, 1)), ({4, 16}, (1,))])
+def test_a_network_whose_batches_differ_takes_images_in_parts_that_do_not(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, unequal: set[int], expected: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(architectures, "build", lambda *_, **__: sum_of_batch(unequal))
+    transform = TransformOverride(size=112)
+    backend = load(settings, CustomModel(architecture="resnet18", weights="random", seed=0, transform=transform))
+    assert backend._parts == expected
+    images = noise(22, 112)
+    alone = np.concatenate([backend.submit(images[i : i + 1]).result() for i in range(22)])
+    np.testing.assert_array_equal(backend.submit(images).result(), alone)
+    backend.close()
+
+
+def test_convolutions_of_few_values_are_those_of_a_larger_batch() -> None:
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(64, 96, 1), torch.nn.Conv2d(96, 64, 3, padding=1, padding_mode="circular")
+    )
+    use_onednn(network)
+    images = torch.randn(2, 64, 7, 7, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(network[0](images[:1]), network[0](images)[:1])
+        torch.testing.assert_close(network[0](images), torch.nn.Conv2d.forward(network[0], images))
+    assert "forward" not in vars(network[1])
 
 
 def test_it_is_the_networks_own_pooled_output_on_normalised_pixels(lite0: TorchBackend) -> None:
