@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from functools import cache
+
 from shoal.errors import JsonValue
 from shoal.jobs.child import JobContext
 from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
 
+from extractor.backends.base import Backend
 from extractor.backends.loading import ModelLoader
+from extractor.images.pool import DecodePool
 from extractor.jobs import EMBED
 from extractor.jobs.extract import FailureCounter, open_plan, outcome_of_files
 from extractor.models import catalogue
@@ -51,13 +56,23 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
     request = ExtractRequest.model_validate(ctx.request)
     store = Store(settings.store)
     spec = catalogue.resolve(request.model, settings.models, settings=settings)
-    with ModelLoader(spec, settings, ctx) as model:
+    with ExitStack() as stack:
+
+        @cache
+        def pool() -> DecodePool:
+            made = stack.enter_context(decode_pool(request, spec, settings))
+            made.start()
+            return made
+
+        # The decode processes start while the network is loaded.
+        model = stack.enter_context(ModelLoader(spec, settings, ctx, begin=pool))
         embeddings = open_plan(ctx, request, model, settings, store)
         failures = FailureCounter(request.max_failed_fraction, embeddings)
         failures.check()
         resumed = embeddings.rows
         if embeddings.missing_shards():
-            resumed += embed_missing(ctx, request, embeddings, model, settings, store, failures)
+            backend = model.backend_for(embeddings.plan)
+            resumed += embed_missing(ctx, request, embeddings, backend, pool(), settings, store, failures)
     manifest = store.finish_embeddings(embeddings.id)
     return {
         "embeddings": embeddings.id,
@@ -74,7 +89,8 @@ def embed_missing(
     ctx: JobContext,
     request: ExtractRequest,
     embeddings: EmbeddingSet,
-    model: ModelLoader,
+    backend: Backend,
+    pool: DecodePool,
     settings: Settings,
     store: Store,
     failures: FailureCounter,
@@ -86,13 +102,9 @@ def embed_missing(
     int
         How many of these shards' rows an earlier attempt had embedded and saved.
     """
-    backend = model.backend_for(embeddings.plan)
     total = embeddings.plan.source.count
     before = embeddings.rows + embeddings.failed
-    with (
-        decode_pool(request, embeddings.plan, model.spec, settings) as pool,
-        ShardSink(store, embeddings, attempt=ctx.attempt, owner=ctx.owner, save_s=settings.save_s) as sink,
-    ):
+    with ShardSink(store, embeddings, attempt=ctx.attempt, owner=ctx.owner, save_s=settings.save_s) as sink:
         failures.add(sink.resume())
         ctx.progress("embed", before + sink.done, total, "images")
         for batch in batches(ctx, pool, backend, sink.images(), request.batch_size):

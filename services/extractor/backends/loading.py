@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -32,12 +33,17 @@ class ModelLoader:
         Models root and device.
     ctx
         The job whose progress shows the loading.
+    begin
+        Called before the network is loaded, to start what can go on meanwhile.
     """
 
-    def __init__(self, spec: ModelSpec, settings: Settings, ctx: JobContext) -> None:
+    def __init__(
+        self, spec: ModelSpec, settings: Settings, ctx: JobContext, begin: Callable[[], object] = lambda: None
+    ) -> None:
         self.spec = spec
         self._settings = settings
         self._ctx = ctx
+        self._begin = begin
         self._backend: Backend | None = None
 
     def __enter__(self) -> ModelLoader:
@@ -73,6 +79,7 @@ class ModelLoader:
         """The loaded model."""
         if self._backend is None:
             self._ctx.progress("load model")
+            self._begin()
             self._backend = open_backend(self.spec, self._settings, self.record)
         return self._backend
 

@@ -14,7 +14,6 @@ from shoal.host import available_cores
 from shoal.jobs.child import JobContext
 from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
-from shoal.store import Plan
 
 from extractor.backends.base import Backend
 from extractor.images.child import Decoded, DecoderConfig, ListedImage, Undecodable
@@ -41,14 +40,14 @@ class Batch:
     vectors: NDArray[np.float32]
 
 
-def decode_pool(request: ExtractRequest, plan: Plan, spec: ModelSpec, settings: Settings) -> DecodePool:
+def decode_pool(request: ExtractRequest, spec: ModelSpec, settings: Settings) -> DecodePool:
     """A pool that decodes the images of ``request`` with the transform of ``spec``."""
     config = DecoderConfig(
         root=links_root(settings.data, settings.follow_links),
         folder=source_folder(request.images, settings.data),
         transform=spec.transform,
         max_pixels=settings.max_image_pixels,
-        thumbnails=plan.thumbnails,
+        thumbnails=request.thumbnails,
     )
     workers = settings.decode_workers or available_cores()
     return DecodePool(
