@@ -21,6 +21,7 @@ from shoal.errors import (
     JsonValue,
     WorkerDied,
 )
+from shoal.jobs.bell import Bell
 from shoal.jobs.overview import REAP_LIMIT, QueueOverview
 from shoal.jobs.redis_scripts import (
     Client,
@@ -296,6 +297,10 @@ class JobQueue(QueueOverview):
             failed_in_a_row=int(fields["attempt"]) - int(fields.get("credited", 0)) - 1,
             checkpoint=from_json(fields.get("checkpoint")),
         )
+
+    def bell(self, kinds: Sequence[str]) -> Bell:
+        """What wakes a worker that waits for a job of ``kinds``."""
+        return self._scripts.bell(kinds)
 
     def renew(self, claim: Claim, progress: Progress | None = None) -> Renewal:
         """Hold the lease for another ``lease_s`` and report progress.

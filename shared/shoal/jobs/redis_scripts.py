@@ -24,6 +24,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from shoal.errors import InvalidRequest, QueueUnavailable
+from shoal.jobs.bell import Bell, Listener
 from shoal.jobs.states import JobState
 from shoal.schemas import Job
 
@@ -36,6 +37,9 @@ class Client(Protocol):
 
     def register_script(self, script: Any, /) -> Any:
         """A callable that runs the Lua script."""
+
+    def pubsub(self) -> Listener:
+        """A connection for messages."""
 
     def ping(self) -> Any:
         """Check that the server answers."""
@@ -84,6 +88,10 @@ class Scripts:
         self._prefix = prefix
         self._common = common
         self._registered: dict[str, Any] = {}
+
+    def bell(self, kinds: Sequence[str]) -> Bell:
+        """What hears of jobs of ``kinds`` that can be claimed."""
+        return Bell(self._client, [f"{self._prefix}:bell:{kind}" for kind in kinds])
 
     def run(self, name: str, *args: str | int) -> Any:
         """Run the script ``name``; every byte string of its reply comes back as text.

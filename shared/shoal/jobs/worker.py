@@ -124,6 +124,7 @@ class Worker:
         self._kinds = tuple(kinds)
         self._command = tuple(command)
         self._settings = settings
+        self._bell = queue.bell(self._kinds)
         self._next_child = NextChild(command, stamp)
         self._ahead = settings.ahead and ahead_at_start
         self.name = name or _default_name()
@@ -151,6 +152,7 @@ class Worker:
                     self._step()
             finally:
                 self._next_child.end()
+                self._bell.close()
             self._call_queue(self._queue.leave, self.name, self._kinds)
         log.info("worker stopped", worker=self.name)
 
@@ -171,7 +173,11 @@ class Worker:
         if self._ahead:
             self._next_child.keep()
         self._remove_workdirs()
-        self._sleep(POLL_S if self._reachable else 1.0)
+        if self._reachable:
+            self._bell.wait(POLL_S, self._wake_read)
+            self._drain_wakeups()
+        else:
+            self._sleep(1.0)
 
     def _work(self, claim: Claim) -> None:
         with structlog.contextvars.bound_contextvars(job=claim.job.id, attempt=claim.attempt):

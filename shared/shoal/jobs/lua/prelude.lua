@@ -15,6 +15,7 @@
 --   <prefix>:reaper                  hash     run id of the server and time of the last reaping
 --   <prefix>:sequence                counter  of submitted jobs
 --   <prefix>:store                   string   "id place" of the store that all jobs are of
+--   <prefix>:bell:<kind>             channel  a message when a job of the kind can be claimed
 --
 -- A job's `credited` is the number of attempts that do not count towards `max_attempts`: those up to the last one that
 -- got further than any before (`mark`, a number that grows with what is kept; `advanced` is that attempt).
@@ -107,6 +108,9 @@ local function finish(job, state, field, value)
 end
 
 -- Back into the queue. A wish to cancel that came meanwhile wins.
+-- Says to the workers that wait that there is a job. One that may not publish need not: workers ask now and then.
+local function ring(kind) redis.pcall('PUBLISH', key('bell', kind), '') end
+
 local function requeue(job, ready_at)
   if job.cancel_requested then return finish(job, 'cancelled') end
   redis.call('ZREM', LEASES, job.id)
@@ -116,6 +120,7 @@ local function requeue(job, ready_at)
   redis.call('HDEL', job_key(job.id), 'owner', 'progress', 'advanced')
   redis.call('ZADD', ready_key(job.kind), ready_at, job.id)
   move(job, 'queued')
+  if tonumber(ready_at) <= NOW then ring(job.kind) end
 end
 
 -- Remove every trace of an ended job, named as its member of EXPIRY.

@@ -27,4 +27,5 @@ for _, state in ipairs({'*', 'queued'}) do
 end
 redis.call('SADD', KINDS, kind)
 redis.call('ZADD', ready_key(kind), str(NOW), id)
+ring(kind)
 return {'created', dump(id)}
