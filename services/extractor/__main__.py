@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from shoal.host import unsupported
 
-from extractor.jobs import EMBED, EXTRACT
+from extractor.jobs import EXTRACT
 
 BACKENDS = ("torch", "tfserving")
 
@@ -113,8 +113,7 @@ def _worker(backend: str) -> int:
     from shoal.jobs.service import run_worker
     from shoal.settings import Settings
 
-    # A client waits for jobs of the first kind, so they come first.
-    kinds = [f"{EMBED}{backend}", f"{EXTRACT}{backend}"]
+    kinds = [f"{EXTRACT}{backend}"]
     command = [sys.executable, "-m", "extractor", "run-job", "--backend", backend]
     if backend == "tfserving" and not Settings().tf_serving_url and find_spec("tensorflow") is None:
         sys.stderr.write("TensorFlow is not installed: install `shoal[tf]`, or set TF_SERVING_URL.\n")

@@ -14,23 +14,14 @@ from shoal.store import EmbeddingSet, Store
 from extractor.backends.base import Backend
 from extractor.backends.loading import ModelLoader
 from extractor.images.pool import DecodePool
-from extractor.jobs import EMBED
 from extractor.jobs.extract import FailureCounter, open_plan, outcome_of_files
 from extractor.models import catalogue
-from extractor.online.embed import embed_inline
 from extractor.stream.batches import batches, decode_pool
 from extractor.stream.sink import ShardSink
 
 
 def run(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
-    """Run the job of a child process: ``extract:<backend>`` or ``embed:<backend>``."""
-    if ctx.kind.startswith(EMBED):
-        return embed_inline(ctx, settings)
-    return extract(ctx, settings)
-
-
-def extract(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
-    """Embed every image of a folder that is not embedded yet.
+    """Embed every image of a folder that is not embedded yet: a job of kind ``extract:<backend>``.
 
     Parameters
     ----------

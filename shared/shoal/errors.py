@@ -83,6 +83,7 @@
         ├── ModelLoading             model_loading             503   with `retry_after_s`
         ├── Overloaded               overloaded                503   with `retry_after_s`
         ├── DeadlinePassed           deadline_passed           503   the request's own time limit
+        ├── ModelHostDown            model_host_down           503   with `retry_after_s`
         └── TooManyConnections       too_many_connections      503   with `retry_after_s`
 
 ``code`` is stable and meant for programs; ``detail`` says what is wrong and what to do.
@@ -409,3 +410,6 @@ class Overloaded(Unavailable, code="overloaded"): ...
 
 
 class DeadlinePassed(Unavailable, code="deadline_passed"): ...
+
+
+class ModelHostDown(Unavailable, code="model_host_down"): ...

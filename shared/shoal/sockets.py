@@ -51,12 +51,13 @@ def socket_folder(preferred: Path, name: str) -> Path:
     )
 
 
-def remove_socket_folder(folder: Path, name: str) -> None:
-    """Remove a folder that `socket_folder` made, and nothing that is not one."""
+def remove_socket_folder(folder: Path, *names: str) -> None:
+    """Remove a folder that `socket_folder` made, with the files of these names, and nothing that is not one."""
     with contextlib.suppress(OSError):
         facts = folder.lstat()
         if folder.name.startswith(PREFIX) and stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid():
-            (folder / name).unlink(missing_ok=True)
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
             folder.rmdir()
 
 

@@ -1,50 +1,70 @@
-"""``POST /v1/embeddings``: OpenAI's embeddings API for images, which are sent as data URIs."""
+"""Images answered while the client waits: OpenAI's routes for embeddings and models, and TorchServe's for predictions.
+
+The requests go to the model hosts (`extractor.online.client`): neither the queue nor the store takes part.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import binascii
-import re
-import time
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
+from urllib.parse import urlsplit
 
-import anyio
 import numpy as np
-from fastapi import Response
+from fastapi import Depends, Path, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, StringConstraints
-from shoal.errors import InvalidRequest, JobFinished, Unavailable, by_code
-from shoal.jobs.queue import JobQueue
-from shoal.jobs.states import JobState
-from shoal.schemas import Job, Request
+from shoal.errors import Forbidden, JsonValue, ModelNotFound, UnknownModel
+from shoal.schemas import CustomModel
+from shoal.schemas import Request as Body
 from shoal.settings import Settings
-from shoal.web import SettingsDep, SubmitterDep
-from shoal.web.jobs import Submitter
-from shoal.web.pools import FOLLOW, WORK
+from shoal.web import SettingsDep
+from shoal.web.middleware import BODY, header_values
+from shoal.web.pools import WORK
 from shoal.web.problems import problem_responses
 from shoal.web.route import json_response
 from shoal.web.route import router as make_router
 
-from extractor.jobs import EMBED
+from extractor.api.images import decode_data_uris, image_of
 from extractor.models import catalogue
-from extractor.online.inline import MAX_BYTES, MAX_IMAGES, InlineFolder, InlineRequest
+from extractor.models.spec import ModelSpec
+from extractor.online import wire
+from extractor.online.client import Embedded, HostClient
+from extractor.online.wire import MAX_BYTES, MAX_IMAGES
 
-TIMEOUT_S = 120.0
-POLL_S, MAX_POLL_S = 0.05, 0.5  # the first and the longest interval
-MAX_ATTEMPTS = 2
-PIECE = 1 << 19  # characters of base64; four encode three bytes
-_DATA_URI = re.compile(r"data:image/[a-zA-Z0-9.+-]+;base64,")
 DataUri = Annotated[str, StringConstraints(min_length=1, max_length=4 * MAX_BYTES // 3 + 200)]
+ModelName = Annotated[str, Path(max_length=300, description="Name from the catalogue, or `timm:<name>`.")]
+DIGEST_HEADER = {
+    "headers": {
+        wire.DIGEST: {"description": "SHA-256 of the record of the model that ran.", "schema": {"type": "string"}}
+    }
+}
+IMAGE_BODY = {
+    "requestBody": {
+        "description": "The bytes of one image, at most 32 MiB; its content decides the format. Any content type will "
+        "do but JSON. A form (`multipart/form-data`) with one file named `data` or `body` is accepted too.",
+        "required": True,
+        "content": {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary", "maxLength": MAX_BYTES}}
+        },
+    }
+}
 
 router = make_router(tags=["embeddings"])
 
 
-class EmbedRequest(Request):
+async def _hosts(request: Request) -> HostClient:
+    return cast(HostClient, request.app.state.hosts)
+
+
+HostsDep = Annotated[HostClient, Depends(_hosts)]
+
+
+class EmbedRequest(Body):
     """Body of `POST /v1/embeddings`."""
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=300)] = Field(
-        description="A catalogue name or `timm:<name>`."
+    model: Annotated[str, StringConstraints(min_length=1, max_length=300)] | CustomModel = Field(
+        description="A catalogue name, `timm:<name>`, or an object that describes a model of your own, as in "
+        "`POST /extract`."
     )
     input: DataUri | Annotated[list[DataUri], Field(min_length=1, max_length=MAX_IMAGES)] = Field(
         description="Images as data URIs, `data:image/png;base64,…`: at most 64 images and 32 MiB in total."
@@ -79,25 +99,128 @@ class EmbedResponse(BaseModel):
     usage: Usage = Field(default_factory=Usage)
 
 
-@router.post("/v1/embeddings", response_model=EmbedResponse, responses=problem_responses(422, 503, 507))
-async def embed(body: EmbedRequest, submitter: SubmitterDep, settings: SettingsDep) -> Response:
-    """Embed a few images and wait for the result, as in OpenAI's embeddings API. Needs a free worker."""
-    inputs = [body.input] if isinstance(body.input, str) else body.input
-    folder, job = await WORK.run(_submit, body.model, inputs, submitter, settings)
+class OpenAIModel(BaseModel):
+    """A model as OpenAI's API describes it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="Unix time at which its weights were written here; 0 for a model without a file.")
+    owned_by: Literal["shoal"] = "shoal"
+
+
+class OpenAIModels(BaseModel):
+    """Answer of `GET /v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[OpenAIModel]
+
+
+class Ping(BaseModel):
+    """Answer of `GET /ping`."""
+
+    status: Literal["Healthy", "Unhealthy"]
+
+
+@router.post(
+    "/v1/embeddings",
+    response_model=EmbedResponse,
+    responses={200: DIGEST_HEADER, **problem_responses(422, 500, 503, 507)},
+)
+async def embed(body: EmbedRequest, hosts: HostsDep, settings: SettingsDep) -> Response:
+    """Embed a few images, as in OpenAI's embeddings API, on a model host that keeps models loaded."""
+    spec, images = await WORK.run(_read, body, settings)
+    model = body.model
+    sent = model if isinstance(model, str) else model.model_dump(mode="json", exclude_unset=True)
+    found = await hosts.embed(spec.backend, sent, images)
+    return await WORK.run(_answer, spec.name, found, body.encoding_format)
+
+
+@router.get("/v1/models", tags=["models"], responses=problem_responses(422))
+def list_openai_models(settings: SettingsDep) -> OpenAIModels:
+    """List the models that a request can use, as in OpenAI's API. `GET /models` says more about each."""
+    specs = catalogue.all_models(settings.models, settings=settings)
+    usable = (spec for spec in specs if spec.readiness(settings.models, offline=settings.offline) != "needs_file")
+    return OpenAIModels(data=[_openai_model(spec, settings) for spec in usable])
+
+
+@router.get("/v1/models/{name:path}", tags=["models"], responses=problem_responses(404, 422))
+def get_openai_model(name: ModelName, settings: SettingsDep) -> OpenAIModel:
+    """Return a model, as in OpenAI's API."""
+    return _openai_model(resolve_named(name, settings), settings)
+
+
+@router.get("/ping", responses={503: {"model": Ping}})
+async def ping(response: Response, hosts: HostsDep) -> Ping:
+    """Check, as in TorchServe, whether a model host answers."""
+    healthy = any(state.answers for state in (await hosts.states()).values())
+    response.status_code = 200 if healthy else 503
+    return Ping(status="Healthy" if healthy else "Unhealthy")
+
+
+@router.post(
+    "/predictions/{name:path}",
+    response_model=list[float],
+    responses={200: DIGEST_HEADER, **problem_responses(404, 413, 415, 422, 500, 503, 507)},
+    openapi_extra=IMAGE_BODY,
+)
+async def predict(name: ModelName, request: Request, hosts: HostsDep, settings: SettingsDep) -> Response:
+    """Embed one image, whose bytes are the body, as in TorchServe. Returns the embedding as a list of numbers."""
+    refuse_other_sites(request)
+    kind = ", ".join(header_values(request.scope, "content-type"))
+    spec, image = await WORK.run(_read_image, name, request.scope[BODY], kind, str(request.url)[:300], settings)
+    found = await hosts.embed(spec.backend, name, [image])
+    answer = json_response(found.vectors[0].tolist())
+    answer.headers[wire.DIGEST] = found.digest
+    return answer
+
+
+def resolve_named(name: str, settings: Settings) -> ModelSpec:
+    """The model that a path names.
+
+    Raises
+    ------
+    ModelNotFound
+        There is none. In a body an unknown model is a wrong field (422); in a path it is a missing resource (404).
+    """
     try:
-        await _wait_for(submitter.queue, job)
-        return await WORK.run(_answer, folder, body)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await WORK.run(folder.remove)
+        return catalogue.resolve(name, settings.models, settings=settings)
+    except UnknownModel as error:
+        raise ModelNotFound(error.detail, **error.members) from None
 
 
-def _answer(folder: InlineFolder, body: EmbedRequest) -> Response:
-    data = [
-        EmbeddedImage(index=index, embedding=encoded(row, body.encoding_format))
-        for index, row in enumerate(folder.read())
+def refuse_other_sites(request: Request) -> None:
+    """Refuse what a web page of another site makes a browser send.
+
+    A browser sends JSON to another site only after asking it, but bytes and forms at once; it says where they are from.
+
+    Raises
+    ------
+    Forbidden
+        The header `Origin` names another site.
+    """
+    own = request.headers.get("host", "").lower()
+    for origin in header_values(request.scope, "origin"):
+        if urlsplit(origin).netloc.lower() != own:
+            raise Forbidden("The request comes from a page of another web site (its `Origin` header says so).")
+
+
+def _read(body: EmbedRequest, settings: Settings) -> tuple[ModelSpec, list[bytes]]:
+    spec = catalogue.resolve(body.model, settings.models, settings=settings)
+    return spec, decode_data_uris([body.input] if isinstance(body.input, str) else body.input)
+
+
+def _read_image(name: str, body: bytes, kind: str, url: str, settings: Settings) -> tuple[ModelSpec, bytes]:
+    return resolve_named(name, settings), image_of(body, kind, url)
+
+
+def _answer(name: str, found: Embedded, encoding: Literal["float", "base64"]) -> Response:
+    data: list[dict[str, JsonValue]] = [
+        {"object": "embedding", "index": index, "embedding": encoded(row, encoding)}
+        for index, row in enumerate(found.vectors)
     ]
-    return json_response(EmbedResponse(data=data, model=body.model))
+    answer = json_response({"object": "list", "data": data, "model": name, "usage": dict(Usage())})
+    answer.headers[wire.DIGEST] = found.digest
+    return answer
 
 
 def encoded(row: NDArray[np.float32], encoding: Literal["float", "base64"]) -> list[float] | str:
@@ -108,92 +231,6 @@ def encoded(row: NDArray[np.float32], encoding: Literal["float", "base64"]) -> l
     return values
 
 
-def decode_data_uris(inputs: list[str]) -> list[bytes]:
-    """The bytes of each image.
-
-    Raises
-    ------
-    InvalidRequest
-        One is not a base64 data URI (URLs are not fetched), or together they are too large.
-    """
-    images = []
-    for index, text in enumerate(inputs):
-        match = _DATA_URI.match(text)
-        if match is None:
-            raise InvalidRequest(
-                f"`input` {index} is not a data URI: send `data:image/png;base64,…`. URLs are not fetched.",
-                field="input",
-            )
-        try:
-            images.append(_decoded(text, match.end()))
-        except binascii.Error as error:
-            raise InvalidRequest(f"`input` {index} is not valid base64: {error}.", field="input") from error
-    if sum(len(image) for image in images) > MAX_BYTES:
-        raise InvalidRequest(f"`input` holds more than {MAX_BYTES:,} bytes: send fewer images at once.", field="input")
-    return images
-
-
-def _decoded(text: str, start: int) -> bytes:
-    """The bytes of the base64 after ``start``, decoded in pieces, between which other threads run."""
-    pieces = []
-    for at in range(start, len(text), PIECE):
-        piece = text[at : at + PIECE]
-        if "=" in piece and at + PIECE < len(text):
-            raise binascii.Error("data after the padding")
-        pieces.append(base64.b64decode(piece, validate=True))
-    return b"".join(pieces)
-
-
-def _submit(model: str, inputs: list[str], submitter: Submitter, settings: Settings) -> tuple[InlineFolder, Job]:
-    spec = catalogue.resolve(model, settings.models, settings=settings)
-    folder = InlineFolder.create(settings.store, decode_data_uris(inputs))
-    try:
-        request = InlineRequest(model=model, inline=folder.token, count=len(inputs)).model_dump(mode="json")
-        kind = EMBED + spec.backend
-        submitter.check(kind)
-        job, _ = submitter.queue.submit(kind, request, max_attempts=MAX_ATTEMPTS)
-    except BaseException:
-        folder.remove()
-        raise
-    return folder, job
-
-
-async def _wait_for(queue: JobQueue, job: Job) -> None:
-    """Wait, without holding a thread, until ``job`` has succeeded; cancel it when the wait ends early.
-
-    Raises
-    ------
-    Unavailable
-        It did not end within `TIMEOUT_S`.
-    ShoalError
-        The error with which the job failed.
-    """
-    try:
-        end = time.monotonic() + TIMEOUT_S
-        pause = POLL_S
-        while time.monotonic() < end:
-            now = await FOLLOW.run(queue.get, job.id)
-            if now.state is JobState.SUCCEEDED:
-                return
-            if now.state.terminal:
-                raise by_code(now.error) if now.error else Unavailable(f"The job /jobs/{job.id} was cancelled.")
-            await asyncio.sleep(pause)
-            pause = min(1.2 * pause, MAX_POLL_S)
-    except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True):
-            await FOLLOW.run(_cancel, queue, job)
-        raise
-    await FOLLOW.run(_cancel, queue, job)
-    raise Unavailable(
-        f"No worker embedded the images within {TIMEOUT_S:.0f} s; the job was cancelled. Check with `GET /readyz` that "
-        "a worker of this backend runs, and with `GET /jobs?state=running` that it is free. For many images use "
-        "`POST /extract`.",
-        job=f"/jobs/{job.id}",
-    )
-
-
-def _cancel(queue: JobQueue, job: Job) -> None:
-    try:
-        queue.cancel(job.id)
-    except JobFinished:
-        return
+def _openai_model(spec: ModelSpec, settings: Settings) -> OpenAIModel:
+    file = spec.weights.local_file(settings.models)
+    return OpenAIModel(id=spec.name, created=int(file.stat().st_mtime) if file is not None else 0)

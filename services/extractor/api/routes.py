@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from functools import partial
+from itertools import product
 from pathlib import Path as FolderPath
 from typing import Annotated, Literal
 
 import pyarrow as pa
-from fastapi import FastAPI, Path, Query, Response
-from shoal.errors import EmbeddingsInUse, InvalidRequest, JsonValue, ModelNotFound, QueueUnavailable, UnknownModel
-from shoal.jobs.queue import JobQueue
+from fastapi import Depends, FastAPI, Path, Query, Response
+from shoal.errors import (
+    EmbeddingsInUse,
+    InvalidRequest,
+    JobFinished,
+    JobNotFound,
+    JsonValue,
+    QueueUnavailable,
+)
+from shoal.jobs.kinds import host_missing
+from shoal.jobs.queue import MAX_PAGE, JobQueue
+from shoal.jobs.states import JobState
 from shoal.schemas import ExtractRequest, Id, Job
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
@@ -28,14 +39,17 @@ from shoal.web import (
     accepted,
     create_app,
 )
+from shoal.web.pools import WORK
 from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
 from shoal.web.tables import TABLE_RESPONSE, TableFormat, table_response
 
 from extractor.api import predictions
-from extractor.jobs import EXTRACT
+from extractor.api.predictions import HostsDep, ModelName, resolve_named
+from extractor.jobs import EXTRACT, OBSOLETE
 from extractor.models import catalogue
 from extractor.models.spec import ModelSpec
+from extractor.online.client import HostClient, HostState
 from extractor.sources import listing
 
 KINDS = (f"{EXTRACT}torch", f"{EXTRACT}tfserving")
@@ -48,16 +62,50 @@ router = make_router()
 
 def build(settings: Settings | None = None, queue: JobQueue | None = None, store: Store | None = None) -> FastAPI:
     """The application; arguments that are left out are made from the environment."""
-    return create_app(
+    settings = settings or Settings()
+    hosts = HostClient(settings.online, settings.absent_kinds)
+
+    async def hosts_say() -> dict[str, str]:
+        states = await hosts.states()
+        return {name: "ok" if state.answers else host_missing(name) for name, state in states.items()}
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await WORK.run(cancel_obsolete, app.state.queue)
+        yield
+        await hosts.aclose()
+
+    app = create_app(
         service="extractor",
         routers=[router, predictions.router],
         kinds=KINDS,
         summary="Computes embeddings of images with pretrained networks and writes them to the store.",
         inline_paths=["/v1/embeddings"],
+        inline_folders=["/predictions/"],
+        hosts=hosts_say,
+        lifespan=lifespan,
         settings=settings,
         queue=queue,
         store=store,
     )
+    app.state.hosts = hosts
+    return app
+
+
+def cancel_obsolete(queue: JobQueue) -> None:
+    """Cancel what an older version left in the queue and no worker runs any more. Nobody waits for it."""
+    with suppress(QueueUnavailable):
+        for kind, state in product((f"{OBSOLETE}torch", f"{OBSOLETE}tfserving"), (JobState.QUEUED, JobState.RUNNING)):
+            for job in queue.list(kind=kind, state=state, limit=MAX_PAGE).jobs:
+                with suppress(JobFinished, JobNotFound):
+                    queue.cancel(job.id)
+
+
+async def _states(hosts: HostsDep) -> Mapping[str, HostState]:
+    return await hosts.states()
+
+
+HostStates = Annotated[Mapping[str, HostState], Depends(_states)]
 
 
 @router.post("/extract", status_code=202, tags=["extract"], responses=problem_responses(409, 422, 503))
@@ -76,26 +124,24 @@ def extract(
 
 
 @router.get("/models", tags=["models"], responses=problem_responses(422))
-def list_models(settings: SettingsDep, queue: QueueDep) -> dict[str, list[dict[str, JsonValue]]]:
+def list_models(settings: SettingsDep, queue: QueueDep, states: HostStates) -> dict[str, list[dict[str, JsonValue]]]:
     """List the models of the catalogue. Every other model of timm can be used as `timm:<name>`."""
     specs = catalogue.all_models(settings.models, settings=settings)
     served = _tensorflow_served(settings, queue)
-    return {"models": [describe(spec, settings, served_elsewhere=served) for spec in specs]}
+    rows = [describe(spec, settings, served_elsewhere=served) for spec in specs]
+    return {"models": [{**row, "loaded": _loaded(spec, states)} for row, spec in zip(rows, specs, strict=True)]}
 
 
 @router.get("/models/{name:path}", tags=["models"], responses=problem_responses(404, 422))
-def get_model(
-    name: Annotated[str, Path(max_length=300, description="Name from the catalogue, or `timm:<name>`.")],
-    settings: SettingsDep,
-    queue: QueueDep,
-) -> dict[str, JsonValue]:
-    """Return a model of the catalogue, or `timm:<name>`."""
-    try:
-        spec = catalogue.resolve(name, settings.models, settings=settings)
-    except UnknownModel as error:
-        # In a request's body an unknown model is a wrong field (422); in a path it is a missing resource (404).
-        raise ModelNotFound(error.detail, **error.members) from None
-    return describe(spec, settings, served_elsewhere=_tensorflow_served(settings, queue))
+def get_model(name: ModelName, settings: SettingsDep, queue: QueueDep, states: HostStates) -> dict[str, JsonValue]:
+    """Return a model of the catalogue, or `timm:<name>`. `loaded` says whether a model host has it in memory."""
+    spec = resolve_named(name, settings)
+    row = describe(spec, settings, served_elsewhere=_tensorflow_served(settings, queue))
+    return {**row, "loaded": _loaded(spec, states)}
+
+
+def _loaded(spec: ModelSpec, states: Mapping[str, HostState]) -> bool:
+    return spec.name in states[spec.backend].models
 
 
 def describe(spec: ModelSpec, settings: Settings, *, served_elsewhere: bool) -> dict[str, JsonValue]:

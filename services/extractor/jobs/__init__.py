@@ -2,5 +2,5 @@
 
 EXTRACT = "extract:"
 """Before the backend's name in the kind of a job of ``POST /extract``."""
-EMBED = "embed:"
-"""The same for ``POST /v1/embeddings``, whose client waits for the answer."""
+OBSOLETE = "embed:"
+"""The same for jobs of ``POST /v1/embeddings`` up to version 0.1.0, which no worker runs any more."""

@@ -78,13 +78,15 @@ def _stack(
         extractor_port=extractor,
         clusterer_port=clusterer,
         redis_url=os.environ.get("REDIS_URL") or None,
+        hosts=True,
     )
 
 
 def _report_restart(process: Process, pause_s: float) -> None:
     code = process.popen.returncode if process.popen else None
+    when = f"in {pause_s:.0f} s" if pause_s else "now"
     err.print(
-        f"{process.name} exited (status {code}); restarting it in {pause_s:.0f} s. Its log {process.log} ends:\n"
+        f"{process.name} exited (status {code}); restarting it {when}. Its log {process.log} ends:\n"
         f"{process.log_tail(5)}",
         markup=False,
         highlight=False,

@@ -38,6 +38,8 @@ class Process:
         Descriptors that it inherits.
     env
         Variables of its own, beside those of the stack.
+    at_once
+        Whether it is started again without a pause when it ends for the first time in a while: clients wait for it.
     failures
         How often in a row it ended soon after its start.
     """
@@ -48,6 +50,7 @@ class Process:
     death_signal: signal.Signals = signal.SIGTERM
     kept_fds: Sequence[int] = ()
     env: Mapping[str, str] = field(default_factory=dict)
+    at_once: bool = False
     popen: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     failures: int = 0
@@ -85,7 +88,8 @@ class Process:
         """
         lived = time.monotonic() - self._started_at
         self.failures = 1 if lived >= LONG_LIFE_S else self.failures + 1
-        pause = min(RESTART_S * 2.0 ** (self.failures - 1), RESTART_CAP_S)
+        fast = int(self.at_once)
+        pause = min(RESTART_S * 2.0 ** (self.failures - 1 - fast), RESTART_CAP_S) if self.failures > fast else 0.0
         self._restart_at = time.monotonic() + pause
         return pause
 

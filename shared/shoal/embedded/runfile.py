@@ -29,7 +29,7 @@ class RunningStack:
     queue_data
         Folder of that server's data.
     sockets
-        Folder of the server's socket where the path below the store cannot be one.
+        Folder of the sockets where the paths below the store cannot be those of sockets.
     extractor, clusterer
         Addresses of the APIs; None when none run.
     data, models
@@ -79,6 +79,11 @@ def this_process(command: str) -> RunningStack:
 def queue_folder(store: Path) -> Path:
     """Where the embedded queue of a store keeps its data, its socket and its lock."""
     return store / ".queue"
+
+
+def online_folder(store: Path) -> Path:
+    """Where the model hosts of a store have their sockets."""
+    return store / ".online"
 
 
 def read(store: Path) -> RunningStack | None:

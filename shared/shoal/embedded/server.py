@@ -15,8 +15,9 @@ import redis
 
 from shoal.embedded import runfile
 from shoal.embedded.process import Process
-from shoal.embedded.runfile import RunningStack, queue_folder
+from shoal.embedded.runfile import RunningStack, online_folder, queue_folder
 from shoal.errors import StackError, Unavailable
+from shoal.jobs.kinds import host_kinds
 from shoal.jobs.redis_scripts import connect
 from shoal.sockets import remove_socket_folder, socket_folder
 from shoal.store.files import storage_errors
@@ -52,6 +53,14 @@ class Server:
         """What is written down about this process."""
         sockets = str(self._sockets) if self._sockets else None
         return replace(runfile.this_process(self._command), sockets=sockets, queue_data=str(self._data.resolve()))
+
+    @property
+    def online(self) -> Path:
+        """Folder of the model hosts' sockets; the lock must be held."""
+        below = online_folder(self._store).resolve()
+        with storage_errors(below):
+            below.mkdir(mode=0o700, exist_ok=True)
+        return self._room(below)
 
     @property
     def locked(self) -> bool:
@@ -122,11 +131,16 @@ class Server:
         self._lock = None
 
     def _address(self) -> Path:
-        below = self._folder.resolve()
-        folder = socket_folder(below, SOCKET)
-        if folder != below:
+        return self._room(self._folder.resolve()) / SOCKET
+
+    def _room(self, below: Path) -> Path:
+        """``below`` if it can hold sockets; else one temporary folder for all of them."""
+        folder = socket_folder(below, max(_names(), key=len))
+        if folder != below and self._sockets is None:
             self._sockets = folder
-        return folder / SOCKET
+        elif folder != below:
+            folder.rmdir()
+        return below if folder == below or self._sockets is None else self._sockets
 
 
 def server_command(data: Path, address: Path) -> list[str]:
@@ -184,4 +198,10 @@ def _taken(store: Path, other: RunningStack | None) -> Unavailable:
 def _remove_sockets(running: RunningStack | None) -> None:
     """Remove the socket folder of a process that has ended."""
     if running is not None and running.sockets is not None:
-        remove_socket_folder(Path(running.sockets), SOCKET)
+        remove_socket_folder(Path(running.sockets), *_names())
+
+
+def _names() -> list[str]:
+    """Files that a folder of sockets may hold."""
+    hosts = [f"{host.backend}.sock" for host in host_kinds()]
+    return [SOCKET, *hosts, *(f"{name}.lock" for name in hosts)]

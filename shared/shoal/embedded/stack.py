@@ -21,7 +21,7 @@ from shoal.embedded.queue import wait_for_server
 from shoal.embedded.server import Server
 from shoal.errors import StackError
 from shoal.host import require_linux
-from shoal.jobs.kinds import WorkerKind, worker_kinds
+from shoal.jobs.kinds import HostKind, WorkerKind, host_kinds, worker_kinds
 from shoal.process import free_port
 from shoal.settings import MIN_FREE_BYTES
 
@@ -29,21 +29,40 @@ START_S = 120.0
 TICK_S = 0.25
 LASTING_CHECKS = ("store", "disk")
 """Checks of `/readyz` that do not recover by waiting."""
-FOREIGN_TO_ONE_USER = ("SHOAL_AUTH", "SHOAL_PUBLISHED_HOST", "SHOAL_METRICS_PORT", "SHOAL_METRICS_TOKEN_FILE")
+FOREIGN_TO_ONE_USER = (
+    "SHOAL_AUTH",
+    "SHOAL_PUBLISHED_HOST",
+    "SHOAL_METRICS_PORT",
+    "SHOAL_METRICS_TOKEN_FILE",
+    "SHOAL_ONLINE",
+)
 """Settings for services that others reach: exported in a shell, they would lock users out of their own commands."""
 
 
 PACKAGES = {"torch": "torch", "tf": "tensorflow"}
 """What a worker cannot start without, by the extra that installs it. Without faiss there is an engine of our own."""
+MEASURED = ("worker", "host")
+"""Processes with metrics of their own, by the last word of their names."""
+STOP_ORDER = ("worker", "api", "host", "valkey")
+"""The last words of processes' names: workers hand their jobs back, then APIs answer what they have accepted."""
 
 
 def _absent() -> list[WorkerKind]:
     """The workers that cannot run on this machine."""
+    return [worker for worker in worker_kinds() if not _installed(worker.extra)]
+
+
+def _hosts() -> list[HostKind]:
+    """The model hosts that can run on this machine."""
     return [
-        worker
-        for worker in worker_kinds()
-        if worker.extra in PACKAGES and importlib.util.find_spec(PACKAGES[worker.extra]) is None
+        host
+        for host in host_kinds()
+        if _installed(host.extra) or (host.elsewhere is not None and os.environ.get(host.elsewhere))
     ]
+
+
+def _installed(extra: str) -> bool:
+    return extra not in PACKAGES or importlib.util.find_spec(PACKAGES[extra]) is not None
 
 
 @dataclass
@@ -66,6 +85,9 @@ class Stack:
         services that others reach.
     queue_data
         Folder of the embedded server's data where that is not the store's common one, `.queue`.
+    hosts
+        Whether to start model hosts, which answer images sent within a request. Their ends never end the start: jobs
+        need none.
     extra_env
         Variables of the processes beside those of this one's environment.
     before_workers
@@ -84,6 +106,7 @@ class Stack:
     command: str = "shoal up"
     single_user: bool = False
     queue_data: Path | None = None
+    hosts: bool = False
     extra_env: Mapping[str, str] = field(default_factory=dict)
     before_workers: Callable[[str], None] | None = None
     stopping: Callable[[], bool] = lambda: False
@@ -133,10 +156,9 @@ class Stack:
             raise
 
     def stop(self) -> None:
-        """Stop workers first, so that they hand their jobs back, then the APIs, then the queue."""
-        ranks = ("worker", "api", "valkey")
+        """Stop workers first, so that they hand their jobs back, then the APIs, the model hosts, and the queue."""
         try:
-            for rank in ranks:
+            for rank in STOP_ORDER:
                 group = [process for process in self.processes if process.name.split("-")[-1] == rank]
                 for process in group:
                     process.terminate()
@@ -163,7 +185,7 @@ class Stack:
                     continue
                 if not process.planned:
                     on_restart(process, process.ended())
-                elif process.due:
+                if process.due:
                     process.restarts += 1
                     process.start(self.env)
             time.sleep(TICK_S)
@@ -194,6 +216,7 @@ class Stack:
             "SHOAL_CLUSTERER_URL": self.clusterer_url,
             "REDIS_URL": self.redis_url or "",
             "SHOAL_ABSENT_KINDS": ",".join(kind for worker in _absent() for kind in worker.kinds),
+            **({"SHOAL_ONLINE": str(self._server.online)} if self.hosts and self._server else {}),
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -204,22 +227,26 @@ class Stack:
         for worker in worker_kinds():
             if worker not in _absent():
                 yield worker.name, list(worker.command)
+        for host in _hosts() if self.hosts else ():
+            yield host.name, list(host.command)
 
     def _spawn(self, name: str, command: Sequence[str]) -> None:
-        # Workers are asked to end when `shoal up` dies, so that a job stops at a safe point; APIs have nothing to hand
-        # back, and would keep their ports from a `shoal up` that is started at once.
-        worker = name.endswith("worker")
-        number = signal.SIGTERM if worker else signal.SIGKILL
+        # Workers are asked to end when `shoal up` dies, so that a job stops at a safe point; APIs and hosts have
+        # nothing to hand back, and would keep their ports and sockets from a `shoal up` that is started at once.
+        rank = name.split("-")[-1]
+        number = signal.SIGTERM if rank == "worker" else signal.SIGKILL
         log = self.store / ".logs" / f"{name}.log"
-        env = self._metrics_port() if worker else {}
-        process = Process(name, [sys.executable, "-m", *command], log, death_signal=number, env=env)
+        env = self._metrics_port() if rank in MEASURED else {}
+        process = Process(
+            name, [sys.executable, "-m", *command], log, death_signal=number, env=env, at_once=rank == "host"
+        )
         self.processes.append(process)
         process.start(self.env)
 
     def _metrics_port(self) -> dict[str, str]:
-        """A port for the next worker: SHOAL_METRICS_PORT for the first, the one above for the second, and so on."""
+        """A port for the next worker or host: SHOAL_METRICS_PORT for the first, the one above for the second, ..."""
         first = self.env.get("SHOAL_METRICS_PORT", "0")
-        before = sum(process.name.endswith("worker") for process in self.processes)
+        before = sum(process.name.endswith(MEASURED) for process in self.processes)
         return {"SHOAL_METRICS_PORT": str(int(first) + before)} if first.isdecimal() and int(first) else {}
 
     def _start_valkey(self) -> None:
@@ -274,7 +301,7 @@ class Stack:
         return answer.status_code == 200
 
     def _refuse_dead(self) -> None:
-        dead = next((process for process in self.processes if not process.alive), None)
+        dead = next((each for each in self.processes if not each.alive and not each.name.endswith("host")), None)
         if dead is None:
             return
         self._refuse_full_disk()

@@ -1,4 +1,7 @@
-"""Which worker runs which kind of job: each service lists its workers in ``workers.toml``."""
+"""Which worker runs which kind of job, and which host embeds new images.
+
+Each service lists both in ``workers.toml``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+
+from shoal.errors import JsonValue
 
 SERVICES = ("extractor", "clusterer")
 
@@ -37,15 +42,49 @@ class WorkerKind:
     extra: str
 
 
+@dataclass(frozen=True)
+class HostKind:
+    """One kind of model host: a process that keeps models loaded and answers requests with images.
+
+    Attributes
+    ----------
+    name
+        Of its process in `shoal up`.
+    backend
+        Whose models it runs; its socket is ``<backend>.sock``.
+    command, extra
+        As of `WorkerKind`.
+    elsewhere
+        Variable with the address of a server that computes in its place; where it is set, the extra's own library need
+        not be installed.
+    """
+
+    name: str
+    backend: str
+    command: tuple[str, ...]
+    extra: str
+    elsewhere: str | None = None
+
+
 @cache
 def worker_kinds() -> tuple[WorkerKind, ...]:
     """The workers of all installed services."""
-    return tuple(
-        WorkerKind(**{**worker, "kinds": tuple(worker["kinds"]), "command": tuple(worker["command"])})
+    return tuple(WorkerKind(**{**row, "kinds": tuple(row["kinds"])}) for row in _rows("worker"))
+
+
+@cache
+def host_kinds() -> tuple[HostKind, ...]:
+    """The model hosts of all installed services."""
+    return tuple(HostKind(**row) for row in _rows("host"))
+
+
+def _rows(table: str) -> list[dict[str, JsonValue]]:
+    return [
+        {**row, "command": tuple(row["command"])}
         for service in SERVICES
         if importlib.util.find_spec(service) is not None
-        for worker in tomllib.loads(files(service).joinpath("workers.toml").read_text("utf-8"))["worker"]
-    )
+        for row in tomllib.loads(files(service).joinpath("workers.toml").read_text("utf-8")).get(table, ())
+    ]
 
 
 def waiting_for(kind: str, alive: Collection[str]) -> str | None:
@@ -57,6 +96,18 @@ def waiting_for(kind: str, alive: Collection[str]) -> str | None:
     if worker is None:
         return missing
     return f"{missing} Start one with `python -m {' '.join(worker.command)}`, which needs `shoal[{worker.extra}]`."
+
+
+def host_missing(backend: str) -> str:
+    """Why an image cannot be embedded while no host of ``backend`` answers, and what to do."""
+    missing = f"No model host for {backend} answers."
+    host = next((host for host in host_kinds() if host.backend == backend), None)
+    if host is None:
+        return missing
+    return (
+        f"{missing} `shoal up` starts one, and so does `python -m {' '.join(host.command)}`, which needs "
+        f"`shoal[{host.extra}]`. One that was just started needs a few seconds."
+    )
 
 
 def not_installed(kind: str) -> str:

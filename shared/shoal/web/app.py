@@ -9,6 +9,7 @@ from typing import Any, Final
 import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI
+from starlette.types import Lifespan
 
 from shoal import __version__, logs, tracing
 from shoal.errors import NoKeys, OtherStore, QueueUnavailable, ShoalError
@@ -19,6 +20,7 @@ from shoal.store import Store
 from shoal.store_identity import store_identity
 from shoal.web import auth, docs, health, jobs, problems
 from shoal.web.connections import ConnectionLimits, Connections
+from shoal.web.health import HostsSay
 from shoal.web.middleware import Audit, BodyLimits, RequestMetrics, SecurityHeaders, UnexpectedErrors
 
 log = structlog.get_logger(__name__)
@@ -36,6 +38,9 @@ def create_app(
     kinds: Sequence[str],
     summary: str | None = None,
     inline_paths: Sequence[str] = (),
+    inline_folders: Sequence[str] = (),
+    hosts: HostsSay | None = None,
+    lifespan: Lifespan[FastAPI] | None = None,
     settings: Settings | None = None,
     queue: JobQueue | None = None,
     store: Store | None = None,
@@ -54,17 +59,31 @@ def create_app(
         What the service does, for its OpenAPI document.
     inline_paths
         Ends of the paths whose bodies contain images or embeddings and may be larger than others.
+    inline_folders
+        Beginnings of such paths.
+    hosts
+        Says for each model host `ok` or what to do, for `/readyz`.
+    lifespan
+        Runs around the service's life.
     settings, queue, store
         What the routes work on; from the environment when left out.
     """
     settings = settings or Settings()
-    app = FastAPI(title=f"Shoal {service}", summary=summary, version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title=f"Shoal {service}",
+        summary=summary,
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
     app.state.settings = settings
     app.state.queue = queue or JobQueue.from_url(
         settings.redis_url.get_secret_value(), lease_s=settings.lease_s, store=store_identity(settings.store)
     )
     app.state.store = store or Store(settings.store)
     app.state.kinds = tuple(kinds)
+    app.state.hosts_say = hosts
     app.state.registry = health.registry_for(app.state.queue, settings)
     app.state.keys = keys = (
         KeyStore.from_url(settings.redis_url.get_secret_value()) if auth.keys_needed(settings) else None
@@ -74,13 +93,13 @@ def create_app(
     )
     app.state.streams = jobs.StreamLimits(settings.max_streams, settings.max_streams_per_client)
     problems.install(app)
-    _add_middleware(app, service, tuple(inline_paths))
+    _add_middleware(app, service, tuple(inline_paths), tuple(inline_folders))
     for router in [*routers, jobs.router, health.router, docs.router]:
         app.include_router(router)
     return app
 
 
-def _add_middleware(app: FastAPI, service: str, inline_paths: tuple[str, ...]) -> None:
+def _add_middleware(app: FastAPI, service: str, inline_paths: tuple[str, ...], inline_folders: tuple[str, ...]) -> None:
     """Add the middlewares. The one added last sees a request first."""
     settings: Settings = app.state.settings
     app.add_middleware(
@@ -88,6 +107,7 @@ def _add_middleware(app: FastAPI, service: str, inline_paths: tuple[str, ...]) -
         max_bytes=settings.max_body_bytes,
         max_inline_bytes=settings.max_inline_bytes,
         inline_paths=inline_paths,
+        inline_folders=inline_folders,
         body_s=settings.body_timeout_s,
         max_held_bytes=settings.max_held_bytes,
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Annotated, Literal
 
-from fastapi import Request, Response
+from fastapi import Depends, Request, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -22,10 +22,12 @@ from shoal.jobs.queue import JobQueue
 from shoal.settings import MIN_FREE_BYTES, Settings
 from shoal.store import Store
 from shoal.web.pools import QUICK
-from shoal.web.route import QueueDep, SettingsDep, StoreDep
+from shoal.web.route import QueueDep, StoreDep
 from shoal.web.route import router as make_router
 
 WORKER_ALIVE_S = 60.0
+HostsSay = Callable[[], Awaitable[dict[str, str]]]
+"""For each backend, `ok` or what to do so that its model host answers."""
 
 
 class Health(BaseModel):
@@ -49,6 +51,11 @@ class Readiness(BaseModel):
         default_factory=dict,
         description="Kinds of jobs that no live worker runs, and how to start one. Their jobs wait.",
     )
+    hosts: dict[str, str] = Field(
+        default_factory=dict,
+        description="For each backend, whether its model host answers: `ok`, or how to start one. Without it, images "
+        "sent within a request are refused; jobs run, so `ready` does not depend on it.",
+    )
 
 
 router = make_router(pool=QUICK, tags=["operations"])
@@ -60,8 +67,19 @@ async def healthz() -> Health:
     return Health()
 
 
+async def _hosts_say(request: Request) -> dict[str, str]:
+    ask: HostsSay | None = request.app.state.hosts_say
+    return await ask() if ask is not None else {}
+
+
 @router.get("/readyz", responses={503: {"model": Readiness}})
-def readyz(request: Request, response: Response, queue: QueueDep, store: StoreDep, settings: SettingsDep) -> Readiness:
+def readyz(
+    request: Request,
+    response: Response,
+    queue: QueueDep,
+    store: StoreDep,
+    hosts: Annotated[dict[str, str], Depends(_hosts_say)],
+) -> Readiness:
     """Check that a job submitted now would run: queue, store, disk and a live worker."""
     kinds: tuple[str, ...] = request.app.state.kinds
     queue_check, workers = _check_queue(queue, kinds)
@@ -74,7 +92,7 @@ def readyz(request: Request, response: Response, queue: QueueDep, store: StoreDe
     ready = all(answer == "ok" for answer in checks.values())
     response.status_code = 200 if ready else 503
     missing = {kind: text for kind in kinds if (text := waiting_for(kind, _alive(workers))) and queue_check == "ok"}
-    return Readiness(ready=ready, checks=checks, workers=workers, missing=missing)
+    return Readiness(ready=ready, checks=checks, workers=workers, missing=missing, hosts=hosts)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

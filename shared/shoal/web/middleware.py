@@ -278,6 +278,8 @@ class BodyLimits(HttpMiddleware):
         Of a body sent to one of ``inline_paths``.
     inline_paths
         Ends of the paths whose bodies contain images or embeddings.
+    inline_folders
+        Beginnings of such paths.
     body_s
         Seconds within which a body must arrive.
     max_held_bytes
@@ -291,6 +293,7 @@ class BodyLimits(HttpMiddleware):
         max_bytes: int,
         max_inline_bytes: int,
         inline_paths: tuple[str, ...],
+        inline_folders: tuple[str, ...] = (),
         body_s: float,
         max_held_bytes: int,
     ) -> None:
@@ -298,6 +301,7 @@ class BodyLimits(HttpMiddleware):
         self._max_bytes = max_bytes
         self._max_inline_bytes = max_inline_bytes
         self._inline_paths = inline_paths
+        self._inline_folders = inline_folders
         self._body_s = body_s
         self._max_held_bytes = max_held_bytes
         self._held = 0
@@ -318,7 +322,9 @@ class BodyLimits(HttpMiddleware):
             self._held -= sum(held)
 
     async def _receive(self, scope: Scope, receive: Receive, held: list[int]) -> bytes:
-        most = self._max_inline_bytes if scope["path"].endswith(self._inline_paths) else self._max_bytes
+        path: str = scope["path"]
+        inline = path.endswith(self._inline_paths) or path.startswith(self._inline_folders)
+        most = self._max_inline_bytes if inline else self._max_bytes
         _check_length(scope, most)
         chunks, size = [], 0
         with anyio.move_on_after(self._body_s):

@@ -1,0 +1,241 @@
+"""What the API asks the model hosts: embeddings of a few images, and which models are loaded.
+
+A host is a process of this machine, one per backend, that listens on a unix socket (`extractor.online.wire`). A request
+holds no thread while a host works on it, and nothing of it goes through the queue or the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from shoal.errors import BackendNotInstalled, JsonValue, ModelHostDown, Overloaded, ShoalError, by_code
+from shoal.jobs.kinds import host_missing, not_installed
+
+from extractor.jobs import EXTRACT
+from extractor.online import wire
+
+BACKENDS: Final = ("torch", "tfserving")
+TIMEOUT_S: Final = 100.0
+"""Seconds that a host may take for a request: less than `shoal.web.pools.REQUEST_S`."""
+GRACE_S: Final = 5.0
+"""After this time beyond its timeout, a host that has not even refused a request counts as hanging."""
+CONNECT_S: Final = 5.0
+MOST: Final = 512
+"""Requests in flight to one host. Its own queue is shorter; this bounds the sockets."""
+KEPT: Final = 32
+"""Idle connections to one host that stay open."""
+FRESH_S: Final = 1.0
+"""For so long, what a host said about itself is not asked again."""
+PATIENCE_S: Final = 0.05
+"""So long a request waits for a newer answer; after that it gets the last one."""
+ASK_S: Final = 2.0
+START_RETRY_S: Final = 5
+BROKEN_RETRY_S: Final = 2
+
+Model = str | Mapping[str, JsonValue]
+"""A model as in ``POST /extract``."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What a host answers.
+
+    Attributes
+    ----------
+    vectors
+        (n, dim) float32, a row per image.
+    digest
+        Of the record of the model that made them.
+    """
+
+    vectors: NDArray[np.float32]
+    digest: str
+
+
+@dataclass(frozen=True)
+class HostState:
+    """What is known about a host.
+
+    Attributes
+    ----------
+    answers
+        Whether it answered when it was last asked.
+    models
+        Names of the models that it had loaded.
+    """
+
+    answers: bool = False
+    models: frozenset[str] = frozenset()
+
+
+class HostClient:
+    """The model hosts of one application. It opens connections when they are needed; `aclose` closes them.
+
+    Parameters
+    ----------
+    folder
+        Folder of the hosts' sockets.
+    absent_kinds
+        Kinds of jobs whose backends are not installed on this machine.
+    """
+
+    def __init__(self, folder: Path, absent_kinds: Collection[str] = ()) -> None:
+        self._hosts = {
+            name: _Host(name, wire.socket_path(folder, name), f"{EXTRACT}{name}" in absent_kinds) for name in BACKENDS
+        }
+        self._states = dict.fromkeys(BACKENDS, HostState())
+        self._asked = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
+
+    async def embed(
+        self, backend: str, model: Model, images: Sequence[bytes], timeout_s: float = TIMEOUT_S
+    ) -> Embedded:
+        """The embeddings of ``images``, encoded as they were sent.
+
+        A caller that is cancelled closes its connection, and the host drops what it has not computed yet.
+
+        Parameters
+        ----------
+        backend
+            ``torch`` or ``tfserving``.
+        model
+            As in ``POST /extract``.
+
+        Raises
+        ------
+        ModelHostDown
+            No host of this backend runs, or it ended or did not answer in time.
+        BackendNotInstalled
+            None runs, and none can on this machine.
+        Overloaded
+            Too many requests are in flight.
+        ShoalError
+            What the host answers: an image that cannot be decoded, a model that cannot be loaded, a full queue.
+        """
+        return await self._hosts[backend].embed(model, images, timeout_s)
+
+    async def states(self) -> Mapping[str, HostState]:
+        """What each host said about itself, at most about a second ago unless it hangs."""
+        asking = self._asking
+        if (asking is None or asking.done()) and time.monotonic() - self._asked > FRESH_S:
+            asking = self._asking = asyncio.create_task(self._ask())
+        if asking is not None and not asking.done():
+            await asyncio.wait({asking}, timeout=PATIENCE_S)
+        return self._states
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._asking is not None:
+            self._asking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._asking
+        for host in self._hosts.values():
+            await host.aclose()
+
+    async def _ask(self) -> None:
+        states = await asyncio.gather(*(host.state() for host in self._hosts.values()))
+        self._states = dict(zip(self._hosts, states, strict=True))
+        self._asked = time.monotonic()
+
+
+@dataclass
+class _Host:
+    """The connections to one host."""
+
+    backend: str
+    socket: Path
+    absent: bool
+    _in_flight: int = 0
+    _http: httpx.AsyncClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits = httpx.Limits(max_connections=MOST + 8, max_keepalive_connections=KEPT)
+        transport = httpx.AsyncHTTPTransport(uds=str(self.socket), limits=limits)
+        self._http = httpx.AsyncClient(transport=transport, base_url="http://host", trust_env=False)
+
+    async def embed(self, model: Model, images: Sequence[bytes], timeout_s: float) -> Embedded:
+        if self._in_flight >= MOST:
+            raise Overloaded(
+                f"{MOST} requests are in flight to the model host of {self.backend}. Send the request again later.",
+                retry_after_s=BROKEN_RETRY_S,
+            )
+        self._in_flight += 1
+        try:
+            answer = await self._post(model, images, timeout_s)
+        finally:
+            self._in_flight -= 1
+        if answer.status_code != httpx.codes.OK:
+            raise _refusal(answer)
+        vectors: NDArray[np.float32] = np.load(io.BytesIO(answer.content), allow_pickle=False)
+        return Embedded(vectors, answer.headers.get(wire.DIGEST, ""))
+
+    async def _post(self, model: Model, images: Sequence[bytes], timeout_s: float) -> httpx.Response:
+        headers = {
+            wire.MODEL: json.dumps(model),
+            wire.LENGTHS: ",".join(str(len(image)) for image in images),
+            wire.TIMEOUT_MS: str(int(1000 * timeout_s)),
+            "Content-Length": str(sum(map(len, images))),
+        }
+        timeout = httpx.Timeout(timeout_s + GRACE_S, connect=CONNECT_S)
+        try:
+            return await self._http.post("/embed", content=_pieces(images), headers=headers, timeout=timeout)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            if self.absent:
+                raise BackendNotInstalled(not_installed(f"{EXTRACT}{self.backend}")) from error
+            raise ModelHostDown(host_missing(self.backend), retry_after_s=START_RETRY_S) from error
+        except httpx.TimeoutException as error:
+            raise ModelHostDown(
+                f"The model host of {self.backend} did not answer within {timeout_s:g} s. Send the request again; for "
+                "many images use `POST /extract`.",
+                retry_after_s=START_RETRY_S,
+            ) from error
+        except httpx.TransportError as error:
+            raise ModelHostDown(
+                f"The model host of {self.backend} ended while it worked on this request. Send the request again.",
+                retry_after_s=BROKEN_RETRY_S,
+            ) from error
+
+    async def state(self) -> HostState:
+        """What it says about itself; that it does not answer, if it does not."""
+        try:
+            answer = await self._http.get("/models", timeout=ASK_S)
+            names = frozenset(str(model["name"]) for model in answer.raise_for_status().json()["models"])
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return HostState()
+        return HostState(True, names)
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+
+async def _pieces(images: Sequence[bytes]) -> AsyncIterator[bytes]:
+    for image in images:
+        yield image
+
+
+def _refusal(answer: httpx.Response) -> ShoalError:
+    """The problem that a host answered, with its status and the seconds after which to try again."""
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        problem = {"detail": f"The model host answered {answer.status_code}."}
+    retry = answer.headers.get("Retry-After", "")
+    if retry.isdigit():
+        problem.setdefault("retry_after_s", int(retry))
+    error = by_code(problem)
+    # Of an unknown code, by_code knows no status.
+    error.__dict__["status"] = answer.status_code
+    return error
