@@ -40,6 +40,7 @@ def settings(tmp_path: Path) -> Settings:
         data=tmp_path / "data",
         models=tmp_path / "models",
         store=tmp_path / "store",
+        online=tmp_path / "online",
         decode_workers=1,
         device="cpu",
         offline=True,

@@ -17,8 +17,8 @@ import pytest
 import schemathesis
 from clusterer import pipeline
 from clusterer.api import clusterings as clusterer_api
-from extractor.api import predictions as openai
 from extractor.api import routes as extractor_api
+from extractor.online.client import HostClient, HostState
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies
@@ -78,12 +78,15 @@ def app(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[FastAPI]:
-    """One of the services, with keys and without a worker."""
-    # No worker is there to embed what is sent along, and the answer to that is fixed.
-    monkeypatch.setattr(openai, "TIMEOUT_S", 0.0)
+    """One of the services, with keys, without a worker and without a model host."""
     # Nobody works, but somebody seems to: the services are ready.
     alive = dict.fromkeys(("extract:torch", "cluster"), datetime.now(UTC) + timedelta(days=1))
     monkeypatch.setattr(queue, "workers", lambda: alive)
+
+    async def answering(hosts: HostClient) -> dict[str, HostState]:
+        return {"torch": HostState(True), "tfserving": HostState()}
+
+    monkeypatch.setattr(HostClient, "states", answering)
     for folder in ("data", "models"):
         (tmp_path / folder).mkdir()
     shutil.copytree(stored, tmp_path / "store")
@@ -91,6 +94,7 @@ def app(
         data=tmp_path / "data",
         models=tmp_path / "models",
         store=tmp_path / "store",
+        online=tmp_path / "online",
         redis_url=redis_server,
         auth="required",
         rate_limit=1e6,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from shoal.embedded import Process, Stack, find_stack
 from shoal.embedded import stack as module
+from shoal.embedded.server import Server
 from shoal.errors import StackError
 
 
@@ -33,16 +35,17 @@ def test_a_command_of_one_user_never_joins_the_queue_of_others(
     assert stack.env["TF_SERVING_URL"] == "models:8500"
 
 
-def test_each_worker_has_a_port_of_its_own_for_its_metrics(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_worker_and_host_has_a_port_of_its_own_for_its_metrics(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_METRICS_PORT", "9100")
     (stack.store / ".logs").mkdir(parents=True)
     try:
-        for name in ("extractor-api", "extractor-torch-worker", "clusterer-worker"):
+        for name in ("extractor-api", "extractor-torch-worker", "clusterer-worker", "extractor-torch-host"):
             stack._spawn(name, ["timeit", "pass"])
         assert [process.env for process in stack.processes] == [
             {},
             {"SHOAL_METRICS_PORT": "9100"},
             {"SHOAL_METRICS_PORT": "9101"},
+            {"SHOAL_METRICS_PORT": "9102"},
         ]
     finally:
         stack.stop()
@@ -55,8 +58,64 @@ def test_the_clusterer_has_a_worker_whatever_is_installed(stack: Stack, monkeypa
 
 def test_services_know_which_workers_are_not_installed(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "tensorflow" else object())
-    assert stack.env["SHOAL_ABSENT_KINDS"] == "embed:tfserving,extract:tfserving"
+    assert stack.env["SHOAL_ABSENT_KINDS"] == "extract:tfserving"
     assert "extractor-tfserving-worker" not in [name for name, _ in stack._commands()]
+
+
+def _started_hosts(stack: Stack) -> list[str]:
+    return [name for name, _ in stack._commands() if name.endswith("-host")]
+
+
+def test_each_installed_backend_has_a_model_host_where_they_are_wanted(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TF_SERVING_URL", raising=False)
+    assert _started_hosts(stack) == []
+    stack.hosts = True
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert _started_hosts(stack) == ["extractor-torch-host", "extractor-tfserving-host"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "tensorflow" else object())
+    assert _started_hosts(stack) == ["extractor-torch-host"]
+    monkeypatch.setenv("TF_SERVING_URL", "models:8500")
+    assert _started_hosts(stack) == ["extractor-torch-host", "extractor-tfserving-host"]
+
+
+@pytest.mark.parametrize("name", ["store", "x" * 120])
+def test_services_and_hosts_meet_in_one_folder_that_goes_with_a_stack(
+    root: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(root))
+    store = root / name
+    server = Server(store, "a test")
+    server.lock()
+    process, _ = server.start()
+    try:
+        online = server.online
+        assert server.online == online
+        assert online.stat().st_mode & 0o777 == 0o700
+        assert (online == store / ".online") == (name == "store")
+        for each in ("torch.sock", "torch.sock.lock"):
+            (online / each).touch()
+        assert len(list(root.glob("shoal-*"))) == (0 if name == "store" else 1)
+    finally:
+        process.kill()
+        server.close()
+    assert list(root.glob("shoal-*")) == []
+    assert (store / ".online").is_dir()
+
+
+def test_a_host_that_cannot_start_ends_nothing_else(stack: Stack) -> None:
+    (stack.store / ".logs").mkdir(parents=True)
+    try:
+        stack._spawn("extractor-api", ["timeit", "-n1", "-r1", "import time; time.sleep(600)"])
+        stack._spawn("extractor-torch-host", ["timeit", "-n1", "-r1", "raise SystemExit('no luck')"])
+        stack.processes[1].wait()
+        stack._refuse_dead()
+        stack.processes[0].kill()
+        with pytest.raises(StackError, match="extractor-api exited at startup"):
+            stack._refuse_dead()
+    finally:
+        stack.stop()
 
 
 class Broken(Stack):
@@ -98,6 +157,17 @@ def test_what_ends_again_and_again_is_started_less_and_less_often(root: Path) ->
         pauses.append(process.ended())
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert not process.due
+
+
+def test_what_clients_wait_for_is_started_again_at_once_but_not_again_and_again(root: Path) -> None:
+    process = Process("host", [sys.executable, "-c", "pass"], root / "log", at_once=True)
+    pauses = []
+    for _ in range(4):
+        process.start({})
+        process.wait()
+        pauses.append(process.ended())
+        assert process.due == (pauses[-1] == 0)
+    assert pauses == [0, 1, 2, 4]
 
 
 def test_only_its_own_words_are_a_process_s_last(root: Path) -> None:
