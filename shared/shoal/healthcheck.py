@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -10,13 +12,40 @@ import urllib.request
 TIMEOUT_S = 4.0
 
 
+class UnixConnection(http.client.HTTPConnection):
+    """A connection to a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(self._path)
+
+
 def healthy(url: str) -> bool:
-    """Whether ``url`` answers 200."""
+    """Whether ``url`` answers 200; ``unix://PATH`` stands for ``/healthz`` on a unix socket."""
+    if url.startswith("unix://"):
+        return _socket_healthy(url.removeprefix("unix://"))
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def _socket_healthy(path: str) -> bool:
+    connection = UnixConnection(path)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except (http.client.HTTPException, OSError):
+        return False
+    finally:
+        connection.close()
 
 
 if __name__ == "__main__":

@@ -5,14 +5,17 @@ One stack serves all tests of this file; each leaves it running.
 
 from __future__ import annotations
 
+import base64
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 LITE0 = "tf_efficientnet_lite0"
 MANY = 600
 APIS = ("extractor-api", "clusterer-api")
 WORKERS = ("extractor-torch", "clusterer-worker")
+HOST = "extractor-torch-host"
 
 
 def test_images_become_groups(stack: Any) -> None:
@@ -30,6 +33,29 @@ def test_images_become_groups(stack: Any) -> None:
     report = clusterer.get(f"/clusterings/{clustering}/report")
     assert (report.status_code, report.headers["content-type"].split(";")[0]) == (200, "text/html")
     assert clusterer.get(f"/clusterings/{clustering}/contact-sheet").content.startswith(b"\x89PNG")
+
+
+def test_a_new_image_is_answered_by_a_model_that_stays_loaded(stack: Any, data: Path) -> None:
+    extractor, _ = stack.http()
+    image = (data / "few/red/000.png").read_bytes()
+    text = "data:image/png;base64," + base64.b64encode(image).decode()
+
+    def answered() -> bool:
+        return bool(extractor.post(f"/predictions/{LITE0}", content=image).status_code == 200)
+
+    stack.wait(answered, 300, "an answer of the model host")
+    body = {"model": LITE0, "input": [text, text]}
+    rows = extractor.post("/v1/embeddings", json=body).json()["data"]
+    assert [len(row["embedding"]) for row in rows] == [1280, 1280]
+    prediction = extractor.post(f"/predictions/{LITE0}", content=image).json()
+    assert prediction == rows[0]["embedding"] == rows[1]["embedding"]
+    assert extractor.get("/readyz").json()["hosts"]["torch"] == "ok"
+    stack.wait(lambda: extractor.get(f"/models/{LITE0}").json()["loaded"], 30, "the host's word")
+
+    stack.docker("kill", stack.container(HOST))
+    assert extractor.post("/v1/embeddings", json=body).json()["code"] == "model_host_down"
+    stack.docker("start", stack.container(HOST))
+    stack.wait(answered, 300, "an answer of the model host that was started again")
 
 
 def test_a_job_survives_the_death_of_every_container(stack: Any) -> None:
@@ -88,7 +114,7 @@ def test_a_stopped_worker_hands_its_job_back(stack: Any) -> None:
 
 
 def test_containers_can_do_nothing_that_they_need_not(stack: Any) -> None:
-    for service in ("redis", *APIS, *WORKERS):
+    for service in ("redis", *APIS, *WORKERS, HOST):
         facts = stack.inspect(service)
         host = facts["HostConfig"]
         assert host["ReadonlyRootfs"], service
@@ -100,6 +126,8 @@ def test_containers_can_do_nothing_that_they_need_not(stack: Any) -> None:
     for service in (*APIS, *WORKERS):
         mounts = {mount["Destination"]: mount["RW"] for mount in stack.inspect(service)["Mounts"]}
         assert (mounts["/data"], mounts["/store"]) == (False, True)
+    mounts = {mount["Destination"]: mount["RW"] for mount in stack.inspect(HOST)["Mounts"]}
+    assert mounts == {"/models": True, "/run/shoal/online": True}
     assert not stack.inspect("redis")["NetworkSettings"]["Ports"].get("6379/tcp")
     for service in APIS:
         for bindings in stack.inspect(service)["NetworkSettings"]["Ports"].values():
@@ -169,9 +197,12 @@ def _errors(stack: Any, service: str) -> str:
 def test_workers_and_apis_answer_a_scrape(stack: Any) -> None:
     extractor, _ = stack.http()
     assert "shoal_queue_up 1.0" in extractor.get("/metrics").text
-    scrape = "import urllib.request as u; print(u.urlopen('http://extractor-torch:9100/metrics').read().decode())"
-    said = stack.compose("exec", "-T", "clusterer-worker", "python", "-c", scrape)
-    assert 'shoal_extract_images_total{model="raw_pixels",outcome="embedded"}' in said
+    for service, metric in {
+        "extractor-torch": 'shoal_extract_images_total{model="raw_pixels",outcome="embedded"}',
+        HOST: "shoal_online_models",
+    }.items():
+        scrape = f"import urllib.request as u; print(u.urlopen('http://{service}:9100/metrics').read().decode())"
+        assert metric in stack.compose("exec", "-T", "clusterer-worker", "python", "-c", scrape)
 
 
 def test_published_to_others_the_apis_need_a_key(stack: Any) -> None:

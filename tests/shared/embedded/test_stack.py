@@ -35,7 +35,9 @@ def test_a_command_of_one_user_never_joins_the_queue_of_others(
     assert stack.env["TF_SERVING_URL"] == "models:8500"
 
 
-def test_each_worker_and_host_has_a_port_of_its_own_for_its_metrics(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_worker_and_host_has_a_port_of_its_own_for_its_metrics(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SHOAL_METRICS_PORT", "9100")
     (stack.store / ".logs").mkdir(parents=True)
     try:
