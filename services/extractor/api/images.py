@@ -97,11 +97,11 @@ def _file_of_form(body: bytes, boundary: str) -> bytes | None:
     """The content of the only part of a form, if that is a file with an expected name."""
     edge = b"--" + boundary.encode("latin-1", "replace")
     head_end = body.find(b"\r\n\r\n")
-    end = body.find(b"\r\n" + edge, max(head_end, 0))
-    if not boundary or not body.startswith(edge + b"\r\n") or head_end < 0 or end < 0:
+    if not boundary or not body.startswith(edge + b"\r\n") or head_end < 0:
         return None
-    if not body.startswith(edge + b"--", end + 2):
-        return None  # another part follows
+    end = re.compile(b"\r\n" + re.escape(edge) + b"(--|\r\n)").search(body, head_end)
+    if end is None or end[1] != b"--":
+        return None  # the form is cut off, or another part follows
     head = body[len(edge) : head_end].decode("latin-1")
-    name = re.search(r'(?im)^content-disposition:\s*form-data\b[^\r\n]*;\s*name="?([\w-]+)"?', head)
-    return body[head_end + 4 : end] if name is not None and name[1] in FORM_FIELDS else None
+    name = re.search(r'(?im)^content-disposition:\s*form-data\s*;\s*name="?([\w-]+)"?', head)
+    return body[head_end + 4 : end.start()] if name is not None and name[1] in FORM_FIELDS else None

@@ -22,6 +22,8 @@ from shoal.errors import ShoalError, UnsupportedMediaType
 from shoal.schemas import NAME_PATTERN, NAME_RULE, Problem
 
 PROBLEM_JSON: Final = "application/problem+json"
+OPENAI: Final = "/v1/"
+"""Beginning of the paths of OpenAI's routes."""
 UNEXPECTED: Final = "An internal error occurred; the service's log has the traceback. Please report it."
 _NOT_UTF8 = {"type": "json_invalid", "loc": ("body", 0), "msg": "", "ctx": {"error": "it is not valid UTF-8"}}
 
@@ -101,8 +103,15 @@ def shoal_problem(error: ShoalError) -> JSONResponse:
     return problem_response(error.problem(), headers)
 
 
+def _with_message(request: Request, detail: str) -> dict[str, str]:
+    """A further member for OpenAI's client, which shows no other text of a problem."""
+    return {"message": detail} if request.url.path.startswith(OPENAI) else {}
+
+
 async def _shoal_error(request: Request, error: Exception) -> JSONResponse:
-    return shoal_problem(error if isinstance(error, ShoalError) else ShoalError(str(error)))
+    known = error if isinstance(error, ShoalError) else ShoalError(str(error))
+    known.members.update(_with_message(request, known.detail))
+    return shoal_problem(known)
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -121,6 +130,7 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
             "detail": detail or "The request does not match the schema; see /docs.",
             "code": code,
             "errors": errors,
+            **_with_message(request, detail),
         }
     )
 

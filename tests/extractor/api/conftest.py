@@ -1,4 +1,4 @@
-"""A real model host of PyTorch, which the tests of one file share."""
+"""A real model host of PyTorch, which the tests of one file share, and real servers of the API."""
 
 from __future__ import annotations
 
@@ -8,14 +8,21 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import uvicorn
 from extractor.online import wire
+from fastapi import FastAPI
 from shoal.settings import Settings
+from shoal.web.app import server_options
+
+
+ServeApp = Callable[[FastAPI], str]
 
 
 @dataclass
@@ -57,6 +64,28 @@ class HostProcess:
             probe.connect(str(wire.socket_path(self.settings.online, "torch")))
             return True
         return False
+
+
+@pytest.fixture
+def serve_app(wait_until: Callable[..., None]) -> Iterator[ServeApp]:
+    """``serve_app(app)``: the address of a server of ``app``, from its start to its end as in a process of its own."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(app: FastAPI) -> str:
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        options = {**server_options(app.state.settings), "timeout_graceful_shutdown": 1}
+        server = uvicorn.Server(uvicorn.Config(app, **options))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        running.append((server, thread))
+        thread.start()
+        wait_until(lambda: server.started)
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield start
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(30)
 
 
 @pytest.fixture(scope="module")

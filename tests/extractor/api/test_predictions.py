@@ -24,7 +24,7 @@ from shoal.jobs.queue import JobQueue
 from shoal.settings import Settings
 from shoal.store import Store
 
-from tests.extractor.api.conftest import HostProcess
+from tests.extractor.api.conftest import HostProcess, ServeApp
 from tests.extractor.conftest import photo
 
 CUSTOM = {"architecture": "resnet18", "weights": "random", "seed": 3, "transform": {"size": 32}}
@@ -53,6 +53,12 @@ def app(host: HostProcess, queue: JobQueue) -> FastAPI:
 def client(app: FastAPI) -> Iterator[TestClient]:
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
+
+
+@pytest.fixture
+def address(app: FastAPI, serve_app: ServeApp) -> str:
+    """Of a real server of the service."""
+    return serve_app(app)
 
 
 @pytest.fixture
@@ -171,8 +177,9 @@ class TestOpenAI:
     """The official client."""
 
     @pytest.fixture
-    def openai_client(self, client: TestClient) -> openai.OpenAI:
-        return openai.OpenAI(base_url="http://testserver/v1", api_key="any", http_client=client, max_retries=0)
+    def openai_client(self, address: str) -> Iterator[openai.OpenAI]:
+        with openai.OpenAI(base_url=f"{address}/v1", api_key="any", max_retries=0) as client:
+            yield client
 
     def test_it_embeds(self, openai_client: openai.OpenAI) -> None:
         # It asks for base64 by itself, and makes floats of it.
@@ -186,8 +193,9 @@ class TestOpenAI:
         assert np.frombuffer(base64.b64decode(text), "<f4").tolist() == plain.data[0].embedding
 
     def test_it_is_told_what_is_wrong(self, openai_client: openai.OpenAI) -> None:
-        with pytest.raises(openai.UnprocessableEntityError, match="dimensions"):
+        with pytest.raises(openai.UnprocessableEntityError, match="dimensions: Unknown field") as caught:
             openai_client.embeddings.create(model="raw_pixels", input=RED, dimensions=7)
+        assert caught.value.code == "unknown_field"
         with pytest.raises(openai.UnprocessableEntityError, match="not a data URI"):
             openai_client.embeddings.create(model="raw_pixels", input="a cat")
 
@@ -247,7 +255,10 @@ class TestPredictions:
         assert (answer.status_code, answer.json()["code"]) == (status, code)
 
     def test_any_name_of_a_model_may_be_in_the_path(self, client: TestClient, host: HostProcess) -> None:
-        catalogue = '[models."mine/b"]\narchitecture = "pixels"\nweights = "none"\n'
+        catalogue = (
+            '[models."mine/b"]\narchitecture = "pixels"\nweights = "none"\n'
+            "transform = {size = 32, mean = [0.0, 0.0, 0.0], std = [1.0, 1.0, 1.0]}\n"
+        )
         (host.settings.models / "catalogue.toml").write_text(catalogue)
         try:
             assert client.post("/predictions/mine/b", content=BLUE_PNG).json()[:3] == [0.0, 0.0, 1.0]
@@ -305,15 +316,14 @@ def test_jobs_that_an_older_version_left_are_cancelled(app: FastAPI, queue: JobQ
 
 
 def test_a_client_that_leaves_gives_up_its_request(
-    app: FastAPI, host: HostProcess, serve: Callable[..., int], wait_until: Callable[..., None]
+    app: FastAPI, address: str, host: HostProcess, wait_until: Callable[..., None]
 ) -> None:
     assert host.process is not None
-    port = serve(app)
     hosts = app.state.hosts._hosts["torch"]
     host.process.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"http://127.0.0.1:{port}/predictions/raw_pixels", content=RED_PNG, timeout=0.3)
+            httpx.post(f"{address}/predictions/raw_pixels", content=RED_PNG, timeout=0.3)
         wait_until(lambda: hosts._in_flight == 0, deadline_s=20, what="the request is given up")
     finally:
         host.process.send_signal(signal.SIGCONT)
