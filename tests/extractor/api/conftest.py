@@ -21,7 +21,6 @@ from fastapi import FastAPI
 from shoal.settings import Settings
 from shoal.web.app import server_options
 
-
 ServeApp = Callable[[FastAPI], str]
 
 
@@ -56,6 +55,11 @@ class HostProcess:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self.process is not None and self.process.poll() is not None
 
     @property
     def answers(self) -> bool:
@@ -97,7 +101,8 @@ def host(wait_until: Callable[..., None]) -> Iterator[HostProcess]:
     found = HostProcess(root)
     try:
         found.start()
-        wait_until(lambda: found.answers, what="the model host answers")
+        wait_until(lambda: found.answers or found.ended, what="the model host answers")
+        assert not found.ended
         yield found
     finally:
         found.kill()
