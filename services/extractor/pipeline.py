@@ -21,7 +21,12 @@ from extractor.stream.sink import ShardSink
 
 
 def run(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
-    """Embed every image of a folder that is not embedded yet: a job of kind ``extract:<backend>``.
+    """Run the job of a child process, which is of kind ``extract:<backend>``."""
+    return extract(ctx, settings)
+
+
+def extract(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
+    """Embed every image of a folder that is not embedded yet.
 
     Parameters
     ----------

@@ -250,7 +250,7 @@ def test_what_a_host_says_about_itself_is_asked_once_a_second(
 
     async def scenario(host: Scripted, client: HostClient) -> None:
         for states in await asyncio.gather(*(client.states() for _ in range(5))):
-            assert (states["torch"].answers, states["torch"].models) == (True, {"raw_pixels"})
+            assert (states["torch"].answers, states["torch"].models) == (True, frozenset({"raw_pixels"}))
             assert (states["tfserving"].answers, states["tfserving"].models) == (False, frozenset())
         assert [path for path, _, _ in host.requests] == ["/models"]
         monkeypatch.setattr(module, "FRESH_S", 0.0)
