@@ -22,6 +22,7 @@ from shoal.errors import ShoalError, UnsupportedMediaType
 from shoal.schemas import NAME_PATTERN, NAME_RULE, Problem
 
 PROBLEM_JSON: Final = "application/problem+json"
+MAX_MESSAGE: Final = 1000
 OPENAI: Final = "/v1/"
 """Beginning of the paths of OpenAI's routes."""
 UNEXPECTED: Final = "An internal error occurred; the service's log has the traceback. Please report it."
@@ -105,7 +106,7 @@ def shoal_problem(error: ShoalError) -> JSONResponse:
 
 def _with_message(request: Request, detail: str) -> dict[str, str]:
     """A further member for OpenAI's client, which shows no other text of a problem."""
-    return {"message": detail} if request.url.path.startswith(OPENAI) else {}
+    return {"message": detail[:MAX_MESSAGE]} if request.url.path.startswith(OPENAI) else {}
 
 
 async def _shoal_error(request: Request, error: Exception) -> JSONResponse:
