@@ -13,13 +13,14 @@ import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from shoal.errors import BackendNotInstalled, JsonValue, ModelHostDown, Overloaded, ShoalError, by_code
+from shoal.errors import BackendNotInstalled, InvalidRequest, JsonValue, ModelHostDown, Overloaded, ShoalError, by_code
 from shoal.jobs.kinds import host_missing, not_installed
 
 from extractor.jobs import EXTRACT
@@ -40,6 +41,8 @@ FRESH_S: Final = 1.0
 PATIENCE_S: Final = 0.05
 """So long a request waits for a newer answer; after that it gets the last one."""
 ASK_S: Final = 2.0
+MAX_MODEL: Final = 48 << 10
+"""Bytes of a model's description; a host reads 64 KiB of headers."""
 START_RETRY_S: Final = 5
 BROKEN_RETRY_S: Final = 2
 
@@ -114,6 +117,8 @@ class HostClient:
 
         Raises
         ------
+        InvalidRequest
+            The model's description is too large for a header.
         ModelHostDown
             No host of this backend runs, or it ended or did not answer in time.
         BackendNotInstalled
@@ -161,7 +166,8 @@ class _Host:
 
     def __post_init__(self) -> None:
         limits = httpx.Limits(max_connections=MOST + 8, max_keepalive_connections=KEPT)
-        transport = httpx.AsyncHTTPTransport(uds=str(self.socket), limits=limits)
+        # A unix socket has no TLS; loading certificates would take a while.
+        transport = httpx.AsyncHTTPTransport(uds=str(self.socket), limits=limits, verify=False)
         self._http = httpx.AsyncClient(transport=transport, base_url="http://host", trust_env=False)
 
     async def embed(self, model: Model, images: Sequence[bytes], timeout_s: float) -> Embedded:
@@ -177,19 +183,26 @@ class _Host:
             self._in_flight -= 1
         if answer.status_code != httpx.codes.OK:
             raise _refusal(answer)
-        vectors: NDArray[np.float32] = np.load(io.BytesIO(answer.content), allow_pickle=False)
-        return Embedded(vectors, answer.headers.get(wire.DIGEST, ""))
+        return Embedded(_array(answer.content), answer.headers.get(wire.DIGEST, ""))
 
     async def _post(self, model: Model, images: Sequence[bytes], timeout_s: float) -> httpx.Response:
+        described = json.dumps(model)
+        if len(described) > MAX_MODEL:
+            raise InvalidRequest(
+                f"The model's description has {len(described):,} bytes; {MAX_MODEL:,} fit into a request. Give the model "
+                "a name in catalogue.toml.",
+                field="model",
+            )
         headers = {
-            wire.MODEL: json.dumps(model),
+            wire.MODEL: described,
             wire.LENGTHS: ",".join(str(len(image)) for image in images),
             wire.TIMEOUT_MS: str(int(1000 * timeout_s)),
             "Content-Length": str(sum(map(len, images))),
         }
         timeout = httpx.Timeout(timeout_s + GRACE_S, connect=CONNECT_S)
         try:
-            return await self._http.post("/embed", content=_pieces(images), headers=headers, timeout=timeout)
+            content = images[0] if len(images) == 1 else _pieces(images)
+            return await self._http.post("/embed", content=content, headers=headers, timeout=timeout)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             if self.absent:
                 raise BackendNotInstalled(not_installed(f"{EXTRACT}{self.backend}")) from error
@@ -217,6 +230,22 @@ class _Host:
 
     async def aclose(self) -> None:
         await self._http.aclose()
+
+
+def _array(content: bytes) -> NDArray[np.float32]:
+    """The array in an `.npy` file."""
+    start = 10 + int.from_bytes(content[8:10], "little")
+    shape, dtype = _layout(content[:start])
+    return np.frombuffer(content, dtype, offset=start).reshape(shape)
+
+
+@lru_cache(maxsize=256)
+def _layout(header: bytes) -> tuple[tuple[int, ...], np.dtype[np.float32]]:
+    """Shape and type in the header of an `.npy` file. Parsing one takes longer than all else about an answer."""
+    file = io.BytesIO(header)
+    np.lib.format.read_magic(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return shape, dtype
 
 
 async def _pieces(images: Sequence[bytes]) -> AsyncIterator[bytes]:

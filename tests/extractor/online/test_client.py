@@ -18,7 +18,7 @@ import pytest
 from extractor.online import client as module
 from extractor.online import wire
 from extractor.online.client import HostClient
-from shoal.errors import BackendNotInstalled, ImageUnrecognised, ModelHostDown, Overloaded, ShoalError
+from shoal.errors import BackendNotInstalled, ImageUnrecognised, InvalidRequest, ModelHostDown, Overloaded, ShoalError
 
 VECTORS = np.arange(6, dtype=np.float32).reshape(2, 3)
 Scenario = Callable[["Scripted", HostClient], Awaitable[Any]]
@@ -175,6 +175,11 @@ def test_without_a_host_it_is_said_how_to_start_one(folder: Path) -> None:
         asyncio.run(scenario(HostClient(folder), "torch"))
     with pytest.raises(BackendNotInstalled, match=r"pip install 'shoal\[tf\]'"):
         asyncio.run(scenario(HostClient(folder, {"extract:tfserving"}), "tfserving"))
+
+
+def test_a_description_that_no_header_holds_is_refused(folder: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"catalogue\.toml"):
+        asyncio.run(HostClient(folder).embed("torch", {"rename": [["a" * 200, "é" * 200]] * 100}, [b"x"]))
 
 
 @pytest.mark.parametrize(("answer", "says"), [(break_off, "ended while"), (hang, r"did not answer within 0\.1 s")])
