@@ -189,8 +189,8 @@ class _Host:
         described = json.dumps(model)
         if len(described) > MAX_MODEL:
             raise InvalidRequest(
-                f"The model's description has {len(described):,} bytes; {MAX_MODEL:,} fit into a request. Give the model "
-                "a name in catalogue.toml.",
+                f"The model's description has {len(described):,} bytes; {MAX_MODEL:,} fit into a request. Give the "
+                "model a name in catalogue.toml.",
                 field="model",
             )
         headers = {
