@@ -271,24 +271,40 @@ class Batcher:
         self._metrics.batch.observe(len(batch))
         for each in batch:
             self._metrics.wait.observe(started - each.since)
-        pixels = await self._copied(batch)
         try:
-            vectors = await self._forward(pixels)
+            pixels, future = await self._loop.run_in_executor(self._thread, self._hand_over, batch)
+        finally:
+            for each in batch:
+                each.request.held -= 1
+            self._let_go([each.item for each in batch])
+            self._decode_more()
+        try:
+            vectors = await self._vectors(future, len(batch))
         except Exception as error:
             await self._retry_apart(batch, pixels, self._as_failure(error))
         else:
             self._measure(len(batch), started)
             self._hand_out(batch, vectors)
 
-    async def _copied(self, batch: Sequence[Ready]) -> NDArray[np.uint8]:
-        """The pixels of a batch, (n, size, size, 3), whose slots are free again."""
+    def _hand_over(self, batch: Sequence[Ready]) -> tuple[NDArray[np.uint8], Future[NDArray[np.float32]]]:
+        """Copy the pixels of a batch, (n, size, size, 3), and submit them."""
+        pixels = np.stack([each.item.pixels for each in batch if each.item.pixels is not None])
+        return pixels, self._submit(pixels)
+
+    def _submit(self, pixels: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:
         try:
-            return await self._loop.run_in_executor(self._thread, _stacked, batch)
-        finally:
-            for each in batch:
-                each.request.held -= 1
-            self._let_go([each.item for each in batch])
-            self._decode_more()
+            return self._backend.submit(pixels)
+        except Exception as error:
+            future: Future[NDArray[np.float32]] = Future()
+            future.set_exception(error)
+            return future
+
+    async def _vectors(self, future: Future[NDArray[np.float32]], images: int) -> NDArray[np.float32]:
+        vectors = await asyncio.wrap_future(future)
+        expected = (images, self._backend.dim)
+        if vectors.shape != expected:
+            raise JobError(f"The model {self._name} returned shape {vectors.shape}; expected {expected}.")
+        return vectors
 
     def _as_failure(self, error: Exception) -> ShoalError:
         """``error`` as one that a client understands; notes whether the model must be loaded again."""
@@ -300,26 +316,19 @@ class Batcher:
         log.error("model failed", model=self._name, exc_info=error)
         return JobError(f"The model {self._name} failed: {type(error).__name__}: {error}")
 
-    async def _forward(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        future = await self._loop.run_in_executor(self._thread, self._backend.submit, pixels)
-        vectors = await asyncio.wrap_future(future)
-        expected = (len(pixels), self._backend.dim)
-        if vectors.shape != expected:
-            raise JobError(f"The model {self._name} returned shape {vectors.shape}; expected {expected}.")
-        return vectors
-
     async def _retry_apart(self, batch: list[Ready], pixels: NDArray[np.uint8], error: ShoalError) -> None:
         """Run each request's images of a failed batch alone: a picture that fails the model costs its own request."""
         log.warning("batch failed", model=self._name, images=len(batch), code=error.code, detail=error.detail)
-        requests = dict.fromkeys(each.request for each in batch if not each.request.done.done())
-        alone = len(requests) == 1
+        requests = dict.fromkeys(each.request for each in batch)
         for request in requests:
-            own = [number for number, each in enumerate(batch) if each.request is request]
-            if alone or error.retryable:
+            if len(requests) == 1 or error.retryable:
                 self._fail(request, error)
+            if request.done.done():
                 continue
+            own = [number for number, each in enumerate(batch) if each.request is request]
             try:
-                vectors = await self._forward(pixels[own])
+                future = await self._loop.run_in_executor(self._thread, self._submit, pixels[own])
+                vectors = await self._vectors(future, len(own))
             except Exception as own_error:
                 self._fail(request, self._as_failure(own_error))
             else:
@@ -345,8 +354,3 @@ class Batcher:
             request.left -= 1
             if not request.left and not request.done.done():
                 request.done.set_result(request.rows)
-
-
-def _stacked(batch: Sequence[Ready]) -> NDArray[np.uint8]:
-    """The pixels of a batch, (n, size, size, 3)."""
-    return np.stack([each.item.pixels for each in batch if each.item.pixels is not None])

@@ -33,6 +33,9 @@ FRACTION = 4
 FAILED_S, TOO_LARGE_S = 5.0, 60.0
 """Seconds for which a load that failed, or a model that is too large, is not tried again."""
 LOADING_RETRY_S = 5
+LOOK_S = 0.25
+"""Seconds between two looks at the catalogue and at the file of a model's weights."""
+MOST_KNOWN = 1000
 THREADS = 8
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -110,6 +113,7 @@ class WarmModels:
         self._metrics = metrics
         self._entries: dict[ModelSpec, _Entry] = {}
         self._leaving: dict[_Entry, asyncio.Event] = {}
+        self._known: dict[tuple[str, str], tuple[float, ModelSpec, str | None]] = {}
         self._one_load = asyncio.Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="models")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,7 +139,7 @@ class WarmModels:
         ShoalError
             There is no such model, or it cannot be loaded.
         """
-        spec, stamp = await self._in_thread(self._resolve, model)
+        spec, stamp = await self._resolved(model)
         entry = self._entry(spec, stamp)
         entry.users += 1
         try:
@@ -179,6 +183,17 @@ class WarmModels:
         self._entries.clear()
 
     # Which model.
+
+    async def _resolved(self, model: str | CustomModel) -> tuple[ModelSpec, str | None]:
+        """The specification of ``model`` and the stamp of its weights, at most `LOOK_S` old."""
+        key = (type(model).__name__, model if isinstance(model, str) else model.model_dump_json())
+        now = time.monotonic()
+        known = self._known.get(key)
+        if known is None or known[0] < now - LOOK_S:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            known = self._known[key] = (now, *await self._in_thread(self._resolve, model))
+        return known[1:]
 
     def _resolve(self, model: str | CustomModel) -> tuple[ModelSpec, str | None]:
         spec = catalogue.resolve(model, self._settings.models, settings=self._settings)

@@ -68,6 +68,7 @@ class Loads:
 def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     fake = Loads()
     monkeypatch.setattr(models, "load", fake.load)
+    monkeypatch.setattr(models, "LOOK_S", 0.0)
     monkeypatch.setattr(models, "stamp_of", lambda spec, root: fake.stamps.get(spec.name))
     return fake
 
