@@ -233,6 +233,21 @@ def test_requests_take_turns_so_that_a_large_one_delays_a_single_image_by_a_batc
     run(test)
 
 
+def test_requests_share_each_batch_image_by_image() -> None:
+    async def test() -> None:
+        bench = Bench(Pool(), Model(at_once=False))
+        both = [bench.begin(*range(8)), bench.begin(*range(10, 18))]
+        await until(lambda: len(bench.model.batches) == 2 and bench.batcher._ready == 8)
+        for number in range(4):
+            await until(lambda number=number: len(bench.model.batches) > number)  # type: ignore[misc]
+            bench.model.finish(number)
+        assert [values(await request) for request in both] == [list(range(8)), list(range(10, 18))]
+        assert 0 < sum(value < 10 for value in bench.model.batches[2]) < 4
+        await settle(bench)
+
+    run(test)
+
+
 def test_a_large_request_leaves_slots_for_others() -> None:
     async def test() -> None:
         bench = Bench(Pool(), Model(at_once=False), Limits(batch=2, wait_s=3600.0, queue=1000, slots=12))
