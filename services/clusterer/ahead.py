@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def import_all() -> None:
-    """Import what every clustering and sweep needs, with what libraries and our own code would import on first use."""
+    """Import what every clustering and sweep needs, with what libraries and our own code would prepare on first use."""
     import email.parser  # noqa: F401, to read the versions of libraries
 
     import pyarrow
@@ -14,7 +14,9 @@ def import_all() -> None:
     from clusterer import pipeline  # noqa: F401
     from clusterer.jobs import sweep  # noqa: F401
     from clusterer.kmeans.fast import engine  # noqa: F401
+    from clusterer.results.report import page
 
     Image.init()
+    page.template()
     # The first conversion of a list imports pandas where that is installed.
     pyarrow.array([0])

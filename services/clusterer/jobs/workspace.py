@@ -8,7 +8,6 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,7 @@ class Workspace:
     def keep_state(self, seed: int, restart: int, state: State) -> None:
         """Keep what the next iteration depends on."""
         names = Iteration.__dataclass_fields__
-        history = [dict(zip(names, astuple(each), strict=True)) for each in state.history]
+        history = [{name: getattr(each, name) for name in names} for each in state.history]
         arrays: Arrays = {"centroids": state.centroids, "history": np.asarray(json.dumps(history))}
         if state.labels is not None:
             arrays["labels"] = state.labels

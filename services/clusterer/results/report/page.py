@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from shoal.store import EmbeddingSet
 from shoal.store.clustering import Clustering
 from shoal.store.files import storage_errors
@@ -48,6 +49,19 @@ def write_report(clustering: Clustering, embeddings: EmbeddingSet, layout: Clust
     return sorted(set(damaged))
 
 
+@cache
+def template() -> Template:
+    """The page, compiled."""
+    environment = Environment(
+        loader=PackageLoader("clusterer", "results/report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2")
+
+
 def render_page(clustering: Clustering, embeddings: EmbeddingSet) -> tuple[str, list[str]]:
     """The report as HTML, and the files of thumbnails that are missing or damaged.
 
@@ -56,16 +70,9 @@ def render_page(clustering: Clustering, embeddings: EmbeddingSet) -> tuple[str, 
     embeddings
         The scored set whose images are shown.
     """
-    environment = Environment(
-        loader=PackageLoader("clusterer", "results/report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     gallery = open_gallery(clustering, embeddings, MEMBERS)
     shown = {row["cluster"] for row in gallery.clusters}
-    page = environment.get_template("page.html.j2").render(
+    page = template().render(
         clustering=clustering,
         embeddings=embeddings.id,
         model=clustering.spec["model"]["name"],
