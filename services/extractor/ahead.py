@@ -10,15 +10,8 @@ def import_all(backend: str) -> None:
     import pyarrow
 
     from extractor import pipeline  # noqa: F401
+    from extractor.backends.loading import import_libraries
 
     # The first conversion of a list imports pandas where that is installed.
     pyarrow.array([0])
-    if backend == "torch":
-        from extractor.backends import torch  # noqa: F401
-    elif Settings().tf_serving_url:
-        from extractor.backends import tfserving  # noqa: F401
-    else:
-        from extractor.backends import savedmodel  # noqa: F401
-        from extractor.tf_serving.loading import tensorflow
-
-        tensorflow()
+    import_libraries(backend, Settings())

@@ -37,3 +37,18 @@ def test_an_extraction_imports_nothing_once_its_job_has_come(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == ""
+
+
+@pytest.mark.parametrize("version", [None, "1"])
+def test_tensorflow_is_imported_ahead_where_a_model_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str | None
+) -> None:
+    if version is not None:
+        (tmp_path / "net" / version).mkdir(parents=True)
+        (tmp_path / "net" / version / "saved_model.pb").touch()
+    monkeypatch.setenv("SHOAL_MODELS", str(tmp_path))
+    monkeypatch.delenv("TF_SERVING_URL", raising=False)
+    program = "import sys; from extractor.ahead import *; import_all('tfserving'); print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(version is not None)]

@@ -13,7 +13,7 @@ from shoal.store import ModelRecord, Plan
 from shoal.store.records import KeyRules
 
 from extractor.backends.base import Backend
-from extractor.models import obtaining, weights
+from extractor.models import folders, obtaining, weights
 from extractor.models.download import OnProgress
 from extractor.models.obtaining import OnStage
 from extractor.models.spec import ModelSpec
@@ -170,12 +170,16 @@ def record_of(
 
 
 def import_libraries(backend: str, settings: Settings) -> None:
-    """Import what models of ``backend`` need, so that the first one loads quickly."""
+    """Import what models of ``backend`` need, so that the first one loads quickly.
+
+    TensorFlow takes seconds and half a gigabyte, so it is left out where the models root holds no model of it.
+    """
     if backend == "torch":
         import extractor.backends.torch
     elif settings.tf_serving_url:
-        import extractor.backends.tfserving  # noqa: F401
-    else:
+        import extractor.backends.tfserving
+    elif any(folders.served_models(settings.models)):
+        import extractor.backends.savedmodel  # noqa: F401
         from extractor.tf_serving.loading import tensorflow
 
         tensorflow()
