@@ -116,6 +116,10 @@ class NextChild:
             self._deaths = 0
         return child
 
+    def rest(self, seconds: float) -> None:
+        """Start none for so long."""
+        self._not_before = max(self._not_before, time.monotonic() + seconds)
+
     def end(self) -> None:
         """End the child that waits, if one does."""
         if self._child is not None:

@@ -31,6 +31,9 @@ from shoal.settings import Settings
 POLL_S = 0.25
 CLEAN_PERIOD_S = 60.0
 """How often an idle worker removes working folders of jobs that ended without a worker: cancelled while queued."""
+AFTER_JOB_S = 3.0
+"""Pause between a job and the imports for the next one: what follows a job, such as a clustering of what it embedded,
+has the processors first."""
 TICK_S = 0.2
 
 P = ParamSpec("P")
@@ -168,6 +171,7 @@ class Worker:
         if claim is not None:
             self._work(claim)
             self._ahead = self._settings.ahead
+            self._next_child.rest(AFTER_JOB_S)
             return
         # Only now that no job is there: a job and the imports for the next one would need memory at the same time.
         if self._ahead:

@@ -277,6 +277,13 @@ def test_a_child_that_dies_while_it_waits_is_not_started_again_at_once(
     assert notes("ahead") == [pid]
 
 
+def test_no_child_is_started_while_it_rests(next_child: Callable[..., NextChild]) -> None:
+    ahead = next_child()
+    ahead.rest(3600.0)
+    ahead.keep()
+    assert ahead.pid is None
+
+
 @pytest.mark.parametrize("change", ["touch", "add", "remove", "subfolder"])
 def test_stamp_changes_with_a_file_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     package = tmp_path / "copied"
@@ -302,8 +309,14 @@ def test_stamp_changes_with_a_file_of_a_package(tmp_path: Path, monkeypatch: pyt
 
 
 def test_job_runs_in_the_child_that_waited_and_each_job_in_another(
-    queue: JobQueue, run_worker: RunWorker, job_file: MakeJobFile, wait_until: WaitUntil, ended: Callable[[str], Job]
+    queue: JobQueue,
+    run_worker: RunWorker,
+    job_file: MakeJobFile,
+    wait_until: WaitUntil,
+    ended: Callable[[str], Job],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("shoal.jobs.worker.AFTER_JOB_S", 0.0)
     worker = run_worker()
     file = job_file()
     waited = []
