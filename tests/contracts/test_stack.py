@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from shoal import Client
+from shoal.store import Store
 
 from tests.contracts.conftest import CLASSES, PER_CLASS, START_S, Running, http, is_ready, paint, start
 
@@ -61,6 +62,37 @@ def test_plain_http_does_the_whole_job(stack: Running, wait_until: Callable[...,
     rows = http.get(f"{clustering}/assignments", params={"format": "csv"}).text.splitlines()
     assert len(rows) == ROWS + 1
     assert "text/html" in http.get(f"{clustering}/report").headers["content-type"]
+
+
+def test_a_new_image_gets_the_embedding_that_a_job_gives_it(
+    stack: Running, client: Client, wait_until: Callable[..., None]
+) -> None:
+    model = "tf_efficientnet_lite0"
+    embeddings = Store(stack.root / "store").embeddings(stack.cli("extract", "colours", "--model", model))
+    row = 7
+    image = stack.root / "data" / "colours" / embeddings.metadata(["image_path"])["image_path"][row].as_py()
+    url = f"{stack.extractor}/predictions/{model}"
+    # Until the host has imported its library.
+    wait_until(lambda: http.post(url, content=image.read_bytes()).status_code == 200, what="an answer of the host")
+    answer = http.post(url, content=image.read_bytes())
+    stored = embeddings.take(np.array([row]))
+    np.testing.assert_array_equal(np.array([answer.json()], np.float32), stored)
+    assert answer.headers["X-Shoal-Model-Digest"] == embeddings.plan.model.digest
+    np.testing.assert_array_equal(client.embed([image], model=model), stored)
+    assert http.get(f"{stack.extractor}/readyz").json()["hosts"]["torch"] == "ok"
+
+
+def test_a_model_host_that_is_killed_is_there_again(stack: Running, wait_until: Callable[..., None]) -> None:
+    def answers() -> bool:
+        return http.get(f"{stack.extractor}/ping").status_code == 200
+
+    wait_until(answers, what="a model host")
+    [host] = [pid for pid, command in _commands_of(stack.root).items() if "extractor host --backend torch" in command]
+    os.kill(host, signal.SIGKILL)
+    wait_until(lambda: "extractor-torch-host exited" in (stack.root / "up.log").read_text(), what="the report")
+    image = (stack.root / "data/colours/red/000.png").read_bytes()
+    url = f"{stack.extractor}/predictions/raw_pixels"
+    wait_until(lambda: http.post(url, content=image).status_code == 200, what="an answer of the new host")
 
 
 def test_a_running_job_is_stopped_within_ten_seconds(stack: Running, wait_until: Callable[..., None]) -> None:
@@ -225,13 +257,18 @@ def test_a_stopped_system_leaves_nothing_running_and_goes_on_with_its_jobs(
 
 
 def _processes_of(root: Path) -> list[str]:
+    return list(_commands_of(root).values())
+
+
+def _commands_of(root: Path) -> dict[int, str]:
+    """The services' processes and their commands."""
     marker = f"SHOAL_STORE={root}/store".encode()
-    found = []
+    found = {}
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and int(process.name) != os.getpid():
             try:
                 if marker in (process / "environ").read_bytes():
-                    found.append((process / "cmdline").read_text().replace("\0", " "))
+                    found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")
             except OSError:
                 continue
     return found

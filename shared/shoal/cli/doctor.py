@@ -109,7 +109,8 @@ def _service(name: str, url: str, answer: Any, *, expected: bool) -> bool:
         return _line(False, name, f"does not answer at {url}{hint}", optional=not expected)
     wrong = "; ".join(str(text) for text in checks.values() if text != "ok")
     good = _line(bool(answer.get("ready")), name, f"ready at {url}" if not wrong else f"at {url}, not ready: {wrong}")
-    for text in answer.get("missing", {}).values():
+    hosts = (text for text in answer.get("hosts", {}).values() if text != "ok")
+    for text in (*answer.get("missing", {}).values(), *hosts):
         _line(False, "", str(text), optional=True)
     return good
 
