@@ -60,3 +60,15 @@ def test_a_full_disk_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     done = _doctor(tmp_path)
     assert done.exit_code == 1
     assert "`shoal gc` lists what can be removed" in done.output
+
+
+def test_what_nobody_runs_is_named_and_nothing_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = {
+        "ready": True,
+        "checks": {"queue": "ok"},
+        "missing": {"extract:tfserving": "No worker runs."},
+        "hosts": {"torch": "ok", "tfserving": "No host answers."},
+    }
+    assert module._service("extractor", "http://here", answer, expected=True)
+    lines = [line.split("]")[-1].strip() for line in capsys.readouterr().out.splitlines()]
+    assert [line.removeprefix("--").strip() for line in lines][1:] == ["No worker runs.", "No host answers."]
