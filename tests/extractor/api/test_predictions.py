@@ -229,6 +229,12 @@ class TestPredictions:
         assert (answer.status_code, len(answer.json()), answer.json()[:3]) == (200, 3072, [0.0, 0.0, 1.0])
         assert len(answer.headers["X-Shoal-Model-Digest"]) == 64
 
+    def test_an_image_may_be_larger_than_other_bodies(self, alone: TestClient, settings: Settings) -> None:
+        # Refused by the host that is not there, and not for its size.
+        body = b"\xff\xd8" + b"\0" * (settings.max_body_bytes + 1)
+        assert alone.post("/predictions/raw_pixels", content=body).json()["code"] == "model_host_down"
+        assert alone.post("/models/predictions/", content=body).json()["code"] == "body_too_large"
+
     @pytest.mark.parametrize("name", ["data", "body"])
     def test_a_form_with_one_file_is_read(self, client: TestClient, name: str) -> None:
         answer = client.post("/predictions/raw_pixels", files={name: ("é \r\n.png", BLUE_PNG, "image/png")})
