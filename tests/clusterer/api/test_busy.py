@@ -162,9 +162,9 @@ def test_what_must_be_quick_is_quick_beside_forty_slow_requests(
         vectors = np.random.default_rng(0).normal(size=(100_000, 16)).astype(np.float32)
         np.save(tmp_path / "vectors.npy", vectors)
         (tmp_path / "vectors.json").write_text(json.dumps({"embeddings": vectors[:5000].tolist()}))
-        assign = {"url": f"{clustering}/assign", "count": 20}
+        assign = {"url": f"{clustering}/assign", "count": 10}
         load: list[dict[str, Any]] = [
-            {**assign, "body": {"images": [image()]}, "count": 50},
+            {**assign, "body": {"images": [image()]}, "count": 40},
             {**assign, "file": str(tmp_path / "vectors.npy"), "type": "application/x-npy"},
             {**assign, "file": str(tmp_path / "vectors.json"), "type": "application/json"},
             {"url": f"{clustering}/assignments?format=jsonl", "count": 2},
@@ -172,7 +172,7 @@ def test_what_must_be_quick_is_quick_beside_forty_slow_requests(
         ]
         sender = subprocess.Popen([sys.executable, str(LOAD), json.dumps(load)])
         try:
-            wait_until(lambda: len(silent.connections) >= 50, what="all images are waiting")
+            wait_until(lambda: len(silent.connections) >= 40, what="all images are waiting")
             for address in (services.extractor, services.clusterer):
                 with httpx.Client(base_url=address, timeout=60) as http:
                     for path in ("/healthz", "/readyz", "/jobs?limit=5"):
