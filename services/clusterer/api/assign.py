@@ -232,7 +232,7 @@ def assigned(loaded: LoadedClustering, sent: Vectors, quantile: float, schema: p
     """The answer to each block of rows."""
     limit = loaded.outlier_distance(quantile)
     for first, block in sent.blocks():
-        found = loaded.assign(block)
+        found = loaded.assign(block, first)
         columns: dict[str, object] = {
             "cluster": found.labels,
             "distance": found.distance,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import structlog
-from shoal.errors import DimensionMismatch, EmbeddingsNotFound
+from shoal.errors import DimensionMismatch, EmbeddingsNotFound, NotFinite
 from shoal.store import Store
 from shoal.store.clustering import Clustering
 
@@ -100,11 +100,26 @@ class LoadedClustering:
                 got=dim,
             )
 
-    def assign(self, rows: Float32Array) -> Assigned:
-        """The clusters of ``(n, dim) float32`` embeddings, which are finite."""
+    def assign(self, rows: Float32Array, first: int = 0) -> Assigned:
+        """The clusters of ``(n, dim) float32`` embeddings, which are finite.
+
+        Parameters
+        ----------
+        first
+            Number of the first row, for errors.
+
+        Raises
+        ------
+        NotFinite
+            A row is so large that its projection is not finite. Compiled engines take finite rows only.
+        """
         # Distances between rows near the largest float32 become infinite.
         with np.errstate(over="ignore", invalid="ignore"):
-            return self.target.assign(self.transform(rows))
+            points = self.transform(rows)
+            if not np.isfinite(points.sum(dtype=np.float64)):
+                row = first + int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
+                raise NotFinite(f"Row {row} is too large: its projection is not a finite float32.", row=row)
+            return self.target.assign(points)
 
     def outlier_distance(self, quantile: float) -> float | None:
         """The smallest distance of a train row that at least this share of them do not exceed; None if not known.

@@ -216,9 +216,26 @@ def test_new_rows_that_do_not_fit_are_named(api: TestClient, clustering: Cluster
     assert code_of(api.post(url, content=b"{", headers={"content-type": JSON})) == (422, "invalid_json")
 
 
-def test_values_near_the_largest_float_are_no_error(api: TestClient, clustering: Clustering) -> None:
-    largest = np.full((2, 16), [[3e38], [-3e38]], np.float32)
-    assert len(rows_of(send(api, clustering, npy(largest), NPY))) == 2
+@pytest.mark.parametrize("kind", [{}, {"normalize": False}, {"pca": {"components": 3}}])
+def test_values_near_the_largest_float_are_no_error(
+    api: TestClient, planted: Planted, make_set: MakeSet, run_job: RunJob, kind: dict[str, Any]
+) -> None:
+    found = run_job(make_set("mine", planted()[0]), clusters=3, seed=0, **kind)
+    body = npy(np.full((2, 16), [[3e38], [-3e38]], np.float32))
+    assert len(rows_of(send(api, found, body, NPY, headers={"accept": JSON}))) == 2
+
+
+def test_a_row_whose_projection_is_not_finite_is_named(
+    api: TestClient, planted: Planted, make_set: MakeSet, run_job: RunJob
+) -> None:
+    vectors, _ = planted()
+    options: dict[str, Any] = {"normalize": False, "pca": {"components": 3, "whiten": True}}
+    found = run_job(make_set("mine", 1e-3 * vectors), clusters=3, seed=0, **options)
+    largest = np.full(16, 3e38, np.float32)
+    for row in (largest, largest * np.where(np.arange(16) % 2, 1, -1).astype(np.float32)):
+        answer = send(api, found, npy(np.stack([vectors[0], row])), NPY)
+        assert code_of(answer) == (422, "not_finite")
+        assert answer.json()["row"] == 1
 
 
 @pytest.mark.parametrize("kind", ["text/csv", "application/octet-stream", "application/vnd.apache.parquet", ""])
