@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 from _common import finish, parser
 from _load import Post, for_seconds, one_by_one
 from extract import whole, write_photographs
@@ -36,6 +37,7 @@ from extractor.backends.loading import open_backend, record_of
 from extractor.images.decode import decode_image
 from extractor.images.preprocess import network_input
 from extractor.models import catalogue
+from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from shoal import Client
 from shoal.embedded import Stack
@@ -50,8 +52,8 @@ weights = "random"
 seed = 0
 """
 TIMM_NAMES = {"resnet50_random": "resnet50"}
-START_S = 120.0
-SINGLE_S = 10.0
+START_S = 300.0
+MOST_PIXELS = 10**7
 
 
 def main() -> None:
@@ -156,17 +158,15 @@ def parts(model: str, settings: Settings, images: list[bytes]) -> dict[str, floa
     spec = catalogue.resolve(model, settings.models, settings=settings)
     backend = open_backend(spec, settings, record_of(spec, settings))
     try:
-        pixels = [
-            network_input(decode_image(image, max_pixels=10**8), spec.transform, max_pixels=10**8) for image in images
-        ]
+
+        def decode(number: int) -> NDArray[np.uint8]:
+            image = decode_image(images[number], max_pixels=MOST_PIXELS)
+            return np.array(network_input(image, spec.transform, max_pixels=MOST_PIXELS))
+
+        pixels = [decode(number) for number in range(len(images))]
         return {
-            "network_ms": median_ms(lambda number: backend.submit(pixels[number][None]).result(), len(pixels)),
-            "decode_ms": median_ms(
-                lambda number: network_input(
-                    decode_image(images[number], max_pixels=10**8), spec.transform, max_pixels=10**8
-                ),
-                len(images),
-            ),
+            "network_ms": median_ms(lambda number: backend.submit(pixels[number][None]).result(), len(images)),
+            "decode_ms": median_ms(decode, len(images)),
         }
     finally:
         backend.close()
@@ -228,7 +228,10 @@ def beside_extraction(stack: Stack, model: str, post: Post, seconds: float) -> d
     """One client while a worker extracts, and the rate of the extraction."""
     with Client(stack.extractor_url, stack.clusterer_url) as client:
         job = client.extract("long", model=model, labels="none", batch_size=64, thumbnails=False)
+        submitted = time.monotonic()
         while (begun := embedded(client, job.id)) is None:
+            if time.monotonic() > submitted + START_S:
+                raise SystemExit(f"The extraction embedded nothing within {START_S:.0f} s: the machine is busy.")
             time.sleep(0.2)
         start = time.monotonic()
         seen = for_seconds([post], 1, seconds).summary()
