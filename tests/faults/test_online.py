@@ -88,10 +88,15 @@ class Watch:
         """Every answer."""
         return [answer for each in self.answers for answer in each]
 
+    def count(self) -> dict[str, int]:
+        """How many answers there are of each kind."""
+        return dict(Counter(answer.weights or answer.code for answer in self.all()))
+
     def each_has(self, count: int, weights: str, since: float = 0.0) -> bool:
-        """Whether every client has so many answers of these weights to requests sent after ``since``."""
+        """Whether the last answers of every client, so many, are of these weights and were asked for after ``since``."""
         return all(
-            sum(answer.weights == weights and answer.began > since for answer in each) >= count for each in self.answers
+            len(each) >= count and all(answer.weights == weights and answer.began > since for answer in each[-count:])
+            for each in self.answers
         )
 
 
@@ -138,11 +143,11 @@ def embeddings(settings: Settings, images: list[bytes]) -> tuple[str, NDArray[np
     spec = catalogue.resolve(MODEL, settings.models, settings=settings)
     backend = open_backend(spec, settings, record_of(spec, settings))
     try:
-        pixels = [
-            np.array(network_input(decode_image(image, max_pixels=10**6), spec.transform, max_pixels=10**6))
-            for image in images
-        ]
-        return backend.record.digest, np.concatenate([backend.submit(each[None]).result() for each in pixels])
+        pixels = np.stack(
+            [network_input(decode_image(image, max_pixels=10**6), spec.transform, max_pixels=10**6) for image in images]
+        )
+        rows = [backend.submit(pixels[at : at + 1]).result() for at in range(len(images))]
+        return backend.record.digest, np.concatenate(rows)
     finally:
         backend.close()
 
@@ -281,6 +286,7 @@ def test_every_answer_is_right_while_weights_are_replaced_and_the_host_is_killed
     def last(condition: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + SECONDS / 3
         wait_until(lambda: time.monotonic() >= end and condition(), deadline_s=SECONDS + DEADLINE_S, what=what)
+        sys.stdout.write(f"\n{what}: {clients.watch.count()}")
 
     with extracting(stack), Clients(stack.extractor_url, images, known) as clients:
         watch = clients.watch
@@ -304,7 +310,7 @@ def test_every_answer_is_right_while_weights_are_replaced_and_the_host_is_killed
     recovered_at = min(answer.ended for answer in answers if answer.weights and answer.began > killed_at)
     failed = [answer for answer in answers if answer.status != 200]
     sys.stdout.write(
-        f"\n{CLIENTS} clients: {dict(Counter(answer.weights or answer.code for answer in answers))}\n"
+        f"\n{CLIENTS} clients: {watch.count()}\n"
         f"killed: answered again after {recovered_at - killed_at:.1f} s\n"
         f"MiB in memory: {[{name: size >> 20 for name, size in each.items()} for each in used]}\n"
     )
