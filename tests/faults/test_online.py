@@ -93,7 +93,7 @@ class Watch:
         return dict(Counter(answer.weights or answer.code for answer in self.all()))
 
     def each_has(self, count: int, weights: str, since: float = 0.0) -> bool:
-        """Whether the last answers of every client, so many, are of these weights and were asked for after ``since``."""
+        """Whether the last ``count`` answers of every client are of these weights, and were asked for after ``since``."""
         return all(
             len(each) >= count and all(answer.weights == weights and answer.began > since for answer in each[-count:])
             for each in self.answers
@@ -280,6 +280,7 @@ def memory(stack: Stack) -> dict[str, int]:
     }
 
 
+@pytest.mark.timeout(900)
 def test_every_answer_is_right_while_weights_are_replaced_and_the_host_is_killed(
     settings: Settings, stack: Stack, images: list[bytes], known: dict[str, Weights], wait_until: WaitUntil
 ) -> None:
