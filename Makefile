@@ -41,6 +41,10 @@ coverage: $(VENV)/dev ## Run all tests and say which lines and branches none of 
 test-fuzz: $(VENV)/dev ## Send each service 2,000 generated requests
 	SHOAL_FUZZ_CASES=2000 $(BIN)/python -m pytest tests/security/test_openapi.py --timeout 3600
 
+.PHONY: test-online
+test-online: $(VENV)/dev ## Let 64 clients send images for a minute while weights are replaced and the model host is killed
+	SHOAL_FAULT_CLIENTS=64 SHOAL_FAULT_SECONDS=60 $(BIN)/python -m pytest -s tests/faults/test_online.py
+
 .PHONY: up
 up: ## Build the images and start the services with Docker (PROFILES="tf monitoring" for more)
 	@mkdir -p data

@@ -93,7 +93,7 @@ class Watch:
         return dict(Counter(answer.weights or answer.code for answer in self.all()))
 
     def each_has(self, count: int, weights: str, since: float = 0.0) -> bool:
-        """Whether the last ``count`` answers of every client are of these weights, and were asked for after ``since``."""
+        """Whether every client's last ``count`` answers are of these weights, and were asked for after ``since``."""
         return all(
             len(each) >= count and all(answer.weights == weights and answer.began > since for answer in each[-count:])
             for each in self.answers
@@ -183,10 +183,22 @@ def known(settings: Settings, images: list[bytes]) -> dict[str, Weights]:
     return {"new": new, "old": weights_of(0, settings, images)}
 
 
+class OneService(Stack):
+    """The extractor alone, with PyTorch."""
+
+    def _commands(self) -> Iterator[tuple[str, list[str]]]:
+        for name, command in super()._commands():
+            if name in {"extractor-api", "extractor-torch-worker", "extractor-torch-host"}:
+                yield name, command
+
+    def _is_ready(self, http: httpx.Client, name: str, url: str) -> bool:
+        return name == "clusterer" or super()._is_ready(http, name, url)
+
+
 @pytest.fixture
 def stack(settings: Settings, known: dict[str, Weights]) -> Iterator[Stack]:
     """`shoal up`, which starts a killed host again."""
-    running = Stack(settings.data, settings.models, settings.store, 0, 0, hosts=True)
+    running = OneService(settings.data, settings.models, settings.store, 0, 0, hosts=True)
     stopping = threading.Event()
     watching = threading.Thread(target=running.supervise, args=(lambda process, pause_s: None, stopping.is_set))
     running.start()
@@ -264,7 +276,7 @@ class Clients:
 
 def host_of(stack: Stack) -> psutil.Process:
     """The process of the model host."""
-    running = next(process for process in stack.processes if "host" in process.name and "tf" not in process.name)
+    running = next(process for process in stack.processes if process.name == "extractor-torch-host")
     assert running.popen is not None
     return psutil.Process(running.popen.pid)
 

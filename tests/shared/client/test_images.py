@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from extractor.api import predictions
 from extractor.images.decode import decode_image
+from extractor.online import wire
 from numpy.typing import NDArray
 from PIL import Image
 from shoal.client.images import MAX_BYTES, MAX_IMAGES, Chunks, encoded, name_of
@@ -33,7 +33,7 @@ def sizes(chunks: Chunks) -> list[tuple[int, int]]:
 
 
 def test_the_limits_are_the_services() -> None:
-    assert (vars(predictions)["MAX_IMAGES"], vars(predictions)["MAX_BYTES"]) == (MAX_IMAGES, MAX_BYTES)
+    assert (wire.MAX_IMAGES, wire.MAX_BYTES) == (MAX_IMAGES, MAX_BYTES)
 
 
 def test_a_file_is_sent_as_it_is(tmp_path: Path) -> None:
