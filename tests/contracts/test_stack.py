@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from shoal import Client
+from shoal.errors import ImageUnrecognised
 from shoal.store import Store
 
 from tests.contracts.conftest import CLASSES, PER_CLASS, START_S, Running, http, is_ready, paint, start
@@ -138,6 +140,26 @@ def test_the_command_line_does_the_whole_job(stack: Running, client: Client) -> 
     assert "tf_efficientnet_lite0" in stack.cli("models", "list")
     assert stack.cli("verify", embeddings) == f"{embeddings}: ok"
     assert "ready" in stack.cli("doctor")
+
+
+def test_new_images_are_embedded_and_find_their_group(stack: Running, client: Client) -> None:
+    embeddings = stack.cli("extract", "colours", "--model", "raw_pixels")
+    clustering = stack.cli("cluster", embeddings, "-k", "3")
+    rows = {row["image_path"]: row["cluster"] for row in client.assignments(clustering)}
+    files = [stack.root / "data" / "colours" / path for path in rows]
+    expected = list(rows.values())
+    vectors = client.embed(files, model="raw_pixels", batch=20)
+    assert client.assign(clustering, vectors=vectors).cluster.tolist() == expected
+    pictures = [np.asarray(Image.open(file)) for file in files]
+    found = client.assign(clustering, images=pictures)
+    assert found.cluster.tolist() == expected
+    assert found.is_outlier is not None
+    [printed] = json.loads(stack.cli("assign", clustering, str(files[0]), "--json"))
+    assert printed["cluster"] == expected[0]
+    assert printed["distance"] == pytest.approx(found[0].distance)
+    (stack.root / "no.png").write_bytes(b"no image")
+    with pytest.raises(ImageUnrecognised, match=r"^images\[1\] \(.*no\.png\): The content is not an image"):
+        client.embed([files[0], stack.root / "no.png"], model="raw_pixels")
 
 
 def test_what_the_store_holds_is_listed_and_shown_without_services(stack: Running) -> None:
