@@ -84,6 +84,20 @@ def test_a_new_image_gets_the_embedding_that_a_job_gives_it(
     assert http.get(f"{stack.extractor}/readyz").json()["hosts"]["torch"] == "ok"
 
 
+def test_a_new_image_gets_the_cluster_that_a_job_gives_it(
+    stack: Running, client: Client, wait_until: Callable[..., None]
+) -> None:
+    embeddings = stack.cli("extract", "colours", "--model", "tf_efficientnet_lite0")
+    store = Store(stack.root / "store")
+    clustering = stack.cli("cluster", embeddings, "-k", "4", "--pca", "6")
+    job = store.clustering(clustering).assignments(columns=["cluster", "distance", "margin"]).slice(5, 20).to_pylist()
+    paths = store.embeddings(embeddings).metadata(["image_path"])["image_path"].slice(5, 20).to_pylist()
+    wait_until(lambda: http.get(f"{stack.extractor}/ping").status_code == 200, what="a model host")
+    found = client.assign(clustering, images=[stack.root / "data" / "colours" / path for path in paths])
+    assert [{"cluster": row.cluster, "distance": row.distance, "margin": row.margin} for row in found] == job
+    assert set(found.label) <= set(CLASSES)
+
+
 def test_a_model_host_that_is_killed_is_there_again(stack: Running, wait_until: Callable[..., None]) -> None:
     def answers() -> bool:
         return http.get(f"{stack.extractor}/ping").status_code == 200
