@@ -11,7 +11,7 @@ import json
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -47,8 +47,8 @@ from extractor.online.listener import Listener
 from extractor.online.metrics import OTHER, HostMetrics
 from extractor.online.models import WarmModel, WarmModels
 
-STOP_S = 5
-"""Seconds that requests have to end when the host is told to."""
+STOP_S, CLOSE_S = 5, 2
+"""Seconds that requests have to end when the host is told to, and its models to close after that."""
 KEEP_ALIVE_S = 60
 SWITCH_S = 0.001
 """As `shoal.web.app.SWITCH_S`."""
@@ -140,7 +140,10 @@ class Host:
         self.models.prepare(lambda: import_libraries(self._backend, self._settings))
         log.info("model host ready", backend=self._backend, limit_bytes=self.models.limit)
         yield
-        await self.models.close()
+        # A batch that does not end keeps its model; the end of the process ends it.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self.models.close()
 
     async def _list(self, request: Request) -> Response:
         return JSONResponse({"models": self.models.describe(), "limit_bytes": self.models.limit})

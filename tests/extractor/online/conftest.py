@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from shoal.process import spawn
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
+"""PyTorch is imported meanwhile, perhaps by several hosts on a busy machine."""
 HELD = '''
 """A model whose steps a test holds: it loads while there is no file `hold_load`, and runs while there is no `hold_run`.
 
@@ -89,8 +90,14 @@ class Later(Held):
 CLASSES = ("Held", "Other", "Late", "Later")
 HELD_MODEL, OTHER_MODEL, LATE_MODEL, LATER_MODEL = (f"handler:held_model:{name}" for name in CLASSES)
 SITE = """
-import os, time
+import os, sys, time
 from pathlib import Path
+
+if "host" in sys.orig_argv and not os.environ.get("IMPORT_LIBRARIES"):
+    # A held model needs no PyTorch.
+    from extractor.backends import loading
+
+    loading.import_libraries = lambda backend, settings: None
 
 if os.environ.get("HELD_FOLDER"):
     from extractor.images import child

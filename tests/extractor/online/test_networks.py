@@ -35,7 +35,7 @@ def resnet(seed: int) -> dict[str, Any]:
 def host(wait_until: WaitUntil) -> Iterator[HostProcess]:
     """A host with room for about three of these networks."""
     with host_starter(wait_until) as start:
-        yield start(SHOAL_ONLINE_MEMORY=str(LIMIT))
+        yield start(SHOAL_ONLINE_MEMORY=str(LIMIT), IMPORT_LIBRARIES="1")
 
 
 def extracted(root: Path, model: object) -> tuple[NDArray[np.float32], EmbeddingSet]:
