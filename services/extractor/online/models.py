@@ -116,6 +116,8 @@ class WarmModels:
         self._known: dict[tuple[str, str], tuple[float, ModelSpec, str | None]] = {}
         self._one_load = asyncio.Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="models")
+        # One thread for all loads: each thread keeps some memory of what it loaded.
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._tasks: set[asyncio.Task[None]] = set()
         metrics.limit.set(self.limit)
         metrics.models.set_function(lambda: len(self._loaded()))
@@ -252,7 +254,7 @@ class WarmModels:
             known = file_bytes(spec, self._settings.models)
             self._require_fit(spec, known)
             await self._make_room(known)
-            loaded = await self._in_thread(load, spec, self._settings)
+            loaded = await _run_in(self._loader, load, spec, self._settings)
             try:
                 self._require_fit(spec, loaded.bytes)
                 await self._make_room(loaded.bytes)
@@ -323,7 +325,7 @@ class WarmModels:
     async def _prepare(self, libraries: Callable[[], None]) -> None:
         # No load meanwhile: half a library is of no use to it, and would count as its memory.
         async with self._one_load:
-            await self._in_thread(libraries)
+            await _run_in(self._loader, libraries)
         for name in sorted(self._settings.online_preload):
             try:
                 async with self.use(name, math.inf):
@@ -337,9 +339,13 @@ class WarmModels:
         task.add_done_callback(self._tasks.discard)
 
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        context = contextvars.copy_context()  # Log lines name the service.
-        call = partial(context.run, function, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return await _run_in(self._threads, function, *args, **kwargs)
+
+
+async def _run_in(threads: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    context = contextvars.copy_context()  # Log lines name the service.
+    call = partial(context.run, function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(threads, call)
 
 
 async def _loaded_in_time(entry: _Entry, deadline: float) -> WarmModel:
