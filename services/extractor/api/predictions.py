@@ -200,7 +200,11 @@ def refuse_other_sites(request: Request) -> None:
     """
     own = request.headers.get("host", "").lower()
     for origin in header_values(request.scope, "origin"):
-        if urlsplit(origin).netloc.lower() != own:
+        try:
+            site = urlsplit(origin).netloc.lower()
+        except ValueError:  # "http://[": no browser sends that.
+            site = ""
+        if not site or site != own:
             raise Forbidden("The request comes from a page of another web site (its `Origin` header says so).")
 
 

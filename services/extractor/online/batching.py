@@ -273,6 +273,11 @@ class Batcher:
             self._metrics.wait.observe(started - each.since)
         try:
             pixels, future = await self._loop.run_in_executor(self._thread, self._hand_over, batch)
+        except Exception as error:  # No memory for the copy, or no thread.
+            failure = self._as_failure(error)
+            for request in dict.fromkeys(each.request for each in batch):
+                self._fail(request, failure)
+            return
         finally:
             for each in batch:
                 each.request.held -= 1

@@ -118,6 +118,8 @@ class WarmModels:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="models")
         # One thread for all loads: each thread keeps some memory of what it loaded.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        # Of their own: downloads that take minutes must not keep requests for loaded models waiting.
+        self._downloads = ThreadPoolExecutor(THREADS, thread_name_prefix="downloads")
         self._tasks: set[asyncio.Task[None]] = set()
         metrics.limit.set(self.limit)
         metrics.models.set_function(lambda: len(self._loaded()))
@@ -214,8 +216,10 @@ class WarmModels:
                 self._retire(entry, "replaced")
         if (kept := self._entries.get(spec)) is not None:
             return kept
-        entry = self._entries[spec] = _Entry(spec)
+        entry = _Entry(spec)
         entry.task = asyncio.create_task(self._load(entry))
+        # Last: the thread of the metrics looks at the task of every entry.
+        self._entries[spec] = entry
         # An error that nobody waits for is in the log.
         entry.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return entry
@@ -249,7 +253,7 @@ class WarmModels:
 
     async def _warm(self, spec: ModelSpec) -> WarmModel:
         # Before it is this model's turn: weights may be downloaded for minutes.
-        await self._in_thread(record_of, spec, self._settings)
+        await _run_in(self._downloads, record_of, spec, self._settings)
         async with self._one_load:
             known = file_bytes(spec, self._settings.models)
             self._require_fit(spec, known)

@@ -383,6 +383,30 @@ def test_decoders_that_fail_fail_the_request_and_no_other() -> None:
     run(test)
 
 
+def test_a_batch_that_cannot_be_copied_fails_its_requests_and_gives_their_slots_back() -> None:
+    async def test() -> None:
+        bench = Bench(Pool(at_once=False), Model())
+        bad, good = bench.begin(1, 2), bench.begin(3)
+        await until(lambda: len(bench.pool.asked) == 3)
+        outcome = Decoded(0, 1, 1, 1, "", None)
+        # Of another shape than the others: `np.stack` fails, as it does without memory.
+        bench.pool.asked[0][1].set_result(Item(0, outcome, np.zeros((2, 2, 3), np.uint8), 0))
+        bench.pool.decode(1)
+        bench.pool.decode(2)
+        for request in (bad, good):
+            with pytest.raises(JobError, match="shape"):
+                await request
+        assert values(await _decoded(bench, 4)) == [4]
+        await settle(bench)
+
+    run(test)
+
+
+async def _decoded(bench: Bench, value: int) -> NDArray[np.float32]:
+    bench.pool.at_once = True
+    return await bench.begin(value)
+
+
 def test_a_full_queue_says_when_to_come_again() -> None:
     async def test() -> None:
         bench = Bench(Pool(), Model(at_once=False), Limits(batch=1, wait_s=0.0, queue=3, slots=9))

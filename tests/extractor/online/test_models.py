@@ -265,3 +265,30 @@ def test_models_that_cannot_be_are_refused_and_leave_nothing(limited: Settings, 
         assert warm.describe() == []
 
     run(limited, test)
+
+
+def test_a_download_keeps_no_request_for_a_loaded_model_waiting(
+    limited: Settings, loads: Loads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    downloaded, begun = threading.Event(), threading.Event()
+
+    def record_of(spec: ModelSpec, settings: Settings) -> None:
+        if spec.name == "b":
+            begun.set()
+            downloaded.wait(60)
+
+    monkeypatch.setattr(models, "THREADS", 1)
+    monkeypatch.setattr(models, "record_of", record_of)
+
+    async def test(warm: WarmModels) -> None:
+        await touch(warm, "a")
+        slow = asyncio.create_task(touch(warm, "b"))
+        await until(begun.is_set)
+        try:
+            async with asyncio.timeout(20):
+                await touch(warm, "a")
+        finally:
+            downloaded.set()
+        await slow
+
+    run(limited, test)
