@@ -277,7 +277,13 @@ class TestPredictions:
 
     def test_a_page_of_another_site_cannot_send_an_image(self, client: TestClient) -> None:
         send = {"url": "/predictions/raw_pixels", "content": RED_PNG}
-        for origin in ("https://evil.example", "null", "http://[", "http://testserver.evil.example", "http://localhost:9999"):
+        for origin in (
+            "https://evil.example",
+            "null",
+            "http://[",
+            "http://testserver.evil.example",
+            "http://localhost:9999",
+        ):
             answer = client.post(**send, headers={"Origin": origin})  # type: ignore[arg-type]
             assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
         assert client.post(**send, headers={"Origin": "http://testserver"}).is_success  # type: ignore[arg-type]
