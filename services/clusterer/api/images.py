@@ -29,7 +29,8 @@ OVERRIDES: Final = ("size", "crop_fraction", "interpolation", "mean", "std")
 
 def client() -> httpx.AsyncClient:
     """The client that all requests of an application share."""
-    return httpx.AsyncClient(timeout=TIMEOUT_S, limits=LIMITS)
+    # Not through a proxy: the extractor is a service of this installation.
+    return httpx.AsyncClient(timeout=TIMEOUT_S, limits=LIMITS, trust_env=False)
 
 
 async def embed_images(

@@ -77,6 +77,12 @@ def _own_folder(folder: Path) -> None:
             "host: others could replace its socket. Set SHOAL_ONLINE to a folder of this user."
         )
     if stat.S_IMODE(status.st_mode) != 0o700:
+        # Never a folder that others use, such as /tmp.
+        if any(path.suffix not in {".sock", ".lock"} for path in folder.iterdir()):
+            raise SocketUnusable(
+                f"The folder {folder} has mode {stat.S_IMODE(status.st_mode):04o} and holds other files. Set "
+                "SHOAL_ONLINE to a folder of its own."
+            )
         folder.chmod(0o700)
 
 

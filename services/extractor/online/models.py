@@ -236,7 +236,10 @@ class WarmModels:
         spec, begun = entry.spec, time.monotonic()
         label = self._metrics.label(spec.name)
         try:
-            model = await self._warm(spec)
+            model = await self._warm(entry)
+        except ModelLoading:
+            self._metrics.loads.labels(label, "abandoned").inc()
+            raise
         except Exception as error:
             code = error.code if isinstance(error, ShoalError) else "internal_error"
             entry.failed_until = time.monotonic() + (
@@ -251,10 +254,14 @@ class WarmModels:
         log.info("model warm", model=spec.name, bytes=model.loaded.bytes, seconds=round(seconds, 2))
         return model
 
-    async def _warm(self, spec: ModelSpec) -> WarmModel:
+    async def _warm(self, entry: _Entry) -> WarmModel:
+        spec = entry.spec
         # Before it is this model's turn: weights may be downloaded for minutes.
         await _run_in(self._downloads, record_of, spec, self._settings)
         async with self._one_load:
+            if not entry.users:
+                # A load would let warm models go for a model that nobody waits for any more.
+                raise _still_loading(spec)
             known = file_bytes(spec, self._settings.models)
             self._require_fit(spec, known)
             await self._make_room(known)
@@ -357,8 +364,12 @@ async def _loaded_in_time(entry: _Entry, deadline: float) -> WarmModel:
         left_s = deadline - asyncio.get_running_loop().time()
         await asyncio.wait([entry.task], timeout=None if math.isinf(left_s) else max(0.0, left_s))
     if not entry.task.done():
-        raise ModelLoading(
-            f"The model {entry.spec.name!r} is being loaded. Send the request again in {LOADING_RETRY_S} s.",
-            retry_after_s=LOADING_RETRY_S,
-        )
+        raise _still_loading(entry.spec)
     return entry.task.result()
+
+
+def _still_loading(spec: ModelSpec) -> ModelLoading:
+    return ModelLoading(
+        f"The model {spec.name!r} is being loaded. Send the request again in {LOADING_RETRY_S} s.",
+        retry_after_s=LOADING_RETRY_S,
+    )

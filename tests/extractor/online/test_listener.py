@@ -37,6 +37,14 @@ def test_a_folder_that_others_may_enter_is_closed_to_them(folder: Path) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+def test_a_folder_of_other_files_keeps_its_mode(folder: Path) -> None:
+    folder.chmod(0o755)
+    (folder / "notes.txt").touch()
+    with pytest.raises(SocketUnusable, match="has mode 0755 and holds other files"):
+        Listener(folder / "torch.sock")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
 def test_the_socket_of_a_dead_host_is_taken_over(folder: Path) -> None:
     path = folder / "torch.sock"
     with socket.socket(socket.AF_UNIX) as dead:

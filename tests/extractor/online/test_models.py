@@ -177,6 +177,24 @@ def test_a_model_larger_than_the_limit_is_refused_with_one_that_would_do(limited
     run(limited, test)
 
 
+def test_a_load_that_nobody_waits_for_at_its_turn_is_left_out(limited: Settings, loads: Loads) -> None:
+    async def test(warm: WarmModels) -> None:
+        loads.go.clear()
+        first = asyncio.ensure_future(touch(warm, "a"))
+        await until(lambda: loads.begun == ["a"])
+        with pytest.raises(ModelLoading):
+            async with warm.use("b", asyncio.get_running_loop().time() + 0.01):
+                pass
+        loads.go.set()
+        await first
+        await until(lambda: names(warm) == {"a"})
+        assert loads.begun == ["a"]
+        await touch(warm, "b")
+        assert loads.begun == ["a", "b"]
+
+    run(limited, test)
+
+
 def test_a_load_that_fails_fails_all_who_wait_and_is_tried_again_later(limited: Settings, loads: Loads) -> None:
     async def test(warm: WarmModels) -> None:
         loads.errors["a"] = WeightsInvalid("torn")
