@@ -8,11 +8,8 @@ forms, ``{"image": "<base64>"}``.
 
 from __future__ import annotations
 
-import base64
 import io
 import sys
-from importlib import import_module
-from typing import Any
 
 import timm
 import torch
@@ -54,33 +51,12 @@ def plain(name: str, port: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error")
 
 
-def litserve(name: str, port: int) -> None:
+def batched(name: str, port: int) -> None:
     """Batches of up to 32 images that arrive within 2 ms."""
-    ls: Any = import_module("litserve")  # Not among our dependencies.
+    from _litserve import serve
 
-    class Api(ls.LitAPI):  # type: ignore[misc]
-        def setup(self, device: str) -> None:
-            self.network = Network(name)
-
-        def decode_request(self, request: dict[str, str]) -> torch.Tensor:
-            return self.network.pixels(base64.b64decode(request["image"]))
-
-        def batch(self, inputs: list[torch.Tensor]) -> torch.Tensor:
-            return torch.stack(inputs)
-
-        def predict(self, batch: torch.Tensor) -> list[list[float]]:
-            return self.network.embed(batch)
-
-        def unbatch(self, output: list[list[float]]) -> list[list[float]]:
-            return output
-
-        def encode_response(self, output: list[float]) -> list[float]:
-            return output
-
-    ls.LitServer(Api(max_batch_size=32, batch_timeout=0.002), accelerator="cpu").run(
-        host="127.0.0.1", port=port, generate_client_file=False, log_level="error"
-    )
+    serve(name, port)
 
 
 if __name__ == "__main__":
-    {"fastapi": plain, "litserve": litserve}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
+    {"fastapi": plain, "litserve": batched}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))

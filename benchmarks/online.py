@@ -200,14 +200,14 @@ def running(settings: Settings) -> Iterator[Stack]:
             stack.stop()
 
 
-def first_answer(post: Post) -> float:
-    """Seconds until the host has started, loaded the model and answered."""
+def first_answer(post: Post, alive: Callable[[], bool] = lambda: True) -> float:
+    """Seconds until the server has started, loaded the model and answered."""
     start = time.monotonic()
-    while time.monotonic() < start + START_S:
+    while time.monotonic() < start + START_S and alive():
         if one_by_one(post, 1).statuses["200"]:
             return round(time.monotonic() - start, 1)
         time.sleep(0.1)
-    raise SystemExit(f"{post.url} did not answer within {START_S:.0f} s.")
+    raise SystemExit(f"{post.url} ended, or did not answer within {START_S:.0f} s.")
 
 
 def batches(stack: Stack, model: str) -> tuple[float, float]:
@@ -261,9 +261,9 @@ def peers(model: str, images: list[bytes], chosen: Any) -> dict[str, Any]:
         if importlib.util.find_spec(name) is None:
             print(f"  {name} is not installed: skipped")
             continue
-        with peer(name, TIMM_NAMES.get(model, model)) as url:
+        with peer(name, TIMM_NAMES.get(model, model)) as (url, alive):
             posts = [_peer_post(name, url, image) for image in images]
-            first_answer(posts[0])
+            first_answer(posts[0], alive)
             one_by_one(posts[0], 10)
             single = one_by_one(posts[0], chosen.singles).summary()
             many = for_seconds(posts, chosen.clients, chosen.seconds).summary()
@@ -279,13 +279,13 @@ def _peer_post(name: str, url: str, image: bytes) -> Post:
 
 
 @contextmanager
-def peer(name: str, timm_name: str) -> Iterator[str]:
-    """The address of a running peer."""
+def peer(name: str, timm_name: str) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """The address of a running peer, and whether it still runs."""
     port = free_port()
     command = [sys.executable, str(Path(__file__).parent / "_peers.py"), name, timm_name, str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", lambda: process.poll() is None
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
