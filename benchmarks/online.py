@@ -18,6 +18,7 @@ import base64
 import importlib.util
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -41,7 +42,7 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from shoal import Client
 from shoal.embedded import Stack
-from shoal.process import free_port
+from shoal.process import free_port, spawn
 from shoal.settings import Settings
 
 OVERHEAD_MS, RATIO, BATCH = 10.0, 0.8, 8.0
@@ -283,7 +284,7 @@ def peer(name: str, timm_name: str) -> Iterator[tuple[str, Callable[[], bool]]]:
     """The address of a running peer, and whether it still runs."""
     port = free_port()
     command = [sys.executable, str(Path(__file__).parent / "_peers.py"), name, timm_name, str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = spawn(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, death_signal=signal.SIGKILL)
     try:
         yield f"http://127.0.0.1:{port}", lambda: process.poll() is None
     finally:
