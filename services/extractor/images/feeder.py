@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import selectors
 import socket
 import threading
@@ -19,6 +20,8 @@ from extractor.images.slots import Item, Slots
 DEPTH = 2
 """Tasks that a process holds: the current one, and the next, so that it never waits for one."""
 TRIES = 2
+START_S = 120.0
+"""Seconds after which a process that is not ready is replaced."""
 STARTS = 3
 """After so many processes in a row that die before they are ready, everything that waits fails."""
 
@@ -192,14 +195,20 @@ class Feeder:
             self._finish(*outcome)
 
     def _patience(self) -> float | None:
-        """Seconds until a process hangs; None while none has work."""
-        since = min((process.head_since for process in self._processes if process.held), default=None)
-        return None if since is None else max(0.0, since + self._timeout_s - time.monotonic())
+        """Seconds until a process hangs; None while none starts or has work."""
+        next_due = min(map(self._due, self._processes), default=math.inf)
+        return None if next_due == math.inf else max(0.0, next_due - time.monotonic())
+
+    def _due(self, process: DecodeProcess) -> float:
+        """When ``process`` counts as hanging, on the monotonic clock; infinity while it has nothing to do."""
+        if not process.ready:
+            return process.head_since + START_S
+        return process.head_since + self._timeout_s if process.held else math.inf
 
     def _end_hanging(self) -> None:
         now = time.monotonic()
         for process in list(self._processes):
-            if process.held and now - process.head_since >= self._timeout_s:
+            if now >= self._due(process):
                 self._died(process, f"Decoding took longer than {self._timeout_s:g} s")
 
     def _died(self, process: DecodeProcess, why: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from extractor.images import processes
+from extractor.images import feeder, processes
 from extractor.images.child import Decoded, DecoderConfig, ListedImage, Undecodable
 from extractor.images.decode import decode_image
 from extractor.images.pool import DecodePool, Item
@@ -226,6 +226,21 @@ def test_a_process_that_does_not_read_is_replaced(folder: Path, monkeypatch: pyt
         os.kill(pid, signal.SIGSTOP)
         assert_shows(pool.submit(large).result(PATIENCE_S), large)
         assert not running(pid)
+
+
+def test_a_process_that_does_not_get_ready_is_replaced(
+    folder: Path, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pool_of(folder) as pool:
+        pool.start()
+        wait_until(lambda: pool.pids)
+        [pid] = pool.pids
+        os.kill(pid, signal.SIGSTOP)
+        monkeypatch.setattr(feeder, "START_S", 1.0)
+        waiting = pool.submit(png(0))  # Wakes the pool's thread.
+        wait_until(lambda: not running(pid))
+        monkeypatch.undo()
+        assert_shows(waiting.result(PATIENCE_S), png(0))
 
 
 def test_bytes_that_hang_a_decoder_are_given_up_after_the_pools_time(folder: Path) -> None:
