@@ -7,6 +7,8 @@ TORCH ?=
 PIP := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt \
 	$(if $(TORCH),--torch-backend $(TORCH))
 export UV_HTTP_TIMEOUT ?= 300
+# The jobs and the tests start hundreds of interpreters: without compiled modules, each would compile PyTorch anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # TEST_PROCESSES=2 runs the tests of two files at once; those of one file stay together: they share what they started.
 TEST_PROCESSES ?= 0
