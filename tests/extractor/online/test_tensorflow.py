@@ -31,7 +31,11 @@ def models(builders: ModuleType, tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(600)
 def test_online_embeddings_are_those_of_a_job_bit_by_bit_and_a_new_version_takes_over(
-    models: Path, tmp_path: Path, start_host: StartHost, client_settings: Callable[..., Settings]
+    models: Path,
+    tmp_path: Path,
+    start_host: StartHost,
+    client_settings: Callable[..., Settings],
+    wait_until: Callable[..., None],
 ) -> None:
     settings = client_settings(0, models=models, tf_serving_url=None)
     images = [photo(seed) for seed in range(9)]
@@ -55,6 +59,14 @@ def test_online_embeddings_are_those_of_a_job_bit_by_bit_and_a_new_version_takes
 
     shutil.copytree(models / "small" / "1", models / "small" / ".2")
     (models / "small" / ".2").rename(models / "small" / "2")  # Whole at once, as an import does it.
+    # The host looks at a model's files a few times a second.
+    wait_until(
+        lambda: (
+            host.ask(images[:1], "small", timeout_s=TENSORFLOW_S).headers[wire.DIGEST] != answer.headers[wire.DIGEST]
+        ),
+        deadline_s=TENSORFLOW_S,
+        what="the new version",
+    )
     second = host.ask(images, "small", timeout_s=TENSORFLOW_S)
     np.testing.assert_array_equal(vectors_of(second), bulk)
     assert second.headers[wire.DIGEST] != answer.headers[wire.DIGEST]
