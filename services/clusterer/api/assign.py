@@ -86,19 +86,27 @@ class AssignRequest(Schema):
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """What the requests of an application share: the clusterings in memory, and a client of the extractor."""
-    app.state.loaded = LoadedClusterings(app.state.store, app.state.settings.assign_cache)
-    async with images.client() as app.state.extractor:
-        yield
+    """Close what the first requests of an application made for all: connections to the extractor."""
+    yield
+    client: httpx.AsyncClient | None = getattr(app.state, "extractor", None)
+    if client is not None:
+        await client.aclose()
+        del app.state.extractor
 
 
 async def _loaded(request: Request) -> LoadedClusterings:
-    loaded: LoadedClusterings = request.app.state.loaded
+    state = request.app.state
+    if not hasattr(state, "loaded"):
+        state.loaded = LoadedClusterings(state.store, state.settings.assign_cache)
+    loaded: LoadedClusterings = state.loaded
     return loaded
 
 
 async def _extractor(request: Request) -> httpx.AsyncClient:
-    client: httpx.AsyncClient = request.app.state.extractor
+    state = request.app.state
+    if not hasattr(state, "extractor"):
+        state.extractor = images.client()
+    client: httpx.AsyncClient = state.extractor
     return client
 
 
