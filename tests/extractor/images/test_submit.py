@@ -53,6 +53,21 @@ def assert_shows(item: Item, data: bytes) -> None:
     np.testing.assert_array_equal(item.pixels, expected)
 
 
+@contextmanager
+def decoders_that(folder: Path, image: bytes, statement: str) -> Iterator[None]:
+    """Decode processes that are started meanwhile run ``statement`` when they get ``image``."""
+    program = folder / "program"
+    program.mkdir()
+    (program / "sitecustomize.py").write_text(
+        "import os, signal\nfrom extractor.images import child\nreal = child.decode_image\n"
+        f"def decode(data, **options):\n    if data == {image!r}:\n        {statement}\n"
+        "    return real(data, **options)\nchild.decode_image = decode\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(program))
+        yield
+
+
 def running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -137,25 +152,16 @@ def test_images_wait_for_slots(folder: Path) -> None:
 
 
 def test_an_image_cancelled_before_it_begins_is_not_decoded(folder: Path) -> None:
-    program = folder / "program"
-    program.mkdir()
-    (program / "sitecustomize.py").write_text(
-        "import os, signal\nfrom extractor.images import child\nreal = child.decode_image\n"
-        "def decode(data, **options):\n    if data == b'evil':\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return real(data, **options)\nchild.decode_image = decode\n"
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(program))
-        with pool_of(folder, slots=1) as pool:
-            first = pool.submit(png(0)).result(PATIENCE_S)
-            pids = pool.pids
-            evil, last = pool.submit(b"evil"), pool.submit(png(1))
-            assert evil.cancel()
-            pool.release(first)
-            assert_shows(last.result(PATIENCE_S), png(1))
-            assert pool.pids == pids
-            pool.release(last.result())
-            died = pool.submit(b"evil").result(PATIENCE_S)
+    with decoders_that(folder, b"evil", "os.kill(os.getpid(), signal.SIGKILL)"), pool_of(folder, slots=1) as pool:
+        first = pool.submit(png(0)).result(PATIENCE_S)
+        pids = pool.pids
+        evil, last = pool.submit(b"evil"), pool.submit(png(1))
+        assert evil.cancel()
+        pool.release(first)
+        assert_shows(last.result(PATIENCE_S), png(1))
+        assert pool.pids == pids
+        pool.release(last.result())
+        died = pool.submit(b"evil").result(PATIENCE_S)
     assert isinstance(died.outcome, Undecodable)
     assert died.outcome.code == "image_decoder_died"
 
@@ -244,18 +250,9 @@ def test_a_process_that_does_not_get_ready_is_replaced(
 
 
 def test_bytes_that_hang_a_decoder_are_given_up_after_the_pools_time(folder: Path) -> None:
-    program = folder / "program"
-    program.mkdir()
-    (program / "sitecustomize.py").write_text(
-        "import signal\nfrom extractor.images import child\nreal = child.decode_image\n"
-        "def decode(data, **options):\n    if data == b'slow':\n        signal.pause()\n"
-        "    return real(data, **options)\nchild.decode_image = decode\n"
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(program))
-        with pool_of(folder, timeout_s=2) as pool:
-            slow = pool.submit(b"slow").result(PATIENCE_S)
-            assert_shows(pool.submit(png(0)).result(PATIENCE_S), png(0))
+    with decoders_that(folder, b"slow", "signal.pause()"), pool_of(folder, timeout_s=2) as pool:
+        slow = pool.submit(b"slow").result(PATIENCE_S)
+        assert_shows(pool.submit(png(0)).result(PATIENCE_S), png(0))
     assert isinstance(slow.outcome, Undecodable)
     assert slow.outcome.code == "image_decoder_died"
     assert "longer than 2 s, 2 times" in slow.outcome.message
