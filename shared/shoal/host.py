@@ -9,6 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from shoal.errors import HostUnsupported
 
+SWITCH_S = 0.001
+"""Seconds after which a computing thread gives Python's interpreter lock to the event loop."""
+
 
 def unsupported() -> str | None:
     """Why services cannot run on this operating system; None on Linux."""

@@ -18,6 +18,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import to_json
 from shoal.errors import InvalidRequest, UnsupportedMediaType
+from shoal.inline import ARROW, MAX_IMAGES, NPY
 from shoal.schemas import Id
 from shoal.schemas import Request as Schema
 from shoal.web import SettingsDep
@@ -30,12 +31,11 @@ from shoal.web.tables import table_pieces
 
 from clusterer.api import images, vectors
 from clusterer.api.loaded import LoadedClusterings
-from clusterer.api.vectors import ARROW, NPY, Vectors
+from clusterer.api.vectors import Vectors
 from clusterer.data.rows import Float64Array
 from clusterer.results.loaded import LoadedClustering
 
 MAX_ROWS: Final = 10_000
-MAX_IMAGES: Final = 64
 MAX_DIM: Final = 100_000
 MAX_IMAGE_CHARACTERS: Final = 64 * 2**20
 OUTLIER_QUANTILE: Final = 0.99

@@ -10,6 +10,7 @@ from typing import Final
 import httpx
 import numpy as np
 from shoal.errors import InvalidRequest, ModelChanged, ShoalError, Unavailable, by_code
+from shoal.inline import MODEL_DIGEST
 from shoal.settings import Settings
 from shoal.store.records import ModelRecord
 from shoal.web import strictjson
@@ -19,7 +20,6 @@ from clusterer.api.vectors import Vectors
 from clusterer.data.rows import Float32Array
 from clusterer.results.loaded import LoadedClustering
 
-DIGEST: Final = "X-Shoal-Model-Digest"
 TIMEOUT_S: Final = 150.0
 PIECE: Final = 1 << 18
 LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=32)
@@ -76,7 +76,7 @@ async def embed_images(
         raise Unavailable(f"The extractor at {settings.extractor_url} does not answer ({reason}).") from error
     if answer.is_error:
         raise _problem(answer)
-    _check_model(record, answer.headers.get(DIGEST))
+    _check_model(record, answer.headers.get(MODEL_DIGEST))
     rows = await WORK.run(_embeddings, answer.content, len(images), settings.extractor_url)
     if rows.shape[1] != loaded.dim:
         raise _changed(record, f"its embeddings have {rows.shape[1]} dimensions instead of {loaded.dim}")

@@ -26,8 +26,6 @@ FloatArray = NDArray[np.floating]
 CheckDim = Callable[[int, int], None]
 """Raises unless a row, the second argument, may have as many values as the first one says."""
 
-NPY: Final = "application/x-npy"
-ARROW: Final = "application/vnd.apache.arrow.stream"
 COLUMN: Final = "embedding"
 ID: Final = "id"
 BLOCK_VALUES: Final = 2**19

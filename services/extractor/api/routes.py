@@ -65,7 +65,7 @@ def build(settings: Settings | None = None, queue: JobQueue | None = None, store
     settings = settings or Settings()
     hosts = HostClient(settings.online, settings.absent_kinds)
 
-    async def hosts_say() -> dict[str, str]:
+    async def check_hosts() -> dict[str, str]:
         states = await hosts.states()
         return {name: "ok" if state.answers else host_missing(name) for name, state in states.items()}
 
@@ -82,7 +82,7 @@ def build(settings: Settings | None = None, queue: JobQueue | None = None, store
         summary="Computes embeddings of images with pretrained networks and writes them to the store.",
         inline_paths=["/v1/embeddings"],
         inline_folders=["/predictions/"],
-        hosts=hosts_say,
+        hosts=check_hosts,
         lifespan=lifespan,
         settings=settings,
         queue=queue,

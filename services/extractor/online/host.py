@@ -32,6 +32,7 @@ from shoal.errors import (
     ShoalError,
     SocketUnusable,
 )
+from shoal.host import SWITCH_S
 from shoal.schemas import CustomModel
 from shoal.settings import Settings
 from starlette.applications import Starlette
@@ -50,8 +51,6 @@ from extractor.online.models import WarmModel, WarmModels
 STOP_S, CLOSE_S = 5, 2
 """Seconds that requests have to end when the host is told to, and its models to close after that."""
 KEEP_ALIVE_S = 60
-SWITCH_S = 0.001
-"""As `shoal.web.app.SWITCH_S`."""
 PROBLEM_JSON = "application/problem+json"
 _LABEL = "shoal.model"
 """Key of a request's scope: its model as a label of metrics."""

@@ -17,17 +17,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from shoal import inline
+
 MODEL: Final = "X-Shoal-Model"
 LENGTHS: Final = "X-Shoal-Lengths"
 TIMEOUT_MS: Final = "X-Shoal-Timeout-Ms"
-DIGEST: Final = "X-Shoal-Model-Digest"
-"""`ModelRecord.digest` of the model that ran."""
-NPY: Final = "application/x-npy"
+DIGEST: Final = inline.MODEL_DIGEST
+NPY: Final = inline.NPY
 
-MAX_IMAGES: Final = 64
-"""Images of one request."""
-MAX_BYTES: Final = 32 * 2**20
-"""Bytes of the images of one request."""
+MAX_IMAGES: Final = inline.MAX_IMAGES
+MAX_BYTES: Final = inline.MAX_IMAGE_BYTES
 DEFAULT_TIMEOUT_S: Final = 60.0
 MAX_TIMEOUT_S: Final = 600.0
 

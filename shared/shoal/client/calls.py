@@ -16,9 +16,10 @@ import httpx
 from shoal.client.images import MAX_IMAGES, Chunk, Chunks, Image
 from shoal.client.requests import RETRY_STATUSES, Query, Request, Service, pause_s, problem, retry_after_s
 from shoal.client.transport import Body, Services, T, Transport
-from shoal.client.vectors import ARROW, NPY, Assignments, Json, Pieces, Vectors, embeddings_of, of_arrow, of_json
+from shoal.client.vectors import Assignments, Json, Pieces, Vectors, embeddings_of, of_arrow, of_json
 from shoal.errors import InvalidRequest, ShoalError, TooManyRequests, Unavailable, by_code
 from shoal.figures import Metrics
+from shoal.inline import ARROW, NPY
 from shoal.schemas import Job, JobPage
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from shoal import inline
 from shoal.errors import ImageEmpty, ImageTooLarge, ImageUnreadable, InvalidRequest, ShoalError, by_code
 
 if TYPE_CHECKING:
@@ -25,10 +26,8 @@ if TYPE_CHECKING:
 Image: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image | NDArray[np.uint8]"
 """A file's path, a file's bytes, a PIL image, or an array ``(h, w, 3) uint8`` or ``(h, w) uint8``."""
 
-MAX_IMAGES = 64
-"""The most images that the services take in one request."""
-MAX_BYTES = 32 * 2**20
-"""The most bytes that these images may have together."""
+MAX_IMAGES = inline.MAX_IMAGES
+MAX_BYTES = inline.MAX_IMAGE_BYTES
 IN_FLIGHT = 4
 """Requests at once for a list that needs several."""
 

@@ -19,8 +19,6 @@ Json = dict[str, Any]
 Vectors: TypeAlias = "NDArray[np.floating] | Sequence[float] | Sequence[Sequence[float]]"
 MAX_BYTES = 32 * 2**20
 """The most bytes of vectors that are sent in one request."""
-NPY = "application/x-npy"
-ARROW = "application/vnd.apache.arrow.stream"
 
 
 class Assignment(NamedTuple):

@@ -69,12 +69,12 @@ class Bell:
         try:
             listener = self._listen()
             if listener is not None:
-                if _heard(listener):
+                if _received(listener):
                     return
                 watched += _socket(listener)
             select.select(watched, [], [], timeout_s)
             if listener is not None:
-                _heard(listener)
+                _received(listener)
         except (redis.RedisError, OSError) as error:
             log.debug("no messages of new jobs", error=str(error))
             self.close()
@@ -96,12 +96,12 @@ class Bell:
         return self._listener
 
 
-def _heard(listener: Listener) -> bool:
+def _received(listener: Listener) -> bool:
     """Whether a message has arrived; takes all that have."""
-    heard = False
+    received = False
     while (message := listener.get_message(ignore_subscribe_messages=True, timeout=0.0)) is not None:
-        heard = heard or bool(message)
-    return heard
+        received = received or bool(message)
+    return received
 
 
 def _socket(listener: Listener) -> list[socket.socket]:

@@ -13,6 +13,7 @@ from starlette.types import Lifespan
 
 from shoal import __version__, logs, tracing
 from shoal.errors import NoKeys, OtherStore, QueueUnavailable, ShoalError
+from shoal.host import SWITCH_S
 from shoal.jobs.queue import JobQueue
 from shoal.keys import KeyStore
 from shoal.settings import Settings
@@ -20,15 +21,13 @@ from shoal.store import Store
 from shoal.store_identity import store_identity
 from shoal.web import auth, docs, health, jobs, problems
 from shoal.web.connections import ConnectionLimits, Connections
-from shoal.web.health import HostsSay
+from shoal.web.health import CheckHosts
 from shoal.web.middleware import Audit, BodyLimits, RequestMetrics, SecurityHeaders, UnexpectedErrors
 
 log = structlog.get_logger(__name__)
 
 KEEP_ALIVE_S: Final = 30
 STOP_S: Final = 10
-SWITCH_S: Final = 0.001
-"""Seconds after which a computing thread gives Python's interpreter lock to the event loop."""
 
 
 def create_app(
@@ -39,7 +38,7 @@ def create_app(
     summary: str | None = None,
     inline_paths: Sequence[str] = (),
     inline_folders: Sequence[str] = (),
-    hosts: HostsSay | None = None,
+    hosts: CheckHosts | None = None,
     lifespan: Lifespan[FastAPI] | None = None,
     settings: Settings | None = None,
     queue: JobQueue | None = None,
@@ -83,7 +82,7 @@ def create_app(
     )
     app.state.store = store or Store(settings.store)
     app.state.kinds = tuple(kinds)
-    app.state.hosts_say = hosts
+    app.state.check_hosts = hosts
     app.state.registry = health.registry_for(app.state.queue, settings)
     app.state.keys = keys = (
         KeyStore.from_url(settings.redis_url.get_secret_value()) if auth.keys_needed(settings) else None

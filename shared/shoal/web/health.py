@@ -26,7 +26,7 @@ from shoal.web.route import QueueDep, StoreDep
 from shoal.web.route import router as make_router
 
 WORKER_ALIVE_S = 60.0
-HostsSay = Callable[[], Awaitable[dict[str, str]]]
+CheckHosts = Callable[[], Awaitable[dict[str, str]]]
 """For each backend, `ok` or what to do so that its model host answers."""
 
 
@@ -67,8 +67,8 @@ async def healthz() -> Health:
     return Health()
 
 
-async def _hosts_say(request: Request) -> dict[str, str]:
-    ask: HostsSay | None = request.app.state.hosts_say
+async def _check_hosts(request: Request) -> dict[str, str]:
+    ask: CheckHosts | None = request.app.state.check_hosts
     return await ask() if ask is not None else {}
 
 
@@ -78,7 +78,7 @@ def readyz(
     response: Response,
     queue: QueueDep,
     store: StoreDep,
-    hosts: Annotated[dict[str, str], Depends(_hosts_say)],
+    hosts: Annotated[dict[str, str], Depends(_check_hosts)],
 ) -> Readiness:
     """Check that a job submitted now would run: queue, store, disk and a live worker."""
     kinds: tuple[str, ...] = request.app.state.kinds

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 
+from shoal.inline import ARROW
 from shoal.web.pools import EXPORTS
 
 TableFormat = Literal["parquet", "csv", "jsonl", "arrow"]
@@ -20,7 +21,7 @@ MEDIA_TYPES: Final[dict[TableFormat, str]] = {
     "parquet": "application/vnd.apache.parquet",
     "csv": "text/csv; charset=utf-8",
     "jsonl": "application/x-ndjson",
-    "arrow": "application/vnd.apache.arrow.stream",
+    "arrow": ARROW,
 }
 TABLE_RESPONSE: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "The table.", "content": {media: {} for media in MEDIA_TYPES.values()}}

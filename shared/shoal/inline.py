@@ -1,0 +1,14 @@
+"""What requests that carry images or vectors share: the services, the model hosts and the clients agree on it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_IMAGES: Final = 64
+"""Most images of one request."""
+MAX_IMAGE_BYTES: Final = 32 * 2**20
+"""Most bytes of these images together."""
+MODEL_DIGEST: Final = "X-Shoal-Model-Digest"
+"""Header of an answer: `ModelRecord.digest` of the model that ran."""
+NPY: Final = "application/x-npy"
+ARROW: Final = "application/vnd.apache.arrow.stream"
