@@ -161,8 +161,8 @@ def settings(tmp_path: Path) -> Settings:
         folder = tmp_path / "data" / "images"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (80, 96, 3), np.uint8)).save(folder / f"{number:02}.png")
-    for turn in range(400):
-        folder = tmp_path / "data" / "long" / f"{turn:03}"
+    for turn in range(400 + round(100 * SECONDS)):
+        folder = tmp_path / "data" / "long" / f"{turn:04}"
         folder.mkdir(parents=True)
         for path in (tmp_path / "data" / "images").iterdir():
             os.link(path, folder / path.name)
