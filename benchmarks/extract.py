@@ -18,7 +18,8 @@ from _common import finish, parser
 from extractor import pipeline
 from extractor.backends.loading import open_backend, record_of
 from extractor.backends.torch import TorchBackend
-from extractor.images.child import DecoderConfig, ListedImage
+from extractor.images.child import DecoderConfig
+from extractor.images.located import ListedImage
 from extractor.images.pool import DecodePool, prefetch_slots
 from extractor.models import catalogue
 from extractor.models.spec import ModelSpec

@@ -16,6 +16,8 @@ from extractor.backends.loading import ModelLoader
 from extractor.images.pool import DecodePool
 from extractor.jobs.extract import FailureCounter, open_plan, outcome_of_files
 from extractor.models import catalogue
+from extractor.sources.reading import located_images
+from extractor.sources.source import Place
 from extractor.stream.batches import batches, decode_pool
 from extractor.stream.sink import ShardSink
 
@@ -100,10 +102,12 @@ def embed_missing(
     """
     total = embeddings.plan.source.count
     before = embeddings.rows + embeddings.failed
+    place = Place.of(request.images, settings.data, follow_links=settings.follow_links)
     with ShardSink(store, embeddings, attempt=ctx.attempt, owner=ctx.owner, save_s=settings.save_s) as sink:
         failures.add(sink.resume())
         ctx.progress("embed", before + sink.done, total, "images")
-        for batch in batches(ctx, pool, backend, sink.images(), request.batch_size):
+        images = located_images(sink.listed(), place)
+        for batch in batches(ctx, pool, backend, images, request.batch_size):
             failed = sink.add(batch)
             ctx.count(embedded=len(batch.outcomes) - len(failed), failed=len(failed))
             failures.add(failed)

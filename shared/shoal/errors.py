@@ -9,6 +9,9 @@
     │   ├── PathNotFound             path_not_found            422
     │   ├── FileUnusable             file_unusable             422
     │   ├── NoImages                 no_images                 422
+    │   ├── SourceInvalid            source_invalid            422   a list, an archive or a table of images
+    │   │   ├── ArchiveDamaged       archive_damaged           422
+    │   │   └── ArchiveUnsafe        archive_unsafe            422   more than the limits on archives allow
     │   ├── LabelsRequired           labels_required           422
     │   ├── LabelsInvalid            labels_invalid            422
     │   │   └── LabelsAmbiguous      labels_ambiguous          422
@@ -27,7 +30,8 @@
     │       │   └── ImageUnsupported image_unsupported         422
     │       ├── ImageTooLarge        image_too_large           422
     │       ├── ImageUnreadable      image_unreadable          422
-    │       │   └── ImageRemoved     image_removed             422
+    │       │   ├── ImageRemoved     image_removed             422
+    │       │   └── ImageMissing     image_missing             422   a list names it, but there is no such file
     │       ├── ImageChanged         image_changed             422
     │       ├── ImageOutsideRoot     image_outside_root        422
     │       ├── ImageDecoderDied     image_decoder_died        422
@@ -187,6 +191,15 @@ class FileUnusable(InvalidRequest, code="file_unusable"): ...
 class NoImages(InvalidRequest, code="no_images"): ...
 
 
+class SourceInvalid(InvalidRequest, code="source_invalid"): ...
+
+
+class ArchiveDamaged(SourceInvalid, code="archive_damaged"): ...
+
+
+class ArchiveUnsafe(SourceInvalid, code="archive_unsafe"): ...
+
+
 class LabelsRequired(InvalidRequest, code="labels_required"): ...
 
 
@@ -242,6 +255,9 @@ class ImageUnreadable(ImageInvalid, code="image_unreadable"): ...
 
 
 class ImageRemoved(ImageUnreadable, code="image_removed"): ...
+
+
+class ImageMissing(ImageUnreadable, code="image_missing"): ...
 
 
 class ImageChanged(ImageInvalid, code="image_changed"): ...

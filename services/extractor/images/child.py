@@ -14,15 +14,15 @@ import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from shoal.errors import ImageInvalid, ImageRemoved, ImageTooLarge, ImageUnreadable
+from shoal.errors import ImageInvalid, ImageTooLarge
 from shoal.process import die_with_parent
 from shoal.userfiles import as_text
 
-from extractor.images.decode import DECODED, decode_image, formats_of, read_image_file
+from extractor.images.decode import decode_image
+from extractor.images.located import LocatedImage, LostImage, read_located
 from extractor.images.preprocess import network_input, thumbnail
 from extractor.images.transform import Transform
 
@@ -30,21 +30,6 @@ BASE_BYTES = 2 * 2**30
 """Memory of a decode process beside an image's pixels: libraries, and the largest file."""
 MESSAGE_CHARACTERS = 1000
 """Length at which a decoding library's message is cut."""
-
-
-class ListedImage(NamedTuple):
-    """An image of the listing.
-
-    Attributes
-    ----------
-    paths
-        Where the file may be, relative to the source's folder; the first that exists is read.
-    stamp
-        What `extractor.images.decode.stamp_of` the file must still be; None to skip the comparison.
-    """
-
-    paths: tuple[str, ...]
-    stamp: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +60,18 @@ class DecoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Decode an image, a listed file or a file's bytes, into a slot; the outcome carries the same ``ticket``."""
+    """Decode an image of a listing, or a file's bytes, into a slot; the outcome carries the same ``ticket``."""
 
     ticket: int
     slot: int
-    image: ListedImage | bytes
+    image: LocatedImage | bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """A decoded image, whose pixels are in the slot. Width and height are those of the upright image.
 
-    ``sha256`` is the file's; empty for an image that came as bytes.
+    ``sha256`` is the file's; empty for an image of a request.
     """
 
     ticket: int
@@ -114,8 +99,10 @@ def slots_of(memory: mmap.mmap, transform: Transform) -> NDArray[np.uint8]:
 
 def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decoded | Undecodable:
     """Decode one image into ``slot``, (size, size, 3) uint8."""
+    if isinstance(task.image, LostImage):
+        return _undecodable(task, *task.image)
     try:
-        data, formats = _read(task.image, config)
+        data, formats = read_located(task.image, config.root, config.folder)
         image = decode_image(data, max_pixels=config.max_pixels, formats=formats)
         slot[:] = network_input(image, config.transform, max_pixels=config.max_pixels)
         small = thumbnail(image) if config.thumbnails else None
@@ -137,21 +124,6 @@ def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decode
         sha256="" if isinstance(task.image, bytes) else hashlib.sha256(data).hexdigest(),
         thumbnail=small,
     )
-
-
-def _read(image: ListedImage | bytes, config: DecoderConfig) -> tuple[bytes, tuple[str, ...]]:
-    """The file's bytes, and the formats to try."""
-    if isinstance(image, bytes):
-        return image, DECODED
-    first: ImageUnreadable | None = None
-    for path in image.paths:
-        try:
-            return read_image_file(config.root, config.folder / path, image.stamp), formats_of(image.paths[0])
-        except ImageUnreadable as error:
-            first = first or error
-            if not isinstance(error, ImageRemoved):
-                break
-    raise first or ImageUnreadable("The file has no name.")
 
 
 def _undecodable(task: Task, code: str, message: str) -> Undecodable:

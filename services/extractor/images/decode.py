@@ -189,7 +189,7 @@ def stamp_of(status: os.stat_result) -> str:
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
-def read_image_file(root: Path, path: Path, stamp: str | None = None) -> bytes:
+def read_image_file(root: Path, path: Path, stamp: str | None = None, part: tuple[int, int] | None = None) -> bytes:
     """The bytes of ``path``, which must lie below ``root`` after symlinks are followed.
 
     Parameters
@@ -197,6 +197,8 @@ def read_image_file(root: Path, path: Path, stamp: str | None = None) -> bytes:
     stamp
         `stamp_of` the file when it was listed; None when it was not listed. The open file's own stamp must equal it
         before and after reading.
+    part
+        Offset and length, where the image is a part of the file; None for the whole file.
 
     Raises
     ------
@@ -216,10 +218,12 @@ def read_image_file(root: Path, path: Path, stamp: str | None = None) -> bytes:
             before = os.fstat(file.fileno())
             if stamp is not None and stamp_of(before) != stamp:
                 raise _changed("after it was listed")
-            if before.st_size > MAX_FILE_BYTES:
-                raise ImageTooLarge(f"The file has {before.st_size:,} bytes; the limit is {MAX_FILE_BYTES:,}.")
-            data = file.read(before.st_size)
-            if len(data) != before.st_size or stamp_of(os.fstat(file.fileno())) != stamp_of(before):
+            offset, length = part or (0, before.st_size)
+            if length > MAX_FILE_BYTES:
+                raise ImageTooLarge(f"The file has {length:,} bytes; the limit is {MAX_FILE_BYTES:,}.")
+            file.seek(offset)
+            data = file.read(length)
+            if len(data) != length or stamp_of(os.fstat(file.fileno())) != stamp_of(before):
                 raise _changed("while it was read")
             return data
     except PathOutsideRoot as error:

@@ -13,7 +13,8 @@ from contextlib import suppress
 
 from shoal.errors import ImageDecoderDied, JobError, Unavailable
 
-from extractor.images.child import Decoded, DecoderConfig, ListedImage, Undecodable
+from extractor.images.child import Decoded, DecoderConfig, Undecodable
+from extractor.images.located import FetchedImage, LocatedImage
 from extractor.images.processes import DecodeProcess, Work
 from extractor.images.slots import Item, Slots
 
@@ -80,7 +81,7 @@ class Feeder:
             self._want()
         self.wake()
 
-    def submit(self, index: int, image: ListedImage | bytes) -> Future[Item]:
+    def submit(self, index: int, image: LocatedImage | bytes) -> Future[Item]:
         """Decode ``image`` when a process and a slot are free; images begin in the order of submission.
 
         Raises
@@ -168,7 +169,7 @@ class Feeder:
 
     def _process_for(self, work: Work) -> DecodeProcess | None:
         """The process with the least to do; bytes need one that reads them at once, since they fill the connection."""
-        free = 1 if isinstance(work.image, bytes) else DEPTH
+        free = 1 if isinstance(work.image, bytes | FetchedImage) else DEPTH
         waiting = [process for process in self._processes if process.ready and len(process.held) < free]
         return min(waiting, key=lambda process: len(process.held)) if waiting else None
 

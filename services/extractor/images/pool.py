@@ -16,8 +16,9 @@ from types import TracebackType
 
 from shoal.host import available_cores
 
-from extractor.images.child import DecoderConfig, ListedImage
+from extractor.images.child import DecoderConfig
 from extractor.images.feeder import DEPTH, Feeder
+from extractor.images.located import LocatedImage
 from extractor.images.slots import Item, Slots
 
 __all__ = ["DecodePool", "Item", "prefetch_slots"]
@@ -75,7 +76,7 @@ class DecodePool:
         """
         self._feeder.start()
 
-    def submit(self, image: ListedImage | bytes, index: int = 0) -> Future[Item]:
+    def submit(self, image: LocatedImage | bytes, index: int = 0) -> Future[Item]:
         """Decode one image. Safe in any thread; outcomes come in any order.
 
         Parameters
@@ -100,7 +101,7 @@ class DecodePool:
         """
         return self._feeder.submit(index, image)
 
-    def stream(self, images: Iterable[ListedImage], waiting: Callable[[], None] = lambda: None) -> Iterator[Item]:
+    def stream(self, images: Iterable[LocatedImage], waiting: Callable[[], None] = lambda: None) -> Iterator[Item]:
         """Decode ``images`` and yield their outcomes in the same order.
 
         Parameters

@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from extractor.images.child import Decoded, DecoderConfig, ListedImage, Task, Undecodable
+from extractor.images.child import Decoded, DecoderConfig, Task, Undecodable
+from extractor.images.located import LocatedImage
 from extractor.images.slots import Item
 
 MESSAGE_TIMEOUT_S = 5.0
@@ -36,7 +37,7 @@ class Work:
     """
 
     index: int
-    image: ListedImage | bytes
+    image: LocatedImage | bytes
     future: Future[Item]
     slot: int = -1
     deaths: int = 0

@@ -83,16 +83,19 @@ def _frozen(ctx: JobContext, store: Store) -> EmbeddingSet | None:
 
 def make_plan(request: ExtractRequest, model: ModelLoader, listing: pa.Table, root: Path) -> Plan:
     """What the set of embeddings will hold."""
-    labels = request.images.labels
+    images = request.images
+    source = Source.of(
+        listing,
+        kind="images",
+        path=below(root, images.path),
+        labels=images.labels if isinstance(images.labels, str) else images.labels.model_dump(mode="json"),
+        split=images.split,
+    )
+    chosen = {"include": tuple(images.include), "exclude": tuple(images.exclude), "limit": images.limit}
+    named = {} if images.format == "auto" else {"format": images.format}
     return Plan(
         name=request.name or model.spec.slug[:100],
-        source=Source.of(
-            listing,
-            kind="images",
-            path=below(root, request.images.path),
-            labels=labels if isinstance(labels, str) else labels.model_dump(mode="json"),
-            split=request.images.split,
-        ),
+        source=source.model_copy(update={**chosen, **named}),
         model=model.record,
         transform=transform_record(model.spec.transform),
         dim=model.dim,

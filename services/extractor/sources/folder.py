@@ -1,4 +1,4 @@
-"""Every file below a folder: those that are listed as images, and why each of the others is not."""
+"""A folder of images: every file below it, and why each of those that are not listed is not."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 from shoal.deadline import Deadline
-from shoal.errors import PathNotFound, PathOutsideRoot
-from shoal.userfiles import as_text, open_confined
+from shoal.errors import NoImages, PathNotFound, PathOutsideRoot
+from shoal.userfiles import open_confined
 
 from extractor.images.decode import (
     IMAGE_SUFFIXES,
     RAW,
     RAW_SUFFIXES,
     SNIFFED_BYTES,
-    Format,
     sniff,
     stamp_of,
     suffix_of,
 )
+from extractor.sources.globs import Selection
+from extractor.sources.names import listed_names
+from extractor.sources.not_taken import SNIFFED_FILES, NotTaken, NotTakenGroup, Reason
+from extractor.sources.source import Alive, Contents, Entry, Format, Place
 
 SYSTEM_NAMES = frozenset(
     {"@eadir", "#recycle", "__macosx", "$recycle.bin", "system volume information", "lost+found"}
@@ -34,137 +35,8 @@ SYSTEM_NAMES = frozenset(
 )
 """Files and folders of operating systems and NAS devices, in lower case; skipped like hidden ones."""
 UNFINISHED_SUFFIXES = frozenset({".aria2", ".crdownload", ".download", ".filepart", ".part", ".partial", ".tmp"})
-SNIFFED_FILES = 10_000
-"""After so many files of an extension without an image among them, the rest are not opened."""
 PROGRESS_ENTRIES = 10_000
 _UNREADABLE_ERRORS = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
-EXAMPLES = 3
-NAMED_FOLDERS = 20
-MOST_GROUPS = 100
-"""Further extensions are counted together."""
-
-
-class Reason(StrEnum):
-    """Why a file or a folder is not listed. The values are stable."""
-
-    UNSUPPORTED_FORMAT = "unsupported_format"
-    NOT_AN_IMAGE = "not_an_image"
-    NOT_LOOKED_INTO = "not_looked_into"
-    UNFINISHED = "unfinished_download"
-    FILE_UNREADABLE = "file_unreadable"
-    NOT_A_FILE = "not_a_file"
-    EMPTY_FOLDER = "empty_folder"
-    FOLDER_UNREADABLE = "folder_unreadable"
-    LINK_LEAVES_ROOT = "link_leaves_root"
-    LINK_TO_PARENT = "link_to_parent"
-    LINK_REPEATS = "link_repeats"
-
-
-_OF_FILES = {
-    Reason.UNSUPPORTED_FORMAT: ("holds {format}, {advice}", "hold {format}, {advice}"),
-    Reason.NOT_AN_IMAGE: ("is not an image", "are not images"),
-    Reason.NOT_LOOKED_INTO: (
-        f"was not opened: none of {SNIFFED_FILES:,} others with this extension is an image",
-        f"were not opened: none of {SNIFFED_FILES:,} others with this extension is an image",
-    ),
-    Reason.UNFINISHED: (
-        "looks like an unfinished download: rename it if it is complete",
-        "look like unfinished downloads: rename them if they are complete",
-    ),
-    Reason.FILE_UNREADABLE: ("cannot be read: give the worker permission",) * 2,
-    Reason.NOT_A_FILE: (
-        "is a pipe, a device or a broken symlink",
-        "are pipes, devices or broken symlinks",
-    ),
-}
-_OF_FOLDERS = {
-    Reason.EMPTY_FOLDER: ("{n} folder holds no image: {names}.", "{n} folders hold no image: {names}."),
-    Reason.FOLDER_UNREADABLE: (
-        "{n} folder cannot be listed, so its images are missing: {names}. Give the worker permission.",
-        "{n} folders cannot be listed, so their images are missing: {names}. Give the worker permission.",
-    ),
-    Reason.LINK_LEAVES_ROOT: (
-        "{n} symlink leads out of the data root and is not followed: move its target below the root.",
-        "{n} symlinks lead out of the data root and are not followed: move their targets below the root.",
-    ),
-    Reason.LINK_TO_PARENT: (
-        "{n} symlink leads to a folder above the source and is not followed.",
-        "{n} symlinks lead to a folder above the source and are not followed.",
-    ),
-    Reason.LINK_REPEATS: (
-        "{n} symlink leads to a folder that is listed already.",
-        "{n} symlinks lead to folders that are listed already.",
-    ),
-}
-
-
-@dataclass(slots=True)
-class _Group:
-    count: int = 0
-    names: list[str] = field(default_factory=list)
-
-
-class NotTakenGroup(TypedDict):
-    """Files or folders that are not listed for one reason, as in a job's result."""
-
-    reason: str
-    suffix: str | None
-    count: int
-    examples: list[str]
-    message: str
-
-
-@dataclass
-class NotTaken:
-    """Counts the files and folders that are not listed; its memory does not grow with their number."""
-
-    _groups: dict[tuple[Reason, str | None, Format | None], _Group] = field(default_factory=dict)
-
-    def add(self, reason: Reason, path: str, suffix: str | None = None, found: Format | None = None) -> None:
-        """Count the file or folder ``path``.
-
-        Parameters
-        ----------
-        suffix
-            Its extension, such as ``.heic``.
-        found
-            The format of its content.
-        """
-        key = (reason, suffix, found)
-        if key not in self._groups and len(self._groups) >= MOST_GROUPS:
-            key = (reason, None, found)
-        group = self._groups.setdefault(key, _Group())
-        group.count += 1
-        # The first by name, so that the file system's order does not matter.
-        most = NAMED_FOLDERS if reason in _OF_FOLDERS else EXAMPLES
-        if len(group.names) < most or path < group.names[-1]:
-            group.names = sorted([*group.names, path])[:most]
-
-    def groups(self) -> list[NotTakenGroup]:
-        """One group per reason and extension; those with the most files first."""
-        rows = [
-            NotTakenGroup(
-                reason=reason.value,
-                suffix=suffix,
-                count=group.count,
-                examples=[as_text(name) for name in group.names[:EXAMPLES]],
-                message=_message(reason, suffix, found, group),
-            )
-            for (reason, suffix, found), group in self._groups.items()
-        ]
-        return sorted(rows, key=lambda row: (-row["count"], row["reason"], str(row["suffix"])))
-
-
-def _message(reason: Reason, suffix: str | None, found: Format | None, group: _Group) -> str:
-    one = group.count == 1
-    if reason in _OF_FOLDERS:
-        names = ", ".join(as_text(name) for name in group.names) + (", …" if group.count > len(group.names) else "")
-        return _OF_FOLDERS[reason][not one].format(n=f"{group.count:,}", names=names)
-    files = f"{suffix + ' ' if suffix else ''}file{'' if one else 's'}{'' if suffix else ' without a known extension'}"
-    predicate = _OF_FILES[reason][not one]
-    if found is not None:
-        predicate = predicate.format(format=found.name, advice=found.advice)
-    return f"{group.count:,} {files} {predicate}."
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -191,6 +63,10 @@ class Budget:
     seconds: float
 
 
+CHECK_BUDGET = Budget(entries=20_000, seconds=5.0)
+"""How far a request's check walks; in a larger folder the job finds the first image."""
+
+
 class Walk:
     """Every image file below a folder, in any order, each folder once.
 
@@ -210,6 +86,8 @@ class Walk:
         Called every `PROGRESS_ENTRIES` entries with their number; may raise to end the walk.
     deadline
         Of the request that needs the walk; None for no limit.
+    selection
+        Files and folders that it leaves out are not looked into.
 
     Attributes
     ----------
@@ -227,7 +105,9 @@ class Walk:
         budget: Budget | None = None,
         alive: Callable[[int], None] = lambda entries: None,
         deadline: Deadline | None,
+        selection: Selection | None = None,
     ) -> None:
+        self._selection = selection or Selection()
         self._folder, self._root = str(folder), root
         self._budget = budget
         self._budget_ends = time.monotonic() + budget.seconds if budget else 0.0
@@ -273,6 +153,8 @@ class Walk:
                     self.system_entries += 1
                     continue
                 relative = prefix + entry.name
+                if self._selection.leaves_out(relative):
+                    continue
                 if not _is_folder(entry):
                     yield from self._file(entry, relative)
                 elif entry.is_symlink():
@@ -338,6 +220,8 @@ class Walk:
         return False
 
     def _file(self, entry: os.DirEntry[str], relative: str) -> Iterator[FoundImage]:
+        if not self._selection.takes(relative):
+            return
         suffix = suffix_of(entry.name)
         if suffix in IMAGE_SUFFIXES or self._is_image(entry, relative, suffix):
             yield FoundImage(relative, _stamp(entry))
@@ -386,3 +270,61 @@ def _stamp(entry: os.DirEntry[str]) -> str:
         return stamp_of(entry.stat())
     except OSError:
         return "0:0"  # A broken symlink, or removed already: decoding it reports the error.
+
+
+class FolderSource:
+    """A folder of images, at any depth.
+
+    Parameters
+    ----------
+    name
+        The folder as the request names it.
+    place
+        Where it is.
+    selection
+        Which of its files are taken.
+    """
+
+    format: Format = "folder"
+
+    def __init__(self, name: str, place: Place, selection: Selection) -> None:
+        self._name, self._place, self._selection = name, place, selection
+
+    def check(self, deadline: Deadline | None) -> None:
+        """Refuse a folder without images: the walk stops at the first. A folder larger than `CHECK_BUDGET` passes."""
+        walk = self._walk(budget=CHECK_BUDGET, deadline=deadline)
+        if next(walk.images(), None) is None and not walk.ended_early:
+            raise no_images(self._name, walk.not_taken.groups())
+
+    def contents(self, alive: Alive = lambda entries: None) -> Contents:
+        """Every image, sorted by the code points of its path.
+
+        A symlink to an image outside the root is listed: decoding it becomes an error row.
+        """
+        walk = self._walk(alive=alive)
+        found = list(walk.images())
+        if not found:
+            raise no_images(self._name, walk.not_taken.groups())
+        walk.note_empty_folders(found)
+        names = listed_names([image.path for image in found])
+        images = sorted((name, image.stamp) for name, image in zip(names, found, strict=True))
+        entries = [Entry(name, stamp) for name, stamp in images]
+        return Contents(entries, walk.not_taken, system_entries=walk.system_entries)
+
+    def _walk(
+        self, budget: Budget | None = None, alive: Alive = lambda entries: None, deadline: Deadline | None = None
+    ) -> Walk:
+        folder, root = self._place.folder, self._place.links_root
+        return Walk(folder, root, budget=budget, alive=alive, deadline=deadline, selection=self._selection)
+
+
+def no_images(name: str, not_taken: list[NotTakenGroup]) -> NoImages:
+    """The error for a folder without images; it says what the folder holds instead."""
+    instead = " ".join(group["message"] for group in not_taken[:5])
+    endings = " ".join(sorted(IMAGE_SUFFIXES))
+    return NoImages(
+        f"The folder {name!r} holds no image that can be read. {instead or 'The folder has no files.'} "
+        f"Images are recognised by their content, in subfolders too; usual extensions are {endings}.",
+        field="images.path",
+        not_taken=not_taken,
+    )

@@ -16,10 +16,11 @@ from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
 
 from extractor.backends.base import Backend
-from extractor.images.child import Decoded, DecoderConfig, ListedImage, Undecodable
+from extractor.images.child import Decoded, DecoderConfig, Undecodable
+from extractor.images.located import LocatedImage
 from extractor.images.pool import DecodePool, Item, prefetch_slots
 from extractor.models.spec import ModelSpec
-from extractor.sources.listing import links_root, source_folder
+from extractor.sources.source import Place
 
 POLL_S = 0.5
 
@@ -42,9 +43,10 @@ class Batch:
 
 def decode_pool(request: ExtractRequest, spec: ModelSpec, settings: Settings) -> DecodePool:
     """A pool that decodes the images of ``request`` with the transform of ``spec``."""
+    place = Place.of(request.images, settings.data, follow_links=settings.follow_links)
     config = DecoderConfig(
-        root=links_root(settings.data, settings.follow_links),
-        folder=source_folder(request.images, settings.data),
+        root=place.links_root,
+        folder=place.folder,
         transform=spec.transform,
         max_pixels=settings.max_image_pixels,
         thumbnails=request.thumbnails,
@@ -56,7 +58,7 @@ def decode_pool(request: ExtractRequest, spec: ModelSpec, settings: Settings) ->
 
 
 def batches(
-    ctx: JobContext, pool: DecodePool, backend: Backend, images: Iterable[ListedImage], batch_size: int
+    ctx: JobContext, pool: DecodePool, backend: Backend, images: Iterable[LocatedImage], batch_size: int
 ) -> Iterator[Batch]:
     """Decode and embed ``images``; batches come in order, up to ``backend.max_in_flight`` run at once.
 
@@ -77,7 +79,7 @@ def batches(
 
 
 def _decoded(
-    ctx: JobContext, pool: DecodePool, images: Iterable[ListedImage], batch_size: int, size: int
+    ctx: JobContext, pool: DecodePool, images: Iterable[LocatedImage], batch_size: int, size: int
 ) -> Iterator[tuple[list[Item], NDArray[np.uint8]]]:
     """Images with the pixels of those that could be decoded, (m, size, size, 3) with m ≤ ``batch_size``."""
     items: list[Item] = []

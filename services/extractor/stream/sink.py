@@ -18,9 +18,9 @@ from shoal.errors import ImageNotFinite, StoreError
 from shoal.store import EmbeddingSet, RowMetadata, ShardWriter, Store
 from shoal.store.segments import Segment
 
-from extractor.images.child import Decoded, ListedImage, Undecodable
+from extractor.images.child import Decoded, Undecodable
 from extractor.jobs.extract import Failure
-from extractor.sources.listing import candidate_paths
+from extractor.sources.reading import Row
 from extractor.stream.batches import Batch
 
 COMMITS_WAITING = 2
@@ -121,12 +121,12 @@ class ShardSink:
                 self._commit(self._resumed.pop(number).writer)
         return failures
 
-    def images(self) -> Iterator[ListedImage]:
+    def listed(self) -> Iterator[Row]:
         """The images to embed as they were listed, in the order in which `add` expects their outcomes."""
         for number in self._missing:
             rows = self._slice(number).slice(self._skip.get(number, 0))
             for name, stamp in zip(rows["image_path"].to_pylist(), rows["stamp"].to_pylist(), strict=True):
-                yield ListedImage(candidate_paths(name), stamp)
+                yield Row(name, stamp)
 
     def add(self, batch: Batch) -> list[Failure]:
         """Write a batch.

@@ -20,6 +20,10 @@ EXTRACT: Flags = {
     "images.path": "PATH",
     "images.labels": "--labels",
     "images.split": "--split",
+    "images.format": "--format",
+    "images.include": "--include",
+    "images.exclude": "--exclude",
+    "images.limit": "--limit",
     "model": "--model",
     "name": "--name",
     "batch_size": "--batch-size",
@@ -152,6 +156,34 @@ def split_label_file(text: str) -> tuple[str, str | None, str | None]:
     if len(columns) == 1 or not file:
         raise ValueError(text)
     return file, columns[0], columns[1]
+
+
+Format = Annotated[
+    str,
+    typer.Option("--format", metavar="FORMAT", help="What lies at the path: auto, folder or list."),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option("--include", metavar="PATTERN", help="Take only images that match, as in .gitignore; repeatable."),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", metavar="PATTERN", help="Leave out images that match, as in .gitignore; repeatable."),
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Take at most so many images, evenly spread over all.")
+]
+
+
+def chosen_images(
+    format: str,  # noqa: A002
+    include: list[str] | None,
+    exclude: list[str] | None,
+    limit: int | None,
+) -> dict[str, Any]:
+    """The fields of `images` that these flags set."""
+    given = {"format": format if format != "auto" else None, "include": include, "exclude": exclude, "limit": limit}
+    return {name: value for name, value in given.items() if value}
 
 
 Data = Annotated[

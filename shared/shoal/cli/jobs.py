@@ -10,7 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
-from shoal.cli.flags import CLUSTER, EXTRACT, NO_CLUSTERS, TWO_CLUSTERS, Clusters, errors_in_flags, split_label_file
+from shoal.cli.flags import (
+    CLUSTER,
+    EXTRACT,
+    NO_CLUSTERS,
+    TWO_CLUSTERS,
+    Clusters,
+    Exclude,
+    Format,
+    Include,
+    Limit,
+    chosen_images,
+    errors_in_flags,
+    split_label_file,
+)
 from shoal.cli.output import err, jobs_table, out, progress_bars, watch_job
 from shoal.client import Client
 from shoal.embedded import find_stack
@@ -121,7 +134,10 @@ def finish(client: Client, job: Job, wait: bool, as_json: bool = False) -> Job:
 
 def extract(
     path: Annotated[
-        str, typer.Argument(help="Folder of images: relative to the service's data root, or an absolute path below it.")
+        str,
+        typer.Argument(
+            help="Folder or list of images: relative to the service's data root, or an absolute path below it."
+        ),
     ],
     model: Model = DEFAULT_MODEL,
     labels: Labels = "folder",
@@ -134,6 +150,10 @@ def extract(
         str | None, typer.Option(envvar="SHOAL_DTYPE", help="Type of the stored values: float16 or float32.")
     ] = None,
     shard_rows: Annotated[int | None, typer.Option(envvar="SHOAL_SHARD_ROWS", help="Rows per shard.")] = None,
+    format: Format = "auto",  # noqa: A002
+    include: Include = None,
+    exclude: Exclude = None,
+    limit: Limit = None,
     max_failed_fraction: Annotated[
         float | None,
         typer.Option(
@@ -143,13 +163,14 @@ def extract(
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
-    """Embed a folder of images and print the id of the embeddings."""
+    """Embed images and print the id of the embeddings."""
     with _root_named(path), errors_in_flags(EXTRACT), Client() as client:
         job = client.extract(
             source_path(path),
             model=parse_model(model),
             labels=parse_labels(labels),
             **({"split": split} if split else {}),
+            **chosen_images(format, include, exclude, limit),
             name=name,
             batch_size=batch_size,
             dtype=dtype,

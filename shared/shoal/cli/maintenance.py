@@ -162,6 +162,10 @@ def remake_command(plan: Plan) -> str:
         words += ["--labels", source.labels]
     if source.split:
         words += ["--split", source.split]
+    words += ["--format", source.format] if source.format else []
+    words += [word for pattern in source.include for word in ("--include", pattern)]
+    words += [word for pattern in source.exclude for word in ("--exclude", pattern)]
+    words += ["--limit", str(source.limit)] if source.limit else []
     return shlex.join(words)
 
 

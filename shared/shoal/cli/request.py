@@ -20,13 +20,15 @@ Json = dict[str, Any]
 FEWEST_IMAGES = 2
 MAX_FAILED_FRACTION = 0.5
 """A folder of a user's own often holds files that are not images; the summary names them."""
+SOURCE_SUFFIXES = frozenset({".txt", ".lst", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq"})
+"""Files that are sources of images, rather than images."""
 NO_EFFECT = {"memory_limit"}
 """Fields of a request that do not change its result."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of images and its labels, as a request names them.
+    """A folder or a file of images and its labels, as a request names them.
 
     Attributes
     ----------
@@ -36,11 +38,14 @@ class Source:
         The data root: what holds the folder, and the label file where there is one.
     labels
         As the API takes them.
+    chosen
+        Other fields of the request's ``images``: ``format``, ``include``, ``exclude``, ``limit``.
     """
 
     folder: Path
     root: Path
     labels: str | dict[str, Any] = "folder"
+    chosen: Json = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -48,8 +53,8 @@ class Source:
         return self.folder.relative_to(self.root).as_posix()
 
     @classmethod
-    def of(cls, folder: Path, labels: str = "folder") -> Source:
-        """The source that ``folder`` and ``--labels`` name.
+    def of(cls, folder: Path, labels: str = "folder", **chosen: Any) -> Source:
+        """The source that ``folder``, ``--labels`` and the flags of ``chosen`` name.
 
         Raises
         ------
@@ -61,14 +66,14 @@ class Source:
         where = _existing(folder)
         parsed = _label_file(labels, where)
         if isinstance(parsed, str) or "file" not in parsed:
-            return cls(where, where.parent, parsed)
+            return cls(where, where.parent, parsed, chosen)
         file = Path(parsed["file"])
         root = Path(os.path.commonpath([where.parent, file.parent]))
-        return cls(where, root, {**parsed, "file": file.relative_to(root).as_posix()})
+        return cls(where, root, {**parsed, "file": file.relative_to(root).as_posix()}, chosen)
 
 
 def _existing(folder: Path) -> Path:
-    """The folder itself, by its true name.
+    """The folder or file itself, by its true name.
 
     Raises
     ------
@@ -76,9 +81,9 @@ def _existing(folder: Path) -> Path:
         It cannot be a folder of images.
     """
     where = folder.expanduser()
-    if where.is_file():
+    if where.is_file() and where.suffix.lower() not in SOURCE_SUFFIXES:
         raise PathNotFound(f"{where} is a file: give the folder that holds the images, {where.parent.resolve()}.")
-    if not where.is_dir():
+    if not (where.is_dir() or where.is_file()):
         raise PathNotFound(f"The folder {where.absolute()} does not exist.")
     where = where.resolve()
     if not where.name:
@@ -88,8 +93,9 @@ def _existing(folder: Path) -> Path:
     except UnicodeEncodeError:
         shown = os.fsencode(where).decode(errors="backslashreplace")
         raise InvalidRequest(f"The name of the folder {shown} is not UTF-8: rename it.") from None
-    if not os.access(where, os.R_OK | os.X_OK):
-        raise PathNotFound(f"This user may not read the folder {where}: change its permissions.")
+    if not os.access(where, os.R_OK | os.X_OK if where.is_dir() else os.R_OK):
+        what = "folder" if where.is_dir() else "file"
+        raise PathNotFound(f"This user may not read the {what} {where}: change its permissions.")
     return where
 
 
@@ -99,7 +105,7 @@ def _label_file(text: str, folder: Path) -> str | dict[str, Any]:
     parsed = {"file": str(whole)} if whole.is_file() else parse_labels(text)
     if isinstance(parsed, str) or "file" not in parsed:
         return parsed
-    for base in (Path(), folder, folder.parent):
+    for base in dict.fromkeys((Path(), folder, folder.parent)):
         file = base / Path(parsed["file"]).expanduser()
         if file.is_file():
             return {**parsed, "file": str(file.resolve())}

@@ -19,9 +19,14 @@ from shoal.cli.flags import (
     EXTRACT,
     TWO_CLUSTERS,
     Clusters,
+    Exclude,
     Flags,
+    Format,
+    Include,
+    Limit,
     Models,
     StoreRoot,
+    chosen_images,
     errors_in_flags,
     expanded,
 )
@@ -63,7 +68,9 @@ class RunResult:
 Folder = Annotated[
     Path,
     typer.Argument(
-        metavar="FOLDER", help="Folder of images; the names of its subfolders are the classes.", callback=expanded
+        metavar="FOLDER",
+        help="Folder of images, whose subfolders are the classes, or a list of images.",
+        callback=expanded,
     ),
 ]
 Over = Annotated[
@@ -82,6 +89,10 @@ def run(
     folder: Folder,
     model: Model = DEFAULT_MODEL,
     labels: Labels = "folder",
+    format: Format = "auto",  # noqa: A002
+    include: Include = None,
+    exclude: Exclude = None,
+    limit: Limit = None,
     clusters: Clusters = None,
     over: Over = None,
     pca: Pca = None,
@@ -98,9 +109,10 @@ def run(
         raise InvalidRequest(TWO_CLUSTERS)
     settings = Settings()
     options = {"pca": {"components": pca}} if pca else {}
-    ask = RunRequest(Source.of(folder, labels), parse_model(model), clusters, over, options, again, max_failed_fraction)
+    source = Source.of(folder, labels, **chosen_images(format, include, exclude, limit))
+    ask = RunRequest(source, parse_model(model), clusters, over, options, again, max_failed_fraction)
     opened = Store(store or settings.store)
-    command = quoted("shoal", "run", folder) + _flags(model, labels, models, store)
+    command = quoted("shoal", "run", folder) + _flags(model, labels, models, store, source.chosen)
     keep, roots = partial(ask.same_as, store=opened), (ask.source.root, models or settings.models, opened.root)
     session = Session(*roots, command="shoal run", keep=keep)
     with explaining_stops(session, ask.source, opened, quoted("shoal", *sys.argv[1:])), errors_in_flags(RUN):
@@ -133,7 +145,11 @@ def extract_and_cluster(session: Session, ask: RunRequest, store: Store) -> RunR
     """
     client = session.client
     job = client.extract(
-        ask.source.path, model=ask.model, labels=ask.source.labels, max_failed_fraction=ask.max_failed_fraction
+        ask.source.path,
+        model=ask.model,
+        labels=ask.source.labels,
+        max_failed_fraction=ask.max_failed_fraction,
+        **ask.source.chosen,
     )
     with progress_bars() as progress:
         extraction = watch_job(client, job, progress, session.check).result or {}
@@ -206,11 +222,13 @@ def explaining_stops(session: Session, source: Source, store: Store, command: st
         ) from error
 
 
-def _flags(model: str, labels: str, models: Path | None, store: Path | None) -> str:
+def _flags(model: str, labels: str, models: Path | None, store: Path | None, chosen: Json) -> str:
     """The flags that another run on the same images needs."""
-    given = [("--model", model, DEFAULT_MODEL), ("--labels", labels, "folder")]
-    given += [("--models", models, None), ("--store", store, None)]  # type: ignore[list-item]
-    words = [word for flag, value, default in given if value != default for word in (flag, value)]
+    given: list[tuple[str, object, object]] = [("--model", model, DEFAULT_MODEL), ("--labels", labels, "folder")]
+    given += [("--models", models, None), ("--store", store, None)]
+    for name, value in chosen.items():
+        given += [(f"--{name}", each, None) for each in (value if isinstance(value, list) else [value])]
+    words = [word for flag, value, default in given if value != default for word in (flag, str(value))]
     return f" {quoted(*words)}" if words else ""
 
 

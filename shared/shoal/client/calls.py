@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+IMAGES_FIELDS = ("labels", "split", "format", "include", "exclude", "limit")
+"""Options of `extract` that are fields of ``images``."""
 PATIENCE_S = 600.0
 """How long `follow` waits for a service that does not answer: longer than an upgrade takes."""
 
@@ -58,12 +60,13 @@ class Calls:
     async def extract(
         self, /, path: str, *, model: str | Json, idempotency_key: str | None = None, **options: object
     ) -> Job:
-        """Submit an extraction of the images below ``path`` (relative to the data root).
+        """Submit an extraction of the images of ``path`` (relative to the data root).
 
-        ``labels`` and ``split`` go to ``images``; every other option is a field of `POST /extract`.
+        Options named in `IMAGES_FIELDS`, such as ``labels``, go to ``images``; every other option is a field of
+        `POST /extract`.
         """
         images: Json = {"path": path}
-        images.update({key: options.pop(key) for key in ("labels", "split") if key in options})
+        images.update({key: options.pop(key) for key in IMAGES_FIELDS if key in options})
         return await self._submit(
             "extractor", "/extract", {"images": images, "model": model, **options}, idempotency_key
         )

@@ -15,6 +15,7 @@ from shoal.userfiles import UserFile
 
 PATH_COLUMN = "path"
 LABEL_COLUMN = "label"
+SPLIT_COLUMN = "split"
 """The default columns of a request. Where a file lacks them, columns with similar names are used."""
 
 _BEST_PATHS = (PATH_COLUMN, "image_path")
@@ -99,6 +100,33 @@ def choose(file: UserFile, names: Sequence[str], requested: Columns, samples: Ma
         _require_one(file, names, name)
     path = None if requested.in_order else _path(file, names, requested, samples)
     return Chosen(path, _label(file, names, requested, path))
+
+
+def columns_of_list(
+    file: UserFile, names: Sequence[str], samples: Mapping[str, Sequence[str]]
+) -> tuple[str, str | None, str | None]:
+    """The columns of a list of images: paths, labels, splits; the last two are None where the list has none.
+
+    Raises
+    ------
+    ShoalError
+        The file's error: it has no column of paths, or several columns may be meant. It lists the columns.
+    """
+    path = _path(file, names, Columns(), samples)
+    if path is None:
+        raise file.invalid(
+            f"has no column {PATH_COLUMN!r}; its columns are {quoted_list(names)}. Name the column with the images' "
+            "paths `path`.",
+            column=PATH_COLUMN,
+        )
+    others = [name for name in names if name != path]
+    known = [name for name in others if _key(name) == LABEL_COLUMN] or [
+        name for name in others if _key(name) in _LABELS
+    ]
+    if len(known) > 1:
+        raise _ambiguous(file, names, known, "the labels", "label")
+    split = next((name for name in others if _key(name) == SPLIT_COLUMN), None)
+    return path, known[0] if known else None, split
 
 
 def _path(file: UserFile, names: Sequence[str], requested: Columns, samples: Mapping[str, Sequence[str]]) -> str | None:

@@ -45,7 +45,8 @@ SUPPORTED = "CSV (.csv, .tsv, .txt), JSON Lines (.jsonl), Parquet or .npy"
 """The formats, for messages."""
 MAX_ROWS = 50_000_000
 _MAX_FOOTER = 64 << 20
-_SAMPLED = 100
+HEAD_ROWS = 100
+"""How many rows columns are detected from."""
 _SPACED_NAMES = (PATH_COLUMN, LABEL_COLUMN)
 _SPACED = re.compile(r"\s*(\S.*?)\s+(\S+)\s*")
 _SPACED_WORDS = re.compile(r"\s*(\S.*?\.\w{2,4})\s+(\S.*?)\s*")
@@ -193,8 +194,8 @@ def _parquet(file: UserFile, requested: Columns) -> Layout:
         samples: dict[str, list[str]] = {}
         try:
             if texts and parquet.metadata.num_rows:
-                batch = next(parquet.iter_batches(_SAMPLED, row_groups=[0], columns=texts), None)
-                samples = {name: _present(batch.column(name).to_pylist()) for name in texts} if batch else {}
+                batch = next(parquet.iter_batches(HEAD_ROWS, row_groups=[0], columns=texts), None)
+                samples = {name: present(batch.column(name).to_pylist()) for name in texts} if batch else {}
         except (pa.ArrowException, OSError, ValueError) as error:
             raise file.invalid(f"is not a Parquet file: {error}.") from error
         return Layout("parquet", names, choose(file, names, requested, samples))
@@ -209,15 +210,15 @@ def may_be_text(kind: pa.DataType) -> bool:
 
 
 def _jsonl(file: UserFile, lines: Sequence[str], requested: Columns) -> Layout:
-    rows = [json_row(file, line, at) for at, line in enumerate(lines[:_SAMPLED], 1) if line.strip()]
+    rows = [json_row(file, line, at) for at, line in enumerate(lines[:HEAD_ROWS], 1) if line.strip()]
     names = tuple(dict.fromkeys(name for row in rows for name in row))
-    samples = {name: _present([row.get(name) for row in rows]) for name in names}
+    samples = {name: present([row.get(name) for row in rows]) for name in names}
     return Layout("jsonl", names, choose(file, names, requested, samples))
 
 
 def _text(file: UserFile, lines: Sequence[str], requested: Columns, *, one_a_line: bool) -> Layout:
     filled = [line for line in lines if line.strip()]
-    if all(map(split_spaced, filled[:_SAMPLED])) and not any(mark in filled[0] for mark in ",;\t|"):
+    if all(map(split_spaced, filled[:HEAD_ROWS])) and not any(mark in filled[0] for mark in ",;\t|"):
         return Layout("spaced", _SPACED_NAMES, choose(file, _SPACED_NAMES, requested, {}))
     first = filled[0].strip()
     delimiter = "\t" if file.path.suffix.lower() in {".tsv", ".tab"} and "\t" in first else None
@@ -227,9 +228,9 @@ def _text(file: UserFile, lines: Sequence[str], requested: Columns, *, one_a_lin
     header = _is_header(rows[0], requested)
     names = tuple(name.strip() for name in rows[0]) if header else tuple(str(at + 1) for at in range(len(rows[0])))
     body = [row for row in rows[header:] if len(row) == len(names)]
-    samples = {name: _present([row[at] for row in body]) for at, name in enumerate(names)}
+    samples = {name: present([row[at] for row in body]) for at, name in enumerate(names)}
     if one_a_line and not _is_table(names, samples, header):
-        if all(map(split_spaced, filled[:_SAMPLED])):  # The paths contain characters that look like delimiters.
+        if all(map(split_spaced, filled[:HEAD_ROWS])):  # The paths contain characters that look like delimiters.
             return Layout("spaced", _SPACED_NAMES, choose(file, _SPACED_NAMES, requested, {}))
         # A label may contain commas.
         header = first.casefold() in KNOWN
@@ -243,7 +244,7 @@ def _text(file: UserFile, lines: Sequence[str], requested: Columns, *, one_a_lin
 def _head_rows(file: UserFile, lines: Sequence[str], delimiter: str, skip_blanks: bool) -> Iterator[list[str]]:
     """The first rows with fields, without one that is cut off by the end of the head."""
     rows = read_rows(file, iter(lines), delimiter, skip_blanks=skip_blanks)
-    for number in range(_SAMPLED):
+    for number in range(HEAD_ROWS):
         try:
             row = next(rows, None)
         except file.error:
@@ -280,7 +281,7 @@ def _is_table(names: Sequence[str], samples: Mapping[str, Sequence[str]], header
     return known or any(values and all(map(looks_like_image, values)) for values in samples.values())
 
 
-def _present(values: Sequence[Any]) -> list[str]:
+def present(values: Sequence[Any]) -> list[str]:
     """The values that are not missing, as text; a value that is not text counts as ``?``."""
     out = []
     for value in values:

@@ -55,10 +55,23 @@ LabelObject = Annotated[
 ]
 
 
+SourceFormat = Literal["auto", "folder", "list"]
+Glob = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+
+
 class ImageSource(Request):
     """The images to embed."""
 
-    path: RelativePath = Field(description="Folder of images, relative to the data root.")
+    path: RelativePath = Field(
+        description="Where the images are, relative to the data root: a folder, or a list of paths (.txt, .csv, "
+        ".jsonl, .parquet)."
+    )
+    format: SourceFormat = Field(
+        "auto",
+        description="What lies at `path`; `auto` finds out. `folder`: image files at any depth. `list`: a file that "
+        "names images, relative to its own folder or to the data root, with columns for label and split if it has "
+        "them.",
+    )
     labels: Literal["folder", "none"] | LabelObject = Field(
         "folder",
         description="Where labels come from. `folder`: the first folder below `path` is the class, and images outside "
@@ -71,6 +84,23 @@ class ImageSource(Request):
         None,
         description="Split of every row, such as `train` or `val`. If null and `labels` is `folder`, it comes "
         "from folders such as `train` and `val`, if there are any.",
+    )
+    include: list[Glob] = Field(
+        [],
+        max_length=100,
+        description="Patterns of the images to take; all if empty. As in `.gitignore`, a pattern without a slash "
+        "matches a file or a folder of that name at any depth (`*.jpg`), one with a slash a path from `path` "
+        "(`train/**/*.png`), and a folder includes all below it. Upper and lower case differ.",
+    )
+    exclude: list[Glob] = Field(
+        [], max_length=100, description="Patterns of the images to leave out, as for `include`; they win over it."
+    )
+    limit: int | None = Field(
+        None,
+        ge=1,
+        le=2**53,
+        description="Take at most so many images, evenly spread over the listing, so that a sorted folder keeps its "
+        "classes.",
     )
 
 

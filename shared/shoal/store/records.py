@@ -79,7 +79,15 @@ class Record(BaseModel):
 
 
 class Source(Record):
-    """The source of the rows."""
+    """The source of the rows.
+
+    Attributes
+    ----------
+    format
+        The kind of source that the request names; None: by what lies at ``path``.
+    include, exclude, limit
+        Which images of it are taken.
+    """
 
     kind: Literal["images", "import"]
     path: str
@@ -87,6 +95,17 @@ class Source(Record):
     split: str | None = None
     count: int = Field(ge=0)
     listing_sha256: Sha256
+    format: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    limit: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Plans without these fields keep their ids.
+        document: dict[str, Any] = serialise(self)
+        optional = ("format", "include", "exclude", "limit")
+        return {key: value for key, value in document.items() if value or key not in optional}
 
     @classmethod
     def of(

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from extractor.images import child
 from extractor.images import pool as pool_module
-from extractor.images.child import Decoded, DecoderConfig, ListedImage, Task, Undecodable
+from extractor.images.child import Decoded, DecoderConfig, Task, Undecodable
 from extractor.images.decode import decode_image, stamp_of
+from extractor.images.located import ListedImage
 from extractor.images.pool import DecodePool, Item, prefetch_slots
 from extractor.images.preprocess import network_input
 from extractor.images.transform import Transform
-from extractor.sources.listing import candidate_paths, listed_names
+from extractor.sources.names import candidate_paths, listed_names
 from shoal.errors import JobError
 
 TRANSFORM = Transform(size=32, crop_fraction=1.0)
@@ -265,7 +266,7 @@ def test_processes_die_with_a_killed_parent(folder: Path, make: Make, wait_until
         make(f"{i}.png", i)
     program = (
         "import sys\nfrom pathlib import Path\nfrom extractor.images.pool import DecodePool\n"
-        "from extractor.images.child import DecoderConfig, ListedImage\n"
+        "from extractor.images.child import DecoderConfig\nfrom extractor.images.located import ListedImage\n"
         "from extractor.images.transform import Transform\n"
         "folder = Path(sys.argv[1])\n"
         "pool = DecodePool(DecoderConfig(folder, folder, Transform(size=8), 10**6, False), workers=2, slots=2)\n"

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from extractor.images import feeder, processes
-from extractor.images.child import Decoded, DecoderConfig, ListedImage, Undecodable
+from extractor.images.child import Decoded, DecoderConfig, Undecodable
 from extractor.images.decode import decode_image
+from extractor.images.located import ListedImage
 from extractor.images.pool import DecodePool, Item
 from extractor.images.preprocess import network_input
 from extractor.images.slots import Slots

@@ -231,7 +231,7 @@ class TestLinks:
     def test_the_check_of_a_request_is_bounded(
         self, settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("extractor.sources.listing.CHECK_BUDGET", folder_module.Budget(entries=10, seconds=60))
+        monkeypatch.setattr("extractor.sources.folder.CHECK_BUDGET", folder_module.Budget(entries=10, seconds=60))
         put(folder, **{f"x{number}_txt": b"" for number in range(30)})
         looked: list[bytes] = []
         monkeypatch.setattr(folder_module, "sniff", lambda head: looked.append(head) or sniff(head))

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from extractor.sources import folder as folder_module
 from extractor.sources import listing
-from extractor.sources.listing import SourceFacts, candidate_paths, is_text, list_source, listed_names
+from extractor.sources.listing import SourceFacts, list_source
+from extractor.sources.names import candidate_paths, is_text, listed_names
 from hypothesis import given
 from hypothesis import strategies as st
 from shoal.errors import LabelsAmbiguous, LabelsInvalid, NoImages, PathNotFound, PathOutsideRoot

@@ -1,0 +1,121 @@
+"""A file that lists images: their paths, with a label and a split where it has columns for them."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+
+from shoal.deadline import Deadline
+from shoal.errors import ImageMissing, ImageOutsideRoot, NoImages, SourceInvalid
+from shoal.labels import list_files
+from shoal.labels.list_files import ListRow
+from shoal.userfiles import UserFile
+
+from extractor.images.decode import stamp_of
+from extractor.sources.names import is_text
+from extractor.sources.not_taken import NotTaken, Reason
+from extractor.sources.reading import DATA, LOST
+from extractor.sources.source import Alive, Contents, Entry, Format, Place
+
+LIST_SUFFIXES = frozenset({".txt", ".lst", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq"})
+PROGRESS_ROWS = 10_000
+CHECKED_ROWS = 1_000
+"""How many rows a request's check looks at for one that exists."""
+
+
+class ListSource:
+    """A list of paths, each relative to the list's folder or else to the data root.
+
+    An entry without a file, or one outside the data root, becomes an error row. A path that is listed twice is taken
+    once.
+
+    Parameters
+    ----------
+    name
+        The list as the request names it.
+    place
+        Where it is.
+    """
+
+    format: Format = "list"
+
+    def __init__(self, name: str, place: Place) -> None:
+        self._name, self._place = name, place
+        self._file = UserFile(
+            place.path, f"The list {name!r}", SourceInvalid, {"field": "images.path"}, place.links_root
+        )
+
+    def check(self, deadline: Deadline | None) -> None:
+        """Refuse a list without paths, or whose first `CHECKED_ROWS` paths all lead nowhere."""
+        number = 0
+        for number, row in enumerate(list_files.rows(self._file, list_files.detect(self._file)), 1):
+            if deadline is not None:
+                deadline.check()
+            if number > CHECKED_ROWS or not self._entry(row).stamp.startswith(LOST):
+                return
+        raise self._no_images(number)
+
+    def contents(self, alive: Alive = lambda rows: None) -> Contents:
+        """The images in the order of the list."""
+        layout = list_files.detect(self._file)
+        entries: dict[str, Entry] = {}
+        not_taken = NotTaken()
+        rows = list_files.rows(self._file, layout)
+        for number, row in enumerate(rows, 1):
+            if number % PROGRESS_ROWS == 0:
+                alive(number)
+            entry = self._entry(row)
+            before = entries.setdefault(entry.path, entry)
+            if before is not entry:
+                self._require_same(before, entry, row, layout.unit)
+                not_taken.add(Reason.LISTED_TWICE, entry.path)
+        if all(entry.stamp.startswith(LOST) for entry in entries.values()):
+            raise self._no_images(len(entries))
+        labelled = f"the column `{layout.label}` of the list" if layout.label is not None else None
+        return Contents([*entries.values()], not_taken, labelled)
+
+    def _entry(self, row: ListRow) -> Entry:
+        path, stamp = self._found(row.path)
+        return Entry(path, stamp, row.label, row.split)
+
+    def _found(self, written: str) -> tuple[str, str]:
+        """The path of an entry as it is listed, and its stamp."""
+        folder, root = str(self._place.folder), str(self._place.root)
+        for base, prefix in ((folder, ""), (root, f"{DATA} ")):
+            path = posixpath.normpath(posixpath.join(base, written))
+            if not Path(path).is_relative_to(root):
+                return _as_listed(written), f"{LOST} {ImageOutsideRoot.code}"
+            try:
+                status = os.stat(path)  # noqa: PTH116 - once an image
+            except (OSError, ValueError):
+                continue
+            return posixpath.relpath(path, base), prefix + stamp_of(status)
+        return _as_listed(written), f"{LOST} {ImageMissing.code}"
+
+    def _require_same(self, before: Entry, entry: Entry, row: ListRow, unit: str) -> None:
+        if (before.label, before.split) != (entry.label, entry.split):
+            raise self._file.invalid(
+                f"names {entry.path!r} twice, with different labels or splits: {before.label!r} ({before.split!r}), "
+                f"and {entry.label!r} ({entry.split!r}) in {unit} {row.place}. Keep one row per image.",
+                **{unit: row.place},
+            )
+
+    def _no_images(self, rows: int) -> NoImages:
+        if not rows:
+            return NoImages(f"The list {self._name!r} names no image.", field="images.path")
+        first = next(self._paths(), "")
+        return NoImages(
+            f"None of the files that the list {self._name!r} names exists, such as {first!r}. Paths are relative to "
+            "the list's folder or to the data root.",
+            field="images.path",
+        )
+
+    def _paths(self) -> Iterator[str]:
+        return (row.path for row in list_files.rows(self._file, list_files.detect(self._file)))
+
+
+def _as_listed(written: str) -> str:
+    path = posixpath.normpath(written)
+    return path if is_text(path) else repr(path)

@@ -1,0 +1,75 @@
+"""What a decoder reads for each row of a listing, which its stamp alone says.
+
+===============================  ==========================================================================
+stamp                            the image
+===============================  ==========================================================================
+``SIZE:MTIME``                   a file below the source's folder
+``data SIZE:MTIME``              a file below the data root
+``lost CODE``                    an entry that led to no file when it was listed
+===============================  ==========================================================================
+
+``SIZE:MTIME`` is `extractor.images.decode.stamp_of` the file. Paths within stamps are percent-encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+from shoal.errors import ImageMissing, ImageOutsideRoot
+
+from extractor.images.located import ListedImage, LocatedImage, LostImage
+from extractor.sources.names import candidate_paths
+from extractor.sources.source import Place
+
+DATA = "data"
+LOST = "lost"
+_WHY_LOST = {
+    ImageMissing.code: "The list names this file, but it does not exist below the list's folder or the data root.",
+    ImageOutsideRoot.code: "The list names a file outside the data root: move it below the root.",
+}
+
+
+class Row(NamedTuple):
+    """A row of a listing."""
+
+    path: str
+    stamp: str | None
+
+
+def located_images(rows: Iterable[Row], place: Place) -> Iterator[LocatedImage]:
+    """What a decoder reads for each of ``rows``, in their order.
+
+    It is consumed as far ahead as images may wait for the network, so whatever must be fetched is fetched meanwhile.
+    """
+    for kind, same in groupby(rows, key=_kind):
+        yield from _READERS[kind](same, place)
+
+
+def _kind(row: Row) -> str:
+    kind = (row.stamp or "").partition(" ")[0]
+    return kind if kind in _READERS else ""
+
+
+def _files(rows: Iterable[Row], place: Place) -> Iterator[LocatedImage]:
+    for row in rows:
+        yield ListedImage(candidate_paths(row.path), row.stamp)
+
+
+def _files_of_root(rows: Iterable[Row], place: Place) -> Iterator[LocatedImage]:
+    for row in rows:
+        yield ListedImage((str(place.root / row.path),), (row.stamp or "").partition(" ")[2])
+
+
+def _lost(rows: Iterable[Row], place: Place) -> Iterator[LocatedImage]:
+    for row in rows:
+        code = (row.stamp or "").partition(" ")[2]
+        yield LostImage(code, _WHY_LOST.get(code, "The entry leads to no file."))
+
+
+_READERS: dict[str, Callable[[Iterable[Row], Place], Iterator[LocatedImage]]] = {
+    "": _files,
+    DATA: _files_of_root,
+    LOST: _lost,
+}
