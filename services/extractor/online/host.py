@@ -44,9 +44,10 @@ from starlette.types import Receive, Scope, Send
 
 from extractor.backends.loading import import_libraries
 from extractor.online import wire
+from extractor.online.entries import WarmModel
 from extractor.online.listener import Listener
 from extractor.online.metrics import OTHER, HostMetrics
-from extractor.online.models import WarmModel, WarmModels
+from extractor.online.models import WarmModels
 
 STOP_S, CLOSE_S = 5, 2
 """Seconds that requests have to end when the host is told to, and its models to close after that."""

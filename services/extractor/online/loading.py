@@ -13,6 +13,7 @@ from shoal.errors import JobError, OutOfMemory, ShoalError, WeightsInvalid
 from shoal.host import available_cores
 from shoal.memory import release_freed_memory
 from shoal.settings import Settings
+from shoal.store import ModelRecord
 
 from extractor.backends.base import Backend
 from extractor.backends.loading import open_backend, record_of
@@ -58,8 +59,37 @@ class Loaded:
         give_back_memory()
 
 
-def load(spec: ModelSpec, settings: Settings) -> Loaded:
-    """Load ``spec``, whose weights are on this machine, and start its decode processes.
+@dataclass(frozen=True)
+class Identified:
+    """A model whose weights are on this machine.
+
+    Attributes
+    ----------
+    record
+        Of the weights that have `stamp`.
+    stamp
+        Of the file with its weights before it was read, as `stamp_of` gives it.
+    """
+
+    spec: ModelSpec
+    record: ModelRecord
+    stamp: str | None
+
+
+def identify(spec: ModelSpec, settings: Settings) -> Identified:
+    """Obtain the weights of ``spec`` and read what they are, which takes minutes if they are downloaded.
+
+    Raises
+    ------
+    ShoalError
+        As `record_of` does.
+    """
+    stamp = stamp_of(spec, settings.models)
+    return Identified(spec, record_of(spec, settings), stamp)
+
+
+def load(known: Identified, settings: Settings) -> Loaded:
+    """Load a model and start its decode processes.
 
     Raises
     ------
@@ -70,26 +100,28 @@ def load(spec: ModelSpec, settings: Settings) -> Loaded:
     JobError
         It cannot be loaded.
     """
-    before = memory_used()
-    backend, stamp = _unchanged_backend(spec, settings)
+    spec, before = known.spec, memory_used()
+    backend, stamp = _unchanged_backend(known, settings)
     try:
-        workers = min(settings.decode_workers or available_cores(), MOST_DECODERS)
-        slots = 4 * settings.online_max_batch + 2 * DEPTH * workers
-        pool = DecodePool(_decoder_config(spec, settings), workers=workers, slots=slots, timeout_s=DECODE_TIMEOUT_S)
+        decoding = _Decoding.of(spec, settings)
+        pool = DecodePool(decoding.config, workers=decoding.workers, slots=decoding.slots, timeout_s=DECODE_TIMEOUT_S)
     except BaseException:
         backend.close()
         raise
     pool.start()
-    grown = max(memory_used() - before, file_bytes(spec, settings.models))
-    return Loaded(backend, pool, stamp, grown + workers * DECODER_BYTES + slots * pool.config.slot_bytes, slots)
+    grown = max(memory_used() - before, _file_bytes(spec, settings))
+    return Loaded(backend, pool, stamp, grown + decoding.bytes, decoding.slots)
 
 
-def _unchanged_backend(spec: ModelSpec, settings: Settings) -> tuple[Backend, str | None]:
+def _unchanged_backend(known: Identified, settings: Settings) -> tuple[Backend, str | None]:
     """The backend, and the stamp of its weights, which did not change while they were read."""
+    spec = known.spec
     for _ in range(_TRIES):
         stamp = stamp_of(spec, settings.models)
+        # Weights without a stamp may have changed too: those that another server holds.
+        same = stamp is not None and stamp == known.stamp
         try:
-            backend = open_backend(spec, settings, record_of(spec, settings))
+            backend = open_backend(spec, settings, known.record if same else record_of(spec, settings))
         except ShoalError:
             raise
         except MemoryError as error:
@@ -102,9 +134,24 @@ def _unchanged_backend(spec: ModelSpec, settings: Settings) -> tuple[Backend, st
     raise WeightsInvalid(f"The weights of {spec.name!r} change while they are read. Wait until they are written.")
 
 
-def _decoder_config(spec: ModelSpec, settings: Settings) -> DecoderConfig:
-    # Its processes get bytes only: no file is below this root.
-    return DecoderConfig(_NOWHERE, _NOWHERE, spec.transform, settings.max_image_pixels, thumbnails=False)
+@dataclass(frozen=True)
+class _Decoding:
+    """The decode processes of a model."""
+
+    config: DecoderConfig
+    workers: int
+    slots: int
+
+    @classmethod
+    def of(cls, spec: ModelSpec, settings: Settings) -> _Decoding:
+        # The processes get bytes only: no file is below this root.
+        config = DecoderConfig(_NOWHERE, _NOWHERE, spec.transform, settings.max_image_pixels, thumbnails=False)
+        workers = min(settings.decode_workers or available_cores(), MOST_DECODERS)
+        return cls(config, workers, 4 * settings.online_max_batch + 2 * DEPTH * workers)
+
+    @property
+    def bytes(self) -> int:
+        return self.workers * DECODER_BYTES + self.slots * self.config.slot_bytes
 
 
 def stamp_of(spec: ModelSpec, models_root: Path) -> str | None:
@@ -118,9 +165,14 @@ def stamp_of(spec: ModelSpec, models_root: Path) -> str | None:
     return None
 
 
-def file_bytes(spec: ModelSpec, models_root: Path) -> int:
+def least_bytes(spec: ModelSpec, settings: Settings) -> int:
+    """The least that `Loaded.bytes` will be."""
+    return _file_bytes(spec, settings) + _Decoding.of(spec, settings).bytes
+
+
+def _file_bytes(spec: ModelSpec, settings: Settings) -> int:
     """Size of the file with the weights; 0 without one."""
-    path = spec.weights.local_file(models_root)
+    path = spec.weights.local_file(settings.models)
     with suppress(OSError):
         return path.stat().st_size if path is not None else 0
     return 0

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal, ParamSpec, TypeVar
@@ -20,19 +19,18 @@ from shoal.memory import machine_memory
 from shoal.schemas import CustomModel
 from shoal.settings import Settings
 
-from extractor.backends.loading import record_of
 from extractor.models import catalogue
 from extractor.models.spec import ModelSpec
 from extractor.online.batching import Batcher
-from extractor.online.loading import Loaded, file_bytes, load, stamp_of
-from extractor.online.metrics import HostMetrics, ModelMetrics
+from extractor.online.entries import Entry, WarmModel, loaded_in_time, still_loading
+from extractor.online.loading import Identified, Loaded, identify, least_bytes, load, stamp_of
+from extractor.online.metrics import HostMetrics
 from extractor.online.pending import Limits
 
 FRACTION = 4
 """By default the models may take a quarter of the machine's memory."""
 FAILED_S, TOO_LARGE_S = 5.0, 60.0
 """Seconds for which a load that failed, or a model that is too large, is not tried again."""
-LOADING_RETRY_S = 5
 LOOK_S = 0.25
 """Seconds between two looks at the catalogue and at the file of a model's weights."""
 MOST_KNOWN = 1000
@@ -42,50 +40,6 @@ T = TypeVar("T")
 Reason = Literal["memory", "replaced", "failed"]
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class WarmModel:
-    """A model that is ready."""
-
-    spec: ModelSpec
-    loaded: Loaded
-    batcher: Batcher
-    metrics: ModelMetrics
-    digest: str
-
-
-@dataclass(eq=False)
-class _Entry:
-    """A model that is loading, loaded, or failed to load.
-
-    Attributes
-    ----------
-    task
-        The load.
-    users
-        Requests that wait for it or use it.
-    used_at
-        Unix time of the last request's end.
-    failed_until
-        Until when its error stands, seconds on the monotonic clock.
-    """
-
-    spec: ModelSpec
-    task: asyncio.Task[WarmModel] = field(init=False)
-    users: int = 0
-    used_at: float = field(default_factory=time.time)
-    failed_until: float = 0.0
-
-    @property
-    def model(self) -> WarmModel | None:
-        """The model once it is loaded."""
-        return self.task.result() if self.task.done() and not self.failed else None
-
-    @property
-    def failed(self) -> bool:
-        """Whether the load has ended without a model."""
-        return self.task.done() and (self.task.cancelled() or self.task.exception() is not None)
 
 
 class WarmModels:
@@ -111,8 +65,9 @@ class WarmModels:
         self._backend = backend
         self._settings = settings
         self._metrics = metrics
-        self._entries: dict[ModelSpec, _Entry] = {}
-        self._leaving: dict[_Entry, asyncio.Event] = {}
+        self._entries: dict[ModelSpec, Entry] = {}
+        self._leaving: set[Entry] = set()
+        self._left = asyncio.Event()
         self._known: dict[tuple[str, str], tuple[float, ModelSpec, str | None]] = {}
         self._one_load = asyncio.Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="models")
@@ -147,7 +102,7 @@ class WarmModels:
         entry = self._entry(spec, stamp)
         entry.users += 1
         try:
-            yield await _loaded_in_time(entry, deadline)
+            yield await loaded_in_time(entry, deadline)
         finally:
             entry.users -= 1
             entry.used_at = time.time()
@@ -205,7 +160,7 @@ class WarmModels:
             raise InvalidRequest(f"The model {spec.name!r} runs with {spec.backend}; this host runs {self._backend}.")
         return spec, stamp_of(spec, self._settings.models)
 
-    def _entry(self, spec: ModelSpec, stamp: str | None) -> _Entry:
+    def _entry(self, spec: ModelSpec, stamp: str | None) -> Entry:
         """The entry of ``spec``: the one there is if it is still good, or a new one that begins to load."""
         self._forget_failed()
         entry = self._entries.get(spec)
@@ -216,7 +171,7 @@ class WarmModels:
                 self._retire(entry, "replaced")
         if (kept := self._entries.get(spec)) is not None:
             return kept
-        entry = _Entry(spec)
+        entry = Entry(spec)
         entry.task = asyncio.create_task(self._load(entry))
         # Last: the thread of the metrics looks at the task of every entry.
         self._entries[spec] = entry
@@ -232,7 +187,7 @@ class WarmModels:
 
     # Loading.
 
-    async def _load(self, entry: _Entry) -> WarmModel:
+    async def _load(self, entry: Entry) -> WarmModel:
         spec, begun = entry.spec, time.monotonic()
         label = self._metrics.label(spec.name)
         try:
@@ -254,24 +209,12 @@ class WarmModels:
         log.info("model warm", model=spec.name, bytes=model.loaded.bytes, seconds=round(seconds, 2))
         return model
 
-    async def _warm(self, entry: _Entry) -> WarmModel:
+    async def _warm(self, entry: Entry) -> WarmModel:
         spec = entry.spec
         # Before it is this model's turn: weights may be downloaded for minutes.
-        await _run_in(self._downloads, record_of, spec, self._settings)
-        async with self._one_load:
-            if not entry.users:
-                # A load would let warm models go for a model that nobody waits for any more.
-                raise _still_loading(spec)
-            known = file_bytes(spec, self._settings.models)
-            self._require_fit(spec, known)
-            await self._make_room(known)
-            loaded = await _run_in(self._loader, load, spec, self._settings)
-            try:
-                self._require_fit(spec, loaded.bytes)
-                await self._make_room(loaded.bytes)
-            except BaseException:
-                await self._in_thread(loaded.close)
-                raise
+        known = await _run_in(self._downloads, identify, spec, self._settings)
+        while (loaded := await self._loaded_if_free(entry, known)) is None:
+            await self._left.wait()
         metrics = self._metrics.of(spec.name)
         limits = Limits(
             batch=self._settings.online_max_batch,
@@ -281,6 +224,28 @@ class WarmModels:
         )
         batcher = Batcher(spec.name, loaded.backend, loaded.pool, limits, metrics)
         return WarmModel(spec, loaded, batcher, metrics, loaded.backend.record.digest)
+
+    async def _loaded_if_free(self, entry: Entry, known: Identified) -> Loaded | None:
+        """Load the model when it is its turn; None if models that are leaving still have the memory."""
+        async with self._one_load:
+            if not entry.users:
+                # A load would let warm models go for a model that nobody waits for any more.
+                raise still_loading(entry.spec)
+            needed = least_bytes(entry.spec, self._settings)
+            self._require_fit(entry.spec, needed)
+            if not self._make_room(needed):
+                return None
+            loaded = await _run_in(self._loader, load, known, self._settings)
+            try:
+                self._require_fit(entry.spec, loaded.bytes)
+                # Models in use may end their requests: the memory is taken already.
+                self._make_room(loaded.bytes)
+                while any(not each.users for each in self._leaving):
+                    await self._left.wait()
+            except BaseException:
+                await self._in_thread(loaded.close)
+                raise
+            return loaded
 
     # Memory.
 
@@ -293,43 +258,54 @@ class WarmModels:
                 needed_bytes=enough * 2**20,
             )
 
-    def _loaded(self) -> list[tuple[_Entry, WarmModel]]:
+    def _loaded(self) -> list[tuple[Entry, WarmModel]]:
         entries = [*self._entries.values(), *self._leaving]
         return [(entry, model) for entry in entries if (model := entry.model) is not None]
 
     def _bytes(self) -> int:
         return sum(model.loaded.bytes for _, model in self._loaded())
 
-    async def _make_room(self, needed: int) -> None:
-        """Let the least recently used models go until ``needed`` bytes are free: idle ones first."""
-        while self._bytes() + needed > self.limit:
-            staying = [entry for entry in self._entries.values() if entry.model is not None]
-            if not self._leaving:
-                if not staying:
-                    return
-                self._retire(min(staying, key=lambda entry: (entry.users > 0, entry.used_at)), "memory")
-            await next(iter(self._leaving.values())).wait()
+    def _make_room(self, needed: int) -> bool:
+        """Let models go so that ``needed`` bytes become free: the least recently used ones, idle ones first.
 
-    def _retire(self, entry: _Entry, reason: Reason) -> None:
+        Returns
+        -------
+        bool
+            Whether the bytes are free. If not, look again when a model has left.
+        """
+        loaded = self._loaded()
+        # Their requests may take minutes: idle models go before anybody waits for that.
+        in_use = sum(model.loaded.bytes for entry, model in loaded if entry in self._leaving and entry.users)
+        staying = [(entry, model) for entry, model in loaded if entry not in self._leaving]
+        excess = sum(model.loaded.bytes for _, model in staying) + needed - self.limit
+        for entry, model in sorted(staying, key=lambda each: (each[0].users > 0, each[0].used_at)):
+            if excess + (0 if entry.users else in_use) > 0:
+                excess -= model.loaded.bytes
+                self._retire(entry, "memory")
+        return self._bytes() + needed <= self.limit
+
+    def _retire(self, entry: Entry, reason: Reason) -> None:
         """Let a loaded model go as soon as no request uses it; the next request loads it anew."""
         self._metrics.evictions.labels(reason).inc()
         log.info("model let go", model=entry.spec.name, reason=reason, requests=entry.users)
         del self._entries[entry.spec]
-        self._leaving[entry] = asyncio.Event()
+        self._leaving.add(entry)
         self._close_unused(entry)
 
-    def _close_unused(self, entry: _Entry) -> None:
+    def _close_unused(self, entry: Entry) -> None:
         if entry in self._leaving and entry.users == 0:
             self._background(self._close(entry))
 
-    async def _close(self, entry: _Entry) -> None:
+    async def _close(self, entry: Entry) -> None:
         model = entry.model
         try:
             if model is not None:
                 await model.batcher.close()
                 await self._in_thread(model.loaded.close)
         finally:
-            self._leaving.pop(entry).set()
+            self._leaving.remove(entry)
+            self._left.set()
+            self._left = asyncio.Event()
 
     # Tasks and threads.
 
@@ -357,19 +333,3 @@ async def _run_in(threads: ThreadPoolExecutor, function: Callable[P, T], *args: 
     context = contextvars.copy_context()  # Log lines name the service.
     call = partial(context.run, function, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(threads, call)
-
-
-async def _loaded_in_time(entry: _Entry, deadline: float) -> WarmModel:
-    if not entry.task.done():
-        left_s = deadline - asyncio.get_running_loop().time()
-        await asyncio.wait([entry.task], timeout=None if math.isinf(left_s) else max(0.0, left_s))
-    if not entry.task.done():
-        raise _still_loading(entry.spec)
-    return entry.task.result()
-
-
-def _still_loading(spec: ModelSpec) -> ModelLoading:
-    return ModelLoading(
-        f"The model {spec.name!r} is being loaded. Send the request again in {LOADING_RETRY_S} s.",
-        retry_after_s=LOADING_RETRY_S,
-    )

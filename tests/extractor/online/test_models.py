@@ -13,10 +13,11 @@ from extractor.backends.pixels import PixelsBackend
 from extractor.images.child import DecoderConfig
 from extractor.images.pool import DecodePool
 from extractor.models.spec import ModelSpec
-from extractor.online import models
-from extractor.online.loading import Loaded
+from extractor.online import loading, models
+from extractor.online.entries import WarmModel
+from extractor.online.loading import Identified, Loaded
 from extractor.online.metrics import HostMetrics
-from extractor.online.models import WarmModel, WarmModels
+from extractor.online.models import WarmModels
 from shoal.errors import InvalidRequest, MemoryLimitTooSmall, ModelLoading, UnknownModel, WeightsInvalid
 from shoal.settings import Settings
 from shoal.store import ModelRecord
@@ -42,6 +43,7 @@ class Loads:
         Loads.closed = []
         self.begun: list[str] = []
         self.sizes: dict[str, int] = {}
+        self.least: dict[str, int] = {}
         self.stamps: dict[str, str] = {}
         self.errors: dict[str, Exception] = {}
         self.go = threading.Event()
@@ -49,7 +51,11 @@ class Loads:
         self.at_once = 0
         self.most_at_once = 0
 
-    def load(self, spec: ModelSpec, settings: Settings) -> Loaded:
+    def least_bytes(self, spec: ModelSpec, settings: Settings) -> int:
+        return self.least.get(spec.name, 100 * MIB)
+
+    def load(self, known: Identified, settings: Settings) -> Loaded:
+        spec = known.spec
         self.begun.append(spec.name)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -69,6 +75,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     fake = Loads()
     monkeypatch.setattr(models, "load", fake.load)
     monkeypatch.setattr(models, "LOOK_S", 0.0)
+    monkeypatch.setattr(models, "least_bytes", fake.least_bytes)
     monkeypatch.setattr(models, "stamp_of", lambda spec, root: fake.stamps.get(spec.name))
     return fake
 
@@ -148,6 +155,40 @@ def test_a_model_in_use_goes_when_its_requests_have_ended(limited: Settings, loa
                 await third
             assert loads.closed == ["a"]
         assert names(warm) == {"b", "c"}
+
+    run(limited, test)
+
+
+def test_a_request_that_does_not_end_delays_no_load_that_fits(limited: Settings, loads: Loads) -> None:
+    async def test(warm: WarmModels) -> None:
+        loads.sizes["a"] = 150 * MIB
+        loads.sizes["b"] = loads.least["b"] = 200 * MIB
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(using(warm, "a"))
+            waiting = asyncio.ensure_future(touch(warm, "b"))
+            await until(lambda: any(row["state"] == "leaving" for row in warm.describe()))
+            await touch(warm, "c")
+            assert (loads.begun, loads.closed, waiting.done()) == (["a", "c"], [], False)
+            await stack.aclose()
+            await waiting
+        assert loads.closed == ["a", "c"]
+        assert names(warm) == {"b"}
+
+    run(limited, test)
+
+
+def test_idle_models_go_before_a_load_waits_for_one_that_leaves(limited: Settings, loads: Loads) -> None:
+    async def test(warm: WarmModels) -> None:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(using(warm, "a"))
+            async with using(warm, "b"):
+                loads.least["c"] = 10 * MIB
+                # Both were in use, so that one of them is leaving now.
+                await touch(warm, "c")
+            assert {row["state"] for row in warm.describe() if row["name"] == "a"} == {"leaving"}
+            await touch(warm, "d")
+            assert loads.begun == ["a", "b", "c", "d"]
+            assert "a" not in loads.closed
 
     run(limited, test)
 
@@ -290,13 +331,14 @@ def test_a_download_keeps_no_request_for_a_loaded_model_waiting(
 ) -> None:
     downloaded, begun = threading.Event(), threading.Event()
 
-    def record_of(spec: ModelSpec, settings: Settings) -> None:
+    def identify(spec: ModelSpec, settings: Settings) -> Identified:
         if spec.name == "b":
             begun.set()
             downloaded.wait(60)
+        return loading.identify(spec, settings)
 
     monkeypatch.setattr(models, "THREADS", 1)
-    monkeypatch.setattr(models, "record_of", record_of)
+    monkeypatch.setattr(models, "identify", identify)
 
     async def test(warm: WarmModels) -> None:
         await touch(warm, "a")
