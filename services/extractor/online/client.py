@@ -239,8 +239,9 @@ class _Host:
         return HostState(True, names)
 
     async def aclose(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
 
 def _array(content: bytes) -> NDArray[np.float32]:

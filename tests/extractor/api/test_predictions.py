@@ -62,9 +62,11 @@ def address(app: FastAPI, serve_app: ServeApp) -> str:
 
 
 @pytest.fixture
-def alone(settings: Settings, queue: JobQueue) -> TestClient:
+def alone(settings: Settings, queue: JobQueue) -> Iterator[TestClient]:
     """A service without a model host."""
-    return TestClient(routes.build(settings, queue, Store(settings.store)), raise_server_exceptions=False)
+    app = routes.build(settings, queue, Store(settings.store))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
 
 
 def test_images_become_vectors_in_their_order(client: TestClient, host: HostProcess, queue: JobQueue) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ BODY = {"images": {"path": "set"}, "model": "raw_pixels"}
 
 
 @pytest.fixture
-def client(settings: Settings, queue: JobQueue) -> TestClient:
-    return TestClient(routes.build(settings, queue, Store(settings.store)), raise_server_exceptions=False)
+def client(settings: Settings, queue: JobQueue) -> Iterator[TestClient]:
+    app = routes.build(settings, queue, Store(settings.store))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
 
 
 def extracted(settings: Settings, **fields: Any) -> str:
