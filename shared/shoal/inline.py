@@ -8,6 +8,8 @@ MAX_IMAGES: Final = 64
 """Most images of one request."""
 MAX_IMAGE_BYTES: Final = 32 * 2**20
 """Most bytes of these images together."""
+MAX_URI: Final = 4 * MAX_IMAGE_BYTES // 3 + 200
+"""Most characters of an image as a data URI."""
 MODEL_DIGEST: Final = "X-Shoal-Model-Digest"
 """Header of an answer: `ModelRecord.digest` of the model that ran."""
 NPY: Final = "application/x-npy"

@@ -6,6 +6,7 @@ interpreter lock, and with it the event loop, or keep all others waiting.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Final
@@ -18,7 +19,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import to_json
 from shoal.errors import InvalidRequest, UnsupportedMediaType
-from shoal.inline import ARROW, MAX_IMAGES, NPY
+from shoal.inline import ARROW, MAX_IMAGES, MAX_URI, NPY
 from shoal.schemas import Id
 from shoal.schemas import Request as Schema
 from shoal.web import SettingsDep
@@ -37,7 +38,6 @@ from clusterer.results.loaded import LoadedClustering
 
 MAX_ROWS: Final = 10_000
 MAX_DIM: Final = 100_000
-MAX_IMAGE_CHARACTERS: Final = 64 * 2**20
 OUTLIER_QUANTILE: Final = 0.99
 JSON: Final = "application/json"
 READERS: Final = {NPY: vectors.read_npy, ARROW: vectors.read_arrow}
@@ -70,7 +70,7 @@ class AssignRequest(Schema):
     embeddings: list[Row] | None = Field(
         None, min_length=1, max_length=MAX_ROWS, fail_fast=True, description="One list a row."
     )
-    images: list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_IMAGE_CHARACTERS)]] | None = Field(
+    images: list[Annotated[str, StringConstraints(min_length=1, max_length=MAX_URI)]] | None = Field(
         None, min_length=1, max_length=MAX_IMAGES, description="Images as data URIs; the extractor must be running."
     )
     outlier_quantile: float | None = Field(
@@ -185,8 +185,22 @@ async def assign(
             sent = await images.embed_images(document.images, loaded, extractor, settings, forwarded)
         else:
             sent = await COMPUTE.run(vectors.of_rows, document.embeddings or [], loaded.check_dim)
-    await COMPUTE.run(sent.check_finite)
+    await COMPUTE.run(check_rows, loaded, sent)
     return await answer(loaded, sent, outlier_quantile or OUTLIER_QUANTILE, answer_type(request))
+
+
+def check_rows(loaded: LoadedClustering, sent: Vectors) -> None:
+    """Raise unless every row can be assigned: no error may come when a part of the answer has gone out.
+
+    Raises
+    ------
+    NotFinite
+        The message names the row.
+    """
+    sent.check_finite()
+    if loaded.transform.largest_value < math.inf:
+        for first, block in sent.blocks():
+            loaded.check_size(block, first)
 
 
 def _not_accepted() -> UnsupportedMediaType:

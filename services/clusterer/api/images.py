@@ -152,12 +152,15 @@ def _embeddings(content: bytes, count: int, url: str) -> Float32Array:
 
 
 def _problem(answer: httpx.Response) -> ShoalError:
-    """The error that the extractor answered, with its status."""
+    """The error that the extractor answered, with its status, in terms of this route's request."""
     try:
         document = answer.json()
     except ValueError:
         document = None
     known = document if isinstance(document, dict) else {}
+    known.pop("message", None)  # `detail` as OpenAI's clients call it.
+    if known.get("field") == "input":
+        known |= {"field": "images", "detail": str(known.get("detail", "")).replace("`input`", "`images`")}
     error = by_code({"detail": f"The extractor answered {answer.status_code}.", **known})
     error.__dict__["status"] = answer.status_code
     wait = answer.headers.get("Retry-After", "")

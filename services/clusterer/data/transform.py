@@ -6,6 +6,7 @@ rows in one space compared with centroids in another give results at chance leve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,6 +93,19 @@ class Transform:
         if self._projection is not None:
             batch = _project(batch, *self._projection)
         return l2_normalize(batch) if self.unit else batch
+
+    @cached_property
+    def largest_value(self) -> float:
+        """A row whose values are all at most this far from 0 has a finite result; others may have one."""
+        if self._projection is None:
+            return math.inf
+        mean, matrix = self._projection
+        # A sum of products, in whatever order, is at most the largest value times the sum of the weights; 4 is ample
+        # for rounding.
+        heaviest = max(1.0, float(np.abs(matrix).sum(axis=0, dtype=np.float64).max()))
+        largest = float(np.finfo(np.float32).max) / (4 * heaviest) - float(np.abs(mean).max())
+        # Values of normalised rows are at most 1.
+        return (math.inf if largest >= 1 else 0.0) if self.normalize else largest
 
     def view(self, rows: Rows, name: str = "the rows") -> Rows:
         """A view of ``rows`` under this transform, applied block by block when they are read.

@@ -100,6 +100,22 @@ class LoadedClustering:
                 got=dim,
             )
 
+    def check_size(self, rows: Float32Array, first: int = 0) -> None:
+        """Raise unless `assign` can take ``(n, dim) float32`` embeddings, which are finite.
+
+        Parameters
+        ----------
+        first
+            Number of the first row, for errors.
+
+        Raises
+        ------
+        NotFinite
+            A row is so large that its projection is not finite.
+        """
+        if max(rows.max(), -rows.min()) > self.transform.largest_value:
+            self._points(rows, first)
+
     def assign(self, rows: Float32Array, first: int = 0) -> Assigned:
         """The clusters of ``(n, dim) float32`` embeddings, which are finite.
 
@@ -111,15 +127,20 @@ class LoadedClustering:
         Raises
         ------
         NotFinite
-            A row is so large that its projection is not finite. Compiled engines take finite rows only.
+            As in `check_size`. Compiled engines take finite rows only.
         """
         # Distances between rows near the largest float32 become infinite.
         with np.errstate(over="ignore", invalid="ignore"):
+            return self.target.assign(self._points(rows, first))
+
+    def _points(self, rows: Float32Array, first: int) -> Float32Array:
+        """The rows in the space of the centroids."""
+        with np.errstate(over="ignore", invalid="ignore"):
             points = self.transform(rows)
-            if not np.isfinite(points.sum(dtype=np.float64)):
-                row = first + int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
-                raise NotFinite(f"Row {row} is too large: its projection is not a finite float32.", row=row)
-            return self.target.assign(points)
+            if np.isfinite(points.sum(dtype=np.float64)):
+                return points
+        row = first + int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
+        raise NotFinite(f"Row {row} is too large: its projection is not a finite float32.", row=row)
 
     def outlier_distance(self, quantile: float) -> float | None:
         """The smallest distance of a train row that at least this share of them do not exceed; None if not known.

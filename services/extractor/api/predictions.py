@@ -14,6 +14,7 @@ from fastapi import Depends, Path, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, StringConstraints
 from shoal.errors import Forbidden, JsonValue, ModelNotFound, UnknownModel
+from shoal.inline import MAX_URI
 from shoal.schemas import CustomModel
 from shoal.schemas import Request as Body
 from shoal.settings import Settings
@@ -31,7 +32,7 @@ from extractor.online import wire
 from extractor.online.client import Embedded, HostClient
 from extractor.online.wire import MAX_BYTES, MAX_IMAGES
 
-DataUri = Annotated[str, StringConstraints(min_length=1, max_length=4 * MAX_BYTES // 3 + 200)]
+DataUri = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URI)]
 ModelName = Annotated[str, Path(max_length=300, description="Name from the catalogue, or `timm:<name>`.")]
 DIGEST_HEADER = {
     "headers": {

@@ -233,9 +233,11 @@ def test_a_row_whose_projection_is_not_finite_is_named(
     found = run_job(make_set("mine", 1e-3 * vectors), clusters=3, seed=0, **options)
     largest = np.full(16, 3e38, np.float32)
     for row in (largest, largest * np.where(np.arange(16) % 2, 1, -1).astype(np.float32)):
-        answer = send(api, found, npy(np.stack([vectors[0], row])), NPY)
-        assert code_of(answer) == (422, "not_finite")
-        assert answer.json()["row"] == 1
+        # In the last of many parts, it is known before the first is sent.
+        for first in (1, 20_000):
+            answer = send(api, found, npy(np.stack([*[vectors[0]] * first, row])), NPY)
+            assert code_of(answer) == (422, "not_finite")
+            assert answer.json()["row"] == first
 
 
 @pytest.mark.parametrize("kind", ["text/csv", "application/octet-stream", "application/vnd.apache.parquet", ""])

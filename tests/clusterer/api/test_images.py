@@ -15,6 +15,7 @@ import pytest
 from clusterer.api.images import model_of
 from fastapi.testclient import TestClient
 from httpx2 import Response
+from shoal.inline import MAX_IMAGE_BYTES
 from shoal.store.clustering import Clustering
 from shoal.store.records import KeyRules, LoadedCheckpoint, ModelRecord
 
@@ -124,6 +125,27 @@ def test_what_the_extractor_refuses_is_passed_on(
     assert code_of(answer) == (status, code)
     assert answer.headers["retry-after"] == "7"
     assert (answer.json()["detail"], answer.json()["image"]) == ("No.", 3)
+
+
+def test_what_the_extractor_says_of_its_field_is_said_of_that_of_this_request(
+    api: TestClient, clustering: Clustering, extractor: Extractor
+) -> None:
+    detail = "`input` 0 is not a data URI."
+    extractor(422, {"code": "invalid_request", "detail": detail, "message": detail, "field": "input"})
+    answer = api.post(f"/clusterings/{clustering.id}/assign", json={"images": ["a.jpg"]})
+    assert code_of(answer) == (422, "invalid_request")
+    assert answer.json()["detail"] == "`images` 0 is not a data URI."
+    assert answer.json()["field"] == "images"
+    assert "message" not in answer.json()
+
+
+def test_an_image_larger_than_the_extractor_takes_is_not_sent_to_it(
+    api: TestClient, clustering: Clustering, extractor: Extractor
+) -> None:
+    sent = extractor(200, b"")
+    answer = api.post(f"/clusterings/{clustering.id}/assign", json={"images": ["A" * (4 * MAX_IMAGE_BYTES // 3 + 999)]})
+    assert code_of(answer) == (422, "out_of_range")
+    assert sent == []
 
 
 def test_a_failure_without_a_problem_keeps_its_status(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -159,3 +160,14 @@ def test_a_transform_comes_back_from_its_arrays_exactly() -> None:
 def test_rows_of_another_model_are_refused() -> None:
     with pytest.raises(DimensionMismatch, match="'other' has 3 dimensions"):
         Transform(20, normalize=True).view(ArrayRows(features(5, 3)), "'other'")
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_a_row_within_the_largest_value_has_a_finite_projection(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    transform = Transform(8, False, rng.normal(size=8), rng.normal(size=(3, 8)), np.full(3, scale))
+    largest = transform.largest_value
+    signs = np.sign(rng.normal(size=(200, 8)))
+    assert np.isfinite(transform(np.asarray(largest * signs, np.float32))).all()
+    assert largest > 1e-3 * min(1, 1 / scale) * np.finfo(np.float32).max
+    assert Transform(8, normalize=True).largest_value == math.inf
