@@ -17,6 +17,7 @@ from shoal.host import available_cores, library_versions
 LIBRARIES = (
     "numpy",
     "pillow",
+    "simplejpeg",
     "torch",
     "torchvision",
     "timm",

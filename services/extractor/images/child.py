@@ -105,6 +105,7 @@ def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decode
         data, formats = read_located(task.image, config.root, config.folder)
         image = decode_image(data, max_pixels=config.max_pixels, formats=formats)
         slot[:] = network_input(image, config.transform, max_pixels=config.max_pixels)
+        width, height = image.size
         small = thumbnail(image) if config.thumbnails else None
     except ImageInvalid as error:
         return _undecodable(task, error.code, error.detail)
@@ -118,8 +119,8 @@ def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decode
         )
     return Decoded(
         ticket=task.ticket,
-        width=image.width,
-        height=image.height,
+        width=width,
+        height=height,
         file_bytes=len(data),
         sha256="" if isinstance(task.image, bytes) else hashlib.sha256(data).hexdigest(),
         thumbnail=small,

@@ -74,9 +74,12 @@ def _centre_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """``image`` as WebP with sides of at most `THUMBNAIL_SIDE` pixels, never enlarged."""
-    small = image.copy()
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    """``image`` as WebP with sides of at most `THUMBNAIL_SIDE` pixels, never enlarged.
+
+    ``image`` itself becomes the thumbnail: a copy of 24 megapixels would take 96 MB.
+    """
+    # Hamming looks like bicubic in a picture made smaller, in half the time.
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.HAMMING, reducing_gap=2.0)
     file = BytesIO()
-    small.save(file, "WEBP", quality=80, method=2)
+    image.save(file, "WEBP", quality=80, method=2)
     return file.getvalue()

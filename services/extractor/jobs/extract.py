@@ -25,7 +25,7 @@ from extractor.images.transform import Transform
 from extractor.sources.listing import list_source
 
 CHECKPOINT = "embeddings"
-LIBRARIES = ("numpy", "pillow", "torch", "timm", "tensorflow")
+LIBRARIES = ("numpy", "pillow", "simplejpeg", "torch", "timm", "tensorflow")
 NAMED_FAILURES = 5
 """How many files the error of too many failures names."""
 EXAMPLES = 3
