@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from shoal.errors import ImportInvalid
-from shoal.importer import files as importer_files
 from shoal.importer import import_embeddings
+from shoal.importer import values as importer_values
 from shoal.labels import Columns
 from shoal.store import EmbeddingSet, Store
 
@@ -128,7 +128,7 @@ def test_the_same_content_has_the_same_id_wherever_it_lies(store: Store, tmp_pat
 def test_chunks_may_be_smaller_than_shards_and_files(
     bring: Callable[..., EmbeddingSet], clip_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importer_files, "_CHUNK_BYTES", 24)
+    monkeypatch.setattr(importer_values, "_CHUNK_BYTES", 24)
     found = bring(clip_folder, shard_rows=5)
     np.testing.assert_array_equal(found.take(np.arange(23)), X.astype(np.float16).astype(np.float32))
 

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 def import_(
     path: Annotated[
-        Path, typer.Argument(help="A .npy file of shape (n, dim), or a clip-retrieval folder.", callback=expanded)
+        Path,
+        typer.Argument(
+            help="A file of embeddings (.npy, .npz, .pt, .safetensors, .h5, .parquet), a folder of such files, or a "
+            "clip-retrieval folder.",
+            callback=expanded,
+        ),
     ],
     name: Annotated[str, typer.Option(help="Prefix of the embeddings id.")],
     labels: Annotated[
@@ -35,10 +40,29 @@ def import_(
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split to store with every row, such as val.")] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="Array, tensor, dataset or column of shape (n, dim) to import. By default the only one, or that of a "
+            "usual name; of a file with train_embs, val_embs, … every set."
+        ),
+    ] = None,
+    label_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Array or column of the same file with the labels; '' for none. By default that of a usual name."
+        ),
+    ] = None,
+    path_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Array or column of the same file with the image paths; '' for none. By default that of a usual name."
+        ),
+    ] = None,
     store: StoreRoot = None,
 ) -> None:
-    """Import existing embeddings into the store and print their id."""
-    from shoal.importer import import_embeddings
+    """Import existing embeddings into the store and print their id; of a file with several sets, one id a line."""
+    from shoal.importer import Keys, import_sets
     from shoal.labels import Columns
 
     file, columns = None, None
@@ -51,8 +75,19 @@ def import_(
             ) from None
         file, columns = Path(text).expanduser(), Columns(*named)
     root = store or Settings().store
-    embeddings_id = import_embeddings(Store(root), path, name=name, labels=file, columns=columns, split=split)
-    typer.echo(embeddings_id)
+    keys = Keys(key, label_key, path_key)
+    made = import_sets(Store(root), path, name=name, labels=file, columns=columns, split=split, keys=keys)
+    for embeddings_id in made.values():
+        typer.echo(embeddings_id)
+    if len(made) > 1:
+        first, *others = made.values()
+        scored = " ".join(f"--score {each}" for each in others)
+        err.print(
+            f"To cluster {first} and score the others: shoal cluster {first} {scored} --over 1",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def verify(

@@ -1,9 +1,13 @@
-"""Import of existing embeddings into the store: one ``.npy`` file, or a folder in clip-retrieval's layout.
+"""Import of existing embeddings into the store: files of several formats, and folders of them.
 
-Two passes over the memory-mapped files: the first checks every value and computes the hash that the id contains; the
-second copies the rows into committed shards. No file is loaded whole.
+`formats` has a module for each format, which names the arrays of a file and reads their rows in blocks; `keys` chooses
+the arrays of a set; `parts` finds the files; `records`, `metadata` and `rows` read what is known of the rows.
+
+Two passes: the first checks every value and computes the hash that the id contains; the second copies the rows into
+committed shards. No file is loaded whole.
 """
 
-from shoal.importer.importing import import_embeddings
+from shoal.importer.importing import import_embeddings, import_sets
+from shoal.importer.keys import Keys
 
-__all__ = ["import_embeddings"]
+__all__ = ["Keys", "import_embeddings", "import_sets"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +14,14 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from shoal.errors import ImportInvalid
-from shoal.importer.files import Part, Rows, check_values, chunks, open_parts, read_rows
+from shoal.importer.keys import Keys
+from shoal.importer.parts import Part, open_sets
+from shoal.importer.rows import Rows, read_rows
+from shoal.importer.values import check_values, chunks
 from shoal.labels import Columns
 from shoal.schemas import NAME_PATTERN, NAME_RULE
 from shoal.store import ModelRecord, Plan, RowMetadata, Source, Store, image_id
+from shoal.store.npy import release_pages
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +36,7 @@ def import_embeddings(
     split: str | None = None,
     dtype: Literal["float16", "float32"] | None = None,
     shard_rows: int = 100_000,
+    keys: Keys | None = None,
 ) -> str:
     """Copy existing embeddings into the store as a finished embeddings set; returns its id.
 
@@ -39,17 +46,21 @@ def import_embeddings(
     Parameters
     ----------
     path
-        One ``.npy`` of ``(n, dim)`` float16, float32 or float64, or a folder in clip-retrieval's layout:
-        ``img_emb/*.npy`` and optionally ``metadata/*.parquet``, paired by the numbers in their names. Of the metadata
-        the image's path (`PATHS`), ``label``, ``split``, ``width``, ``height`` and ``bytes`` are kept.
+        A file of ``(n, dim)`` float16, float32 or float64: ``.npy``, ``.npz``, ``.pt``, ``.safetensors``, HDF5 or
+        Parquet. Or a folder of files of one of these formats, read in the natural order of their names. Or a folder in
+        clip-retrieval's layout: ``img_emb/*.npy`` and optionally ``metadata/*.parquet``, paired by the numbers in their
+        names. Of the metadata the image's path (`metadata.PATHS`), ``label``, ``split``, ``width``, ``height`` and
+        ``bytes`` are kept.
     labels, columns
-        A label file and its columns; overrides the metadata's labels. See `shoal.labels.read_labels` and `join`.
+        A label file and its columns; overrides the files' own labels. See `shoal.labels.read_labels` and `join`.
     split
-        Split of every row; takes precedence over the metadata's.
+        Split of every row; takes precedence over the files' own.
     dtype
         What to store; by default float16 if all files are float16, else float32. Rounding float64 is logged.
     shard_rows
         Rows per file.
+    keys
+        Which arrays, tensors, datasets or columns of the files are read; found by their names by default.
 
     Raises
     ------
@@ -58,33 +69,116 @@ def import_embeddings(
     StoreFull
         The disk is full.
     """
-    parts = open_parts(path)
-    stored = dtype or ("float16" if all(part.values.dtype == np.float16 for part in parts) else "float32")
-    rows = read_rows(path, parts, labels, split, columns)
+    sets = open_sets(path, keys or Keys())
+    if len(sets) > 1:
+        raise ImportInvalid(
+            f"{path} holds the sets {_quoted(sets)}. Choose the embeddings of one by their key, or import all with "
+            "`import_sets`.",
+            file=str(path),
+        )
+    (parts,) = sets.values()
+    wanted = _Wanted(name, labels, columns, split, dtype, shard_rows)
+    with _closing(parts):
+        return _copy(store, _checked(path, parts, wanted))
+
+
+def import_sets(
+    store: Store,
+    path: Path,
+    *,
+    name: str,
+    labels: Path | None = None,
+    columns: Columns | None = None,
+    split: str | None = None,
+    keys: Keys | None = None,
+) -> dict[str, str]:
+    """Import every set of a file or folder, such as the sets train, val and obj of ``train_embs``, ``val_embs``, ….
+
+    Parameters are those of `import_embeddings`. Each set is named ``<name>-<set>``, and its split is the set's name.
+
+    Returns
+    -------
+    dict of str to str
+        The embeddings id of each set, in the file's order; a single set has the empty name.
+
+    Raises
+    ------
+    ImportInvalid
+        As for `import_embeddings`; or ``labels`` is given for several sets. Every set is checked before the first is
+        stored.
+    StoreFull
+        The disk is full.
+    """
+    sets = open_sets(path, keys or Keys())
+    if len(sets) > 1 and labels is not None:
+        raise ImportInvalid(
+            f"{path} holds the sets {_quoted(sets)}, and a label file is for one. Choose it with --key, such as `--key "
+            f"{next(iter(sets.values()))[0].vectors.name}`.",
+            file=str(path),
+        )
+    with ExitStack() as stack:
+        checked: dict[str, _Checked] = {}
+        for each, parts in sets.items():
+            stack.enter_context(_closing(parts))
+            named = f"{name}-{each}" if each else name
+            checked[each] = _checked(path, parts, _Wanted(named, labels, columns, split or each or None))
+        return {each: _copy(store, found) for each, found in checked.items()}
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """How a set is stored; see `import_embeddings`."""
+
+    name: str
+    labels: Path | None
+    columns: Columns | None
+    split: str | None
+    dtype: Literal["float16", "float32"] | None = None
+    shard_rows: int = 100_000
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A set whose every value has been read once."""
+
+    parts: Sequence[Part]
+    rows: Rows
+    plan: Plan
+    listing: pa.Table
+
+
+@contextmanager
+def _closing(parts: Sequence[Part]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for part in parts:
+            stack.callback(part.close)
+        yield
+
+
+def _checked(path: Path, parts: Sequence[Part], wanted: _Wanted) -> _Checked:
+    stored = wanted.dtype or ("float16" if all(part.vectors.dtype == np.float16 for part in parts) else "float32")
+    rows = read_rows(path, parts, wanted.labels, wanted.split, wanted.columns)
     digest = check_values(parts, np.dtype(stored))
-    plan, listing = _plan(
-        path, parts, rows, digest, name=name, dtype=stored, labels=labels, split=split, size=shard_rows
-    )
-    found = store.create_embeddings(plan, listing)
+    plan, listing = _plan(path, parts, rows, digest, stored, wanted)
+    return _Checked(parts, rows, plan, listing)
+
+
+def _copy(store: Store, checked: _Checked) -> str:
+    found = store.create_embeddings(checked.plan, checked.listing)
     for shard in found.missing_shards():
-        _write_shard(store, found.id, plan, shard, parts, rows)
+        _write_shard(store, found.id, checked.plan, shard, checked.parts, checked.rows)
     store.finish_embeddings(found.id)
     return found.id
 
 
 def _plan(
-    path: Path,
-    parts: Sequence[Part],
-    rows: Rows,
-    digest: str,
-    *,
-    name: str,
-    dtype: str,
-    labels: Path | None,
-    split: str | None,
-    size: int,
+    path: Path, parts: Sequence[Part], rows: Rows, digest: str, dtype: str, wanted: _Wanted
 ) -> tuple[Plan, pa.Table]:
-    imported = sorted({part.values.dtype.name for part in parts})
+    imported = sorted({part.vectors.type_name for part in parts})
     if "float64" in imported:
         log.warning("%s holds float64, which is stored as %s.", path, dtype)
     listing = pa.table(
@@ -97,15 +191,19 @@ def _plan(
     )
     try:
         plan = Plan(
-            name=name,
+            name=wanted.name,
             source=Source.of(
-                listing, kind="import", path=path.name, labels=labels.name if labels else None, split=split
+                listing,
+                kind="import",
+                path=path.name,
+                labels=wanted.labels.name if wanted.labels else None,
+                split=wanted.split,
             ),
-            model=ModelRecord(name=name, backend="import", architecture="unknown", embedding="imported"),
+            model=ModelRecord(name=wanted.name, backend="import", architecture="unknown", embedding="imported"),
             transform={"imported_dtype": ",".join(imported), "content_sha256": digest},
-            dim=parts[0].values.shape[1],
+            dim=parts[0].dim,
             dtype=dtype,
-            shard_rows=size,
+            shard_rows=wanted.shard_rows,
         )
     except ValidationError as error:
         field = ".".join(str(part) for part in error.errors()[0]["loc"])
@@ -130,5 +228,7 @@ def _write_shard(store: Store, embeddings_id: str, plan: Plan, shard: int, parts
                 )
                 for row in range(first, first + hi - lo)
             ]
-            writer.append(part.values[lo:hi], metadata)
+            block = part.vectors.read(lo, hi)
+            writer.append(block, metadata)
+            release_pages(block)
         writer.commit()

@@ -4,7 +4,7 @@
 their values, `reading` reads the file, and `joining` assigns a label to each image.
 """
 
-from shoal.labels.columns import PATH_COLUMN, Columns, clean_label, is_path_name, quoted_list
+from shoal.labels.columns import PATH_COLUMN, Columns, clean_label, is_label_name, is_path_name, quoted_list, text_of
 from shoal.labels.formats import Layout, may_be_text
 from shoal.labels.joining import Joined, join, join_by_path
 from shoal.labels.reading import LabelTable, check_labels, read_csv_columns, read_labels, typed_values
@@ -17,6 +17,7 @@ __all__ = [
     "Layout",
     "check_labels",
     "clean_label",
+    "is_label_name",
     "is_path_name",
     "join",
     "join_by_path",
@@ -24,5 +25,6 @@ __all__ = [
     "quoted_list",
     "read_csv_columns",
     "read_labels",
+    "text_of",
     "typed_values",
 ]

@@ -176,6 +176,11 @@ def is_path_name(name: str) -> bool:
     return _key(name) in _PATHS
 
 
+def is_label_name(name: str) -> bool:
+    """Whether ``name`` is a usual name of a column of labels."""
+    return _key(name) in _LABELS
+
+
 def quoted_list(names: Sequence[str]) -> str:
     """Column names, quoted and separated by commas, for a message."""
     shown = ", ".join(repr(name) for name in names[:_MAX_LISTED]) or "(none)"

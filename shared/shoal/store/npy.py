@@ -9,7 +9,7 @@ import re
 import tokenize
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -71,7 +71,7 @@ def map_npy(file: BinaryIO) -> NDArray[Any]:
         raise NpyInvalid(f"its header says {header}, which is not a valid array: {error}") from error
 
 
-def read_header(file: BinaryIO) -> NpyHeader:
+def read_header(file: IO[bytes]) -> NpyHeader:
     """Read the header of an open ``.npy`` file.
 
     Raises
@@ -192,7 +192,7 @@ class NpyWriter:
 
 
 def release_pages(array: NDArray[Any]) -> None:
-    """Release the pages of an array of `open_npy` from this process's memory; they stay in the page cache.
+    """Release the pages of an array that is mapped from a file from this process's memory; they stay in the page cache.
 
     The array stays valid: reading it maps the pages again.
     """
