@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ def chunks(parts: Sequence[Part], start: int, stop: int) -> Iterator[tuple[Part,
         offset += part.rows
 
 
-def check_values(parts: Sequence[Part], dtype: np.dtype[Any]) -> str:
+def check_values(parts: Sequence[Part], dtype: np.dtype[np.generic]) -> str:
     """SHA-256 over the values of all parts.
 
     Raises

@@ -45,7 +45,7 @@ class Array:
 
     name: str
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
     read: Callable[[int, int], Values]
     stored: str = ""
     problem: str = ""
@@ -108,7 +108,7 @@ def as_objects(values: Sequence[object]) -> Values:
     return out
 
 
-def expected_bytes(shape: Sequence[int], dtype: np.dtype[Any]) -> int:
+def expected_bytes(shape: Sequence[int], dtype: np.dtype[np.generic]) -> int:
     """Size of an array, in bytes."""
     return prod(shape) * dtype.itemsize
 
