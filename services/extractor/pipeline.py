@@ -14,6 +14,7 @@ from shoal.store import EmbeddingSet, Store
 from extractor.backends.base import Backend
 from extractor.backends.loading import ModelLoader
 from extractor.images.pool import DecodePool
+from extractor.jobs.engine import noted
 from extractor.jobs.extract import FailureCounter, open_plan, outcome_of_files
 from extractor.models import catalogue
 from extractor.sources.reading import located_images
@@ -41,8 +42,8 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
     -------
     dict
         ``embeddings`` (the id), ``rows``, ``failed``, ``dim``, ``resumed_rows``: images that earlier attempts or jobs
-        had embedded, ``repaired_shards``: how many shards were damaged and are embedded again, and the fields of
-        `extractor.jobs.extract.outcome_of_files`.
+        had embedded, ``repaired_shards``: how many shards were damaged and are embedded again, ``engine``: what ran,
+        and why (`extractor.jobs.engine.EngineChoice`), and the fields of `extractor.jobs.extract.outcome_of_files`.
 
     Raises
     ------
@@ -79,6 +80,7 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
         "dim": manifest.dim,
         "resumed_rows": resumed,
         "repaired_shards": len(embeddings.repaired_shards),
+        "engine": noted(embeddings, spec),
         **outcome_of_files(store.embeddings(embeddings.id)),
     }
 

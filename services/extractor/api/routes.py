@@ -119,6 +119,8 @@ def extract(
 ) -> Job:
     """Start a job that embeds a folder of images. Its result has the id of the embeddings."""
     spec = catalogue.resolve(body.model, settings.models, settings=settings)
+    if body.engine not in ("auto", "eager") and not spec.has_engines:
+        raise InvalidRequest(spec.no_engines(body.engine), field="engine")
     check = partial(listing.check, body.images, settings.data, follow_links=settings.follow_links, deadline=deadline)
     return accepted(submitter.submit(spec.kind, body, key, check), response)
 

@@ -52,7 +52,8 @@ class Backend(Protocol):
         Future of (n, dim) float32
             Row i depends on image i alone: not on the batch's size, its other images or the place in it. PyTorch on a
             CPU and the raw pixels give the same bits, in every process with the same number of threads; a GPU,
-            TensorFlow and handlers the same up to 1e-5. The future raises `ShoalError` when the model fails.
+            TensorFlow and handlers the same up to 1e-5, engines what docs/engines.md says. The future raises
+            `ShoalError` when the model fails.
         """
         ...
 

@@ -13,6 +13,8 @@ from shoal.store import ModelRecord, Plan
 from shoal.store.records import KeyRules
 
 from extractor.backends.base import Backend
+from extractor.backends.engines.numerics import require
+from extractor.backends.engines.opening import open_engine
 from extractor.models import folders, obtaining, weights
 from extractor.models.download import OnProgress
 from extractor.models.obtaining import OnStage
@@ -45,6 +47,8 @@ class ModelLoader:
         self._ctx = ctx
         self._begin = begin
         self._backend: Backend | None = None
+        self.numerics: str | None = None
+        """Numerics class in which the model runs; None for PyTorch's float32, or what the model's backend has."""
 
     def __enter__(self) -> ModelLoader:
         return self
@@ -80,8 +84,27 @@ class ModelLoader:
         if self._backend is None:
             self._ctx.progress("load model")
             self._begin()
-            self._backend = open_backend(self.spec, self._settings, self.record)
+            self._backend = self._open()
         return self._backend
+
+    def use(self, numerics: str | None) -> None:
+        """Run the model in a numerics class, a plan's ``engine``, from now on.
+
+        Raises
+        ------
+        EngineUnavailable
+            This machine cannot compute in it.
+        """
+        require(numerics, self.spec, self._settings)
+        if numerics != self.numerics and self._backend is not None:
+            self._backend.close()
+            self._backend = None
+        self.numerics = numerics
+
+    def _open(self) -> Backend:
+        if self.numerics is None:
+            return open_backend(self.spec, self._settings, self.record)
+        return open_engine(self.spec, self._settings, self.record, self.numerics)
 
     @property
     def dim(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,10 +23,12 @@ from shoal.userfiles import below
 
 from extractor.backends.loading import ModelLoader
 from extractor.images.transform import Transform
+from extractor.jobs.engine import candidates, choose
 from extractor.sources.listing import list_source
 
 CHECKPOINT = "embeddings"
 LIBRARIES = ("numpy", "pillow", "simplejpeg", "torch", "timm", "tensorflow")
+ENGINE_LIBRARIES = ("openvino", "nncf")
 NAMED_FAILURES = 5
 """How many files the error of too many failures names."""
 EXAMPLES = 3
@@ -45,12 +48,16 @@ def open_plan(
     Raises
     ------
     ShoalError
-        The source cannot be listed, or the model differs from that of the frozen plan.
+        The source cannot be listed, the model differs from that of the frozen plan, or the plan's engine does not run
+        here.
     """
     frozen = _frozen(ctx, store)
     if frozen is not None:
         model.require_unchanged(frozen.plan)
+        model.use(frozen.plan.engine)
         return frozen
+    found = candidates(request, model.spec, settings)
+    model.use(found[0])
     ctx.progress("list")
     listing = list_source(
         request.images,
@@ -58,12 +65,16 @@ def open_plan(
         follow_links=settings.follow_links,
         alive=lambda files: ctx.progress("list", files, unit="files"),
     )
-    plan = make_plan(request, model, listing.table, settings.data)
+    plan_of = partial(make_plan, request, model, listing.table, settings.data)
+    choice = choose(found, store, plan_of)
+    model.use(choice.numerics)
+    plan = plan_of(choice.numerics)
     if not store.has_plan(plan.id):
         # The id stays the same. A checkpoint that does not fit is refused here, before a set exists.
         plan = plan.model_copy(update={"model": model.loaded_record})
     embeddings = store.create_embeddings(plan, listing.table, lambda: ctx.progress("check"))
-    store.write_notes(embeddings.id, {**listing.notes})
+    engine = embeddings.notes.get("engine") or (choice.record() if model.spec.has_engines else None)
+    store.write_notes(embeddings.id, {**listing.notes, **({"engine": engine} if engine else {})})
     ctx.save_checkpoint({CHECKPOINT: embeddings.id})
     return embeddings
 
@@ -81,8 +92,10 @@ def _frozen(ctx: JobContext, store: Store) -> EmbeddingSet | None:
         return None
 
 
-def make_plan(request: ExtractRequest, model: ModelLoader, listing: pa.Table, root: Path) -> Plan:
-    """What the set of embeddings will hold."""
+def make_plan(
+    request: ExtractRequest, model: ModelLoader, listing: pa.Table, root: Path, numerics: str | None = None
+) -> Plan:
+    """What the set of embeddings will hold, computed in ``numerics``."""
     images = request.images
     source = Source.of(
         listing,
@@ -102,7 +115,8 @@ def make_plan(request: ExtractRequest, model: ModelLoader, listing: pa.Table, ro
         dtype=request.dtype,
         shard_rows=request.shard_rows,
         thumbnails=request.thumbnails,
-        libraries=library_versions(LIBRARIES),
+        engine=numerics,
+        libraries=library_versions(LIBRARIES if numerics is None else (*LIBRARIES, *ENGINE_LIBRARIES)),
     )
 
 

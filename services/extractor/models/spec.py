@@ -172,6 +172,18 @@ class ModelSpec:
             return "ready"
         return "downloadable" if (self.weights.url or self.weights.published) and not offline else "needs_file"
 
+    @property
+    def has_engines(self) -> bool:
+        """Whether other engines than ``eager`` can run the model: it is a network of PyTorch."""
+        return self.backend == "torch" and self.handler is None and self.architecture != "pixels"
+
+    def no_engines(self, engine: str) -> str:
+        """Why the request's ``engine`` cannot run the model."""
+        return (
+            f"`engine` is {engine!r}, which runs networks of PyTorch only, and the model {self.name!r} is none: send "
+            '`engine`: "eager", or leave it out.'
+        )
+
     def needs(self, *, served_elsewhere: bool) -> str | None:
         """What must be installed to run the model, such as ``shoal[tf]``; None if nothing is missing.
 

@@ -27,6 +27,7 @@ EXTRACT: Flags = {
     "model": "--model",
     "name": "--name",
     "batch_size": "--batch-size",
+    "engine": "--engine",
     "dtype": "--dtype",
     "shard_rows": "--shard-rows",
     "max_failed_fraction": "--max-failed-fraction",

@@ -49,6 +49,10 @@ Labels = Annotated[
         "the data root.",
     ),
 ]
+EngineFlag = Annotated[
+    str | None,
+    typer.Option("--engine", help="How a network of PyTorch runs: eager, bf16, compile or openvino."),
+]
 DEFAULT_MODEL = "tf_efficientnet_lite0"
 
 
@@ -146,6 +150,7 @@ def extract(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Prefix of the embeddings id.")] = None,
     batch_size: Annotated[int | None, typer.Option(envvar="SHOAL_BATCH_SIZE", help="Images per batch.")] = None,
+    engine: EngineFlag = None,
     dtype: Annotated[
         str | None, typer.Option(envvar="SHOAL_DTYPE", help="Type of the stored values: float16 or float32.")
     ] = None,
@@ -173,6 +178,7 @@ def extract(
             **chosen_images(format, include, exclude, limit),
             name=name,
             batch_size=batch_size,
+            engine=engine,
             dtype=dtype,
             shard_rows=shard_rows,
             max_failed_fraction=max_failed_fraction,

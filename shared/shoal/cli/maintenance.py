@@ -188,6 +188,8 @@ def remake_command(plan: Plan) -> str:
     source = plan.source
     words = ["shoal", "extract", source.path, "--model", plan.model.name, "--name", plan.name]
     words += ["--dtype", plan.dtype, "--shard-rows", str(plan.shard_rows)]
+    if plan.engine:
+        words += ["--engine", plan.engine_name]
     if isinstance(source.labels, dict) and "folder_level" in source.labels:
         words += ["--labels", f"folder:{source.labels['folder_level']}"]
     elif isinstance(source.labels, dict):

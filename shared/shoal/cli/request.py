@@ -128,6 +128,7 @@ class RunRequest:
     """Other fields of the clustering's request."""
     again: bool = False
     max_failed_fraction: float = MAX_FAILED_FRACTION
+    engine: str | None = None
 
     def body(self, embeddings: str, clusters: int | str | None, over: float | None) -> Json:
         """The clustering's request."""

@@ -30,7 +30,7 @@ from shoal.cli.flags import (
     errors_in_flags,
     expanded,
 )
-from shoal.cli.jobs import DEFAULT_MODEL, Labels, Model, parse_model
+from shoal.cli.jobs import DEFAULT_MODEL, EngineFlag, Labels, Model, parse_model
 from shoal.cli.output import duration, err, out, progress_bars, watch_job
 from shoal.cli.request import (
     FEWEST_IMAGES,
@@ -97,6 +97,7 @@ def run(
     over: Over = None,
     pca: Pca = None,
     max_failed_fraction: MaxFailed = MAX_FAILED_FRACTION,
+    engine: EngineFlag = None,
     again: Again = False,
     sheet: Sheet = None,
     report: Report = None,
@@ -110,7 +111,7 @@ def run(
     settings = Settings()
     options = {"pca": {"components": pca}} if pca else {}
     source = Source.of(folder, labels, **chosen_images(format, include, exclude, limit))
-    ask = RunRequest(source, parse_model(model), clusters, over, options, again, max_failed_fraction)
+    ask = RunRequest(source, parse_model(model), clusters, over, options, again, max_failed_fraction, engine)
     opened = Store(store or settings.store)
     command = quoted("shoal", "run", folder) + _flags(model, labels, models, store, source.chosen)
     keep, roots = partial(ask.same_as, store=opened), (ask.source.root, models or settings.models, opened.root)
@@ -148,6 +149,7 @@ def extract_and_cluster(session: Session, ask: RunRequest, store: Store) -> RunR
         ask.source.path,
         model=ask.model,
         labels=ask.source.labels,
+        engine=ask.engine,
         max_failed_fraction=ask.max_failed_fraction,
         **ask.source.chosen,
     )

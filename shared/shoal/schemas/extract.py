@@ -203,6 +203,9 @@ class CustomModel(KeyMapping):
     seed: Seed = Field(0, description="Seed of `random` weights.")
 
 
+Engine = Literal["eager", "bf16", "compile", "openvino"]
+
+
 class ExtractRequest(Request):
     """Body of `POST /extract`."""
 
@@ -213,6 +216,12 @@ class ExtractRequest(Request):
     )
     name: Name | None = Field(None, description="Prefix of the id of the embeddings; the model's name by default.")
     batch_size: int = Field(64, ge=1, le=4096, description="Images per batch.")
+    engine: Engine = Field(
+        "eager",
+        description="How a network of PyTorch runs. `eager`: PyTorch in float32. `bf16`: PyTorch in bfloat16. "
+        "`compile`: compiled by PyTorch. `openvino`: converted to OpenVINO, in bfloat16, float16 or float32, whichever "
+        "is fastest on the worker's processor. The embeddings' id depends on the type of number.",
+    )
     dtype: Literal["float16", "float32"] = Field("float32", description="Type of the stored embeddings.")
     shard_rows: int = Field(
         10_000, ge=1, le=1_000_000, description="Images per shard. Shards are written atomically, one after another."

@@ -306,6 +306,7 @@ class EmbeddingSet:
             "recognised": notes.get("source"),
             "model": self.plan.model.model_dump(mode="json"),
             "transform": self.plan.transform,
+            "engine": notes.get("engine") or {"numerics": self.plan.engine},
             "libraries": self.plan.libraries,
         }
 

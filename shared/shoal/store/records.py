@@ -217,6 +217,9 @@ class Plan(Record):
         Length of an embedding.
     shard_rows
         Shard ``i`` is the slice ``[i * shard_rows, (i + 1) * shard_rows)`` of the listing.
+    engine
+        Numerics class of the engine that computes the rows, such as ``openvino-bf16``; None for PyTorch's own float32,
+        which older plans do not name either.
     libraries
         Versions of the libraries. Not part of the id, so that an update of a library does not restart the work.
     """
@@ -230,12 +233,26 @@ class Plan(Record):
     dtype: Literal["float16", "float32"]
     shard_rows: int = Field(ge=1)
     thumbnails: bool = False
+    engine: str | None = Field(None, max_length=100)
     libraries: dict[str, str] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_engine(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # Older plans lack the field and must keep their ids.
+        document: dict[str, object] = serialise(self)
+        return {key: value for key, value in document.items() if value is not None or key != "engine"}
 
     @property
     def id(self) -> str:
         """The embeddings' id: the name and 12 hex digits of the plan's hash."""
         return plan_id(self.model_dump(mode="json"))
+
+    @property
+    def engine_name(self) -> str:
+        """The request's ``engine`` that computes in `engine`, such as ``openvino``."""
+        if self.engine is None:
+            return "eager"
+        return self.engine if self.engine.endswith("-int8") else self.engine.partition("-")[0]
 
     @property
     def shards(self) -> int:
