@@ -17,6 +17,7 @@ from extractor.images.pool import DecodePool
 from extractor.jobs.engine import noted
 from extractor.jobs.extract import FailureCounter, open_plan, outcome_of_files
 from extractor.models import catalogue
+from extractor.sources.uploaded import settings_for
 from extractor.sources.reading import located_images
 from extractor.sources.source import Place
 from extractor.stream.batches import batches, decode_pool
@@ -54,6 +55,7 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
     """
     request = ExtractRequest.model_validate(ctx.request)
     store = Store(settings.store)
+    settings = settings_for(request.images, settings, store)
     spec = catalogue.resolve(request.model, settings.models, settings=settings)
     with ExitStack() as stack:
 

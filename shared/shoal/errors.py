@@ -23,6 +23,7 @@
     │   ├── BackendNotInstalled      backend_not_installed     422
     │   ├── MemoryLimitTooSmall      memory_limit_too_small    422
     │   ├── ImportInvalid            import_invalid            422
+    │   ├── UploadInvalid            upload_invalid            422   an archive or a form that is not unpacked
     │   └── ImageInvalid             image_invalid             422   one image, also as a row of errors
     │       ├── ImageEmpty           image_empty               422
     │       ├── ImageTruncated       image_truncated           422
@@ -50,20 +51,26 @@
     ├── TooManyRequests              too_many_requests         429   with `retry_after_s`
     │   ├── RateLimited              rate_limited              429
     │   ├── QueueFull                queue_full                429
-    │   └── TooManyStreams           too_many_streams          429
+    │   ├── TooManyStreams           too_many_streams          429
+    │   └── TooManyUploads           too_many_uploads          429
     ├── NotFound                     not_found                 404
     │   ├── JobNotFound              job_not_found             404
     │   ├── ModelNotFound            model_not_found           404
     │   ├── EmbeddingsNotFound       embeddings_not_found      404
     │   ├── ClusteringNotFound       clustering_not_found      404
     │   ├── ClusterNotFound          cluster_not_found         404
-    │   └── SweepNotFound            sweep_not_found           404
+    │   ├── SweepNotFound            sweep_not_found           404
+    │   └── UploadNotFound           upload_not_found          404   also: of another API key
     ├── Conflict                     conflict                  409
     │   ├── EmbeddingsIncomplete     embeddings_incomplete     409
     │   ├── EmbeddingsInUse          embeddings_in_use         409
     │   ├── IdempotencyConflict      idempotency_conflict      409
     │   ├── ModelChanged             model_changed             409
-    │   └── JobFinished              job_finished              409
+    │   ├── JobFinished              job_finished              409
+    │   ├── UploadIncomplete         upload_incomplete         409
+    │   ├── UploadComplete           upload_complete           409   no part may follow
+    │   ├── UploadConflict           upload_conflict           409   a part of this number with other content
+    │   └── UploadInUse              upload_in_use             409
     ├── JobError                     job_failed                500   why a job failed
     │   ├── TooManyFailures          too_many_failures         500
     │   ├── WeightsMissing           weights_missing           500
@@ -233,6 +240,9 @@ class MemoryLimitTooSmall(InvalidRequest, code="memory_limit_too_small"): ...
 class ImportInvalid(InvalidRequest, code="import_invalid"): ...
 
 
+class UploadInvalid(InvalidRequest, code="upload_invalid"): ...
+
+
 class ImageInvalid(InvalidRequest, code="image_invalid"): ...
 
 
@@ -302,6 +312,9 @@ class RequestTimeout(ShoalError, code="request_timeout", status=408): ...
 class BodyTooLarge(ShoalError, code="body_too_large", status=413): ...
 
 
+class QuotaExceeded(BodyTooLarge, code="quota_exceeded"): ...
+
+
 class HostNotAllowed(ShoalError, code="host_not_allowed", status=421): ...
 
 
@@ -315,6 +328,9 @@ class QueueFull(TooManyRequests, code="queue_full"): ...
 
 
 class TooManyStreams(TooManyRequests, code="too_many_streams"): ...
+
+
+class TooManyUploads(TooManyRequests, code="too_many_uploads"): ...
 
 
 class NotFound(ShoalError, code="not_found", status=404): ...
@@ -338,6 +354,9 @@ class ClusterNotFound(NotFound, code="cluster_not_found"): ...
 class SweepNotFound(NotFound, code="sweep_not_found"): ...
 
 
+class UploadNotFound(NotFound, code="upload_not_found"): ...
+
+
 class Conflict(ShoalError, code="conflict", status=409): ...
 
 
@@ -354,6 +373,18 @@ class ModelChanged(Conflict, code="model_changed"): ...
 
 
 class JobFinished(Conflict, code="job_finished"): ...
+
+
+class UploadIncomplete(Conflict, code="upload_incomplete"): ...
+
+
+class UploadComplete(Conflict, code="upload_complete"): ...
+
+
+class UploadConflict(Conflict, code="upload_conflict"): ...
+
+
+class UploadInUse(Conflict, code="upload_in_use"): ...
 
 
 class JobError(ShoalError, code="job_failed"): ...

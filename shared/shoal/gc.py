@@ -1,4 +1,4 @@
-"""Garbage in a store: work files of dead processes, incomplete embeddings that no job uses."""
+"""Garbage in a store: work files of dead processes, expired uploads, incomplete embeddings that no job uses."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from shoal.schemas import Job
 from shoal.store import EmbeddingSet, Store
 from shoal.store.listing import open_each
 from shoal.store.segments import SEGMENT_NAME
+from shoal.store.uploads import Uploads, expired
 
 DAY_S = 86_400.0
 WORK_AGE_S = DAY_S
@@ -29,7 +30,8 @@ class Garbage:
     Attributes
     ----------
     kind
-        ``work``: files of a killed process. ``incomplete``: embeddings that no job continues.
+        ``work``: files of a killed process. ``incomplete``: embeddings that no job continues. ``upload``: an upload that
+        has expired.
     path
         File or folder.
     bytes
@@ -51,6 +53,7 @@ def find(
     beside: Sequence[Job] = (),
     work_age_s: float = WORK_AGE_S,
     incomplete_age_s: float | None = None,
+    upload_days: float | None = None,
 ) -> Iterator[Garbage]:
     """Find what can be removed from the store.
 
@@ -66,6 +69,9 @@ def find(
     incomplete_age_s
         Minimum age of incomplete embeddings that no unfinished job uses; None keeps them all, since a job of the same
         request would continue them.
+    upload_days
+        Days since the last use of an upload that no unfinished job names; None keeps them all, and so does a queue that
+        is away.
 
     Raises
     ------
@@ -90,6 +96,19 @@ def find(
             yield Garbage("incomplete", folder, _size(folder), embeddings_id)
         else:
             yield from _old(_work_files(embeddings), work_age_s)
+    if upload_days is not None and queue is not None:
+        yield from _expired_uploads(store, queue, beside, upload_days)
+
+
+def _expired_uploads(store: Store, queue: JobQueue, beside: Sequence[Job], days: float) -> Iterator[Garbage]:
+    old = [each for each in Uploads(store.layout).all() if expired(each, days)]
+    try:
+        used = _texts_of_jobs(queue, beside) if old else set()
+    except QueueUnavailable:
+        return
+    for upload in old:
+        if upload.id not in used:
+            yield Garbage("upload", upload.layout.folder, _size(upload.layout.folder))
 
 
 def remove(store: Store, garbage: Garbage) -> int:
@@ -154,7 +173,9 @@ def _work_files(embeddings: EmbeddingSet) -> Iterator[Path]:
 def _abandoned(embeddings: EmbeddingSet, used: set[str], age_s: float) -> bool:
     if embeddings.complete or _age_s(embeddings.layout.folder) < age_s:
         return False
-    return used.isdisjoint((embeddings.id, embeddings.plan.source.path))
+    path = embeddings.plan.source.path
+    uploaded = path.removeprefix("upload:").partition("/")[0] if path.startswith("upload:") else path
+    return used.isdisjoint((embeddings.id, path, uploaded))
 
 
 def _entries(folder: Path) -> list[Path]:

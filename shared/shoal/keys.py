@@ -45,7 +45,7 @@ class Scope(StrEnum):
     READ = "read"
     """Look at everything."""
     SUBMIT = "submit"
-    """Submit and cancel jobs, embed and assign single images."""
+    """Submit and cancel jobs, embed and assign single images, upload images and delete them again."""
     ADMIN = "admin"
     """Delete embeddings and clusterings."""
 

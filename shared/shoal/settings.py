@@ -261,6 +261,28 @@ class Settings(BaseSettings):
         validation_alias="SHOAL_MAX_HELD_BYTES",
         description="Maximum size of all request bodies held at once; small ones are always accepted.",
     )
+    max_part_bytes: Annotated[ByteSize, Field(ge=1024)] = Field(
+        ByteSize(256 * 2**20),
+        validation_alias="SHOAL_MAX_PART_BYTES",
+        description="Maximum size of the body of `POST /uploads` and of one part of an upload.",
+    )
+    upload_quota: Annotated[ByteSize, Field(ge=0)] = Field(
+        ByteSize(50 * 2**30),
+        validation_alias="SHOAL_UPLOAD_QUOTA",
+        description="Maximum size of all uploads of one API key, unpacked; 0 allows no uploads.",
+    )
+    upload_files: int = Field(
+        2_000_000,
+        ge=0,
+        validation_alias="SHOAL_UPLOAD_FILES",
+        description="Maximum number of files in all uploads of one API key.",
+    )
+    upload_days: float = Field(
+        7.0,
+        gt=0,
+        validation_alias="SHOAL_UPLOAD_DAYS",
+        description="Days after its last use from which `shoal gc` removes an upload that no unfinished job names.",
+    )
     max_streams: int = Field(
         512, ge=1, validation_alias="SHOAL_MAX_STREAMS", description="Maximum number of open event streams."
     )

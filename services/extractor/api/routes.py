@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
-from functools import partial
 from itertools import product
 from pathlib import Path as FolderPath
 from typing import Annotated, Literal
@@ -44,13 +43,16 @@ from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
 from shoal.web.tables import TABLE_RESPONSE, TableFormat, table_response
 
-from extractor.api import predictions
+from extractor.api import predictions, uploads
 from extractor.api.predictions import HostsDep, ModelName, resolve_named
+from extractor.api.uploads import ReceiverDep
 from extractor.jobs import EXTRACT, OBSOLETE
 from extractor.models import catalogue
 from extractor.models.spec import ModelSpec
 from extractor.online.client import HostClient, HostState
 from extractor.sources import listing
+from extractor.sources.uploaded import settings_of_owner, uploaded_path
+from extractor.uploads.receive import Receiver
 
 KINDS = (f"{EXTRACT}torch", f"{EXTRACT}tfserving")
 EmbeddingsId = Annotated[Id, Path(description="Id of the embeddings.")]
@@ -77,11 +79,12 @@ def build(settings: Settings | None = None, queue: JobQueue | None = None, store
 
     app = create_app(
         service="extractor",
-        routers=[router, predictions.router],
+        routers=[router, predictions.router, uploads.streaming, uploads.router],
         kinds=KINDS,
         summary="Computes embeddings of images with pretrained networks and writes them to the store.",
         inline_paths=["/v1/embeddings"],
         inline_folders=["/predictions/"],
+        streamed=uploads.STREAMED,
         hosts=check_hosts,
         lifespan=lifespan,
         settings=settings,
@@ -89,6 +92,7 @@ def build(settings: Settings | None = None, queue: JobQueue | None = None, store
         store=store,
     )
     app.state.hosts = hosts
+    app.state.uploads = Receiver(settings, app.state.store)
     return app
 
 
@@ -115,10 +119,16 @@ def extract(
     submitter: SubmitterDep,
     settings: SettingsDep,
     deadline: DeadlineDep,
+    receiver: ReceiverDep,
     key: IdempotencyKey = None,
 ) -> Job:
-    """Start a job that embeds a folder of images. Its result has the id of the embeddings."""
+    """Start a job that embeds a folder of images, or uploaded ones. Its result has the id of the embeddings."""
     spec = catalogue.resolve(body.model, settings.models, settings=settings)
+
+    def check() -> None:
+        rooted = settings_of_owner(body, settings, receiver.uploads, submitter.caller.key_id)
+        listing.check(body.images, rooted.data, follow_links=rooted.follow_links, deadline=deadline)
+
     if body.engine not in ("auto", "eager") and not spec.has_engines:
         raise InvalidRequest(spec.no_engines(body.engine), field="engine")
     check = partial(listing.check, body.images, settings.data, follow_links=settings.follow_links, deadline=deadline)
@@ -298,7 +308,9 @@ def uses(job: Job, embeddings: EmbeddingSet, root: FolderPath) -> bool:
     if job.kind in KINDS:
         images = job.request.get("images") or {}
         source = embeddings.plan.source
-        same_source = source.kind == "images" and below(root, str(images.get("path"))) == below(root, source.path)
+        path = below(root, str(images.get("path", ".")))
+        path = uploaded_path(images["upload"], path) if "upload" in images else path
+        same_source = source.kind == "images" and path == below(root, source.path)
         return not embeddings.complete and same_source
     return reads(job, embeddings.id)
 

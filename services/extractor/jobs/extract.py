@@ -25,6 +25,7 @@ from extractor.backends.loading import ModelLoader
 from extractor.images.transform import Transform
 from extractor.jobs.engine import candidates, choose
 from extractor.sources.listing import list_source
+from extractor.sources.uploaded import plan_path
 
 CHECKPOINT = "embeddings"
 LIBRARIES = ("numpy", "pillow", "simplejpeg", "torch", "timm", "tensorflow")
@@ -108,6 +109,13 @@ def make_plan(
     named = {} if images.format == "auto" else {"format": images.format}
     return Plan(
         name=request.name or model.spec.slug[:100],
+        source=Source.of(
+            listing,
+            kind="images",
+            path=plan_path(request.images, below(root, request.images.path)),
+            labels=labels if isinstance(labels, str) else labels.model_dump(mode="json"),
+            split=request.images.split,
+        ),
         source=source.model_copy(update={**chosen, **named}),
         model=model.record,
         transform=transform_record(model.spec.transform),

@@ -231,7 +231,7 @@ def gc(
         ),
     ] = 24.0,
 ) -> None:
-    """List, and with --really remove: work files of dead processes, old jobs, abandoned embeddings."""
+    """List, and with --really remove: work files of dead processes, expired uploads, old jobs, abandoned embeddings."""
     from shoal.gc import DAY_S, find, remove
     from shoal.jobs.queue import JobQueue
 
@@ -247,7 +247,15 @@ def gc(
         age = incomplete_days * DAY_S if incomplete_days is not None else None
         beside = _jobs_beside(root, url, needed=age is not None)
         count = total = 0
-        for garbage in find(opened, queue, beside=beside, work_age_s=work_hours * 3600, incomplete_age_s=age):
+        found = find(
+            opened,
+            queue,
+            beside=beside,
+            work_age_s=work_hours * 3600,
+            incomplete_age_s=age,
+            upload_days=settings.upload_days,
+        )
+        for garbage in found:
             count += 1
             total += remove(opened, garbage) if really else garbage.bytes
             typer.echo(f"{garbage.kind}\t{garbage.bytes}\t{garbage.path}")

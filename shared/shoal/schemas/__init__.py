@@ -22,6 +22,7 @@ from shoal.schemas.extract import (
     KeyMapping,
     LabelFile,
     TransformOverride,
+    UploadSource,
 )
 from shoal.schemas.jobs import FieldError, Job, JobPage, Problem, Progress
 
@@ -56,4 +57,5 @@ __all__ = [
     "SweepPca",
     "SweepRequest",
     "TransformOverride",
+    "UploadSource",
 ]

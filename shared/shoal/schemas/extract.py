@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StringConstraints, Tag
 from pydantic_core import PydanticKnownError
 
-from shoal.schemas.base import Name, RelativePath, Request, Seed
+from shoal.schemas.base import Id, Name, RelativePath, Request, Seed
 from shoal.schemas.keypatterns import LONGEST, check_ignored, check_pattern, check_replacement
 
 MAX_PAIRS = 100
@@ -102,6 +102,24 @@ class ImageSource(Request):
         description="Take at most so many images, evenly spread over the listing, so that a sorted folder keeps its "
         "classes.",
     )
+
+
+class UploadSource(ImageSource):
+    """Uploaded images to embed."""
+
+    path: RelativePath = Field(".", description="Folder of images within the upload.")
+    upload: Id = Field(description="Id of a complete upload, see `POST /uploads`.")
+
+
+def _source_kind(value: object) -> str:
+    uploaded = isinstance(value, UploadSource) or (isinstance(value, dict) and "upload" in value)
+    return "UploadSource" if uploaded else "ImageSource"
+
+
+AnySource = Annotated[
+    Annotated[ImageSource, Tag("ImageSource")] | Annotated[UploadSource, Tag("UploadSource")],
+    Discriminator(_source_kind),
+]
 
 
 class TransformOverride(Request):
@@ -209,7 +227,7 @@ Engine = Literal["eager", "bf16", "compile", "openvino"]
 class ExtractRequest(Request):
     """Body of `POST /extract`."""
 
-    images: ImageSource = Field(description="The images to embed.")
+    images: AnySource = Field(description="The images to embed.")
     model: Annotated[str, StringConstraints(min_length=1, max_length=300)] | CustomModel = Field(
         description="Name of a model of the catalogue, `timm:<name>` for any model of timm, or an object that "
         "describes a model of your own."

@@ -176,6 +176,29 @@ class SweepLayout(_FolderLayout):
         return self.plots / f"{name}.{extension}"
 
 
+class UploadLayout(_FolderLayout):
+    """Paths of one upload, ``<root>/uploads/<id>``.
+
+    Attributes
+    ----------
+    record
+        Whose it is. The time of its last change is when the upload was last used.
+    parts
+        One line per part that has arrived.
+    complete
+        Exists once no part may follow.
+    images
+        The unpacked files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.record = folder / "upload.json"
+        self.parts = folder / "parts.jsonl"
+        self.complete = folder / "complete"
+        self.images = folder / "images"
+
+
 class StoreLayout:
     """Paths of a store.
 
@@ -194,6 +217,7 @@ class StoreLayout:
         self.embeddings_folder = root / "embeddings"
         self.clusterings_folder = root / "clusterings"
         self.sweeps_folder = root / "sweeps"
+        self.uploads_folder = root / "uploads"
         self.trash = root / ".trash"
         self.temporary = root / ".tmp"
         self.work_folder = root / WORK_FOLDER
@@ -209,6 +233,10 @@ class StoreLayout:
     def sweep(self, sweep_id: str) -> SweepLayout:
         """Paths of a sweep folder."""
         return SweepLayout(self.sweeps_folder / sweep_id)
+
+    def upload(self, upload_id: str) -> UploadLayout:
+        """Paths of an upload."""
+        return UploadLayout(self.uploads_folder / upload_id)
 
     def work(self, result_id: str) -> Path:
         """Working folder of the job that makes a clustering or a sweep; no other process reads it."""

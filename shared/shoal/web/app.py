@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -38,6 +39,7 @@ def create_app(
     summary: str | None = None,
     inline_paths: Sequence[str] = (),
     inline_folders: Sequence[str] = (),
+    streamed: re.Pattern[str] | None = None,
     hosts: CheckHosts | None = None,
     lifespan: Lifespan[FastAPI] | None = None,
     settings: Settings | None = None,
@@ -60,6 +62,8 @@ def create_app(
         Ends of the paths whose bodies contain images or embeddings and may be larger than others.
     inline_folders
         Beginnings of such paths.
+    streamed
+        Methods and paths, such as ``PUT /uploads/a/parts/0``, whose routes receive their bodies themselves.
     hosts
         Says for each model host `ok` or what to do, for `/readyz`.
     lifespan
@@ -92,13 +96,19 @@ def create_app(
     )
     app.state.streams = jobs.StreamLimits(settings.max_streams, settings.max_streams_per_client)
     problems.install(app)
-    _add_middleware(app, service, tuple(inline_paths), tuple(inline_folders))
+    _add_middleware(app, service, tuple(inline_paths), tuple(inline_folders), streamed)
     for router in [*routers, jobs.router, health.router, docs.router]:
         app.include_router(router)
     return app
 
 
-def _add_middleware(app: FastAPI, service: str, inline_paths: tuple[str, ...], inline_folders: tuple[str, ...]) -> None:
+def _add_middleware(
+    app: FastAPI,
+    service: str,
+    inline_paths: tuple[str, ...],
+    inline_folders: tuple[str, ...],
+    streamed: re.Pattern[str] | None,
+) -> None:
     """Add the middlewares. The one added last sees a request first."""
     settings: Settings = app.state.settings
     app.add_middleware(
@@ -107,6 +117,8 @@ def _add_middleware(app: FastAPI, service: str, inline_paths: tuple[str, ...], i
         max_inline_bytes=settings.max_inline_bytes,
         inline_paths=inline_paths,
         inline_folders=inline_folders,
+        streamed=streamed,
+        max_streamed_bytes=settings.max_part_bytes,
         body_s=settings.body_timeout_s,
         max_held_bytes=settings.max_held_bytes,
     )

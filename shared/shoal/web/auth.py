@@ -74,7 +74,8 @@ def needed_scope(method: str, path: str) -> keys.Scope:
     """The scope that a key needs for a request."""
     if method in READING:
         return keys.Scope.READ
-    if method == "POST" or (method == "DELETE" and path.startswith("/jobs/")):
+    own = path.startswith("/uploads/") and method in {"PUT", "DELETE"}
+    if method == "POST" or own or (method == "DELETE" and path.startswith("/jobs/")):
         return keys.Scope.SUBMIT
     return keys.Scope.ADMIN
 
@@ -179,7 +180,7 @@ def describe(document: dict[str, Any]) -> None:
                 operation["security"] = [{"bearer": []}]
                 # A path parameter that matches no route, such as one with a line break.
                 missing = [404] if "{" in path else []
-                statuses += [401, 403, 429, 503, *missing, *([400, 413, 415] if method == "post" else [])]
+                statuses += [401, 403, 429, 503, *missing, *([400, 413, 415] if method in {"post", "put"} else [])]
             for status, answer in problem_responses(*statuses).items():
                 described = {key: value for key, value in answer.items() if key != "model"}
                 operation["responses"].setdefault(str(status), described)

@@ -6,6 +6,7 @@ The order is that of `shoal.web.app.create_app`: the metrics and the audit log s
 from __future__ import annotations
 
 import ipaddress
+import re
 import time
 import uuid
 from typing import Final
@@ -280,6 +281,10 @@ class BodyLimits(HttpMiddleware):
         Ends of the paths whose bodies contain images or embeddings.
     inline_folders
         Beginnings of such paths.
+    streamed
+        Paths whose routes receive their bodies themselves, see `shoal.web.spool`.
+    max_streamed_bytes
+        Of such a body, as its sender declares it.
     body_s
         Seconds within which a body must arrive.
     max_held_bytes
@@ -294,6 +299,8 @@ class BodyLimits(HttpMiddleware):
         max_inline_bytes: int,
         inline_paths: tuple[str, ...],
         inline_folders: tuple[str, ...] = (),
+        streamed: re.Pattern[str] | None = None,
+        max_streamed_bytes: int = 0,
         body_s: float,
         max_held_bytes: int,
     ) -> None:
@@ -302,6 +309,8 @@ class BodyLimits(HttpMiddleware):
         self._max_inline_bytes = max_inline_bytes
         self._inline_paths = inline_paths
         self._inline_folders = inline_folders
+        self._streamed = streamed
+        self._max_streamed_bytes = max_streamed_bytes
         self._body_s = body_s
         self._max_held_bytes = max_held_bytes
         self._held = 0
@@ -309,6 +318,14 @@ class BodyLimits(HttpMiddleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         held: list[int] = []
+        if self._streamed is not None and self._streamed.fullmatch(f"{scope['method']} {scope['path']}"):
+            try:
+                _check_length(scope, self._max_streamed_bytes)
+            except ShoalError as error:
+                await refuse(error, scope, receive, send)
+            else:
+                await self._app(scope, receive, send)
+            return
         try:
             try:
                 body = scope[BODY] = await self._receive(scope, receive, held)

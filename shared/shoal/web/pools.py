@@ -80,5 +80,7 @@ COMPUTE: Final = Pool("compute", 1)
 functions use all cores by themselves."""
 EXPORTS: Final = Pool("exports", 2)
 """Writing large answers, piece by piece."""
+UNPACK: Final = Pool("unpack", 2)
+"""Unpacking the parts of uploads."""
 FOLLOW: Final = Pool("follow", 4)
 """Polling the jobs that a client follows."""

@@ -96,15 +96,17 @@ class Route(APIRoute):
         return handle
 
 
-def router(*, pool: Pool = WORK, **options: Any) -> APIRouter:
+def router(*, pool: Pool = WORK, base: type[Route] = Route, **options: Any) -> APIRouter:
     """A router whose routes are `Route`.
 
     Parameters
     ----------
     pool
         Runs the functions of the routes.
+    base
+        The class of the routes.
     """
-    return APIRouter(route_class=type("Route", (Route,), {"pool": pool}), **options)
+    return APIRouter(route_class=type("Route", (base,), {"pool": pool}), **options)
 
 
 def first_sentence(docstring: str) -> tuple[str, str]:

@@ -1,0 +1,1 @@
+"""Bodies of uploads as files: names, archives and forms, within limits."""
