@@ -17,9 +17,9 @@ from extractor.images.pool import DecodePool
 from extractor.jobs.engine import noted
 from extractor.jobs.extract import FailureCounter, open_plan, outcome_of_files
 from extractor.models import catalogue
-from extractor.sources.uploaded import settings_for
 from extractor.sources.reading import located_images
 from extractor.sources.source import Place
+from extractor.sources.uploaded import settings_for
 from extractor.stream.batches import batches, decode_pool
 from extractor.stream.sink import ShardSink
 

@@ -30,8 +30,8 @@ class Garbage:
     Attributes
     ----------
     kind
-        ``work``: files of a killed process. ``incomplete``: embeddings that no job continues. ``upload``: an upload that
-        has expired.
+        ``work``: files of a killed process. ``incomplete``: embeddings that no job continues. ``upload``: an upload
+        that has expired.
     path
         File or folder.
     bytes

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Final, cast
 
 from fastapi import Depends, Path, Request, Response
 from pydantic import BaseModel, Field
@@ -20,7 +19,7 @@ from shoal.web import DeadlineDep, IdempotencyKey, QueueDep, SettingsDep
 from shoal.web.auth import CallerDep
 from shoal.web.pools import UNPACK, WORK
 from shoal.web.problems import problem_responses
-from shoal.web.route import CLIENT_CLOSED, Route
+from shoal.web.route import CLIENT_CLOSED, Handler, Route
 from shoal.web.route import router as make_router
 from shoal.web.spool import Spooled, spooled
 from starlette.requests import ClientDisconnect
@@ -77,7 +76,7 @@ class UploadList(BaseModel):
 class UploadRoute(Route):
     """A route whose body goes to a file before its function runs; what cannot be taken is refused before it arrives."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Handler:
         """The function that answers a request."""
         handler = super().get_route_handler()
 
@@ -92,9 +91,7 @@ class UploadRoute(Route):
 
         return handle
 
-    async def _received(
-        self, request: Request, handler: Callable[[Request], Coroutine[Any, Any, Response]]
-    ) -> Response:
+    async def _received(self, request: Request, handler: Handler) -> Response:
         receiver, settings = receiver_of(request), cast(Settings, request.app.state.settings)
         owner = cast(Caller, request.state.caller).key_id
         with receiver.arriving(owner):

@@ -101,7 +101,7 @@ def make_plan(
     source = Source.of(
         listing,
         kind="images",
-        path=below(root, images.path),
+        path=plan_path(images, below(root, images.path)),
         labels=images.labels if isinstance(images.labels, str) else images.labels.model_dump(mode="json"),
         split=images.split,
     )
@@ -109,13 +109,6 @@ def make_plan(
     named = {} if images.format == "auto" else {"format": images.format}
     return Plan(
         name=request.name or model.spec.slug[:100],
-        source=Source.of(
-            listing,
-            kind="images",
-            path=plan_path(request.images, below(root, request.images.path)),
-            labels=labels if isinstance(labels, str) else labels.model_dump(mode="json"),
-            split=request.images.split,
-        ),
         source=source.model_copy(update={**chosen, **named}),
         model=model.record,
         transform=transform_record(model.spec.transform),

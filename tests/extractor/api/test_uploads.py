@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +17,7 @@ from extractor import pipeline
 from extractor.api import routes
 from extractor.uploads import files as limits
 from extractor.uploads import receive
+from extractor.uploads.unpack import TAR
 from pydantic import SecretStr
 from shoal.gc import find, remove
 from shoal.jobs.child import JobContext
@@ -29,7 +29,7 @@ from shoal.store.uploads import DAY_S
 
 from tests.extractor.api.conftest import ServeApp
 from tests.extractor.conftest import photo
-from tests.extractor.uploads.test_unpack import FORM_TYPE, KINDS, TAR, form, tar, zipped
+from tests.extractor.uploads.test_unpack import FORM_TYPE, KINDS, form, tar, zipped
 
 TAR_HEADERS = {"Content-Type": TAR}
 Connect = Callable[..., httpx.Client]
@@ -217,7 +217,7 @@ def test_a_zip_bomb_and_hostile_names_are_refused_and_leave_nothing(
     assert client.get(f"/uploads/{upload}").json()["parts"] == []
     assert len(client.get("/uploads").json()["uploads"]) == 1
     assert leftovers(settings) == []
-    assert not [path for path in settings.store.parent.rglob("a.png")]
+    assert not list(settings.store.parent.rglob("a.png"))
 
 
 def test_only_so_many_bodies_of_a_key_arrive_at_once(

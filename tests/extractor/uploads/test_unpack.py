@@ -89,7 +89,16 @@ def test_the_time_of_change_is_kept(unpacked: Unpack) -> None:
     assert (found.folder / "a.png").stat().st_mtime == 1_500_000_000
 
 
-HOSTILE = ("../a.png", "a/../../b.png", "/etc/a.png", "a\\..\\b.png", "C:/a.png", "c:a.png", "a\nb.png", "x" * 300)
+HOSTILE: tuple[str, ...] = (
+    "../a.png",
+    "a/../../b.png",
+    "/etc/a.png",
+    "a\\..\\b.png",
+    "C:/a.png",
+    "c:a.png",
+    "a\nb.png",
+    "x" * 300,
+)
 HOSTILE += ("/".join("a" * 40), "")
 
 
