@@ -2,101 +2,101 @@
 
 ::
 
-    ShoalError                   internal_error            500
-    ├── InvalidRequest           invalid_request           422   the request can never work as sent
-    │   ├── UnknownModel         unknown_model             422
-    │   ├── PathOutsideRoot      path_outside_root         422
-    │   ├── PathNotFound         path_not_found            422
-    │   ├── FileUnusable         file_unusable             422
-    │   ├── NoImages             no_images                 422
-    │   ├── SourceInvalid        source_invalid            422   a list, an archive or a table of images
-    │   │   ├── ArchiveDamaged   archive_damaged           422
-    │   │   └── ArchiveUnsafe    archive_unsafe            422   more than the limits on archives allow
-    │   ├── LabelsRequired       labels_required           422
-    │   ├── LabelsInvalid        labels_invalid            422
-    │   │   └── LabelsAmbiguous  labels_ambiguous          422
-    │   ├── ClustersInvalid      clusters_invalid          422
-    │   ├── NotFinite            not_finite                422
-    │   ├── DimensionMismatch    dimension_mismatch        422
-    │   ├── VectorsInvalid       vectors_invalid           422
-    │   ├── EngineUnavailable    engine_unavailable        422
-    │   ├── BackendNotInstalled  backend_not_installed     422
-    │   ├── MemoryLimitTooSmall  memory_limit_too_small    422
-    │   ├── ImportInvalid        import_invalid            422
-    │   ├── UploadInvalid        upload_invalid            422   an archive or a form that is not unpacked
-    │   └── ImageInvalid         image_invalid             422   one image, also as a row of errors
-    │       ├── ImageEmpty       image_empty               422
-    │       ├── ImageTruncated   image_truncated           422
-    │       ├── ImageUnrecognisedimage_unrecognised        422
-    │       │   └── ImageUnsupportedimage_unsupported         422
-    │       ├── ImageTooLarge    image_too_large           422
-    │       ├── ImageUnreadable  image_unreadable          422
-    │       │   ├── ImageRemoved image_removed             422
-    │       │   └── ImageMissing image_missing             422   a list names it, but there is no such file
-    │       ├── ImageChanged     image_changed             422
-    │       ├── ImageOutsideRoot image_outside_root        422
-    │       ├── ImageDecoderDied image_decoder_died        422
-    │       └── ImageNotFinite   image_not_finite          422
-    ├── HostUnsupported          host_unsupported          500   services do not run on this operating system
-    ├── StackError               stack_failed              500   `shoal up` or one of its processes failed
-    ├── SocketUnusable           socket_unusable           500   a model host cannot listen on its socket
-    ├── NoKeys                   no_keys                   500   other machines could reach the API without a key
-    ├── MalformedRequest         malformed_request         400
-    ├── NotAuthenticated         not_authenticated         401
-    ├── Forbidden                forbidden                 403
-    ├── RequestTimeout           request_timeout           408
-    ├── BodyTooLarge             body_too_large            413
-    │   └── QuotaExceeded        quota_exceeded            413   the uploads of one API key
-    ├── UnsupportedMediaType     unsupported_media_type    415
-    ├── HostNotAllowed           host_not_allowed          421
-    ├── TooManyRequests          too_many_requests         429   with `retry_after_s`
-    │   ├── RateLimited          rate_limited              429
-    │   ├── QueueFull            queue_full                429
-    │   ├── TooManyStreams       too_many_streams          429
-    │   └── TooManyUploads       too_many_uploads          429
-    ├── NotFound                 not_found                 404
-    │   ├── JobNotFound          job_not_found             404
-    │   ├── ModelNotFound        model_not_found           404
-    │   ├── EmbeddingsNotFound   embeddings_not_found      404
-    │   ├── ClusteringNotFound   clustering_not_found      404
-    │   ├── ClusterNotFound      cluster_not_found         404
-    │   ├── SweepNotFound        sweep_not_found           404
-    │   └── UploadNotFound       upload_not_found          404   also: of another API key
-    ├── Conflict                 conflict                  409
-    │   ├── EmbeddingsIncomplete embeddings_incomplete     409
-    │   ├── EmbeddingsInUse      embeddings_in_use         409
-    │   ├── IdempotencyConflict  idempotency_conflict      409
-    │   ├── ModelChanged         model_changed             409
-    │   ├── JobFinished          job_finished              409
-    │   ├── UploadIncomplete     upload_incomplete         409
-    │   ├── UploadComplete       upload_complete           409   no part may follow
-    │   ├── UploadConflict       upload_conflict           409   a part of this number with other content
-    │   └── UploadInUse          upload_in_use             409
-    ├── JobError                 job_failed                500   why a job failed
-    │   ├── TooManyFailures      too_many_failures         500
-    │   ├── WeightsMissing       weights_missing           500
-    │   ├── WeightsInvalid       weights_invalid           500
-    │   ├── WorkerDied           worker_died               500
-    │   ├── ChildSilent          child_silent              500
-    │   ├── ModelNotServed       model_not_served          500
-    │   ├── ModelMismatch        model_mismatch            500
-    │   ├── ServingRefused       serving_refused           500
-    │   ├── ServingFailed        serving_failed            500
-    │   ├── ServingUnavailable   serving_unavailable       503   committed shards stay; the job can go on later
-    │   ├── OutOfMemory          out_of_memory             500
-    │   └── TransientFailure     transient_failure         503   worth another attempt
-    ├── StoreError               store_error               500
-    │   ├── StoreCorrupt         store_corrupt             500
-    │   ├── StoreReadOnly        store_read_only           500
-    │   └── StoreFull            store_full                507
-    └── Unavailable              unavailable               503
-        ├── QueueUnavailable     queue_unavailable         503
-        ├── OtherStore           other_store               503   the queue's jobs are of another store
-        ├── ModelLoading         model_loading             503   with `retry_after_s`
-        ├── Overloaded           overloaded                503   with `retry_after_s`
-        ├── DeadlinePassed       deadline_passed           503   the request's own time limit
-        ├── ModelHostDown        model_host_down           503   with `retry_after_s`
-        └── TooManyConnections   too_many_connections      503   with `retry_after_s`
+    ShoalError                       internal_error            500
+    ├── InvalidRequest               invalid_request           422   the request can never work as sent
+    │   ├── UnknownModel             unknown_model             422
+    │   ├── PathOutsideRoot          path_outside_root         422
+    │   ├── PathNotFound             path_not_found            422
+    │   ├── FileUnusable             file_unusable             422
+    │   ├── NoImages                 no_images                 422
+    │   ├── SourceInvalid            source_invalid            422   a list, an archive or a table of images
+    │   │   ├── ArchiveDamaged       archive_damaged           422
+    │   │   └── ArchiveUnsafe        archive_unsafe            422   more than the limits on archives allow
+    │   ├── LabelsRequired           labels_required           422
+    │   ├── LabelsInvalid            labels_invalid            422
+    │   │   └── LabelsAmbiguous      labels_ambiguous          422
+    │   ├── ClustersInvalid          clusters_invalid          422
+    │   ├── NotFinite                not_finite                422
+    │   ├── DimensionMismatch        dimension_mismatch        422
+    │   ├── VectorsInvalid           vectors_invalid           422
+    │   ├── EngineUnavailable        engine_unavailable        422
+    │   ├── BackendNotInstalled      backend_not_installed     422
+    │   ├── MemoryLimitTooSmall      memory_limit_too_small    422
+    │   ├── ImportInvalid            import_invalid            422
+    │   ├── UploadInvalid            upload_invalid            422   an archive or a form that is not unpacked
+    │   └── ImageInvalid             image_invalid             422   one image, also as a row of errors
+    │       ├── ImageEmpty           image_empty               422
+    │       ├── ImageTruncated       image_truncated           422
+    │       ├── ImageUnrecognised    image_unrecognised        422
+    │       │   └── ImageUnsupported image_unsupported         422
+    │       ├── ImageTooLarge        image_too_large           422
+    │       ├── ImageUnreadable      image_unreadable          422
+    │       │   ├── ImageRemoved     image_removed             422
+    │       │   └── ImageMissing     image_missing             422   a list names it, but there is no such file
+    │       ├── ImageChanged         image_changed             422
+    │       ├── ImageOutsideRoot     image_outside_root        422
+    │       ├── ImageDecoderDied     image_decoder_died        422
+    │       └── ImageNotFinite       image_not_finite          422
+    ├── HostUnsupported              host_unsupported          500   services do not run on this operating system
+    ├── StackError                   stack_failed              500   `shoal up` or one of its processes failed
+    ├── SocketUnusable               socket_unusable           500   a model host cannot listen on its socket
+    ├── NoKeys                       no_keys                   500   other machines could reach the API without a key
+    ├── MalformedRequest             malformed_request         400
+    ├── NotAuthenticated             not_authenticated         401
+    ├── Forbidden                    forbidden                 403
+    ├── RequestTimeout               request_timeout           408
+    ├── BodyTooLarge                 body_too_large            413
+    │   └── QuotaExceeded            quota_exceeded            413   the uploads of one API key
+    ├── UnsupportedMediaType         unsupported_media_type    415
+    ├── HostNotAllowed               host_not_allowed          421
+    ├── TooManyRequests              too_many_requests         429   with `retry_after_s`
+    │   ├── RateLimited              rate_limited              429
+    │   ├── QueueFull                queue_full                429
+    │   ├── TooManyStreams           too_many_streams          429
+    │   └── TooManyUploads           too_many_uploads          429
+    ├── NotFound                     not_found                 404
+    │   ├── JobNotFound              job_not_found             404
+    │   ├── ModelNotFound            model_not_found           404
+    │   ├── EmbeddingsNotFound       embeddings_not_found      404
+    │   ├── ClusteringNotFound       clustering_not_found      404
+    │   ├── ClusterNotFound          cluster_not_found         404
+    │   ├── SweepNotFound            sweep_not_found           404
+    │   └── UploadNotFound           upload_not_found          404   also: of another API key
+    ├── Conflict                     conflict                  409
+    │   ├── EmbeddingsIncomplete     embeddings_incomplete     409
+    │   ├── EmbeddingsInUse          embeddings_in_use         409
+    │   ├── IdempotencyConflict      idempotency_conflict      409
+    │   ├── ModelChanged             model_changed             409
+    │   ├── JobFinished              job_finished              409
+    │   ├── UploadIncomplete         upload_incomplete         409
+    │   ├── UploadComplete           upload_complete           409   no part may follow
+    │   ├── UploadConflict           upload_conflict           409   a part of this number with other content
+    │   └── UploadInUse              upload_in_use             409
+    ├── JobError                     job_failed                500   why a job failed
+    │   ├── TooManyFailures          too_many_failures         500
+    │   ├── WeightsMissing           weights_missing           500
+    │   ├── WeightsInvalid           weights_invalid           500
+    │   ├── WorkerDied               worker_died               500
+    │   ├── ChildSilent              child_silent              500
+    │   ├── ModelNotServed           model_not_served          500
+    │   ├── ModelMismatch            model_mismatch            500
+    │   ├── ServingRefused           serving_refused           500
+    │   ├── ServingFailed            serving_failed            500
+    │   ├── ServingUnavailable       serving_unavailable       503   committed shards stay; the job can go on later
+    │   ├── OutOfMemory              out_of_memory             500
+    │   └── TransientFailure         transient_failure         503   worth another attempt
+    ├── StoreError                   store_error               500
+    │   ├── StoreCorrupt             store_corrupt             500
+    │   ├── StoreReadOnly            store_read_only           500
+    │   └── StoreFull                store_full                507
+    └── Unavailable                  unavailable               503
+        ├── QueueUnavailable         queue_unavailable         503
+        ├── OtherStore               other_store               503   the queue's jobs are of another store
+        ├── ModelLoading             model_loading             503   with `retry_after_s`
+        ├── Overloaded               overloaded                503   with `retry_after_s`
+        ├── DeadlinePassed           deadline_passed           503   the request's own time limit
+        ├── ModelHostDown            model_host_down           503   with `retry_after_s`
+        └── TooManyConnections       too_many_connections      503   with `retry_after_s`
 
 ``code`` is stable and meant for programs; ``detail`` says what is wrong and what to do.
 """

@@ -34,7 +34,9 @@ UPLOAD_BODY: Final = {
     "requestBody": {
         "description": "A tar, a zip, or a form with several files, each with a relative path as its `filename`. At "
         "most `SHOAL_MAX_PART_BYTES`, 256 MiB by default.",
-        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in (TAR, ZIP, FORM)},
+        "content": {
+            kind: {"schema": {"type": "string", "format": "binary", "maxLength": 2**40}} for kind in (TAR, ZIP, FORM)
+        },
     }
 }
 UploadId = Annotated[Id, Path(description="Id of the upload.")]
