@@ -124,14 +124,13 @@ def extract(
 ) -> Job:
     """Start a job that embeds a folder of images, or uploaded ones. Its result has the id of the embeddings."""
     spec = catalogue.resolve(body.model, settings.models, settings=settings)
+    if body.engine not in ("auto", "eager") and not spec.has_engines:
+        raise InvalidRequest(spec.no_engines(body.engine), field="engine")
 
     def check() -> None:
         rooted = settings_of_owner(body, settings, receiver.uploads, submitter.caller.key_id)
         listing.check(body.images, rooted.data, follow_links=rooted.follow_links, deadline=deadline)
 
-    if body.engine not in ("auto", "eager") and not spec.has_engines:
-        raise InvalidRequest(spec.no_engines(body.engine), field="engine")
-    check = partial(listing.check, body.images, settings.data, follow_links=settings.follow_links, deadline=deadline)
     return accepted(submitter.submit(spec.kind, body, key, check), response)
 
 
