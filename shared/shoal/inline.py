@@ -12,5 +12,7 @@ MAX_URI: Final = 4 * MAX_IMAGE_BYTES // 3 + 200
 """Most characters of an image as a data URI."""
 MODEL_DIGEST: Final = "X-Shoal-Model-Digest"
 """Header of an answer: `ModelRecord.digest` of the model that ran."""
+TRANSFORM: Final = "X-Shoal-Transform"
+"""Header of an answer: how images became the input of that model, the `transform` of a plan as JSON."""
 NPY: Final = "application/x-npy"
 ARROW: Final = "application/vnd.apache.arrow.stream"

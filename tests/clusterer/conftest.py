@@ -77,6 +77,7 @@ def make_set(store: Store) -> MakeSet:
         finish: bool = True,
         shard_rows: int = 100,
         failed: int = 0,
+        transform: dict[str, object] | None = None,
     ) -> str:
         labels = labels or [None] * len(vectors)
         paths = [f"{name}/{row:05d}.png" for row in range(len(vectors))]
@@ -96,6 +97,7 @@ def make_set(store: Store) -> MakeSet:
             dtype="float32",
             shard_rows=shard_rows,
             thumbnails=thumbnails,
+            transform=transform or {},
         )
         embeddings = store.create_embeddings(plan, listing)
         for shard in range(plan.shards if finish else 1):

@@ -10,7 +10,7 @@ from typing import Final
 import httpx
 import numpy as np
 from shoal.errors import InvalidRequest, ModelChanged, ShoalError, Unavailable, by_code
-from shoal.inline import MODEL_DIGEST
+from shoal.inline import MODEL_DIGEST, TRANSFORM
 from shoal.settings import Settings
 from shoal.store.records import ModelRecord
 from shoal.web import strictjson
@@ -76,8 +76,11 @@ async def embed_images(
         raise Unavailable(f"The extractor at {settings.extractor_url} does not answer ({reason}).") from error
     if answer.is_error:
         raise _problem(answer)
-    _check_model(record, answer.headers.get(MODEL_DIGEST))
-    rows = await WORK.run(_embeddings, answer.content, len(images), settings.extractor_url)
+    try:
+        _check_model(record, loaded.image_transform, answer.headers)
+        rows = await WORK.run(_embeddings, answer.content, len(images))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Unavailable(f"The extractor at {url} answered what is not embeddings ({error}).") from error
     if rows.shape[1] != loaded.dim:
         raise _changed(record, f"its embeddings have {rows.shape[1]} dimensions instead of {loaded.dim}")
     return Vectors(rows)
@@ -126,9 +129,14 @@ async def _request_pieces(model: str | dict[str, object], images: list[str]) -> 
     yield b"]}"
 
 
-def _check_model(record: ModelRecord, digest: str | None) -> None:
-    if digest is not None and digest != record.digest:
+def _check_model(record: ModelRecord, transform: Mapping[str, object] | None, headers: Mapping[str, str]) -> None:
+    if headers.get(MODEL_DIGEST, record.digest) != record.digest:
         raise _changed(record, "its weights or its settings are others now")
+    now = json.loads(headers.get(TRANSFORM, "{}"))
+    # Either may lack fields: a release that adds one does not write it into the plans that exist.
+    for name, value in (transform or {}).items():
+        if now.get(name, value) != value:
+            raise _changed(record, f"of its images' transform, `{name}` is {now[name]} instead of {value}")
 
 
 def _changed(record: ModelRecord, why: str) -> ModelChanged:
@@ -139,16 +147,13 @@ def _changed(record: ModelRecord, why: str) -> ModelChanged:
     )
 
 
-def _embeddings(content: bytes, count: int, url: str) -> Float32Array:
-    """``(count, dim) float32`` of the extractor's answer."""
-    try:
-        data = sorted(strictjson.loads(content)["data"], key=lambda each: each["index"])
-        rows = [np.frombuffer(base64.b64decode(each["embedding"]), "<f4") for each in data]
-        if len(rows) != count:
-            raise ValueError(f"{len(rows)} embeddings for {count} images")
-        return np.stack(rows).astype(np.float32, copy=False)
-    except (KeyError, TypeError, ValueError) as error:
-        raise Unavailable(f"The extractor at {url} answered what is not embeddings ({error}).") from error
+def _embeddings(content: bytes, count: int) -> Float32Array:
+    """``(count, dim) float32`` of the extractor's answer; an error of Python if it holds none."""
+    data = sorted(strictjson.loads(content)["data"], key=lambda each: each["index"])
+    rows = [np.frombuffer(base64.b64decode(each["embedding"]), "<f4") for each in data]
+    if len(rows) != count:
+        raise ValueError(f"{len(rows)} embeddings for {count} images")
+    return np.stack(rows).astype(np.float32, copy=False)
 
 
 def _problem(answer: httpx.Response) -> ShoalError:

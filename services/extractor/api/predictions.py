@@ -34,9 +34,13 @@ from extractor.online.wire import MAX_BYTES, MAX_IMAGES
 
 DataUri = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URI)]
 ModelName = Annotated[str, Path(max_length=300, description="Name from the catalogue, or `timm:<name>`.")]
-DIGEST_HEADER = {
+MODEL_HEADERS = {
     "headers": {
-        wire.DIGEST: {"description": "SHA-256 of the record of the model that ran.", "schema": {"type": "string"}}
+        wire.DIGEST: {"description": "SHA-256 of the record of the model that ran.", "schema": {"type": "string"}},
+        wire.TRANSFORM: {
+            "description": "How the images became its input: the `transform` of an embeddings' plan, as JSON.",
+            "schema": {"type": "string"},
+        },
     }
 }
 IMAGE_BODY = {
@@ -125,7 +129,7 @@ class Ping(BaseModel):
 @router.post(
     "/v1/embeddings",
     response_model=EmbedResponse,
-    responses={200: DIGEST_HEADER, **problem_responses(422, 500, 503, 507)},
+    responses={200: MODEL_HEADERS, **problem_responses(422, 500, 503, 507)},
 )
 async def embed(body: EmbedRequest, hosts: HostsDep, settings: SettingsDep) -> Response:
     """Embed a few images, as in OpenAI's embeddings API, on a model host that keeps models loaded."""
@@ -161,7 +165,7 @@ async def ping(response: Response, hosts: HostsDep) -> Ping:
 @router.post(
     "/predictions/{name:path}",
     response_model=list[float],
-    responses={200: DIGEST_HEADER, **problem_responses(404, 413, 415, 422, 500, 503, 507)},
+    responses={200: MODEL_HEADERS, **problem_responses(404, 413, 415, 422, 500, 503, 507)},
     openapi_extra=IMAGE_BODY,
 )
 async def predict(name: ModelName, request: Request, hosts: HostsDep, settings: SettingsDep) -> Response:
@@ -170,9 +174,7 @@ async def predict(name: ModelName, request: Request, hosts: HostsDep, settings: 
     kind = ", ".join(header_values(request.scope, "content-type"))
     spec, image = await WORK.run(_read_image, name, request.scope[BODY], kind, str(request.url)[:300], settings)
     found = await hosts.embed(spec.backend, name, [image])
-    answer = json_response(found.vectors[0].tolist())
-    answer.headers[wire.DIGEST] = found.digest
-    return answer
+    return _of_model(json_response(found.vectors[0].tolist()), found)
 
 
 def resolve_named(name: str, settings: Settings) -> ModelSpec:
@@ -223,8 +225,13 @@ def _answer(name: str, found: Embedded, encoding: Literal["float", "base64"]) ->
         {"object": "embedding", "index": index, "embedding": encoded(row, encoding)}
         for index, row in enumerate(found.vectors)
     ]
-    answer = json_response({"object": "list", "data": data, "model": name, "usage": dict(Usage())})
+    return _of_model(json_response({"object": "list", "data": data, "model": name, "usage": dict(Usage())}), found)
+
+
+def _of_model(answer: Response, found: Embedded) -> Response:
+    """``answer`` with the headers that say which model made it."""
     answer.headers[wire.DIGEST] = found.digest
+    answer.headers[wire.TRANSFORM] = found.transform
     return answer
 
 

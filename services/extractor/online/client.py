@@ -61,10 +61,13 @@ class Embedded:
         (n, dim) float32, a row per image.
     digest
         Of the record of the model that made them.
+    transform
+        How their images were prepared, as JSON.
     """
 
     vectors: NDArray[np.float32]
     digest: str
+    transform: str
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ class _Host:
             self._in_flight -= 1
         if status != HTTPStatus.OK:
             raise _refusal(status, headers, content)
-        return Embedded(_array(content), headers.get(wire.DIGEST, ""))
+        return Embedded(_array(content), headers.get(wire.DIGEST, ""), headers.get(wire.TRANSFORM, "{}"))
 
     async def _post(
         self, model: Model, images: Sequence[bytes], timeout_s: float

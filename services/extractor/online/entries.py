@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
 from shoal.errors import ModelLoading
 
@@ -26,6 +28,11 @@ class WarmModel:
     batcher: Batcher
     metrics: ModelMetrics
     digest: str
+
+    @cached_property
+    def transform(self) -> str:
+        """How images become its input, as JSON."""
+        return json.dumps(asdict(self.spec.transform))
 
 
 @dataclass(eq=False)

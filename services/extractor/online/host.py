@@ -206,7 +206,7 @@ class Host:
             # TensorFlow Serving has another version by now: it is loaded anew.
             vectors, model = await self._vectors(scope, asked, images, deadline)
         model.metrics.total.observe(asyncio.get_running_loop().time() - began)
-        return _npy(vectors, model.digest)
+        return _npy(vectors, model)
 
     async def _vectors(
         self, scope: Scope, asked: Asked, images: list[bytes], deadline: float
@@ -236,7 +236,10 @@ class _Endpoint:
             answer = await self._host.embed(Request(scope, receive))
         except ShoalError as error:
             outcome, answer = error.code, problem(error)
-        except (ClientDisconnect, asyncio.CancelledError):
+        except ClientDisconnect:
+            outcome = "client_gone"
+            return
+        except asyncio.CancelledError:
             outcome = "client_gone"
             raise
         except Exception:
@@ -274,10 +277,12 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-def _npy(vectors: NDArray[np.float32], digest: str) -> Response:
+def _npy(vectors: NDArray[np.float32], model: WarmModel) -> Response:
     file = io.BytesIO()
     np.save(file, vectors)
-    return Response(file.getvalue(), media_type=wire.NPY, headers={wire.DIGEST: digest})
+    return Response(
+        file.getvalue(), media_type=wire.NPY, headers={wire.DIGEST: model.digest, wire.TRANSFORM: model.transform}
+    )
 
 
 def problem(error: ShoalError) -> Response:

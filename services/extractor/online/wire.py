@@ -8,8 +8,8 @@
 | `X-Shoal-Lengths` | bytes of each image, separated by commas |
 | `X-Shoal-Timeout-Ms` | milliseconds after which the answer is not needed any more |
 
-The answer is an array (n, dim) float32 in the format of ``.npy``, with the header `X-Shoal-Model-Digest`, or a problem
-(RFC 9457).
+The answer is an array (n, dim) float32 in the format of ``.npy``, with the headers `X-Shoal-Model-Digest` and
+`X-Shoal-Transform`, or a problem (RFC 9457).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ MODEL: Final = "X-Shoal-Model"
 LENGTHS: Final = "X-Shoal-Lengths"
 TIMEOUT_MS: Final = "X-Shoal-Timeout-Ms"
 DIGEST: Final = inline.MODEL_DIGEST
+TRANSFORM: Final = inline.TRANSFORM
 NPY: Final = inline.NPY
 
 MAX_IMAGES: Final = inline.MAX_IMAGES

@@ -20,6 +20,8 @@ from shoal.store.clustering import Clustering
 from shoal.store.records import KeyRules, LoadedCheckpoint, ModelRecord
 
 Planted = Callable[..., tuple[Any, list[str]]]
+MakeSet = Callable[..., str]
+RunJob = Callable[..., Clustering]
 Extractor = Callable[..., list[dict[str, Any]]]
 IMAGE = "data:image/png;base64,AAAA"
 
@@ -157,6 +159,17 @@ def test_a_failure_without_a_problem_keeps_its_status(
     assert answer.json()["detail"] == "The extractor answered 502."
 
 
+@pytest.mark.parametrize("transform", ["{", "[1]", "null"])
+def test_a_transform_that_is_no_object_is_the_extractors_fault(
+    api: TestClient, planted: Planted, make_set: MakeSet, run_job: RunJob, extractor: Extractor, transform: str
+) -> None:
+    vectors, labels = planted()
+    found = run_job(make_set("mine", vectors, labels, transform={"size": 16}), clusters=3, seed=0)
+    extractor(200, answer_of(vectors[:1]), {"X-Shoal-Transform": transform})
+    answer = api.post(f"/clusterings/{found.id}/assign", json={"images": [IMAGE]})
+    assert code_of(answer) == (503, "unavailable")
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"{}", b"[]", b'{"data": [{"index": 0}]}', b'{"data": [{"index": 0, "embedding": "AAA="}]}', b"{"]
 )
@@ -182,6 +195,25 @@ def test_embeddings_of_another_model_are_refused(
     assert answer.json()["model"] == "raw_pixels"
     extractor(200, answer_of(np.zeros((1, 17))))
     assert code_of(api.post(url, json={"images": [IMAGE]})) == (409, "model_changed")
+
+
+def test_embeddings_of_images_that_were_prepared_otherwise_are_refused(
+    api: TestClient, planted: Planted, make_set: MakeSet, run_job: RunJob, extractor: Extractor
+) -> None:
+    transform = {"size": 16, "mean": [0.5, 0.5, 0.5], "crop_fraction": 0.875}
+    vectors, labels = planted()
+    found = run_job(make_set("mine", vectors, labels, transform=transform), clusters=3, seed=0)
+    for now, status in (
+        (None, 200),
+        (transform, 200),
+        ({**transform, "interpolation": "bicubic"}, 200),  # A field that older plans do not have.
+        ({**transform, "mean": [0.5, 0.5, 0.4]}, 409),
+    ):
+        extractor(200, answer_of(vectors[:1]), {} if now is None else {"X-Shoal-Transform": json.dumps(now)})
+        answer = api.post(f"/clusterings/{found.id}/assign", json={"images": [IMAGE]})
+        assert answer.status_code == status
+    assert code_of(answer) == (409, "model_changed")
+    assert "`mean` is [0.5, 0.5, 0.4] instead of [0.5, 0.5, 0.5]" in answer.json()["detail"]
 
 
 def record(**fields: Any) -> ModelRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import signal
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -103,6 +104,7 @@ def test_a_model_of_one_s_own_embeds_as_in_a_job(
     [row] = answer.json()["data"]
     np.testing.assert_array_equal(np.array([row["embedding"]], np.float32), stored.shard(0))
     assert answer.headers["X-Shoal-Model-Digest"] == stored.plan.model.digest
+    assert json.loads(answer.headers["X-Shoal-Transform"]) == stored.plan.transform
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,11 @@ def test_what_a_client_that_has_gone_asked_for_is_not_computed(host: HostProcess
         wait_until(lambda: host.metric("shoal_online_queue_images") == 1)
     wait_until(lambda: host.metric("shoal_online_requests_total", outcome="client_gone") == 1)
     assert host.metric("shoal_online_images_total", outcome="dropped") == 1
+    with socket.socket(socket.AF_UNIX) as gone:
+        gone.connect(str(host.socket))
+        gone.sendall(head.encode() + image[:9])
+    wait_until(lambda: host.metric("shoal_online_requests_total", outcome="client_gone") == 2)
+    assert "Traceback" not in host.log.read_text(), "a client that goes is no fault"
     host.let_go("run")
     assert vectors_of(first.result())[0, 0] == 1
     assert host.vectors([grey(3)])[0, 0] == 3
