@@ -92,6 +92,10 @@ class Chunks:
     def __init__(self, images: Image | Iterable[Image], batch: int) -> None:
         if not 1 <= batch <= MAX_IMAGES:
             raise InvalidRequest(f"`batch` is {batch}: give 1 to {MAX_IMAGES} images per request.", field="batch")
+        if not _is_one(images) and not isinstance(images, Iterable):
+            raise InvalidRequest(
+                f"`images` is of type {type(images).__name__}: give {ACCEPTED}, or several of them.", field="images"
+            )
         self._images: list[Image] = [images] if _is_one(images) else list(images)  # type: ignore[arg-type, list-item]
         if not self._images:
             raise InvalidRequest(f"`images` is empty: give {ACCEPTED}, or several of them.", field="images")

@@ -82,4 +82,5 @@ def problem(response: httpx.Response) -> ShoalError:
         # A proxy's answer while the service behind it starts.
         code = "unavailable" if response.status_code in {502, 503, 504} else ShoalError.code
         body = {"code": code, **(body if isinstance(body, dict) else {})}
+    body.pop("message", None)  # `detail` once more, for OpenAI's clients.
     return by_code({"detail": f"{response.url} answered {response.status_code}.", **body})

@@ -123,7 +123,7 @@ class Pieces:
                 rows = np.asarray(vectors, np.float32, order="C")
         except (TypeError, ValueError) as error:
             raise InvalidRequest(
-                f"`vectors` are not numbers in rows of one length: {error}.", field="vectors"
+                f"`vectors` are not numbers in rows of one length: {str(error).rstrip('.')}.", field="vectors"
             ) from None
         rows = rows[None] if rows.ndim == 1 and rows.size else rows
         if rows.ndim != 2 or not rows.size:

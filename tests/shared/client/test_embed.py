@@ -91,14 +91,15 @@ def test_a_bad_image_is_named_by_its_place_in_the_whole_list(client: Client, scr
     def reply(path: str, body: Any) -> tuple[int, bytes]:
         numbers = [number(uri) for uri in body["input"]]
         if 37 in numbers:
-            error = ImageTruncated(f"Input {numbers.index(37)}: The file is truncated.", input=numbers.index(37))
+            detail = f"Input {numbers.index(37)}: The file is truncated."
+            error = ImageTruncated(detail, input=numbers.index(37), message=detail)
             return error.status, json.dumps(error.problem()).encode()
         return embedded(path, body)
 
     script.reply = reply
     with pytest.raises(ImageTruncated, match=r"^images\[37\]: The file is truncated\.$") as caught:
         client.embed(images(1000), model="m", batch=10)
-    assert caught.value.members["input"] == 37
+    assert caught.value.members == {"input": 37}
     assert len(script.seen) < 100  # The others are not sent any more.
 
 

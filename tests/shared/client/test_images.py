@@ -6,6 +6,7 @@ import subprocess
 import sys
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,9 +124,18 @@ def test_a_request_holds_no_more_bytes_than_a_service_takes() -> None:
     assert sizes(Chunks([b"x", large, b"x", half, half, half], MAX_IMAGES)) == [(0, 1), (1, 1), (2, 2), (4, 2)]
 
 
-@pytest.mark.parametrize(("images", "batch"), [([], 64), ([b"x"], 0), ([b"x"], 65)])
-def test_nothing_to_send_is_refused(images: list[bytes], batch: int) -> None:
-    with pytest.raises(InvalidRequest):
+@pytest.mark.parametrize(
+    ("images", "batch", "match"),
+    [
+        ([], 64, "`images` is empty: give a path"),
+        (None, 64, "`images` is of type NoneType: give a path"),
+        (3, 64, "`images` is of type int: give a path"),
+        ([b"x"], 0, "`batch` is 0"),
+        ([b"x"], 65, "`batch` is 65"),
+    ],
+)
+def test_nothing_to_send_is_refused(images: Any, batch: int, match: str) -> None:
+    with pytest.raises(InvalidRequest, match=match):
         Chunks(images, batch)
 
 
