@@ -98,7 +98,7 @@ def model_of(record: ModelRecord, transform: Mapping[str, object] | None) -> str
     file = asked.weights_file or ""
     parts = {
         f"{asked.architecture}-random{asked.seed}": "random",
-        f"{asked.architecture}-{file.partition('.')[0]}": file,
+        f"{asked.architecture}-{file.partition('.')[0]}": (record.loaded and record.loaded.file) or file,
     }
     if asked.backend != "torch" or not parts.get(asked.name):
         return asked.name

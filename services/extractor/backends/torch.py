@@ -141,7 +141,8 @@ def build_network(spec: ModelSpec, settings: Settings, record: ModelRecord) -> t
             heads=len(report.heads),
             ignored=len(report.ignored),
         )
-        record = record.model_copy(update={"layout": report.layout.name, "loaded": report.record(spec.layout)})
+        loaded = report.record(spec.layout, weights.folder_path(path, settings.models))
+        record = record.model_copy(update={"layout": report.layout.name, "loaded": loaded})
     return network, record
 
 

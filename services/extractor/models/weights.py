@@ -27,6 +27,13 @@ def locate(spec: ModelSpec, models_root: Path) -> Path | None:
     return path
 
 
+def folder_path(path: Path, models_root: Path) -> str | None:
+    """``path`` below `models_root`, such as ``runs/7/mine.pth``; None for a file that is in no folder there."""
+    if not path.is_relative_to(models_root) or path.parent == models_root:
+        return None
+    return path.relative_to(models_root).as_posix()
+
+
 def sha256(path: Path) -> str:
     """sha256 of a file, hex."""
     with path.open("rb") as file:

@@ -153,6 +153,8 @@ class LoadedCheckpoint(Record):
         Unused keys: those that the request's rules ignore, and those of known heads. The first 200 of each.
     ignored_count, heads_count
         The number of unused keys of each kind.
+    file
+        Path of the file below the models root, if it is in a folder there.
     """
 
     asked_layout: str
@@ -164,6 +166,12 @@ class LoadedCheckpoint(Record):
     ignored_count: int = 0
     heads: tuple[str, ...] = ()
     heads_count: int = 0
+    file: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty_fields(self, serialise: SerializerFunctionWrapHandler) -> dict[str, object]:
+        document: dict[str, object] = serialise(self)
+        return {key: value for key, value in document.items() if value is not None}
 
 
 class ModelRecord(Record):

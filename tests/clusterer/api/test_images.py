@@ -243,7 +243,7 @@ def test_a_model_of_ones_own_is_named_by_its_parts() -> None:
         keys=KeyRules(prefix="net.", rename=(("a.", "b."),)),
     )
     transform = {"size": 96, "mean": [0.5, 0.5, 0.5], "resize": "short side"}
-    assert model_of(own, transform) == {
+    named = {
         "architecture": "resnet50",
         "weights": "mine.v2.pth",
         "layout": "auto",
@@ -252,6 +252,10 @@ def test_a_model_of_ones_own_is_named_by_its_parts() -> None:
         "rename": [["a.", "b."]],
         "transform": {"size": 96, "mean": [0.5, 0.5, 0.5]},
     }
+    assert model_of(own, transform) == named
+    elsewhere = own.model_copy(update={"loaded": loaded.model_copy(update={"file": "runs/7/mine.v2.pth"})})
+    assert model_of(elsewhere, transform) == {**named, "weights": "runs/7/mine.v2.pth"}
+    assert elsewhere.digest == own.digest
     assert model_of(record(name="resnet50-random3", architecture="resnet50", seed=3), None) == {
         "architecture": "resnet50",
         "weights": "random",

@@ -89,8 +89,8 @@ class Match:
         """How far from complete, to find the layout that was most likely meant."""
         return len(self.missing) + len(self.unexpected) + len(self.misshaped)
 
-    def record(self, asked_layout: str) -> LoadedCheckpoint:
-        """The record in the store of how the checkpoint was read."""
+    def record(self, asked_layout: str, file: str | None = None) -> LoadedCheckpoint:
+        """The record in the store of how the checkpoint was read; ``file`` as in `LoadedCheckpoint`."""
         return LoadedCheckpoint(
             asked_layout=asked_layout,
             container=self.container,
@@ -101,6 +101,7 @@ class Match:
             ignored_count=len(self.ignored),
             heads=tuple(self.heads[:LISTED]),
             heads_count=len(self.heads),
+            file=file,
         )
 
 

@@ -176,6 +176,18 @@ class TestOnRecord:
         assert list(record["loaded"]["ignored"]) == ["module.extra"]
         assert (record["loaded"]["asked_layout"], record["loaded"]["container"]) == ("auto", "state_dict")
 
+    def test_the_folder_of_the_file_which_makes_no_other_set(
+        self, model: dict[str, Any], run: Any, settings: Settings
+    ) -> None:
+        store = Store(settings.store)
+        assert "file" not in store.embeddings(run(model)).summary()["model"]["loaded"]
+        found = run(model)
+        store.delete_embeddings(found)
+        (settings.models / "runs/7").mkdir(parents=True)
+        (settings.models / "mine.pth").rename(settings.models / "runs/7/mine.pth")
+        assert run({**model, "weights": "runs/7/mine.pth"}) == found
+        assert store.embeddings(found).summary()["model"]["loaded"]["file"] == "runs/7/mine.pth"
+
     def test_a_set_from_before_is_found_again_and_gone_on_with(
         self, model: dict[str, Any], run: Any, settings: Settings
     ) -> None:
