@@ -459,10 +459,10 @@ class TestAccount:
     def _files(self, folder: Path, make: Make) -> None:
         for i in range(8):
             make(f"images/train/{'ab'[i % 2]}/{i}.png", i)
-        (folder / "images/train/a/phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+        (folder / "images/train/a/layers.jpg").write_bytes(b"8BPS\0\x01" + bytes(99))
         (folder / "images/train/a/text.jpg").write_text("text")
         (folder / "images/train/a/gone.jpg").write_text("more text")
-        (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+        (folder / "layers.psd").write_bytes(b"8BPS\0\x01" + bytes(99))
         (folder / "images/train/c").mkdir()
 
     def test_what_failed_what_was_not_taken_and_what_was_recognised(self, settings: Settings, job: NewJob) -> None:
@@ -473,18 +473,18 @@ class TestAccount:
             ("image_unsupported", 1),
         ]
         (example,) = result["failed_by_code"][1]["examples"]
-        assert example["image_path"] == "images/train/a/phone.jpg"
-        assert "HEIC, which is not supported: convert it to JPEG or PNG" in example["message"]
+        assert example["image_path"] == "images/train/a/layers.jpg"
+        assert "PSD, which is not supported: convert it to JPEG or PNG" in example["message"]
         assert [(group["reason"], group["suffix"], group["count"]) for group in result["not_taken"]] == [
             ("empty_folder", None, 1),
-            ("unsupported_format", ".heic", 1),
+            ("unsupported_format", ".psd", 1),
         ]
         assert result["source"]["wrapper"] == "images"
         assert result["source"]["splits"] == ["train"]
 
     def test_a_job_that_fails_for_them_says_what_to_do_with_the_first(self, settings: Settings, job: NewJob) -> None:
         (settings.data / "set/images/train/a/gone.jpg").unlink()
-        with pytest.raises(TooManyFailures, match=r"phone\.jpg: The file holds HEIC, which is not supported: convert"):
+        with pytest.raises(TooManyFailures, match=r"layers\.jpg: The file holds PSD, which is not supported: convert"):
             pipeline.run(job(max_failed_fraction=0.0), settings)
 
     def test_a_resumed_and_a_repeated_job_say_the_same(self, settings: Settings, folder: Path, job: NewJob) -> None:
@@ -492,7 +492,7 @@ class TestAccount:
         result = pipeline.run(first, settings)
         again = pipeline.run(job(max_failed_fraction=1.0, checkpoint=first.checkpoint), settings)
         assert {**again, "resumed_rows": 0} == result
-        (folder / "phone.heic").unlink()
+        (folder / "layers.psd").unlink()
         assert pipeline.run(job(max_failed_fraction=1.0, checkpoint=first.checkpoint), settings) == again
         # What was not taken is no part of the plan; a new listing says what is true now.
         repeated = pipeline.run(job(max_failed_fraction=1.0), settings)

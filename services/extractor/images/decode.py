@@ -43,6 +43,7 @@ from shoal.errors import (
 )
 from shoal.userfiles import open_confined
 
+from extractor.images import heif
 from extractor.images.jpeg import decode_jpeg
 
 # `_open` checks the size from the header, where the limit is the operator's and the error has a code.
@@ -86,6 +87,7 @@ _BY_SUFFIX = {".tga": (TgaImagePlugin.TgaImageFile.format,), ".dib": ("DIB",)}
 IMAGE_SUFFIXES = image_suffixes.IMAGE_SUFFIXES.difference(
     () if _HAS_AVIF else image_suffixes.AVIF_SUFFIXES,
     () if _HAS_JPEG_2000 else image_suffixes.JPEG_2000_SUFFIXES,
+    () if heif.AVAILABLE else image_suffixes.HEIF_SUFFIXES,
 )
 """Extensions, in lower case, of files that are listed without reading their head."""
 
@@ -115,7 +117,11 @@ class Format:
     advice: str = _CONVERT
 
 
-_HEIC = Format("HEIC", decoded=False, advice=_CONVERT + " (phones have a setting to take JPEG)")
+_HEIC = Format(
+    "HEIC",
+    heif.AVAILABLE,
+    advice="which needs pillow-heif: install it where the workers run, or convert it to JPEG or PNG",
+)
 _AVIF = Format("AVIF", _HAS_AVIF)
 _TIFF = Format("TIFF")
 _JPEG_2000 = Format("JPEG 2000", _HAS_JPEG_2000)
@@ -223,7 +229,8 @@ def read_image_file(root: Path, path: Path, stamp: str | None = None, part: tupl
             offset, length = part or (0, before.st_size)
             if length > MAX_FILE_BYTES:
                 raise ImageTooLarge(f"The file has {length:,} bytes; the limit is {MAX_FILE_BYTES:,}.")
-            file.seek(offset)
+            if offset:
+                file.seek(offset)
             data = file.read(length)
             if len(data) != length or stamp_of(os.fstat(file.fileno())) != stamp_of(before):
                 raise _changed("while it was read")
@@ -297,7 +304,7 @@ def _open(data: bytes, max_pixels: int, formats: tuple[str, ...]) -> ImageFile.I
     if found is not None and not found.decoded:
         raise ImageUnsupported(f"The file holds {found.name}, {found.advice}.")
     try:
-        image = Image.open(BytesIO(data), formats=formats)
+        image = Image.open(BytesIO(data), formats=heif.heif_formats() if found is _HEIC else formats)
     except UnidentifiedImageError:
         if found is not None or data.startswith(_BEGINNINGS):
             raise ImageTruncated("The file ends or is damaged within its header.") from None

@@ -39,7 +39,7 @@ KNOWN = _PATHS | _LABELS
 _MAX_LISTED = 20
 
 _WHOLE = re.compile(r"([+-]?)(0|[1-9][0-9]*)\.0*")
-_SUFFIXES = IMAGE_SUFFIXES | {".heic", ".heif"}
+_SUFFIXES = IMAGE_SUFFIXES
 """A label file may also name images that are not decoded."""
 
 

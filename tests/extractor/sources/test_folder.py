@@ -19,7 +19,7 @@ from shoal.errors import NoImages
 from shoal.schemas import ImageSource
 from shoal.settings import Settings
 
-HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+PSD = b"8BPS\0\x01" + bytes(100)
 JXL = b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100)
 
 check = partial(listing.check, deadline=None)
@@ -80,10 +80,10 @@ class TestContent:
         put(
             folder,
             a_png=b"x",
-            b_heic=HEIC,
-            c_heic=HEIC,
+            b_psd=PSD,
+            c_psd=PSD,
             d_jxl=JXL,
-            e=HEIC,
+            e=PSD,
             f_txt=b"BMW is a car",
             g_json=b"{}",
             h=b"",
@@ -95,7 +95,7 @@ class TestContent:
         found = left_out(settings)
         assert taken(settings) == ["a.png"]
         assert {key: group["count"] for key, group in found.items()} == {
-            ("unsupported_format", ".heic"): 2,
+            ("unsupported_format", ".psd"): 2,
             ("unsupported_format", ".jxl"): 1,
             ("unsupported_format", None): 1,
             ("unsupported_format", ".nef"): 1,
@@ -106,15 +106,15 @@ class TestContent:
             ("not_an_image", ".md"): 1,
             ("not_an_image", None): 1,
         }
-        heic = found["unsupported_format", ".heic"]
-        assert heic["examples"] == ["b.heic", "c.heic"]
-        assert heic["message"].startswith("2 .heic files hold HEIC, which is not supported: convert it to JPEG or PNG")
+        psd = found["unsupported_format", ".psd"]
+        assert psd["examples"] == ["b.psd", "c.psd"]
+        assert psd["message"].startswith("2 .psd files hold PSD, which is not supported: convert it to JPEG or PNG")
         assert found["not_an_image", None]["message"] == "1 file without a known extension is not an image."
 
     def test_a_folder_of_such_files_alone_says_what_they_are(self, settings: Settings, folder: Path) -> None:
-        put(folder, a_heic=HEIC, b_heic=HEIC)
+        put(folder, a_psd=PSD, b_psd=PSD)
         for refuse in (check, list_source):
-            with pytest.raises(NoImages, match=r"2 \.heic files hold HEIC, which is not supported: convert") as caught:
+            with pytest.raises(NoImages, match=r"2 \.psd files hold PSD, which is not supported: convert") as caught:
                 refuse(source(), settings.data)
             assert caught.value.members["not_taken"][0]["count"] == 2
 
