@@ -42,6 +42,14 @@ class TestSource:
         source = Source.of(Path("/tmp"))
         assert (source.root, source.path) == (Path("/tmp").resolve().parent, Path("/tmp").resolve().name)
 
+    def test_lists_archives_and_patterns_are_sources_too(self, folder: Path) -> None:
+        for name in ("list.csv", "set.tar"):
+            (folder / name).touch()
+            source = Source.of(folder / name, limit=5)
+            assert (source.root, source.path, source.chosen) == (folder, name, {"limit": 5})
+        source = Source.of(folder / "x-{00..09}.tar")
+        assert (source.root, source.path) == (folder, "x-{00..09}.tar")
+
     @pytest.mark.parametrize("name", ["file.png", "nowhere", "/"])
     def test_what_is_no_folder_of_images_is_refused_with_what_to_do(self, folder: Path, name: str) -> None:
         (folder / "file.png").touch()

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path, PurePath
 
 from shoal.errors import PathNotFound, SourceInvalid
 from shoal.schemas import ImageSource
 
+from extractor.images.decode import IMAGE_SUFFIXES, suffix_of
+from extractor.sources.archives import ArchiveSource, Reader
 from extractor.sources.folder import FolderSource
 from extractor.sources.globs import Selection
 from extractor.sources.lists import LIST_SUFFIXES, ListSource
 from extractor.sources.source import Format, Place, Source
+from extractor.sources.tars import TarReader
+from extractor.sources.zips import ZipReader
+
+READERS: Mapping[str, Reader] = {reader.format: reader for reader in (TarReader(), ZipReader())}
+"""Of archives, by format."""
+LOOKED_AT = 1_000
+"""How many entries of a folder say what it is."""
 
 
 def open_source(source: ImageSource, root: Path, *, follow_links: bool = False) -> Source:
@@ -32,6 +44,13 @@ def open_source(source: ImageSource, root: Path, *, follow_links: bool = False) 
     """
     place = Place.of(source, root, follow_links=follow_links)
     chosen = sniffed(source, place) if source.format == "auto" else source.format
+    selection = Selection(source.include, source.exclude)
+    if chosen in READERS:
+        return ArchiveSource(READERS[chosen], source.path, place, selection)
+    if place.pattern:
+        raise SourceInvalid(
+            f"`images.path` is {source.path!r}, but only archives may have braces in their path.", field="images.path"
+        )
     if chosen == "list":
         return ListSource(source.path, place)
     if not place.path.is_dir():
@@ -39,7 +58,7 @@ def open_source(source: ImageSource, root: Path, *, follow_links: bool = False) 
             f"`images.path` is {source.path!r}, which is a file, but `images.format` is `{chosen}`: send a folder.",
             field="images.format",
         )
-    return FolderSource(source.path, place, Selection(source.include, source.exclude))
+    return FolderSource(source.path, place, selection)
 
 
 def sniffed(source: ImageSource, place: Place) -> Format:
@@ -50,12 +69,39 @@ def sniffed(source: ImageSource, place: Place) -> Format:
     PathNotFound
         It is a file of none.
     """
-    if place.path.is_dir():
-        return "folder"
-    if place.path.suffix.lower() in LIST_SUFFIXES:
-        return "list"
-    raise PathNotFound(
-        f"`images.path` is {source.path!r}, which is a file: send the folder that holds the images, or a list of their "
-        f"paths ({', '.join(sorted(LIST_SUFFIXES))}).",
-        field="images.path",
-    )
+    if place.pattern or place.path != place.folder:
+        found = _of_file(place.pattern or place.path.name)
+        if found is not None:
+            return found
+        known = sorted(LIST_SUFFIXES.union(*(reader.suffixes for reader in READERS.values())))
+        raise PathNotFound(
+            f"`images.path` is {source.path!r}, which is a file: send the folder that holds the images, or a list or "
+            f"an archive of them ({', '.join(known)}).",
+            field="images.path",
+        )
+    return _of_folder(place.folder) or "folder"
+
+
+def _of_file(name: str) -> Format | None:
+    suffix = PurePath(name).suffix.lower()
+    if name.lower().endswith((".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+        return "tar"  # Its reader says what to do.
+    for reader in READERS.values():
+        if suffix in reader.suffixes:
+            return reader.format
+    return "list" if suffix in LIST_SUFFIXES else None
+
+
+def _of_folder(folder: Path) -> Format | None:
+    """The kind of archive that a folder holds, if it holds neither folders nor images."""
+    suffixes = set()
+    with os.scandir(folder) as entries:
+        for entry in islice(entries, LOOKED_AT):
+            suffix = suffix_of(entry.name)
+            if entry.name.startswith("."):
+                continue
+            if suffix in IMAGE_SUFFIXES or entry.is_dir():
+                return None
+            suffixes.add(suffix)
+    found = [reader.format for reader in READERS.values() if suffixes & reader.suffixes]
+    return found[0] if found else None

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     FILE_UNREADABLE = "file_unreadable"
     NOT_A_FILE = "not_a_file"
     LISTED_TWICE = "listed_twice"
+    UNSAFE_NAME = "unsafe_name"
     EMPTY_FOLDER = "empty_folder"
     FOLDER_UNREADABLE = "folder_unreadable"
     LINK_LEAVES_ROOT = "link_leaves_root"
@@ -50,6 +51,10 @@ _OF_FILES = {
     Reason.NOT_A_FILE: (
         "is a pipe, a device or a broken symlink",
         "are pipes, devices or broken symlinks",
+    ),
+    Reason.UNSAFE_NAME: (
+        "would leave the archive's folder by its name",
+        "would leave the archive's folder by their names",
     ),
     Reason.LISTED_TWICE: ("is listed twice and taken once", "are listed twice and taken once"),
 }

@@ -1,12 +1,14 @@
 """What a decoder reads for each row of a listing, which its stamp alone says.
 
-===============================  ==========================================================================
-stamp                            the image
-===============================  ==========================================================================
-``SIZE:MTIME``                   a file below the source's folder
-``data SIZE:MTIME``              a file below the data root
-``lost CODE``                    an entry that led to no file when it was listed
-===============================  ==========================================================================
+=============================================================  ==================================================
+stamp                                                          the image
+=============================================================  ==================================================
+``SIZE:MTIME``                                                 a file below the source's folder
+``data SIZE:MTIME``                                            a file below the data root
+``tar SIZE:MTIME OFFSET LENGTH ARCHIVE``                       bytes of a tar file
+``zip SIZE:MTIME OFFSET COMPRESSED BYTES METHOD CRC ARCHIVE``  a member of a zip file
+``lost CODE``                                                  an entry that could not be read when it was listed
+=============================================================  ==================================================
 
 ``SIZE:MTIME`` is `extractor.images.decode.stamp_of` the file. Paths within stamps are percent-encoded.
 """
@@ -16,10 +18,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
+from urllib.parse import unquote
 
-from shoal.errors import ImageMissing, ImageOutsideRoot
+from shoal.errors import ImageMissing, ImageOutsideRoot, ImageTooLarge, ImageUnreadable
 
-from extractor.images.located import ListedImage, LocatedImage, LostImage
+from extractor.images.located import ListedImage, LocatedImage, LostImage, TarMember, ZipMember
 from extractor.sources.names import candidate_paths
 from extractor.sources.source import Place
 
@@ -28,6 +31,8 @@ LOST = "lost"
 _WHY_LOST = {
     ImageMissing.code: "The list names this file, but it does not exist below the list's folder or the data root.",
     ImageOutsideRoot.code: "The list names a file outside the data root: move it below the root.",
+    ImageTooLarge.code: "The file decompresses to more bytes than an image file may have.",
+    ImageUnreadable.code: "The archive has the file encrypted, or compressed in a way that is not read: use deflate.",
 }
 
 
@@ -62,6 +67,19 @@ def _files_of_root(rows: Iterable[Row], place: Place) -> Iterator[LocatedImage]:
         yield ListedImage((str(place.root / row.path),), (row.stamp or "").partition(" ")[2])
 
 
+def _tar_members(rows: Iterable[Row], place: Place) -> Iterator[LocatedImage]:
+    for row in rows:
+        _, stamp, offset, length, archive = (row.stamp or "").split(" ")
+        yield TarMember(row.path, unquote(archive), stamp, int(offset), int(length))
+
+
+def _zip_members(rows: Iterable[Row], place: Place) -> Iterator[LocatedImage]:
+    for row in rows:
+        _, stamp, *numbers, archive = (row.stamp or "").split(" ")
+        offset, length, size, method, crc = map(int, numbers)
+        yield ZipMember(row.path, unquote(archive), stamp, offset, length, size, method, crc)
+
+
 def _lost(rows: Iterable[Row], place: Place) -> Iterator[LocatedImage]:
     for row in rows:
         code = (row.stamp or "").partition(" ")[2]
@@ -72,4 +90,6 @@ _READERS: dict[str, Callable[[Iterable[Row], Place], Iterator[LocatedImage]]] = 
     "": _files,
     DATA: _files_of_root,
     LOST: _lost,
+    "tar": _tar_members,
+    "zip": _zip_members,
 }

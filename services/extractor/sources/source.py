@@ -7,7 +7,8 @@ what a decoder reads, so a frozen listing is enough to continue a job.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,7 +19,9 @@ from shoal.schemas import ImageSource
 from shoal.userfiles import confine
 
 from extractor.sources.not_taken import NotTaken
+from extractor.sources.patterns import expanded, is_pattern, split_pattern
 
+FIELD = "images.path"
 Alive = Callable[[int], None]
 """Called now and then with the number of files or rows seen; may raise to stop."""
 Format = Literal["folder", "list", "tar", "zip", "parquet", "imagefolder", "imagenet"]
@@ -31,19 +34,22 @@ class Place:
     Attributes
     ----------
     path
-        The folder or file; for a pattern, its first file.
+        The folder or file; for a pattern, the folder that holds all of its files.
     folder
         What the paths of the listing are relative to: ``path``, or the folder that holds it.
     root
         The data root.
     links_root
         What symlinks may not leave: ``root``, or ``/`` where they may lead anywhere.
+    pattern
+        The names below ``folder``, with braces, of a source of several files; else empty.
     """
 
     path: Path
     folder: Path
     root: Path
     links_root: Path
+    pattern: str = ""
 
     @classmethod
     def of(cls, source: ImageSource, root: Path, *, follow_links: bool) -> Place:
@@ -54,13 +60,32 @@ class Place:
         PathOutsideRoot, PathNotFound
             It does not lie below ``root``, or does not exist.
         """
-        path = confine(root, source.path, "images.path")
+        base, links_root = root.resolve(), Path("/") if follow_links else root.resolve()
+        if is_pattern(source.path):
+            fixed, pattern = split_pattern(source.path)
+            folder = confine(root, fixed, FIELD)
+            return cls(folder, folder, base, links_root, pattern)
+        path = confine(root, source.path, FIELD)
         if not (path.is_dir() or path.is_file()):
-            raise PathNotFound(
-                f"`images.path` is {source.path!r}, which is neither a folder nor a file.", field="images.path"
-            )
-        folder = path if path.is_dir() else path.parent
-        return cls(path, folder, root.resolve(), Path("/") if follow_links else root.resolve())
+            raise PathNotFound(f"`{FIELD}` is {source.path!r}, which is neither a folder nor a file.", field=FIELD)
+        return cls(path, path if path.is_dir() else path.parent, base, links_root)
+
+    def files(self, suffixes: Collection[str]) -> list[str]:
+        """The files of a source that may consist of several, relative to `folder`.
+
+        Those of the pattern, in its order; the one file; or every file below the folder with one of ``suffixes``,
+        sorted by name. A pattern's file that does not exist is among them.
+        """
+        if self.pattern:
+            return expanded(self.pattern)
+        if self.path != self.folder:
+            return [self.path.name]
+        found: list[str] = []
+        for folder, inner, names in os.walk(self.folder):
+            inner[:] = [name for name in inner if not name.startswith(".")]
+            files = [Path(folder, name) for name in names if not name.startswith(".")]
+            found += [str(file.relative_to(self.folder)) for file in files if file.suffix.lower() in suffixes]
+        return sorted(found)
 
 
 @dataclass(frozen=True, slots=True)

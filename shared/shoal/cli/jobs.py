@@ -140,7 +140,7 @@ def extract(
     path: Annotated[
         str,
         typer.Argument(
-            help="Folder or list of images: relative to the service's data root, or an absolute path below it."
+            help="Folder, list or archive of images: relative to the service's data root, or an absolute path below it."
         ),
     ],
     model: Model = DEFAULT_MODEL,

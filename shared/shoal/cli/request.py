@@ -20,7 +20,7 @@ Json = dict[str, Any]
 FEWEST_IMAGES = 2
 MAX_FAILED_FRACTION = 0.5
 """A folder of a user's own often holds files that are not images; the summary names them."""
-SOURCE_SUFFIXES = frozenset({".txt", ".lst", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq"})
+SOURCE_SUFFIXES = frozenset({".txt", ".lst", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq", ".tar", ".zip"})
 """Files that are sources of images, rather than images."""
 NO_EFFECT = {"memory_limit"}
 """Fields of a request that do not change its result."""
@@ -63,13 +63,21 @@ class Source:
         InvalidRequest
             The folder cannot be named in a request.
         """
-        where = _existing(folder)
+        where = _files_of_pattern(folder) or _existing(folder)
         parsed = _label_file(labels, where)
         if isinstance(parsed, str) or "file" not in parsed:
             return cls(where, where.parent, parsed, chosen)
         file = Path(parsed["file"])
         root = Path(os.path.commonpath([where.parent, file.parent]))
         return cls(where, root, {**parsed, "file": file.relative_to(root).as_posix()}, chosen)
+
+
+def _files_of_pattern(path: Path) -> Path | None:
+    """A path with braces in the name of its file, `shards/{00..99}.tar`; None for any other path."""
+    where = path.expanduser()
+    if "{" not in where.name or where.exists():
+        return None
+    return _existing(where.parent) / where.name
 
 
 def _existing(folder: Path) -> Path:

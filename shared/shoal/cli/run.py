@@ -69,7 +69,7 @@ Folder = Annotated[
     Path,
     typer.Argument(
         metavar="FOLDER",
-        help="Folder of images, whose subfolders are the classes, or a list of images.",
+        help="Folder of images, whose subfolders are the classes, or a list or an archive of images.",
         callback=expanded,
     ),
 ]

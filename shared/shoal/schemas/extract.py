@@ -55,7 +55,7 @@ LabelObject = Annotated[
 ]
 
 
-SourceFormat = Literal["auto", "folder", "list"]
+SourceFormat = Literal["auto", "folder", "list", "tar", "zip"]
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=300)]
 
 
@@ -63,14 +63,16 @@ class ImageSource(Request):
     """The images to embed."""
 
     path: RelativePath = Field(
-        description="Where the images are, relative to the data root: a folder, or a list of paths (.txt, .csv, "
-        ".jsonl, .parquet)."
+        description="Where the images are, relative to the data root: a folder; a list of paths (.txt, .csv, "
+        ".jsonl, .parquet); an archive (.tar, .zip), a folder of archives, or several by braces, "
+        "`shards/{00000..00099}.tar`."
     )
     format: SourceFormat = Field(
         "auto",
         description="What lies at `path`; `auto` finds out. `folder`: image files at any depth. `list`: a file that "
         "names images, relative to its own folder or to the data root, with columns for label and split if it has "
-        "them.",
+        "them. `tar`, `zip`: archives, read without unpacking them; WebDataset's `.cls`, `.json` and `.txt` beside an "
+        "image are its label.",
     )
     labels: Literal["folder", "none"] | LabelObject = Field(
         "folder",

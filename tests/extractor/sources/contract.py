@@ -55,14 +55,20 @@ def read(
     settings: Settings, found: Listing, fields: dict[str, Any], start: int = 0, stop: int | None = None
 ) -> list[Any]:
     """The bytes of each image of a listing, as a decoder reads them, or the code of its error."""
-    place = Place.of(ImageSource(**fields), settings.data, follow_links=False)
+    return read_at(place_of(settings, fields), found, start, stop)
+
+
+def place_of(settings: Settings, fields: dict[str, Any]) -> Place:
+    """Where a source lies."""
+    return Place.of(ImageSource(**fields), settings.data, follow_links=False)
+
+
+def read_at(place: Place, found: Listing, start: int = 0, stop: int | None = None) -> list[Any]:
+    """`read`, for a source that may not exist any more."""
     table = found.table.slice(start, None if stop is None else stop - start)
-    rows = [
-        Row(path, stamp)
-        for path, stamp in zip(*(table.column(n).to_pylist() for n in ("image_path", "stamp")), strict=True)
-    ]
+    columns = (table.column(name).to_pylist() for name in ("image_path", "stamp"))
     contents: list[Any] = []
-    for image in located_images(rows, place):
+    for image in located_images((Row(*row) for row in zip(*columns, strict=True)), place):
         if isinstance(image, LostImage):
             contents.append(image.code)
             continue
@@ -141,10 +147,10 @@ class SourceContract:
 
     def test_what_was_removed_since_is_an_error(self, settings: Settings, fields: dict[str, Any]) -> None:
         found = listed(settings, **fields)
-        whole = read(settings, found, fields)
+        place, whole = place_of(settings, fields), read(settings, found, fields)
         path = next(path for path in self.containers(settings.data) if path.suffix not in {".csv", ".txt", ".jsonl"})
         path.unlink()
-        after = read(settings, found, fields)
+        after = read_at(place, found)
         assert "image_removed" in after
         assert all(now in ("image_removed", before) for now, before in zip(after, whole, strict=True))
 
