@@ -11,11 +11,13 @@ from shoal.errors import PathNotFound, SourceInvalid
 from shoal.schemas import ImageSource
 
 from extractor.images.decode import IMAGE_SUFFIXES, suffix_of
+from extractor.sources import tables
 from extractor.sources.archives import ArchiveSource, Reader
 from extractor.sources.folder import FolderSource
 from extractor.sources.globs import Selection
 from extractor.sources.lists import LIST_SUFFIXES, ListSource
 from extractor.sources.source import Format, Place, Source
+from extractor.sources.tables import ParquetSource
 from extractor.sources.tars import TarReader
 from extractor.sources.zips import ZipReader
 
@@ -47,9 +49,12 @@ def open_source(source: ImageSource, root: Path, *, follow_links: bool = False) 
     selection = Selection(source.include, source.exclude)
     if chosen in READERS:
         return ArchiveSource(READERS[chosen], source.path, place, selection)
+    if chosen == "parquet":
+        return ParquetSource(source.path, place, selection)
     if place.pattern:
         raise SourceInvalid(
-            f"`images.path` is {source.path!r}, but only archives may have braces in their path.", field="images.path"
+            f"`images.path` is {source.path!r}, but only archives and tables may have braces in their path.",
+            field="images.path",
         )
     if chosen == "list":
         return ListSource(source.path, place)
@@ -72,7 +77,7 @@ def sniffed(source: ImageSource, place: Place) -> Format:
     if place.pattern or place.path != place.folder:
         found = _of_file(place.pattern or place.path.name)
         if found is not None:
-            return found
+            return found if found != "list" or not _is_table(place) else "parquet"
         known = sorted(LIST_SUFFIXES.union(*(reader.suffixes for reader in READERS.values())))
         raise PathNotFound(
             f"`images.path` is {source.path!r}, which is a file: send the folder that holds the images, or a list or "
@@ -80,6 +85,12 @@ def sniffed(source: ImageSource, place: Place) -> Format:
             field="images.path",
         )
     return _of_folder(place.folder) or "folder"
+
+
+def _is_table(place: Place) -> bool:
+    """Whether the Parquet files of a source hold images rather than paths."""
+    first = place.files(tables.SUFFIXES)[0]
+    return PurePath(first).suffix.lower() in tables.SUFFIXES and tables.holds_images(place, first)
 
 
 def _of_file(name: str) -> Format | None:
@@ -104,4 +115,4 @@ def _of_folder(folder: Path) -> Format | None:
                 return None
             suffixes.add(suffix)
     found = [reader.format for reader in READERS.values() if suffixes & reader.suffixes]
-    return found[0] if found else None
+    return found[0] if found else "parquet" if suffixes & tables.SUFFIXES else None

@@ -7,6 +7,7 @@ stamp                                                          the image
 ``data SIZE:MTIME``                                            a file below the data root
 ``tar SIZE:MTIME OFFSET LENGTH ARCHIVE``                       bytes of a tar file
 ``zip SIZE:MTIME OFFSET COMPRESSED BYTES METHOD CRC ARCHIVE``  a member of a zip file
+``parquet SIZE:MTIME GROUP ROW COLUMN FILE``                   a cell of a Parquet file, which the parent reads
 ``lost CODE``                                                  an entry that could not be read when it was listed
 =============================================================  ==================================================
 
@@ -17,14 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
-from typing import NamedTuple
 from urllib.parse import unquote
 
 from shoal.errors import ImageMissing, ImageOutsideRoot, ImageTooLarge, ImageUnreadable
 
 from extractor.images.located import ListedImage, LocatedImage, LostImage, TarMember, ZipMember
+from extractor.sources import tables
 from extractor.sources.names import candidate_paths
-from extractor.sources.source import Place
+from extractor.sources.source import Place, Row
 
 DATA = "data"
 LOST = "lost"
@@ -34,13 +35,6 @@ _WHY_LOST = {
     ImageTooLarge.code: "The file decompresses to more bytes than an image file may have.",
     ImageUnreadable.code: "The archive has the file encrypted, or compressed in a way that is not read: use deflate.",
 }
-
-
-class Row(NamedTuple):
-    """A row of a listing."""
-
-    path: str
-    stamp: str | None
 
 
 def located_images(rows: Iterable[Row], place: Place) -> Iterator[LocatedImage]:
@@ -92,4 +86,5 @@ _READERS: dict[str, Callable[[Iterable[Row], Place], Iterator[LocatedImage]]] = 
     LOST: _lost,
     "tar": _tar_members,
     "zip": _zip_members,
+    tables.KIND: tables.fetched,
 }

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from shoal.deadline import Deadline
 from shoal.errors import PathNotFound
@@ -109,6 +109,13 @@ class Entry:
     label: str | None = None
     split: str | None = None
     inner: str | None = None
+
+
+class Row(NamedTuple):
+    """A row of a listing."""
+
+    path: str
+    stamp: str | None
 
 
 @dataclass(slots=True)

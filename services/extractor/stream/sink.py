@@ -20,7 +20,7 @@ from shoal.store.segments import Segment
 
 from extractor.images.child import Decoded, Undecodable
 from extractor.jobs.extract import Failure
-from extractor.sources.reading import Row
+from extractor.sources.source import Row
 from extractor.stream.batches import Batch
 
 COMMITS_WAITING = 2

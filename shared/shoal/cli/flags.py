@@ -161,7 +161,7 @@ def split_label_file(text: str) -> tuple[str, str | None, str | None]:
 
 Format = Annotated[
     str,
-    typer.Option("--format", metavar="FORMAT", help="What lies at the path: auto, folder, list, tar or zip."),
+    typer.Option("--format", metavar="FORMAT", help="What lies at the path: auto, folder, list, tar, zip or parquet."),
 ]
 Include = Annotated[
     list[str] | None,

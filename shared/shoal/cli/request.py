@@ -53,7 +53,7 @@ class Source:
         return self.folder.relative_to(self.root).as_posix()
 
     @classmethod
-    def of(cls, folder: Path, labels: str = "folder", **chosen: Any) -> Source:
+    def of(cls, folder: Path, labels: str = "folder", **chosen: object) -> Source:
         """The source that ``folder``, ``--labels`` and the flags of ``chosen`` name.
 
         Raises

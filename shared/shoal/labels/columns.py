@@ -171,6 +171,12 @@ def _label(file: UserFile, names: Sequence[str], requested: Columns, path: str |
     )
 
 
+def find_label(names: Sequence[str]) -> str | None:
+    """The column of ``names`` that holds labels by its name, `label` first; None if there is none."""
+    named = [name for name in names if _key(name) == LABEL_COLUMN] or [name for name in names if _key(name) in _LABELS]
+    return named[0] if named else None
+
+
 def is_path_name(name: str) -> bool:
     """Whether ``name`` is a usual name of a column of image paths."""
     return _key(name) in _PATHS

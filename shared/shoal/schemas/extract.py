@@ -55,7 +55,7 @@ LabelObject = Annotated[
 ]
 
 
-SourceFormat = Literal["auto", "folder", "list", "tar", "zip"]
+SourceFormat = Literal["auto", "folder", "list", "tar", "zip", "parquet"]
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=300)]
 
 
@@ -64,15 +64,16 @@ class ImageSource(Request):
 
     path: RelativePath = Field(
         description="Where the images are, relative to the data root: a folder; a list of paths (.txt, .csv, "
-        ".jsonl, .parquet); an archive (.tar, .zip), a folder of archives, or several by braces, "
-        "`shards/{00000..00099}.tar`."
+        ".jsonl, .parquet); an archive (.tar, .zip), a Parquet file with the images themselves; a folder of "
+        "these, or several by braces, `shards/{00000..00099}.tar`."
     )
     format: SourceFormat = Field(
         "auto",
         description="What lies at `path`; `auto` finds out. `folder`: image files at any depth. `list`: a file that "
         "names images, relative to its own folder or to the data root, with columns for label and split if it has "
         "them. `tar`, `zip`: archives, read without unpacking them; WebDataset's `.cls`, `.json` and `.txt` beside an "
-        "image are its label.",
+        "image are its label. `parquet`: a column of images, as bytes or as Hugging Face has them, with a column for "
+        "the label.",
     )
     labels: Literal["folder", "none"] | LabelObject = Field(
         "folder",

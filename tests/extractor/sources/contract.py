@@ -14,8 +14,8 @@ from extractor import pipeline
 from extractor.images.located import LostImage, read_located
 from extractor.sources import listing
 from extractor.sources.listing import Listing, list_source
-from extractor.sources.reading import Row, located_images
-from extractor.sources.source import Place
+from extractor.sources.reading import located_images
+from extractor.sources.source import Place, Row
 from PIL import Image
 from shoal.errors import ImageInvalid, NoImages, SourceInvalid
 from shoal.jobs.child import JobContext
