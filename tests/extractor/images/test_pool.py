@@ -179,9 +179,9 @@ def test_an_image_that_kills_its_decoder_costs_only_itself(folder: Path, make: M
     program = folder / "program" / "extractor_killer.py"
     program.parent.mkdir()
     program.write_text(
-        "import os, signal\nfrom extractor.images import child\nreal = child.read_image_file\n"
+        "import os, signal\nfrom extractor.images import located\nreal = located.read_image_file\n"
         "def read(root, path, stamp):\n    if path.name == 'evil':\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return real(root, path, stamp)\nchild.read_image_file = read\n"
+        "    return real(root, path, stamp)\nlocated.read_image_file = read\n"
     )
     (program.parent / "sitecustomize.py").write_text("import extractor_killer\n")
     with pytest.MonkeyPatch.context() as patch:
