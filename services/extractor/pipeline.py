@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from functools import cache
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 from shoal.errors import JsonValue
 from shoal.jobs.child import JobContext
 from shoal.schemas import ExtractRequest
@@ -20,7 +23,7 @@ from extractor.models import catalogue
 from extractor.sources.reading import located_images
 from extractor.sources.source import Place
 from extractor.sources.uploaded import settings_for
-from extractor.stream.batches import batches, decode_pool
+from extractor.stream.batches import batches, decode_pool, sample_pixels
 from extractor.stream.sink import ShardSink
 
 
@@ -65,9 +68,13 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
             made.start()
             return made
 
+        def sample(listing: pa.Table, count: int) -> NDArray[np.uint8]:
+            ctx.progress("engine")
+            return sample_pixels(ctx, pool(), request, settings, listing, count)
+
         # The decode processes start while the network is loaded.
         model = stack.enter_context(ModelLoader(spec, settings, ctx, begin=pool))
-        embeddings = open_plan(ctx, request, model, settings, store)
+        embeddings = open_plan(ctx, request, model, settings, store, sample)
         failures = FailureCounter(request.max_failed_fraction, embeddings)
         failures.check()
         resumed = embeddings.rows

@@ -7,6 +7,8 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from shoal.errors import JobError, WeightsInvalid
 from shoal.settings import Settings
 from shoal.store import ModelRecord, Plan
@@ -15,6 +17,7 @@ from shoal.store.records import KeyRules
 from extractor.backends.base import Backend
 from extractor.backends.engines.numerics import require
 from extractor.backends.engines.opening import open_engine
+from extractor.backends.engines.parts import Sample
 from extractor.models import folders, obtaining, weights
 from extractor.models.download import OnProgress
 from extractor.models.obtaining import OnStage
@@ -22,6 +25,11 @@ from extractor.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from shoal.jobs.child import JobContext
+
+
+def no_images(count: int) -> NDArray[np.uint8]:
+    """No image: the listing is not made yet."""
+    return np.empty((0, 0, 0, 3), np.uint8)
 
 
 class ModelLoader:
@@ -49,6 +57,8 @@ class ModelLoader:
         self._backend: Backend | None = None
         self.numerics: str | None = None
         """Numerics class in which the model runs; None for PyTorch's float32, or what the model's backend has."""
+        self.sample: Sample = no_images
+        """Decodes some images of the job, for engines that must see some."""
 
     def __enter__(self) -> ModelLoader:
         return self
@@ -104,7 +114,7 @@ class ModelLoader:
     def _open(self) -> Backend:
         if self.numerics is None:
             return open_backend(self.spec, self._settings, self.record)
-        return open_engine(self.spec, self._settings, self.record, self.numerics)
+        return open_engine(self.spec, self._settings, self.record, self.numerics, self.sample)
 
     @property
     def dim(self) -> int:

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from shoal.errors import EngineUnavailable, JsonValue
 from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
-from shoal.store import EmbeddingSet, Plan, Store
+from shoal.store import EmbeddingSet
 
-from extractor.backends.engines.numerics import CLASSES, classes, engine_of, missing, require
+from extractor.backends.engines.numerics import CLASSES, automatic, classes, engine_of, missing, require
+from extractor.backends.loading import ModelLoader
+from extractor.jobs.engine_timing import FLOAT32, LEAST_IMAGES, Kept, images_to_time, time_engines
 from extractor.models.spec import ModelSpec
 
-FLOAT32 = "float32"
-"""What people read where a plan has no numerics class."""
+FEWEST_TIMED = 1000
+"""A smaller job takes eager float32 at once."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def candidates(request: ExtractRequest, spec: ModelSpec, settings: Settings) -> 
         The engine runs networks of PyTorch only, and the model is none.
     """
     engine = request.engine
+    if engine == "auto":
+        return automatic(settings) if spec.has_engines else [None]
     found = classes(engine, settings)
     if not found:
         own = [numerics for numerics, name in CLASSES.items() if name == engine]
@@ -72,20 +76,46 @@ def candidates(request: ExtractRequest, spec: ModelSpec, settings: Settings) -> 
     return found
 
 
-def choose(found: list[str | None], store: Store, plan: Callable[[str | None], Plan]) -> EngineChoice:
-    """One of the classes ``found``: that of a set which the store has already, so that it is continued, or the first.
+def choose(
+    request: ExtractRequest,
+    model: ModelLoader,
+    settings: Settings,
+    found: list[str | None],
+    known: Callable[[str | None], bool],
+    count: int,
+) -> EngineChoice:
+    """One of the classes ``found``.
+
+    That of a set which the store has already comes first, so that it is continued.
 
     Parameters
     ----------
     found
         From `candidates`.
-    plan
-        Makes the plan of a numerics class.
+    known
+        Whether the store has the plan of a numerics class.
+    count
+        Images of the job.
     """
     for numerics in found if len(found) > 1 else ():
-        if store.has_plan(plan(numerics).id):
+        if known(numerics):
             return EngineChoice(numerics, "The store has embeddings of the same request in these numbers.")
-    return EngineChoice(found[0], "The request names the engine.")
+    if request.engine != "auto":
+        return EngineChoice(found[0], "The request names the engine.")
+    if len(found) == 1:
+        return EngineChoice(None, "No other engine is installed that is fast on this machine.")
+    if count < FEWEST_TIMED:
+        return EngineChoice(None, f"The job has fewer than {FEWEST_TIMED:,} images: timing would not pay.")
+    kept = Kept(model, settings, found)
+    timings = kept.read()
+    if timings is None:
+        images = model.sample(images_to_time(settings))
+        if len(images) < LEAST_IMAGES:
+            return EngineChoice(None, f"Fewer than {LEAST_IMAGES} images of the sample could be read.")
+        timings = time_engines(model, settings, found, images)
+        kept.write(timings)
+    reason = "The fastest on this machine whose rows are those of eager float32."
+    return EngineChoice(timings.fastest(), reason, timings.rates, timings.cosines)
 
 
 def noted(embeddings: EmbeddingSet, spec: ModelSpec) -> JsonValue:

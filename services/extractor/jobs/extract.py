@@ -6,13 +6,15 @@ The plan is frozen before the first image is read; every later attempt continues
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import structlog
+from numpy.typing import NDArray
 from shoal.errors import EmbeddingsNotFound, JsonValue, StoreCorrupt, TooManyFailures
 from shoal.host import library_versions
 from shoal.jobs.child import JobContext
@@ -38,13 +40,23 @@ _log = structlog.get_logger(__name__)
 
 
 def open_plan(
-    ctx: JobContext, request: ExtractRequest, model: ModelLoader, settings: Settings, store: Store
+    ctx: JobContext,
+    request: ExtractRequest,
+    model: ModelLoader,
+    settings: Settings,
+    store: Store,
+    sample: Callable[[pa.Table, int], NDArray[np.uint8]],
 ) -> EmbeddingSet:
     """The set of embeddings that the job fills.
 
     The plan of an earlier attempt is continued unchanged, whatever happened to the folder since; otherwise the folder
     is listed. The same request on unchanged files makes the same plan, and so finds what other jobs have committed.
     All that is committed is read and compared with its checksums: damaged shards are removed and embedded again.
+
+    Parameters
+    ----------
+    sample
+        Decodes some images of a listing, (n, size, size, 3).
 
     Raises
     ------
@@ -55,6 +67,7 @@ def open_plan(
     frozen = _frozen(ctx, store)
     if frozen is not None:
         model.require_unchanged(frozen.plan)
+        model.sample = lambda count: sample(frozen.listing(), count)
         model.use(frozen.plan.engine)
         return frozen
     found = candidates(request, model.spec, settings)
@@ -66,8 +79,13 @@ def open_plan(
         follow_links=settings.follow_links,
         alive=lambda files: ctx.progress("list", files, unit="files"),
     )
+    model.sample = partial(sample, listing.table)
     plan_of = partial(make_plan, request, model, listing.table, settings.data)
-    choice = choose(found, store, plan_of)
+
+    def known(numerics: str | None) -> bool:
+        return store.has_plan(plan_of(numerics).id)
+
+    choice = choose(request, model, settings, found, known, listing.table.num_rows)
     model.use(choice.numerics)
     plan = plan_of(choice.numerics)
     if not store.has_plan(plan.id):

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from shoal.errors import JobError
 from shoal.host import available_cores
@@ -20,6 +21,7 @@ from extractor.images.child import Decoded, DecoderConfig, Undecodable
 from extractor.images.located import LocatedImage
 from extractor.images.pool import DecodePool, Item, prefetch_slots
 from extractor.models.spec import ModelSpec
+from extractor.sources.reading import Row, located_images
 from extractor.sources.source import Place
 
 POLL_S = 0.5
@@ -55,6 +57,26 @@ def decode_pool(request: ExtractRequest, spec: ModelSpec, settings: Settings) ->
     return DecodePool(
         config, workers=workers, slots=prefetch_slots(config.slot_bytes, workers, min(request.batch_size, 1024))
     )
+
+
+def sample_pixels(
+    ctx: JobContext, pool: DecodePool, request: ExtractRequest, settings: Settings, listing: pa.Table, count: int
+) -> NDArray[np.uint8]:
+    """About ``count`` images from all over ``listing``, (n, size, size, 3); those that cannot be decoded are left out.
+
+    The same listing gives the same images.
+    """
+    at = np.unique(np.linspace(0, max(listing.num_rows - 1, 0), min(count, listing.num_rows)).astype(np.int64))
+    chosen = listing.select(["image_path", "stamp"]).take(pa.array(at))
+    rows = (Row(*row) for row in zip(*(column.to_pylist() for column in chosen.columns), strict=True))
+    place = Place.of(request.images, settings.data, follow_links=settings.follow_links)
+    found = []
+    for item in pool.stream(located_images(rows, place), waiting=ctx.raise_if_cancelled):
+        if item.pixels is not None:
+            found.append(item.pixels.copy())
+            pool.release(item)
+    size = pool.config.transform.size
+    return np.stack(found) if found else np.empty((0, size, size, 3), np.uint8)
 
 
 def batches(

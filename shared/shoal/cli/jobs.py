@@ -51,7 +51,7 @@ Labels = Annotated[
 ]
 EngineFlag = Annotated[
     str | None,
-    typer.Option("--engine", help="How a network of PyTorch runs: eager, bf16, compile or openvino."),
+    typer.Option("--engine", help="How a network runs: auto, eager, bf16, compile, openvino or openvino-int8."),
 ]
 DEFAULT_MODEL = "tf_efficientnet_lite0"
 

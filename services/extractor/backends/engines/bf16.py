@@ -50,7 +50,8 @@ class AmpBackend(PartsBackend):
         if not on_gpu:
             keep_freed_memory()
         pixels = GPU_PART_PIXELS if on_gpu else CPU_PART_PIXELS
-        super().__init__(spec.transform, record, part=max(1, pixels // spec.transform.size**2))
+        part = max(1, pixels // spec.transform.size**2)
+        super().__init__(spec.transform, record, part=part, numerics=numerics)
         log.info("model loaded", model=spec.name, engine=numerics, device=str(self.device), part=self.part)
 
     def prepare(self, part: int) -> Network:

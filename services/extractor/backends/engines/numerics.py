@@ -56,6 +56,21 @@ def classes(engine: EngineName, settings: Settings) -> list[str | None]:
     return [each for each, name in CLASSES.items() if name == engine and missing(each, settings) is None]
 
 
+def automatic(settings: Settings) -> list[str | None]:
+    """The classes among which ``auto`` takes the fastest.
+
+    Not ``compile``, whose compiling takes longer than the others' timing, and never fewer bits than bfloat16 has.
+    """
+    from extractor.backends.torch import pick_device
+
+    found: list[str | None] = [None]
+    if fast_bf16(settings):
+        found.append("bf16")
+    if pick_device(settings.device).type == "cpu":
+        found += classes("openvino", settings)
+    return found
+
+
 def require(numerics: str | None, spec: ModelSpec, settings: Settings) -> None:
     """Check that this machine can compute in ``numerics``.
 

@@ -66,7 +66,7 @@ class OpenVinoBackend(PartsBackend):
             "ENABLE_CPU_PINNING": "NO",
         }
         self._compiled: tuple[int, CompiledModel] | None = None
-        super().__init__(spec.transform, record, part=part, threads=available_cores())
+        super().__init__(spec.transform, record, part=part, threads=available_cores(), numerics=numerics)
         log.info("model loaded", model=spec.name, engine=numerics, part=self.part, threads=available_cores())
 
     def quantised(self, model: Model) -> Model:
@@ -101,7 +101,9 @@ def convert(network: pixelnet.PixelNetwork, part: int, size: int, name: str) -> 
         # Tracing, which PyTorch replaces by an export, takes a third of the time, and hooks of modules inside.
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
-            return openvino.convert_model(network, example_input=example)
+            model = openvino.convert_model(network, example_input=example)
+        model.reshape([part, size, size, 3])
+        return model
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
         raise EngineUnavailable(

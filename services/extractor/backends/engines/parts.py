@@ -5,6 +5,7 @@ A fixed shape means one algorithm for every image, so that a row does not depend
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import Protocol
@@ -19,6 +20,8 @@ from extractor.images.transform import Transform
 
 Rows = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
+Sample = Callable[[int], NDArray[np.uint8]]
+"""Gives about so many images of the job as pixels, (n, size, size, 3)."""
 _NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "could not create a memory")
 """In the messages of libraries that raise no `MemoryError`."""
 
@@ -46,11 +49,16 @@ class PartsBackend:
         Images that go through the network at once.
     threads
         Parts that run at once, each with a network of its own from `prepare`.
+    numerics
+        The engine's numerics class.
     """
 
     max_in_flight = 2
 
-    def __init__(self, transform: Transform, record: ModelRecord, *, part: int, threads: int = 1) -> None:
+    def __init__(
+        self, transform: Transform, record: ModelRecord, *, part: int, threads: int = 1, numerics: str = ""
+    ) -> None:
+        self.numerics = numerics
         self.transform = transform
         self.record = record
         self.part = part
