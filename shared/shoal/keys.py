@@ -191,10 +191,14 @@ class KeyStore:
             reply = self._admit(keys=[_key(key_id), f"{PREFIX}:clock:{key_id}"], args=[_hash(secret), rate, BURST_S])
         answer, *values = (_text(part) for part in reply)
         if answer == "refused":
-            raise NotAuthenticated("This API key is unknown or was revoked.")
+            raise NotAuthenticated(
+                "This API key is unknown or was revoked. `shoal keys list` lists all; `shoal keys create` makes one."
+            )
         if answer == "slow":
             wait = max(1, round(float(values[0]) / 1e6 + 0.5))
-            raise RateLimited("This API key exceeds its rate limit.", retry_after_s=wait)
+            raise RateLimited(
+                f"This API key exceeds its rate limit. Send the request again in {wait} s.", retry_after_s=wait
+            )
         return Caller(key_id, values[0], Scope(values[1]))
 
     # ---- jobs of a key

@@ -275,14 +275,14 @@ def _json_object(file: UserFile) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise file.invalid(f"cannot be read: {error}.") from error
     if not isinstance(document, dict):
-        raise file.invalid("is not a JSON object.")
+        raise file.invalid("is not a JSON object. Use the file as it is published.")
     return document
 
 
 def _string_values(file: UserFile) -> dict[str, str]:
     document = _json_object(file)
     if not all(isinstance(value, str) for value in document.values()):
-        raise file.invalid("must map text to text.")
+        raise file.invalid("must map text to text. Use the file as it is published.")
     return document
 
 
@@ -290,7 +290,7 @@ def _numbers(file: UserFile) -> dict[int, int]:
     """The keys of an object of numbers by their values."""
     document = _json_object(file)
     if not all(_is_number(key) and _is_number(value) for key, value in document.items()):
-        raise file.invalid("must map numbers to numbers.")
+        raise file.invalid("must map numbers to numbers. Use the file as it is published.")
     return {int(value): int(key) for key, value in document.items()}
 
 

@@ -208,7 +208,10 @@ def refuse_other_sites(request: Request) -> None:
         except ValueError:  # "http://[": no browser sends that.
             site = ""
         if not site or site != own:
-            raise Forbidden("The request comes from a page of another web site (its `Origin` header says so).")
+            raise Forbidden(
+                "The request comes from a page of another web site: its `Origin` header names one. Send it from a "
+                "server, or through a proxy under the host of that page."
+            )
 
 
 def _read(body: EmbedRequest, settings: Settings) -> tuple[ModelSpec, list[bytes]]:

@@ -95,7 +95,10 @@ class TorchBackend:
             return self._forward(pixels)
         except torch.cuda.OutOfMemoryError as error:
             if len(pixels) == 1:
-                raise JobError("The GPU's memory is too small for a single image of this model.") from error
+                raise JobError(
+                    "The GPU's memory is too small for a single image of this model. Choose a smaller model, or set "
+                    "SHOAL_DEVICE=cpu."
+                ) from error
             torch.cuda.empty_cache()
             half = len(pixels) // 2
             log.warning("the batch does not fit into the GPU's memory; it is halved", batch=len(pixels))

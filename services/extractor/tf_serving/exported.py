@@ -118,7 +118,10 @@ def version_of(record: ModelRecord) -> int:
     """
     version = (record.weights_file or "").rpartition("/")[2]
     if not version.isdecimal():
-        raise ModelMismatch(f"The record of {record.name!r} does not name the version of the served model.")
+        raise ModelMismatch(
+            f"The record of {record.name!r} does not name the version of the served model. Import it again with "
+            f"`shoal models import-tf {record.name} SOURCE_DIR`."
+        )
     return int(version)
 
 

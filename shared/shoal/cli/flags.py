@@ -128,7 +128,14 @@ def parse_clusters(text: str) -> int | str:
 
 
 Clusters = Annotated[
-    Any, typer.Option("--clusters", "-k", parser=parse_clusters, metavar="K|auto", help="Number of clusters, or auto.")
+    Any,
+    typer.Option(
+        "--clusters",
+        "-k",
+        parser=parse_clusters,
+        metavar="K|auto",
+        help="Number of clusters; auto tries several and takes the best.",
+    ),
 ]
 
 
@@ -165,14 +172,22 @@ Format = Annotated[
 ]
 Include = Annotated[
     list[str] | None,
-    typer.Option("--include", metavar="PATTERN", help="Take only images that match, as in .gitignore; repeatable."),
+    typer.Option(
+        "--include",
+        metavar="PATTERN",
+        help="Take only images that match the pattern, written as in .gitignore; repeatable.",
+    ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", metavar="PATTERN", help="Leave out images that match, as in .gitignore; repeatable."),
+    typer.Option(
+        "--exclude",
+        metavar="PATTERN",
+        help="Leave out images that match the pattern, written as in .gitignore; repeatable.",
+    ),
 ]
 Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Take at most so many images, evenly spread over all.")
+    int | None, typer.Option("--limit", min=1, help="Take at most this many images, spread evenly over all.")
 ]
 
 

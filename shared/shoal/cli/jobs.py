@@ -189,30 +189,52 @@ def extract(
 def cluster(
     embeddings: Annotated[str, typer.Argument(help="Id of the embeddings to fit k-means on.")],
     score: Annotated[
-        list[str] | None, typer.Option(help="Id of embeddings to score instead of those fitted on; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Id of other embeddings to score, such as a validation set, in place of those fitted on; repeatable."
+        ),
     ] = None,
     clusters: Clusters = None,
     over: Annotated[
-        float | None, typer.Option(help="Number of clusters as a multiple of the number of classes.")
+        float | None,
+        typer.Option(help="In place of -k: number of clusters as a multiple of the number of classes, such as 1.5."),
     ] = None,
-    pca: Annotated[int | None, typer.Option(help="Number of principal components to keep.")] = None,
+    pca: Annotated[int | None, typer.Option(help="Number of principal components to keep; no PCA by default.")] = None,
     whiten: Annotated[bool, typer.Option(help="Whiten the principal components.")] = False,
     normalize: Annotated[bool, typer.Option(help="Scale embeddings to unit length first.")] = True,
-    engine: Annotated[str | None, typer.Option(envvar="SHOAL_ENGINE", help="k-means engine.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Maximum number of iterations.")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SHOAL_ENGINE",
+            help="Implementation of k-means: auto (the default: the fastest exact one), fast, faiss or faiss-super.",
+        ),
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(help="Maximum number of iterations; 50 by default.")] = None,
     restarts: Annotated[
-        int | None, typer.Option(help="Runs per seed; the one with the lowest inertia is kept.")
+        int | None,
+        typer.Option(help="Runs per seed, of which the tightest is kept; by default 1 to 16, by the time they take."),
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Random seed; repeatable.")] = None,
-    label_map: Annotated[str | None, typer.Option(help="Set the label map is learnt on: train or scored.")] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Random seed; repeatable. 0, 1 and 2 by default if there are labels, else 0."),
+    ] = None,
+    label_map: Annotated[
+        str | None,
+        typer.Option(help="Rows that decide which class a cluster stands for: train (the default) or scored."),
+    ] = None,
     spherical: Annotated[
-        bool, typer.Option(help="Cluster by cosine similarity: rows and centroids have unit length.")
+        bool, typer.Option(help="Cluster by cosine similarity, with centroids of unit length.")
     ] = False,
-    balanced: Annotated[float | None, typer.Option(help="Maximum cluster size, as a multiple of n / k.")] = None,
-    level: Annotated[
-        list[int] | None, typer.Option(help="Number of groups of a level above the clusters; repeatable.")
+    balanced: Annotated[
+        float | None, typer.Option(help="Maximum size of a cluster as a multiple of the average size, such as 1.2.")
     ] = None,
-    memory_limit: Annotated[str | None, typer.Option(help="Maximum memory of the job, such as 4GiB.")] = None,
+    level: Annotated[
+        list[int] | None,
+        typer.Option(help="Also group the clusters into this many groups; repeatable, in descending order."),
+    ] = None,
+    memory_limit: Annotated[
+        str | None, typer.Option(help="Maximum memory of the job, such as 4GiB; a quarter of the machine's by default.")
+    ] = None,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:

@@ -43,21 +43,19 @@ def import_(
     key: Annotated[
         str | None,
         typer.Option(
-            help="Array, tensor, dataset or column of shape (n, dim) to import. By default the only one, or that of a "
-            "usual name; of a file with train_embs, val_embs, … every set."
+            help="Name of the embeddings within the file: an array, tensor, dataset or column. Found by itself in most "
+            "files; of a file with train_embs, val_embs, … every set is imported."
         ),
     ] = None,
     label_key: Annotated[
         str | None,
         typer.Option(
-            help="Array or column of the same file with the labels; '' for none. By default that of a usual name."
+            help="Name of the labels within the file; '' for none. A usual name, such as labels, is found by itself."
         ),
     ] = None,
     path_key: Annotated[
         str | None,
-        typer.Option(
-            help="Array or column of the same file with the image paths; '' for none. By default that of a usual name."
-        ),
+        typer.Option(help="Name of the image paths within the file; '' for none. A usual name is found by itself."),
     ] = None,
     store: StoreRoot = None,
 ) -> None:

@@ -63,11 +63,15 @@ def unavailable_when_unreachable() -> Iterator[None]:
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise QueueUnavailable(f"The job queue's server does not answer: {error}. Check REDIS_URL.") from error
     except (OutOfMemoryError, ReadOnlyError, MasterDownError) as error:
-        raise QueueUnavailable(f"The job queue's server refuses commands: {error}") from error
+        raise QueueUnavailable(
+            f"The job queue's server refuses commands ({error}). Check its memory, disk and log."
+        ) from error
     except ResponseError as error:
         if not str(error).startswith(_REFUSALS):
             raise
-        raise QueueUnavailable(f"The job queue's server refuses commands: {error}") from error
+        raise QueueUnavailable(
+            f"The job queue's server refuses commands ({error}). Check its memory, disk and log."
+        ) from error
 
 
 class Scripts:

@@ -122,7 +122,7 @@ def open_parquet(file: UserFile, opened: Any) -> pq.ParquetFile:
     opened.seek(max(0, size - 8))
     tail = opened.read(8)
     if len(tail) < 8 or tail[4:] != b"PAR1" or int.from_bytes(tail[:4], "little") > min(size, _MAX_FOOTER):
-        raise file.invalid("is not a Parquet file, or is truncated.")
+        raise file.invalid("is not a Parquet file, or is truncated. Write it again.")
     opened.seek(0)
     try:
         parquet = pq.ParquetFile(opened)

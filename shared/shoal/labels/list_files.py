@@ -226,7 +226,9 @@ def _json_cells(file: UserFile, layout: ListLayout, line: str, number: int) -> l
 def _spaced(file: UserFile, line: str, number: int) -> tuple[str, str]:
     pair = split_spaced(line)
     if pair is None:
-        raise file.invalid(f"has no path and label in line {number}, unlike the lines before.", line=number)
+        raise file.invalid(
+            f"has no path and label in line {number}, unlike the lines before. Write `PATH LABEL` there.", line=number
+        )
     return pair
 
 

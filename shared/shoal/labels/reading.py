@@ -218,7 +218,10 @@ def _lines(file: UserFile, layout: Layout) -> Iterator[Entry]:
             elif not blank:
                 pair = split_spaced(line)
                 if pair is None:
-                    raise file.invalid(f"has no path and label in line {number}, unlike the lines before.", line=number)
+                    raise file.invalid(
+                        f"has no path and label in line {number}, unlike the lines before. Write `PATH LABEL` there.",
+                        line=number,
+                    )
                 yield number, pair[0], clean_label(pair[1])
 
 

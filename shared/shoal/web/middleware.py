@@ -364,7 +364,7 @@ class BodyLimits(HttpMiddleware):
                 if not message.get("more_body", False):
                     # Copying a large body takes a while too.
                     return b"".join(chunks) if size <= LARGE_BODY else await BODIES.run(_join, chunks)
-        raise RequestTimeout(f"The body did not arrive within {self._body_s:.0f} s.")
+        raise RequestTimeout(f"The body did not arrive within {self._body_s:.0f} s. Send the request again.")
 
 
 def _check_length(scope: Scope, most: int) -> None:
@@ -377,7 +377,9 @@ def _check_length(scope: Scope, most: int) -> None:
 
 
 def _too_large(most: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The body is larger than {most} bytes, the limit of this route.", max_bytes=most)
+    return BodyTooLarge(
+        f"The body is larger than {most} bytes, the limit of this route. Send less at once.", max_bytes=most
+    )
 
 
 def _join(chunks: list[bytes]) -> bytes:

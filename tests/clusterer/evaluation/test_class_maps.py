@@ -229,14 +229,14 @@ def test_a_broken_mapping_says_what_is_wrong(objectnet: Path) -> None:
     with pytest.raises(LabelsInvalid, match=r"clock|bench"):
         read_objectnet_pairs(objectnet, None, {"0"})
     (objectnet / "pytorch_to_imagenet_2012_id.json").write_text('{"0": "n01440764"}')
-    with pytest.raises(LabelsInvalid, match="must map numbers to numbers"):
+    with pytest.raises(LabelsInvalid, match=r"must map numbers to numbers\. Use the file as it is published\."):
         read_objectnet_pairs(objectnet, None, {"0"})
     (objectnet / "pytorch_to_imagenet_2012_id.json").write_text("[" * 100_000)
     with pytest.raises(LabelsInvalid, match="cannot be read"):
         read_objectnet_pairs(objectnet, None, {"0"})
     (objectnet / "pytorch_to_imagenet_2012_id.json").write_text("{}")
     (objectnet / "objectnet_to_imagenet_1k.json").write_text("[]")
-    with pytest.raises(LabelsInvalid, match="is not a JSON object"):
+    with pytest.raises(LabelsInvalid, match=r"is not a JSON object\. Use the file as it is published\."):
         read_objectnet_pairs(objectnet, None, {"0"})
     (objectnet / "folder_to_objectnet_label.json").unlink()
     (objectnet / "objectnet_to_imagenet_1k.json").write_text("{}")

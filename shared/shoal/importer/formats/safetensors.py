@@ -46,7 +46,7 @@ def read_safetensors(file: UserFile) -> Content:
         opened.seek(0)
         length = int.from_bytes(opened.read(8), "little")
         if size < 8 or length > min(_MAX_HEADER, size - 8):
-            raise file.invalid("is not a .safetensors file, or is truncated: its header is incomplete.")
+            raise file.invalid("is not a .safetensors file, or is truncated: its header is incomplete. Save it again.")
         try:
             header = json.loads(opened.read(length), object_pairs_hook=_unique)
             header.pop("__metadata__", None)
@@ -55,7 +55,9 @@ def read_safetensors(file: UserFile) -> Content:
                 for name, entry in header.items()
             }
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise file.invalid(f"is not a .safetensors file, or is damaged: {error!r} in its header.") from error
+            raise file.invalid(
+                f"is not a .safetensors file, or is damaged: {error!r} in its header. Save it again."
+            ) from error
     return Content(file, "tensor", arrays)
 
 
@@ -80,11 +82,14 @@ def _tensor(file: UserFile, opened: BinaryIO, name: str, entry: dict[str, object
     needed = expected_bytes(sizes, dtype)
     if end > available:
         raise file.invalid(
-            f"is truncated: `{name}` ends at byte {end:,} of its data, and {available:,} bytes are there.", key=name
+            f"is truncated: `{name}` ends at byte {end:,} of its data, and {available:,} bytes are there. "
+            "Save it again.",
+            key=name,
         )
     if end - begin != needed:
         raise file.invalid(
-            f"is damaged: `{name}` {sizes} {kind} takes {needed:,} bytes, and its header says {end - begin:,}.",
+            f"is damaged: `{name}` {sizes} {kind} takes {needed:,} bytes, and its header says {end - begin:,}. "
+            "Save it again.",
             key=name,
         )
     values: Values = np.empty(sizes, dtype)
