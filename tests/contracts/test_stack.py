@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -218,6 +219,21 @@ def test_a_folder_that_is_not_found_is_said_with_the_root_and_what_to_do(stack: 
     with pytest.raises(AssertionError, match="start the service with `shoal up --data") as raised:
         stack.cli("extract", str(tmp_path), "--model", "raw_pixels")
     assert "`images.path`" not in str(raised.value)
+
+
+def test_run_on_services_of_another_machine_sends_the_folder(stack: Running, client: Client, tmp_path: Path) -> None:
+    paint(tmp_path / "far")
+    # An address of this machine that is not known as one.
+    away = replace(stack, extractor=stack.extractor.replace("127.0.0.1", "0.0.0.0"))
+    report = tmp_path / "report.html"
+    text = away.cli("run", str(tmp_path / "far"), "--model", "raw_pixels", "--report", str(report))
+    embeddings = re.search(r"^embeddings: (\S+)$", text, re.MULTILINE)
+    assert embeddings is not None, text
+    facts = client.embeddings(embeddings[1])
+    assert (facts["rows"], facts["classes"], facts["source"]["path"][:9]) == (3 * PER_CLASS, 3, "upload:u-")
+    assert "<html" in report.read_text()
+    again = away.cli("extract", str(tmp_path / "far"), "--model", "raw_pixels", "--name", "raw_pixels")
+    assert again == embeddings[1]
 
 
 def test_existing_embeddings_are_imported_and_clustered(stack: Running, client: Client, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "run.run",
     "demo": "demo.demo",
     "doctor": "doctor.doctor",
+    "upload": "uploads.upload",
     "extract": "jobs.extract",
     "cluster": "jobs.cluster",
     "assign": "assign.assign",

@@ -119,7 +119,7 @@ def _root_named(path: str) -> Iterator[None]:
         hint = ""
         if here.is_dir() and not isinstance(error, NoImages):
             hint = f" {here.resolve()} exists: start the service with `shoal up --data {here.resolve().parent}`, or "
-            hint += "use `shoal run` instead of `shoal extract`."
+            hint += "use `shoal run` instead of `shoal extract`, or send the folder with `--upload`."
         raise type(error)(error.detail + root + hint, **error.members) from error
 
 
@@ -140,7 +140,8 @@ def extract(
     path: Annotated[
         str,
         typer.Argument(
-            help="Folder, list or archive of images: relative to the service's data root, or an absolute path below it."
+            help="Folder, list or archive of images: relative to the service's data root, or an absolute path below it. "
+            "Or `upload:ID`, as `shoal upload` prints it."
         ),
     ],
     model: Model = DEFAULT_MODEL,
@@ -165,6 +166,14 @@ def extract(
             envvar="SHOAL_MAX_FAILED_FRACTION", help="Fail if more than this share of the images cannot be read."
         ),
     ] = None,
+    upload: Annotated[
+        bool | None,
+        typer.Option(
+            "--upload/--no-upload",
+            help="Send the folder of this machine to the service first; by default where the service runs on another "
+            "machine and has no such path.",
+        ),
+    ] = None,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
@@ -173,6 +182,7 @@ def extract(
         job = client.extract(
             source_path(path),
             model=parse_model(model),
+            upload=upload,
             labels=parse_labels(labels),
             **({"split": split} if split else {}),
             **chosen_images(format, include, exclude, limit),

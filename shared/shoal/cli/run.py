@@ -44,6 +44,8 @@ from shoal.cli.request import (
 )
 from shoal.cli.session import Interrupted, Session, interruptible
 from shoal.cli.summary import RunSummary, left_out, print_summary, quoted
+from shoal.cli.uploads import run_elsewhere
+from shoal.client.transport import is_local
 from shoal.errors import ClustersInvalid, EmbeddingsNotFound, InvalidRequest, NotFound, StoreError
 from shoal.jobs.states import JobState
 from shoal.schemas import Job
@@ -104,7 +106,10 @@ def run(
     models: Models = None,
     store: StoreRoot = None,
 ) -> None:
-    """Group the images of one folder and show the groups. Starts the services it needs and stops them at the end."""
+    """Group the images of one folder and show the groups. Starts the services it needs and stops them at the end.
+
+    If SHOAL_EXTRACTOR_URL is another machine's, the folder is sent to it.
+    """
     started = time.monotonic()
     if clusters is not None and over is not None:
         raise InvalidRequest(TWO_CLUSTERS)
@@ -112,6 +117,10 @@ def run(
     options = {"pca": {"components": pca}} if pca else {}
     source = Source.of(folder, labels, **chosen_images(format, include, exclude, limit))
     ask = RunRequest(source, parse_model(model), clusters, over, options, again, max_failed_fraction, engine)
+    if not is_local(settings.extractor_url):
+        with errors_in_flags(RUN):
+            run_elsewhere(ask, sheet, report)
+        return
     opened = Store(store or settings.store)
     command = quoted("shoal", "run", folder) + _flags(model, labels, models, store, source.chosen)
     keep, roots = partial(ask.same_as, store=opened), (ask.source.root, models or settings.models, opened.root)

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from shoal.client.images import MAX_IMAGES, Chunk, Chunks, Image
-from shoal.client.requests import RETRY_STATUSES, Query, Request, Service, pause_s, problem, retry_after_s
-from shoal.client.transport import Body, Services, T, Transport
+from shoal.client.requests import Query, Request, Service
+from shoal.client.sending import Sending
+from shoal.client.transport import T, is_local
+from shoal.client.uploads import Outgoing, images_of, send_upload, with_label_file
 from shoal.client.vectors import Assignments, Json, Pieces, Vectors, embeddings_of, of_arrow, of_json
-from shoal.errors import InvalidRequest, ShoalError, TooManyRequests, Unavailable, by_code
+from shoal.errors import (
+    InvalidRequest,
+    PathNotFound,
+    PathOutsideRoot,
+    ShoalError,
+    TooManyRequests,
+    Unavailable,
+    by_code,
+)
 from shoal.figures import Metrics
 from shoal.inline import ARROW, NPY
 from shoal.schemas import Job, JobPage
@@ -35,41 +43,74 @@ PATIENCE_S = 600.0
 """How long `follow` waits for a service that does not answer: longer than an upgrade takes."""
 
 
-class Calls:
+class Calls(Sending):
     """The methods of both clients; parameters as in `Client`."""
 
-    _over: ClassVar[type[Transport]]
-
-    def __init__(
-        self,
-        extractor_url: str | None = None,
-        clusterer_url: str | None = None,
-        api_key: str | None = None,
-        *,
-        timeout_s: float = 60.0,
-        retries: int = 4,
-    ) -> None:
-        self._services = Services.of(extractor_url, clusterer_url, api_key, timeout_s)
-        self._transport = self._over(self._services)
-        self._retries = retries
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._transport.close()
-
     async def extract(
-        self, /, path: str, *, model: str | Json, idempotency_key: str | None = None, **options: object
+        self,
+        /,
+        path: str | Path,
+        *,
+        model: str | Json,
+        upload: bool | None = None,
+        idempotency_key: str | None = None,
+        **options: object,
     ) -> Job:
-        """Submit an extraction of the images of ``path`` (relative to the data root).
+        """Submit an extraction of images.
 
-        Options named in `IMAGES_FIELDS`, such as ``labels``, go to ``images``; every other option is a field of
-        `POST /extract`.
+        Options in `IMAGES_FIELDS`, such as ``labels``, go to ``images``; the others are fields of `POST /extract`.
+
+        Parameters
+        ----------
+        path
+            Where the images are, relative to the service's data root; ``upload:<id>`` for an upload.
+        upload
+            Whether to `upload` the folder ``path`` of this machine first. None does so where the extractor runs on
+            another machine and has no such path, or ``path`` is a `Path`.
         """
-        images: Json = {"path": path}
-        images.update({key: options.pop(key) for key in IMAGES_FIELDS if key in options})
-        return await self._submit(
-            "extractor", "/extract", {"images": images, "model": model, **options}, idempotency_key
-        )
+        chosen: Json = {key: options.pop(key) for key in IMAGES_FIELDS if key in options}
+
+        async def submit(images: Json) -> Job:
+            body = {"images": {**images, **chosen}, "model": model, **options}
+            return await self._submit("extractor", "/extract", body, idempotency_key)
+
+        here = Path(path).expanduser()
+        may_upload = upload or (upload is None and not is_local(self._services.urls["extractor"]) and here.is_dir())
+        if not upload and not (may_upload and isinstance(path, Path)):
+            try:
+                return await submit(images_of(str(path)))
+            except (PathNotFound, PathOutsideRoot) as error:
+                if not may_upload or error.members.get("field") != "images.path":
+                    raise
+        extra, chosen = with_label_file(here, chosen)
+        return await submit({"upload": (await self.upload(here, extra=extra))["upload"]})
+
+    async def upload(
+        self,
+        /,
+        images: str | Path | Iterable[str | Path],
+        *,
+        extra: Mapping[str, Path] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Json:
+        """Send a folder, or files, to the extractor; a broken or killed upload of the same files is continued.
+
+        Parameters
+        ----------
+        images
+            A folder with all its files, or files, which are named by their last part.
+        extra
+            Further files by their path in the upload, such as a label file.
+        on_progress
+            Called after every part with the bytes that have been sent, and all bytes.
+
+        Returns
+        -------
+        dict
+            ``upload``, the id; ``images`` and ``bytes``, their number and size.
+        """
+        outgoing = await self._transport.work(lambda: Outgoing.of(images, extra or {}))
+        return await send_upload(self._transport, self._send, outgoing, on_progress)
 
     async def cluster(self, /, embeddings: str | Json, *, idempotency_key: str | None = None, **options: object) -> Job:
         """Submit a clustering of an embeddings id; every option is a field of `POST /cluster`."""

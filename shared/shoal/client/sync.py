@@ -95,6 +95,7 @@ class Client:
     close = _blocking(Calls.close)
 
     extract = _blocking(Calls.extract)
+    upload = _blocking(Calls.upload)
     cluster = _blocking(Calls.cluster)
     sweep = _blocking(Calls.sweep)
     embed = _blocking(Calls.embed)

@@ -60,12 +60,13 @@ class Services:
         """An httpx client of each service."""
         return {
             # Not through a proxy: for this machine, localhost would be the proxy itself.
-            service: make(base_url=url, headers=self.headers, timeout=self.timeout_s, trust_env=not _is_local(url))
+            service: make(base_url=url, headers=self.headers, timeout=self.timeout_s, trust_env=not is_local(url))
             for service, url in self.urls.items()
         }
 
 
-def _is_local(url: str) -> bool:
+def is_local(url: str) -> bool:
+    """Whether a service of this URL runs on this machine."""
     host = httpx.URL(url).host
     return host == "localhost" or host.startswith("127.") or host == "::1"
 

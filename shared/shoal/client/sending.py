@@ -1,0 +1,79 @@
+"""Sending the requests of a client: again where the service does not answer, and errors as exceptions."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import ClassVar
+
+import httpx
+
+from shoal.client.requests import RETRY_STATUSES, Query, Request, Service, pause_s, problem, retry_after_s
+from shoal.client.transport import Body, Services, Transport
+from shoal.client.vectors import Json
+from shoal.errors import Unavailable
+from shoal.schemas import Job
+
+
+class Sending:
+    """What every method of the clients is written with."""
+
+    _over: ClassVar[type[Transport]]
+
+    def __init__(
+        self,
+        extractor_url: str | None = None,
+        clusterer_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 60.0,
+        retries: int = 4,
+    ) -> None:
+        self._services = Services.of(extractor_url, clusterer_url, api_key, timeout_s)
+        self._transport = self._over(self._services)
+        self._retries = retries
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._transport.close()
+
+    async def _get(self, service: Service, path: str, query: Query | None = None) -> Json:
+        answer: Json = (await self._send(Request(service, "GET", path, query or {}))).json()
+        return answer
+
+    async def _submit(self, service: Service, path: str, body: Json, key: str | None) -> Job:
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        body = {name: value for name, value in body.items() if value is not None}
+        answer = await self._send(Request(service, "POST", path, json=body, headers=headers))
+        return Job.model_validate(answer.json())
+
+    @asynccontextmanager
+    async def _open(self, request: Request) -> AsyncIterator[Body]:
+        """An answer that is read as it comes; it cannot be repeated."""
+        try:
+            async with self._transport.open(request) as body:
+                yield body
+        except httpx.TransportError as error:
+            url = self._services.urls[request.service]
+            raise Unavailable(f"{url} does not answer, or broke off ({error}).") from error
+
+    async def _send(self, request: Request) -> httpx.Response:
+        """The answer, after as many tries as it takes."""
+        for attempt in range(self._retries + 1):
+            last = attempt == self._retries
+            try:
+                response = await self._transport.send(request)
+            except httpx.TransportError as error:
+                if last:
+                    url = self._services.urls[request.service]
+                    raise Unavailable(f"{url} does not answer ({error}). Is `shoal up` running?") from error
+                await self._transport.sleep(pause_s(attempt))
+                continue
+            if response.status_code in RETRY_STATUSES and not last:
+                await self._transport.sleep(retry_after_s(response.headers.get("Retry-After")))
+                continue
+            if response.is_error:
+                raise problem(response)
+            return response
+        raise AssertionError("unreachable")
