@@ -140,8 +140,8 @@ def extract(
     path: Annotated[
         str,
         typer.Argument(
-            help="Folder, list or archive of images: relative to the service's data root, or an absolute path below it. "
-            "Or `upload:ID`, as `shoal upload` prints it."
+            help="Folder, list or archive of images: relative to the service's data root, or an absolute path below "
+            "it; or `upload:ID`, as `shoal upload` prints it."
         ),
     ],
     model: Model = DEFAULT_MODEL,

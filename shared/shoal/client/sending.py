@@ -56,7 +56,7 @@ class Sending:
                 yield body
         except httpx.TransportError as error:
             url = self._services.urls[request.service]
-            raise Unavailable(f"{url} does not answer, or broke off ({error}).") from error
+            raise Unavailable(f"{url} does not answer, or broke off ({error}). Is `shoal up` running?") from error
 
     async def _send(self, request: Request) -> httpx.Response:
         """The answer, after as many tries as it takes."""
