@@ -22,6 +22,8 @@ LIBRARIES = (
     "torchvision",
     "timm",
     "tensorflow",
+    "openvino",
+    "nncf",
     "faiss-cpu",
     "faiss-gpu",
     "scikit-learn",

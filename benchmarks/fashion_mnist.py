@@ -31,6 +31,7 @@ from shoal.store import Store
 
 PACKAGE = "dataset-fashion-mnist"
 INSTALLED = Path("/usr/share/datasets/fashion-mnist")
+WHOLE = "lite0, whole image"
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot")
 
 
@@ -40,6 +41,13 @@ def main() -> None:
     options.add_argument("--dataset", type=Path, help="folder with t10k-images-idx3-ubyte.gz and its labels")
     options.add_argument("--images", type=int, default=2000, help="how many test images (%(default)s)")
     options.add_argument("--seeds", type=int, default=5, help="how many seeds (%(default)s)")
+    options.add_argument(
+        "--engines",
+        nargs="+",
+        default=["eager"],
+        metavar="ENGINE",
+        help="engines that embed the whole image, such as bf16 openvino openvino-int8, beside eager",
+    )
     options.add_argument("--work", type=Path, help="keep images and store here; a temporary folder by default")
     options.add_argument(
         "--write-images",
@@ -57,7 +65,11 @@ def main() -> None:
             return
         write_images(chosen.dataset or fetch(work / "package"), work / "data" / "fashion", chosen.images)
         settings = Settings(data=work / "data", models=work / "models", store=work / "store", offline=True)
-        models = {name: measure(model, settings, chosen.seeds) for name, model in models_of(settings).items()}
+        compared = models_of(settings)
+        models = {name: measure(model, settings, chosen.seeds) for name, model in compared.items()}
+        for engine in (each for each in chosen.engines if each != "eager"):
+            row = measure(compared[WHOLE], settings, chosen.seeds, engine)
+            models[f"{WHOLE}, {engine}"] = {**row, **beside(row, models[WHOLE])}
     print(f"Fashion-MNIST, first {chosen.images} test images, L2-normalised, k = 10, {chosen.seeds} seeds")
     for model, row in models.items():
         figures = "  ".join(
@@ -77,13 +89,19 @@ def models_of(settings: Settings) -> dict[str, Any]:
     shutil.copyfile(weights, settings.models / weights.name)
     # The garments fill their 28 pixels, and the network's own centre crop cuts an eighth of them off.
     whole = {"architecture": spec.architecture, "weights": weights.name, "transform": {"crop_fraction": 1.0}}
-    return {"lite0, whole image": whole, "lite0, its own crop": spec.name, "raw pixels": "raw_pixels"}
+    return {WHOLE: whole, "lite0, its own crop": spec.name, "raw pixels": "raw_pixels"}
 
 
-def measure(model: Any, settings: Settings, seeds: int) -> dict[str, Any]:
+def beside(row: dict[str, Any], eager: dict[str, Any]) -> dict[str, Any]:
+    """How far an engine's means are from eager's, and whether that is within the seeds' standard deviation."""
+    off = {name: round(row[name]["mean"] - eager[name]["mean"], 4) for name in ("acc", "nmi")}
+    return {"off": off, "within_std": all(abs(off[name]) <= eager[name]["std"] for name in off)}
+
+
+def measure(model: Any, settings: Settings, seeds: int, engine: str = "eager") -> dict[str, Any]:
     """Embed, cluster and score with one model."""
     start = time.perf_counter()
-    request = {"images": {"path": "fashion"}, "model": model, "thumbnails": False}
+    request = {"images": {"path": "fashion"}, "model": model, "engine": engine, "thumbnails": False}
     extracted = extractor.run(JobContext.local(request, kind="extract:torch"), settings)
     middle = time.perf_counter()
     request = {
@@ -98,6 +116,7 @@ def measure(model: Any, settings: Settings, seeds: int) -> dict[str, Any]:
     rows = list(metrics["scored"][extracted["embeddings"]]["seeds"].values())
     return {
         "rows": extracted["rows"],
+        "numerics": (extracted["engine"] or {}).get("numerics"),
         "dim": extracted["dim"],
         "restarts": clustering.spec["restarts"],
         "acc": spread([row["accuracy"]["hungarian"]["scored"] for row in rows]),
