@@ -255,6 +255,12 @@ class Settings(BaseSettings):
         description="Memory for the last used clusterings, which `/assign` keeps loaded. The last one stays loaded, "
         "however large it is.",
     )
+    search_cache: Annotated[ByteSize, Field(ge=0)] = Field(
+        ByteSize(2**30),
+        validation_alias="SHOAL_SEARCH_CACHE",
+        description="Memory for the last searched embeddings, which `/search` keeps loaded: a byte a value. Of larger "
+        "ones it reads all vectors at each search.",
+    )
     max_held_bytes: int = Field(
         2**29,
         ge=1024,

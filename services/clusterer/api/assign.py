@@ -7,14 +7,12 @@ interpreter lock, and with it the event loop, or keep all others waiting.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Annotated, Final
 
-import httpx
 import numpy as np
 import pyarrow as pa
-from fastapi import Depends, FastAPI, Path, Query, Request, Response
+from fastapi import Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import to_json
@@ -31,6 +29,7 @@ from shoal.web.route import router as make_router
 from shoal.web.tables import table_pieces
 
 from clusterer.api import images, vectors
+from clusterer.api.images import Embedder, ExtractorDep
 from clusterer.api.loaded import LoadedClusterings
 from clusterer.api.vectors import Vectors
 from clusterer.data.rows import Float64Array
@@ -56,11 +55,12 @@ QUANTILE_TEXT: Final = (
 )
 
 
-def _as_array(row: list[float]) -> Float64Array:
+def as_array(row: list[float]) -> Float64Array:
+    """The values of a list, ``(n,)``."""
     return np.array(row, dtype=np.float64)
 
 
-Row = Annotated[list[float], Field(max_length=MAX_DIM, fail_fast=True), AfterValidator(_as_array)]
+Row = Annotated[list[float], Field(max_length=MAX_DIM, fail_fast=True), AfterValidator(as_array)]
 """An embedding, validated to a float64 array. Only the first invalid value is reported."""
 
 
@@ -84,16 +84,6 @@ class AssignRequest(Schema):
         return self
 
 
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Close what the first requests of an application made for all: connections to the extractor."""
-    yield
-    client: httpx.AsyncClient | None = getattr(app.state, "extractor", None)
-    if client is not None:
-        await client.aclose()
-        del app.state.extractor
-
-
 async def _loaded(request: Request) -> LoadedClusterings:
     state = request.app.state
     if not hasattr(state, "loaded"):
@@ -102,15 +92,7 @@ async def _loaded(request: Request) -> LoadedClusterings:
     return loaded
 
 
-async def _extractor(request: Request) -> httpx.AsyncClient:
-    state = request.app.state
-    if not hasattr(state, "extractor"):
-        state.extractor = images.client()
-    client: httpx.AsyncClient = state.extractor
-    return client
-
-
-router = make_router(lifespan=lifespan)
+router = make_router(lifespan=images.lifespan)
 BODY: Final = {
     "required": True,
     "content": {
@@ -153,7 +135,7 @@ async def assign(
     clustering_id: Annotated[Id, Path(description="Id of the clustering.")],
     request: Request,
     clusterings: Annotated[LoadedClusterings, Depends(_loaded)],
-    extractor: Annotated[httpx.AsyncClient, Depends(_extractor)],
+    extractor: ExtractorDep,
     settings: SettingsDep,
     forwarded: ForwardedHeaders,
     outlier_quantile: Annotated[
@@ -182,7 +164,7 @@ async def assign(
         document = await parsing_pool(body).run(parse_json, body, AssignRequest)
         outlier_quantile = _only_one(document.outlier_quantile, outlier_quantile)
         if document.images is not None:
-            sent = await images.embed_images(document.images, loaded, extractor, settings, forwarded)
+            sent = await images.embed_images(document.images, embedder_of(loaded), extractor, settings, forwarded)
         else:
             sent = await COMPUTE.run(vectors.of_rows, document.embeddings or [], loaded.check_dim)
     await COMPUTE.run(check_rows, loaded, sent)
@@ -201,6 +183,20 @@ def check_rows(loaded: LoadedClustering, sent: Vectors) -> None:
     if loaded.transform.largest_value < math.inf:
         for first, block in sent.blocks():
             loaded.check_size(block, first)
+
+
+def embedder_of(loaded: LoadedClustering) -> Embedder:
+    """The model whose embeddings were clustered."""
+    return Embedder(
+        model=loaded.model,
+        transform=loaded.image_transform,
+        dim=loaded.dim,
+        unknown="The model of this clustering is unknown, since its embeddings were imported. Send `embeddings` "
+        "instead.",
+        field="images",
+        since="its embeddings were clustered",
+        again="extract and cluster again",
+    )
 
 
 def _not_accepted() -> UnsupportedMediaType:

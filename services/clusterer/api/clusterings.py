@@ -17,7 +17,7 @@ from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
 from shoal.web.tables import TABLE_RESPONSE, TableFormat, table_response
 
-from clusterer.api import assign, sweeps
+from clusterer.api import assign, search, sweeps
 from clusterer.jobs.plan import make_plan
 from clusterer.results.exports import deleted_sets, described_assignments, described_schema
 from clusterer.results.read import (
@@ -40,10 +40,10 @@ def build(settings: Settings | None = None, queue: JobQueue | None = None, store
     """The application; arguments default to the environment's settings."""
     return create_app(
         service="clusterer",
-        routers=[router, assign.router, sweeps.router],
+        routers=[router, assign.router, search.router, sweeps.router],
         kinds=(KIND, sweeps.KIND),
         summary="Clusters embeddings with PCA and k-means, and scores the clusters.",
-        inline_paths=["/assign"],
+        inline_paths=["/assign", "/search"],
         settings=settings,
         queue=queue,
         store=store,

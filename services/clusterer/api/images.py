@@ -1,14 +1,17 @@
-"""Images of a request: the extractor embeds them, by the model whose embeddings were clustered."""
+"""Images of a request: the extractor embeds them, by the model of the embeddings that they are compared with."""
 
 from __future__ import annotations
 
 import base64
 import json
 from collections.abc import AsyncIterator, Mapping
-from typing import Final
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Final
 
 import httpx
 import numpy as np
+from fastapi import Depends, FastAPI, Request
 from shoal.errors import InvalidRequest, ModelChanged, ShoalError, Unavailable, by_code
 from shoal.inline import MODEL_DIGEST, TRANSFORM
 from shoal.settings import Settings
@@ -18,7 +21,6 @@ from shoal.web.pools import WORK
 
 from clusterer.api.vectors import Vectors
 from clusterer.data.rows import Float32Array
-from clusterer.results.loaded import LoadedClustering
 
 TIMEOUT_S: Final = 150.0
 PIECE: Final = 1 << 18
@@ -27,15 +29,61 @@ OVERRIDES: Final = ("size", "crop_fraction", "interpolation", "mean", "std")
 """What a request may set of the transform of a model of its own."""
 
 
-def client() -> httpx.AsyncClient:
-    """The client that all requests of an application share."""
-    # Not through a proxy: the extractor is a service of this installation.
-    return httpx.AsyncClient(timeout=TIMEOUT_S, limits=LIMITS, trust_env=False)
+@dataclass(frozen=True)
+class Embedder:
+    """The model that embeds the images of a request.
+
+    Attributes
+    ----------
+    model
+        The record of the model of the embeddings that they are compared with.
+    transform
+        How images became that model's input; None if that is not known.
+    dim
+        Length of an embedding.
+    unknown
+        What the caller does where the model is not known.
+    field
+        The field that has the images.
+    since, again
+        When the embeddings were made, and what makes them again.
+    """
+
+    model: Mapping[str, object]
+    transform: Mapping[str, object] | None
+    dim: int
+    unknown: str
+    field: str
+    since: str
+    again: str
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Close what the first requests of an application made for all: connections to the extractor."""
+    yield
+    client: httpx.AsyncClient | None = getattr(app.state, "extractor", None)
+    if client is not None:
+        await client.aclose()
+        del app.state.extractor
+
+
+async def _extractor(request: Request) -> httpx.AsyncClient:
+    state = request.app.state
+    if not hasattr(state, "extractor"):
+        # Not through a proxy: the extractor is a service of this installation.
+        state.extractor = httpx.AsyncClient(timeout=TIMEOUT_S, limits=LIMITS, trust_env=False)
+    client: httpx.AsyncClient = state.extractor
+    return client
+
+
+ExtractorDep = Annotated[httpx.AsyncClient, Depends(_extractor)]
+"""The client that all requests of an application share."""
 
 
 async def embed_images(
     images: list[str],
-    loaded: LoadedClustering,
+    embedder: Embedder,
     http: httpx.AsyncClient,
     settings: Settings,
     forwarded: Mapping[str, str],
@@ -50,25 +98,22 @@ async def embed_images(
     Raises
     ------
     InvalidRequest
-        The clustering is of imported embeddings, whose model is unknown.
+        The embeddings were imported, so their model is unknown.
     ModelChanged
-        The model's weights are not those of the embeddings that were clustered.
+        The model's weights are not those of the embeddings.
     Unavailable
         The extractor does not answer.
     ShoalError
         What the extractor answered.
     """
-    record = ModelRecord.model_validate(loaded.model)
+    record = ModelRecord.model_validate(embedder.model)
     if record.backend == "import":
-        raise InvalidRequest(
-            "The model of this clustering is unknown, since its embeddings were imported. Send `embeddings` instead.",
-            field="images",
-        )
+        raise InvalidRequest(embedder.unknown, field=embedder.field)
     headers = {"Content-Type": "application/json", **forwarded}
     if "Authorization" not in headers and settings.api_key:
         headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
     url = f"{settings.extractor_url.rstrip('/')}/v1/embeddings"
-    model = model_of(record, loaded.image_transform)
+    model = model_of(record, embedder.transform)
     try:
         answer = await http.post(url, content=_request_pieces(model, images), headers=headers)
     except httpx.TransportError as error:
@@ -77,12 +122,12 @@ async def embed_images(
     if answer.is_error:
         raise _problem(answer)
     try:
-        _check_model(record, loaded.image_transform, answer.headers)
+        _check_model(embedder, record.digest, answer.headers)
         rows = await WORK.run(_embeddings, answer.content, len(images))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise Unavailable(f"The extractor at {url} answered what is not embeddings ({error}).") from error
-    if rows.shape[1] != loaded.dim:
-        raise _changed(record, f"its embeddings have {rows.shape[1]} dimensions instead of {loaded.dim}")
+    if rows.shape[1] != embedder.dim:
+        raise _changed(embedder, f"its embeddings have {rows.shape[1]} dimensions instead of {embedder.dim}")
     return Vectors(rows)
 
 
@@ -129,21 +174,20 @@ async def _request_pieces(model: str | dict[str, object], images: list[str]) -> 
     yield b"]}"
 
 
-def _check_model(record: ModelRecord, transform: Mapping[str, object] | None, headers: Mapping[str, str]) -> None:
-    if headers.get(MODEL_DIGEST, record.digest) != record.digest:
-        raise _changed(record, "its weights or its settings are others now")
+def _check_model(embedder: Embedder, digest: str, headers: Mapping[str, str]) -> None:
+    if headers.get(MODEL_DIGEST, digest) != digest:
+        raise _changed(embedder, "its weights or its settings are others now")
     now = json.loads(headers.get(TRANSFORM, "{}"))
     # Either may lack fields: a release that adds one does not write it into the plans that exist.
-    for name, value in (transform or {}).items():
+    for name, value in (embedder.transform or {}).items():
         if now.get(name, value) != value:
-            raise _changed(record, f"of its images' transform, `{name}` is {now[name]} instead of {value}")
+            raise _changed(embedder, f"of its images' transform, `{name}` is {now[name]} instead of {value}")
 
 
-def _changed(record: ModelRecord, why: str) -> ModelChanged:
+def _changed(embedder: Embedder, why: str) -> ModelChanged:
+    name = str(embedder.model["name"])
     return ModelChanged(
-        f"The model `{record.name}` has changed since its embeddings were clustered: {why}. Restore it, or extract and "
-        "cluster again.",
-        model=record.name,
+        f"The model `{name}` has changed since {embedder.since}: {why}. Restore it, or {embedder.again}.", model=name
     )
 
 

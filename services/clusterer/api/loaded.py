@@ -1,43 +1,61 @@
-"""Which clusterings are in memory: the last used ones, within a number of bytes."""
+"""What stays in memory between requests: the last used clusterings and embeddings, within a number of bytes each."""
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import OrderedDict
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
+from shoal.errors import EmbeddingsNotFound
 from shoal.store import Store
 from shoal.store.clustering import clustering_not_found
 from shoal.store.layout import is_id
 from shoal.web.pools import WORK
 
+from clusterer.jobs.plan import open_complete
 from clusterer.results.loaded import LoadedClustering
+from clusterer.search.loaded import LoadedEmbeddings, sketch_bytes
 
 Version = tuple[int, int, int]
-"""Device, inode and time of change of a clustering's folder: another one for one that was deleted and made again."""
+"""Device, inode and time of change of a folder or file: another one for one that was deleted and made again."""
 
 
-class LoadedClusterings:
-    """Keeps clusterings in memory. All methods run on the event loop, so that they need no lock.
+class Loaded(Protocol):
+    """What is kept."""
 
-    A clustering never changes, so only its folder is looked at again: a deleted one is not found at once.
+    @property
+    def bytes(self) -> int:
+        """Bytes of memory, about."""
+        ...
+
+
+L = TypeVar("L", bound=Loaded)
+
+
+class LastUsed(ABC, Generic[L]):
+    """Keeps what was used last in memory. All methods run on the event loop, so that they need no lock.
+
+    What is kept never changes, so only its folder is looked at again: what was deleted is not found at once.
 
     Parameters
     ----------
     store
-        Where they are read.
+        Where it is read.
     limit
-        Bytes that they may take. The last used one stays, however large it is.
+        Bytes that all may take. The last used one stays, however large it is.
     """
 
     def __init__(self, store: Store, limit: int) -> None:
         self._store = store
         self._limit = limit
-        self._kept: OrderedDict[str, tuple[Version, LoadedClustering]] = OrderedDict()
-        self._loading: dict[tuple[str, Version], asyncio.Task[LoadedClustering]] = {}
+        self._kept: OrderedDict[str, tuple[Version, L]] = OrderedDict()
+        self._loading: dict[tuple[str, Version], asyncio.Task[L]] = {}
 
     @property
     def ids(self) -> list[str]:
-        """Ids of the clusterings in memory, the last used one last."""
+        """Ids of what is in memory, the last used one last."""
         return list(self._kept)
 
     @property
@@ -45,25 +63,25 @@ class LoadedClusterings:
         """How many are being read."""
         return len(self._loading)
 
-    async def get(self, clustering_id: str) -> LoadedClustering:
-        """A clustering, read if it is not in memory. Requests that come meanwhile wait for the same read.
+    async def get(self, name: str) -> L:
+        """What has an id, read if it is not in memory. Requests that come meanwhile wait for the same read.
 
         Raises
         ------
-        ClusteringNotFound
-            No clustering has that id.
+        NotFound, Conflict
+            Nothing has that id, or it is not finished.
         StoreCorrupt
             A file of it is missing or damaged.
         """
-        version = await WORK.run(self._version, clustering_id)
+        version = await WORK.run(self._version, name)
         if version is None:
-            self._kept.pop(clustering_id, None)
-            raise clustering_not_found(clustering_id)
-        known = self._kept.get(clustering_id)
+            self._kept.pop(name, None)
+            raise await WORK.run(self._absent, name)
+        known = self._kept.get(name)
         if known is not None and known[0] == version:
-            self._kept.move_to_end(clustering_id)
+            self._kept.move_to_end(name)
             return known[1]
-        key = clustering_id, version
+        key = name, version
         task = self._loading.get(key)
         if task is None:
             task = self._loading[key] = asyncio.create_task(self._load(*key))
@@ -71,22 +89,77 @@ class LoadedClusterings:
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(task)
 
-    async def _load(self, clustering_id: str, version: Version) -> LoadedClustering:
+    async def _load(self, name: str, version: Version) -> L:
         try:
-            loaded = await WORK.run(LoadedClustering.load, self._store, clustering_id)
+            loaded = await self._read(name)
         finally:
-            del self._loading[clustering_id, version]
-        self._kept[clustering_id] = version, loaded
-        self._kept.move_to_end(clustering_id)
-        while len(self._kept) > 1 and sum(each.bytes for _, each in self._kept.values()) > self._limit:
+            del self._loading[name, version]
+        self._kept[name] = version, loaded
+        self._kept.move_to_end(name)
+        while len(self._kept) > 1 and self._bytes() > self._limit:
             self._kept.popitem(last=False)
         return loaded
 
-    def _version(self, clustering_id: str) -> Version | None:
-        if not is_id(clustering_id):
+    def _bytes(self) -> int:
+        return sum(each.bytes for _, each in self._kept.values())
+
+    def _version(self, name: str) -> Version | None:
+        if not is_id(name):
             return None
         try:
-            found = self._store.layout.clustering(clustering_id).folder.stat()
+            found = self._place(name).stat()
         except OSError:
             return None
         return found.st_dev, found.st_ino, found.st_mtime_ns
+
+    @abstractmethod
+    async def _read(self, name: str) -> L:
+        """Read what has an id."""
+
+    @abstractmethod
+    def _place(self, name: str) -> Path:
+        """The folder or file that is there as long as what has the id."""
+
+    @abstractmethod
+    def _absent(self, name: str) -> Exception:
+        """The error if it is not there."""
+
+
+class LoadedClusterings(LastUsed[LoadedClustering]):
+    """The clusterings used last."""
+
+    async def _read(self, name: str) -> LoadedClustering:
+        return await WORK.run(LoadedClustering.load, self._store, name)
+
+    def _place(self, name: str) -> Path:
+        return self._store.layout.clustering(name).folder
+
+    def _absent(self, name: str) -> Exception:
+        return clustering_not_found(name)
+
+
+class LoadedEmbeddingSets(LastUsed[LoadedEmbeddings]):
+    """The embeddings sets searched last. They are read one at a time, each once there is room for it."""
+
+    def __init__(self, store: Store, limit: int) -> None:
+        super().__init__(store, limit)
+        self._reading = asyncio.Lock()
+
+    async def _read(self, name: str) -> LoadedEmbeddings:
+        async with self._reading:
+            found = await WORK.run(open_complete, self._store, name)
+            needed = min(sketch_bytes(found), self._limit)
+            while self._kept and self._bytes() + needed > self._limit:
+                self._kept.popitem(last=False)
+            return await WORK.run(LoadedEmbeddings.of, found, self._limit)
+
+    def _place(self, name: str) -> Path:
+        # It is written last and never again.
+        return self._store.layout.embeddings(name).manifest
+
+    def _absent(self, name: str) -> Exception:
+        try:
+            open_complete(self._store, name)
+        except Exception as error:
+            return error
+        return EmbeddingsNotFound(f"{name} was written or deleted just now. Send the request again.")

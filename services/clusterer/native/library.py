@@ -29,6 +29,8 @@ FALLIBLE = (
 """Functions that return an ``Outcome`` of ``src/kernel.cpp``."""
 WITH_OUTCOMES = 2
 """First version of the interface whose functions return one."""
+COSINES, WITH_COSINES = "shoal_fast_cosines", 3
+"""The function of a search, and the first version that has it."""
 DONE, NO_MEMORY = 0, 1
 
 
@@ -79,6 +81,8 @@ def open_library(path: Path) -> ctypes.CDLL:
     # A checkout may still have libraries of older sources, whose functions return nothing.
     for name in FALLIBLE if version >= WITH_OUTCOMES else ():
         getattr(library, name).errcheck = raise_failure
+    if version >= WITH_COSINES:
+        getattr(library, COSINES).errcheck = raise_failure
     return library
 
 

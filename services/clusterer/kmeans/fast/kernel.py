@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from shoal.host import available_cores
 
 from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray
-from clusterer.native.library import at, i64, load_library, rows_at
+from clusterer.native.library import COSINES, at, i64, load_library, rows_at
 
 BLOCK = 16
 ROUNDING = 1e-5
@@ -91,6 +91,13 @@ class _Projection(ctypes.Structure):
     )
 
 
+class _Sought(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("coarse", "fine")),
+        *((name, ctypes.c_double) for name in ("coarse_step", "fine_step", "error")),
+    )
+
+
 class _Counts(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_int64) for name in ("dense", "singles", "rechecked", "distances", "doubles"))
 
@@ -142,6 +149,14 @@ class Projection:
     def p(self) -> int:
         """Number of columns, a multiple of 64."""
         return int(self.matrix.shape[1])
+
+
+@dataclass(frozen=True)
+class Sought:
+    """A vector that rows are compared with, in the layout of the kernel, with the arrays that it points to."""
+
+    structure: _Sought
+    arrays: tuple[NDArray[Any], ...]
 
 
 @dataclass(frozen=True)
@@ -308,6 +323,34 @@ class Kernel:
             ctypes.byref(_Counts()), self.threads,
         )  # fmt: skip
         return labels
+
+    @property
+    def has_cosines(self) -> bool:
+        """Whether the library has the functions of a search: one that was compiled from older sources has not."""
+        return hasattr(self._library, COSINES)
+
+    def sought(self, vector: Float64Array, frame: Frame) -> Sought:
+        """A vector ``(d,) float64`` of length 1, in two digits of 8 bits; ``frame`` is that of the rows, about 0."""
+        z = self.rotate(vector[None].astype(np.float32), frame)[0].astype(np.float64)
+        digits, steps = [], []
+        for _ in range(2):
+            step = float(np.abs(z).max()) / self.largest or 1.0
+            digit = np.rint(z / step)
+            z = z - step * digit
+            digits.append((digit + self.largest + 1).astype(np.uint8))
+            steps.append(step)
+        error = float(np.linalg.norm(z)) + ROUNDING
+        return Sought(_Sought(*(digit.ctypes.data for digit in digits), *steps, error), tuple(digits))
+
+    def cosines(self, sketch: Sketch, sought: Sought) -> tuple[Float32Array, Float32Array]:
+        """Lower and upper bounds ``(n,)`` of the cosines of sketched rows to a vector."""
+        n, dims = sketch.q.shape
+        low, high = np.empty(n, np.float32), np.empty(n, np.float32)
+        self._library.shoal_fast_cosines(
+            at(sketch.q), at(sketch.stats), i64(n), i64(dims), ctypes.byref(sought.structure), at(low), at(high),
+            self.threads,
+        )  # fmt: skip
+        return low, high
 
     def distances(self, x: NDArray[Any], centroids: Float32Array, labels: LabelArray) -> Float32Array:
         """Squared distances ``(n,) float32`` of rows to the centroids that they are labelled with."""

@@ -5,6 +5,7 @@
 #include "assign.h"
 #include "moments.h"
 #include "parallel.h"
+#include "search.h"
 #include "sums.h"
 
 using namespace shoal;
@@ -83,7 +84,7 @@ int outcome_of(Work work) {
 extern "C" {
 
 // Version of this interface; 0 when the processor's tiles were refused.
-int shoal_open() { return request_tiles() ? 2 : 0; }
+int shoal_open() { return request_tiles() ? 3 : 0; }
 
 // Columns and rows of the room for the second moments of d columns.
 int64_t shoal_moments_width(int64_t d) { return moments_width(d); }
@@ -161,6 +162,16 @@ int shoal_fast_two_nearest(const float* x, const int8_t* q, const RowStats* stat
                            int32_t* labels, Counts* counts, int threads) {
   return outcome_of([&] {
     assign<2, float>({x, q, stats, nullptr, nullptr}, n, *full, nullptr, labels, counts, threads);
+  });
+}
+
+// Bounds (n,) of the cosines of n sketched rows to a vector. See search.h.
+int shoal_fast_cosines(const int8_t* q, const RowStats* stats, int64_t n, int64_t dims, const Sought* sought, float* low,
+                       float* high, int threads) {
+  return outcome_of([&] {
+    parallel_for(n, 4096, threads, [=](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) cosine_bounds(q + i * dims, stats[i], dims, *sought, low[i], high[i]);
+    });
   });
 }
 
