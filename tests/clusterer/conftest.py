@@ -78,6 +78,7 @@ def make_set(store: Store) -> MakeSet:
         shard_rows: int = 100,
         failed: int = 0,
         transform: dict[str, object] | None = None,
+        dtype: str = "float32",
     ) -> str:
         labels = labels or [None] * len(vectors)
         paths = [f"{name}/{row:05d}.png" for row in range(len(vectors))]
@@ -94,7 +95,7 @@ def make_set(store: Store) -> MakeSet:
             source=Source.of(listing, kind="images", path=name),
             model=ModelRecord(name="raw_pixels", backend="torch", architecture="raw_pixels", embedding="pixels"),
             dim=vectors.shape[1],
-            dtype="float32",
+            dtype=dtype,
             shard_rows=shard_rows,
             thumbnails=thumbnails,
             transform=transform or {},

@@ -158,8 +158,9 @@ class LoadedEmbeddings:
             for first in range(0, len(vectors), rows):
                 if deadline is not None:
                     deadline.check()
-                norms = self.norms[start + first : start + first + rows] if self.norms is not None else None
-                nearest.add(start + first, *_bounds(vectors[first : first + rows], norms, vector))
+                block = vectors[first : first + rows]
+                norms = None if self.norms is None else self.norms[start + first :][: len(block)]
+                nearest.add(start + first, *_bounds(block, norms, vector))
                 yield
 
     def described(self, rows: IntArray) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ COMMANDS = {
     "extract": "jobs.extract",
     "cluster": "jobs.cluster",
     "assign": "assign.assign",
+    "search": "search.search",
     "sweep": "sweep.sweep",
     "reproduce": "sweep.reproduce",
     "jobs": "jobs.list_jobs",

@@ -12,7 +12,8 @@ from shoal.client.aio import AsyncClient
 from shoal.client.calls import PATIENCE_S
 from shoal.client.images import Image
 from shoal.client.requests import retry_after_s
+from shoal.client.search import Neighbour
 from shoal.client.sync import Client
 from shoal.client.vectors import Assignment, Assignments
 
-__all__ = ["PATIENCE_S", "Assignment", "Assignments", "AsyncClient", "Client", "Image", "retry_after_s"]
+__all__ = ["PATIENCE_S", "Assignment", "Assignments", "AsyncClient", "Client", "Image", "Neighbour", "retry_after_s"]

@@ -13,10 +13,11 @@ import httpx
 
 from shoal.client.images import MAX_IMAGES, Chunk, Chunks, Image
 from shoal.client.requests import Query, Request, Service
+from shoal.client.search import Neighbour, found_in, image_of, vector_of
 from shoal.client.sending import Sending
 from shoal.client.transport import T, is_local
 from shoal.client.uploads import Outgoing, images_of, send_upload, with_label_file
-from shoal.client.vectors import Assignments, Json, Pieces, Vectors, embeddings_of, of_arrow, of_json
+from shoal.client.vectors import Assignments, Json, Pieces, Vector, Vectors, embeddings_of, of_arrow, of_json
 from shoal.errors import (
     InvalidRequest,
     PathNotFound,
@@ -297,6 +298,53 @@ class Calls(Sending):
             return of_json((await self._send_images("clusterer", path, "images", chunk, {}, query)).json())
 
         return Assignments.of(await self._each(images if images is not None else [], MAX_IMAGES, assigned))
+
+    async def search(
+        self,
+        embeddings: str,
+        *,
+        row: int | None = None,
+        image: Image | None = None,
+        vector: Vector | None = None,
+        k: int = 10,
+    ) -> list[Neighbour]:
+        """The rows of an embeddings set that are most similar to a row, an image or a vector, the nearest first.
+
+        Parameters
+        ----------
+        embeddings
+            An embeddings' id.
+        row
+            The number of one of its rows, which is left out of the answer. Exactly one of the three is given.
+        image
+            One image, as `embed` takes it; the model is that of the embeddings.
+        vector
+            ``(dim,)``: an embedding of that model.
+        k
+            How many rows: 1 to 1000.
+
+        Raises
+        ------
+        DimensionMismatch, VectorsInvalid
+            The vector has another length than the embeddings, or is all zeros.
+        EmbeddingsNotFound, EmbeddingsIncomplete
+            No embeddings have that id, or they are not finished.
+        ImageInvalid, InvalidRequest, Unavailable, TooManyRequests
+            As in `embed`.
+        """
+        if sum(each is not None for each in (row, image, vector)) != 1:
+            raise InvalidRequest("Give exactly one of `row`, `image` and `vector`.")
+        body: Json = {"embeddings": embeddings, "k": k}
+        if image is None:
+            body |= {"row": row} if vector is None else {"vector": vector_of(vector)}
+            answer = await self._send(Request("clusterer", "POST", "/search", json=body))
+            return found_in(answer.json())
+        chunk = await self._transport.work(lambda: image_of(image))
+        body["image"] = chunk.uris()[0]
+        try:
+            return found_in((await self._send(Request("clusterer", "POST", "/search", json=body))).json())
+        except ShoalError as error:
+            raise chunk.placed(error) from None
 
     async def embeddings(self, embeddings_id: str | None = None) -> Any:
         """One embeddings id's facts, or the list of all."""

@@ -100,6 +100,7 @@ class Client:
     sweep = _blocking(Calls.sweep)
     embed = _blocking(Calls.embed)
     assign = _blocking(Calls.assign)
+    search = _blocking(Calls.search)
 
     job = _blocking(Calls.job)
     jobs = _blocking(Calls.jobs)

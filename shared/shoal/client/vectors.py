@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 Vectors: TypeAlias = "NDArray[np.floating] | Sequence[float] | Sequence[Sequence[float]]"
+Vector: TypeAlias = "NDArray[np.floating] | Sequence[float]"
 MAX_BYTES = 32 * 2**20
 """The most bytes of vectors that are sent in one request."""
 
