@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,8 +76,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         timed(times, "first, files warm", lambda: ask(http, found, sought[0], options.k))
         index = flat_index(file)
         for query in sought:
-            ours = timed(times, "search", lambda query=query: ask(http, found, query, options.k))
-            theirs = timed(times, "faiss flat", lambda query=query: look_up(index, query, options.k))
+            ours = timed(times, "search", partial(ask, http, found, query, options.k))
+            theirs = timed(times, "faiss flat", partial(look_up, index, query, options.k))
             answers.append((ours, theirs))
     milliseconds = {name: round(1000 * statistics.median(each), 2) for name, each in times.items()}
     return {

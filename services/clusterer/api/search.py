@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final
 
+import numpy as np
 from fastapi import Depends, Request, Response
 from httpx import AsyncClient
 from pydantic import BaseModel, Field, StringConstraints, model_validator
@@ -137,7 +139,7 @@ def _of_row(loaded: LoadedEmbeddings, row: int) -> Float64Array:
     return _direction(loaded.vector(row), f"Row {row}", "row")
 
 
-def _of_vector(loaded: LoadedEmbeddings, vector: Float64Array) -> Float64Array:
+def _of_vector(loaded: LoadedEmbeddings, vector: Sequence[float]) -> Float64Array:
     if len(vector) != loaded.dim:
         raise DimensionMismatch(
             f"`vector` has {len(vector)} values, but these embeddings have {loaded.dim} dimensions.",
@@ -145,7 +147,7 @@ def _of_vector(loaded: LoadedEmbeddings, vector: Float64Array) -> Float64Array:
             expected=loaded.dim,
             got=len(vector),
         )
-    return _direction(vector, "`vector`", "vector")
+    return _direction(np.asarray(vector, np.float64), "`vector`", "vector")
 
 
 def _direction(vector: Float64Array, name: str, field: str) -> Float64Array:
@@ -161,7 +163,7 @@ def _answer(loaded: LoadedEmbeddings, nearest: Nearest) -> Response:
     described = loaded.described(found.rows)
     return json_response(
         [
-            Neighbour(row=row, similarity=cosine, **each)
+            Neighbour.model_validate({"row": row, "similarity": cosine, **each})
             for row, cosine, each in zip(found.rows.tolist(), similarity, described, strict=True)
         ]
     )

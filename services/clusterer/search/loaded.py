@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,8 @@ from clusterer.kmeans.fast.kernel import STATS, Frame, Kernel, Sketch, open_kern
 from clusterer.native.library import KernelUnavailable
 from clusterer.search.nearest import TIE, Nearest
 
+Stored = NDArray[np.floating]
+"""Rows as they are stored, float16 or float32."""
 _log = structlog.get_logger(__name__)
 
 MOST_COLUMNS: Final = 32_768
@@ -124,7 +126,7 @@ class LoadedEmbeddings:
 
     def vector(self, row: int) -> Float64Array:
         """The vector of a row, ``(dim,)``."""
-        return Reader(self).take(np.array([row]))[0].astype(np.float64)
+        return np.asarray(Reader(self).take(np.array([row]))[0], np.float64)
 
     def nearest(self, vector: Float64Array, k: int, leave_out: int | None = None) -> tuple[Nearest, Reader]:
         """A search for the ``k`` rows nearest to a vector of length 1; `scan` gives it the bounds."""
@@ -163,12 +165,12 @@ class LoadedEmbeddings:
                 nearest.add(start + first, *_bounds(block, norms, vector))
                 yield
 
-    def described(self, rows: IntArray) -> list[dict[str, Any]]:
+    def described(self, rows: IntArray) -> list[dict[str, object]]:
         """``image_path`` and ``label`` of rows, in their order."""
         if self.table is not None:
-            found: list[dict[str, Any]] = self.table.take(pa.array(rows)).to_pylist()
+            found: list[dict[str, object]] = self.table.take(pa.array(rows)).to_pylist()
             return found
-        by_row: dict[int, dict[str, Any]] = {}
+        by_row: dict[int, dict[str, object]] = {}
         left: Sequence[int] = np.unique(rows).tolist()
         while left:
             # The first table ends with the shard of the first row.
@@ -187,7 +189,7 @@ class Reader:
         self._loaded = loaded
         self._shard = lru_cache(MOST_MAPPED)(loaded.embeddings.shard)
 
-    def mapped(self, place: int) -> NDArray[Any]:
+    def mapped(self, place: int) -> Stored:
         """The vectors of a shard with rows, by its place among them; a view of its file."""
         return self._shard(self._loaded.shards[place])
 
@@ -219,7 +221,7 @@ def _kernel() -> Kernel | None:
     return kernel
 
 
-def _norms(vectors: NDArray[Any]) -> Float32Array:
+def _norms(vectors: Stored) -> Float32Array:
     """Lengths ``(n,)`` of rows; infinite beyond float32."""
     found = np.empty(len(vectors), np.float32)
     rows = max(1, BLOCK_VALUES // vectors.shape[1])
@@ -230,9 +232,7 @@ def _norms(vectors: NDArray[Any]) -> Float32Array:
     return found
 
 
-def _bounds(
-    vectors: NDArray[Any], norms: Float32Array | None, vector: Float32Array
-) -> tuple[Float32Array, Float32Array]:
+def _bounds(vectors: Stored, norms: Float32Array | None, vector: Float32Array) -> tuple[Float32Array, Float32Array]:
     """Bounds ``(n,)`` of the cosines of rows, from products in float32."""
     rows = np.asarray(vectors, np.float32)
     norms = _norms(rows) if norms is None else norms

@@ -58,7 +58,7 @@ def cosines(rows: Float32Array, vector: Float64Array) -> Float32Array:
     norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
     products = np.einsum("ij,j->i", wide, vector)
     found = np.divide(products, norms, out=np.zeros(len(rows)), where=norms > 0)
-    return np.clip(found, -1.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(found, -1.0, 1.0), np.float32)
 
 
 class Nearest:

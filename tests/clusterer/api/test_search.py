@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from clusterer.api import loaded
 from clusterer.api.loaded import LoadedEmbeddingSets
 from clusterer.search.loaded import LoadedEmbeddings, Reader, sketch_bytes
 from fastapi.testclient import TestClient
@@ -236,7 +235,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
         seen.append((embeddings.id, found.norms is None))
         return found
 
-    monkeypatch.setattr(loaded.LoadedEmbeddings, "of", of)
+    monkeypatch.setattr(LoadedEmbeddings, "of", of)
     return seen
 
 
@@ -279,7 +278,7 @@ def test_sets_are_read_one_at_a_time(
         finally:
             running[0] -= 1
 
-    monkeypatch.setattr(loaded.LoadedEmbeddings, "of", of)
+    monkeypatch.setattr(LoadedEmbeddings, "of", of)
 
     async def use() -> None:
         kept = LoadedEmbeddingSets(store, 2**30)

@@ -44,7 +44,7 @@ def search(
 def rows_of(kind: str, dim: int, n: int = 700) -> Any:
     rng = np.random.default_rng(dim)
     grouped = rng.normal(size=(9, dim))[rng.integers(0, 9, n)] + 0.3 * rng.normal(size=(n, dim))
-    return {
+    made: dict[str, Callable[[], Any]] = {
         "grouped": lambda: grouped,
         "positive": lambda: np.maximum(rng.normal(size=(n, dim)) + 1, 0),
         "copies": lambda: grouped[rng.integers(0, 5, n)],
@@ -54,7 +54,8 @@ def rows_of(kind: str, dim: int, n: int = 700) -> Any:
         "tiny": lambda: grouped * 1e-42,
         "huge": lambda: grouped * 1e37,
         "spiky": lambda: grouped * (rng.random((n, dim)) < 2 / dim),
-    }[kind]().astype(np.float32)
+    }
+    return made[kind]().astype(np.float32)
 
 
 KINDS = ["grouped", "positive", "copies", "equal", "scaled", "zeros", "tiny", "huge", "spiky"]

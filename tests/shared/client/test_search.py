@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 from shoal import Client
 from shoal.cli import app
-from shoal.client import Neighbour
+from shoal.client import Image, Neighbour
 from shoal.errors import EmbeddingsNotFound, ImageTruncated, ImageUnreadable, InvalidRequest
 from typer.testing import CliRunner
 
@@ -50,8 +50,9 @@ def test_images_are_sent_as_assign_sends_them(client: Client, script: Script, tm
     for image in (tmp_path / "a.png", str(tmp_path / "a.png"), content):
         assert client.search("e", image=image)[0].row == 3
         assert sent_image(script) == content
-    for image in (picture, pixels):
-        client.search("e", image=image)
+    shown: list[Image] = [picture, pixels]
+    for each in shown:
+        client.search("e", image=each)
         assert np.array_equal(np.asarray(PIL.Image.open(BytesIO(sent_image(script)))), pixels)
 
 

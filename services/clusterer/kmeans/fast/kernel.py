@@ -156,7 +156,7 @@ class Sought:
     """A vector that rows are compared with, in the layout of the kernel, with the arrays that it points to."""
 
     structure: _Sought
-    arrays: tuple[NDArray[Any], ...]
+    arrays: tuple[NDArray[np.uint8], ...]
 
 
 @dataclass(frozen=True)
