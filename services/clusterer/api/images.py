@@ -120,7 +120,7 @@ async def embed_images(
         reason = str(error) or type(error).__name__
         raise Unavailable(f"The extractor at {settings.extractor_url} does not answer ({reason}).") from error
     if answer.is_error:
-        raise _problem(answer)
+        raise _problem(answer, embedder.field)
     try:
         _check_model(embedder, record.digest, answer.headers)
         rows = await WORK.run(_embeddings, answer.content, len(images))
@@ -200,7 +200,7 @@ def _embeddings(content: bytes, count: int) -> Float32Array:
     return np.stack(rows).astype(np.float32, copy=False)
 
 
-def _problem(answer: httpx.Response) -> ShoalError:
+def _problem(answer: httpx.Response, field: str) -> ShoalError:
     """The error that the extractor answered, with its status, in terms of this route's request."""
     try:
         document = answer.json()
@@ -209,7 +209,8 @@ def _problem(answer: httpx.Response) -> ShoalError:
     known = document if isinstance(document, dict) else {}
     known.pop("message", None)  # `detail` as OpenAI's clients call it.
     if known.get("field") == "input":
-        known |= {"field": "images", "detail": str(known.get("detail", "")).replace("`input`", "`images`")}
+        theirs = "`input`" if field == "images" else "`input` 0"
+        known |= {"field": field, "detail": str(known.get("detail", "")).replace(theirs, f"`{field}`")}
     error = by_code({"detail": f"The extractor answered {answer.status_code}.", **known})
     error.__dict__["status"] = answer.status_code
     wait = answer.headers.get("Retry-After", "")

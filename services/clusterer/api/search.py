@@ -10,6 +10,7 @@ from fastapi import Depends, Request, Response
 from httpx import AsyncClient
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 from shoal.errors import DimensionMismatch, InvalidRequest, StoreCorrupt, VectorsInvalid
+from shoal.inline import MAX_URI
 from shoal.schemas import Id
 from shoal.schemas import Request as Schema
 from shoal.settings import Settings
@@ -20,7 +21,7 @@ from shoal.web.problems import problem_responses
 from shoal.web.route import json_response
 from shoal.web.route import router as make_router
 
-from clusterer.api.assign import MAX_IMAGE_CHARACTERS, Row
+from clusterer.api.assign import Row
 from clusterer.api.images import Embedder, ExtractorDep, embed_images
 from clusterer.api.loaded import LoadedEmbeddingSets
 from clusterer.data.rows import Float64Array
@@ -39,7 +40,7 @@ class SearchRequest(Schema):
         None, ge=0, le=2**63 - 1, description="Number of a row of these embeddings. It is not in the answer itself."
     )
     vector: Row | None = Field(None, description="An embedding of the same model, of any length but 0.")
-    image: Annotated[str, StringConstraints(min_length=1, max_length=MAX_IMAGE_CHARACTERS)] | None = Field(
+    image: Annotated[str, StringConstraints(min_length=1, max_length=MAX_URI)] | None = Field(
         None, description="An image as a data URI; the extractor must be running."
     )
     k: int = Field(10, ge=1, le=MOST, description="How many rows are answered; all others, if there are fewer.")

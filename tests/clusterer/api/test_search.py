@@ -120,6 +120,9 @@ def test_what_the_extractor_refuses_or_embeds_badly_is_reported(
 ) -> None:
     extractor(422, {"code": "image_truncated", "detail": "No.", "input": 0})
     assert code_of(api.post("/search", json={"embeddings": mine, "image": IMAGE})) == (422, "image_truncated")
+    extractor(422, {"code": "invalid_request", "detail": "`input` 0 is not a data URI.", "field": "input"})
+    answer = api.post("/search", json={"embeddings": mine, "image": "a.jpg"})
+    assert (answer.json()["detail"], answer.json()["field"]) == ("`image` is not a data URI.", "image")
     extractor(200, answer_of(np.full((1, 16), np.nan)))
     assert code_of(api.post("/search", json={"embeddings": mine, "image": IMAGE})) == (422, "not_finite")
     extractor(200, answer_of(np.zeros((1, 16))))
