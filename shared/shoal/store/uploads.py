@@ -94,8 +94,11 @@ class Upload:
 
     @property
     def used_at(self) -> float:
-        """Unix time of its last use."""
-        return self.layout.record.stat().st_mtime
+        """Unix time of its last use; 0 once it is removed."""
+        try:
+            return self.layout.record.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     def touch(self) -> None:
         """Let it expire later: it is used now."""

@@ -187,6 +187,8 @@ def _action(method: str, path: str, status: int) -> str:
         return "failed"
     if method == "DELETE":
         return "cancel" if path.startswith("/jobs/") else "delete"
+    if path == "/uploads" or path.startswith("/uploads/"):
+        return "upload"
     return "submit" if status == 202 else "compute"
 
 

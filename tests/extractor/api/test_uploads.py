@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,8 +18,11 @@ from extractor import pipeline
 from extractor.api import routes
 from extractor.uploads import files as limits
 from extractor.uploads import receive
-from extractor.uploads.unpack import TAR
+from extractor.uploads.receive import Receiver
+from extractor.uploads.unpack import TAR, unpack
 from pydantic import SecretStr
+from shoal.deadline import Deadline
+from shoal.errors import QuotaExceeded
 from shoal.gc import find, remove
 from shoal.jobs.child import JobContext
 from shoal.jobs.queue import JobQueue
@@ -26,6 +30,8 @@ from shoal.keys import KeyStore, Scope
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store.uploads import DAY_S
+from shoal.web.spool import Spooled
+from structlog.testing import capture_logs
 
 from tests.extractor.api.conftest import ServeApp
 from tests.extractor.conftest import photo
@@ -192,6 +198,31 @@ def test_the_quota_of_a_key_bounds_its_uploads_together(connect: Connect, settin
     assert leftovers(settings) == []
 
 
+def test_parts_that_arrive_at_once_share_the_quota(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = settings.model_copy(update={"upload_quota": 20_000})
+    receiver = Receiver(limited, Store(settings.store))
+    upload, _ = receiver.uploads.create(None, None)
+
+    def send(number: int) -> None:
+        body = tmp_path / f"{number}.tar"
+        body.write_bytes(tar({f"{number}.png": bytes(15_000)}))
+        spooled = Spooled(body, body.stat().st_size, f"{number:064}")
+        receiver.add(upload.id, None, number, spooled, TAR, Deadline(60))
+
+    def unpack_late(*given: Any) -> None:
+        unpack(*given)
+        monkeypatch.setattr(receive, "unpack", unpack)
+        send(1)  # It arrives while the first is being unpacked.
+
+    monkeypatch.setattr(receive, "unpack", unpack_late)
+    with pytest.raises(QuotaExceeded):
+        send(0)
+    assert list(receiver.uploads.get(upload.id, None).parts) == [1]
+    assert [path.name for path in upload.layout.images.iterdir()] == ["1.png"]
+
+
 def test_a_body_larger_than_a_part_is_refused_however_it_is_sent(connect: Connect, settings: Settings) -> None:
     client = connect(max_part_bytes=4096)
     upload = begin(client)
@@ -308,6 +339,13 @@ def test_a_page_of_another_site_uploads_nothing(connect: Connect) -> None:
         sent = {"Origin": "https://elsewhere.example", **headers}
         content = form({"a.png": b"1"}) if headers else b""
         assert client.post("/uploads", content=content, headers=sent).json()["code"] == "forbidden"
+
+
+def test_the_audit_log_names_uploads(connect: Connect) -> None:
+    with capture_logs() as lines:
+        upload = begin(connect())
+    [line] = [line for line in lines if line["event"] == "audit"]
+    assert (line["action"], line["target"]) == ("upload", f"/uploads/{upload}")
 
 
 def test_a_line_that_a_crash_cut_off_does_not_count(connect: Connect, settings: Settings) -> None:
