@@ -7,14 +7,18 @@ from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path, PurePath
 
-from shoal.errors import PathNotFound, SourceInvalid
+from shoal.errors import PathNotFound, ShoalError, SourceInvalid
+from shoal.labels import list_files
 from shoal.schemas import ImageSource
+from shoal.userfiles import UserFile
 
 from extractor.images.decode import IMAGE_SUFFIXES, suffix_of
 from extractor.sources import tables
 from extractor.sources.archives import ArchiveSource, Reader
 from extractor.sources.folder import FolderSource
 from extractor.sources.globs import Selection
+from extractor.sources.imagefolder import ImageFolderSource, metadata_files
+from extractor.sources.imagenet import VALIDATION, ImageNetSource, class_file
 from extractor.sources.lists import LIST_SUFFIXES, ListSource
 from extractor.sources.source import Format, Place, Source
 from extractor.sources.tables import ParquetSource
@@ -63,6 +67,10 @@ def open_source(source: ImageSource, root: Path, *, follow_links: bool = False) 
             f"`images.path` is {source.path!r}, which is a file, but `images.format` is `{chosen}`: send a folder.",
             field="images.format",
         )
+    if chosen == "imagefolder":
+        return ImageFolderSource(source.path, place, selection)
+    if chosen == "imagenet":
+        return ImageNetSource(source.path, place, selection)
     return FolderSource(source.path, place, selection)
 
 
@@ -84,7 +92,35 @@ def sniffed(source: ImageSource, place: Place) -> Format:
             f"an archive of them ({', '.join(known)}).",
             field="images.path",
         )
-    return _of_folder(place.folder) or "folder"
+    try:
+        if any(_names_files(place, file) for file in metadata_files(place.folder)):
+            return "imagefolder"
+        if _is_validation(place) and class_file(place) is not None:
+            return "imagenet"
+        return _of_folder(place.folder) or "folder"
+    except OSError:
+        return "folder"  # Its walk says what is wrong.
+
+
+def _names_files(place: Place, file: str) -> bool:
+    """Whether a metadata file has the column that Hugging Face's has."""
+    path = place.folder / file
+    user_file = UserFile(path, f"The list {file!r}", SourceInvalid, {"field": "images.path"}, place.links_root)
+    try:
+        return "file_name" in list_files.detect(user_file).names
+    except ShoalError:
+        return False
+
+
+def _is_validation(place: Place) -> bool:
+    """Whether the folder, or ``val`` in it, holds ImageNet's validation images."""
+    for folder in (place.folder, place.folder / "val"):
+        if folder.is_dir():
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in islice(entries, LOOKED_AT) if not entry.name.startswith(".")]
+            if names and sum(map(bool, map(VALIDATION.fullmatch, names))) > len(names) // 2:
+                return True
+    return False
 
 
 def _is_table(place: Place) -> bool:

@@ -37,11 +37,14 @@ class ListSource:
         The list as the request names it.
     place
         Where it is.
+    below_root
+        Whether paths may be relative to the data root, too.
     """
 
     format: Format = "list"
 
-    def __init__(self, name: str, place: Place) -> None:
+    def __init__(self, name: str, place: Place, *, below_root: bool = True) -> None:
+        self._below_root = below_root
         self._name, self._place = name, place
         self._file = UserFile(
             place.path, f"The list {name!r}", SourceInvalid, {"field": "images.path"}, place.links_root
@@ -83,7 +86,8 @@ class ListSource:
     def _found(self, written: str) -> tuple[str, str]:
         """The path of an entry as it is listed, and its stamp."""
         folder, root = str(self._place.folder), str(self._place.root)
-        for base, prefix in ((folder, ""), (root, f"{DATA} ")):
+        bases = ((folder, ""), (root, f"{DATA} "))
+        for base, prefix in bases if self._below_root else bases[:1]:
             path = posixpath.normpath(posixpath.join(base, written))
             if not Path(path).is_relative_to(root):
                 return _as_listed(written), f"{LOST} {ImageOutsideRoot.code}"

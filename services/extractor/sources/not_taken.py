@@ -29,6 +29,7 @@ class Reason(StrEnum):
     NOT_A_FILE = "not_a_file"
     LISTED_TWICE = "listed_twice"
     UNSAFE_NAME = "unsafe_name"
+    NOT_NAMED = "not_named"
     EMPTY_FOLDER = "empty_folder"
     FOLDER_UNREADABLE = "folder_unreadable"
     LINK_LEAVES_ROOT = "link_leaves_root"
@@ -56,6 +57,7 @@ _OF_FILES = {
         "would leave the archive's folder by its name",
         "would leave the archive's folder by their names",
     ),
+    Reason.NOT_NAMED: ("is not named by a metadata file", "are not named by a metadata file"),
     Reason.LISTED_TWICE: ("is listed twice and taken once", "are listed twice and taken once"),
 }
 _OF_FOLDERS = {

@@ -168,7 +168,11 @@ def split_label_file(text: str) -> tuple[str, str | None, str | None]:
 
 Format = Annotated[
     str,
-    typer.Option("--format", metavar="FORMAT", help="What lies at the path: auto, folder, list, tar, zip or parquet."),
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="What lies at the path: auto, folder, list, tar, zip, parquet, imagefolder or imagenet.",
+    ),
 ]
 Include = Annotated[
     list[str] | None,

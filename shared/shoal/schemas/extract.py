@@ -55,7 +55,7 @@ LabelObject = Annotated[
 ]
 
 
-SourceFormat = Literal["auto", "folder", "list", "tar", "zip", "parquet"]
+SourceFormat = Literal["auto", "folder", "list", "tar", "zip", "parquet", "imagefolder", "imagenet"]
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=300)]
 
 
@@ -73,7 +73,9 @@ class ImageSource(Request):
         "names images, relative to its own folder or to the data root, with columns for label and split if it has "
         "them. `tar`, `zip`: archives, read without unpacking them; WebDataset's `.cls`, `.json` and `.txt` beside an "
         "image are its label. `parquet`: a column of images, as bytes or as Hugging Face has them, with a column for "
-        "the label.",
+        "the label. `imagefolder`: a folder with Hugging Face's `metadata.csv`, `.jsonl` or `.parquet`, or one for "
+        "each split. `imagenet`: ImageNet's validation images, with `LOC_val_solution.csv` or a list of synsets in "
+        "the folder or above it.",
     )
     labels: Literal["folder", "none"] | LabelObject = Field(
         "folder",
