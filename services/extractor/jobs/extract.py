@@ -124,7 +124,8 @@ def make_plan(
         split=images.split,
     )
     chosen = {"include": tuple(images.include), "exclude": tuple(images.exclude), "limit": images.limit}
-    named = {} if images.format == "auto" else {"format": images.format}
+    # `folder` is what every older plan read.
+    named = {} if images.format in ("auto", "folder") else {"format": images.format}
     return Plan(
         name=request.name or model.spec.slug[:100],
         source=source.model_copy(update={**chosen, **named}),

@@ -84,7 +84,7 @@ class Source(Record):
     Attributes
     ----------
     format
-        The kind of source that the request names; None: by what lies at ``path``.
+        The kind of source that the request names; None for a folder, or where what lies at ``path`` says it.
     include, exclude, limit
         Which images of it are taken.
     """

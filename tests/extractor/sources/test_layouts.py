@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from extractor import pipeline
 from shoal.errors import SourceInvalid
+from shoal.jobs.child import JobContext
 from shoal.settings import Settings
 
 from tests.extractor.sources.contract import SourceContract, column, listed, picture, pictures, read
@@ -103,3 +106,14 @@ def test_a_metadata_file_of_something_else_changes_nothing(settings: Settings, f
     assert column(found, "label") == ["cat", "dog"]
     with pytest.raises(SourceInvalid, match=r"no column 'path'; its columns are 'camera', 'owner'"):
         listed(settings, path="set", format="imagefolder")
+
+
+def test_a_folder_by_name_has_the_plan_of_any_folder(
+    settings: Settings, folder: Path, job: Callable[..., JobContext]
+) -> None:
+    write(folder, pictures(("cat/a.png", "dog/b.png")))
+    plain = pipeline.extract(job(images={"path": "set"}), settings)
+    (folder / "metadata.csv").write_text("file_name,label\ncat/a.png,x\ndog/b.png,y\n")
+    named = pipeline.extract(job(images={"path": "set", "format": "folder"}), settings)
+    assert named["embeddings"] == plain["embeddings"]
+    assert pipeline.extract(job(images={"path": "set"}), settings)["embeddings"] != plain["embeddings"]
