@@ -21,8 +21,8 @@ from extractor.images.child import Decoded, DecoderConfig, Undecodable
 from extractor.images.located import LocatedImage
 from extractor.images.pool import DecodePool, Item, prefetch_slots
 from extractor.models.spec import ModelSpec
-from extractor.sources.reading import Row, located_images
-from extractor.sources.source import Place
+from extractor.sources.reading import located_images
+from extractor.sources.source import Place, Row
 
 POLL_S = 0.5
 
