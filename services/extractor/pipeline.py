@@ -24,6 +24,7 @@ from extractor.sources.reading import located_images
 from extractor.sources.source import Place
 from extractor.sources.uploaded import settings_for
 from extractor.stream.batches import batches, decode_pool, sample_pixels
+from extractor.stream.busy import Stages
 from extractor.stream.sink import ShardSink
 
 
@@ -114,16 +115,19 @@ def embed_missing(
     total = embeddings.plan.source.count
     before = embeddings.rows + embeddings.failed
     place = Place.of(request.images, settings.data, follow_links=settings.follow_links)
-    with ShardSink(store, embeddings, attempt=ctx.attempt, owner=ctx.owner, save_s=settings.save_s) as sink:
+    stages = Stages(lambda: pool.busy_s, pool.workers)
+    with ShardSink(
+        store, embeddings, attempt=ctx.attempt, owner=ctx.owner, save_s=settings.save_s, writing=stages.write
+    ) as sink:
         failures.add(sink.resume())
         ctx.progress("embed", before + sink.done, total, "images")
         images = located_images(sink.listed(), place)
-        for batch in batches(ctx, pool, backend, images, request.batch_size):
+        for batch in batches(ctx, pool, backend, images, request.batch_size, stages.network):
             failed = sink.add(batch)
             ctx.count(embedded=len(batch.outcomes) - len(failed), failed=len(failed))
             failures.add(failed)
             ctx.advance(before + sink.kept)
-            ctx.progress("embed", before + sink.done, total, "images")
+            ctx.progress("embed", before + sink.done, total, "images", stages.detail())
         sink.finish()
         ctx.advance(before + sink.kept)
     return sink.resumed_rows

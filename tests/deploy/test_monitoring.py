@@ -58,7 +58,10 @@ def metrics(queue: JobQueue, tmp_path: Path) -> dict[str, set[str]]:
 def _worked(claim: Claim) -> str:
     worker = WorkerMetrics()
     worker.started(claim)
-    worker.received(claim, [Progressed(Progress(stage="embed")), Counted({"embedded": 3, "failed": 1})])
+    worker.received(
+        claim,
+        [Progressed(Progress(stage="embed", detail={"busy": {"network": 1.0}})), Counted({"embedded": 3, "failed": 1})],
+    )
     worker.ended(claim, "succeed")
     return generate_latest(worker.registry).decode()
 

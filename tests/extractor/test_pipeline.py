@@ -347,13 +347,15 @@ class TestResume:
         seen: list[Progress] = []
         report = context.progress
 
-        def progress(stage: str, done: int = 0, total: int | None = None, unit: str = "items") -> None:
+        def progress(
+            stage: str, done: int = 0, total: int | None = None, unit: str = "items", detail: Any = None
+        ) -> None:
             seen.append(Progress(stage=stage, done=done, total=total, unit=unit))
             if done >= 7:
                 context.stop()
-            report(stage, done, total, unit)
+            report(stage, done, total, unit, detail)
 
-        context.progress = progress  # type: ignore[method-assign, assignment]
+        context.progress = progress  # type: ignore[method-assign]
         with pytest.raises(Cancelled):
             pipeline.run(context, settings)
         assert context.checkpoint is not None
@@ -542,6 +544,9 @@ def test_progress_counts_images(settings: Settings, make: Make) -> None:
     request = {"images": {"path": "set"}, "model": "raw_pixels", "batch_size": 2}
     pipeline.run(JobContext.local(request, kind="extract:torch", on_progress=seen.append), settings)
     assert (seen[-1].stage, seen[-1].done, seen[-1].total, seen[-1].unit) == ("embed", 6, 6, "images")
+    busy = (seen[-1].detail or {})["busy"]
+    assert list(busy) == ["decode", "network", "write"]
+    assert all(0 <= fraction <= 1 for fraction in busy.values()), busy
 
 
 def test_what_became_of_each_image_is_counted_for_the_worker(

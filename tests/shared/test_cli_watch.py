@@ -46,3 +46,10 @@ def test_a_missing_worker_and_an_outage_are_said_once(monkeypatch: pytest.Monkey
     lines = printed.getvalue().splitlines()
     assert lines.count("j1 is queued: No worker for extract:tfserving is running. Start one.") == 1
     assert lines.count("The service does not answer; retrying: The queue is away.") == 1
+
+
+def test_how_busy_the_stages_of_an_extraction_are_stands_beside_its_rate() -> None:
+    assert output.busy_stages({"busy": {"decode": 0.984, "network": 0.4, "write": 0.0}}) == (
+        "decode 98% network 40% write 0%"
+    )
+    assert output.busy_stages({"inertia": 3.0}) == output.busy_stages(None) == ""

@@ -54,6 +54,7 @@ class Feeder:
         self._retries: deque[Work] = deque()
         self._processes: list[DecodeProcess] = []
         self._failed_starts = 0
+        self._busy_s = 0.0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -68,6 +69,13 @@ class Feeder:
     def pids(self) -> list[int]:
         """Process ids of the running decode processes."""
         return [process.pid for process in list(self._processes)]
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that all processes together have read and decoded, what they are at included."""
+        now = time.monotonic()
+        under_way = (now - process.head_since for process in list(self._processes) if process.ready and process.held)
+        return self._busy_s + sum(under_way)
 
     def start(self) -> None:
         """Start the processes.
@@ -185,6 +193,7 @@ class Feeder:
         return True
 
     def _receive(self, process: DecodeProcess) -> None:
+        since = process.head_since
         try:
             outcome = process.receive()
         except (EOFError, OSError):
@@ -193,6 +202,7 @@ class Feeder:
         if outcome is None:
             self._failed_starts = 0
         else:
+            self._busy_s += time.monotonic() - since
             self._finish(*outcome)
 
     def _patience(self) -> float | None:

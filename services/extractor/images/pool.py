@@ -66,6 +66,11 @@ class DecodePool:
         """Process ids of the running decode processes."""
         return self._feeder.pids
 
+    @property
+    def busy_s(self) -> float:
+        """Seconds that all decode processes together have worked."""
+        return self._feeder.busy_s
+
     def start(self) -> None:
         """Start the processes before the first image needs them.
 

@@ -23,6 +23,7 @@ from extractor.images.pool import DecodePool, Item, prefetch_slots
 from extractor.models.spec import ModelSpec
 from extractor.sources.reading import located_images
 from extractor.sources.source import Place, Row
+from extractor.stream.busy import Clock
 
 POLL_S = 0.5
 
@@ -80,9 +81,19 @@ def sample_pixels(
 
 
 def batches(
-    ctx: JobContext, pool: DecodePool, backend: Backend, images: Iterable[LocatedImage], batch_size: int
+    ctx: JobContext,
+    pool: DecodePool,
+    backend: Backend,
+    images: Iterable[LocatedImage],
+    batch_size: int,
+    network: Clock | None = None,
 ) -> Iterator[Batch]:
     """Decode and embed ``images``; batches come in order, up to ``backend.max_in_flight`` run at once.
+
+    Parameters
+    ----------
+    network
+        Runs while the backend computes.
 
     Raises
     ------
@@ -93,7 +104,7 @@ def batches(
     """
     running: deque[tuple[list[Item], Future[NDArray[np.float32]] | None]] = deque()
     for items, pixels in _decoded(ctx, pool, images, batch_size, backend.transform.size):
-        running.append((items, backend.submit(pixels) if len(pixels) else None))
+        running.append((items, _submit(backend, pixels, network or Clock()) if len(pixels) else None))
         while len(running) >= max(backend.max_in_flight, 1) + 1 or (running and _is_done(running[0][1])):
             yield _take(ctx, backend, *running.popleft())
     while running:
@@ -118,6 +129,17 @@ def _decoded(
             items, pixels, filled = [], np.empty_like(pixels), 0
     if items:
         yield items, pixels[:filled]
+
+
+def _submit(backend: Backend, pixels: NDArray[np.uint8], network: Clock) -> Future[NDArray[np.float32]]:
+    network.begin()
+    try:
+        future = backend.submit(pixels)
+    except BaseException:
+        network.end()
+        raise
+    future.add_done_callback(network.end)
+    return future
 
 
 def _is_done(future: Future[NDArray[np.float32]] | None) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +22,14 @@ from extractor.images.child import Decoded, Undecodable
 from extractor.jobs.extract import Failure
 from extractor.sources.source import Row
 from extractor.stream.batches import Batch
+from extractor.stream.busy import Clock
 
 COMMITS_WAITING = 2
 """With more unfinished commits than this `ShardSink.add` waits, so that a slow disk cannot fill the memory."""
 MOST_UNSAVED_BYTES = 128 << 20
 """An open shard is saved early when so much of it is only in memory."""
+
+_P = ParamSpec("_P")
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +62,8 @@ class ShardSink:
         Recorded in each commit.
     save_s
         Interval between saves of the open shard, seconds: at most so much work is lost in a crash.
+    writing
+        Runs during `add`, and while a shard is committed or saved in the background.
 
     Attributes
     ----------
@@ -71,9 +76,17 @@ class ShardSink:
     """
 
     def __init__(
-        self, store: Store, embeddings: EmbeddingSet, *, attempt: int, owner: str, save_s: float = 30.0
+        self,
+        store: Store,
+        embeddings: EmbeddingSet,
+        *,
+        attempt: int,
+        owner: str,
+        save_s: float = 30.0,
+        writing: Clock | None = None,
     ) -> None:
         self._store, self._embeddings = store, embeddings
+        self._writing = writing or Clock()
         self._attempt, self._owner = attempt, owner
         self._missing = embeddings.missing_shards()
         self._todo = deque(self._missing)
@@ -141,6 +154,10 @@ class ShardSink:
         StoreFull, StoreError
             This batch, or a commit since the previous one, could not be written.
         """
+        with self._writing.work():
+            return self._add(batch)
+
+    def _add(self, batch: Batch) -> list[Failure]:
         failures: list[Failure] = []
         outcomes, vectors = batch.outcomes, batch.vectors
         while outcomes:
@@ -187,7 +204,7 @@ class ShardSink:
 
     def _commit(self, writer: ShardWriter) -> None:
         # Submitted before an earlier commit's failure is raised here, so that the writer is closed in any case.
-        self._commits.append((self._committer.submit(_commit_or_discard, writer), self.done))
+        self._commits.append((self._committer.submit(self._timed, _commit_or_discard, writer), self.done))
         self._finish_commits()
 
     def _finish_commits(self) -> None:
@@ -199,6 +216,10 @@ class ShardSink:
         if finished.result():
             self.kept = max(self.kept, done)
 
+    def _timed(self, write: Callable[_P, bool], *arguments: _P.args, **options: _P.kwargs) -> bool:
+        with self._writing.work():
+            return write(*arguments, **options)
+
     def _save_is_due(self, shard: _OpenShard) -> bool:
         return time.monotonic() - self._safe_at >= self._save_s or shard.writer.unsaved_bytes >= MOST_UNSAVED_BYTES
 
@@ -207,7 +228,7 @@ class ShardSink:
         self._safe_at = time.monotonic()
         segment = shard.writer.take_unsaved()
         if segment is not None:
-            self._commits.append((self._committer.submit(_save_if_possible, shard, segment), self.done))
+            self._commits.append((self._committer.submit(self._timed, _save_if_possible, shard, segment), self.done))
             self._finish_commits()
 
     def _write(

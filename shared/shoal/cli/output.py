@@ -98,6 +98,7 @@ class _JobBars:
             self._bars[at.stage] = self._add(f"{job.kind} {at.stage}", at.total)
         rate = f"{at.rate:,.1f} {at.unit}/s" if at.rate else ""
         eta = f"{duration(at.eta_s)} left" if at.eta_s else ""
+        rate = "  ".join(filter(None, (rate, busy_stages(at.detail))))
         self._progress.update(self._bars[at.stage], completed=at.done, total=at.total, rate=rate, eta=eta)
 
     def show_outage(self, error: ShoalError) -> None:
@@ -135,6 +136,12 @@ def _waits_for(client: Client, job: Job) -> str:
         if running:
             return f"waiting for job {running[0].id}"
     return "waiting for a worker"
+
+
+def busy_stages(detail: dict[str, Any] | None) -> str:
+    """How busy each stage of an extraction is, such as ``decode 98% network 40% write 1%``."""
+    busy = (detail or {}).get("busy") or {}
+    return " ".join(f"{stage} {fraction:.0%}" for stage, fraction in busy.items())
 
 
 def duration(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -117,6 +117,13 @@ class WorkerMetrics(Observer):
             ["model", "outcome"],
             registry=registry,
         )
+        self._stage_busy = Gauge(
+            "shoal_extract_busy_ratio",
+            "Fraction of the last seconds in which a stage of the running extraction worked; the largest limits it.",
+            ["stage"],
+            registry=registry,
+        )
+        self._shown: set[str] = set()
         self._claimed_at = self._staged_at = 0.0
         self._stage: str | None = None
 
@@ -135,9 +142,11 @@ class WorkerMetrics(Observer):
     def received(self, claim: Claim, events: Sequence[Event]) -> None:
         """The child sent events."""
         for event in events:
-            if isinstance(event, Progressed) and event.progress.stage != self._stage:
-                self._end_stage(claim)
-                self._stage, self._staged_at = event.progress.stage, time.monotonic()
+            if isinstance(event, Progressed):
+                self._show_busy((event.progress.detail or {}).get("busy") or {})
+                if event.progress.stage != self._stage:
+                    self._end_stage(claim)
+                    self._stage, self._staged_at = event.progress.stage, time.monotonic()
             elif isinstance(event, Counted) and claim.job.kind.startswith("extract:"):
                 for outcome, number in event.counts.items():
                     self._images.labels(_model(claim), outcome).inc(number)
@@ -146,6 +155,7 @@ class WorkerMetrics(Observer):
         """The attempt is over."""
         self._end_stage(claim)
         self._busy.set(0)
+        self._show_busy(dict.fromkeys(self._shown, 0.0))
         self._attempts.labels(claim.job.kind, how).inc()
         self._seconds.labels(claim.job.kind, "all").observe(time.monotonic() - self._claimed_at)
 
@@ -154,6 +164,11 @@ class WorkerMetrics(Observer):
         from prometheus_client import start_http_server
 
         start_http_server(port, addr=host, registry=self.registry)
+
+    def _show_busy(self, busy: Mapping[str, float]) -> None:
+        for stage, fraction in busy.items():
+            self._stage_busy.labels(stage).set(fraction)
+            self._shown.add(stage)
 
     def _end_stage(self, claim: Claim) -> None:
         if self._stage is not None:

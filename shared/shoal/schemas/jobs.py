@@ -21,8 +21,9 @@ class Progress(BaseModel):
     eta_s: float | None = Field(None, description="Estimated seconds until this stage ends.")
     detail: dict[str, Any] | None = Field(
         None,
-        description="Further facts about the stage. For `kmeans`: the inertia of the last iteration and the number of "
-        "rows that changed their cluster.",
+        description="Further facts about the stage. For `embed`: `busy`, the fraction of the last seconds in which "
+        "`decode`, `network` and `write` worked; the largest limits the job. For `kmeans`: the inertia of the last "
+        "iteration and the number of rows that changed their cluster.",
     )
 
 

@@ -62,3 +62,19 @@ def test_what_a_job_counts_is_sent_with_its_progress_and_never_twice() -> None:
     ctx.progress("embed", 10, 10, "images")
     ctx.send_counts()
     assert [event for event in events if isinstance(event, Counted)] == [Counted({"embedded": 5, "failed": 1})]
+
+
+def test_the_stages_of_an_extraction_are_as_busy_as_it_said_last_until_it_ends(claim: Claim) -> None:
+    metrics = WorkerMetrics()
+
+    def busy(stage: str) -> float | None:
+        return metrics.registry.get_sample_value("shoal_extract_busy_ratio", {"stage": stage})
+
+    metrics.started(claim)
+    for decode in (0.5, 0.98):
+        detail = {"busy": {"decode": decode, "network": 0.4, "write": 0.01}}
+        metrics.received(claim, [Progressed(Progress(stage="embed", detail=detail))])
+    metrics.received(claim, [Progressed(Progress(stage="embed"))])
+    assert [busy(stage) for stage in ("decode", "network", "write")] == [0.98, 0.4, 0.01]
+    metrics.ended(claim, "succeed")
+    assert [busy(stage) for stage in ("decode", "network", "write")] == [0, 0, 0]
