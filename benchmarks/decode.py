@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from _common import finish, parser
-from extractor.images.child import Decoded, DecoderConfig, Task, decode
+from extractor.images.child import DecoderConfig, Task, Undecodable, decode
 from extractor.images.located import ListedImage
 from extractor.images.transform import Transform
 from PIL import Image
@@ -136,7 +136,7 @@ def into_slot(config: DecoderConfig, path: Path) -> None:
     """Decode one file as a decode process does."""
     slot = np.empty((config.transform.size, config.transform.size, 3), np.uint8)
     outcome = decode(Task(0, 0, ListedImage((str(path),), None)), config, slot)
-    if not isinstance(outcome, Decoded):
+    if isinstance(outcome, Undecodable):
         raise SystemExit(outcome.message)
 
 

@@ -19,6 +19,7 @@ from extractor.backends.loading import ModelLoader
 from extractor.images.pool import DecodePool
 from extractor.jobs.engine import noted
 from extractor.jobs.extract import FailureCounter, open_plan, outcome_of_files
+from extractor.jobs.reuse import StoredRows, find_stored_rows
 from extractor.models import catalogue
 from extractor.sources.reading import located_images
 from extractor.sources.source import Place
@@ -47,8 +48,9 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
     -------
     dict
         ``embeddings`` (the id), ``rows``, ``failed``, ``dim``, ``resumed_rows``: images that earlier attempts or jobs
-        had embedded, ``repaired_shards``: how many shards were damaged and are embedded again, ``engine``: what ran,
-        and why (`extractor.jobs.engine.EngineChoice`), and the fields of `extractor.jobs.extract.outcome_of_files`.
+        had embedded, ``reused_rows``: rows that this attempt took over from other sets, ``repaired_shards``: how many
+        shards were damaged and are embedded again, ``engine``: what ran, and why
+        (`extractor.jobs.engine.EngineChoice`), and the fields of `extractor.jobs.extract.outcome_of_files`.
 
     Raises
     ------
@@ -78,10 +80,14 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
         embeddings = open_plan(ctx, request, model, settings, store, sample)
         failures = FailureCounter(request.max_failed_fraction, embeddings)
         failures.check()
-        resumed = embeddings.rows
+        resumed, reused = embeddings.rows, 0
         if embeddings.missing_shards():
             backend = model.backend_for(embeddings.plan)
-            resumed += embed_missing(ctx, request, embeddings, backend, pool(), settings, store, failures)
+            stored = find_stored_rows(
+                store, embeddings, request.reuse, pool, lambda rows: ctx.progress("reuse", rows, unit="rows")
+            )
+            saved, reused = embed_missing(ctx, request, embeddings, backend, pool(), settings, store, failures, stored)
+            resumed += saved
     manifest = store.finish_embeddings(embeddings.id)
     return {
         "embeddings": embeddings.id,
@@ -89,6 +95,7 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
         "failed": manifest.failed,
         "dim": manifest.dim,
         "resumed_rows": resumed,
+        "reused_rows": reused,
         "repaired_shards": len(embeddings.repaired_shards),
         "engine": noted(embeddings, spec),
         **outcome_of_files(store.embeddings(embeddings.id)),
@@ -104,14 +111,16 @@ def embed_missing(
     settings: Settings,
     store: Store,
     failures: FailureCounter,
-) -> int:
+    stored: StoredRows | None = None,
+) -> tuple[int, int]:
     """Embed the shards that are not committed yet, decoding ahead of the network and committing behind it.
 
     Returns
     -------
-    int
-        How many of these shards' rows an earlier attempt had embedded and saved.
+    tuple of int
+        How many of these shards' rows an earlier attempt had embedded and saved, and how many come from ``stored``.
     """
+    reused = 0
     total = embeddings.plan.source.count
     before = embeddings.rows + embeddings.failed
     place = Place.of(request.images, settings.data, follow_links=settings.follow_links)
@@ -122,12 +131,14 @@ def embed_missing(
         failures.add(sink.resume())
         ctx.progress("embed", before + sink.done, total, "images")
         images = located_images(sink.listed(), place)
-        for batch in batches(ctx, pool, backend, images, request.batch_size, stages.network):
+        for batch in batches(ctx, pool, backend, images, request.batch_size, stages.network, stored):
             failed = sink.add(batch)
-            ctx.count(embedded=len(batch.outcomes) - len(failed), failed=len(failed))
+            reused += batch.reused
+            embedded = len(batch.outcomes) - len(failed) - batch.reused
+            ctx.count(embedded=embedded, failed=len(failed), **({"reused": batch.reused} if batch.reused else {}))
             failures.add(failed)
             ctx.advance(before + sink.kept)
             ctx.progress("embed", before + sink.done, total, "images", stages.detail())
         sink.finish()
         ctx.advance(before + sink.kept)
-    return sink.resumed_rows
+    return sink.resumed_rows, reused

@@ -236,7 +236,7 @@ class TestSummary:
         assert "--again" not in text
 
     def test_it_says_what_was_reused(self, store: Store) -> None:
-        text = self.text(store, reused=True, extraction={"resumed_rows": 12})
+        text = self.text(store, reused=True, extraction={"resumed_rows": 5, "reused_rows": 7})
         assert "reused 12 of 12 embeddings" in text
         assert "c-old  (reused" in text
         assert "shoal run cats --again" in text

@@ -1,7 +1,8 @@
 """A decode process: reads image files, or receives their bytes, decodes them, writes the pixels into shared memory.
 
-`extractor.images.processes` starts it as ``python -m extractor.images.child SOCKET MEMORY PARENT``: two inherited file
-descriptors and a process id. It imports no tensor library, so it starts in a fraction of a second and stays small.
+`extractor.images.processes` starts it as ``python -m extractor.images.child SOCKET MEMORY KNOWN PARENT``: three
+inherited file descriptors and a process id. It imports no tensor library, so it starts in a fraction of a second and
+stays small.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from shoal.errors import ImageInvalid, ImageTooLarge
 from shoal.process import die_with_parent
 from shoal.userfiles import as_text
 
-from extractor.images.decode import decode_image
+from extractor.images.decode import SNIFFED_BYTES, decode_image, sniff
+from extractor.images.known import KnownContents, read_known
 from extractor.images.located import LocatedImage, LostImage, read_located
 from extractor.images.preprocess import network_input, thumbnail
 from extractor.images.transform import Transform
@@ -60,11 +62,15 @@ class DecoderConfig:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Decode an image of a listing, or a file's bytes, into a slot; the outcome carries the same ``ticket``."""
+    """Decode an image of a listing, or a file's bytes, into a slot; the outcome carries the same ``ticket``.
+
+    ``anew``: also if its content has an embedding already.
+    """
 
     ticket: int
     slot: int
     image: LocatedImage | bytes
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +97,33 @@ class Undecodable:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An image of a listing that is not decoded: its content has an embedding already (`extractor.images.known`)."""
+
+    ticket: int
+    file_bytes: int
+    sha256: str
+
+
+Outcome = Decoded | Undecodable | Stored
+
+
 def slots_of(memory: mmap.mmap, transform: Transform) -> NDArray[np.uint8]:
     """The shared memory as (slots, size, size, 3) uint8."""
     size = transform.size
     return np.frombuffer(memory, np.uint8).reshape(-1, size, size, 3)
 
 
-def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decoded | Undecodable:
-    """Decode one image into ``slot``, (size, size, 3) uint8."""
+def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8], known: KnownContents | None = None) -> Outcome:
+    """Decode one image into ``slot``, (size, size, 3) uint8, unless ``known`` has its content."""
     if isinstance(task.image, LostImage):
         return _undecodable(task, *task.image)
     try:
         data, formats = read_located(task.image, config.root, config.folder)
+        sha256 = "" if isinstance(task.image, bytes) else hashlib.sha256(data).hexdigest()
+        if known is not None and sha256 and not task.anew and _is_known(data, sha256, known):
+            return Stored(task.ticket, len(data), sha256)
         image = decode_image(data, max_pixels=config.max_pixels, formats=formats)
         slot[:] = network_input(image, config.transform, max_pixels=config.max_pixels)
         width, height = image.size
@@ -122,9 +143,14 @@ def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8]) -> Decode
         width=width,
         height=height,
         file_bytes=len(data),
-        sha256="" if isinstance(task.image, bytes) else hashlib.sha256(data).hexdigest(),
+        sha256=sha256,
         thumbnail=small,
     )
+
+
+def _is_known(data: bytes, sha256: str, known: KnownContents) -> bool:
+    # Content without a signature is decoded by its file's extension, which may differ from that of the stored row.
+    return sniff(data[:SNIFFED_BYTES]) is not None and known.find(sha256) is not None
 
 
 def _undecodable(task: Task, code: str, message: str) -> Undecodable:
@@ -142,27 +168,30 @@ def limit_memory(max_pixels: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
-def serve(connection: Connection, memory: mmap.mmap) -> None:
+def serve(connection: Connection, memory: mmap.mmap, known_descriptor: int) -> None:
     """Answer tasks until the other side closes the connection."""
     config = connection.recv()
     limit_memory(config.max_pixels)
     slots = slots_of(memory, config.transform)
     connection.send("ready")
+    known = None
     while True:
         task = connection.recv()
-        connection.send(decode(task, config, slots[task.slot]))
+        # Written, if at all, before the first listed image is sent.
+        known = known or read_known(known_descriptor)
+        connection.send(decode(task, config, slots[task.slot], known))
 
 
 def main(arguments: list[str]) -> None:
-    """Run a decode process on the two inherited descriptors."""
-    socket, memory, parent = (int(argument) for argument in arguments)
+    """Run a decode process on the three inherited descriptors."""
+    socket, memory, known, parent = (int(argument) for argument in arguments)
     # A signal to the whole process group must not look like images that kill their decoder: the parent ends this
     # process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent(parent)
     try:
-        serve(Connection(socket), mmap.mmap(memory, 0))
+        serve(Connection(socket), mmap.mmap(memory, 0), known)
     except (EOFError, ConnectionError):
         return
 

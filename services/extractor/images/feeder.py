@@ -10,10 +10,11 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 
 from shoal.errors import ImageDecoderDied, JobError, Unavailable
 
-from extractor.images.child import Decoded, DecoderConfig, Undecodable
+from extractor.images.child import DecoderConfig, Outcome, Stored, Undecodable
 from extractor.images.located import FetchedImage, LocatedImage
 from extractor.images.processes import DecodeProcess, Work
 from extractor.images.slots import Item, Slots
@@ -89,7 +90,7 @@ class Feeder:
             self._want()
         self.wake()
 
-    def submit(self, index: int, image: LocatedImage | bytes) -> Future[Item]:
+    def submit(self, index: int, image: LocatedImage | bytes, *, anew: bool = False) -> Future[Item]:
         """Decode ``image`` when a process and a slot are free; images begin in the order of submission.
 
         Raises
@@ -97,7 +98,7 @@ class Feeder:
         Unavailable
             The pool is closed.
         """
-        work = Work(index, image, Future())
+        work = Work(index, image, Future(), anew=anew)
         with self._lock:
             self._want()
             self._inbox.append(work)
@@ -158,7 +159,7 @@ class Feeder:
     def _start_processes(self) -> None:
         while (self._wanted or self._inbox) and len(self._processes) < self._workers:
             try:
-                process = DecodeProcess(self._config, self._slots.descriptor)
+                process = DecodeProcess(self._config, self._slots.descriptor, self._slots.known)
             except OSError as error:
                 raise JobError(f"A decode process cannot be started: {error.strerror}.") from error
             self._processes.append(process)
@@ -243,8 +244,9 @@ class Feeder:
         self._selector.unregister(process.connection)
         process.end()
 
-    def _finish(self, work: Work, outcome: Decoded | Undecodable) -> None:
-        work.future.set_result(self._slots.item(work.index, outcome, work.slot))
+    def _finish(self, work: Work, outcome: Outcome) -> None:
+        item = self._slots.item(work.index, outcome, work.slot)
+        work.future.set_result(replace(item, image=work.image) if isinstance(outcome, Stored) else item)
 
     def _fail(self, error: Exception) -> None:
         """End every process, and everything that waits with ``error``."""

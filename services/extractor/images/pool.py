@@ -14,10 +14,13 @@ from concurrent.futures import Future
 from itertools import islice
 from types import TracebackType
 
+import numpy as np
+from numpy.typing import NDArray
 from shoal.host import available_cores
 
 from extractor.images.child import DecoderConfig
 from extractor.images.feeder import DEPTH, Feeder
+from extractor.images.known import KnownContents, write_known
 from extractor.images.located import LocatedImage
 from extractor.images.slots import Item, Slots
 
@@ -53,6 +56,7 @@ class DecodePool:
         self.config = config
         self.workers = workers or available_cores()
         self._slots = Slots(config, slots)
+        self._spare = 0
         self._feeder = Feeder(config, workers=self.workers, slots=self._slots, timeout_s=timeout_s)
 
     def __enter__(self) -> DecodePool:
@@ -81,7 +85,18 @@ class DecodePool:
         """
         self._feeder.start()
 
-    def submit(self, image: LocatedImage | bytes, index: int = 0) -> Future[Item]:
+    def know(self, digests: NDArray[np.uint64]) -> tuple[KnownContents, NDArray[np.int64]]:
+        """Do not decode files with these contents: their outcome is `Stored`. Call it once, before the first image.
+
+        Parameters
+        ----------
+        digests
+            (n, 2) of `extractor.images.known.digests_of`; see `extractor.images.known.write_known` for what returns.
+        """
+        self._spare = min(1, self._slots.count - 1)
+        return write_known(self._slots.known, digests)
+
+    def submit(self, image: LocatedImage | bytes, index: int = 0, *, anew: bool = False) -> Future[Item]:
         """Decode one image. Safe in any thread; outcomes come in any order.
 
         Parameters
@@ -90,6 +105,8 @@ class DecodePool:
             A listed file, or the bytes of a file, whose format its content decides.
         index
             Comes back in the item.
+        anew
+            Decode it also if `know` has its content.
 
         Returns
         -------
@@ -104,7 +121,7 @@ class DecodePool:
         Unavailable
             The pool is closed.
         """
-        return self._feeder.submit(index, image)
+        return self._feeder.submit(index, image, anew=anew)
 
     def stream(self, images: Iterable[LocatedImage], waiting: Callable[[], None] = lambda: None) -> Iterator[Item]:
         """Decode ``images`` and yield their outcomes in the same order.
@@ -112,7 +129,7 @@ class DecodePool:
         Parameters
         ----------
         images
-            Consumed as far ahead as there are slots.
+            Consumed as far ahead as there are slots, except those that `decode_anew` needs.
         waiting
             Called about once a second while no image is ready; may raise to end the stream.
 
@@ -125,7 +142,7 @@ class DecodePool:
         ahead: deque[Future[Item]] = deque()
         try:
             while True:
-                for index, image in islice(numbered, self._slots.count - len(ahead)):
+                for index, image in islice(numbered, self._slots.count - self._spare - len(ahead)):
                     ahead.append(self.submit(image, index))
                 if not ahead:
                     return
@@ -135,6 +152,13 @@ class DecodePool:
         finally:
             for future in ahead:
                 self.discard(future)
+
+    def decode_anew(self, image: LocatedImage | bytes, waiting: Callable[[], None] = lambda: None) -> Item:
+        """Decode an image whose outcome was `Stored` after all, while a `stream` waits for its reader.
+
+        Release the item before the next one.
+        """
+        return _wait(self.submit(image, anew=True), waiting)
 
     def release(self, item: Item) -> None:
         """Free the slot of ``item``: its pixels will be overwritten. A second time does nothing."""

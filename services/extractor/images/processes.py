@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from extractor.images.child import Decoded, DecoderConfig, Task, Undecodable
+from extractor.images.child import DecoderConfig, Outcome, Task
 from extractor.images.located import LocatedImage
 from extractor.images.slots import Item
 
@@ -32,6 +32,8 @@ class Work:
         Comes back in the item.
     slot
         Where its pixels go, once it has begun.
+    anew
+        Whether it is decoded also if its content has an embedding already.
     deaths
         How many processes ended over it.
     """
@@ -40,6 +42,7 @@ class Work:
     image: LocatedImage | bytes
     future: Future[Item]
     slot: int = -1
+    anew: bool = False
     deaths: int = 0
 
 
@@ -53,8 +56,8 @@ class DecodeProcess:
     ----------
     config
         Its settings.
-    memory
-        Descriptor of the shared memory.
+    memory, known
+        Descriptors of the shared memory: of pixels, and of `extractor.images.known`.
 
     Attributes
     ----------
@@ -71,11 +74,11 @@ class DecodeProcess:
         The process cannot be started.
     """
 
-    def __init__(self, config: DecoderConfig, memory: int) -> None:
+    def __init__(self, config: DecoderConfig, memory: int, known: int) -> None:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                self._popen = _start(theirs.fileno(), memory)
+                self._popen = _start(theirs.fileno(), memory, known)
         except BaseException:
             ours.close()
             raise
@@ -99,11 +102,11 @@ class DecodeProcess:
             self.head_since = time.monotonic()
         self.held.append(work)
         try:
-            self.connection.send(Task(work.index, work.slot, work.image))
+            self.connection.send(Task(work.index, work.slot, work.image, work.anew))
         except OSError:  # It died, or has half a message: reading from the connection reports its end.
             self._popen.kill()
 
-    def receive(self) -> tuple[Work, Decoded | Undecodable] | None:
+    def receive(self) -> tuple[Work, Outcome] | None:
         """The next outcome; None for the message that it is ready.
 
         Raises
@@ -125,8 +128,7 @@ class DecodeProcess:
         self._popen.wait()
 
 
-def _start(channel: int, memory: int) -> subprocess.Popen[bytes]:
-    descriptors = (channel, memory)
+def _start(*descriptors: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "extractor.images.child", *map(str, descriptors), str(os.getpid())],
         stdin=subprocess.DEVNULL,

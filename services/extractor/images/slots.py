@@ -12,17 +12,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from extractor.images.child import Decoded, DecoderConfig, Undecodable, slots_of
+from extractor.images.child import Decoded, DecoderConfig, Outcome, slots_of
+from extractor.images.located import LocatedImage
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image's outcome. ``pixels`` is (size, size, 3) uint8, valid until `DecodePool.release`; None on failure."""
+    """One image's outcome. ``pixels`` is (size, size, 3) uint8, valid until `DecodePool.release`; None if
+    it was not decoded. ``image`` is what was submitted if the outcome is `Stored`.
+    """
 
     index: int
-    outcome: Decoded | Undecodable
+    outcome: Outcome
     pixels: NDArray[np.uint8] | None
     slot: int | None
+    image: LocatedImage | bytes | None = None
 
 
 class Slots:
@@ -34,11 +38,14 @@ class Slots:
         Number of slots.
     descriptor
         Of the shared memory, for the processes to inherit.
+    known
+        The same for the memory of `extractor.images.known`, which is empty at first.
     """
 
     def __init__(self, config: DecoderConfig, count: int) -> None:
         self.count = count
         self.descriptor = _shared_memory(count * config.slot_bytes)
+        self.known = _shared_memory(0)
         self._pixels = slots_of(mmap.mmap(self.descriptor, 0), config.transform)
         self._free: deque[int] = deque(range(count))
         self._given: dict[int, Item] = {}
@@ -52,9 +59,9 @@ class Slots:
         """Free a slot that no item shows."""
         self._free.append(slot)
 
-    def item(self, index: int, outcome: Decoded | Undecodable, slot: int) -> Item:
-        """The outcome of the image that was decoded into ``slot``; a failure frees the slot."""
-        if isinstance(outcome, Undecodable):
+    def item(self, index: int, outcome: Outcome, slot: int) -> Item:
+        """The outcome of the image that was decoded into ``slot``, which is freed if it holds no pixels."""
+        if not isinstance(outcome, Decoded):
             self.free(slot)
             return Item(index, outcome, None, None)
         item = Item(index, outcome, self._pixels[slot], slot)
@@ -74,10 +81,11 @@ class Slots:
         return True
 
     def close(self) -> None:
-        """Close the descriptor; the pixels of items stay readable."""
+        """Close the descriptors; the pixels of items stay readable."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
-            self.descriptor = -1
+            os.close(self.known)
+            self.descriptor = self.known = -1
 
 
 def _shared_memory(size: int) -> int:

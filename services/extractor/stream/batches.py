@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +17,18 @@ from shoal.schemas import ExtractRequest
 from shoal.settings import Settings
 
 from extractor.backends.base import Backend
-from extractor.images.child import Decoded, DecoderConfig, Undecodable
+from extractor.images.child import Decoded, DecoderConfig, Stored, Undecodable
 from extractor.images.located import LocatedImage
 from extractor.images.pool import DecodePool, Item, prefetch_slots
+from extractor.jobs.reuse import ReusedRow, StoredRows
 from extractor.models.spec import ModelSpec
 from extractor.sources.reading import located_images
 from extractor.sources.source import Place, Row
 from extractor.stream.busy import Clock
 
 POLL_S = 0.5
+LOOKUP_ROWS = 256
+"""Stored rows that are read together: as many as a row group of thumbnails has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,39 @@ class Batch:
         One per image, in the order of the stream.
     vectors
         (m, dim) float32: a row for each `Decoded`, in their order.
+    reused
+        How many of these rows come from stored sets.
     """
 
     outcomes: tuple[Decoded | Undecodable, ...]
     vectors: NDArray[np.float32]
+    reused: int = 0
+
+
+@dataclass(slots=True)
+class _Group:
+    """Images of the stream that become a batch, without the pixels.
+
+    Attributes
+    ----------
+    reused
+        The rows among the embedded images that are not computed, and their vectors.
+    """
+
+    outcomes: list[Decoded | Undecodable] = field(default_factory=list)
+    rows: int = 0
+    reused: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+
+    def add(self, outcome: Decoded | Undecodable, vector: NDArray[np.float32] | None = None) -> None:
+        self.outcomes.append(outcome)
+        if vector is not None:
+            self.reused[self.rows] = vector
+        self.rows += isinstance(outcome, Decoded)
+
+    @property
+    def computed(self) -> int:
+        """How many images the network embeds."""
+        return self.rows - len(self.reused)
 
 
 def decode_pool(request: ExtractRequest, spec: ModelSpec, settings: Settings) -> DecodePool:
@@ -87,6 +119,7 @@ def batches(
     images: Iterable[LocatedImage],
     batch_size: int,
     network: Clock | None = None,
+    stored: StoredRows | None = None,
 ) -> Iterator[Batch]:
     """Decode and embed ``images``; batches come in order, up to ``backend.max_in_flight`` run at once.
 
@@ -94,6 +127,8 @@ def batches(
     ----------
     network
         Runs while the backend computes.
+    stored
+        An image whose content it has is neither decoded nor embedded.
 
     Raises
     ------
@@ -102,9 +137,9 @@ def batches(
     JobError
         The backend did not return one row per image.
     """
-    running: deque[tuple[list[Item], Future[NDArray[np.float32]] | None]] = deque()
-    for items, pixels in _decoded(ctx, pool, images, batch_size, backend.transform.size):
-        running.append((items, _submit(backend, pixels, network or Clock()) if len(pixels) else None))
+    running: deque[tuple[_Group, Future[NDArray[np.float32]] | None]] = deque()
+    for group, pixels in _decoded(ctx, pool, images, batch_size, backend.transform.size, stored):
+        running.append((group, _submit(backend, pixels, network or Clock()) if len(pixels) else None))
         while len(running) >= max(backend.max_in_flight, 1) + 1 or (running and _is_done(running[0][1])):
             yield _take(ctx, backend, *running.popleft())
     while running:
@@ -112,23 +147,60 @@ def batches(
 
 
 def _decoded(
-    ctx: JobContext, pool: DecodePool, images: Iterable[LocatedImage], batch_size: int, size: int
-) -> Iterator[tuple[list[Item], NDArray[np.uint8]]]:
-    """Images with the pixels of those that could be decoded, (m, size, size, 3) with m ≤ ``batch_size``."""
-    items: list[Item] = []
+    ctx: JobContext,
+    pool: DecodePool,
+    images: Iterable[LocatedImage],
+    batch_size: int,
+    size: int,
+    stored: StoredRows | None,
+) -> Iterator[tuple[_Group, NDArray[np.uint8]]]:
+    """Images with the pixels of those that are to be computed, (m, size, size, 3) with m ≤ ``batch_size``."""
+    group = _Group()
     pixels = np.empty((batch_size, size, size, 3), np.uint8)
-    filled = 0
+    for item in _looked_up(ctx, pool, images, stored):
+        if isinstance(item, ReusedRow):
+            group.add(item.outcome, item.vector)
+        elif not isinstance(item.outcome, Stored):
+            if item.pixels is not None:
+                pixels[group.computed] = item.pixels
+                pool.release(item)
+            group.add(item.outcome)
+        if group.computed == batch_size or len(group.outcomes) >= 4 * batch_size:
+            yield group, pixels[: group.computed]
+            group, pixels = _Group(), np.empty_like(pixels)
+    if group.outcomes:
+        yield group, pixels[: group.computed]
+
+
+def _looked_up(
+    ctx: JobContext, pool: DecodePool, images: Iterable[LocatedImage], stored: StoredRows | None
+) -> Iterator[Item | ReusedRow]:
+    """What the pool makes of ``images``, with stored rows for contents that have one."""
+    waiting: list[Item] = []
     for item in pool.stream(images, waiting=ctx.raise_if_cancelled):
-        items.append(item)
-        if item.pixels is not None:
-            pixels[filled] = item.pixels
-            filled += 1
-            pool.release(item)
-        if filled == batch_size or len(items) >= 4 * batch_size:
-            yield items, pixels[:filled]
-            items, pixels, filled = [], np.empty_like(pixels), 0
-    if items:
-        yield items, pixels[:filled]
+        known = stored is not None and isinstance(item.outcome, Stored)
+        if known:
+            waiting.append(item)
+        if stored is not None and waiting and (not known or len(waiting) >= LOOKUP_ROWS):
+            yield from _rows_of(ctx, pool, waiting, stored)
+            waiting = []
+        if not known:
+            yield item
+    if stored is not None:
+        yield from _rows_of(ctx, pool, waiting, stored)
+
+
+def _rows_of(
+    ctx: JobContext, pool: DecodePool, items: Sequence[Item], stored: StoredRows
+) -> Iterator[Item | ReusedRow]:
+    """The stored rows, in order; where one cannot be read after all, the decoded image."""
+    found = stored.rows([item.outcome for item in items if isinstance(item.outcome, Stored)])
+    for item in items:
+        row = found.get(item.index)
+        if row is not None:
+            yield row
+        elif item.image is not None:
+            yield pool.decode_anew(item.image, waiting=ctx.raise_if_cancelled)
 
 
 def _submit(backend: Backend, pixels: NDArray[np.uint8], network: Clock) -> Future[NDArray[np.float32]]:
@@ -146,15 +218,17 @@ def _is_done(future: Future[NDArray[np.float32]] | None) -> bool:
     return future is None or future.done()
 
 
-def _take(ctx: JobContext, backend: Backend, items: list[Item], future: Future[NDArray[np.float32]] | None) -> Batch:
-    outcomes = tuple(item.outcome for item in items)
-    if future is None:
-        return Batch(outcomes, np.empty((0, backend.dim), np.float32))
-    vectors = _wait(ctx, future)
-    expected = (sum(isinstance(outcome, Decoded) for outcome in outcomes), backend.dim)
+def _take(ctx: JobContext, backend: Backend, group: _Group, future: Future[NDArray[np.float32]] | None) -> Batch:
+    vectors = np.empty((0, backend.dim), np.float32) if future is None else _wait(ctx, future)
+    expected = (group.computed, backend.dim)
     if vectors.shape != expected:
         raise JobError(f"The model {backend.record.name} returned shape {vectors.shape}; expected {expected}.")
-    return Batch(outcomes, vectors)
+    if group.reused:
+        computed, vectors = vectors, np.empty((group.rows, backend.dim), np.float32)
+        places = list(group.reused)
+        vectors[np.delete(np.arange(group.rows), places)] = computed
+        vectors[places] = np.stack(list(group.reused.values()))
+    return Batch(tuple(group.outcomes), vectors, len(group.reused))
 
 
 def _wait(ctx: JobContext, future: Future[NDArray[np.float32]]) -> NDArray[np.float32]:

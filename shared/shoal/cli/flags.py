@@ -31,6 +31,7 @@ EXTRACT: Flags = {
     "dtype": "--dtype",
     "shard_rows": "--shard-rows",
     "max_failed_fraction": "--max-failed-fraction",
+    "reuse": "--no-reuse",
 }
 CLUSTER: Flags = {
     "embeddings": "EMBEDDINGS",

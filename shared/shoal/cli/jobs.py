@@ -174,6 +174,9 @@ def extract(
             "machine and has no such path.",
         ),
     ] = None,
+    reuse: Annotated[
+        bool, typer.Option(help="Take rows over from earlier embeddings of the same images and model.")
+    ] = True,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
@@ -192,6 +195,7 @@ def extract(
             dtype=dtype,
             shard_rows=shard_rows,
             max_failed_fraction=max_failed_fraction,
+            **({} if reuse else {"reuse": None}),
         )
         finish(client, job, wait, as_json)
 

@@ -263,8 +263,8 @@ def _other(clusters: int, rows: int) -> int:
 
 
 def _places(console: Console, made: RunSummary, rows: int, clusters: int) -> None:
-    resumed = min(int(made.extraction.get("resumed_rows") or 0), rows)
-    of = f"reused {resumed:,} of {rows:,} embeddings" if resumed else f"{rows:,} new embeddings"
+    kept = sum(int(made.extraction.get(name) or 0) for name in ("resumed_rows", "reused_rows"))
+    of = f"reused {min(kept, rows):,} of {rows:,} embeddings" if kept else f"{rows:,} new embeddings"
     _say(console, "\nResults", style="bold")
     width = max(map(len, ("contact sheet", "embeddings", *made.files)))
     for name, path in made.files.items():

@@ -60,6 +60,7 @@ class Calls(Sending):
         """Submit an extraction of images.
 
         Options in `IMAGES_FIELDS`, such as ``labels``, go to ``images``; the others are fields of `POST /extract`.
+        ``reuse=None`` embeds every image.
 
         Parameters
         ----------
@@ -73,7 +74,7 @@ class Calls(Sending):
 
         async def submit(images: Json) -> Job:
             body = {"images": {**images, **chosen}, "model": model, **options}
-            return await self._submit("extractor", "/extract", body, idempotency_key)
+            return await self._submit("extractor", "/extract", body, idempotency_key, nulls=("reuse",))
 
         here = Path(path).expanduser()
         may_upload = upload or (upload is None and not is_local(self._services.urls["extractor"]) and here.is_dir())

@@ -136,7 +136,7 @@ class WorkerMetrics(Observer):
         for outcome in OUTCOMES:
             self._attempts.labels(claim.job.kind, outcome)
         if claim.job.kind.startswith("extract:"):
-            for outcome in ("embedded", "failed"):
+            for outcome in ("embedded", "reused", "failed"):
                 self._images.labels(_model(claim), outcome)
 
     def received(self, claim: Claim, events: Sequence[Event]) -> None:

@@ -256,3 +256,9 @@ class ExtractRequest(Request):
     max_failed_fraction: float = Field(
         0.05, ge=0, le=1, description="Fraction of the images that may fail. If more fail, the job fails."
     )
+    reuse: Id | None = Field(
+        "auto",
+        description="Where rows of earlier embeddings are taken over from. An image whose content, model and "
+        "preprocessing are those of a stored row is not embedded again, whatever its path. `auto`: all embeddings in "
+        "the store; an id: those embeddings alone; null: none.",
+    )

@@ -109,7 +109,7 @@ def test_a_file_that_is_not_the_listed_one_is_an_error(folder: Path, make: Make)
     codes = [outcome.code if isinstance(outcome, Undecodable) else None for outcome in outcomes]
     assert codes == ["image_changed", "image_removed", "image_changed", None, "image_changed"]
     for outcome in outcomes:
-        assert isinstance(outcome, Decoded) or "ubmit the request again" in outcome.message
+        assert isinstance(outcome, Decoded) or "ubmit the request again" in getattr(outcome, "message", "")
 
 
 def test_names_that_are_not_utf8_are_decoded(folder: Path, make: Make) -> None:
