@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from shoal import Client
 from shoal.cli import app
 from shoal.cli.flags import CLUSTER, EXTRACT, errors_in_flags, in_flags
 from shoal.errors import InvalidRequest, PathNotFound, by_code
@@ -23,6 +24,22 @@ def test_fields_become_the_flags_that_set_them() -> None:
     said = in_flags(refused(("kmeans.restarts", "Send a whole number."), ("pca.components", "Too many.")), CLUSTER)
     assert said.detail == "--restarts: Send a whole number.; --pca: Too many."
     assert said.code == "invalid_request"
+
+
+@pytest.mark.parametrize(("words", "sent"), [((), {}), (("--no-reuse",), {"reuse": None})])
+def test_nothing_is_reused_on_request(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], sent: dict[str, object]
+) -> None:
+    seen: list[dict[str, object]] = []
+
+    def extract(self: Client, path: str, **options: object) -> None:
+        seen.append(options)
+        raise InvalidRequest("enough")
+
+    monkeypatch.setattr(Client, "extract", extract)
+    with pytest.raises(InvalidRequest, match="enough"):
+        CliRunner().invoke(app, ["extract", "photos", *words], catch_exceptions=False, standalone_mode=False)
+    assert {name: value for name, value in seen[0].items() if name == "reuse"} == sent
 
 
 def test_a_field_within_a_flags_value_is_said_of_the_flag() -> None:

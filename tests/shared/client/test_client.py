@@ -29,6 +29,12 @@ def test_a_request_carries_the_key_and_only_what_was_given(client: Client, scrip
     assert body == {"images": {"path": "photos", "labels": "none"}, "model": "m", "dtype": "float16"}
 
 
+def test_a_null_that_has_a_meaning_is_sent(client: Client, script: Script) -> None:
+    script.answers = [(202, JOB)]
+    client.extract("photos", model="m", name=None, reuse=None)
+    assert script.seen[0][3] == {"images": {"path": "photos"}, "model": "m", "reuse": None}
+
+
 def test_a_repeated_post_keeps_its_idempotency_key(client: Client, script: Script) -> None:
     script.answers = [(503, {"code": "queue_unavailable"}), (202, JOB)]
     assert client.cluster("e", clusters=3).id == "j1"
