@@ -187,7 +187,14 @@ def whole(
         marks.setdefault(progress.stage, time.perf_counter())
 
     named = model if isinstance(model, str) else model.model_dump(mode="json")
-    request = {"images": {"path": "set"}, "model": named, "batch_size": batch_size, "thumbnails": False, **fields}
+    request = {
+        "images": {"path": "set"},
+        "model": named,
+        "batch_size": batch_size,
+        "thumbnails": False,
+        "reuse": None,
+        **fields,
+    }
     result = pipeline.run(JobContext.local(request, kind="extract:torch", on_progress=mark), settings)
     seconds = time.perf_counter() - marks["embed"]
     embeddings = Store(settings.store).embeddings(result["embeddings"])

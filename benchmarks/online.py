@@ -247,7 +247,7 @@ def batches(stack: Stack, model: str) -> tuple[float, float]:
 def beside_extraction(stack: Stack, model: str, post: Post, seconds: float) -> dict[str, float]:
     """One client while a worker extracts, and the rate of the extraction."""
     with Client(stack.extractor_url, stack.clusterer_url) as client:
-        job = client.extract("long", model=model, labels="none", batch_size=64, thumbnails=False)
+        job = client.extract("long", model=model, labels="none", batch_size=64, thumbnails=False, reuse=None)
         submitted = time.monotonic()
         while (begun := embedded(client, job.id)) is None:
             if time.monotonic() > submitted + START_S:

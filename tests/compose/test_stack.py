@@ -101,6 +101,7 @@ def test_a_job_survives_the_death_of_every_container(stack: Any) -> None:
 def test_a_stopped_worker_hands_its_job_back(stack: Any) -> None:
     extractor, _ = stack.http()
     body = {"images": {"path": "many"}, "model": LITE0, "shard_rows": 50, "batch_size": 16, "name": "handed-back"}
+    body["reuse"] = None
     job_id = stack.post(extractor, "/extract", body)
     stack.wait(lambda: stack.embedded(extractor, job_id) >= 16, 600, "the job's first images")
     stack.compose("stop", "extractor-torch")

@@ -216,7 +216,7 @@ def stack(settings: Settings, known: dict[str, Weights]) -> Iterator[Stack]:
 def extracting(stack: Stack) -> Iterator[Client]:
     """An extraction that runs for as long as the context does."""
     with Client(stack.extractor_url, stack.clusterer_url) as client:
-        job = client.extract("long", model="other", labels="none", name="faults", dtype="float32")
+        job = client.extract("long", model="other", labels="none", name="faults", dtype="float32", reuse=None)
         try:
             for current in client.follow(job):
                 if current.state == "running":

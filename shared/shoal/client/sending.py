@@ -42,9 +42,7 @@ class Sending:
         answer: Json = (await self._send(Request(service, "GET", path, query or {}))).json()
         return answer
 
-    async def _submit(
-        self, service: Service, path: str, body: Json, key: str | None, nulls: Sequence[str] = ()
-    ) -> Job:
+    async def _submit(self, service: Service, path: str, body: Json, key: str | None, nulls: Sequence[str] = ()) -> Job:
         """Submit ``body`` without its options that are None, except those in ``nulls``."""
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         body = {name: value for name, value in body.items() if value is not None or name in nulls}
