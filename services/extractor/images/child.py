@@ -177,7 +177,7 @@ def serve(connection: Connection, memory: mmap.mmap, known_descriptor: int) -> N
     known = None
     while True:
         task = connection.recv()
-        # Written, if at all, before the first listed image is sent.
+        # Written, if at all, before the images that may be in it are sent.
         known = known or read_known(known_descriptor)
         connection.send(decode(task, config, slots[task.slot], known))
 

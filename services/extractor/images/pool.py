@@ -86,7 +86,7 @@ class DecodePool:
         self._feeder.start()
 
     def know(self, digests: NDArray[np.uint64]) -> tuple[KnownContents, NDArray[np.int64]]:
-        """Do not decode files with these contents: their outcome is `Stored`. Call it once, before the first image.
+        """Do not decode files with these contents: their outcome is `Stored`. Call it once, before those images.
 
         Parameters
         ----------

@@ -164,6 +164,9 @@ def test_rows_of_other_numerics_are_not_reused(embed: Embed, make: Make) -> None
     assert differences(plan, plan) == []
     other = plan.model_copy(update={"engine": "bf16"})
     assert differences(plan, other) == differences(other, plan) == ["engine"]
+    assert differences(other, other) == []
+    quantised = plan.model_copy(update={"engine": "openvino-int8"})
+    assert differences(quantised, quantised) == ["engine"]
 
 
 @pytest.mark.usefixtures("filled")
