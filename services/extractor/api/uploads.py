@@ -19,7 +19,7 @@ from shoal.web import DeadlineDep, IdempotencyKey, QueueDep, SettingsDep
 from shoal.web.auth import CallerDep
 from shoal.web.pools import UNPACK, WORK
 from shoal.web.problems import problem_responses
-from shoal.web.route import CLIENT_CLOSED, Handler, Route
+from shoal.web.route import CLIENT_CLOSED, Handler, Route, check_query, query_names
 from shoal.web.route import router as make_router
 from shoal.web.spool import Spooled, spooled
 from starlette.requests import ClientDisconnect
@@ -81,8 +81,10 @@ class UploadRoute(Route):
     def get_route_handler(self) -> Handler:
         """The function that answers a request."""
         handler = super().get_route_handler()
+        known = query_names(self.dependant)
 
         async def handle(request: Request) -> Response:
+            check_query(request, known)
             refuse_other_sites(request)
             if not has_body(request) and request.method == "POST":
                 return await handler(request)
@@ -117,12 +119,12 @@ def has_body(request: Request) -> bool:
 
 def admit(request: Request, receiver: Receiver, owner: str | None) -> None:
     """Refuse a body that would be refused anyway, before it arrives."""
-    kind_of(request.headers.get("content-type", ""))
     upload_id = request.path_params.get("upload_id")
     if upload_id is not None:
         upload, number = receiver.uploads.get(upload_id, owner), request.path_params["part"]
         if number.isascii() and number.isdigit() and len(number) < 10:
             receiver.check_open(upload, int(number))
+    kind_of(request.headers.get("content-type", ""))
     length = request.headers.get("content-length", "0")
     receiver.room(owner, int(length) if length.isdigit() else 0)
 
