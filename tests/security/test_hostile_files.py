@@ -270,7 +270,7 @@ def test_a_decoder_that_needs_too_much_memory_gives_an_error_and_lives(
 import resource
 from pathlib import Path
 import numpy as np
-from extractor.images import child
+from extractor.images import child, located
 from extractor.images.transform import Transform
 from PIL import Image
 
@@ -281,9 +281,9 @@ config = child.DecoderConfig(root, root, transform, max_pixels=10**9, thumbnails
 used = int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (used + 60 * 2**20, resource.RLIM_INFINITY))
 slot = np.zeros((8, 8, 3), np.uint8)
-outcome = child.decode(child.Task(0, 0, child.ListedImage(("wide.png",), None)), config, slot)
+outcome = child.decode(child.Task(0, 0, located.ListedImage(("wide.png",), None)), config, slot)
 assert outcome.code == "image_too_large", outcome
-assert isinstance(child.decode(child.Task(1, 0, child.ListedImage(("a.png",), None)), config, slot), child.Decoded)
+assert isinstance(child.decode(child.Task(1, 0, located.ListedImage(("a.png",), None)), config, slot), child.Decoded)
 child.limit_memory(10**6)
 assert resource.getrlimit(resource.RLIMIT_DATA)[0] == child.BASE_BYTES + 16 * 10**6
 """
