@@ -79,7 +79,7 @@ def test_a_full_disk_and_a_kill_leave_no_second_server_and_no_lost_job(
         # So that the append-only file has it: the server writes it down once a second.
         wait_until(lambda: job.id in _appended(small_disk), what="the job in the append-only file")
         wait_until(lambda: _filled(small_disk), what="a full disk")
-        assert len(_valkeys(small_disk)) == 1
+        wait_until(lambda: len(_valkeys(small_disk)) == 1, what="the one server")
     finally:
         _end(first)
     wait_until(lambda: not _valkeys(small_disk), deadline_s=20, what="the death of the server")
