@@ -173,6 +173,27 @@ def by_code(problem: dict[str, JsonValue]) -> ShoalError:
     return error
 
 
+def relayed(document: object, status: int, retry_after: str, who: str) -> ShoalError:
+    """The error that another service answered, with its status and the seconds after which to try again.
+
+    Parameters
+    ----------
+    document
+        The answer's JSON; whatever is no problem is described by its status alone.
+    retry_after
+        The header, empty if there is none.
+    who
+        Answered, as the subject of a sentence.
+    """
+    known = document if isinstance(document, dict) else {}
+    error = by_code({"detail": f"{who} answered {status}.", **known})
+    # Of an unknown code, by_code knows no status.
+    error.__dict__["status"] = status
+    if retry_after.isdecimal():
+        error.members.setdefault("retry_after_s", int(retry_after))
+    return error
+
+
 def _tree(root: type[ShoalError]) -> list[type[ShoalError]]:
     return [root, *(cls for child in root.__subclasses__() for cls in _tree(child))]
 

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import httpx
 import numpy as np
 from fastapi import Depends, FastAPI, Request
-from shoal.errors import InvalidRequest, ModelChanged, ShoalError, Unavailable, by_code
+from shoal.errors import InvalidRequest, ModelChanged, ShoalError, Unavailable, relayed
 from shoal.inline import MODEL_DIGEST, TRANSFORM
 from shoal.settings import Settings
 from shoal.store.records import ModelRecord
@@ -206,14 +206,9 @@ def _problem(answer: httpx.Response, field: str) -> ShoalError:
         document = answer.json()
     except ValueError:
         document = None
-    known = document if isinstance(document, dict) else {}
-    known.pop("message", None)  # `detail` as OpenAI's clients call it.
-    if known.get("field") == "input":
-        theirs = "`input`" if field == "images" else "`input` 0"
-        known |= {"field": field, "detail": str(known.get("detail", "")).replace(theirs, f"`{field}`")}
-    error = by_code({"detail": f"The extractor answered {answer.status_code}.", **known})
-    error.__dict__["status"] = answer.status_code
-    wait = answer.headers.get("Retry-After", "")
-    if wait.isdecimal():
-        error.members.setdefault("retry_after_s", int(wait))
-    return error
+    if isinstance(document, dict):
+        document.pop("message", None)  # `detail` as OpenAI's clients call it.
+        if document.get("field") == "input":
+            theirs = "`input`" if field == "images" else "`input` 0"
+            document |= {"field": field, "detail": str(document.get("detail", "")).replace(theirs, f"`{field}`")}
+    return relayed(document, answer.status_code, answer.headers.get("Retry-After", ""), "The extractor")

@@ -21,7 +21,7 @@ from typing import Final
 import aiohttp
 import numpy as np
 from numpy.typing import NDArray
-from shoal.errors import BackendNotInstalled, InvalidRequest, JsonValue, ModelHostDown, Overloaded, ShoalError, by_code
+from shoal.errors import BackendNotInstalled, InvalidRequest, JsonValue, ModelHostDown, Overloaded, ShoalError, relayed
 from shoal.jobs.kinds import host_missing, not_installed
 
 from extractor.jobs import EXTRACT
@@ -274,12 +274,4 @@ def _refusal(status: int, headers: Mapping[str, str], content: bytes) -> ShoalEr
         problem = json.loads(content)
     except ValueError:
         problem = None
-    if not isinstance(problem, dict):
-        problem = {"detail": f"The model host answered {status}."}
-    retry = headers.get("Retry-After", "")
-    if retry.isdigit():
-        problem.setdefault("retry_after_s", int(retry))
-    error = by_code(problem)
-    # Of an unknown code, by_code knows no status.
-    error.__dict__["status"] = status
-    return error
+    return relayed(problem, status, headers.get("Retry-After", ""), "The model host")
