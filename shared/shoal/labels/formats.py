@@ -47,6 +47,7 @@ MAX_ROWS = 50_000_000
 _MAX_FOOTER = 64 << 20
 HEAD_ROWS = 100
 """How many rows columns are detected from."""
+_BATCH = 1 << 16
 _SPACED_NAMES = (PATH_COLUMN, LABEL_COLUMN)
 _SPACED = re.compile(r"\s*(\S.*?)\s+(\S+)\s*")
 _SPACED_WORDS = re.compile(r"\s*(\S.*?\.\w{2,4})\s+(\S.*?)\s*")
@@ -131,6 +132,20 @@ def open_parquet(file: UserFile, opened: Any) -> pq.ParquetFile:
     if parquet.metadata.num_rows > MAX_ROWS:
         raise too_many_rows(file)
     return parquet
+
+
+def record_batches(file: UserFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file's ``columns``, some at once."""
+    with file.open(None) as opened:
+        batches = open_parquet(file, opened).iter_batches(_BATCH, columns=list(columns))
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise file.invalid(f"is not a complete Parquet file: {error}.") from error
+            if batch is None:
+                return
+            yield batch
 
 
 def open_npy(file: UserFile) -> NDArray[Any]:

@@ -19,6 +19,7 @@ from shoal.labels.formats import (
     open_parquet,
     present,
     read_rows,
+    record_batches,
     sniff_delimiter,
     split_spaced,
 )
@@ -27,7 +28,6 @@ from shoal.userfiles import UserFile
 
 Kind = Literal["lines", "spaced", "delimited", "jsonl", "parquet"]
 MAX_BYTES = 8 << 30
-_BATCH = 1 << 16
 _KINDS: dict[str, Kind] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
 
 
@@ -235,16 +235,8 @@ def _spaced(file: UserFile, line: str, number: int) -> tuple[str, str]:
 def _parquet_cells(file: UserFile, layout: ListLayout) -> Iterator[tuple[int, list[str | None]]]:
     named = [name for name in layout.columns if name is not None]
     first = 0
-    with file.open(None) as opened:
-        batches = open_parquet(file, opened).iter_batches(_BATCH, columns=named)
-        while True:
-            try:
-                batch = next(batches, None)
-            except (pa.ArrowException, OSError, ValueError) as error:
-                raise file.invalid(f"is not a complete Parquet file: {error}.") from error
-            if batch is None:
-                return
-            columns = {name: typed_values(file, name, batch.column(name), first) for name in named}
-            for at in range(batch.num_rows):
-                yield first + at, [None if name is None else columns[name][at] for name in layout.columns]
-            first += batch.num_rows
+    for batch in record_batches(file, named):
+        columns = {name: typed_values(file, name, batch.column(name), first) for name in named}
+        for at in range(batch.num_rows):
+            yield first + at, [None if name is None else columns[name][at] for name in layout.columns]
+        first += batch.num_rows

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from shoal.labels.columns import Columns, clean_label, quoted_list, text_of
 from shoal.labels.formats import (
@@ -19,8 +18,8 @@ from shoal.labels.formats import (
     head_lines,
     json_row,
     open_npy,
-    open_parquet,
     read_rows,
+    record_batches,
     sniff_delimiter,
     split_spaced,
     too_many_rows,
@@ -28,7 +27,6 @@ from shoal.labels.formats import (
 from shoal.userfiles import UserFile
 
 _MAX_BYTES = 8 << 30
-_BATCH = 1 << 16
 
 Entry = tuple[int, str | None, str | None]
 """The position of a row in the file, its path and its label."""
@@ -244,20 +242,12 @@ def _parquet(file: UserFile, layout: Layout) -> Iterator[Entry]:
     path, label = layout.chosen.path, layout.chosen.label
     columns = [name for name in (path, label) if name is not None]
     row = 0
-    with file.open(None) as opened:
-        batches = open_parquet(file, opened).iter_batches(_BATCH, columns=columns)
-        while True:
-            try:
-                batch = next(batches, None)
-            except (pa.ArrowException, OSError, ValueError) as error:
-                raise file.invalid(f"is not a complete Parquet file: {error}.") from error
-            if batch is None:
-                return
-            labels = typed_values(file, label, batch.column(label), row)
-            paths = typed_values(file, path, batch.column(path), row) if path is not None else [None] * len(labels)
-            for own, text in zip(paths, labels, strict=True):
-                yield row, own, clean_label(text)
-                row += 1
+    for batch in record_batches(file, columns):
+        labels = typed_values(file, label, batch.column(label), row)
+        paths = typed_values(file, path, batch.column(path), row) if path is not None else [None] * len(labels)
+        for own, text in zip(paths, labels, strict=True):
+            yield row, own, clean_label(text)
+            row += 1
 
 
 def _npy(file: UserFile) -> Iterator[Entry]:
