@@ -356,7 +356,7 @@ class BodyLimits(HttpMiddleware):
                 held.append(len(chunks[-1]))
                 self._held += held[-1]
                 if size > most:
-                    raise _too_large(most)
+                    raise too_large(most)
                 if size > LARGE_BODY and self._held > self._max_held_bytes:
                     raise TooManyRequests(
                         f"The bodies of the current requests take {self._held} bytes; the limit is "
@@ -366,7 +366,7 @@ class BodyLimits(HttpMiddleware):
                 if not message.get("more_body", False):
                     # Copying a large body takes a while too.
                     return b"".join(chunks) if size <= LARGE_BODY else await BODIES.run(_join, chunks)
-        raise RequestTimeout(f"The body did not arrive within {self._body_s:.0f} s. Send the request again.")
+        raise too_slow(self._body_s)
 
 
 def _check_length(scope: Scope, most: int) -> None:
@@ -375,10 +375,16 @@ def _check_length(scope: Scope, most: int) -> None:
         # With two lengths, a proxy before this service may believe the other one and take the rest for a new request.
         raise MalformedRequest("The request has both `Content-Length` and `Transfer-Encoding`. Send one of them.")
     if any(not value.isdigit() or int(value) > most for value in declared):
-        raise _too_large(most)
+        raise too_large(most)
 
 
-def _too_large(most: int) -> BodyTooLarge:
+def too_slow(seconds: float) -> RequestTimeout:
+    """The error for a body that did not arrive within ``seconds``."""
+    return RequestTimeout(f"The body did not arrive within {seconds:.0f} s. Send the request again.")
+
+
+def too_large(most: int) -> BodyTooLarge:
+    """The error for a body of more than ``most`` bytes."""
     return BodyTooLarge(
         f"The body is larger than {most} bytes, the limit of this route. Send less at once.", max_bytes=most
     )

@@ -13,8 +13,8 @@ from typing import BinaryIO, Final
 import anyio
 from fastapi import Request
 
-from shoal.errors import BodyTooLarge, RequestTimeout
 from shoal.store.files import remove_quietly, storage_errors
+from shoal.web.middleware import too_large, too_slow
 from shoal.web.pools import WORK
 
 WRITE_BYTES: Final = 1 << 20
@@ -69,9 +69,7 @@ async def _received(request: Request, path: Path, most: int, seconds: float) -> 
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > most:
-                    raise BodyTooLarge(
-                        f"The body is larger than {most} bytes, the limit of this route.", max_bytes=most
-                    )
+                    raise too_large(most)
                 pending += chunk
                 if len(pending) >= WRITE_BYTES:
                     await WORK.run(write, bytes(pending))
@@ -80,7 +78,7 @@ async def _received(request: Request, path: Path, most: int, seconds: float) -> 
             return Spooled(path, size, digest.hexdigest())
     finally:
         file.close()
-    raise RequestTimeout(f"The body did not arrive within {seconds:.0f} s.")
+    raise too_slow(seconds)
 
 
 def _created(path: Path) -> BinaryIO:
