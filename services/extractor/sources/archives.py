@@ -92,8 +92,7 @@ class ArchiveSource:
         self.format: Format = reader.format
         self._reader, self._name, self._place = reader, name, place
         self._one = place.path != place.folder
-        files = place.files(reader.suffixes)
-        self._files = files if self._one else [file for file in files if not selection.leaves_out(file)]
+        self._files = place.chosen_files(reader.suffixes, selection)
 
     def check(self, deadline: Deadline | None) -> None:
         """Refuse archives that are missing or damaged at their start, or whose first members are no images."""

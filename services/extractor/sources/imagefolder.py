@@ -37,7 +37,6 @@ class ImageFolderSource:
     def __init__(self, name: str, place: Place, selection: Selection) -> None:
         self._name, self._place = name, place
         self._folder = FolderSource(name, place, selection)
-        self._selection = selection
 
     def check(self, deadline: Deadline | None) -> None:
         """Refuse a folder without a metadata file, or whose first one names no image."""

@@ -20,7 +20,7 @@ from extractor.sources.globs import Selection
 from extractor.sources.imagefolder import ImageFolderSource, metadata_files
 from extractor.sources.imagenet import VALIDATION, ImageNetSource, class_file
 from extractor.sources.lists import LIST_SUFFIXES, ListSource
-from extractor.sources.source import Format, Place, Source
+from extractor.sources.source import FIELD, Format, Place, Source
 from extractor.sources.tables import ParquetSource
 from extractor.sources.tars import TarReader
 from extractor.sources.zips import ZipReader
@@ -57,14 +57,14 @@ def open_source(source: ImageSource, root: Path, *, follow_links: bool = False) 
         return ParquetSource(source.path, place, selection)
     if place.pattern:
         raise SourceInvalid(
-            f"`images.path` is {source.path!r}, but only archives and tables may have braces in their path.",
-            field="images.path",
+            f"`{FIELD}` is {source.path!r}, but only archives and tables may have braces in their path.",
+            field=FIELD,
         )
     if chosen == "list":
         return ListSource(source.path, place)
     if not place.path.is_dir():
         raise SourceInvalid(
-            f"`images.path` is {source.path!r}, which is a file, but `images.format` is `{chosen}`: send a folder.",
+            f"`{FIELD}` is {source.path!r}, which is a file, but `images.format` is `{chosen}`: send a folder.",
             field="images.format",
         )
     if chosen == "imagefolder":
@@ -88,9 +88,9 @@ def sniffed(source: ImageSource, place: Place) -> Format:
             return found if found != "list" or not _is_table(place) else "parquet"
         known = sorted(LIST_SUFFIXES.union(*(reader.suffixes for reader in READERS.values())))
         raise PathNotFound(
-            f"`images.path` is {source.path!r}, which is a file: send the folder that holds the images, or a list or "
+            f"`{FIELD}` is {source.path!r}, which is a file: send the folder that holds the images, or a list or "
             f"an archive of them ({', '.join(known)}).",
-            field="images.path",
+            field=FIELD,
         )
     try:
         if any(_names_files(place, file) for file in metadata_files(place.folder)):
@@ -105,7 +105,7 @@ def sniffed(source: ImageSource, place: Place) -> Format:
 def _names_files(place: Place, file: str) -> bool:
     """Whether a metadata file has the column that Hugging Face's has."""
     path = place.folder / file
-    user_file = UserFile(path, f"The list {file!r}", SourceInvalid, {"field": "images.path"}, place.links_root)
+    user_file = UserFile(path, f"The list {file!r}", SourceInvalid, {"field": FIELD}, place.links_root)
     try:
         return "file_name" in list_files.detect(user_file).names
     except ShoalError:

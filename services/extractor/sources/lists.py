@@ -17,7 +17,7 @@ from extractor.images.decode import stamp_of
 from extractor.sources.names import is_text
 from extractor.sources.not_taken import NotTaken, Reason
 from extractor.sources.reading import DATA, LOST
-from extractor.sources.source import Alive, Contents, Entry, Format, Place
+from extractor.sources.source import FIELD, Alive, Contents, Entry, Format, Place
 
 LIST_SUFFIXES = frozenset({".txt", ".lst", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq"})
 PROGRESS_ROWS = 10_000
@@ -46,9 +46,7 @@ class ListSource:
     def __init__(self, name: str, place: Place, *, below_root: bool = True) -> None:
         self._below_root = below_root
         self._name, self._place = name, place
-        self._file = UserFile(
-            place.path, f"The list {name!r}", SourceInvalid, {"field": "images.path"}, place.links_root
-        )
+        self._file = UserFile(place.path, f"The list {name!r}", SourceInvalid, {"field": FIELD}, place.links_root)
 
     def check(self, deadline: Deadline | None) -> None:
         """Refuse a list without paths, or whose first `CHECKED_ROWS` paths all lead nowhere."""
@@ -108,12 +106,12 @@ class ListSource:
 
     def _no_images(self, rows: int) -> NoImages:
         if not rows:
-            return NoImages(f"The list {self._name!r} names no image.", field="images.path")
+            return NoImages(f"The list {self._name!r} names no image.", field=FIELD)
         first = next(self._paths(), "")
         return NoImages(
             f"None of the files that the list {self._name!r} names exists, such as {first!r}. Paths are relative to "
             "the list's folder or to the data root.",
-            field="images.path",
+            field=FIELD,
         )
 
     def _paths(self) -> Iterator[str]:

@@ -18,6 +18,7 @@ from shoal.errors import PathNotFound
 from shoal.schemas import ImageSource
 from shoal.userfiles import confine
 
+from extractor.sources.globs import Selection
 from extractor.sources.not_taken import NotTaken
 from extractor.sources.patterns import expanded, is_pattern, split_pattern
 
@@ -69,6 +70,11 @@ class Place:
         if not (path.is_dir() or path.is_file()):
             raise PathNotFound(f"`{FIELD}` is {source.path!r}, which is neither a folder nor a file.", field=FIELD)
         return cls(path, path if path.is_dir() else path.parent, base, links_root)
+
+    def chosen_files(self, suffixes: Collection[str], selection: Selection) -> list[str]:
+        """`files`, without those that a selection leaves out; what the path itself names is always taken."""
+        files = self.files(suffixes)
+        return files if self.path != self.folder else [each for each in files if not selection.leaves_out(each)]
 
     def files(self, suffixes: Collection[str]) -> list[str]:
         """The files of a source that may consist of several, relative to `folder`.

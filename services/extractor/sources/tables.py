@@ -72,10 +72,7 @@ class ParquetSource:
 
     def __init__(self, name: str, place: Place, selection: Selection) -> None:
         self._name, self._place = name, place
-        files = place.files(SUFFIXES)
-        self._files = (
-            files if place.path != place.folder else [each for each in files if not selection.leaves_out(each)]
-        )
+        self._files = place.chosen_files(SUFFIXES, selection)
 
     def check(self, deadline: Deadline | None) -> None:
         """Refuse a first file without a column of images, or files without a row."""

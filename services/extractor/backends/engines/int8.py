@@ -7,10 +7,8 @@ NNCF's post-training quantisation, https://github.com/openvinotoolkit/nncf
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +51,7 @@ class Int8Backend(OpenVinoBackend):
 
     def quantised(self, model: Model) -> Model:
         """The model in 8 bits."""
-        # Otherwise its package would report its use, as OpenVINO's would.
-        sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
+        # It reports its use by the package that `import_openvino` keeps out.
         nncf = import_module("nncf")
         part = model.inputs[0].partial_shape[0].get_length()
         whole = len(self._images) // part * part
