@@ -10,8 +10,8 @@ export UV_HTTP_TIMEOUT ?= 300
 # The jobs and the tests start hundreds of interpreters: without compiled modules, each would compile PyTorch anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# TEST_PROCESSES=2 runs the tests of two files at once; those of one file stay together: they share what they started.
-TEST_PROCESSES ?= 0
+# The tests of two files run at once; those of one file stay together: they share what they started.
+TEST_PROCESSES ?= 2
 PARALLEL := --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 PROFILES ?=
@@ -94,7 +94,7 @@ constraints: $(VENV)/uv ## Pin the newest versions that resolve together
 		--no-emit-find-links --python-version 3.11 --output-file constraints.txt pyproject.toml
 
 .PHONY: dist
-dist: $(VENV)/dev ## Build the source distribution and the wheel, with the compiled k-means kernel, into dist/
+dist: $(VENV)/dev ## Build the source distribution and the wheel, with the compiled kernels, into dist/
 	$(BIN)/uv build --no-build-isolation --python $(BIN)/python --out-dir dist
 
 .PHONY: clean

@@ -3,7 +3,11 @@
 Synthetic photographs of 500 x 375 and of 6000 x 4000 pixels (4:2:0, quality 87) are decoded in turn by Pillow,
 simplejpeg, torchvision, OpenCV and pyvips, to an image that Pillow can resize; those that are not installed are left
 out (`pip install opencv-python-headless pyvips pyvips-binary`). Beside them stands what Shoal makes of the file in one
-decode process: reading, decoding, resizing to the network's input, with and without a thumbnail.
+decode process: reading, decoding, resizing to the network's input, with and without a thumbnail, and decoded at a part
+of its size (`decode: "scaled"` of a transform).
+
+What scaling does to embeddings is measured on real photographs: parts of scikit-learn's two samples, enlarged to 1280 x
+960 and 2560 x 1920, through EfficientNet-Lite0.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from io import BytesIO
@@ -23,10 +28,12 @@ import numpy as np
 from _common import finish, parser
 from extractor.images.child import DecoderConfig, Task, Undecodable, decode
 from extractor.images.located import ListedImage
-from extractor.images.transform import Transform
+from extractor.images.transform import Decode, Transform
+from numpy.typing import NDArray
 from PIL import Image
 
 SIZES = {"500x375": (500, 375), "24mp": (6000, 4000)}
+DECODE_WAYS: tuple[Decode, ...] = ("full", "scaled")
 Decoder = Callable[[bytes], Image.Image]
 
 
@@ -43,6 +50,8 @@ def main() -> None:
         result[name] = compare(data, decoders, repeat) | through_shoal(data, repeat)
         for key, row in result[name].items():
             print(f"{name:8} {key:22} {row['ms']:8.2f} ms" + differences(row))
+    result["scaled_cosine"] = scaled_cosine()
+    print(f"scaled: cosine to the embeddings of all pixels {result['scaled_cosine']}")
     finish(result, as_json=chosen.json)
 
 
@@ -124,10 +133,14 @@ def through_shoal(data: bytes, repeat: int) -> dict[str, dict[str, Any]]:
         ways = {
             name: partial(
                 into_slot,
-                DecoderConfig(folder, folder, Transform(), 10**9, thumbnails="thumbnail" in name),
+                DecoderConfig(folder, folder, transform, 10**9, thumbnails="thumbnail" in name),
                 Path("a.jpg"),
             )
-            for name in ("shoal", "shoal_and_thumbnail")
+            for name, transform in {
+                "shoal": Transform(),
+                "shoal_and_thumbnail": Transform(),
+                "shoal_scaled": Transform(decode="scaled"),
+            }.items()
         }
         return {name: {"ms": ms} for name, ms in in_turn(ways, repeat).items()}
 
@@ -138,6 +151,49 @@ def into_slot(config: DecoderConfig, path: Path) -> None:
     outcome = decode(Task(0, 0, ListedImage((str(path),), None)), config, slot)
     if isinstance(outcome, Undecodable):
         raise SystemExit(outcome.message)
+
+
+def scaled_cosine() -> dict[str, Any] | None:
+    """Least and mean cosine of the embeddings of scaled files to those of all pixels; None without the libraries."""
+    try:
+        from extractor.backends.loading import open_backend, record_of
+        from extractor.models import catalogue
+        from shoal.settings import Settings
+        from sklearn.datasets import load_sample_images
+    except ImportError as error:
+        print(f"the effect of scaling is left out: {error}")
+        return None
+    settings = Settings(offline=True)
+    spec = catalogue.resolve("tf_efficientnet_lite0", settings.models, settings=settings)
+    files = [part for sample in load_sample_images().images for part in enlarged(Image.fromarray(sample))]
+    backend = open_backend(spec, settings, record_of(spec, settings))
+    whole, scaled = (
+        backend.submit(np.stack([pixels_of(file, replace(spec.transform, decode=way)) for file in files])).result()
+        for way in DECODE_WAYS
+    )
+    backend.close()
+    cosines = (whole * scaled).sum(1) / np.linalg.norm(whole, axis=1) / np.linalg.norm(scaled, axis=1)
+    return {"files": len(files), "min": round(float(cosines.min()), 6), "mean": round(float(cosines.mean()), 6)}
+
+
+def enlarged(image: Image.Image) -> list[bytes]:
+    """The four corners of a photograph, three quarters of its sides each, as JPEG files of two sizes."""
+    files = []
+    for size in ((1280, 960), (2560, 1920)):
+        for corner in range(4):
+            left, top = corner % 2 * image.width // 4, corner // 2 * image.height // 4
+            part = image.crop((left, top, left + image.width * 3 // 4, top + image.height * 3 // 4))
+            file = BytesIO()
+            part.resize(size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=90)
+            files.append(file.getvalue())
+    return files
+
+
+def pixels_of(data: bytes, transform: Transform) -> NDArray[np.uint8]:
+    """A network's input of a file."""
+    slot = np.empty((transform.size, transform.size, 3), np.uint8)
+    decode(Task(0, 0, data), DecoderConfig(Path("/"), Path("/"), transform, 10**9, thumbnails=False), slot)
+    return slot
 
 
 def in_turn(ways: Mapping[str, Callable[[], object]], repeat: int) -> dict[str, float]:

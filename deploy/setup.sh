@@ -13,6 +13,12 @@ secret() {
 secret queue/password
 secret metrics/token
 secret grafana/password
+secret ray/token
+# The form of Standard Webhooks.
+[ -s callbacks/secret ] || {
+  printf 'whsec_%s' "$(head -c 32 /dev/urandom | base64)" >callbacks/secret.new
+  mv callbacks/secret.new callbacks/secret
+}
 
 # The server reads its password from a file, so that it is in no process list and in no `docker inspect`.
 cat >queue/redis.conf.new <<CONF

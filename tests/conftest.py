@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psutil
 import pytest
 import redis
@@ -38,6 +39,9 @@ DEADLINE_S = 60.0
 """How long a condition may take on a slow, busy machine."""
 # Tests run side by side: a job at a lower priority would wait for the computations of other tests.
 os.environ.setdefault("SHOAL_JOB_NICE", "0")
+# No test is timed: the machine may be busy.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 class RedisServer:

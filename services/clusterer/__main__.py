@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
 
 from shoal.host import unsupported
 
 if TYPE_CHECKING:
+    from shoal.errors import JsonValue
     from shoal.jobs.child import JobContext
+
+
+JOBS = {
+    "cluster": "clusterer.pipeline",
+    "sweep": "clusterer.jobs.sweep",
+    "assign": "clusterer.jobs.assign",
+    "duplicates": "clusterer.jobs.duplicates",
+    "quality": "clusterer.jobs.quality",
+}
+"""The module whose ``run`` runs a job, by its kind."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,7 +65,7 @@ def _worker() -> int:
     from shoal.jobs.service import run_worker
 
     command = [sys.executable, "-m", "clusterer", "run-job"]
-    run_worker("clusterer-worker", ["cluster", "sweep"], command, package="clusterer")
+    run_worker("clusterer-worker", list(JOBS), command, package="clusterer")
     return 0
 
 
@@ -64,16 +76,10 @@ def _run_job() -> NoReturn:
 
     lower_priority(Settings().job_nice)
 
-    def handle(ctx: JobContext) -> dict[str, Any]:
-        settings = Settings()
+    def handle(ctx: JobContext) -> dict[str, JsonValue]:
         # Imported here, so that an error in a library becomes the job's error.
-        if ctx.kind == "sweep":
-            from clusterer.jobs import sweep as sweeping
-
-            return sweeping.run(ctx, settings)
-        from clusterer import pipeline
-
-        return pipeline.run(ctx, settings)
+        result: dict[str, JsonValue] = import_module(JOBS[ctx.kind]).run(ctx, Settings())
+        return result
 
     def import_ahead() -> None:
         from clusterer import ahead

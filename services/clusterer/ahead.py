@@ -1,10 +1,10 @@
-"""What the child of a clustering job imports before its job has come."""
+"""What the child of a job imports before its job has come."""
 
 from __future__ import annotations
 
 
 def import_all() -> None:
-    """Import what every clustering and sweep needs, with what libraries and our own code would prepare on first use."""
+    """Import what every job needs, with what libraries and our own code would prepare on first use."""
     import email.parser  # noqa: F401, to read the versions of libraries
 
     import pyarrow
@@ -12,7 +12,7 @@ def import_all() -> None:
     from PIL import Image
 
     from clusterer import pipeline  # noqa: F401
-    from clusterer.jobs import sweep  # noqa: F401
+    from clusterer.jobs import assign, duplicates, quality, sweep  # noqa: F401
     from clusterer.kmeans.fast import engine  # noqa: F401
     from clusterer.results.report import page
 

@@ -16,17 +16,21 @@ from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store.clustering import ClusteringWriter
 
+from clusterer.data.partitions import OnRows
 from clusterer.data.rows import Rows, StoredRows
 from clusterer.data.transform import Transform
 from clusterer.evaluation.contingency import LabelledSet
-from clusterer.evaluation.label_metrics import Metrics, describe_levels
+from clusterer.evaluation.label_metrics import Metrics
+from clusterer.evaluation.levels import describe_levels
 from clusterer.jobs import steps
 from clusterer.jobs.choose import Choice, choose_clusters
-from clusterer.jobs.memory import Placement, default_limit, peak_bytes, place, problem_of
+from clusterer.jobs.map import most_landmarks, place_sets
+from clusterer.jobs.memory import peak_bytes, problem_of
 from clusterer.jobs.plan import Plan, make_plan
-from clusterer.jobs.workspace import Workspace
-from clusterer.kmeans import Engine, KMeansFit, Level, State, build_levels, select_engine
-from clusterer.kmeans.engine import OnRows
+from clusterer.jobs.site import Site, open_site
+from clusterer.jobs.subset import Subset
+from clusterer.jobs.workspace import Workspace, discard
+from clusterer.kmeans import Engine, KMeansFit, Level, State, build_levels
 from clusterer.results.read import result_of
 from clusterer.results.report.page import write_report
 from clusterer.results.write import Outcome, run_record, write
@@ -43,43 +47,37 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     store = Store(settings.store)
     clustering_id = f"c-{ctx.id}"
     if clustering_id in store.clustering_ids():
+        discard(store.layout.work(clustering_id))
         return result_of(store.clustering(clustering_id))
     plan = make_plan(store, ClusterRequest.model_validate(ctx.request), settings.data, deadline=None)
-    limit = plan.request.memory_limit or settings.memory_limit or default_limit()
-    placement = place(problem_of([plan]), limit)
-    work = Workspace(store.layout.work(clustering_id), rows_in_memory=placement.rows_in_memory)
     sources = {each.id: StoredRows(each, each.id) for each in plan.sets}
     stages = Stages(ctx, sources)
-    outcome = cluster(ctx, plan, placement, sources, work, stages)
+    work = store.layout.work(clustering_id)
+    with open_site(ctx, settings, plan.request, problem_of([plan]), work) as site:
+        outcome = cluster(ctx, plan, site, sources, stages)
     with ClusteringWriter(store.layout, clustering_id) as writer:
         with stages("report", 1, "reports") as on_report:
             on_report(0)
             write(writer, outcome)
-            damaged = write_report(writer.preview(), plan.scored[0], writer.layout)
+            # Of a subset, the images too are found by the rows' numbers in the whole set.
+            damaged = write_report(writer.preview(), store.embeddings(plan.scored[0].id), writer.layout)
             on_report(1)
         writer.run({**run_record(outcome, stages.seconds(), peak_bytes()), "damaged_thumbnails": damaged})
         ctx.raise_if_cancelled()
         writer.publish()
-    work.remove()
+    discard(work)
     return result_of(store.clustering(clustering_id))
 
 
-def cluster(
-    ctx: JobContext,
-    plan: Plan,
-    placement: Placement,
-    sources: Mapping[str, StoredRows],
-    work: Workspace,
-    stages: Stages,
-) -> Outcome:
+def cluster(ctx: JobContext, plan: Plan, site: Site, sources: Mapping[str, StoredRows], stages: Stages) -> Outcome:
     """All stages between plan and report."""
-    engine = select_engine(plan.request.kmeans.engine, keep_bytes=placement.keep_bytes)
-    transform, explained = fit_transform(ctx, plan, sources[plan.train.id], work, stages)
+    work, engine = site.work, site.engine
+    transform, explained = fit_transform(ctx, plan, work.spread(sources[plan.train.id]), work, stages)
     rows = hold_transformed(ctx, plan, transform, sources, work, stages)
     plan, choice = choose(ctx, plan, rows[plan.train.id], engine, stages)
     fits = fit_seeds(ctx, plan, rows[plan.train.id], engine, work, stages)
     with stages("assign", sum(each.n for each in sources.values())) as on_rows:
-        assignments = steps.assign_sets(rows, fits, engine, on_rows)
+        assignments = steps.assign_sets(rows, fits, engine, work, on_rows)
         best_seed = steps.lowest_inertia(plan, assignments)
         levels = group_clusters(ctx, plan, fits[best_seed], best_seed, engine)
     with stages("metrics", len(plan.scored) * len(plan.seeds), "sets") as on_set:
@@ -88,6 +86,9 @@ def cluster(
         score_levels(plan, levels, sets, assignments, metrics)
     with stages("unsupervised", sum(each.rows for each in plan.scored)) as on_rows:
         steps.add_unsupervised(plan, rows, assignments, metrics, on_rows)
+    with stages("map"):
+        most = most_landmarks(site.problem, site.placement)
+        places = place_sets(plan, rows, assignments, best_seed, work, most, partial(_on_map, ctx))
         del rows
     return Outcome(
         request=plan.request,
@@ -104,8 +105,14 @@ def cluster(
         best_seed=best_seed,
         levels=levels,
         zero_rows={name: source.zero_rows for name, source in sources.items()},
-        memory=placement.record(),
+        memory=site.memory(),
+        execution=site.execution(),
+        places=places,
     )
+
+
+def _on_map(ctx: JobContext, done: int, total: int) -> None:
+    ctx.progress("map", done, total, "rows")
 
 
 class Stages:
@@ -167,9 +174,10 @@ def hold_transformed(
     stages: Stages,
 ) -> dict[str, Rows]:
     """Every set transformed; the train set, which k-means reads once per iteration, is computed once and held."""
-    rows = steps.views_of(sources, transform)
+    views = steps.views_of(sources, transform)
     with stages("transform", plan.train.rows) as on_rows:
-        rows[plan.train.id] = work.hold("train", rows[plan.train.id], on_rows)
+        rows = {name: work.spread(view) for name, view in views.items() if name != plan.train.id}
+        rows = {plan.train.id: work.hold("train", views[plan.train.id], on_rows), **rows}
         if not work.rows_in_memory:
             ctx.advance(HELD)
     return rows
@@ -301,4 +309,5 @@ def spec(plan: Plan, transform: Transform, best_seed: int, engine: Engine, choic
         "engine": engine.name,
         "chosen": None if choice is None else choice.record(),
         "model": plan.train.plan.model.model_dump(mode="json"),
+        **({"where": plan.train.record} if isinstance(plan.train, Subset) else {}),
     }

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from shoal.host import unsupported
 
-from extractor.jobs import EXTRACT
+from extractor.jobs import EXTRACT, IMPORT
 
 BACKENDS = ("torch", "tfserving")
 
@@ -113,7 +113,8 @@ def _worker(backend: str) -> int:
     from shoal.jobs.service import run_worker
     from shoal.settings import Settings
 
-    kinds = [f"{EXTRACT}{backend}"]
+    # An import takes minutes at most, an extraction may take days: the one that is waiting goes first.
+    kinds = [IMPORT, f"{EXTRACT}{backend}"]
     command = [sys.executable, "-m", "extractor", "run-job", "--backend", backend]
     if backend == "tfserving" and not Settings().tf_serving_url and find_spec("tensorflow") is None:
         sys.stderr.write("TensorFlow is not installed: install `shoal[tf]`, or set TF_SERVING_URL.\n")
@@ -167,6 +168,10 @@ def _run_job(backend: str | None) -> NoReturn:
     lower_priority(Settings().job_nice)
 
     def handle(ctx: JobContext) -> dict[str, JsonValue]:
+        if ctx.kind == IMPORT:
+            from extractor.jobs import importing
+
+            return importing.run(ctx, Settings())
         from extractor import pipeline
 
         return pipeline.run(ctx, Settings())

@@ -10,20 +10,26 @@
     │   ├── FileUnusable             file_unusable             422
     │   ├── NoImages                 no_images                 422
     │   ├── SourceInvalid            source_invalid            422   a list, an archive or a table of images
+    │   │   ├── AddressesNotAllowed  addresses_not_allowed     422   nothing at them may be fetched
     │   │   ├── ArchiveDamaged       archive_damaged           422
     │   │   └── ArchiveUnsafe        archive_unsafe            422   more than the limits on archives allow
     │   ├── LabelsRequired           labels_required           422
     │   ├── LabelsInvalid            labels_invalid            422
     │   │   └── LabelsAmbiguous      labels_ambiguous          422
     │   ├── ClustersInvalid          clusters_invalid          422
+    │   ├── NoSharedRows             no_shared_rows            422
+    │   ├── SubsetTooSmall           subset_too_small          422
+    │   ├── MergeCycle               merge_cycle               422   a cluster would be merged into itself
     │   ├── NotFinite                not_finite                422
     │   ├── DimensionMismatch        dimension_mismatch        422
     │   ├── VectorsInvalid           vectors_invalid           422
     │   ├── EngineUnavailable        engine_unavailable        422
     │   ├── BackendNotInstalled      backend_not_installed     422
     │   ├── MemoryLimitTooSmall      memory_limit_too_small    422
+    │   ├── TooManyPairs             too_many_pairs            422
     │   ├── ImportInvalid            import_invalid            422
     │   ├── UploadInvalid            upload_invalid            422   an archive or a form that is not unpacked
+    │   ├── CallbackRefused          callback_refused          422   no webhook may be sent there
     │   └── ImageInvalid             image_invalid             422   one image, also as a row of errors
     │       ├── ImageEmpty           image_empty               422
     │       ├── ImageTruncated       image_truncated           422
@@ -35,6 +41,8 @@
     │       │   └── ImageMissing     image_missing             422   a list names it, but there is no such file
     │       ├── ImageChanged         image_changed             422
     │       ├── ImageOutsideRoot     image_outside_root        422
+    │       ├── ImageNotAllowed      image_not_allowed         422   nothing at its address may be fetched
+    │       ├── ImageFetchFailed     image_fetch_failed        422   its server fails or refuses
     │       ├── ImageDecoderDied     image_decoder_died        422
     │       └── ImageNotFinite       image_not_finite          422
     ├── HostUnsupported              host_unsupported          500   services do not run on this operating system
@@ -44,11 +52,14 @@
     ├── MalformedRequest             malformed_request         400
     ├── NotAuthenticated             not_authenticated         401
     ├── Forbidden                    forbidden                 403
+    │   └── CsrfFailed               csrf_failed               403   a change in a session, not sent by its pages
     ├── RequestTimeout               request_timeout           408
+    ├── PreconditionFailed           precondition_failed       412   somebody else changed it since it was read
     ├── BodyTooLarge                 body_too_large            413
     │   └── QuotaExceeded            quota_exceeded            413   the uploads of one API key
     ├── UnsupportedMediaType         unsupported_media_type    415
     ├── HostNotAllowed               host_not_allowed          421
+    ├── PreconditionRequired         precondition_required     428   no `If-Match` was sent
     ├── TooManyRequests              too_many_requests         429   with `retry_after_s`
     │   ├── RateLimited              rate_limited              429
     │   ├── QueueFull                queue_full                429
@@ -60,11 +71,16 @@
     │   ├── EmbeddingsNotFound       embeddings_not_found      404
     │   ├── ClusteringNotFound       clustering_not_found      404
     │   ├── ClusterNotFound          cluster_not_found         404
+    │   ├── MapNotFound              map_not_found             404   of a clustering of an earlier version
+    │   ├── AssignmentsNotFound      assignments_not_found     404
     │   ├── SweepNotFound            sweep_not_found           404
+    │   ├── DuplicatesNotFound       duplicates_not_found      404
+    │   ├── QualityNotFound          quality_not_found         404
     │   └── UploadNotFound           upload_not_found          404   also: of another API key
     ├── Conflict                     conflict                  409
     │   ├── EmbeddingsIncomplete     embeddings_incomplete     409
     │   ├── EmbeddingsInUse          embeddings_in_use         409
+    │   ├── UndoConflict             undo_conflict             409   nothing to undo, or changed again since
     │   ├── IdempotencyConflict      idempotency_conflict      409
     │   ├── ModelChanged             model_changed             409
     │   ├── JobFinished              job_finished              409
@@ -91,6 +107,7 @@
     │   └── StoreFull                store_full                507
     └── Unavailable                  unavailable               503
         ├── QueueUnavailable         queue_unavailable         503
+        ├── RayUnavailable           ray_unavailable           503   the job goes on from what is kept
         ├── OtherStore               other_store               503   the queue's jobs are of another store
         ├── ModelLoading             model_loading             503   with `retry_after_s`
         ├── Overloaded               overloaded                503   with `retry_after_s`
@@ -223,6 +240,9 @@ class NoImages(InvalidRequest, code="no_images"): ...
 class SourceInvalid(InvalidRequest, code="source_invalid"): ...
 
 
+class AddressesNotAllowed(SourceInvalid, code="addresses_not_allowed"): ...
+
+
 class ArchiveDamaged(SourceInvalid, code="archive_damaged"): ...
 
 
@@ -239,6 +259,15 @@ class LabelsAmbiguous(LabelsInvalid, code="labels_ambiguous"): ...
 
 
 class ClustersInvalid(InvalidRequest, code="clusters_invalid"): ...
+
+
+class SubsetTooSmall(InvalidRequest, code="subset_too_small"): ...
+
+
+class NoSharedRows(InvalidRequest, code="no_shared_rows"): ...
+
+
+class MergeCycle(InvalidRequest, code="merge_cycle"): ...
 
 
 class NotFinite(InvalidRequest, code="not_finite"): ...
@@ -259,10 +288,16 @@ class BackendNotInstalled(InvalidRequest, code="backend_not_installed"): ...
 class MemoryLimitTooSmall(InvalidRequest, code="memory_limit_too_small"): ...
 
 
+class TooManyPairs(InvalidRequest, code="too_many_pairs"): ...
+
+
 class ImportInvalid(InvalidRequest, code="import_invalid"): ...
 
 
 class UploadInvalid(InvalidRequest, code="upload_invalid"): ...
+
+
+class CallbackRefused(InvalidRequest, code="callback_refused"): ...
 
 
 class ImageInvalid(InvalidRequest, code="image_invalid"): ...
@@ -298,6 +333,12 @@ class ImageChanged(ImageInvalid, code="image_changed"): ...
 class ImageOutsideRoot(ImageInvalid, code="image_outside_root"): ...
 
 
+class ImageNotAllowed(ImageInvalid, code="image_not_allowed"): ...
+
+
+class ImageFetchFailed(ImageInvalid, code="image_fetch_failed"): ...
+
+
 class ImageDecoderDied(ImageInvalid, code="image_decoder_died"): ...
 
 
@@ -328,6 +369,9 @@ class NotAuthenticated(ShoalError, code="not_authenticated", status=401): ...
 class Forbidden(ShoalError, code="forbidden", status=403): ...
 
 
+class CsrfFailed(Forbidden, code="csrf_failed"): ...
+
+
 class RequestTimeout(ShoalError, code="request_timeout", status=408): ...
 
 
@@ -338,6 +382,12 @@ class QuotaExceeded(BodyTooLarge, code="quota_exceeded"): ...
 
 
 class HostNotAllowed(ShoalError, code="host_not_allowed", status=421): ...
+
+
+class PreconditionFailed(ShoalError, code="precondition_failed", status=412): ...
+
+
+class PreconditionRequired(ShoalError, code="precondition_required", status=428): ...
 
 
 class TooManyRequests(ShoalError, code="too_many_requests", status=429, retryable=True): ...
@@ -373,7 +423,19 @@ class ClusteringNotFound(NotFound, code="clustering_not_found"): ...
 class ClusterNotFound(NotFound, code="cluster_not_found"): ...
 
 
+class MapNotFound(NotFound, code="map_not_found"): ...
+
+
 class SweepNotFound(NotFound, code="sweep_not_found"): ...
+
+
+class AssignmentsNotFound(NotFound, code="assignments_not_found"): ...
+
+
+class DuplicatesNotFound(NotFound, code="duplicates_not_found"): ...
+
+
+class QualityNotFound(NotFound, code="quality_not_found"): ...
 
 
 class UploadNotFound(NotFound, code="upload_not_found"): ...
@@ -386,6 +448,9 @@ class EmbeddingsIncomplete(Conflict, code="embeddings_incomplete"): ...
 
 
 class EmbeddingsInUse(Conflict, code="embeddings_in_use"): ...
+
+
+class UndoConflict(Conflict, code="undo_conflict"): ...
 
 
 class IdempotencyConflict(Conflict, code="idempotency_conflict"): ...
@@ -464,6 +529,9 @@ class Unavailable(ShoalError, code="unavailable", status=503, retryable=True): .
 
 
 class QueueUnavailable(Unavailable, code="queue_unavailable"): ...
+
+
+class RayUnavailable(Unavailable, code="ray_unavailable"): ...
 
 
 class OtherStore(Unavailable, code="other_store"): ...

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from shoal import notebook
+
 SHOWN_METRICS = (
     ("accuracy", "Accuracy, Hungarian"),
     ("accuracy_majority", "Accuracy, majority"),
@@ -27,6 +29,10 @@ class Metrics(dict[str, Any]):
         header, *rows = metrics_rows(self)
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in [header, *rows])
+
+    def _repr_html_(self) -> str:
+        header, *rows = metrics_rows(self)
+        return notebook.table(header, rows)
 
 
 def metrics_rows(metrics: dict[str, Any]) -> list[list[str]]:

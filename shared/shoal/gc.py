@@ -1,4 +1,4 @@
-"""Garbage in a store: work files of dead processes, expired uploads, incomplete embeddings that no job uses."""
+"""Garbage in a store: work files of dead processes, expired uploads, incomplete embeddings, lone annotations."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from shoal.store import EmbeddingSet, Store
 from shoal.store.listing import open_each
 from shoal.store.segments import SEGMENT_NAME
 from shoal.store.uploads import Uploads, expired
+from shoal.store.verify_results import is_annotated
 
 DAY_S = 86_400.0
 WORK_AGE_S = DAY_S
@@ -31,7 +32,7 @@ class Garbage:
     ----------
     kind
         ``work``: files of a killed process. ``incomplete``: embeddings that no job continues. ``upload``: an upload
-        that has expired.
+        that has expired. ``annotations``: those of a result that was deleted.
     path
         File or folder.
     bytes
@@ -86,6 +87,9 @@ def find(
         ended = _ended(queue, job_id_of(path))
         if ended is not False and job_id_of(path) not in unfinished:
             yield from _old([path], 0.0 if ended else work_age_s)
+    for folder in _entries(layout.annotations_folder):
+        if not is_annotated(layout, folder.name) and _age_s(folder) >= work_age_s:
+            yield Garbage("annotations", folder, _size(folder))
     used = set() if incomplete_age_s is None else _texts_of_jobs(queue, beside)
     for entry in open_each("embeddings", store.embeddings_ids(), store.embeddings):
         if entry.item is None:  # damaged: for `shoal repair` or a person to decide about

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 
 TIMEOUT_S = 4.0
@@ -27,13 +28,27 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 def healthy(url: str) -> bool:
-    """Whether ``url`` answers 200; ``unix://PATH`` stands for ``/healthz`` on a unix socket."""
+    """Whether ``url`` answers 200, or takes connections if it is ``tcp://HOST:PORT``.
+
+    ``unix://PATH`` stands for ``/healthz`` on a unix socket.
+    """
     if url.startswith("unix://"):
         return _socket_healthy(url.removeprefix("unix://"))
+    if url.startswith("tcp://"):
+        return _takes_connections(url)
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
+        return False
+
+
+def _takes_connections(url: str) -> bool:
+    at = urllib.parse.urlsplit(url)
+    try:
+        with socket.create_connection((at.hostname, at.port), TIMEOUT_S):
+            return True
+    except OSError:
         return False
 
 

@@ -12,6 +12,8 @@ from shoal.errors import HostUnsupported
 SWITCH_S = 0.001
 """Seconds after which a computing thread gives Python's interpreter lock to the event loop."""
 
+_share: int | None = None
+
 
 def unsupported() -> str | None:
     """Why services cannot run on this operating system; None on Linux."""
@@ -37,7 +39,14 @@ def require_linux() -> None:
 
 def available_cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if _share is None else min(cores, _share)
+
+
+def use_cores(most: int) -> None:
+    """Let `available_cores` be at most this: others compute on the rest of the machine."""
+    global _share
+    _share = most
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:

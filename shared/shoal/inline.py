@@ -10,6 +10,8 @@ MAX_IMAGE_BYTES: Final = 32 * 2**20
 """Most bytes of these images together."""
 MAX_URI: Final = 4 * MAX_IMAGE_BYTES // 3 + 200
 """Most characters of an image as a data URI."""
+MAX_TEXT: Final = 10_000
+"""Most characters of a text."""
 MODEL_DIGEST: Final = "X-Shoal-Model-Digest"
 """Header of an answer: `ModelRecord.digest` of the model that ran."""
 TRANSFORM: Final = "X-Shoal-Transform"

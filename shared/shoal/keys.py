@@ -23,11 +23,12 @@ BURST_S = 2.0
 """A key may send as many requests at once as its rate allows in this time."""
 _TOKEN = re.compile(r"shoal_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
-# KEYS: the key, its clock. ARGV: hash of the secret, default rate, burst in seconds.
+# KEYS: the key, its clock. ARGV: hash of the secret (empty: a session vouches for the key), default rate, burst in
+# seconds.
 # The clock is the time at which the key's allowance is full again (generic cell rate algorithm).
 _ADMIT = """
 local key = redis.call('HMGET', KEYS[1], 'hash', 'name', 'scope', 'rate', 'revoked_at')
-if not key[1] or key[5] or key[1] ~= ARGV[1] then return {'refused'} end
+if not key[1] or key[5] or (ARGV[1] ~= '' and key[1] ~= ARGV[1]) then return {'refused'} end
 local rate = tonumber(key[4]) or tonumber(ARGV[2])
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
@@ -95,7 +96,7 @@ class KeyStore:
     """
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self.client = client
         self._admit = client.register_script(_ADMIT)
 
     @classmethod
@@ -105,7 +106,7 @@ class KeyStore:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self.client.close()
 
     def create(self, name: str, scope: Scope, *, rate: float | None = None) -> tuple[ApiKey, str]:
         """Create a key; its token is returned once and cannot be read again.
@@ -134,13 +135,13 @@ class KeyStore:
         key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
         now = datetime.now(UTC)
         fields: dict[str, str] = {
-            "hash": _hash(secret),
+            "hash": hash_secret(secret),
             "name": name,
             "scope": scope.value,
             "created_at": now.isoformat(),
             **({"rate": repr(rate)} if rate is not None else {}),
         }
-        with unavailable_when_unreachable(), self._client.pipeline() as pipe:
+        with unavailable_when_unreachable(), self.client.pipeline() as pipe:
             pipe.hset(_key(key_id), mapping=fields)
             pipe.sadd(f"{PREFIX}:ids", key_id)
             pipe.execute()
@@ -149,7 +150,7 @@ class KeyStore:
     def list(self) -> list[ApiKey]:
         """All keys, including revoked ones, oldest first."""
         with unavailable_when_unreachable():
-            ids = sorted(_text(member) for member in self._members())
+            ids = sorted(text_of(member) for member in self._members())
             found = [(key_id, self._fields(key_id)) for key_id in ids]
         return sorted((_api_key(key_id, fields) for key_id, fields in found if fields), key=lambda key: key.created_at)
 
@@ -170,7 +171,7 @@ class KeyStore:
             if not fields:
                 raise NotFound(f"API key {key_id!r} does not exist; `shoal keys list` lists all keys.")
             if "revoked_at" not in fields:
-                self._client.hset(_key(key_id), "revoked_at", datetime.now(UTC).isoformat())
+                self.client.hset(_key(key_id), "revoked_at", datetime.now(UTC).isoformat())
             return _api_key(key_id, self._fields(key_id))
 
     def admit(self, token: str, *, rate: float) -> Caller:
@@ -187,9 +188,24 @@ class KeyStore:
         if match is None:
             raise NotAuthenticated("This is not a Shoal API key: API keys start with `shoal_`.")
         key_id, secret = match.groups()
+        return self._charge(key_id, hash_secret(secret), rate)
+
+    def admit_id(self, key_id: str, *, rate: float) -> Caller:
+        """The caller behind a session of the key ``key_id``; charges one request to the key's rate.
+
+        Raises
+        ------
+        NotAuthenticated
+            The key was revoked.
+        RateLimited
+            The key has sent too many requests.
+        """
+        return self._charge(key_id, "", rate)
+
+    def _charge(self, key_id: str, digest: str, rate: float) -> Caller:
         with unavailable_when_unreachable():
-            reply = self._admit(keys=[_key(key_id), f"{PREFIX}:clock:{key_id}"], args=[_hash(secret), rate, BURST_S])
-        answer, *values = (_text(part) for part in reply)
+            reply = self._admit(keys=[_key(key_id), f"{PREFIX}:clock:{key_id}"], args=[digest, rate, BURST_S])
+        answer, *values = (text_of(part) for part in reply)
         if answer == "refused":
             raise NotAuthenticated(
                 "This API key is unknown or was revoked. `shoal keys list` lists all; `shoal keys create` makes one."
@@ -206,32 +222,32 @@ class KeyStore:
     def track(self, key_id: str, job_id: str) -> None:
         """Record that the key submitted the job."""
         with unavailable_when_unreachable():
-            self._client.sadd(f"{PREFIX}:jobs:{key_id}", job_id)
+            self.client.sadd(f"{PREFIX}:jobs:{key_id}", job_id)
 
     def tracked(self, key_id: str) -> set[str]:
         """Recorded jobs of the key."""
         with unavailable_when_unreachable():
-            members = self._client.smembers(f"{PREFIX}:jobs:{key_id}")
-        return {_text(member) for member in members}
+            members = self.client.smembers(f"{PREFIX}:jobs:{key_id}")
+        return {text_of(member) for member in members}
 
     def tracked_count(self, key_id: str) -> int:
         """How many jobs `tracked` returns."""
         with unavailable_when_unreachable():
-            count = self._client.scard(f"{PREFIX}:jobs:{key_id}")
+            count = self.client.scard(f"{PREFIX}:jobs:{key_id}")
         return int(count)
 
     def forget(self, key_id: str, job_ids: Collection[str]) -> None:
         """Delete the records of ended jobs."""
         if job_ids:
             with unavailable_when_unreachable():
-                self._client.srem(f"{PREFIX}:jobs:{key_id}", *job_ids)
+                self.client.srem(f"{PREFIX}:jobs:{key_id}", *job_ids)
 
     def _members(self) -> Any:
-        return self._client.smembers(f"{PREFIX}:ids")
+        return self.client.smembers(f"{PREFIX}:ids")
 
     def _fields(self, key_id: str) -> dict[str, str]:
-        found = self._client.hgetall(_key(key_id))
-        return {_text(name): _text(value) for name, value in found.items()}
+        found = self.client.hgetall(_key(key_id))
+        return {text_of(name): text_of(value) for name, value in found.items()}
 
 
 def _api_key(key_id: str, fields: dict[str, str]) -> ApiKey:
@@ -249,9 +265,11 @@ def _key(key_id: str) -> str:
     return f"{PREFIX}:key:{key_id}"
 
 
-def _hash(secret: str) -> str:
+def hash_secret(secret: str) -> str:
+    """What the server keeps of a secret of 256 random bits."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _text(value: bytes | str) -> str:
+def text_of(value: bytes | str) -> str:
+    """A string of the server's answer."""
     return value.decode() if isinstance(value, bytes) else value

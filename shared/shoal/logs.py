@@ -48,8 +48,11 @@ def configure(service: str, *, level: str = "info") -> None:
     ]
     stream = cast(TextIO, Lossy(sys.stderr))
     number = logging.getLevelNamesMapping()[level.upper()]
+    # The same list each time: a logger in use keeps the one that it began with.
+    processors = structlog.get_config()["processors"]
+    processors[:] = [*shared, structlog.processors.JSONRenderer()]
     structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer()],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,

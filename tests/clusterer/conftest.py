@@ -13,6 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from clusterer.kmeans.fast.kernel import Kernel
+from clusterer.native import library
+from clusterer.native.build import EMULATED_AMX, BuildFailed, compile_kernel
+from clusterer.native.library import available
 from numpy.typing import NDArray
 from PIL import Image
 from shoal.jobs.child import JobContext
@@ -61,8 +65,7 @@ def settings(store: Store, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return Settings()
 
 
-@pytest.fixture
-def make_set(store: Store) -> MakeSet:
+def set_maker(store: Store) -> MakeSet:
     """``make_set(name, vectors, labels=None, thumbnails=False, finish=True, failed=0)``: an embeddings id.
 
     ``failed`` images of the first shard could not be read.
@@ -117,8 +120,7 @@ def make_set(store: Store) -> MakeSet:
     return make
 
 
-@pytest.fixture
-def run_job(store: Store, settings: Settings) -> RunJob:
+def job_runner(store: Store, settings: Settings) -> RunJob:
     """``run_job(embeddings, **fields of the request)``: the clustering that the job publishes."""
     from clusterer import pipeline
 
@@ -130,6 +132,26 @@ def run_job(store: Store, settings: Settings) -> RunJob:
 
 
 @pytest.fixture
+def make_set(store: Store) -> MakeSet:
+    return set_maker(store)
+
+
+@pytest.fixture
+def run_job(store: Store, settings: Settings) -> RunJob:
+    return job_runner(store, settings)
+
+
+@pytest.fixture(scope="session")
+def clustered(planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Clustering:
+    """Four planted groups with labels and thumbnails, scored on themselves and on a second set; not to be changed."""
+    store = Store(tmp_path_factory.mktemp("clustered") / "store")
+    make_set, run_job = set_maker(store), job_runner(store, Settings(store=store.root))
+    train = make_set("train", *planted(spread=0.8), thumbnails=True)
+    val = make_set("val", *planted(40, seed=9))
+    return run_job({"train": train, "score": [train, val]}, clusters=4, pca={"components": 6}, seed=0)
+
+
+@pytest.fixture
 def clusterer_worker(store: Store, redis_server: str, queue: JobQueue) -> Iterator[subprocess.Popen[bytes]]:
     """A real worker on the test's store and (empty) queue; it drains when the test ends."""
     environment = {**os.environ, "REDIS_URL": redis_server, "SHOAL_STORE": str(store.root)}
@@ -137,3 +159,16 @@ def clusterer_worker(store: Store, redis_server: str, queue: JobQueue) -> Iterat
     yield worker
     worker.terminate()
     worker.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def emulated_amx(tmp_path_factory: pytest.TempPathFactory) -> Kernel:
+    """The AMX kernel with its tile instructions spelt out, where the processor has all else that it needs."""
+    if "avx512" not in available():
+        pytest.skip("this processor lacks AVX-512 VNNI")
+    path = tmp_path_factory.mktemp("kernel") / "emulated.so"
+    try:
+        compile_kernel(EMULATED_AMX, path)
+    except BuildFailed as failure:
+        pytest.skip(f"nothing compiles here: {failure}")
+    return Kernel("amx", library.open_library(path), 2)

@@ -164,6 +164,7 @@ def test_the_run_is_recorded(planted: Planted, make_set: MakeSet, run_job: RunJo
         "assign",
         "metrics",
         "unsupervised",
+        "map",
         "report",
     }
     assert run["peak_rss_bytes"] > 10_000_000
@@ -231,7 +232,8 @@ def test_the_page_shows_every_cluster_and_needs_nothing_else(
     page = found.layout.report_html.read_text()
     assert all(f'id="c{cluster}"' in page for cluster in range(4))
     assert "data:image/webp;base64," in page
-    assert "<script" not in page
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "http" not in page.replace("http-equiv", "")
     assert found.layout.contact_sheet.read_bytes().startswith(b"\x89PNG")
 
@@ -295,7 +297,7 @@ def test_a_second_attempt_returns_what_the_first_published(
     assert json.loads(json.dumps(first, allow_nan=False)) == first
 
 
-@pytest.mark.parametrize("stage", ["pca", "transform", "kmeans", "assign", "metrics", "unsupervised", "report"])
+@pytest.mark.parametrize("stage", ["pca", "transform", "kmeans", "assign", "metrics", "unsupervised", "map", "report"])
 def test_a_cancelled_job_stops_in_every_stage_and_leaves_nothing(
     planted: Planted, make_set: MakeSet, store: Store, settings: Settings, stage: str
 ) -> None:

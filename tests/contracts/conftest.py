@@ -21,6 +21,13 @@ from shoal.process import free_port
 CLASSES = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 200)}
 PER_CLASS = 12
 START_S = 180.0
+WEB_PORT = free_port()
+ALLOWED = {
+    "SHOAL_CALLBACK_HOSTS": "127.0.0.1:9000",
+    "SHOAL_CALLBACK_SECRET": "whsec_c2hvYWwgd2ViaG9va3Mgc2VjcmV0IDEy",
+    "SHOAL_SOURCES_ALLOW": f"http://127.0.0.1:{WEB_PORT}",
+}
+"""Lets the cookbook name a callback, where nobody has to listen, and photos of a server at `WEB_PORT`."""
 http = httpx.Client(timeout=120)
 """Patient: a test machine may be busy, and no test is about the time of an answer."""
 atexit.register(http.close)
@@ -57,7 +64,8 @@ def paint(folder: Path, per_class: int = PER_CLASS) -> None:
         (folder / label).mkdir(parents=True)
         for number in range(per_class):
             pixels = np.clip(np.array(colour) + rng.normal(0, 25, (48, 64, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / label / f"{number:03}.png")
+            # Noise takes no less room with more effort.
+            Image.fromarray(pixels).save(folder / label / f"{number:03}.png", compress_level=1)
 
 
 def start(root: Path, ports: tuple[int, ...] = (), **more: str) -> Running:
@@ -86,7 +94,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, wait_until: Callable[..., No
     """One running system for all tests of this folder."""
     root = tmp_path_factory.mktemp("stack")
     paint(root / "data" / "colours")
-    running = start(root)
+    running = start(root, (), **ALLOWED)
     try:
         wait_until(lambda: is_ready(running), deadline_s=START_S, what="readiness")
         yield running

@@ -24,9 +24,16 @@ DISK_BYTES = 700 << 20
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def temporary() -> Iterator[Path]:
+    """A folder whose path leaves room for a socket, however deep pytest's own folders lie."""
+    with tempfile.TemporaryDirectory(prefix="shoal-test-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def small_disk(temporary: Path) -> Iterator[Path]:
     """A file system of its own, hardly larger than what must be free."""
-    disk = tmp_path / "disk"
+    disk = temporary / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
@@ -113,13 +120,6 @@ def _filled(root: Path) -> bool:
 def _appended(root: Path) -> str:
     files = (root / "store" / ".queue" / "appendonlydir").glob("*.aof")
     return "".join(file.read_text(errors="replace") for file in files)
-
-
-@pytest.fixture
-def temporary() -> Iterator[Path]:
-    """A folder whose path leaves room for a socket, however deep pytest's own folders lie."""
-    with tempfile.TemporaryDirectory(prefix="shoal-test-") as folder:
-        yield Path(folder)
 
 
 def test_a_killed_system_is_started_again_at_once_on_the_same_ports(

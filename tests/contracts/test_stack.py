@@ -113,7 +113,7 @@ def test_a_model_host_that_is_killed_is_there_again(stack: Running, wait_until: 
 
 
 def test_a_running_job_is_stopped_within_ten_seconds(stack: Running, wait_until: Callable[..., None]) -> None:
-    paint(stack.root / "data" / "many", per_class=3000)
+    paint(stack.root / "data" / "many", per_class=1000)
     body = {"images": {"path": "many"}, "model": "tf_efficientnet_lite0", "shard_rows": 64}
     url = stack.extractor + http.post(f"{stack.extractor}/extract", json=body).headers["Location"]
     wait_until(lambda: (http.get(url).json()["progress"] or {}).get("stage") == "embed", deadline_s=120, what="embed")
@@ -246,6 +246,24 @@ def test_existing_embeddings_are_imported_and_clustered(stack: Running, client: 
     clustering = stack.cli("cluster", embeddings, "--over", "1")
     [scored] = client.metrics(clustering)["scored"].values()
     assert scored["mean"]["ari"] == pytest.approx(1.0)
+
+
+def test_existing_embeddings_are_sent_and_imported_by_the_service(
+    stack: Running, client: Client, tmp_path: Path
+) -> None:
+    rows = np.random.default_rng(4).normal(size=(50, 16)).astype(np.float32)
+    np.savez(tmp_path / "sent.npz", train_embs=rows, train_labs=np.arange(50), val_embs=rows[:10])
+    printed = stack.cli("import", str(tmp_path / "sent.npz"), "--name", "sent", "--upload").splitlines()
+    assert [client.embeddings(each)["rows"] for each in printed] == [50, 10]
+    assert client.jobs(kind="import", limit=1).jobs[0].result == {
+        "embeddings": printed[0],
+        "rows": 50,
+        "dim": 16,
+        "sets": {"train": printed[0], "val": printed[1]},
+    }
+    np.save(tmp_path / "broken.npy", np.full((3, 4), np.nan))
+    with pytest.raises(AssertionError, match=r"broken\.npy, row 0: holds NaN"):
+        stack.cli("import", str(tmp_path / "broken.npy"), "--name", "sent", "--upload")
 
 
 def test_the_command_line_asks_for_every_kind_of_kmeans(stack: Running, client: Client, tmp_path: Path) -> None:

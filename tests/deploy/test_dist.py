@@ -22,6 +22,7 @@ UV = Path(sys.executable).with_name("uv")
 DATA = {
     "clusterer/results/report/page.html.j2",
     "extractor/models/models.toml",
+    "extractor/models/open_clip_models.json",
     "extractor/models/timm_models.json",
     "shoal/jobs/lua/claim.lua",
     "shoal/jobs/lua/prelude.lua",
@@ -33,6 +34,8 @@ DATA = {
     "shoal/web/static/swagger-ui/swagger-ui-bundle.js",
     "shoal/web/static/swagger-ui/swagger-ui.css",
 }
+PAGES = ROOT / "services/clusterer/web/static"
+DATA |= {path.relative_to(ROOT / "services").as_posix() for path in PAGES.rglob("*") if path.is_file()}
 KERNELS = {f"clusterer/native/_kernel_{variant}.so" for variant in ("amx", "avx512", "avxvnni", "avx2")}
 CLUSTER = """
 import sys
@@ -112,6 +115,7 @@ def test_the_wheel_holds_its_data_and_the_compiled_kernel(wheel: Path) -> None:
     assert missing == []
     if shutil.which("g++") or shutil.which("clang++") or os.environ.get("CXX"):
         assert names & KERNELS
+        assert "extractor/native/_kernel_resize.so" in names
         assert "-py3-none-linux_" in wheel.name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import subprocess
@@ -18,7 +19,8 @@ COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(COMPOSE_TEXT)
 SERVICES: dict[str, Any] = COMPOSE["services"]
 HOSTS = [name for name in SERVICES if name.partition("-")[0] == "extractor" and "host" in name.split("-")]
-OURS = [name for name, service in SERVICES.items() if "build" in service and name not in HOSTS]
+RAY = [name for name in SERVICES if name.partition("-")[0] == "ray"]
+OURS = [name for name, service in SERVICES.items() if "build" in service and name not in [*HOSTS, *RAY]]
 DOCKERFILES = sorted((ROOT / "services").glob("*/Dockerfile"))
 
 
@@ -39,9 +41,9 @@ def test_only_the_apis_and_the_monitoring_are_published_and_to_this_machine_alon
         assert all(re.match(r"\$\{SHOAL_(MONITORING_)?BIND:-127\.0\.0\.1\}:", port) for port in SERVICES[name]["ports"])
 
 
-def test_redis_and_tf_serving_reach_nothing_outside() -> None:
+def test_redis_tf_serving_and_ray_reach_nothing_outside() -> None:
     assert COMPOSE["networks"]["back"] == {"internal": True}
-    for name in ("redis", "tf-serving", "tf-serving-gpu"):
+    for name in ("redis", "tf-serving", "tf-serving-gpu", "ray-head", "ray-worker"):
         assert list(SERVICES[name]["networks"]) == ["back"]
 
 
@@ -71,10 +73,59 @@ def test_model_hosts_reach_their_models_and_their_sockets_alone() -> None:
     assert with_sockets["extractor-api"] == ["online:/run/shoal/online:ro"]
 
 
+def test_the_ray_cluster_has_the_store_and_its_token_alone() -> None:
+    assert RAY == ["ray-head", "ray-worker"]
+    for name in RAY:
+        service = SERVICES[name]
+        assert service["profiles"] == ["ray"]
+        mounted = [volume.split(":", 1)[1] for volume in service["volumes"]]
+        assert mounted == ["-store}:/store", "/run/shoal/ray:ro", "/scratch"]
+        assert "REDIS_URL" not in service["environment"]
+    with_token = {
+        name: [volume for volume in service.get("volumes", ()) if volume.startswith("ray-secret:")]
+        for name, service in SERVICES.items()
+    }
+    assert {name for name, found in with_token.items() if found} == {"setup", "clusterer-worker", *RAY}
+    assert with_token["clusterer-worker"] == ["ray-secret:/run/shoal/ray:ro"]
+
+
+def test_a_ray_cluster_asks_everybody_for_its_token() -> None:
+    for name in (*RAY, "clusterer-worker"):
+        environment = SERVICES[name]["environment"]
+        assert environment["RAY_AUTH_MODE"] == "token"
+        assert environment["RAY_AUTH_TOKEN_PATH"] == "/run/shoal/ray/token"
+        assert environment["RAY_ADDRESS"] == "ray-head:6379"
+    assert "secret ray/token" in (ROOT / "deploy/setup.sh").read_text()
+
+
+def test_the_ray_image_is_the_worker_s_with_a_layer_of_ray() -> None:
+    file = ROOT / "services/clusterer/Dockerfile"
+    stages = _stages(file)
+    assert stages["ray"][0] == "worker"
+    _, dependencies = stages["dependencies"]
+    assert dependencies.index("install.sh role.txt") < dependencies.index("install.sh above.txt")
+    assert {SERVICES[name]["image"] for name in RAY} == {"shoal-clusterer-ray"}
+    worker = SERVICES["clusterer-worker"]
+    assert worker["image"] == "shoal-clusterer-${SHOAL_CLUSTERER_WORKER:-worker}"
+    assert worker["build"]["args"] == {"ROLE": "${SHOAL_CLUSTERER_WORKER:-worker}"}
+
+
+@pytest.mark.parametrize(
+    ("role", "worker", "said"),
+    [("head", "worker", "Set SHOAL_CLUSTERER_WORKER=ray in .env"), ("tail", "ray", "neither head nor node")],
+)
+def test_a_ray_cluster_that_nobody_could_use_does_not_start(role: str, worker: str, said: str) -> None:
+    env = {**os.environ, "RAY_ADDRESS": "ray-head:6379", "SHOAL_CLUSTERER_WORKER": worker}
+    command = ["sh", str(ROOT / "deploy/ray.sh"), role]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+
+
 def test_an_image_that_somebody_waits_for_goes_before_jobs() -> None:
     workers = [service for name, service in SERVICES.items() if "worker" in name or name.startswith("extractor-t")]
     bulk = [service["cpu_shares"] for service in workers if service not in [SERVICES[name] for name in HOSTS]]
-    assert len(bulk) == 5
+    assert len(bulk) == 6
     assert min(SERVICES[name]["cpu_shares"] for name in HOSTS) >= 8 * max(bulk)
     # The APIs forward it: they have the default, 1024.
     assert max(bulk) < 1024
@@ -91,7 +142,7 @@ def test_no_secret_stands_in_the_environment_or_on_a_command_line() -> None:
     for name, service in SERVICES.items():
         for key, value in (service.get("environment") or {}).items():
             if re.search(r"PASSWORD|TOKEN|SECRET|KEY", key) and "PER_KEY" not in key:
-                assert key.endswith(("_FILE", "__FILE")), (name, key)
+                assert key.endswith(("_FILE", "__FILE", "_PATH")), (name, key)
                 assert str(value).startswith("/run/shoal/"), (name, key)
         assert "requirepass" not in str(service.get("command", ""))
 
@@ -168,6 +219,14 @@ def test_all_images_share_their_first_layers() -> None:
 
 
 @pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.parent.name)
+def test_every_image_compiles_the_kernels(file: Path) -> None:
+    """Without a compiler, the package is built without them, and only a warning says so."""
+    _, code = _stages(file)["code"]
+    assert code.index(" g++ ") < code.index("uv pip install")
+    assert "hatch_build.py" in code
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.parent.name)
 def test_what_the_package_is_built_from_is_there(file: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
@@ -176,7 +235,7 @@ def test_what_the_package_is_built_from_is_there(file: Path) -> None:
     copied = {word for line in re.findall(r"(?m)^COPY (.+) /src/", _stages(file)["code"][1]) for word in line.split()}
     assert needed <= copied
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert needed | {"constraints.txt", "deploy/install.sh", "deploy/requirements.py"} <= sent
+    assert needed | {"constraints.txt", "deploy/install.sh", "deploy/ray.sh", "deploy/requirements.py"} <= sent
 
 
 @pytest.mark.parametrize(
@@ -188,6 +247,7 @@ def test_what_the_package_is_built_from_is_there(file: Path) -> None:
         (["metrics", "tracing", "online", "tf"], {"torch", "faiss-cpu", "fastapi"}),
         (["metrics", "tracing", "faiss"], {"torch", "tensorflow", "fastapi", "faiss-gpu"}),
         (["metrics", "tracing", "faiss-gpu"], {"torch", "tensorflow", "fastapi", "faiss-cpu"}),
+        (["ray"], {"torch", "tensorflow", "fastapi", "faiss-cpu"}),
     ],
 )
 def test_each_role_installs_what_it_needs(extras: list[str], without: set[str]) -> None:

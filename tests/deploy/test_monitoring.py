@@ -14,8 +14,9 @@ import yaml
 from extractor.online.metrics import HostMetrics
 from fastapi.testclient import TestClient
 from prometheus_client import generate_latest
+from shoal.jobs.claims import Claim
 from shoal.jobs.protocol import Counted, Progressed
-from shoal.jobs.queue import Claim, JobQueue
+from shoal.jobs.queue import JobQueue
 from shoal.jobs.service import WorkerMetrics
 from shoal.schemas import Progress
 from shoal.settings import Settings

@@ -70,6 +70,15 @@ def _healthcheck(url: str) -> int:
     return subprocess.run([sys.executable, "-m", "shoal.healthcheck"], env=env, check=False).returncode
 
 
+def test_a_healthcheck_of_a_port_connects() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        assert _healthcheck(url) == 1
+        listener.listen()
+        assert _healthcheck(url) == 0
+
+
 def test_a_healthcheck_asks_a_unix_socket_too() -> None:
     with tempfile.TemporaryDirectory(prefix="shoal-test-") as folder, socket.socket(socket.AF_UNIX) as listener:
         path = f"{folder}/host.sock"

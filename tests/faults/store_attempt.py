@@ -4,6 +4,8 @@ As a script::
 
     store_attempt.py kill ROOT...            in the n-th ROOT, one attempt that dies by SIGKILL before its n-th step
     store_attempt.py kill-saving ROOT...     the same, of an attempt that saves after every two images
+    store_attempt.py kill-naming ROOT...     the same, of one entry in the journal of a clustering's names
+    store_attempt.py race-naming ROOT N GO      100 entries, once the file GO is there; prints how many it lost
     store_attempt.py race ROOT OWNER GO      attempts at every shard, once the file GO is there; prints how many it won
     store_attempt.py limit ROOT BYTES        one attempt with files limited to BYTES; prints the error's code
 """
@@ -21,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from shoal.errors import ShoalError
+from shoal.errors import PreconditionFailed, ShoalError
 from shoal.store import ModelRecord, Plan, RowMetadata, Source, Store, image_id
 
 STEPS = ("fsync", "link", "rename", "replace", "mkdir", "unlink", "rmdir")
@@ -78,6 +80,13 @@ def saving_attempt(store: Store, plan: Plan, shard: int) -> bool:
         return writer.commit()
 
 
+def name_cluster(store: Store, cluster: int, name: str) -> None:
+    """Add an entry to the journal of the clustering `named`."""
+    journal = store.journal("named")
+    now = journal.read()
+    journal.append(now, now.setting({cluster: {"name": name}}), author=name)
+
+
 def before_each_step(act: Callable[[], None], patch: Callable[[object, str, object], None] = setattr) -> None:
     """Call ``act`` before every call of `STEPS`."""
     for name in STEPS:
@@ -92,7 +101,8 @@ def _acting(act: Callable[[], None], real: Callable[..., Any]) -> Callable[..., 
     return call
 
 
-def _die_before(step: int) -> Callable[[], None]:
+def die_before(step: int) -> Callable[[], None]:
+    """What kills this process when it is called for the ``step``-th time."""
     count = 0
 
     def act() -> None:
@@ -104,19 +114,26 @@ def _die_before(step: int) -> Callable[[], None]:
     return act
 
 
-def kill(roots: list[str], *, saving: bool = False) -> None:
+def _attempt_of(command: str, store: Store) -> None:
+    plan, _ = small_plan()
+    if command == "kill-naming":
+        name_cluster(store, 1, "killed")
+        return
+    if command == "kill-saving":
+        saving_attempt(store, plan, 0)
+    else:
+        attempt(store, plan, 0, "a")
+    store.finish_embeddings(plan.id)
+
+
+def kill(command: str, roots: list[str]) -> None:
     """One attempt a root, each in a process forked before any thread has started, until one gets through."""
     pa.array([image_id("")])  # imports pandas where there is one: once here, not once a child
     for step, root in enumerate(roots, start=1):
         child = os.fork()
         if child == 0:
-            plan, _ = small_plan()
-            before_each_step(_die_before(step))
-            if saving:
-                saving_attempt(Store(Path(root)), plan, 0)
-            else:
-                attempt(Store(Path(root)), plan, 0, "a")
-            Store(Path(root)).finish_embeddings(plan.id)
+            before_each_step(die_before(step))
+            _attempt_of(command, Store(Path(root)))
             os._exit(0)
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
@@ -133,6 +150,20 @@ def race(root: str, owner: str, go: str) -> None:
     print(sum(attempt(store, plan, shard, owner) for shard in range(plan.shards)))  # noqa: T201
 
 
+def race_naming(root: str, name: str, go: str) -> None:
+    store = Store(Path(root))
+    while not Path(go).exists():
+        time.sleep(0.001)
+    lost = done = 0
+    while done < 100:
+        try:
+            name_cluster(store, int(name), f"{name}-{done}")
+            done += 1
+        except PreconditionFailed:
+            lost += 1
+    print(lost)  # noqa: T201
+
+
 def limit(root: str, most: str) -> None:
     plan, _ = small_plan(12, 6, 4096)
     store = Store(Path(root))
@@ -146,7 +177,9 @@ def limit(root: str, most: str) -> None:
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
     if command.startswith("kill"):
-        kill(arguments, saving=command == "kill-saving")
+        kill(command, arguments)
+    elif command == "race-naming":
+        race_naming(*arguments)
     elif command == "race":
         race(*arguments)
     else:

@@ -17,6 +17,7 @@ import pytest
 import schemathesis
 from clusterer import pipeline
 from clusterer.api import clusterings as clusterer_api
+from clusterer.jobs import assign, duplicates, quality
 from extractor.api import routes as extractor_api
 from extractor.online.client import HostClient, HostState
 from fastapi import FastAPI
@@ -35,11 +36,13 @@ from shoal.jobs.queue import JobQueue
 from shoal.keys import KeyStore, Scope
 from shoal.settings import Settings
 from shoal.store import Store
+from shoal.store.analyses import DUPLICATES, QUALITY
 
 CASES = int(os.environ.get("SHOAL_FUZZ_CASES", "120"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 Requests = Callable[[FastAPI], list[tuple[str, str]]]
 SERVICES = {"extractor": extractor_api.build, "clusterer": clusterer_api.build}
+OPEN = {"/healthz", "/readyz", "/session"}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,11 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store(folder / "store")
     found = import_embeddings(store, folder / "vectors.npy", name="known", labels=folder / "labels.npy", split=None)
     request = {"embeddings": found, "clusters": 3, "seeds": [0]}
-    pipeline.run(JobContext.local(request, kind="cluster"), Settings(store=store.root))
+    own = Settings(store=store.root)
+    clustering = pipeline.run(JobContext.local(request, kind="cluster"), own)["clustering"]
+    assign.run(JobContext.local({"clustering": clustering, "embeddings": found}, kind="assign"), own)
+    duplicates.run(JobContext.local({"embeddings": found, "threshold": 0.5}, kind="duplicates"), own)
+    quality.run(JobContext.local({"embeddings": found}, kind="quality"), own)
     return store.root
 
 
@@ -66,6 +73,9 @@ def known_ids(queue: JobQueue, stored: Path) -> dict[str, str]:
         "job_id": job.id,
         "embeddings_id": store.embeddings_ids()[0],
         "clustering_id": store.clustering_ids()[0],
+        "assignments_id": store.assigned_ids()[0],
+        "duplicates_id": store.analysis_ids(DUPLICATES)[0],
+        "quality_id": store.analysis_ids(QUALITY)[0],
     }
 
 
@@ -160,7 +170,7 @@ def test_every_documented_route_but_health_needs_a_key(app: FastAPI, keys: KeySt
     document = app.openapi()
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            assert ("security" in operation) == (path not in {"/healthz", "/readyz"}), path
+            assert ("security" in operation) == (path not in OPEN), path
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     assert token not in repr(document)
 
@@ -170,7 +180,9 @@ def test_no_route_but_health_answers_without_a_key(app: FastAPI, every_request: 
     assert {path for _, path in requests} > {"/docs", "/openapi.json", "/metrics", "/jobs", "/healthz", "/readyz"}
     client = TestClient(app, raise_server_exceptions=False)
     answered = {path for method, path in requests if client.request(method, path).status_code != 401}
-    assert answered == {"/healthz", "/readyz"}
+    # The pages hold no data: they read it with the key, or the session, of the person who looks at them.
+    pages = {"/", "/ui/static/some", "/ui/some"} if "/ui/some" in {path for _, path in requests} else set()
+    assert answered == OPEN | pages
 
 
 def test_a_read_key_neither_submits_nor_deletes(
@@ -178,8 +190,8 @@ def test_a_read_key_neither_submits_nor_deletes(
 ) -> None:
     _, token = keys.create("reader", Scope.READ)
     client = TestClient(app, headers={"Authorization": f"Bearer {token}"}, raise_server_exceptions=False)
-    writing = [request for request in every_request(app) if request[0] not in {"GET", "HEAD"}]
-    assert {method for method, _ in writing} - {"PUT"} == {"POST", "DELETE"}
+    writing = [each for each in every_request(app) if each[0] not in {"GET", "HEAD"} and each[1] != "/session"]
+    assert {method for method, _ in writing} - {"PUT", "PATCH"} == {"POST", "DELETE"}
     before = len(queue.list().jobs)
     assert {client.request(method, path, json={}).status_code for method, path in writing} == {403}
     assert len(queue.list().jobs) == before

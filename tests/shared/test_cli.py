@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from shoal import cli, figures, host
-from shoal.cli import demo, jobs, models, output, request
+from shoal.cli import demo, duplicates, jobs, models, output, quality, request
 from shoal.errors import HostUnsupported, InvalidRequest, PathNotFound
 from typer.testing import CliRunner
 
@@ -213,3 +214,29 @@ def test_a_command_loads_no_library_of_the_others() -> None:
     words += "print({'numpy', 'pyarrow', 'redis', 'httpx', 'pydantic'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_commands_that_ask_a_service_load_no_library_of_the_store() -> None:
+    words = (
+        "import sys; from shoal.cli import assign, compare, duplicates, export, jobs, names, quality, search, sweep\n"
+    )
+    words += "print({'numpy', 'pyarrow', 'redis'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_tables_show_paths_with_brackets_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    monkeypatch.setattr(output, "out", console)
+    row = {
+        "row": 1,
+        "similarity": 1.0,
+        "keep": True,
+        "copy": None,
+        "reason": "first",
+        "image_path": "[red]a[/]/b[/c].jpg",
+    }
+    output.print_table(duplicates.groups_table([{"group": 0, "size": 1, "rows": [row]}]))
+    output.print_table(quality.found_table("outliers", [{**row, "distance": 0.5, "p": 0.1}], ("distance", "p")))
+    text = console.export_text()
+    assert text.count("[red]a[/]/b[/c].jpg") == 2

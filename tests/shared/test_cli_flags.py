@@ -42,6 +42,38 @@ def test_nothing_is_reused_on_request(
     assert {name: value for name, value in seen[0].items() if name == "reuse"} == sent
 
 
+@pytest.mark.parametrize(
+    ("words", "sent"),
+    [
+        ([], None),
+        (["--execution", "ray"], {"engine": "ray"}),
+        (
+            ["--workers", "3", "--worker-memory", "2GiB"],
+            {"engine": "ray", "workers": 3, "resources": {"memory": "2GiB"}},
+        ),
+        (
+            ["--ray-address", "head:6379", "--worker-cpus", "2"],
+            {"engine": "ray", "address": "head:6379", "resources": {"cpus": 2}},
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", [["cluster", "e", "-k", "4"], ["sweep", "e", "-k", "4"], ["duplicates", "e"]])
+def test_flags_say_where_a_job_computes(
+    monkeypatch: pytest.MonkeyPatch, command: list[str], words: list[str], sent: dict[str, object] | None
+) -> None:
+    seen: list[object] = []
+
+    def submitted(self: Client, *_: object, execution: object = None, **__: object) -> None:
+        seen.append(execution)
+        raise InvalidRequest("enough")
+
+    monkeypatch.setattr(Client, command[0], submitted)
+    again = ["--again"] if command[0] == "sweep" else []
+    with pytest.raises(InvalidRequest, match="enough"):
+        CliRunner().invoke(app, [*command, *again, *words], catch_exceptions=False, standalone_mode=False)
+    assert seen == [sent]
+
+
 def test_a_field_within_a_flags_value_is_said_of_the_flag() -> None:
     said = in_flags(refused(("images.labels.file", "Send a string.")), EXTRACT)
     assert said.detail == "--labels: Send a string."

@@ -42,3 +42,22 @@ def test_lines_are_whole_and_in_order() -> None:
     events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
     assert events[:4] == ["ours", "line 0", "ours", "line 1"]
     assert len(events) == 10_000
+
+
+FOLLOWS = """
+import structlog
+from shoal import logs
+from structlog.testing import capture_logs
+log = structlog.get_logger("ours")
+logs.configure("first")
+log.info("in use")
+logs.configure("second")
+with capture_logs() as lines:
+    log.info("seen")
+print([line["event"] for line in lines])
+"""
+
+
+def test_a_logger_in_use_follows_the_configuration() -> None:
+    done = subprocess.run([sys.executable, "-c", FOLLOWS], capture_output=True, text=True, check=True)
+    assert done.stdout == "['seen']\n"

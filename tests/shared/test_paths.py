@@ -71,7 +71,7 @@ def test_symlinks_in_a_circle_are_not_found(root: Path) -> None:
         confine(root, "one", "path")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(["..", ".", "a", "b", "/", "//", "~", "secret", "", " ", "\\", "%2e%2e"]), max_size=6))
 def test_whatever_is_asked_for_stays_in_the_root(root: Path, parts: list[str]) -> None:
     try:

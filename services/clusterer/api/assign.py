@@ -12,28 +12,32 @@ from typing import Annotated, Final
 
 import numpy as np
 import pyarrow as pa
-from fastapi import Depends, Path, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import to_json
 from shoal.errors import InvalidRequest, UnsupportedMediaType
 from shoal.inline import ARROW, MAX_IMAGES, MAX_URI, NPY
-from shoal.schemas import Id
 from shoal.schemas import Request as Schema
-from shoal.web import SettingsDep
+from shoal.store import Store
+from shoal.web import SettingsDep, StoreDep
 from shoal.web.auth import ForwardedHeaders
-from shoal.web.pools import COMPUTE
+from shoal.web.pools import COMPUTE, WORK
 from shoal.web.problems import problem_responses
 from shoal.web.route import JSON_ITEMS, body_of, is_json, media_type, parse_json, parsing_pool
 from shoal.web.route import router as make_router
 from shoal.web.tables import table_pieces
 
 from clusterer.api import images, vectors
-from clusterer.api.images import Embedder, ExtractorDep
-from clusterer.api.loaded import LoadedClusterings
+from clusterer.api.images import Embedder
+from clusterer.api.loaded import ClusteringsDep
+from clusterer.api.parameters import ClusteringId
 from clusterer.api.vectors import Vectors
 from clusterer.data.rows import Float64Array
 from clusterer.results.loaded import LoadedClustering
+from clusterer.results.named import Named
+from clusterer.web import extractor as connections
+from clusterer.web.extractor import ExtractorDep
 
 MAX_ROWS: Final = 10_000
 MAX_DIM: Final = 100_000
@@ -48,6 +52,8 @@ ANSWER_SCHEMA: Final = pa.schema(
         pa.field("margin", pa.float32(), nullable=False),
         pa.field("is_outlier", pa.bool_()),
         pa.field("label", pa.string()),
+        pa.field("merged_cluster", pa.int32(), nullable=False),
+        pa.field("name", pa.string()),
     ]
 )
 QUANTILE_TEXT: Final = (
@@ -84,15 +90,7 @@ class AssignRequest(Schema):
         return self
 
 
-async def _loaded(request: Request) -> LoadedClusterings:
-    state = request.app.state
-    if not hasattr(state, "loaded"):
-        state.loaded = LoadedClusterings(state.store, state.settings.assign_cache)
-    loaded: LoadedClusterings = state.loaded
-    return loaded
-
-
-router = make_router(lifespan=images.lifespan)
+router = make_router(lifespan=connections.lifespan)
 BODY: Final = {
     "required": True,
     "content": {
@@ -114,6 +112,8 @@ ANSWER: Final[dict[str, object]] = {
                         "margin": {"type": ["number", "null"]},
                         "is_outlier": {"type": ["boolean", "null"]},
                         "label": {"type": ["string", "null"]},
+                        "merged_cluster": {"type": "integer"},
+                        "name": {"type": ["string", "null"]},
                     },
                     "required": ANSWER_SCHEMA.names,
                 },
@@ -132,11 +132,12 @@ ANSWER: Final[dict[str, object]] = {
     openapi_extra={"requestBody": BODY},
 )
 async def assign(
-    clustering_id: Annotated[Id, Path(description="Id of the clustering.")],
+    clustering_id: ClusteringId,
     request: Request,
-    clusterings: Annotated[LoadedClusterings, Depends(_loaded)],
+    clusterings: ClusteringsDep,
     extractor: ExtractorDep,
     settings: SettingsDep,
+    store: StoreDep,
     forwarded: ForwardedHeaders,
     outlier_quantile: Annotated[
         float | None,
@@ -152,23 +153,26 @@ async def assign(
 
     `distance` is the distance to the centroid after the clustering's normalisation and PCA, `margin` how much farther
     the next centroid is. `label` is that of the cluster. `is_outlier` compares `distance` with the distances of the
-    train set's rows, of all clusters together; it is null if the train set was not scored.
+    train set's rows, of all clusters together; it is null if the train set was not scored. `merged_cluster` is the
+    cluster that `cluster` is part of after merges, and `name` the name of that one, as `PUT /clusterings/{id}/names`
+    set them.
     """
     body = await body_of(request)
     if not (is_json(request) or media_type(request) in READERS) and body:
         raise _not_accepted()
     loaded = await clusterings.get(clustering_id)
+    named = await WORK.run(named_clusters, store, loaded)
     if media_type(request) in READERS:
         sent = await parsing_pool(body).run(READERS[media_type(request)], body, loaded.check_dim)
     else:
         document = await parsing_pool(body).run(parse_json, body, AssignRequest)
         outlier_quantile = _only_one(document.outlier_quantile, outlier_quantile)
         if document.images is not None:
-            sent = await images.embed_images(document.images, embedder_of(loaded), extractor, settings, forwarded)
+            sent = await images.embed_inputs(document.images, embedder_of(loaded), extractor, settings, forwarded)
         else:
             sent = await COMPUTE.run(vectors.of_rows, document.embeddings or [], loaded.check_dim)
     await COMPUTE.run(check_rows, loaded, sent)
-    return await answer(loaded, sent, outlier_quantile or OUTLIER_QUANTILE, answer_type(request))
+    return await answer(loaded, named, sent, outlier_quantile or OUTLIER_QUANTILE, answer_type(request))
 
 
 def check_rows(loaded: LoadedClustering, sent: Vectors) -> None:
@@ -236,27 +240,37 @@ def _weight(parameters: list[str]) -> float:
     return 1.0
 
 
-async def answer(loaded: LoadedClustering, sent: Vectors, quantile: float, media: str) -> Response:
+def named_clusters(store: Store, loaded: LoadedClustering) -> Named:
+    """The names of the clusters now."""
+    return Named.of(store.journal(loaded.id).read(), len(loaded.labels))
+
+
+async def answer(loaded: LoadedClustering, named: Named, sent: Vectors, quantile: float, media: str) -> Response:
     """The clusters of the rows. Those of many are sent block by block, as they are computed."""
     schema = ANSWER_SCHEMA if sent.ids is None else ANSWER_SCHEMA.insert(0, pa.field(vectors.ID, sent.ids.type))
-    batches = assigned(loaded, sent, quantile, schema)
+    batches = assigned(loaded, named, sent, quantile, schema)
     pieces = json_rows(batches) if media == JSON else table_pieces(batches, schema, "arrow")
     if sent.n > sent.block_rows:
         return StreamingResponse(COMPUTE.iterate(pieces), media_type=media)
     return Response(await COMPUTE.run(b"".join, pieces), media_type=media)
 
 
-def assigned(loaded: LoadedClustering, sent: Vectors, quantile: float, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def assigned(
+    loaded: LoadedClustering, named: Named, sent: Vectors, quantile: float, schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
     """The answer to each block of rows."""
     limit = loaded.outlier_distance(quantile)
     for first, block in sent.blocks():
         found = loaded.assign(block, first)
+        merged, names, _ = named.columns(named.roots[found.labels])
         columns: dict[str, object] = {
             "cluster": found.labels,
             "distance": found.distance,
             "margin": found.margin,
             "is_outlier": pa.nulls(len(block), pa.bool_()) if limit is None else found.distance > limit,
             "label": loaded.labels.take(pa.array(found.labels)),
+            "merged_cluster": merged,
+            "name": names,
         }
         if sent.ids is not None:
             columns[vectors.ID] = sent.ids.slice(first, len(block))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Path, Query, Response
+from fastapi import FastAPI, Query, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from shoal.jobs.queue import JobQueue
-from shoal.schemas import ClusterRequest, Id, Job
+from shoal.schemas import ClusterRequest, Job
+from shoal.schemas.execution import cluster_address
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store.listing import describe_all
@@ -17,21 +18,41 @@ from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
 from shoal.web.tables import TABLE_RESPONSE, TableFormat, table_response
 
-from clusterer.api import assign, search, sweeps
+from clusterer.api import (
+    assign,
+    assignments,
+    compare,
+    decisions,
+    duplicates,
+    exports,
+    groups,
+    iterations,
+    map_points,
+    names,
+    pictures,
+    quality,
+    search,
+    suggestions,
+    sweeps,
+)
+from clusterer.api.map import router as map_router
+from clusterer.api.parameters import ClusteringId, Scored
 from clusterer.jobs.plan import make_plan
-from clusterer.results.exports import deleted_sets, described_assignments, described_schema
+from clusterer.results.exports import deleted_headers, named_assignments, named_schema
+from clusterer.results.named import Named, with_names
 from clusterer.results.read import (
-    describe_cluster,
     facts,
     list_classes,
-    list_clusters,
     list_confusion,
     scored_set,
     summary,
 )
+from clusterer.results.report.policy import report_policy
+from clusterer.results.tools import safe_texts
+from clusterer.web import pages, proxy
 
 KIND = "cluster"
-ClusteringId = Annotated[Id, Path(description="Id of the clustering.")]
+HTML = "text/html; charset=utf-8"
 
 router = make_router()
 
@@ -40,8 +61,30 @@ def build(settings: Settings | None = None, queue: JobQueue | None = None, store
     """The application; arguments default to the environment's settings."""
     return create_app(
         service="clusterer",
-        routers=[router, assign.router, search.router, sweeps.router],
-        kinds=(KIND, sweeps.KIND),
+        routers=[
+            router,
+            assign.router,
+            assignments.router,
+            compare.router,
+            decisions.router,  # Before the tables, whose routes would take `decisions` for one.
+            duplicates.router,
+            exports.router,
+            groups.router,
+            map_router,
+            iterations.router,
+            map_points.router,
+            names.router,
+            pictures.router,
+            quality.router,
+            search.router,
+            suggestions.router,
+            sweeps.router,
+            proxy.router,
+            pages.router,
+        ],
+        open_pages=pages.OPEN,
+        streamed=proxy.STREAMED,
+        kinds=(KIND, sweeps.KIND, assignments.KIND, duplicates.KIND, quality.KIND),
         summary="Clusters embeddings with PCA and k-means, and scores the clusters.",
         inline_paths=["/assign", "/search"],
         settings=settings,
@@ -61,6 +104,7 @@ def cluster(
     key: IdempotencyKey = None,
 ) -> Job:
     """Start a job that clusters embeddings and scores the clusters. Its result has the id of the clustering."""
+    cluster_address(body.execution, settings)
     check = partial(make_plan, store, body, settings.data, deadline=deadline)
     return accepted(submitter.submit(KIND, body, key, check), response)
 
@@ -81,7 +125,7 @@ def get_clustering(clustering_id: ClusteringId, store: StoreDep) -> dict[str, An
     "/clusterings/{clustering_id}", status_code=204, tags=["clusterings"], responses=problem_responses(404, 422)
 )
 def delete_clustering(clustering_id: ClusteringId, store: StoreDep) -> None:
-    """Delete a clustering and its report."""
+    """Delete a clustering, its report and its names."""
     store.delete_clustering(clustering_id)
 
 
@@ -94,21 +138,6 @@ def get_metrics(clustering_id: ClusteringId, store: StoreDep) -> dict[str, Any]:
     return store.clustering(clustering_id).metrics()
 
 
-@router.get("/clusterings/{clustering_id}/clusters", tags=["clusters"], responses=problem_responses(404, 422))
-def get_clusters(
-    clustering_id: ClusteringId,
-    store: StoreDep,
-    sort: Annotated[Literal["size", "purity", "tightness"], Query(description="Order of the clusters.")] = "size",
-    limit: Annotated[int, Query(ge=1, le=10_000, description="Maximum number of clusters to return.")] = 100,
-    embeddings: Annotated[Id | None, Query(description="Id of the scored embeddings; the first by default.")] = None,
-) -> dict[str, Any]:
-    """List the clusters, the largest, purest or tightest first."""
-    clustering = store.clustering(clustering_id)
-    chosen = scored_set(clustering, embeddings)
-    clusters = list_clusters(clustering, chosen, sort=sort, limit=limit)
-    return {"embeddings": chosen, "total": clustering.k, "clusters": clusters}
-
-
 @router.get("/clusterings/{clustering_id}/classes", tags=["clusters"], responses=problem_responses(404, 422))
 def get_classes(
     clustering_id: ClusteringId,
@@ -117,7 +146,7 @@ def get_classes(
         Literal["label", "worst", "best"], Query(description="Order: by label, or by accuracy, worst or best first.")
     ] = "label",
     limit: Annotated[int, Query(ge=1, le=100_000, description="Maximum number of classes to return.")] = 10_000,
-    embeddings: Annotated[Id | None, Query(description="Id of the scored embeddings; the first by default.")] = None,
+    embeddings: Scored = None,
 ) -> dict[str, Any]:
     """List the classes.
 
@@ -138,7 +167,7 @@ def get_confusion(
         Query(description="How clusters get classes: one to one (`hungarian`), or the most frequent (`majority`)."),
     ] = "hungarian",
     limit: Annotated[int, Query(ge=1, le=1_000_000, description="Maximum number of cells to return.")] = 10_000,
-    embeddings: Annotated[Id | None, Query(description="Id of the scored embeddings; the first by default.")] = None,
+    embeddings: Scored = None,
 ) -> dict[str, Any]:
     """List the non-zero cells of the confusion matrix, largest first.
 
@@ -148,20 +177,6 @@ def get_confusion(
     chosen = scored_set(clustering, embeddings)
     cells = list_confusion(clustering, chosen, rule=rule)
     return {"embeddings": chosen, "rule": rule, "total": len(cells), "cells": cells[:limit]}
-
-
-@router.get("/clusterings/{clustering_id}/clusters/{cluster}", tags=["clusters"], responses=problem_responses(404, 422))
-def get_cluster(
-    clustering_id: ClusteringId,
-    cluster: Annotated[int, Path(ge=-(2**31), le=2**31 - 1, description="Number of the cluster, from 0.")],
-    store: StoreDep,
-    embeddings: Annotated[Id | None, Query(description="Id of the scored embeddings; the first by default.")] = None,
-    thumbnails: Annotated[bool, Query(description="Whether to add a thumbnail of each member, as a data URI.")] = False,
-) -> dict[str, Any]:
-    """Return a cluster with its nearest, farthest and borderline members."""
-    clustering = store.clustering(clustering_id)
-    chosen = scored_set(clustering, embeddings)
-    return describe_cluster(store, clustering, chosen, cluster, thumbnails=thumbnails)
 
 
 @router.get(
@@ -177,18 +192,22 @@ def get_assignments(
 ) -> Response:
     """Download the cluster of every row of every scored set.
 
+    `cluster` is the cluster that k-means found; `merged_cluster` the one that its image is in after moves and merges,
+    with its `name` and `flag`, which are null where `PUT /clusterings/{id}/names` gave none. In CSV, names and flags
+    that a spreadsheet would compute have a `'` before them; `/export` makes all cells safe.
+
     Each row has the path and label of its image. They are null if the embeddings were deleted; the header
     `Shoal-Deleted-Embeddings` lists such sets.
     """
     clustering = store.clustering(clustering_id)
-    schema = described_schema(clustering)
-    deleted = ", ".join(deleted_sets(store, clustering))
+    schema = named_schema(clustering)
+    batches = named_assignments(store, clustering, Named.read(store, clustering))
     return table_response(
-        described_assignments(store, clustering, schema),
+        safe_texts(batches, ("name", "flag")) if format == "csv" else batches,
         schema,
         format,
         f"{clustering_id}-assignments",
-        {"Shoal-Deleted-Embeddings": deleted} if deleted else None,
+        deleted_headers(store, clustering),
     )
 
 
@@ -198,10 +217,15 @@ def get_assignments(
     response_class=FileResponse,
     responses=problem_responses(404, 422),
 )
-def get_report(clustering_id: ClusteringId, store: StoreDep) -> FileResponse:
-    """Return the report, one self-contained HTML page."""
+def get_report(clustering_id: ClusteringId, store: StoreDep) -> Response:
+    """Return the report, one self-contained HTML page, with the names of clusters beside their numbers."""
     clustering = store.clustering(clustering_id)
-    return FileResponse(clustering.check(clustering.layout.report_html), media_type="text/html; charset=utf-8")
+    path, named = clustering.check(clustering.layout.report_html), Named.read(store, clustering)
+    policy = report_policy(path)
+    headers = {"Content-Security-Policy": policy} if policy else None
+    if not named.spoken:
+        return FileResponse(path, media_type=HTML, headers=headers)
+    return Response(with_names(path.read_bytes(), named), media_type=HTML, headers=headers)
 
 
 @router.get(

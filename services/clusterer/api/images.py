@@ -1,17 +1,15 @@
-"""Images of a request: the extractor embeds them, by the model of the embeddings that they are compared with."""
+"""Images and texts of a request: the extractor embeds them, by the model of what they are compared with."""
 
 from __future__ import annotations
 
 import base64
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Final
 
 import httpx
 import numpy as np
-from fastapi import Depends, FastAPI, Request
 from shoal.errors import InvalidRequest, ModelChanged, ShoalError, Unavailable, relayed
 from shoal.inline import MODEL_DIGEST, TRANSFORM
 from shoal.settings import Settings
@@ -21,11 +19,10 @@ from shoal.web.pools import WORK
 
 from clusterer.api.vectors import Vectors
 from clusterer.data.rows import Float32Array
+from clusterer.results.loaded import transform_change
 
-TIMEOUT_S: Final = 150.0
 PIECE: Final = 1 << 18
-LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=32)
-OVERRIDES: Final = ("size", "crop_fraction", "interpolation", "mean", "std")
+OVERRIDES: Final = ("size", "crop_fraction", "interpolation", "mean", "std", "decode")
 """What a request may set of the transform of a model of its own."""
 
 
@@ -44,7 +41,7 @@ class Embedder:
     unknown
         What the caller does where the model is not known.
     field
-        The field that has the images.
+        The field that has the images or the text.
     since, again
         When the embeddings were made, and what makes them again.
     """
@@ -58,37 +55,14 @@ class Embedder:
     again: str
 
 
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Close what the first requests of an application made for all: connections to the extractor."""
-    yield
-    client: httpx.AsyncClient | None = getattr(app.state, "extractor", None)
-    if client is not None:
-        await client.aclose()
-        del app.state.extractor
-
-
-async def _extractor(request: Request) -> httpx.AsyncClient:
-    state = request.app.state
-    if not hasattr(state, "extractor"):
-        # Not through a proxy: the extractor is a service of this installation.
-        state.extractor = httpx.AsyncClient(timeout=TIMEOUT_S, limits=LIMITS, trust_env=False)
-    client: httpx.AsyncClient = state.extractor
-    return client
-
-
-ExtractorDep = Annotated[httpx.AsyncClient, Depends(_extractor)]
-"""The client that all requests of an application share."""
-
-
-async def embed_images(
-    images: list[str],
+async def embed_inputs(
+    inputs: list[str],
     embedder: Embedder,
     http: httpx.AsyncClient,
     settings: Settings,
     forwarded: Mapping[str, str],
 ) -> Vectors:
-    """The embeddings of images, which are data URIs. No thread is held while the extractor works.
+    """The embeddings of images, which are data URIs, or of texts. No thread is held while the extractor works.
 
     Parameters
     ----------
@@ -115,7 +89,7 @@ async def embed_images(
     url = f"{settings.extractor_url.rstrip('/')}/v1/embeddings"
     model = model_of(record, embedder.transform)
     try:
-        answer = await http.post(url, content=_request_pieces(model, images), headers=headers)
+        answer = await http.post(url, content=_request_pieces(model, inputs), headers=headers)
     except httpx.TransportError as error:
         reason = str(error) or type(error).__name__
         raise Unavailable(f"The extractor at {settings.extractor_url} does not answer ({reason}).") from error
@@ -123,7 +97,7 @@ async def embed_images(
         raise _problem(answer, embedder.field)
     try:
         _check_model(embedder, record.digest, answer.headers)
-        rows = await WORK.run(_embeddings, answer.content, len(images))
+        rows = await WORK.run(_embeddings, answer.content, len(inputs))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise Unavailable(f"The extractor at {url} answered what is not embeddings ({error}).") from error
     if rows.shape[1] != embedder.dim:
@@ -163,13 +137,13 @@ def model_of(record: ModelRecord, transform: Mapping[str, object] | None) -> str
     return custom
 
 
-async def _request_pieces(model: str | dict[str, object], images: list[str]) -> AsyncIterator[bytes]:
+async def _request_pieces(model: str | dict[str, object], inputs: list[str]) -> AsyncIterator[bytes]:
     """The body of the extractor's request, some hundred kilobytes at a time."""
     yield json.dumps({"model": model, "encoding_format": "base64"})[:-1].encode() + b', "input": '
-    for number, image in enumerate(images):
+    for number, text in enumerate(inputs):
         yield b'["' if number == 0 else b', "'
-        for at in range(0, len(image), PIECE):
-            yield json.dumps(image[at : at + PIECE])[1:-1].encode()
+        for at in range(0, len(text), PIECE):
+            yield json.dumps(text[at : at + PIECE])[1:-1].encode()
         yield b'"'
     yield b"]}"
 
@@ -177,11 +151,9 @@ async def _request_pieces(model: str | dict[str, object], images: list[str]) -> 
 def _check_model(embedder: Embedder, digest: str, headers: Mapping[str, str]) -> None:
     if headers.get(MODEL_DIGEST, digest) != digest:
         raise _changed(embedder, "its weights or its settings are others now")
-    now = json.loads(headers.get(TRANSFORM, "{}"))
-    # Either may lack fields: a release that adds one does not write it into the plans that exist.
-    for name, value in (embedder.transform or {}).items():
-        if now.get(name, value) != value:
-            raise _changed(embedder, f"of its images' transform, `{name}` is {now[name]} instead of {value}")
+    change = transform_change(embedder.transform, json.loads(headers.get(TRANSFORM, "{}")))
+    if change is not None:
+        raise _changed(embedder, f"of its images' transform, {change}")
 
 
 def _changed(embedder: Embedder, why: str) -> ModelChanged:
@@ -196,7 +168,7 @@ def _embeddings(content: bytes, count: int) -> Float32Array:
     data = sorted(strictjson.loads(content)["data"], key=lambda each: each["index"])
     rows = [np.frombuffer(base64.b64decode(each["embedding"]), "<f4") for each in data]
     if len(rows) != count:
-        raise ValueError(f"{len(rows)} embeddings for {count} images")
+        raise ValueError(f"{len(rows)} embeddings for {count} inputs")
     return np.stack(rows).astype(np.float32, copy=False)
 
 
@@ -209,6 +181,6 @@ def _problem(answer: httpx.Response, field: str) -> ShoalError:
     if isinstance(document, dict):
         document.pop("message", None)  # `detail` as OpenAI's clients call it.
         if document.get("field") == "input":
-            theirs = "`input`" if field == "images" else "`input` 0"
+            theirs = "`input`" if field in ("images", "words") else "`input` 0"
             document |= {"field": field, "detail": str(document.get("detail", "")).replace(theirs, f"`{field}`")}
     return relayed(document, answer.status_code, answer.headers.get("Retry-After", ""), "The extractor")

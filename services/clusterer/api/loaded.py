@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
+from fastapi import Depends, Request
 from shoal.errors import EmbeddingsNotFound
 from shoal.store import Store
 from shoal.store.clustering import clustering_not_found
 from shoal.store.layout import is_id
 from shoal.web.pools import WORK
 
-from clusterer.jobs.plan import open_complete
+from clusterer.jobs.sets import open_complete
+from clusterer.results.groups import Groups
+from clusterer.results.images import SetImages
 from clusterer.results.loaded import LoadedClustering
 from clusterer.search.loaded import LoadedEmbeddings, sketch_bytes
 
@@ -32,6 +36,7 @@ class Loaded(Protocol):
 
 
 L = TypeVar("L", bound=Loaded)
+M = TypeVar("M", bound="LastUsed[Any]")
 
 
 class LastUsed(ABC, Generic[L]):
@@ -80,6 +85,8 @@ class LastUsed(ABC, Generic[L]):
         known = self._kept.get(name)
         if known is not None and known[0] == version:
             self._kept.move_to_end(name)
+            # What is kept may have read more since.
+            self._make_room()
             return known[1]
         key = name, version
         task = self._loading.get(key)
@@ -96,9 +103,12 @@ class LastUsed(ABC, Generic[L]):
             del self._loading[name, version]
         self._kept[name] = version, loaded
         self._kept.move_to_end(name)
+        self._make_room()
+        return loaded
+
+    def _make_room(self) -> None:
         while len(self._kept) > 1 and self._bytes() > self._limit:
             self._kept.popitem(last=False)
-        return loaded
 
     def _bytes(self) -> int:
         return sum(each.bytes for _, each in self._kept.values())
@@ -158,8 +168,64 @@ class LoadedEmbeddingSets(LastUsed[LoadedEmbeddings]):
         return self._store.layout.embeddings(name).manifest
 
     def _absent(self, name: str) -> Exception:
-        try:
-            open_complete(self._store, name)
-        except Exception as error:
-            return error
-        return EmbeddingsNotFound(f"{name} was written or deleted just now. Send the request again.")
+        return absent_set(self._store, name)
+
+
+class LoadedGroups(LastUsed[Groups]):
+    """The clusterings whose groups were looked at last."""
+
+    async def _read(self, name: str) -> Groups:
+        return Groups(await WORK.run(self._store.clustering, name))
+
+    def _place(self, name: str) -> Path:
+        return self._store.layout.clustering(name).folder
+
+    def _absent(self, name: str) -> Exception:
+        return clustering_not_found(name)
+
+
+class LoadedSets(LastUsed[SetImages]):
+    """The sets whose images were looked at last."""
+
+    async def _read(self, name: str) -> SetImages:
+        return SetImages(await WORK.run(open_complete, self._store, name), self._limit // 2)
+
+    def _place(self, name: str) -> Path:
+        return self._store.layout.embeddings(name).manifest
+
+    def _absent(self, name: str) -> Exception:
+        return absent_set(self._store, name)
+
+
+def last_used(kind: type[M], limit: str) -> Callable[[Request], Awaitable[M]]:
+    """A dependency: the application's only object of a kind, made at its first use.
+
+    Parameters
+    ----------
+    limit
+        The setting that has its number of bytes.
+    """
+
+    async def found(request: Request) -> M:
+        state = request.app.state
+        if not hasattr(state, kind.__name__):
+            setattr(state, kind.__name__, kind(state.store, getattr(state.settings, limit)))
+        made: M = getattr(state, kind.__name__)
+        return made
+
+    return found
+
+
+ClusteringsDep = Annotated[LoadedClusterings, Depends(last_used(LoadedClusterings, "assign_cache"))]
+SearchedSetsDep = Annotated[LoadedEmbeddingSets, Depends(last_used(LoadedEmbeddingSets, "search_cache"))]
+GroupsDep = Annotated[LoadedGroups, Depends(last_used(LoadedGroups, "pages_cache"))]
+SetsDep = Annotated[LoadedSets, Depends(last_used(LoadedSets, "pages_cache"))]
+
+
+def absent_set(store: Store, name: str) -> Exception:
+    """The error for a set that is not there, or not complete."""
+    try:
+        open_complete(store, name)
+    except Exception as error:
+        return error
+    return EmbeddingsNotFound(f"{name} was written or deleted just now. Send the request again.")

@@ -1,4 +1,4 @@
-"""`POST /search`: the rows of an embeddings set that are nearest to a row, a vector or an image, without a job."""
+"""`POST /search`: the rows of an embeddings set nearest to a row, a vector, an image or a text, without a job."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Annotated, Final
 
 import numpy as np
-from fastapi import Depends, Request, Response
+from fastapi import Response
 from httpx import AsyncClient
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 from shoal.errors import DimensionMismatch, InvalidRequest, StoreCorrupt, VectorsInvalid
-from shoal.inline import MAX_URI
+from shoal.inline import MAX_TEXT, MAX_URI
 from shoal.schemas import Id
 from shoal.schemas import Request as Schema
 from shoal.settings import Settings
@@ -22,18 +22,19 @@ from shoal.web.route import json_response
 from shoal.web.route import router as make_router
 
 from clusterer.api.assign import Row
-from clusterer.api.images import Embedder, ExtractorDep, embed_images
-from clusterer.api.loaded import LoadedEmbeddingSets
+from clusterer.api.images import Embedder, embed_inputs
+from clusterer.api.loaded import SearchedSetsDep
 from clusterer.data.rows import Float64Array
 from clusterer.search.loaded import LoadedEmbeddings
 from clusterer.search.nearest import Nearest, unit
+from clusterer.web.extractor import ExtractorDep
 
 MOST: Final = 1000
-SOUGHT: Final = ("row", "vector", "image")
+SOUGHT: Final = ("row", "vector", "image", "text")
 
 
 class SearchRequest(Schema):
-    """JSON body of `POST /search`: exactly one of `row`, `vector` and `image`."""
+    """JSON body of `POST /search`: exactly one of `row`, `vector`, `image` and `text`."""
 
     embeddings: Id = Field(description="Id of the embeddings that are searched.")
     row: int | None = Field(
@@ -43,12 +44,17 @@ class SearchRequest(Schema):
     image: Annotated[str, StringConstraints(min_length=1, max_length=MAX_URI)] | None = Field(
         None, description="An image as a data URI; the extractor must be running."
     )
+    text: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)] | None = Field(
+        None,
+        description="What the images show, in words, such as `a red boat on a lake`. The model of the embeddings must "
+        "embed texts too, such as `open_clip:ViT-B-32`; the extractor must be running.",
+    )
     k: int = Field(10, ge=1, le=MOST, description="How many rows are answered; all others, if there are fewer.")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> SearchRequest:
         if sum(getattr(self, name) is not None for name in SOUGHT) != 1:
-            raise ValueError("send exactly one of `row`, `vector` and `image`")
+            raise ValueError("send exactly one of `row`, `vector`, `image` and `text`")
         return self
 
 
@@ -59,14 +65,6 @@ class Neighbour(BaseModel):
     image_path: str = Field(description="Path of its image.")
     similarity: float = Field(description="Cosine of its embedding and the one that was sought, from -1 to 1.")
     label: str | None = Field(description="Label of its image; null if it has none.")
-
-
-async def _sets(request: Request) -> LoadedEmbeddingSets:
-    state = request.app.state
-    if not hasattr(state, "loaded_embeddings"):
-        state.loaded_embeddings = LoadedEmbeddingSets(state.store, state.settings.search_cache)
-    loaded: LoadedEmbeddingSets = state.loaded_embeddings
-    return loaded
 
 
 router = make_router()
@@ -80,13 +78,13 @@ router = make_router()
 )
 async def search(
     body: SearchRequest,
-    sets: Annotated[LoadedEmbeddingSets, Depends(_sets)],
+    sets: SearchedSetsDep,
     extractor: ExtractorDep,
     settings: SettingsDep,
     deadline: DeadlineDep,
     forwarded: ForwardedHeaders,
 ) -> Response:
-    """Find the rows of an embeddings set that are most similar to a row, a vector or an image.
+    """Find the rows of an embeddings set that are most similar to a row, a vector, an image or a text.
 
     The answer is exact: no row that is left out is more similar. Similarity is the cosine of two embeddings; rows of
     the same similarity come by number. A row that is sought is left out, its exact copies are not. An embedding of
@@ -114,20 +112,22 @@ async def _vector(
         return await COMPUTE.run(_of_row, loaded, body.row)
     if body.vector is not None:
         return await COMPUTE.run(_of_vector, loaded, body.vector)
-    embedded = await embed_images([body.image or ""], embedder_of(loaded), http, settings, forwarded)
+    field = "image" if body.image is not None else "text"
+    sought = body.image or body.text or ""
+    embedded = await embed_inputs([sought], embedder_of(loaded, field), http, settings, forwarded)
     embedded.check_finite()
-    return _direction(embedded.values[0], "The embedding of the image", "image")
+    return _direction(embedded.values[0], f"The embedding of the {field}", field)
 
 
-def embedder_of(loaded: LoadedEmbeddings) -> Embedder:
-    """The model of the embeddings."""
+def embedder_of(loaded: LoadedEmbeddings, field: str) -> Embedder:
+    """The model of the embeddings, which embeds what ``field`` of the request has."""
     plan = loaded.embeddings.plan
     return Embedder(
         model=plan.model.model_dump(),
         transform=plan.transform,
         dim=loaded.dim,
         unknown="The model of these embeddings is unknown, since they were imported. Send `row` or `vector` instead.",
-        field="image",
+        field=field,
         since="these embeddings were extracted",
         again="extract again",
     )

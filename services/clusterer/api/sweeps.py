@@ -9,6 +9,7 @@ from fastapi import Path, Query, Response
 from fastapi.responses import FileResponse
 from shoal.errors import NotFound
 from shoal.schemas import MAX_POINTS, Id, Job, Name, SweepRequest
+from shoal.schemas.execution import cluster_address
 from shoal.store.listing import describe_all
 from shoal.store.sweeps import Sweep, as_csv, as_parquet
 from shoal.web import DeadlineDep, IdempotencyKey, SettingsDep, StoreDep, SubmitterDep, accepted
@@ -37,6 +38,7 @@ def sweep(
     key: IdempotencyKey = None,
 ) -> Job:
     """Start a job that clusters and scores every combination of the lists in the request."""
+    cluster_address(body.execution, settings)
     check = partial(plan_points, store, body, settings.data, deadline=deadline)
     return accepted(submitter.submit(KIND, body, key, check), response)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from shoal.errors import NotFinite, VectorsInvalid
 from shoal.store.npy import NpyInvalid, read_header, require_size
 
-from clusterer.data.rows import Float32Array
+from clusterer.data.rows import Float32Array, first_not_finite
 
 FloatArray = NDArray[np.floating]
 CheckDim = Callable[[int, int], None]
@@ -77,9 +77,9 @@ class Vectors:
             The message names the row.
         """
         for first, block in self.blocks():
-            if not np.isfinite(block.sum(dtype=np.float64)):
-                row = first + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-                raise NotFinite(f"Row {row} holds a value that is not a finite float32.", row=row)
+            at = first_not_finite(block)
+            if at is not None:
+                raise NotFinite(f"Row {first + at} holds a value that is not a finite float32.", row=first + at)
 
 
 def of_rows(rows: Sequence[Sequence[float]], check_dim: CheckDim) -> Vectors:

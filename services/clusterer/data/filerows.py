@@ -44,8 +44,8 @@ class FileRows(ArrayRows):
             raise OSError(f"{file} has {len(mapped)} bytes, but {n} rows of {dim} values take {4 * n * dim}")
         return cls(np.frombuffer(mapped, dtype=np.float32).reshape(n, dim), mapped, file)
 
-    def windows(self, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        for first, window in super().windows(rows):
+    def windows(self, rows: int, *, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
+        for first, window in super().windows(rows, start=start, stop=stop):
             self._advise("MADV_WILLNEED", first + rows, rows)
             yield first, window
             self._advise("MADV_DONTNEED", first, rows)

@@ -14,6 +14,7 @@ from scipy.linalg.blas import dsyrk
 from shoal.errors import InvalidRequest
 from shoal.host import available_cores
 
+from clusterer.data.partitions import ExactSum, OnRows, Partition, partitions_of
 from clusterer.data.rows import Float32Array, Float64Array, Rows
 from clusterer.native.library import KernelUnavailable, i64, load_library, narrower_than_blas, rows_at
 
@@ -116,11 +117,39 @@ def open_sums(shift: Float64Array) -> Sums:
     return BlasSums(shift) if narrower_than_blas(variant) else KernelSums(library, shift, available_cores())
 
 
+@dataclass(frozen=True)
+class MomentsStep:
+    """The sums of the rows of a partition, and of their outer products, about a point.
+
+    Attributes
+    ----------
+    shift
+        ``(d,) float64``: the point.
+    batch_rows, sums_about
+        As of `accumulate_moments`.
+    """
+
+    shift: Float64Array
+    batch_rows: int | None = None
+    sums_about: Callable[[Float64Array], Sums] = open_sums
+
+    def __call__(self, partition: Partition, on_rows: OnRows) -> tuple[ExactSum, ExactSum]:
+        d = len(self.shift)
+        first, second = ExactSum((d,)), ExactSum((d, d))
+        for chunk in partition.chunks():
+            sums = self.sums_about(self.shift)
+            for _, batch in partition.batches(chunk, on_rows, batch_rows=self.batch_rows):
+                sums.add(np.ascontiguousarray(batch))
+            first.add(sums.total)
+            second.add(sums.second())
+        return first, second
+
+
 def accumulate_moments(
     rows: Rows,
     *,
     batch_rows: int | None = None,
-    on_rows: Callable[[int], None] | None = None,
+    on_rows: OnRows | None = None,
     sums_about: Callable[[Float64Array], Sums] = open_sums,
 ) -> Moments:
     """Mean and covariance of all rows in one pass.
@@ -141,21 +170,14 @@ def accumulate_moments(
     ----------
     .. [1] Chan, Golub, LeVeque: Algorithms for computing the sample variance. The American Statistician 37 (1983).
     """
-    shift = np.zeros(rows.dim)
-    sums: Sums | None = None
-    for first, batch in rows.batches(batch_rows):
-        if sums is None:
-            shift = batch[:SOME].mean(axis=0, dtype=np.float64)
-            sums = sums_about(shift)
-        sums.add(np.ascontiguousarray(batch))
-        if on_rows is not None:
-            on_rows(first + len(batch))
-    if sums is None:
+    if not rows.n:
         raise ValueError("there are no rows")
-    offset = sums.total / rows.n
-    covariance = _covariance(sums.second(), offset, rows.n)
-    # A copy without the padding columns of the kernel's buffer.
-    return Moments(rows.n, shift + offset, np.ascontiguousarray(covariance))
+    shift = rows.take(np.arange(min(SOME, rows.n))).mean(axis=0, dtype=np.float64)
+    found = partitions_of(rows).run(MomentsStep(shift, batch_rows, sums_about), on_rows=on_rows)
+    offset = ExactSum.of([first for first, _ in found]).value() / rows.n
+    covariance = ExactSum.of([second for _, second in found]).value()
+    del found
+    return Moments(rows.n, shift + offset, _covariance(covariance, offset, rows.n))
 
 
 def _covariance(second: Float64Array, offset: Float64Array, n: int) -> Float64Array:

@@ -22,7 +22,6 @@ from clusterer.evaluation.contingency import (
     entropy,
     learn_map,
 )
-from clusterer.kmeans import Level, groups_of
 
 Metrics = dict[str, Any]
 ClusterLabels = IntArray | LabelArray
@@ -166,37 +165,6 @@ def accuracy_metrics(
         learnt = accuracy(scored, learn_map(train, rule), pairs) if known and train is not None else None
         found[str(rule)] = {"train": learnt, "scored": accuracy(scored, learn_map(scored, rule)) if scored.n else None}
     return found
-
-
-def describe_levels(
-    levels: Sequence[Level],
-    clusters: LabelArray,
-    classes: IntArray,
-    c: int,
-    *,
-    train: tuple[LabelArray, IntArray, int],
-    pairs: ClassPairs | None = None,
-) -> list[Metrics]:
-    """The sizes of the groups of each level on a scored set and, with labels, how they agree with classes.
-
-    Parameters
-    ----------
-    clusters, classes, c
-        ``(n,)`` clusters and classes of the scored set's rows, and how many classes there are.
-    train
-        The same of the train set, on which label maps are learnt.
-    pairs
-        Which train class is right for which scored class, when the two sets have different classes.
-    """
-    described = []
-    for level, scored, learnt in zip(levels, groups_of(clusters, levels), groups_of(train[0], levels), strict=True):
-        k = len(level.centroids)
-        table, train_table = contingency(scored, classes, k, c), contingency(learnt, train[1], k, train[2])
-        entry: Metrics = {"groups": k, "sizes": np.bincount(scored, minlength=k).tolist()}
-        entry |= agreement(table if table.n else None)
-        entry["accuracy"] = accuracy_metrics(table, train_table, pairs) if table.n else None
-        described.append(entry)
-    return described
 
 
 def chance(clusters: ClusterLabels, classes: IntArray, *, k: int, c: int, seed: int = 0) -> Metrics:

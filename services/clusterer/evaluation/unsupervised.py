@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from clusterer.data.partitions import OnRows, Partition, Partitions, added, partitions_of
 from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
 from clusterer.evaluation.contingency import contingency
 from clusterer.evaluation.label_metrics import adjusted_rand_index
@@ -85,24 +86,97 @@ def internal_metrics(
 def _internal_metrics(
     rows: Rows, labels: Mapping[int, LabelArray], k: int, chosen: IntArray, on_rows: Callable[[int], None] | None
 ) -> dict[int, dict[str, Any]]:
-    sums, middle = _means(rows, labels, k, len(chosen))
+    partitions, columns = partitions_of(rows), list(labels.values())
+    sums, middle = _means(partitions, rows, labels, k, len(chosen))
     points = rows.take(chosen)
     step = max(SMALLEST_SHARE, TABLE_CELLS // (k * len(labels)))
     for start in range(0, len(chosen), step):
         some = slice(start, start + step)
-        tables = {seed: np.zeros((k, len(points[some]))) for seed in labels}
-        for first, batch in rows.batches():
-            part = slice(first, first + len(batch))
-            for row, away in _distances(batch, points[some]):
-                for seed, table in tables.items():
-                    add_by_label(table, away, labels[seed][first + row : first + row + len(away)])
-            for seed, each in sums.items() if not start else ():
-                _add(each, batch, labels[seed][part])
-            if on_rows is not None:
-                on_rows(part.stop)
-        for seed, each in sums.items():
-            _near(each, tables[seed], labels[seed][chosen[some]], some)
+        means = [] if start else [each.means for each in sums.values()]
+        found = partitions.run(AwayStep(points[some], means, k), *columns, on_rows=on_rows)
+        for at, (seed, each) in enumerate(sums.items()):
+            table = added([part.tables[at] for part in found])
+            for spread in [part.spreads[at] for part in found if part.spreads]:
+                each.within += spread.within
+                each.distances += spread.distances
+            _near(each, table, labels[seed][chosen[some]], some)
     return {seed: _judge(each, labels[seed][chosen], middle, rows.n) for seed, each in sums.items()}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the rows of a partition lie from the means of their clusters, in one labelling.
+
+    Attributes
+    ----------
+    within
+        Sum of the squared distances.
+    distances
+        ``(k,) float64``: sum of the distances of each cluster's rows.
+    """
+
+    within: float
+    distances: Float64Array
+
+
+@dataclass(frozen=True)
+class Away:
+    """Of each labelling: sums ``(k, m) float64`` of the distances of points to the rows of each cluster; spreads."""
+
+    tables: list[Float64Array]
+    spreads: list[Spread]
+
+
+@dataclass(frozen=True)
+class AwayStep:
+    """Adds up the distances of the rows of a partition to ``(m, d)`` points, by cluster.
+
+    Attributes
+    ----------
+    means
+        Of each labelling ``(k, d) float64``; none where the spreads are not asked for.
+    """
+
+    points: Float32Array
+    means: list[Float64Array]
+    k: int
+
+    def __call__(self, partition: Partition, on_rows: OnRows, *labels: LabelArray) -> Away:
+        tables = [np.zeros((self.k, len(self.points))) for _ in labels]
+        within, distances = [0.0 for _ in self.means], [np.zeros(self.k) for _ in self.means]
+        for chunk in partition.chunks():
+            for first, batch in partition.batches(chunk, on_rows):
+                for row, away in _distances(batch, self.points):
+                    at = slice(first + row, first + row + len(away))
+                    for table, own in zip(tables, labels, strict=True):
+                        add_by_label(table, away, own[at])
+                part = slice(first, first + len(batch))
+                for number, mean in enumerate(self.means):
+                    own = labels[number][part]
+                    difference = batch - mean[own]
+                    squared = np.einsum("ij,ij->i", difference, difference)
+                    within[number] += float(squared.sum())
+                    distances[number] += np.bincount(own, weights=np.sqrt(squared), minlength=self.k)
+        return Away(tables, [Spread(*each) for each in zip(within, distances, strict=True)])
+
+
+@dataclass(frozen=True)
+class TotalStep:
+    """Sums ``(k, d) float64`` of the rows of a partition by cluster, in each labelling, and their sum ``(d,)``."""
+
+    k: int
+
+    def __call__(
+        self, partition: Partition, on_rows: OnRows, *labels: LabelArray
+    ) -> tuple[list[Float64Array], Float64Array]:
+        dim = partition.rows.dim
+        totals, middle = [np.zeros((self.k, dim)) for _ in labels], np.zeros(dim)
+        for chunk in partition.chunks():
+            for first, batch in partition.batches(chunk):
+                middle += batch.sum(axis=0, dtype=np.float64)
+                for total, own in zip(totals, labels, strict=True):
+                    add_by_label(total, batch, own[first : first + len(batch)])
+        return totals, middle
 
 
 def pairwise_stability(labels: Mapping[int, LabelArray], k: int) -> dict[str, Any] | None:
@@ -131,27 +205,19 @@ def _sample(rows: Rows, seed: int) -> IntArray:
     return np.sort(chosen).astype(np.int64)
 
 
-def _means(rows: Rows, labels: Mapping[int, LabelArray], k: int, sampled: int) -> tuple[dict[int, _Sums], Float64Array]:
+def _means(
+    partitions: Partitions, rows: Rows, labels: Mapping[int, LabelArray], k: int, sampled: int
+) -> tuple[dict[int, _Sums], Float64Array]:
     """The mean of each cluster of each labelling, and the mean of all rows."""
-    totals = {seed: np.zeros((k, rows.dim)) for seed in labels}
-    middle = np.zeros(rows.dim)
-    for first, batch in rows.batches():
-        middle += batch.sum(axis=0, dtype=np.float64)
-        for seed, total in totals.items():
-            add_by_label(total, batch, labels[seed][first : first + len(batch)])
+    parts = partitions.run(TotalStep(k), *labels.values())
+    middle = added([each for _, each in parts])
     found = {}
-    for seed, total in totals.items():
-        sizes = np.bincount(labels[seed], minlength=k).astype(np.int64)
+    for at, (seed, own) in enumerate(labels.items()):
+        sizes = np.bincount(own, minlength=k).astype(np.int64)
+        total = added([totals[at] for totals, _ in parts])
         total /= np.maximum(sizes, 1)[:, None]
         found[seed] = _Sums(sizes, total, np.zeros(k), 0.0, np.zeros(sampled), np.zeros(sampled))
     return found, middle / max(rows.n, 1)
-
-
-def _add(into: _Sums, batch: Float32Array, labels: LabelArray) -> None:
-    difference = batch - into.means[labels]
-    squared = np.einsum("ij,ij->i", difference, difference)
-    into.within += float(squared.sum())
-    into.distances += np.bincount(labels, weights=np.sqrt(squared), minlength=len(into.sizes))
 
 
 def _near(into: _Sums, table: Float64Array, own: LabelArray, some: slice) -> None:

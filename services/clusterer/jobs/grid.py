@@ -11,7 +11,8 @@ from shoal.deadline import Deadline
 from shoal.schemas import SweepRequest
 from shoal.store import Store
 
-from clusterer.jobs.plan import EmbeddingSets, Plan, make_plan, require_components, resolve_clusters
+from clusterer.jobs.plan import Plan, make_plan, require_components, resolve_clusters
+from clusterer.jobs.sets import EmbeddingSets
 
 
 @dataclass(frozen=True)

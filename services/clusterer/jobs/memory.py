@@ -10,13 +10,14 @@ import resource
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shoal.errors import MemoryLimitTooSmall
+from shoal.errors import JsonValue, MemoryLimitTooSmall
 from shoal.host import available_cores
 from shoal.memory import machine_memory
 
+from clusterer.data.partitions import chunk_rows
 from clusterer.data.rows import block_rows, window_rows
 from clusterer.evaluation.label_metrics import PAIRS_AT_ONCE
 from clusterer.evaluation.unsupervised import LABELLING_VALUES, MOST_SAMPLED, SMALLEST_SHARE, TABLE_CELLS
@@ -112,6 +113,21 @@ class Problem:
     mini_batch: bool = False
     probe: bool = False
     sweep: bool = False
+
+    def share(self, workers: int) -> Problem:
+        """What one of several workers holds, which divide the rows."""
+
+        def part(rows: int) -> int:
+            return min(rows, -(-rows // workers) + chunk_rows(rows))
+
+        return replace(
+            self,
+            train_rows=part(self.train_rows),
+            held_rows=part(self.held_rows),
+            all_rows=part(self.all_rows),
+            sampled_rows=part(self.sampled_rows),
+            fitted_rows=None if self.fitted_rows is None else part(self.fitted_rows),
+        )
 
     @property
     def row_bytes(self) -> int:
@@ -310,15 +326,50 @@ def too_small(problem: Problem, limit: int) -> MemoryLimitTooSmall:
     """The error that names the largest stage and a limit that works."""
     stages = problem.stages()
     largest = max(stages, key=lambda name: stages[name])
-    smallest = problem.other_bytes // MIB
+    what = f"the stage `{largest}`, even with all rows on disk,"
+    return limit_error(limit, problem.other_bytes, what, stage=largest, remedy=f", or {REMEDIES[largest]}")
+
+
+def limit_error(
+    limit: int, needed: int, what: str, *, stage: str | None = None, remedy: str = ""
+) -> MemoryLimitTooSmall:
+    """The error for a limit of bytes that is less than what something needs.
+
+    Parameters
+    ----------
+    what
+        What needs them, as the subject of a sentence.
+    remedy
+        What else would help, behind "Send `…` or more".
+    """
+    smallest = -(-needed // MIB)
     return MemoryLimitTooSmall(
-        f"`memory_limit` is {limit // MIB} MiB, but the stage `{largest}` needs about {smallest} MiB, even with all "
-        f"rows on disk. Send `{smallest}MiB` or more, or {REMEDIES[largest]}.",
+        f"`memory_limit` is {limit // MIB} MiB, but {what} needs about {smallest} MiB. Send `{smallest}MiB` or "
+        f"more{remedy}.",
         field="memory_limit",
         limit=limit,
-        needed=problem.other_bytes,
-        stage=largest,
+        needed=smallest * MIB,
+        **({} if stage is None else {"stage": stage}),
     )
+
+
+def worker_error(memory: int, needed: int, what: str, **members: JsonValue) -> MemoryLimitTooSmall:
+    """The error for workers of a cluster that may use less than ``what``, the subject of a sentence, needs."""
+    return MemoryLimitTooSmall(
+        f"Each worker may use {memory // MIB} MiB, but {what} needs about {-(-needed // MIB)} MiB. Send as much as "
+        "`execution.resources.memory`.",
+        **{**members, "field": "execution.resources.memory", "limit": memory, "needed": needed},
+    )
+
+
+def place_on_worker(problem: Problem, memory: int) -> Placement:
+    """As `place`, for what one worker of a cluster holds."""
+    try:
+        return place(problem, memory)
+    except MemoryLimitTooSmall as error:
+        stage = error.members["stage"]
+        what = f"its part of the stage `{stage}`, even with all rows on disk,"
+        raise worker_error(memory, problem.other_bytes, what, stage=stage) from error
 
 
 REMEDIES = {

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from shoal.deadline import Deadline
-from shoal.errors import ClustersInvalid, DimensionMismatch, EmbeddingsIncomplete, InvalidRequest, LabelsRequired
-from shoal.schemas import DEFAULT_EVALUATION_SEEDS, ClassMap, ClusterRequest
+from shoal.errors import ClustersInvalid, InvalidRequest, LabelsRequired
+from shoal.schemas import DEFAULT_EVALUATION_SEEDS, ClusterRequest
+from shoal.schemas.execution import on_cluster
 from shoal.store import EmbeddingSet, Store
 
-from clusterer.evaluation.class_maps import MappedClasses, read_class_map
+from clusterer.evaluation.class_maps import MappedClasses
 from clusterer.evaluation.contingency import UNLABELLED, LabelledSet
+from clusterer.jobs.sets import EmbeddingSets, how_many_rows, label_column, require_rows, require_same_dim
 from clusterer.kmeans.lloyd import FitOptions
 
-FEWEST_ROWS = 2
 MOST_TRIED = 200
 SEARCHED_ROWS = 10_000
 """The search for the number of clusters uses a sample of this many rows where there are more."""
@@ -161,18 +161,22 @@ def make_plan(
         A class map cannot be read, or names no class of the sets.
     InvalidRequest
         There are too many components or groups, or a scored set has no rows.
+    SubsetTooSmall
+        Fewer than two rows of the train set meet `where`.
     """
+    _require_divisible(request)
     sets = sets or EmbeddingSets(store, data, deadline=deadline)
-    train = sets.open(request.train_id)
-    scored = tuple(sets.open(embeddings_id) for embeddings_id in dict.fromkeys(request.scored_ids))
+    train = sets.train(request.train_id, request.where)
+    ids = dict.fromkeys(request.scored_ids)
+    scored = tuple(train if each == train.id else sets.open(each) for each in ids)
     for each in scored:
-        _require_same_dim(train, each)
+        require_same_dim(train, each)
     require_rows(train, scored)
     mapped = {name: sent for name, sent in request.class_maps.items() if sent is not None}
-    plain = frozenset[str]().union(*(sets.labels(each.id) for each in (train, *scored) if each.id not in mapped))
+    plain = frozenset[str]().union(*(sets.labels(each) for each in (train, *scored) if each.id not in mapped))
     vocabulary = tuple(sorted(plain))
     class_maps = {name: sets.class_map(sent, vocabulary, train.id, name) for name, sent in mapped.items()}
-    train_classes = len(sets.labels(train.id))
+    train_classes = len(sets.labels(train))
     search = resolve_search(request, train)
     k = search[1] if search else resolve_clusters(request, train, train_classes)
     require_components(request, train)
@@ -265,17 +269,6 @@ def _over_range(rows: int, classes: int) -> str:
     return f"from {least:g} to {min(most, MOST_OVER):g}"
 
 
-def _require_same_dim(train: EmbeddingSet, scored: EmbeddingSet) -> None:
-    if scored.dim != train.dim:
-        raise DimensionMismatch(
-            f"Embeddings {scored.id!r} have {scored.dim} dimensions, but the train set {train.id!r} has {train.dim}. "
-            "Score embeddings of the same model.",
-            expected=train.dim,
-            got=scored.dim,
-            embeddings=scored.id,
-        )
-
-
 def require_components(request: ClusterRequest, train: EmbeddingSet) -> None:
     """Raise `InvalidRequest` for more components than the rows and dimensions of ``train`` can have."""
     components = request.pca.components if request.pca else None
@@ -300,98 +293,16 @@ def _require_levels(request: ClusterRequest, k: int) -> None:
         )
 
 
-class EmbeddingSets:
-    """Finished embedding sets of a store with their labels and class maps; each is read once.
-
-    Parameters
-    ----------
-    data
-        The data root, below which class maps lie.
-    deadline
-        Of the request, checked before each class map is read; None for no limit.
-    """
-
-    def __init__(self, store: Store, data: Path | None, *, deadline: Deadline | None) -> None:
-        self._store = store
-        self._data = data or Path()
-        self._deadline = deadline
-        # Caches of the instance, so that they are freed with it.
-        self.open = cache(self._open)
-        self.labels = cache(self._labels)
-        self.class_map = cache(self._class_map)
-
-    def _open(self, embeddings_id: str) -> EmbeddingSet:
-        return open_complete(self._store, embeddings_id)
-
-    def _labels(self, embeddings_id: str) -> frozenset[str]:
-        distinct: list[str | None] = pc.unique(label_column(self.open(embeddings_id))).to_pylist()
-        return frozenset(label for label in distinct if label is not None)
-
-    def _class_map(self, sent: ClassMap, vocabulary: tuple[str, ...], train: str, scored: str) -> MappedClasses:
-        if self._deadline is not None:
-            self._deadline.check()
-        names = f"the train set {train!r}", f"the scored set {scored!r}"
-        return read_class_map(self._data, sent, vocabulary, self.labels(train), self.labels(scored), names)
-
-
-def open_complete(store: Store, embeddings_id: str) -> EmbeddingSet:
-    """A finished embedding set.
-
-    Raises
-    ------
-    EmbeddingsNotFound, EmbeddingsIncomplete
-        It does not exist, or is not finished.
-    """
-    embeddings = store.embeddings(embeddings_id)
-    if not embeddings.complete:
-        missing = len(embeddings.missing_shards())
-        raise EmbeddingsIncomplete(
-            f"Embeddings {embeddings_id!r} are not finished: {missing} of {embeddings.plan.shards} shards are missing. "
-            "Wait for the job that extracts them, or submit it again: it resumes where it stopped.",
-            embeddings=embeddings_id,
-            missing_shards=missing,
-        )
-    return embeddings
-
-
-def require_rows(train: EmbeddingSet, scored: Sequence[EmbeddingSet] = ()) -> None:
-    """Raise `ClustersInvalid` for a train set of fewer than two rows, `InvalidRequest` for an empty scored set."""
-    if train.rows < FEWEST_ROWS:
-        raise ClustersInvalid(
-            _too_few(train, f"clustering needs at least {FEWEST_ROWS}"),
-            field="embeddings",
-            embeddings=train.id,
-            rows=train.rows,
-        )
-    for each in scored:
-        if not each.rows:
+def _require_divisible(request: ClusterRequest) -> None:
+    """Raise `InvalidRequest` for what no cluster can run in parts."""
+    undivided = {
+        "kmeans.engine": request.kmeans.engine == "faiss-super",
+        "kmeans.algorithm": request.kmeans.algorithm == "mini-batch",
+    }
+    for name, asked in undivided.items() if on_cluster(request.execution) else ():
+        if asked:
+            value = getattr(request.kmeans, name.split(".")[1])
             raise InvalidRequest(
-                _too_few(each, "scoring needs at least 1"), field="embeddings.score", embeddings=each.id, rows=0
+                f"`{name}` is `{value}`, which reads all rows in one process. Leave it out, or leave `execution` out.",
+                field=name,
             )
-
-
-def how_many_rows(embeddings: EmbeddingSet) -> str:
-    """``have 120 rows``, and how many images could not be read."""
-    rows = f"have {embeddings.rows} row{'' if embeddings.rows == 1 else 's'}"
-    if not embeddings.failed:
-        return rows
-    images = "1 image" if embeddings.failed == 1 else f"{embeddings.failed} images"
-    return f"{rows} ({images} could not be read: see `GET /embeddings/{embeddings.id}/errors`)"
-
-
-def label_column(embeddings: EmbeddingSet) -> pa.ChunkedArray:
-    """The label of each row in row order, null for rows without one."""
-    return embeddings.metadata(["label"]).column("label")
-
-
-def _too_few(embeddings: EmbeddingSet, needed: str) -> str:
-    rows, failed = embeddings.rows, embeddings.failed
-    if not failed:
-        return (
-            f"Embeddings {embeddings.id!r} {how_many_rows(embeddings)}; {needed}. "
-            "Embed more images, or choose other embeddings."
-        )
-    return (
-        f"Only {rows} of {rows + failed} images of embeddings {embeddings.id!r} could be read; {needed}. "
-        f"`GET /embeddings/{embeddings.id}/errors` says what is wrong with each of the others."
-    )

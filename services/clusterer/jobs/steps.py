@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from clusterer.data.partitions import OnRows
 from clusterer.data.pca import Pca, accumulate_moments, fit_pca
 from clusterer.data.rows import MappedRows, Rows, l2_normalize
 from clusterer.data.transform import Transform
@@ -14,7 +15,7 @@ from clusterer.evaluation.unsupervised import internal_metrics, pairwise_stabili
 from clusterer.jobs.plan import Plan
 from clusterer.jobs.workspace import Workspace
 from clusterer.kmeans import Engine, KMeansFit, State, fit_kmeans, prices_by_seed, sample_rows
-from clusterer.kmeans.engine import Assigned, OnRows, assign
+from clusterer.kmeans.assigned import Assigned, AssignStep
 
 Assignments = dict[str, dict[int, Assigned]]
 """By embeddings id, then by seed."""
@@ -77,6 +78,7 @@ def assign_sets(
     rows: Mapping[str, Rows],
     fits: Mapping[int, KMeansFit],
     engine: Engine,
+    work: Workspace,
     on_rows: OnRows,
     *,
     labels_only: str | None = None,
@@ -102,7 +104,7 @@ def assign_sets(
             found[name] = {seed: Assigned.labels_only(fit.labels, fit.inertia) for seed, fit in best.items()}
         else:
             report = partial(_after, done, on_rows)
-            found[name] = assign(each, centroids, engine, prices=prices, on_rows=report)
+            found[name] = work.assign(name, each, AssignStep(engine, centroids, prices), report)
         done += each.n
     return found
 

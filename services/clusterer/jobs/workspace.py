@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from shoal.store.files import replace_file, storage_errors
 
 from clusterer.data.filerows import FileRows, write_rows
+from clusterer.data.partitions import OnRows
 from clusterer.data.pca import Pca
-from clusterer.data.rows import ArrayRows, Rows, in_memory
+from clusterer.data.rows import Rows, in_memory
 from clusterer.kmeans import Iteration, State
-from clusterer.kmeans.engine import OnRows
+from clusterer.kmeans.assigned import Assigned, AssignStep, assign_by
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -63,7 +64,11 @@ class Workspace:
         """
         self._save(self._folder / f"{name}.npz", pca.arrays())
 
-    def hold(self, name: str, rows: Rows, on_rows: OnRows | None = None) -> ArrayRows:
+    def spread(self, rows: Rows) -> Rows:
+        """``rows``, read where the job computes in each pass."""
+        return rows
+
+    def hold(self, name: str, rows: Rows, on_rows: OnRows | None = None) -> Rows:
         """``rows``, computed once and held in memory or in a file, which the next attempt opens."""
         if self.rows_in_memory:
             return in_memory(rows, on_rows=on_rows)
@@ -80,7 +85,7 @@ class Workspace:
         (self._folder / f"{name}.f32").unlink(missing_ok=True)
 
     @contextmanager
-    def holding(self, views: Mapping[str, Rows], tag: str, on_rows: OnRows) -> Iterator[dict[str, ArrayRows]]:
+    def holding(self, views: Mapping[str, Rows], tag: str, on_rows: OnRows) -> Iterator[dict[str, Rows]]:
         """Every set of ``views``, computed once and held until the block ends.
 
         Parameters
@@ -95,6 +100,10 @@ class Workspace:
         finally:
             for name in names.values():
                 self.release(name)
+
+    def assign(self, name: str, rows: Rows, step: AssignStep, on_rows: OnRows) -> dict[int, Assigned]:
+        """The clusters of the rows of a set, by seed."""
+        return assign_by(step, rows, on_rows)
 
     def state(self, seed: int, restart: int, *, n: int, k: int, dim: int, priced: bool = False) -> State | None:
         """The state of a k-means in an earlier attempt; None without a state of these shapes.
@@ -120,9 +129,22 @@ class Workspace:
         # Not synced to disk: on small jobs that costs more time than the iterations it saves after a power loss.
         self._save(self._state_file(seed, restart), arrays, durable=False)
 
+    def folder(self, name: str) -> Path:
+        """A folder of its own for a search, which keeps there what its next attempt can use."""
+        self._make_folder()
+        return self._folder / name
+
+    def arrays(self, name: str) -> Arrays | None:
+        """Arrays that an earlier attempt kept under ``name``."""
+        return self._load(self._folder / f"{name}.npz")
+
+    def keep_arrays(self, name: str, arrays: Arrays) -> None:
+        """Keep arrays for the next attempt, durably."""
+        self._save(self._folder / f"{name}.npz", arrays)
+
     def remove(self) -> None:
         """Remove the folder with all in it."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        discard(self._folder)
 
     def _state_file(self, seed: int, restart: int) -> Path:
         return self._folder / f"kmeans-{seed}-{restart}.npz"
@@ -144,6 +166,11 @@ class Workspace:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             _log.warning("work file unreadable, computed again", file=file.name, error=str(error))
             return None
+
+
+def discard(folder: Path) -> None:
+    """Remove the working folder of a job that has published: its attempt may have died before it did so."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def short_name(*names: str) -> str:

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from clusterer.data.partitions import OnRows
 from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
-from clusterer.kmeans.engine import Assigner, Assignment, Engine, OnRows, StreamingAssigner, padded, priced, prices_of
+from clusterer.kmeans.assigned import padded, priced, prices_of
+from clusterer.kmeans.engine import Assigner, Assignment, Engine, StreamingAssigner
 from clusterer.kmeans.lloyd import Balance, Constraint, Fit, State, lloyd
 
 ROUNDS = 100
@@ -87,22 +89,15 @@ class Market(Assigner):
         self.allowed = max(math.floor(ratio * mean + 1e-9), math.ceil(mean))
         self.aim = max(math.floor((mean + self.allowed) / 2), math.ceil(mean))
         self.constraint = _Priced(self, constraint)
-        self._engine = engine
         self._stream = StreamingAssigner(engine, rows)
         self._second: LabelArray = np.empty(rows.n, dtype=np.int32)
         self._gap: Float32Array = np.empty(rows.n, dtype=np.float32)
 
     def assign(self, centroids: Float32Array, on_rows: OnRows | None = None) -> Assignment:
         """The cheapest of `priced` centroids; inertia and distances are without the prices."""
-        searcher = self._engine.searcher(centroids)
-
-        def label(part: slice, batch: Float32Array) -> tuple[LabelArray, Float32Array]:
-            found, costs = searcher.nearest(batch, min(2, len(centroids)))
-            self._second[part] = found[:, -1]
-            self._gap[part] = np.maximum(costs[:, -1] - costs[:, 0], 0.0)
-            return found[:, 0], costs[:, 0]
-
-        found = self._stream.collect(centroids, label, on_rows)
+        found, labels, costs = self._stream.search(centroids, min(2, len(centroids)), on_rows)
+        self._second = labels[:, -1]
+        self._gap = np.maximum(costs[:, -1] - costs[:, 0], 0.0)
         prices = prices_of(centroids)
         inertia = max(0.0, found.inertia - float(found.counts @ prices))
         return replace(found, inertia=inertia, measure=lambda: _without(found.squared, prices[found.labels]))

@@ -1,30 +1,26 @@
-"""Engines: ways to find the nearest centroid of every row; `assign` runs one over a set for the centroids of all seeds.
-
-Clusters may have prices: a row then goes to the cluster of least ``|x - c_j|^2 + p_j``. A coordinate of 0 added to
-every row and ``sqrt(p_j)`` added to every centroid turn that cost into a squared distance, so an engine that finds
-nearest centroids exactly also finds cheapest clusters exactly.
-"""
+"""Engines: ways to find the nearest centroid of every row, and assigners that label one set of rows repeatedly."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray, MappedRows, Rows
+from clusterer.data.partitions import OnRows, Partition, added, joined, partitions_of
+from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows
 
 BLOCK_CELLS = 2**21
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 PART_VALUES = 2**20
-OnRows = Callable[[int], None]
 Labeller = Callable[[slice, Float32Array], tuple[LabelArray, Float32Array]]
-"""Labels ``(b,)`` and squared distances ``(b,)`` of a block of rows, given with its place among all rows."""
+"""Labels and squared distances, both ``(b, count)``, of a block of rows, given with its place in the partition."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +103,26 @@ class Engine(ABC):
     def searcher(self, centroids: Float32Array) -> Searcher:
         """A searcher among ``(k, d) float32`` centroids."""
 
+    def __reduce__(self) -> tuple[Callable[[str], Engine], tuple[str]]:
+        """A step that is sent to another process uses the engine of the same name there."""
+        return engine_of_process, (self.name,)
+
     def assigner(self, rows: Rows) -> Assigner:
         """An assigner of ``rows``."""
         return StreamingAssigner(self, rows)
+
+
+_ENGINES: dict[str, Engine] = {}
+
+
+def use_in_process(engine: Engine) -> None:
+    """Let steps that are sent to this process use an engine."""
+    _ENGINES[engine.name] = engine
+
+
+def engine_of_process(name: str) -> Engine:
+    """The engine of that name that this process uses."""
+    return _ENGINES[name]
 
 
 class NumpyEngine(Engine):
@@ -129,175 +142,97 @@ class _NumpySearcher:
         return nearest(batch, self.centroids, count)
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """What a `LabelStep` finds in a partition of ``m`` rows.
+
+    Attributes
+    ----------
+    labels, squared
+        ``(m, count) int32`` and ``float32``: the nearest centroids of each row, nearest first.
+    sums
+        ``(k, d) float64``: of the rows of each nearest centroid.
+    squared_norms
+        Sum of the squared norms of the rows; 0 where it is not asked for.
+    """
+
+    labels: LabelArray
+    squared: Float32Array
+    sums: Float64Array
+    squared_norms: float
+
+
+@dataclass(frozen=True)
+class LabelStep:
+    """Labels the rows of a partition block by block, and adds them up by label.
+
+    Attributes
+    ----------
+    open
+        Makes the labeller, in the process that holds the partition.
+    k, count
+        Numbers of centroids, and of labels for each row.
+    norms
+        Whether to add up the squared norms too, which costs a good part of a pass with few centroids.
+    """
+
+    open: Callable[[], Labeller]
+    k: int
+    count: int
+    norms: bool
+
+    def __call__(self, partition: Partition, on_rows: OnRows) -> Labelled:
+        rows, label = partition.rows, self.open()
+        labels = np.empty((rows.n, self.count), dtype=np.int32)
+        squared = np.empty((rows.n, self.count), dtype=np.float32)
+        sums, norms = np.zeros((self.k, rows.dim)), []
+        for chunk in partition.chunks():
+            for first, batch in partition.batches(chunk, on_rows):
+                part = slice(first, first + len(batch))
+                labels[part], squared[part] = label(part, batch)
+                add_by_label(sums, batch, labels[part, 0])
+                if self.norms:
+                    norms.append(float(np.einsum("ij,ij->", batch, batch, dtype=np.float64)))
+        return Labelled(labels, squared, sums, math.fsum(norms))
+
+
 class StreamingAssigner(Assigner):
     """Searches block by block; keeps only the sum of the squared norms."""
 
     def __init__(self, engine: Engine, rows: Rows) -> None:
         self._engine = engine
-        self._rows = rows
+        self._partitions = partitions_of(rows)
         self._squared_norms: float | None = None
 
     def assign(self, centroids: Float32Array, on_rows: OnRows | None = None) -> Assignment:
-        searcher = self._engine.searcher(centroids)
+        return self.search(centroids, 1, on_rows)[0]
 
-        def label(part: slice, batch: Float32Array) -> tuple[LabelArray, Float32Array]:
-            found, distances = searcher.nearest(batch)
-            return found[:, 0], distances[:, 0]
+    def search(
+        self, centroids: Float32Array, count: int, on_rows: OnRows | None = None
+    ) -> tuple[Assignment, LabelArray, Float32Array]:
+        """An assignment, with the ``count`` nearest centroids of each row: their numbers and squared distances."""
+        return self.collect(centroids, partial(_labeller, self._engine, centroids, count), count, on_rows)
 
-        return self.collect(centroids, label, on_rows)
-
-    def collect(self, centroids: Float32Array, label: Labeller, on_rows: OnRows | None) -> Assignment:
-        """One pass: the labels that ``label`` gives each block, and the sums of the clusters."""
-        rows, k = self._rows, len(centroids)
-        labels = np.empty(rows.n, dtype=np.int32)
-        squared = np.empty(rows.n, dtype=np.float32)
-        sums = np.zeros((k, rows.dim))
-        norms = 0.0
-        for first, batch in rows.batches():
-            part = slice(first, first + len(batch))
-            labels[part], squared[part] = label(part, batch)
-            add_by_label(sums, batch, labels[part])
-            if self._squared_norms is None:
-                norms += float(np.einsum("ij,ij->", batch, batch, dtype=np.float64))
-            if on_rows is not None:
-                on_rows(part.stop)
+    def collect(
+        self, centroids: Float32Array, open_labeller: Callable[[], Labeller], count: int, on_rows: OnRows | None
+    ) -> tuple[Assignment, LabelArray, Float32Array]:
+        """One pass with any labeller; the same results as `search`."""
+        k = len(centroids)
+        step = LabelStep(open_labeller, k, count, norms=self._squared_norms is None)
+        found = self._partitions.run(step, on_rows=on_rows)
         if self._squared_norms is None:
-            self._squared_norms = norms
-        counts = np.bincount(labels, minlength=k).astype(np.int64)
+            self._squared_norms = math.fsum(each.squared_norms for each in found)
+        labels, squared = joined([each.labels for each in found]), joined([each.squared for each in found])
+        sums = added([each.sums for each in found])
+        first = np.ascontiguousarray(labels[:, 0])
+        counts = np.bincount(first, minlength=k).astype(np.int64)
         total = inertia(self._squared_norms, sums, counts, centroids)
-        return Assignment(labels, sums, counts, total, lambda: squared)
+        return Assignment(first, sums, counts, total, lambda: np.ascontiguousarray(squared[:, 0])), labels, squared
 
 
-@dataclass(frozen=True)
-class Assigned:
-    """The clusters of a set of rows.
-
-    Attributes
-    ----------
-    labels
-        ``(n,) int32``: the nearest centroid; with prices the cheapest.
-    distance
-        ``(n,) float32``: Euclidean distance to it.
-    margin
-        ``(n,) float32``: how much farther the second nearest is; 0 on the border between two clusters. With prices,
-        distances of this comparison are roots of squared distance plus price.
-    inertia
-        Sum of the squared distances.
-    """
-
-    labels: LabelArray
-    distance: Float32Array
-    margin: Float32Array
-    inertia: float
-
-    @classmethod
-    def labels_only(cls, labels: LabelArray, inertia: float) -> Assigned:
-        """Of rows whose distances and margins are not needed: both are empty."""
-        nothing = np.empty(0, np.float32)
-        return cls(labels, nothing, nothing, inertia)
-
-
-@dataclass(frozen=True)
-class Target:
-    """The clusters of one seed, ready to be searched; immutable, so that many threads may use one.
-
-    The engine finds the two nearest centroids; the distances to them are then taken from the differences themselves,
-    since the engine's own, from products, lose digits for rows close to their centroid.
-
-    Attributes
-    ----------
-    centroids
-        ``(k, d) float32``.
-    prices
-        ``(k,) float64``: what each cluster adds to the squared distance when clusters are compared; None for nothing.
-    searcher
-        Searches `centroids`, with prices `priced` ones.
-    """
-
-    centroids: Float32Array
-    prices: Float64Array | None
-    searcher: Searcher
-
-    @classmethod
-    def of(cls, centroids: Float32Array, engine: Engine, prices: Float64Array | None = None) -> Target:
-        """The target for an engine."""
-        return cls(centroids, prices, engine.searcher(centroids if prices is None else priced(centroids, prices)))
-
-    def assign(self, batch: Float32Array) -> Assigned:
-        """The clusters of ``(b, d) float32`` rows, already in the centroids' space."""
-        labels, _ = self.searcher.nearest(batch if self.prices is None else pad(batch), 2)
-        squared = np.stack([_squared(batch, self.centroids, labels[:, rank]) for rank in (0, 1)], axis=1)
-        costs = squared if self.prices is None else squared + self.prices[labels]
-        own = np.where(costs[:, 1] < costs[:, 0], 1, 0)[:, None]
-        least = np.take_along_axis(squared, own, axis=1)[:, 0]
-        margin = np.sqrt(costs.max(axis=1)) - np.sqrt(costs.min(axis=1))
-        return Assigned(
-            np.take_along_axis(labels, own, axis=1)[:, 0],
-            np.sqrt(least).astype(np.float32),
-            margin.astype(np.float32),
-            float(least.sum()),
-        )
-
-
-def assign(
-    rows: Rows,
-    centroids: Mapping[int, Float32Array],
-    engine: Engine,
-    *,
-    prices: Mapping[int, Float64Array] | None = None,
-    on_rows: OnRows | None = None,
-) -> dict[int, Assigned]:
-    """Assign ``rows``, already in the centroids' space, to the centroids of each seed.
-
-    Parameters
-    ----------
-    prices
-        By seed; see `Target`.
-    """
-    targets = {seed: Target.of(each, engine, (prices or {}).get(seed)) for seed, each in centroids.items()}
-    found = {seed: _empty(rows.n) for seed in centroids}
-    inertias = dict.fromkeys(centroids, 0.0)
-    for first, batch in rows.batches():
-        part = slice(first, first + len(batch))
-        for seed, target in targets.items():
-            block, into = target.assign(batch), found[seed]
-            into.labels[part], into.distance[part], into.margin[part] = block.labels, block.distance, block.margin
-            inertias[seed] += block.inertia
-        if on_rows is not None:
-            on_rows(part.stop)
-    return {seed: Assigned(each.labels, each.distance, each.margin, inertias[seed]) for seed, each in found.items()}
-
-
-def pad(batch: Float32Array) -> Float32Array:
-    """``(b, d)`` rows with a coordinate of 0 added."""
-    return np.pad(batch, ((0, 0), (0, 1)))
-
-
-def padded(rows: Rows) -> Rows:
-    """A view of the rows with a coordinate of 0 added."""
-    return MappedRows(rows, pad, rows.dim + 1)
-
-
-def priced(centroids: Float32Array, prices: Float64Array) -> Float32Array:
-    """``(k, d + 1)``: centroids with the roots of their prices added."""
-    roots = np.sqrt(prices).astype(np.float32)
-    return np.concatenate([centroids, roots[:, None]], axis=1)
-
-
-def prices_of(centroids: Float32Array) -> Float64Array:
-    """``(k,)``: the prices that `priced` centroids carry; those that `priced` gives back unchanged."""
-    prices: Float64Array = centroids[:, -1].astype(np.float64) ** 2
-    return prices
-
-
-def _empty(n: int) -> Assigned:
-    return Assigned(np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.float32), 0.0)
-
-
-def _squared(batch: Float32Array, centroids: Float32Array, labels: LabelArray) -> Float64Array:
-    difference = batch - centroids[labels]
-    squared: Float64Array = np.einsum("ij,ij->i", difference, difference, dtype=np.float64)
-    return squared
+def _labeller(engine: Engine, centroids: Float32Array, count: int) -> Labeller:
+    searcher = engine.searcher(centroids)
+    return lambda _, batch: searcher.nearest(batch, count)
 
 
 def squared_distances(batch: Float32Array, centroids: Float32Array) -> Float64Array:

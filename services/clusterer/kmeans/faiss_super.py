@@ -8,8 +8,9 @@ import faiss
 import numpy as np
 from scipy.special import gammaincinv
 
+from clusterer.data.partitions import OnRows
 from clusterer.data.rows import Float32Array, LabelArray, Rows
-from clusterer.kmeans.engine import Assigner, Assignment, Engine, OnRows, Searcher, StreamingAssigner
+from clusterer.kmeans.engine import Assigner, Assignment, Engine, Searcher, StreamingAssigner
 from clusterer.kmeans.faiss import LARGEST, SMALLEST, FaissEngine
 
 faiss_: Any = faiss
@@ -119,9 +120,9 @@ class SuperAssigner(Assigner):
 
         def label(part: slice, batch: Float32Array) -> tuple[LabelArray, Float32Array]:
             labels, squared, _ = self._prune(rotated.block(part, batch), turned, last[part], look)
-            return labels, squared
+            return labels[:, None], squared[:, None]
 
-        return self._exact.collect(centroids, label, on_rows)
+        return self._exact.collect(centroids, lambda: label, 1, on_rows)[0]
 
     def _first_look(self, turned: Float32Array, last: LabelArray, rotated: RotatedRows) -> int:
         """Dimensions of the first test: the fewest tried that prune nearly all pairs on a sample of the rows."""

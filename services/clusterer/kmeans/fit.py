@@ -10,9 +10,10 @@ import numpy as np
 import structlog
 from shoal.errors import EngineUnavailable
 
+from clusterer.data.partitions import OnRows
 from clusterer.data.rows import ArrayRows, ChosenRows, Float32Array, Float64Array, LabelArray, Rows
 from clusterer.kmeans.balanced import fit_balanced
-from clusterer.kmeans.engine import Assigner, Engine, OnRows
+from clusterer.kmeans.engine import Assigner, Engine
 from clusterer.kmeans.lloyd import UNCONSTRAINED, Fit, FitOptions, State, UnitLength, lloyd
 from clusterer.kmeans.seeding import method, seed_centroids
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from clusterer.data.partitions import OnRows
 from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray, Rows, l2_normalize
-from clusterer.kmeans.engine import Assigner, Assignment, OnRows, squared_distances
+from clusterer.kmeans.engine import Assigner, Assignment, squared_distances
 
 TOLERANCE = 1e-5
 RESEED_CANDIDATES = 1024

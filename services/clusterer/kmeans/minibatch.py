@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 
+from clusterer.data.partitions import OnRows
 from clusterer.data.rows import Rows
-from clusterer.kmeans.engine import Assigner, OnRows
+from clusterer.kmeans.engine import Assigner
 from clusterer.kmeans.lloyd import Fit, Iteration, State
 
 BATCH = 2048

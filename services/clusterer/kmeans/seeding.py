@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from clusterer.data.partitions import OnRows, Partition, Partitions, joined, partitions_of
 from clusterer.data.rows import Float32Array, Float64Array, IntArray, Rows
-from clusterer.kmeans.engine import Engine, OnRows, squared_distances
+from clusterer.kmeans.engine import Engine, squared_distances
 
 GREEDY_BUDGET = 4_000_000_000
 """Multiply-adds up to which each step of k-means++ tries several candidates."""
@@ -78,14 +79,14 @@ def greedy_plus_plus(
 
     Costs ``k`` passes over the rows, each a matrix product with ``trials`` columns.
     """
-    n = rows.n
+    n, partitions = rows.n, partitions_of(rows)
     chosen = np.empty(k, dtype=np.int64)
     chosen[0] = rng.integers(n)
-    weight = _distances(rows, rows.take(chosen[:1]))[0]
+    weight = _distances(partitions, rows.take(chosen[:1]))[0]
     weight[chosen[0]] = 0.0
     for step in range(1, k):
         candidates = _draw(weight, trials, chosen[:step], rng)
-        lowered = _distances(rows, rows.take(candidates))
+        lowered = _distances(partitions, rows.take(candidates))
         np.minimum(lowered, weight, out=lowered)
         best = int(lowered.sum(axis=1).argmin())
         chosen[step] = candidates[best]
@@ -107,39 +108,56 @@ def rejection_plus_plus(
     accepted with probability (true distance / old distance): the accepted draws follow exactly the distribution of
     k-means++.
     """
-    n = rows.n
+    n, partitions = rows.n, partitions_of(rows)
     chosen = [int(rng.integers(n))]
+    points = np.empty((k, rows.dim), dtype=np.float32)
+    points[0] = rows.take(np.asarray(chosen))[0]
     weight = np.full(n, np.inf)
     fresh = 0
     while len(chosen) < k:
-        _lower(weight, rows, np.asarray(chosen[fresh:], dtype=np.int64), engine, on_rows)
+        search = NearestStep(engine, points[fresh : len(chosen)])
+        np.minimum(weight, joined(partitions.run(search, on_rows=on_rows)), out=weight)
+        weight[chosen[fresh:]] = 0.0
         fresh = len(chosen)
         goal = min(k, GROWTH * fresh)
         accepted_well = True
         while accepted_well and len(chosen) < goal:
             wanted = goal - len(chosen)
             size = min(DRAWN_AT_ONCE, max(16, 2 * wanted))
-            since = np.asarray(chosen[fresh:], dtype=np.int64)
             candidates = _draw(weight, size, np.asarray(chosen), rng)
-            accepted = _accept(rows, candidates, weight, since, wanted, rng)
+            drawn = rows.take(candidates)
+            since = np.asarray(chosen[fresh:], dtype=np.int64)
+            near = points[fresh : len(chosen)]
+            accepted = _accept(candidates, drawn, weight[candidates], since, near, wanted, rng)
             accepted_well = 2 * len(accepted) >= min(size, wanted)
-            chosen.extend(accepted)
+            points[len(chosen) : len(chosen) + len(accepted)] = drawn[accepted]
+            chosen.extend(candidates[accepted].tolist())
     return np.asarray(chosen, dtype=np.int64)
 
 
 def _accept(
-    rows: Rows, candidates: IntArray, weight: Float64Array, since: IntArray, wanted: int, rng: np.random.Generator
+    candidates: IntArray,
+    drawn: Float32Array,
+    old: Float64Array,
+    since: IntArray,
+    near: Float32Array,
+    wanted: int,
+    rng: np.random.Generator,
 ) -> list[int]:
-    """Up to ``wanted`` of the candidates, drawn by the old ``weight``, accepted one after the other."""
-    points = rows.take(candidates)
-    old = weight[candidates]
+    """Places of up to ``wanted`` of the candidates, accepted one after the other.
+
+    Parameters
+    ----------
+    candidates, drawn, old
+        Numbers of the rows, the rows, and the squared distances that they were drawn by.
+    since, near
+        Numbers of the rows chosen since, and the rows.
+    """
     true = old.copy()
-    if len(since):
-        for first in range(0, len(since), COMPARED_AT_ONCE):
-            near = rows.take(since[first : first + COMPARED_AT_ONCE])
-            true = np.minimum(true, squared_distances(points, near).min(axis=1))
-        true[np.isin(candidates, since)] = 0.0
-    between = squared_distances(points, points)
+    for first in range(0, len(since), COMPARED_AT_ONCE):
+        true = np.minimum(true, squared_distances(drawn, near[first : first + COMPARED_AT_ONCE]).min(axis=1))
+    true[np.isin(candidates, since)] = 0.0
+    between = squared_distances(drawn, drawn)
     between[candidates[:, None] == candidates] = 0.0
     threshold = rng.random(len(candidates)) * old
     accepted: list[int] = []
@@ -148,31 +166,48 @@ def _accept(
             break
         # With fewer distinct rows than centroids all distances reach 0: draws are uniform, and all are accepted.
         if threshold[position] < true[position] or not old[position]:
-            accepted.append(int(candidates[position]))
+            accepted.append(position)
             true = np.minimum(true, between[position])
-    return list(dict.fromkeys(accepted))
+    rows = candidates[accepted].tolist()
+    return [place for at, place in enumerate(accepted) if rows[at] not in rows[:at]]
 
 
-def _lower(weight: Float64Array, rows: Rows, added: IntArray, engine: Engine, on_rows: OnRows | None) -> None:
-    """Bring the squared distances up to date with the rows ``added``, in place."""
-    searcher = engine.searcher(rows.take(added))
-    for first, batch in rows.batches():
-        part = slice(first, first + len(batch))
-        squared = searcher.nearest(batch)[1][:, 0].astype(np.float64)
-        # A distance within float32 rounding of zero is a copy of a chosen row, which must not be drawn.
-        squared[squared < ROUNDING * np.einsum("ij,ij->i", batch, batch)] = 0.0
-        weight[part] = np.minimum(weight[part], squared)
-        if on_rows is not None:
-            on_rows(part.stop)
-    weight[added] = 0.0
+@dataclass(frozen=True)
+class NearestStep:
+    """Squared distances ``(m,) float32`` of the rows of a partition to the nearest of some points."""
+
+    engine: Engine
+    points: Float32Array
+
+    def __call__(self, partition: Partition, on_rows: OnRows) -> Float32Array:
+        searcher = self.engine.searcher(self.points)
+        found = np.empty(partition.rows.n, dtype=np.float32)
+        for chunk in partition.chunks():
+            for first, batch in partition.batches(chunk, on_rows):
+                squared = searcher.nearest(batch)[1][:, 0]
+                # A distance within float32 rounding of zero is a copy of a chosen row, which must not be drawn.
+                squared[squared < ROUNDING * np.einsum("ij,ij->i", batch, batch)] = 0.0
+                found[first : first + len(batch)] = squared
+        return found
 
 
-def _distances(rows: Rows, points: Float32Array) -> Float64Array:
-    """Squared distances ``(m, n) float64`` of all rows to ``(m, d)`` points."""
-    table = np.empty((len(points), rows.n))
-    for first, batch in rows.batches():
-        table[:, first : first + len(batch)] = squared_distances(batch, points).T
-    return table
+@dataclass(frozen=True)
+class DistancesStep:
+    """Squared distances ``(p, m) float64`` of the rows of a partition to ``(p, d)`` points."""
+
+    points: Float32Array
+
+    def __call__(self, partition: Partition, on_rows: OnRows) -> Float64Array:
+        table = np.empty((len(self.points), partition.rows.n))
+        for chunk in partition.chunks():
+            for first, batch in partition.batches(chunk):
+                table[:, first : first + len(batch)] = squared_distances(batch, self.points).T
+        return table
+
+
+def _distances(partitions: Partitions, points: Float32Array, on_rows: OnRows | None = None) -> Float64Array:
+    """Squared distances ``(p, n) float64`` of all rows to ``(p, d)`` points."""
+    return joined(partitions.run(DistancesStep(points), on_rows=on_rows), axis=1)
 
 
 def _draw(weight: Float64Array, size: int, taken: IntArray, rng: np.random.Generator) -> IntArray:

@@ -31,6 +31,10 @@ WITH_OUTCOMES = 2
 """First version of the interface whose functions return one."""
 COSINES, WITH_COSINES = "shoal_fast_cosines", 3
 """The function of a search, and the first version that has it."""
+JOIN, WITH_JOIN = tuple(f"shoal_join_{name}" for name in ("blocks", "floors", "compare", "lengths", "units", "add")), 4
+"""The functions that compare rows with rows, and the first version that has them."""
+MAP, WITH_MAP = ("shoal_map_forces", "shoal_map_nearest"), 5
+"""The functions of the map, and the first version that has them."""
 DONE, NO_MEMORY = 0, 1
 
 
@@ -81,8 +85,9 @@ def open_library(path: Path) -> ctypes.CDLL:
     # A checkout may still have libraries of older sources, whose functions return nothing.
     for name in FALLIBLE if version >= WITH_OUTCOMES else ():
         getattr(library, name).errcheck = raise_failure
-    if version >= WITH_COSINES:
-        getattr(library, COSINES).errcheck = raise_failure
+    for names, first in (((COSINES,), WITH_COSINES), (JOIN, WITH_JOIN), (MAP, WITH_MAP)):
+        for name in names if version >= first else ():
+            getattr(library, name).errcheck = raise_failure
     return library
 
 

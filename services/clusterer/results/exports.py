@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +12,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from shoal.errors import EmbeddingsNotFound
 from shoal.store import EmbeddingSet, Store
+from shoal.store.assigned import AssignedSet
 from shoal.store.clustering import Clustering
 
+from clusterer.results.named import NAMED_SCHEMA, Named
+
 DESCRIBED = ("image_path", "label")
+Assigned = Clustering | AssignedSet
+"""What has assignments: of its own scored sets, or of a set that was assigned later."""
 
 
 class RowDescriptions:
@@ -52,12 +57,23 @@ class RowDescriptions:
         return pa.concat_tables(self._kept) if self._kept else None
 
 
-def deleted_sets(store: Store, clustering: Clustering) -> list[str]:
-    """The scored sets that are no longer in the store."""
-    return [each for each in clustering.scored if _open(store, each) is None]
+def deleted_headers(store: Store, found: Assigned, embeddings: Iterable[str] | None = None) -> dict[str, str]:
+    """Headers of a table of ``found`` that say what it refers to, but is no longer in the store.
+
+    Parameters
+    ----------
+    embeddings
+        The sets that the table is of; by default all that were scored.
+    """
+    sets = [each for each in (found.scored if embeddings is None else embeddings) if _open(store, each) is None]
+    headers = {"Shoal-Deleted-Embeddings": ", ".join(sets)} if sets else {}
+    clustering = str(found.spec["clustering"]) if isinstance(found, AssignedSet) else found.id
+    if not store.layout.clustering(clustering).folder.is_dir():
+        headers["Shoal-Deleted-Clustering"] = clustering
+    return headers
 
 
-def described_schema(clustering: Clustering) -> pa.Schema:
+def described_schema(clustering: Assigned) -> pa.Schema:
     """Schema of the described assignments: the stored columns, then path and label."""
     schema = clustering.assignments_schema()
     for name in DESCRIBED:
@@ -65,7 +81,7 @@ def described_schema(clustering: Clustering) -> pa.Schema:
     return schema
 
 
-def described_assignments(store: Store, clustering: Clustering, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def described_assignments(store: Store, clustering: Assigned, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Every assignment with its image's path and label."""
     of_set, described = "", RowDescriptions(None)
     for batch in clustering.iter_assignments():
@@ -74,6 +90,20 @@ def described_assignments(store: Store, clustering: Clustering, schema: pa.Schem
                 of_set, described = embeddings_id, RowDescriptions(_open(store, embeddings_id))
             more = described.describe(part.column("row").to_numpy(), part.column("image_id"))
             yield pa.RecordBatch.from_arrays([*part.columns, *more], schema=schema)
+
+
+def named_schema(clustering: Assigned) -> pa.Schema:
+    """Schema of the described assignments with the columns of `NAMED_SCHEMA` behind them."""
+    return pa.schema([*described_schema(clustering), *NAMED_SCHEMA])
+
+
+def named_assignments(store: Store, clustering: Assigned, named: Named) -> Iterator[pa.RecordBatch]:
+    """Every described assignment with its cluster after moves and merges, that one's name and flag."""
+    schema = named_schema(clustering)
+    for batch in described_assignments(store, clustering, described_schema(clustering)):
+        of_set = batch.column("embeddings")[0].as_py()
+        merged = named.moved(of_set, batch.column("row").to_numpy(), batch.column("cluster").to_numpy())
+        yield pa.RecordBatch.from_arrays([*batch.columns, *named.columns(merged)], schema=schema)
 
 
 def _by_set(batch: pa.RecordBatch) -> Iterator[tuple[str, pa.RecordBatch]]:

@@ -13,9 +13,10 @@ from shoal.errors import DimensionMismatch, EmbeddingsNotFound, NotFinite
 from shoal.store import Store
 from shoal.store.clustering import Clustering
 
-from clusterer.data.rows import Float32Array
+from clusterer.data.rows import Float32Array, first_not_finite
 from clusterer.data.transform import Transform
-from clusterer.kmeans.engine import Assigned, Engine, NumpyEngine, Target
+from clusterer.kmeans.assigned import Assigned, Target
+from clusterer.kmeans.engine import Engine, NumpyEngine
 from clusterer.kmeans.fast import FastEngine, KernelUnavailable
 
 _log = structlog.get_logger(__name__)
@@ -137,10 +138,10 @@ class LoadedClustering:
         """The rows in the space of the centroids."""
         with np.errstate(over="ignore", invalid="ignore"):
             points = self.transform(rows)
-            if np.isfinite(points.sum(dtype=np.float64)):
-                return points
-        row = first + int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
-        raise NotFinite(f"Row {row} is too large: its projection is not a finite float32.", row=row)
+            at = first_not_finite(points)
+        if at is None:
+            return points
+        raise NotFinite(f"Row {first + at} is too large: its projection is not a finite float32.", row=first + at)
 
     def outlier_distance(self, quantile: float) -> float | None:
         """The smallest distance of a train row that at least this share of them do not exceed; None if not known.
@@ -169,6 +170,17 @@ def image_transform(store: Store, embeddings_id: str | None) -> Mapping[str, obj
     except EmbeddingsNotFound:
         return None
     return None if found is None else found.plan.transform
+
+
+def transform_change(was: Mapping[str, object] | None, now: Mapping[str, object]) -> str | None:
+    """How images become a network's input otherwise than they did; None if they do not.
+
+    Either may lack fields: a release that adds one does not write it into the plans that exist.
+    """
+    for name, value in (was or {}).items():
+        if now.get(name, value) != value:
+            return f"`{name}` is {now[name]} instead of {value}"
+    return None
 
 
 def exact_engine() -> Engine:

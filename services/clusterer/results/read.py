@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +15,6 @@ from clusterer.data.rows import IntArray
 from clusterer.results.report.contents import data_uri, is_webp
 
 KINDS = ("nearest", "farthest", "borderline")
-SORTS: dict[str, tuple[str, Literal["ascending", "descending"]]] = {
-    "size": ("size", "descending"),
-    "purity": ("purity", "descending"),
-    "tightness": ("tightness", "ascending"),
-}
 SUMMARY_COLUMNS = ("cluster", "size", "labelled", "majority", "purity", "label", "tightness", "top_classes")
 SUMMARY = (
     "ari",
@@ -54,6 +49,7 @@ def _facts(clustering: Clustering) -> dict[str, Any]:
     base = f"/clusterings/{clustering.id}"
     first = clustering.metrics()["scored"][clustering.scored[0]]
     mean = first["mean"]
+    links = (*_LINKS, "map") if clustering.has_map else _LINKS
     return {
         "id": clustering.id,
         **{name: clustering.spec[name] for name in _SPEC},
@@ -63,7 +59,7 @@ def _facts(clustering: Clustering) -> dict[str, Any]:
         "levels": first.get("levels", []),
         "chosen": clustering.spec.get("chosen"),
         "spec": clustering.spec["request"],
-        "links": {"self": base, **{name.replace("-", "_"): f"{base}/{name}" for name in _LINKS}},
+        "links": {"self": base, **{name.replace("-", "_"): f"{base}/{name}" for name in links}},
     }
 
 
@@ -102,15 +98,6 @@ def scored_set(clustering: Clustering, embeddings_id: str | None) -> str:
     return embeddings_id
 
 
-def list_clusters(clustering: Clustering, embeddings_id: str, *, sort: str, limit: int) -> list[dict[str, Any]]:
-    """Clusters by ``sort``: the largest, purest or tightest first; equal ones by number."""
-    column, order = SORTS[sort]
-    table = clustering.clusters(embeddings_id).select(SUMMARY_COLUMNS)
-    sorted_rows = pc.sort_indices(table, sort_keys=[(column, order), ("cluster", "ascending")])
-    rows: list[dict[str, Any]] = table.take(sorted_rows.slice(0, limit)).to_pylist()
-    return rows
-
-
 def list_classes(clustering: Clustering, embeddings_id: str, *, sort: str) -> list[dict[str, Any]]:
     """Classes by name, or by the share that is right under the one-to-one map: ``worst`` or ``best`` first."""
     rows: list[dict[str, Any]] = clustering.classes(embeddings_id).drop_columns("embeddings").to_pylist()
@@ -126,6 +113,25 @@ def list_confusion(clustering: Clustering, embeddings_id: str, *, rule: str) -> 
     order = [("count", "descending"), ("actual", "ascending"), ("predicted", "ascending")]
     ordered: list[dict[str, Any]] = cells.take(pc.sort_indices(cells, sort_keys=order)).to_pylist()
     return ordered
+
+
+def list_iterations(clustering: Clustering, limit: int) -> list[dict[str, float]]:
+    """The iterations of each seed's best restart, the one that ends with the lowest inertia; by seed and iteration."""
+    table = clustering.iterations().sort_by(
+        [("seed", "ascending"), ("restart", "ascending"), ("iteration", "ascending")]
+    )
+    ends: dict[int, dict[int, float]] = {}
+    columns = (table.column(name).to_pylist() for name in ("seed", "restart", "inertia"))
+    for seed, restart, inertia in zip(*columns, strict=True):
+        ends.setdefault(seed, {})[restart] = inertia
+    best = {seed: min(restarts, key=restarts.__getitem__) for seed, restarts in ends.items()}
+    kept = [
+        pc.and_(pc.equal(table.column("seed"), seed), pc.equal(table.column("restart"), restart))
+        for seed, restart in best.items()
+    ]
+    rows = [table.filter(mask) for mask in kept]
+    shown: list[dict[str, float]] = pa.concat_tables(rows).slice(0, limit).to_pylist() if rows else []
+    return shown
 
 
 def describe_cluster(
@@ -152,7 +158,8 @@ def _rows(
     store: Store, clustering: Clustering, embeddings_id: str, rows: IntArray, images: bool
 ) -> dict[int, dict[str, Any]]:
     columns = ["row", "image_id", "distance", "margin"]
-    assigned = clustering.assignments(embeddings_id, columns=columns).take(pa.array(rows)).to_pylist()
+    every = clustering.assignments(embeddings_id, columns=columns)
+    assigned = every.filter(pc.is_in(every.column("row"), value_set=pa.array(rows))).to_pylist()
     try:
         shown: EmbeddingSet | None = store.embeddings(embeddings_id)
     except EmbeddingsNotFound:

@@ -13,7 +13,7 @@ from shoal.store.table_schemas import CLASSES_SCHEMA, CLUSTERS_SCHEMA, CONFUSION
 
 from clusterer.data.rows import Float32Array, IntArray, LabelArray
 from clusterer.evaluation.contingency import UNMAPPED, ClassPairs, Contingency, LabelledSet, LabelRule, learn_map
-from clusterer.kmeans.engine import Assigned
+from clusterer.kmeans.assigned import Assigned
 
 SHOWN_MEMBERS = 12
 SHOWN_CLASSES = 5

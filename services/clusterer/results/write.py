@@ -13,16 +13,19 @@ from shoal import __version__
 from shoal.host import library_versions
 from shoal.schemas import ClusterRequest
 from shoal.store import EmbeddingSet
-from shoal.store.clustering import ROW_GROUP, ClusteringWriter
+from shoal.store.clustering import ClusteringWriter
+from shoal.store.sealed import ROW_GROUP
 from shoal.store.table_schemas import ITERATIONS_SCHEMA
 
+from clusterer.data.rows import Float32Array
 from clusterer.data.transform import Transform
 from clusterer.evaluation.contingency import Contingency, LabelledSet, LabelRule, learn_map
 from clusterer.evaluation.label_metrics import Metrics
 from clusterer.kmeans import Engine, KMeansFit, Level, groups_of, prices_by_seed
-from clusterer.kmeans.engine import Assigned
+from clusterer.kmeans.assigned import Assigned
 from clusterer.results.tables import Scored, classes_table, confusion_table, describe_clusters, extremes, names_of
 
+MEMBERS = ("nearest", "farthest", "borderline")
 LIBRARIES = ("numpy", "scipy", "faiss-cpu", "faiss-gpu", "scikit-learn")
 
 
@@ -54,6 +57,10 @@ class Outcome:
         By embeddings id: rows of zeros, which normalisation leaves as they are.
     memory
         The limit, and what was kept in memory.
+    execution
+        Where it was computed, and on how many workers.
+    places
+        By embeddings id: the place ``(n, 2)`` of each row of the scored sets on the map.
     """
 
     request: ClusterRequest
@@ -71,6 +78,8 @@ class Outcome:
     levels: tuple[Level, ...]
     zero_rows: dict[str, int]
     memory: Mapping[str, object]
+    execution: Mapping[str, object]
+    places: Mapping[str, Float32Array]
 
     def best(self, embeddings_id: str) -> Assigned:
         """The best seed's assignment of a set."""
@@ -98,8 +107,9 @@ def write(writer: ClusteringWriter, outcome: Outcome) -> None:
         writer.hierarchy([(level.parents, level.centroids) for level in outcome.levels])
     writer.iterations(iterations_table(outcome))
     writer.assignments(assignment_tables(outcome), len(outcome.levels))
+    writer.map(map_tables(outcome))
     clusters = clusters_table(outcome)
-    writer.clusters(clusters)
+    writer.clusters(with_row_numbers(outcome, clusters))
     scored = [scored_under_map(outcome, each.id) for each in outcome.scored]
     writer.classes(pa.concat_tables([classes_table(each) for each in scored]))
     writer.confusion(pa.concat_tables([confusion_table(each) for each in scored]))
@@ -114,6 +124,22 @@ def with_extremes(outcome: Outcome, clusters: pa.Table) -> Metrics:
         image_ids = each.metadata(["image_id"]).column("image_id")
         scored[each.id] = {**outcome.metrics["scored"][each.id], **extremes(own, image_ids)}
     return {**outcome.metrics, "scored": scored}
+
+
+def with_row_numbers(outcome: Outcome, clusters: pa.Table) -> pa.Table:
+    """clusters.parquet with the rows' numbers in their sets in place of their places among those that are clustered."""
+    parts, changed = [], False
+    for each in outcome.scored:
+        own = clusters.filter(pc.equal(clusters.column("embeddings"), each.id))
+        numbers = each.metadata([]).column("row").to_numpy()
+        if len(numbers) and int(numbers[-1]) != len(numbers) - 1:
+            changed = True
+            for name in MEMBERS:
+                lists = own.column(name).combine_chunks()
+                named = pa.ListArray.from_arrays(lists.offsets, pa.array(numbers[lists.values.to_numpy()]))
+                own = own.set_column(own.column_names.index(name), own.schema.field(name), named)
+        parts.append(own)
+    return pa.concat_tables(parts) if changed else clusters
 
 
 def scored_under_map(outcome: Outcome, embeddings_id: str) -> Scored:
@@ -145,6 +171,7 @@ def run_record(outcome: Outcome, timings: dict[str, float], peak_rss_bytes: int)
         "explained_variance_ratio": outcome.explained,
         "timings_s": timings,
         "memory": outcome.memory,
+        "execution": outcome.execution,
         "peak_rss_bytes": peak_rss_bytes,
         "version": __version__,
         "libraries": library_versions(LIBRARIES),
@@ -174,10 +201,11 @@ def assignment_tables(outcome: Outcome) -> Iterator[pa.Table]:
     """assignments.parquet: the best seed's assignment of each scored set, a row group at a time."""
     for each in outcome.scored:
         assigned = outcome.best(each.id)
-        image_ids = each.metadata(["image_id"]).column("image_id")
+        metadata = each.metadata(["image_id"])
+        image_ids, numbers = metadata.column("image_id"), metadata.column("row").to_numpy()
         for first in range(0, each.rows, ROW_GROUP):
             part = slice(first, first + ROW_GROUP)
-            rows = np.arange(first, min(part.stop, each.rows), dtype=np.int64)
+            rows = numbers[part]
             columns: dict[str, object] = {
                 "embeddings": pa.DictionaryArray.from_arrays(np.zeros(len(rows), np.int32), pa.array([each.id])),
                 "row": rows,
@@ -189,6 +217,24 @@ def assignment_tables(outcome: Outcome) -> Iterator[pa.Table]:
             for level, groups in enumerate(groups_of(assigned.labels[part], outcome.levels), start=1):
                 columns[f"level_{level}"] = groups
             yield pa.table(columns)
+
+
+def map_tables(outcome: Outcome) -> Iterator[pa.Table]:
+    """map.parquet: the places of each scored set's rows, a row group at a time."""
+    for each in outcome.scored:
+        places, numbers = outcome.places[each.id], each.metadata([]).column("row").to_numpy()
+        for first in range(0, each.rows, ROW_GROUP):
+            part = slice(first, first + ROW_GROUP)
+            yield pa.table(
+                {
+                    "embeddings": pa.DictionaryArray.from_arrays(
+                        np.zeros(len(numbers[part]), np.int32), pa.array([each.id])
+                    ),
+                    "row": numbers[part],
+                    "x": places[part, 0],
+                    "y": places[part, 1],
+                }
+            )
 
 
 def clusters_table(outcome: Outcome) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Images as they arrive in the body of a request: data URIs, an image's bytes, or a form with one file."""
+"""Images and texts in the body of a request: texts, data URIs, an image's bytes, or a form with one file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from email.message import Message
 from typing import Final
 
 from shoal.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
+from shoal.inline import MAX_TEXT
 
 from extractor.online.wire import MAX_BYTES
 
@@ -18,8 +19,13 @@ FORM_FIELDS: Final = ("data", "body")
 _DATA_URI = re.compile(r"data:image/[a-zA-Z0-9.+-]+;base64,")
 
 
-def decode_data_uris(inputs: list[str]) -> list[bytes]:
+def decode_data_uris(inputs: list[str], hint: str = "") -> list[bytes]:
     """The bytes of each image.
+
+    Parameters
+    ----------
+    hint
+        What else to do, for an error about an input that is no data URI.
 
     Raises
     ------
@@ -30,10 +36,11 @@ def decode_data_uris(inputs: list[str]) -> list[bytes]:
     for index, text in enumerate(inputs):
         match = _DATA_URI.match(text)
         if match is None:
-            raise InvalidRequest(
-                f"`input` {index} is not a data URI: send `data:image/png;base64,…`. URLs are not fetched.",
-                field="input",
-            )
+            send = "send `data:image/png;base64,…`"
+            what = f"is not a data URI: {send}. URLs are not fetched. {hint}".rstrip()
+            if hint and "://" not in text:
+                what = f"is not a data URI of an image. {hint} For an image {send}."
+            raise InvalidRequest(f"`input` {index} {what}", field="input")
         try:
             images.append(_decoded(text, match.end()))
         except binascii.Error as error:
@@ -41,6 +48,28 @@ def decode_data_uris(inputs: list[str]) -> list[bytes]:
     if sum(len(image) for image in images) > MAX_BYTES:
         raise InvalidRequest(f"`input` holds more than {MAX_BYTES:,} bytes: send fewer images at once.", field="input")
     return images
+
+
+def texts_of(inputs: list[str]) -> list[bytes]:
+    """Texts in UTF-8.
+
+    Raises
+    ------
+    InvalidRequest
+        One is longer than `MAX_TEXT`, blank, or no text in UTF-8.
+    """
+    texts = []
+    for index, text in enumerate(inputs):
+        if len(text) > MAX_TEXT or not text.strip():
+            found = f"has {len(text):,} characters" if text.strip() else "is blank"
+            raise InvalidRequest(
+                f"`input` {index} {found}: send a text of 1 to {MAX_TEXT:,} characters.", field="input"
+            )
+        try:
+            texts.append(text.encode())
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"`input` {index} is not text in UTF-8: {error}.", field="input") from error
+    return texts
 
 
 def _decoded(text: str, start: int) -> bytes:

@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import base64
 from typing import Annotated, Literal, cast
-from urllib.parse import urlsplit
 
 import numpy as np
 from fastapi import Depends, Path, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, StringConstraints
-from shoal.errors import Forbidden, JsonValue, ModelNotFound, UnknownModel
+from shoal.errors import JsonValue, ModelNotFound, UnknownModel
 from shoal.inline import MAX_URI
 from shoal.schemas import CustomModel
 from shoal.schemas import Request as Body
 from shoal.settings import Settings
 from shoal.web import SettingsDep
+from shoal.web.auth import refuse_other_sites
 from shoal.web.middleware import BODY, header_values
 from shoal.web.pools import WORK
 from shoal.web.problems import problem_responses
 from shoal.web.route import json_response
 from shoal.web.route import router as make_router
 
-from extractor.api.images import decode_data_uris, image_of
+from extractor.api.images import decode_data_uris, image_of, texts_of
 from extractor.models import catalogue
 from extractor.models.spec import ModelSpec
 from extractor.online import wire
@@ -33,7 +33,9 @@ from extractor.online.client import Embedded, HostClient
 from extractor.online.wire import MAX_BYTES, MAX_IMAGES
 
 DataUri = Annotated[str, StringConstraints(min_length=1, max_length=MAX_URI)]
-ModelName = Annotated[str, Path(max_length=300, description="Name from the catalogue, or `timm:<name>`.")]
+ModelName = Annotated[
+    str, Path(max_length=300, description="Name from the catalogue, `timm:<name>` or `open_clip:<name>`.")
+]
 MODEL_HEADERS = {
     "headers": {
         wire.DIGEST: {"description": "SHA-256 of the record of the model that ran.", "schema": {"type": "string"}},
@@ -68,11 +70,13 @@ class EmbedRequest(Body):
     """Body of `POST /v1/embeddings`."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=300)] | CustomModel = Field(
-        description="A catalogue name, `timm:<name>`, or an object that describes a model of your own, as in "
-        "`POST /extract`."
+        description="A catalogue name, `timm:<name>`, `open_clip:<name>`, or an object that describes a model of your "
+        "own, as in `POST /extract`."
     )
     input: DataUri | Annotated[list[DataUri], Field(min_length=1, max_length=MAX_IMAGES)] = Field(
-        description="Images as data URIs, `data:image/png;base64,…`: at most 64 images and 32 MiB in total."
+        description="Images as data URIs, `data:image/png;base64,…`: at most 64 images and 32 MiB in total. Or texts, "
+        "for a model that embeds texts into the space of its images, such as `open_clip:ViT-B-32`; a text beyond the "
+        "model's length, mostly 77 tokens, is cut off."
     )
     encoding_format: Literal["float", "base64"] = Field(
         "float", description="Format of an embedding: a list of numbers, or its little-endian float32 values in base64."
@@ -132,11 +136,11 @@ class Ping(BaseModel):
     responses={200: MODEL_HEADERS, **problem_responses(422, 500, 503, 507)},
 )
 async def embed(body: EmbedRequest, hosts: HostsDep, settings: SettingsDep) -> Response:
-    """Embed a few images, as in OpenAI's embeddings API, on a model host that keeps models loaded."""
-    spec, images = await WORK.run(_read, body, settings)
+    """Embed a few images or texts, as in OpenAI's embeddings API, on a model host that keeps models loaded."""
+    spec, inputs, kind = await WORK.run(_read, body, settings)
     model = body.model
     sent = model if isinstance(model, str) else model.model_dump(mode="json", exclude_unset=True)
-    found = await hosts.embed(spec.backend, sent, images)
+    found = await hosts.embed(spec.backend, sent, inputs, kind=kind)
     return await WORK.run(_answer, spec.name, found, body.encoding_format)
 
 
@@ -170,7 +174,7 @@ async def ping(response: Response, hosts: HostsDep) -> Ping:
 )
 async def predict(name: ModelName, request: Request, hosts: HostsDep, settings: SettingsDep) -> Response:
     """Embed one image, whose bytes are the body, as in TorchServe. Returns the embedding as a list of numbers."""
-    refuse_other_sites(request)
+    refuse_other_sites(request.scope)
     kind = ", ".join(header_values(request.scope, "content-type"))
     spec, image = await WORK.run(_read_image, name, request.scope[BODY], kind, str(request.url)[:300], settings)
     found = await hosts.embed(spec.backend, name, [image])
@@ -191,32 +195,13 @@ def resolve_named(name: str, settings: Settings) -> ModelSpec:
         raise ModelNotFound(error.detail, **error.members) from None
 
 
-def refuse_other_sites(request: Request) -> None:
-    """Refuse what a web page of another site makes a browser send.
-
-    A browser sends JSON to another site only after asking it, but bytes and forms at once; it says where they are from.
-
-    Raises
-    ------
-    Forbidden
-        The header `Origin` names another site.
-    """
-    own = request.headers.get("host", "").lower()
-    for origin in header_values(request.scope, "origin"):
-        try:
-            site = urlsplit(origin).netloc.lower()
-        except ValueError:  # "http://[": no browser sends that.
-            site = ""
-        if not site or site != own:
-            raise Forbidden(
-                "The request comes from a page of another web site: its `Origin` header names one. Send it from a "
-                "server, or through a proxy under the host of that page."
-            )
-
-
-def _read(body: EmbedRequest, settings: Settings) -> tuple[ModelSpec, list[bytes]]:
+def _read(body: EmbedRequest, settings: Settings) -> tuple[ModelSpec, list[bytes], wire.Inputs]:
     spec = catalogue.resolve(body.model, settings.models, settings=settings)
-    return spec, decode_data_uris([body.input] if isinstance(body.input, str) else body.input)
+    inputs = [body.input] if isinstance(body.input, str) else body.input
+    if spec.reads_text and not any(each.startswith("data:") for each in inputs):
+        return spec, texts_of(inputs), "texts"
+    hint = "Send texts without images beside them." if spec.reads_text else spec.no_texts
+    return spec, decode_data_uris(inputs, hint), "images"
 
 
 def _read_image(name: str, body: bytes, kind: str, url: str, settings: Settings) -> tuple[ModelSpec, bytes]:

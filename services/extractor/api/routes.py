@@ -43,15 +43,16 @@ from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
 from shoal.web.tables import TABLE_RESPONSE, TableFormat, table_response
 
-from extractor.api import predictions, uploads
+from extractor.api import folders, imports, predictions, uploads
 from extractor.api.predictions import HostsDep, ModelName, resolve_named
 from extractor.api.uploads import ReceiverDep
-from extractor.jobs import EXTRACT, OBSOLETE
+from extractor.jobs import EXTRACT, IMPORT, OBSOLETE
 from extractor.models import catalogue
 from extractor.models.spec import ModelSpec
 from extractor.online.client import HostClient, HostState
+from extractor.remote.allowed import Allowed
 from extractor.sources import listing
-from extractor.sources.uploaded import settings_of_owner, uploaded_path
+from extractor.sources.kinds import settings_of_owner, uploaded_path
 from extractor.uploads.receive import Receiver
 
 KINDS = (f"{EXTRACT}torch", f"{EXTRACT}tfserving")
@@ -79,8 +80,8 @@ def build(settings: Settings | None = None, queue: JobQueue | None = None, store
 
     app = create_app(
         service="extractor",
-        routers=[router, predictions.router, uploads.streaming, uploads.router],
-        kinds=KINDS,
+        routers=[router, folders.router, imports.router, predictions.router, uploads.streaming, uploads.router],
+        kinds=(*KINDS, IMPORT),
         summary="Computes embeddings of images with pretrained networks and writes them to the store.",
         inline_paths=["/v1/embeddings"],
         inline_folders=["/predictions/"],
@@ -129,14 +130,20 @@ def extract(
 
     def check() -> None:
         rooted = settings_of_owner(body, settings, receiver.uploads, submitter.caller.key_id)
-        listing.check(body.images, rooted.data, follow_links=rooted.follow_links, deadline=deadline)
+        listing.check(
+            body.images,
+            rooted.data,
+            follow_links=rooted.follow_links,
+            allowed=Allowed.of(settings),
+            deadline=deadline,
+        )
 
     return accepted(submitter.submit(spec.kind, body, key, check), response)
 
 
 @router.get("/models", tags=["models"], responses=problem_responses(422))
 def list_models(settings: SettingsDep, queue: QueueDep, states: HostStates) -> dict[str, list[dict[str, JsonValue]]]:
-    """List the models of the catalogue. Every other model of timm can be used as `timm:<name>`."""
+    """List the models of the catalogue. Others can be used as `timm:<name>` or `open_clip:<name>`."""
     specs = catalogue.all_models(settings.models, settings=settings)
     served = _tensorflow_served(settings, queue)
     rows = [describe(spec, settings, served_elsewhere=served) for spec in specs]
@@ -145,7 +152,10 @@ def list_models(settings: SettingsDep, queue: QueueDep, states: HostStates) -> d
 
 @router.get("/models/{name:path}", tags=["models"], responses=problem_responses(404, 422))
 def get_model(name: ModelName, settings: SettingsDep, queue: QueueDep, states: HostStates) -> dict[str, JsonValue]:
-    """Return a model of the catalogue, or `timm:<name>`. `loaded` says whether a model host has it in memory."""
+    """Return a model of the catalogue, `timm:<name>` or `open_clip:<name>`.
+
+    `loaded` says whether a model host has it in memory.
+    """
     spec = resolve_named(name, settings)
     row = describe(spec, settings, served_elsewhere=_tensorflow_served(settings, queue))
     return {**row, "loaded": _loaded(spec, states)}
@@ -166,6 +176,7 @@ def describe(spec: ModelSpec, settings: Settings, *, served_elsewhere: bool) -> 
     row = {key: value for key, value in asdict(spec).items() if key != "options"}
     return {
         **row,
+        "transform": spec.transform.record(),
         "kind": spec.kind,
         "readiness": spec.readiness(settings.models, offline=settings.offline),
         "needs": spec.needs(served_elsewhere=served_elsewhere),
@@ -311,6 +322,8 @@ def uses(job: Job, embeddings: EmbeddingSet, root: FolderPath) -> bool:
         path = uploaded_path(images["upload"], path) if "upload" in images else path
         same_source = source.kind == "images" and path == below(root, source.path)
         return not embeddings.complete and same_source
+    if job.kind == IMPORT and imports.may_fill(job.request, embeddings):
+        return True
     return reads(job, embeddings.id)
 
 

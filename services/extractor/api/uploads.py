@@ -16,7 +16,7 @@ from shoal.schemas import Id
 from shoal.settings import Settings
 from shoal.store.uploads import MAX_PARTS, Upload
 from shoal.web import DeadlineDep, IdempotencyKey, QueueDep, SettingsDep
-from shoal.web.auth import CallerDep
+from shoal.web.auth import CallerDep, refuse_other_sites
 from shoal.web.pools import UNPACK, WORK
 from shoal.web.problems import problem_responses
 from shoal.web.route import CLIENT_CLOSED, Handler, Route, check_query, query_names
@@ -24,7 +24,6 @@ from shoal.web.route import router as make_router
 from shoal.web.spool import Spooled, spooled
 from starlette.requests import ClientDisconnect
 
-from extractor.api.predictions import refuse_other_sites
 from extractor.uploads.receive import Receiver
 from extractor.uploads.unpack import FORM, TAR, ZIP, kind_of
 
@@ -85,7 +84,7 @@ class UploadRoute(Route):
 
         async def handle(request: Request) -> Response:
             check_query(request, known)
-            refuse_other_sites(request)
+            refuse_other_sites(request.scope)
             if not has_body(request) and request.method == "POST":
                 return await handler(request)
             try:

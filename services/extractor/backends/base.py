@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,4 +60,19 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go of the device and of every thread."""
+        ...
+
+
+@runtime_checkable
+class TextBackend(Protocol):
+    """What a backend is besides, whose model may embed texts into the space of its images."""
+
+    def submit_texts(self, texts: Sequence[str]) -> Future[NDArray[np.float32]]:
+        """Embed texts as (n, dim) float32, in order with the batches of images.
+
+        Raises
+        ------
+        InvalidRequest
+            The model has no text tower.
+        """
         ...

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import structlog
 import torch
 from numpy.typing import NDArray
-from shoal.errors import JobError
+from shoal.errors import InvalidRequest, JobError
 from shoal.settings import Settings
 from shoal.store import ModelRecord
 from torch import nn
@@ -20,6 +21,7 @@ from extractor.backends.same_bits import equal_parts, split, use_onednn
 from extractor.images.transform import Transform
 from extractor.models import architectures, weights
 from extractor.models.checkpoints.loading import load_into
+from extractor.models.published import OPEN_CLIP_PREFIX
 from extractor.models.spec import ModelSpec
 
 CPU_PIXELS = 4 * 224**2
@@ -62,6 +64,7 @@ class TorchBackend:
     max_in_flight = 2
 
     def __init__(self, spec: ModelSpec, settings: Settings, record: ModelRecord) -> None:
+        self._spec = spec
         self.transform: Transform = spec.transform
         self.device = pick_device(settings.device)
         network, self.record = build_network(spec, settings, record)
@@ -70,6 +73,7 @@ class TorchBackend:
         self._mean = self._channels(spec.transform.mean)
         self._std = self._channels(spec.transform.std)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="torch")
+        self._tokenise: Callable[[Sequence[str]], torch.Tensor] | None = None
         size = spec.transform.size
         self._parts: tuple[int, ...] | None = None
         if self.device.type == "cpu":
@@ -82,6 +86,18 @@ class TorchBackend:
     def submit(self, pixels: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:
         """Embed (n, size, size, 3) uint8 as (n, dim) float32."""
         return self._executor.submit(self._embed, pixels)
+
+    def submit_texts(self, texts: Sequence[str]) -> Future[NDArray[np.float32]]:
+        """Embed texts as (n, dim) float32.
+
+        Raises
+        ------
+        InvalidRequest
+            The model has no text tower.
+        """
+        if not self._spec.reads_text:
+            raise InvalidRequest(self._spec.no_texts, field="input")
+        return self._executor.submit(self._embed_texts, list(texts))
 
     def close(self) -> None:
         """Stop the thread and cancel the batches that wait."""
@@ -104,6 +120,18 @@ class TorchBackend:
             log.warning("the batch does not fit into the GPU's memory; it is halved", batch=len(pixels))
         return np.concatenate([self._embed(pixels[:half]), self._embed(pixels[half:])])
 
+    def _embed_texts(self, texts: list[str]) -> NDArray[np.float32]:
+        from extractor.models import clip
+
+        if self._tokenise is None:
+            self._tokenise = clip.tokeniser(self._spec.architecture.removeprefix(OPEN_CLIP_PREFIX))
+        tokens = self._tokenise(texts).to(self.device)
+        with torch.inference_mode():
+            # One by one: a text has the same bits whatever else is asked with it, as an image has.
+            rows = [clip.embed_texts(self.network, tokens[at : at + 1]) for at in range(len(texts))]
+            embeddings: NDArray[np.float32] = torch.cat(rows).float().cpu().numpy()
+        return embeddings
+
     def _forward(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         if self._parts is None:
             return self._run(pixels)
@@ -112,7 +140,7 @@ class TorchBackend:
 
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            batch = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).to(torch.float32)
+            batch = to_device(pixels, self.device).permute(0, 3, 1, 2).to(torch.float32)
             output = self._embedding(batch.div_(255).sub_(self._mean).div_(self._std))
             if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != len(pixels):
                 raise JobError(
@@ -120,6 +148,12 @@ class TorchBackend:
                 )
             embeddings: NDArray[np.float32] = output.float().cpu().numpy()
             return embeddings
+
+
+def to_device(pixels: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """``pixels`` as a tensor on ``device``; to a GPU through pinned memory, while it computes."""
+    batch = torch.from_numpy(np.ascontiguousarray(pixels))
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.to(device)
 
 
 def build_network(spec: ModelSpec, settings: Settings, record: ModelRecord) -> tuple[nn.Module, ModelRecord]:

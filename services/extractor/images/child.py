@@ -12,6 +12,7 @@ import mmap
 import resource
 import signal
 import sys
+from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,14 +23,20 @@ from shoal.errors import ImageInvalid, ImageTooLarge
 from shoal.process import die_with_parent
 from shoal.userfiles import as_text
 
-from extractor.images.decode import SNIFFED_BYTES, decode_image, sniff
+from extractor.images.decode import SNIFFED_BYTES, Admit, sniff
+from extractor.images.decode import decode_picture as decode_image
 from extractor.images.known import KnownContents, read_known
 from extractor.images.located import LocatedImage, LostImage, read_located
-from extractor.images.preprocess import network_input, thumbnail
+from extractor.images.preprocess import least_size, network_input, thumbnail
+from extractor.images.properties import ImageProperties, properties_of
 from extractor.images.transform import Transform
 
 BASE_BYTES = 2 * 2**30
 """Memory of a decode process beside an image's pixels: libraries, and the largest file."""
+LARGE_PIXELS = 4_000_000
+"""Images of more pixels ask the pool before they are decoded: on many cores, a few of them would fill the memory."""
+GO = "go"
+"""The pool's answer."""
 MESSAGE_CHARACTERS = 1000
 """Length at which a decoding library's message is cut."""
 
@@ -46,6 +53,8 @@ class DecoderConfig:
         What the images' paths are relative to.
     max_pixels
         Larger images are refused.
+    large_pixels
+        Larger images ask the pool before they are decoded.
     """
 
     root: Path
@@ -53,6 +62,7 @@ class DecoderConfig:
     transform: Transform
     max_pixels: int
     thumbnails: bool
+    large_pixels: int = LARGE_PIXELS
 
     @property
     def slot_bytes(self) -> int:
@@ -77,7 +87,8 @@ class Task:
 class Decoded:
     """A decoded image, whose pixels are in the slot. Width and height are those of the upright image.
 
-    ``sha256`` is the file's; empty for an image of a request.
+    ``sha256`` is the file's; empty for an image of a request. ``properties`` is None for such an image, and where a
+    stored row has none.
     """
 
     ticket: int
@@ -86,6 +97,7 @@ class Decoded:
     file_bytes: int
     sha256: str
     thumbnail: bytes | None
+    properties: ImageProperties | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +118,13 @@ class Stored:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Asks:
+    """The process would decode an image of so many pixels, and waits for `GO`."""
+
+    pixels: int
+
+
 Outcome = Decoded | Undecodable | Stored
 
 
@@ -115,8 +134,17 @@ def slots_of(memory: mmap.mmap, transform: Transform) -> NDArray[np.uint8]:
     return np.frombuffer(memory, np.uint8).reshape(-1, size, size, 3)
 
 
-def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8], known: KnownContents | None = None) -> Outcome:
-    """Decode one image into ``slot``, (size, size, 3) uint8, unless ``known`` has its content."""
+def decode(
+    task: Task,
+    config: DecoderConfig,
+    slot: NDArray[np.uint8],
+    known: KnownContents | None = None,
+    admit: Admit = lambda pixels: None,
+) -> Outcome:
+    """Decode one image into ``slot``, (size, size, 3) uint8, unless ``known`` has its content.
+
+    ``admit`` is called with the number of its pixels before they are decoded.
+    """
     if isinstance(task.image, LostImage):
         return _undecodable(task, *task.image)
     try:
@@ -124,10 +152,12 @@ def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8], known: Kn
         sha256 = "" if isinstance(task.image, bytes) else hashlib.sha256(data).hexdigest()
         if known is not None and sha256 and not task.anew and _is_known(data, sha256, known):
             return Stored(task.ticket, len(data), sha256)
-        image = decode_image(data, max_pixels=config.max_pixels, formats=formats)
-        slot[:] = network_input(image, config.transform, max_pixels=config.max_pixels)
-        width, height = image.size
-        small = thumbnail(image) if config.thumbnails else None
+        least = least_size(config.transform, thumbnails=config.thumbnails)
+        picture = decode_image(data, max_pixels=config.max_pixels, formats=formats, least=least, admit=admit)
+        slot[:] = network_input(picture, config.transform, max_pixels=config.max_pixels)
+        properties = properties_of(picture, slot) if sha256 else None
+        # The last: it makes the picture itself smaller.
+        small = thumbnail(picture.image()) if config.thumbnails else None
     except ImageInvalid as error:
         return _undecodable(task, error.code, error.detail)
     except MemoryError:
@@ -140,11 +170,12 @@ def decode(task: Task, config: DecoderConfig, slot: NDArray[np.uint8], known: Kn
         )
     return Decoded(
         ticket=task.ticket,
-        width=width,
-        height=height,
+        width=picture.width,
+        height=picture.height,
         file_bytes=len(data),
         sha256=sha256,
         thumbnail=small,
+        properties=properties,
     )
 
 
@@ -175,11 +206,19 @@ def serve(connection: Connection, memory: mmap.mmap, known_descriptor: int) -> N
     slots = slots_of(memory, config.transform)
     connection.send("ready")
     known = None
+    tasks: deque[Task] = deque()
+
+    def admit(pixels: int) -> None:
+        if pixels > config.large_pixels:
+            connection.send(Asks(pixels))
+            while (message := connection.recv()) != GO:
+                tasks.append(message)
+
     while True:
-        task = connection.recv()
+        task = tasks.popleft() if tasks else connection.recv()
         # Written, if at all, before the images that may be in it are sent.
         known = known or read_known(known_descriptor)
-        connection.send(decode(task, config, slots[task.slot], known))
+        connection.send(decode(task, config, slots[task.slot], known, admit))
 
 
 def main(arguments: list[str]) -> None:

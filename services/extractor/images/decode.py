@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-
-import numpy as np
 
 # The plugins are imported so that Pillow knows the formats without loading all of its plugins.
 from PIL import (
@@ -22,6 +21,7 @@ from PIL import (
     Image,
     ImageFile,
     Jpeg2KImagePlugin,
+    JpegImagePlugin,
     QoiImagePlugin,
     TgaImagePlugin,
     UnidentifiedImageError,
@@ -45,6 +45,7 @@ from shoal.userfiles import open_confined
 
 from extractor.images import heif
 from extractor.images.jpeg import decode_jpeg
+from extractor.images.picture import Picture, Pixels, to_rgb
 
 # `_open` checks the size from the header, where the limit is the operator's and the error has a code.
 Image.MAX_IMAGE_PIXELS = None
@@ -63,12 +64,19 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED = frozenset(_UPRIGHT[orientation] for orientation in (5, 6, 7, 8))
+"""Those that exchange width and height."""
 # A decode process uses one core, and stacks of further threads would count towards its memory.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 _HAS_AVIF = bool(features.check("avif"))
 _HAS_JPEG_2000 = bool(features.check("jpg_2000"))
 _CONVERT = "which is not supported: convert it to JPEG or PNG"
+
+Least = Callable[[int, int], tuple[int, int]]
+"""From an image's width and height to the least that it may be decoded at."""
+Admit = Callable[[int], None]
+"""Called with the number of an image's pixels before they take memory; may wait."""
 
 SNIFFED_BYTES = 64
 """The length of the head that `sniff` needs."""
@@ -257,6 +265,18 @@ def _changed(when: str) -> ImageChanged:
 
 
 def decode_image(data: bytes, *, max_pixels: int, formats: tuple[str, ...] = DECODED) -> Image.Image:
+    """What `decode_picture` gives, in mode ``RGB``."""
+    return decode_picture(data, max_pixels=max_pixels, formats=formats).image()
+
+
+def decode_picture(
+    data: bytes,
+    *,
+    max_pixels: int,
+    formats: tuple[str, ...] = DECODED,
+    least: Least | None = None,
+    admit: Admit = lambda pixels: None,
+) -> Picture:
     """Decode one image file to upright RGB: the first frame, alpha on white, 16 bit scaled to 8.
 
     Parameters
@@ -267,11 +287,10 @@ def decode_image(data: bytes, *, max_pixels: int, formats: tuple[str, ...] = DEC
         Larger images are refused from their header, before anything is decoded.
     formats
         Pillow's names of the formats to try, such as `formats_of` a file's name.
-
-    Returns
-    -------
-    PIL.Image.Image
-        Mode ``RGB``, loaded.
+    least
+        Decodes JPEG files at half, a quarter or an eighth of their size where that is no less than this.
+    admit
+        Called once the header is read.
 
     Raises
     ------
@@ -283,18 +302,31 @@ def decode_image(data: bytes, *, max_pixels: int, formats: tuple[str, ...] = DEC
         warnings.simplefilter("ignore")
         image = _open(data, max_pixels, formats)
         try:
-            method = _orientation(image)
-            decoded = decode_jpeg(data, image)
-            if decoded is None:
-                image.load()
-                decoded = _to_rgb(image)
-            return decoded if method is None else decoded.transpose(method)
+            method, size = _orientation(image), image.size
+            pixels = _pixels(data, image, least, admit)
+            if method is None:
+                return Picture(pixels, *size)
+            upright = Picture(pixels, *size).image().transpose(method)
+            return Picture(upright, *(size[::-1] if method in _TURNED else size))
         except ImageInvalid:
             raise
         except MemoryError as error:
             raise ImageTooLarge(f"{image.width} x {image.height} pixels do not fit into memory.") from error
         except Exception as error:  # Decoders raise errors of any type for damaged bytes.
             raise ImageTruncated(f"The file is truncated or damaged: {_reason(error)}.") from error
+
+
+def _pixels(data: bytes, image: ImageFile.ImageFile, least: Least | None, admit: Admit) -> Pixels:
+    """The pixels of a file that is open, and not loaded."""
+    whole = image.size
+    if least is not None and isinstance(image, JpegImagePlugin.JpegImageFile):
+        image.draft(None, least(*whole))
+    admit(image.width * image.height)
+    decoded = decode_jpeg(data, image) if image.size == whole else None
+    if decoded is not None:
+        return decoded
+    image.load()
+    return to_rgb(image)
 
 
 def _open(data: bytes, max_pixels: int, formats: tuple[str, ...]) -> ImageFile.ImageFile:
@@ -327,33 +359,6 @@ def _orientation(image: Image.Image) -> Image.Transpose | None:
     except Exception:  # Cameras write broken EXIF of every kind, beside good pixels.
         return None
     return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in {"I", "F"} or image.mode.startswith("I;"):
-        image = _grey_16_to_8(image)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    # Pillow copies what is RGB already: 96 MB of a photograph of 24 megapixels.
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _grey_16_to_8(image: Image.Image) -> Image.Image:
-    """Scale 16 bit grey to 8 bit; ``convert("L")`` would clip nearly all values to white."""
-    values = np.asarray(image)
-    if image.mode == "F" or (values.size and (values.min() < 0 or values.max() > 65535)):
-        raise ImageUnrecognised(
-            "The image has 32 bits per channel and so no defined white: convert it to 8 or 16 bits per channel."
-        )
-    scaled = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    grey = Image.fromarray(scaled)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
-        grey = Image.merge("LA", (grey, alpha))
-    return grey
 
 
 def _reason(error: BaseException) -> str:

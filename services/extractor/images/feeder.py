@@ -16,8 +16,7 @@ from shoal.errors import ImageDecoderDied, JobError, Unavailable
 
 from extractor.images.child import DecoderConfig, Outcome, Stored, Undecodable
 from extractor.images.located import FetchedImage, LocatedImage
-from extractor.images.processes import DecodeProcess, Work
-from extractor.images.slots import Item, Slots
+from extractor.images.processes import DecodeProcess, Item, Slots, Work
 
 DEPTH = 2
 """Tasks that a process holds: the current one, and the next, so that it never waits for one."""
@@ -26,6 +25,10 @@ START_S = 120.0
 """Seconds after which a process that is not ready is replaced."""
 STARTS = 3
 """After so many processes in a row that die before they are ready, everything that waits fails."""
+
+
+LARGE_IN_FLIGHT = 256_000_000
+"""Pixels of all large images that are decoded at once: a gigabyte as RGB. A larger one is decoded alone."""
 
 
 class Feeder:
@@ -46,6 +49,8 @@ class Feeder:
         A process that takes longer for an image is killed.
     """
 
+    large_in_flight = LARGE_IN_FLIGHT
+
     def __init__(self, config: DecoderConfig, *, workers: int, slots: Slots, timeout_s: float) -> None:
         self._config = config
         self._workers = workers
@@ -54,6 +59,7 @@ class Feeder:
         self._inbox: deque[Work] = deque()
         self._retries: deque[Work] = deque()
         self._processes: list[DecodeProcess] = []
+        self._asking: deque[DecodeProcess] = deque()
         self._failed_starts = 0
         self._busy_s = 0.0
         self._lock = threading.Lock()
@@ -75,7 +81,7 @@ class Feeder:
     def busy_s(self) -> float:
         """Seconds that all processes together have read and decoded, what they are at included."""
         now = time.monotonic()
-        under_way = (now - process.head_since for process in list(self._processes) if process.ready and process.held)
+        under_way = (now - process.head_since for process in list(self._processes) if process.working)
         return self._busy_s + sum(under_way)
 
     def start(self) -> None:
@@ -147,6 +153,7 @@ class Feeder:
     def _turn(self) -> None:
         self._start_processes()
         self._give_work()
+        self._admit_large()
         for key, _ in self._selector.select(self._patience()):
             if key.data is None:
                 with suppress(BlockingIOError):
@@ -193,6 +200,15 @@ class Feeder:
             self._slots.free(slot)
         return True
 
+    def _admit_large(self) -> None:
+        """Let processes decode large images, in the order in which they asked, while their sum stays bounded."""
+        for process in list(self._asking):
+            decoded = sum(each.large for each in self._processes)
+            if decoded and decoded + process.asks > self.large_in_flight:
+                return
+            self._asking.popleft()
+            process.go()
+
     def _receive(self, process: DecodeProcess) -> None:
         since = process.head_since
         try:
@@ -200,7 +216,10 @@ class Feeder:
         except (EOFError, OSError):
             self._died(process, "The decode process was killed, perhaps because it ran out of memory")
             return
-        if outcome is None:
+        if process.asks:
+            self._busy_s += time.monotonic() - since
+            self._asking.append(process)
+        elif outcome is None:
             self._failed_starts = 0
         else:
             self._busy_s += time.monotonic() - since
@@ -213,6 +232,8 @@ class Feeder:
 
     def _due(self, process: DecodeProcess) -> float:
         """When ``process`` counts as hanging, on the monotonic clock; infinity while it has nothing to do."""
+        if process.asks:  # It waits for the others, who have their own time.
+            return math.inf
         if not process.ready:
             return process.head_since + START_S
         return process.head_since + self._timeout_s if process.held else math.inf
@@ -241,6 +262,8 @@ class Feeder:
 
     def _drop(self, process: DecodeProcess) -> None:
         self._processes.remove(process)
+        with suppress(ValueError):
+            self._asking.remove(process)
         self._selector.unregister(process.connection)
         process.end()
 

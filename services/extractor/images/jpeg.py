@@ -6,7 +6,9 @@ that libjpeg-turbo warns about goes back to Pillow, which decides whether it is 
 
 from __future__ import annotations
 
+import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
 MOST_PIXELS = 2_000_000
@@ -16,7 +18,7 @@ _MODES = frozenset({"RGB", "L"})
 """Pillow's modes of files whose colours need no conversion of its own; CMYK does."""
 
 
-def decode_jpeg(data: bytes, header: Image.Image) -> Image.Image | None:
+def decode_jpeg(data: bytes, header: Image.Image) -> NDArray[np.uint8] | None:
     """The pixels of a JPEG file.
 
     Parameters
@@ -28,8 +30,8 @@ def decode_jpeg(data: bytes, header: Image.Image) -> Image.Image | None:
 
     Returns
     -------
-    PIL.Image.Image or None
-        Mode ``RGB``; None when Pillow should decode the file.
+    (height, width, 3) uint8 or None
+        None when Pillow should decode the file.
     """
     if not isinstance(header, JpegImagePlugin.JpegImageFile) or header.mode not in _MODES:
         return None
@@ -39,6 +41,7 @@ def decode_jpeg(data: bytes, header: Image.Image) -> Image.Image | None:
         height, width, _, _ = simplejpeg.decode_jpeg_header(data)
         if (width, height) != header.size:  # A file with two headers, of which Pillow has read the other.
             return None
-        return Image.fromarray(simplejpeg.decode_jpeg(data))
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
     except ValueError:
         return None
+    return pixels

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from itertools import islice
 from types import TracebackType
 
 import numpy as np
@@ -21,8 +20,8 @@ from shoal.host import available_cores
 from extractor.images.child import DecoderConfig
 from extractor.images.feeder import DEPTH, Feeder
 from extractor.images.known import KnownContents, write_known
-from extractor.images.located import LocatedImage
-from extractor.images.slots import Item, Slots
+from extractor.images.located import FetchedImage, LocatedImage
+from extractor.images.processes import Item, Slots
 
 __all__ = ["DecodePool", "Item", "prefetch_slots"]
 
@@ -123,34 +122,49 @@ class DecodePool:
         """
         return self._feeder.submit(index, image, anew=anew)
 
-    def stream(self, images: Iterable[LocatedImage], waiting: Callable[[], None] = lambda: None) -> Iterator[Item]:
+    def stream(
+        self, images: Iterable[LocatedImage | None], waiting: Callable[[], None] = lambda: None
+    ) -> Iterator[Item]:
         """Decode ``images`` and yield their outcomes in the same order.
 
         Parameters
         ----------
         images
-            Consumed as far ahead as there are slots, except those that `decode_anew` needs.
+            Consumed as far ahead as there are slots, except those that `decode_anew` needs, and as bytes fit into
+            `MEMORY_BYTES`. None, which comes after a short wait: the next image is not there yet.
         waiting
-            Called about once a second while no image is ready; may raise to end the stream.
+            Called at least about once a second while no image is ready; may raise to end the stream.
 
         Raises
         ------
         JobError
             The decode processes cannot be started.
         """
-        numbered = enumerate(images)
-        ahead: deque[Future[Item]] = deque()
+        source = iter(images)
+        ahead: deque[tuple[Future[Item], int]] = deque()
+        number = held = 0
+        more = True
         try:
-            while True:
-                for index, image in islice(numbered, self._slots.count - self._spare - len(ahead)):
-                    ahead.append(self.submit(image, index))
+            while more or ahead:
+                while more and len(ahead) < self._slots.count - self._spare and (held < MEMORY_BYTES or not ahead):
+                    try:
+                        image = next(source)
+                    except StopIteration:
+                        more = False
+                        break
+                    if image is None:
+                        break
+                    size = len(image.data) if isinstance(image, FetchedImage) else 0
+                    ahead.append((self.submit(image, number), size))
+                    number, held = number + 1, held + size
                 if not ahead:
-                    return
-                item = _wait(ahead[0], waiting)
-                ahead.popleft()
+                    waiting()
+                    continue
+                item = _wait(ahead[0][0], waiting)
+                held -= ahead.popleft()[1]
                 yield item
         finally:
-            for future in ahead:
+            for future, _ in ahead:
                 self.discard(future)
 
     def decode_anew(self, image: LocatedImage | bytes, waiting: Callable[[], None] = lambda: None) -> Item:

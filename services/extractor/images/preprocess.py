@@ -1,4 +1,4 @@
-"""RGB pixels to the network's square input, and to thumbnails, with Pillow alone.
+"""RGB pixels to the network's square input, and to thumbnails.
 
 The result equals timm's evaluation transform before normalisation, pixel for pixel (torchvision's ``Resize`` and
 ``CenterCrop`` on PIL images). The backend normalises, on its device.
@@ -14,24 +14,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from shoal.errors import ImageTooLarge
 
+from extractor.images.decode import Least
+from extractor.images.picture import Picture
+from extractor.images.resize import Crop, resize_and_crop
 from extractor.images.transform import Transform
 
 THUMBNAIL_SIDE = 128
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+MARGIN = 2
+"""A scaled JPEG file keeps so many times the sides of the resized image, so that its row stays as good as the same."""
 
 
-def network_input(image: Image.Image, transform: Transform, *, max_pixels: int) -> NDArray[np.uint8]:
-    """Resize and crop ``image``.
+def network_input(picture: Picture | Image.Image, transform: Transform, *, max_pixels: int) -> NDArray[np.uint8]:
+    """Resize and crop ``picture``.
 
     Parameters
     ----------
-    image
-        Mode ``RGB``.
+    picture
+        The decoded image.
     transform
         The model's; mean and std are not applied here.
     max_pixels
@@ -46,14 +45,16 @@ def network_input(image: Image.Image, transform: Transform, *, max_pixels: int) 
     ImageTooLarge
         The resized image would exceed ``max_pixels``.
     """
-    width, height = resized_size(image.width, image.height, transform)
+    whole = Picture(picture, *picture.size) if isinstance(picture, Image.Image) else picture
+    width, height = resized_size(whole.width, whole.height, transform)
     if width * height > max_pixels:
         raise ImageTooLarge(
-            f"The image has {image.width} x {image.height} pixels and would be resized to {width} x {height}, more "
+            f"The image has {whole.width} x {whole.height} pixels and would be resized to {width} x {height}, more "
             f"than the limit of {max_pixels:,} pixels: crop the image, or use a transform with crop_mode `squash`."
         )
-    resized = image.resize((width, height), INTERPOLATIONS[transform.interpolation])
-    return np.asarray(_centre_crop(resized, transform.size))
+    # Python rounds half to even, as torchvision does.
+    left, top = round((width - transform.size) / 2), round((height - transform.size) / 2)
+    return resize_and_crop(whole.pixels, Crop(width, height, left, top, transform.size), transform.interpolation)
 
 
 def resized_size(width: int, height: int, transform: Transform) -> tuple[int, int]:
@@ -66,11 +67,17 @@ def resized_size(width: int, height: int, transform: Transform) -> tuple[int, in
     return int(side * width / height), side
 
 
-def _centre_crop(image: Image.Image, size: int) -> Image.Image:
-    # Python rounds half to even, as torchvision does. Pillow fills with black where the crop exceeds the image.
-    left = round((image.width - size) / 2)
-    top = round((image.height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
+def least_size(transform: Transform, *, thumbnails: bool) -> Least | None:
+    """The least size to decode a JPEG file at; None to decode it whole."""
+    if transform.decode == "full":
+        return None
+    smallest = THUMBNAIL_SIDE if thumbnails else 1
+
+    def least(width: int, height: int) -> tuple[int, int]:
+        resized = resized_size(width, height, transform)
+        return max(MARGIN * resized[0], smallest), max(MARGIN * resized[1], smallest)
+
+    return least
 
 
 def thumbnail(image: Image.Image) -> bytes:

@@ -123,7 +123,7 @@ class Kept:
     def __init__(self, model: ModelLoader, settings: Settings, found: Sequence[str | None]) -> None:
         key = {
             "model": model.record.digest,
-            "transform": asdict(model.spec.transform),
+            "transform": model.spec.transform.record(),
             "libraries": library_versions(_LIBRARIES),
             "processor": _processor(settings),
             "cores": available_cores(),

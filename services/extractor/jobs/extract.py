@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import structlog
 from numpy.typing import NDArray
-from shoal.errors import EmbeddingsNotFound, JsonValue, StoreCorrupt, TooManyFailures
+from shoal.errors import EmbeddingsNotFound, JobError, JsonValue, StoreCorrupt, TooManyFailures
 from shoal.host import library_versions
 from shoal.jobs.child import JobContext
 from shoal.schemas import ExtractRequest
@@ -26,8 +26,9 @@ from shoal.userfiles import below
 from extractor.backends.loading import ModelLoader
 from extractor.images.transform import Transform
 from extractor.jobs.engine import candidates, choose
+from extractor.remote.allowed import Allowed
+from extractor.sources.kinds import plan_path
 from extractor.sources.listing import list_source
-from extractor.sources.uploaded import plan_path
 
 CHECKPOINT = "embeddings"
 LIBRARIES = ("numpy", "pillow", "simplejpeg", "torch", "timm", "tensorflow")
@@ -47,7 +48,7 @@ def open_plan(
     store: Store,
     sample: Callable[[pa.Table, int], NDArray[np.uint8]],
 ) -> EmbeddingSet:
-    """The set of embeddings that the job fills.
+    """The set of embeddings that the job fills; a helper finds the plan that the job's own worker froze.
 
     The plan of an earlier attempt is continued unchanged, whatever happened to the folder since; otherwise the folder
     is listed. The same request on unchanged files makes the same plan, and so finds what other jobs have committed.
@@ -77,6 +78,7 @@ def open_plan(
         request.images,
         settings.data,
         follow_links=settings.follow_links,
+        allowed=Allowed.of(settings),
         alive=lambda files: ctx.progress("list", files, unit="files"),
     )
     model.sample = partial(sample, listing.table)
@@ -100,6 +102,11 @@ def open_plan(
 
 def _frozen(ctx: JobContext, store: Store) -> EmbeddingSet | None:
     embeddings_id = (ctx.checkpoint or {}).get(CHECKPOINT)
+    if ctx.helper:
+        if embeddings_id is None:
+            raise JobError("The job has no plan yet: nobody can help with it.")
+        # Read and repaired by the worker that has the job.
+        return store.embeddings(embeddings_id)
     if embeddings_id is None:
         return None
     try:
@@ -142,7 +149,7 @@ def make_plan(
 
 def transform_record(transform: Transform) -> dict[str, JsonValue]:
     """``transform`` as JSON stores it: equal to what is read back."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(transform).items()}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in transform.record().items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +162,7 @@ class Failure:
 
 
 class FailureCounter:
-    """Counts failures, including those of shards that earlier attempts committed.
+    """Counts failures, including those of shards that earlier attempts and other workers committed.
 
     Parameters
     ----------
@@ -163,21 +170,44 @@ class FailureCounter:
         The allowed fraction of the plan's images.
     embeddings
         What is committed so far.
+    helper
+        Count only what this worker has been through, against the fraction of that: a machine that cannot read the
+        images stops before it commits a shard of errors.
     """
 
-    def __init__(self, max_failed_fraction: float, embeddings: EmbeddingSet) -> None:
+    def __init__(self, max_failed_fraction: float, embeddings: EmbeddingSet, *, helper: bool = False) -> None:
         self._fraction = max_failed_fraction
         self._id = embeddings.id
-        self._total = embeddings.plan.source.count
-        self._failed = embeddings.failed
-        committed = embeddings.errors().slice(0, NAMED_FAILURES).to_pylist() if embeddings.failed else []
+        self._helper = helper
+        self._seen = 0
+        count = embeddings.plan.source.count
+        self._total = min(embeddings.plan.shard_rows, count) if helper else count
+        self._failed = 0 if helper else embeddings.failed
+        committed = embeddings.errors().slice(0, NAMED_FAILURES).to_pylist() if self._failed else []
         self._first = [Failure(row["image_path"], row["code"], row["message"]) for row in committed]
 
     def add(self, failures: Sequence[Failure]) -> None:
-        """Count ``failures``, and `check`."""
+        """Count ``failures``, and `check`. A helper counts by `add_uncommitted` alone."""
+        if not self._helper:
+            self._count(failures)
+
+    def add_uncommitted(self, failures: Sequence[Failure], images: int) -> None:
+        """Of a helper, count ``failures`` among ``images`` of a shard before it is committed, and `check`."""
+        if self._helper:
+            self._seen += images
+            self._total = max(self._total, self._seen)
+            self._count(failures)
+
+    def _count(self, failures: Sequence[Failure]) -> None:
         self._failed += len(failures)
         self._first.extend(failures[: NAMED_FAILURES - len(self._first)])
         self.check()
+
+    def add_of_others(self, failed: int) -> None:
+        """Count the failed images of a shard that another worker has committed, and `check`."""
+        if not self._helper:
+            self._failed += failed
+            self.check()
 
     def check(self) -> None:
         """Stop the job as soon as the fraction would be exceeded even if all other images were embedded.

@@ -18,6 +18,7 @@ from shoal.store.documents import read_plan
 from extractor.images.child import Decoded, Stored
 from extractor.images.known import KnownContents, digests_of
 from extractor.images.pool import DecodePool
+from extractor.images.properties import ImageProperties
 
 MOST_ROWS = 20_000_000
 """Rows that are looked up: an entry takes 49 bytes of memory."""
@@ -86,6 +87,7 @@ class StoredRows:
         rows = self._row[[place for place, _ in wanted]]
         vectors = embeddings.take(rows)
         thumbnails = embeddings.thumbnails(rows) if self._plan.thumbnails else {}
+        properties = {each.pop("row"): each for each in embeddings.properties(rows).to_pylist()}
         with np.errstate(over="ignore"):
             fits = np.isfinite(vectors.astype(self._plan.dtype)).all(axis=1)
         for (place, content), row, vector, fit in zip(wanted, rows.tolist(), vectors, fits, strict=True):
@@ -93,7 +95,8 @@ class StoredRows:
             if not fit or (self._plan.thumbnails and thumbnail is None):
                 continue
             width, height = self._size[place].tolist()
-            outcome = Decoded(content.ticket, width, height, content.file_bytes, content.sha256, thumbnail)
+            known = None if properties[row]["brightness"] is None else ImageProperties(**properties[row])
+            outcome = Decoded(content.ticket, width, height, content.file_bytes, content.sha256, thumbnail, known)
             yield content.ticket, ReusedRow(outcome, vector)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 
 import timm
 import torch
-from shoal.errors import InvalidRequest, UnknownModel
+from shoal.errors import BackendNotInstalled, InvalidRequest, UnknownModel
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
+
+from extractor.models.published import OPEN_CLIP_PREFIX
 
 Builder = Callable[[], nn.Module]
 Embed = Callable[[Tensor], Tensor]
@@ -22,7 +25,7 @@ def build(architecture: str, *, size: int | None = None, seed: int | None = None
     Parameters
     ----------
     architecture
-        A key of `OWN` or a name of timm, with or without a tag.
+        A key of `OWN`; a name of timm, with or without a tag; or ``open_clip:`` and a name of OpenCLIP.
     size
         Side of the input, pixels; None for the architecture's own. A transformer whose position embedding is made for
         another size keeps it as published and interpolates it when it runs.
@@ -35,14 +38,28 @@ def build(architecture: str, *, size: int | None = None, seed: int | None = None
         There is no such architecture.
     InvalidRequest
         The architecture takes another input size only.
+    BackendNotInstalled
+        OpenCLIP is not installed.
     """
-    if architecture not in OWN and not timm.is_model(architecture):
-        raise UnknownModel(f"Neither timm {timm.__version__} nor Shoal defines the architecture {architecture!r}.")
+    builder = _builder(architecture, size)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        own = OWN.get(architecture)
-        return (own() if own else _of_timm(architecture, size)).eval()
+        return builder().eval()
+
+
+def _builder(architecture: str, size: int | None) -> Builder:
+    if architecture.startswith(OPEN_CLIP_PREFIX):
+        if find_spec("open_clip") is None:
+            raise BackendNotInstalled(f"{architecture!r} is a network of OpenCLIP: run `pip install 'shoal[clip]'`.")
+        from extractor.models import clip
+
+        return partial(clip.build, architecture.removeprefix(OPEN_CLIP_PREFIX), size)
+    if architecture in OWN:
+        return OWN[architecture]
+    if not timm.is_model(architecture):
+        raise UnknownModel(f"Neither timm {timm.__version__} nor Shoal defines the architecture {architecture!r}.")
+    return partial(_of_timm, architecture, size)
 
 
 def _of_timm(architecture: str, size: int | None) -> nn.Module:

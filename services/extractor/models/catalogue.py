@@ -6,12 +6,10 @@ Nothing here imports torch or timm, so that the API can refuse a bad request bef
 from __future__ import annotations
 
 import difflib
-import json
-import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,16 +22,22 @@ from shoal.userfiles import UserFile, confine, require_regular, shortened
 from extractor.images.transform import CropMode, Transform
 from extractor.models import folders
 from extractor.models.checkpoints.layouts import LAYOUT_NAMES
+from extractor.models.published import (
+    OPEN_CLIP_PREFIX,
+    TIMM_PREFIX,
+    open_clip_model,
+    open_clip_names,
+    timm_model,
+    timm_names,
+    timm_version,
+)
 from extractor.models.spec import ModelSpec, PublishedModel, WeightsSource
 
 BUILT_IN = Path(__file__).with_name("models.toml")
-TIMM_INDEX = Path(__file__).with_name("timm_models.json")
-"""timm's models and their inputs, written by ``python -m extractor.models.timm_index``: no API imports timm."""
 USER_CATALOGUE = "catalogue.toml"
 """Read from the models root when `SHOAL_CATALOGUE` names no other file."""
 LONGEST_NAME = 300
 _MOST_BYTES = 4 << 20
-TIMM_PREFIX = "timm:"
 HANDLER_PREFIX = "handler:"
 
 
@@ -102,7 +106,7 @@ def resolve(
     Parameters
     ----------
     model
-        A catalogue name, ``timm:<name>``, ``handler:<module>:<Class>``, or a custom model.
+        A catalogue name, ``timm:<name>``, ``open_clip:<name>``, ``handler:<module>:<Class>``, or a custom model.
     models_root
         Folder of checkpoint files.
     settings
@@ -126,6 +130,8 @@ def resolve(
         return _custom(model, models_root, settings)
     if model.startswith(TIMM_PREFIX):
         return _timm(model.removeprefix(TIMM_PREFIX))
+    if model.startswith(OPEN_CLIP_PREFIX):
+        return _open_clip(model)
     if model.startswith(HANDLER_PREFIX):
         handler = model.removeprefix(HANDLER_PREFIX)
         return _spec(model, _checked_row(model, {"handler": handler}, "the request"), settings)
@@ -264,61 +270,23 @@ def _merged(base: Transform, over: _TransformRow | TransformOverride | None) -> 
     return Transform(**{**vars(base), **given})
 
 
-@cache
-def _timm_index() -> dict[str, Any]:
-    index: dict[str, Any] = json.loads(TIMM_INDEX.read_text(encoding="utf-8"))
-    return index
-
-
-@cache
-def timm_names() -> tuple[str, ...]:
-    """Every name that `timm_model` knows: architectures, and ``architecture.tag`` for each set of weights."""
-    rows = _timm_index()["architectures"]
-    return (*rows, *[f"{name}.{tag}" for name, row in rows.items() for tag in row["tags"] if tag])
-
-
-def timm_model(name: str) -> ModelSpec | None:
-    """timm's model called `name`, with its default weights when `name` has no tag; None if timm has no such model."""
-    architecture, _, tag = name.partition(".")
-    row = _timm_index()["architectures"].get(architecture)
-    if row is None or (tag and tag not in row["tags"]):
-        return None
-    tag = tag or next(iter(row["tags"]))
-    number, licence, hub, url = row["tags"][tag]
-    size, crop_fraction, crop_mode, interpolation, mean, std = _timm_index()["transforms"][number]
-    stem = f"{architecture}.{tag}" if tag else architecture
-    original = url.rpartition("/")[2]
-    files = [f"{stem}.safetensors", f"{stem}.pth", f"{stem}.bin", *([original] if original else [])]
-    digest = None
-    if tag and hub is not None:
-        url = f"https://huggingface.co/{hub or f'timm/{stem}'}/resolve/main/model.safetensors"
-    elif url:
-        files = [original, *files[:-1]]
-        # Publishers put the first digits of the sha256 into the file's name.
-        stated = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", original)
-        digest = stated.group(1) if stated else None
-    return ModelSpec(
-        name=TIMM_PREFIX + name,
-        backend="torch",
-        architecture=stem,
-        weights=WeightsSource("file", files=tuple(files), url=url or None, sha256=digest),
-        layout="timm",
-        transform=Transform(size, crop_fraction, interpolation, tuple(mean), tuple(std), crop_mode),
-        dim=row["dim"],
-        description="timm",
-        licence=licence or None,
-    )
-
-
 def _timm(name: str) -> ModelSpec:
     found = timm_model(name)
     if found is not None:
         return found
     near = [TIMM_PREFIX + n for n in _near(name, timm_names())]
     raise UnknownModel(
-        f"timm {_timm_index()['timm']} has no model {shortened(name)!r}.{_hint(near)}",
+        f"timm {timm_version()} has no model {shortened(name)!r}.{_hint(near)}",
         near=near,
     )
+
+
+def _open_clip(name: str, field: str = "model") -> ModelSpec:
+    found = open_clip_model(name.removeprefix(OPEN_CLIP_PREFIX))
+    if found is not None:
+        return found
+    near = [OPEN_CLIP_PREFIX + each for each in _near(name.removeprefix(OPEN_CLIP_PREFIX), open_clip_names())]
+    raise UnknownModel(f"OpenCLIP has no model {shortened(name)!r}.{_hint(near)}", near=near, field=field)
 
 
 def _near(name: str, names: Iterable[str]) -> list[str]:
@@ -364,11 +332,14 @@ def _custom(model: CustomModel, models_root: Path, settings: Settings) -> ModelS
         embedding=model.embedding,
         seed=model.seed if model.weights == "random" else None,
         description="custom",
+        reads_text=base.reads_text,
     )
 
 
 def _architecture(name: str, models_root: Path, settings: Settings) -> ModelSpec:
     """A specification with the architecture called `name`, its transform and its dimension."""
+    if name.startswith(OPEN_CLIP_PREFIX):
+        return _open_clip(name, "architecture")
     name = name.removeprefix(TIMM_PREFIX)
     found = timm_model(name)
     if found is not None:

@@ -115,7 +115,7 @@ class ModelSpec:
     Attributes
     ----------
     name
-        A catalogue name, ``timm:<name>``, or, for a custom model, a name made of its parts.
+        A catalogue name, ``timm:<name>``, ``open_clip:<name>``, or, for a custom model, a name made of its parts.
     backend
         ``torch`` or ``tfserving``; a job's kind is ``extract:<backend>``.
     architecture
@@ -131,6 +131,8 @@ class ModelSpec:
         ``pooled``, ``cls``, ``patch_mean`` or the name of a module inside the network.
     handler
         ``module:Class`` of a handler that replaces the network; None for all others.
+    reads_text
+        Whether the model embeds texts too, into the space of its images.
     linear_probe
         Published top-1 accuracy on ImageNet of a linear classifier on this embedding, percent.
     paper
@@ -154,6 +156,7 @@ class ModelSpec:
     licence: str | None = None
     paper: str | None = None
     linear_probe: float | None = None
+    reads_text: bool = False
     options: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
@@ -171,6 +174,14 @@ class ModelSpec:
         if self.weights.kind in ("none", "random") or self.weights.local_file(models_root) is not None:
             return "ready"
         return "downloadable" if (self.weights.url or self.weights.published) and not offline else "needs_file"
+
+    @property
+    def no_texts(self) -> str:
+        """Why the model cannot embed texts, and which ones can."""
+        return (
+            f"The model {self.name!r} embeds images only. Models of OpenCLIP embed texts too, such as "
+            "'open_clip:ViT-B-32', but not those whose tokeniser is a download, such as SigLIP's."
+        )
 
     @property
     def has_engines(self) -> bool:
@@ -192,5 +203,7 @@ class ModelSpec:
         served_elsewhere
             Whether another server runs the TensorFlow models (TF_SERVING_URL is set).
         """
+        if self.architecture.startswith("open_clip:") and find_spec("open_clip") is None:
+            return "shoal[clip]"
         missing = self.backend == "tfserving" and not served_elsewhere and find_spec("tensorflow") is None
         return "shoal[tf]" if missing else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from timm.data import resolve_data_config
 from timm.models import get_arch_pretrained_cfgs
 
-from extractor.models.catalogue import TIMM_INDEX
+from extractor.models.published import TIMM_INDEX
 
 
 def _transform(cfg: Any) -> list[Any] | None:
@@ -54,12 +55,13 @@ def embedding_dim(architecture: str, size: int) -> int:
     return int(pooled.shape[-1]) if isinstance(pooled, torch.Tensor) and pooled.ndim == 2 else stated
 
 
-def build() -> dict[str, Any]:
+def build() -> dict[str, object]:
     """The index as a JSON document: transforms by number, architectures with their dimension and pretrained tags."""
     transforms: list[list[Any]] = []
-    architectures: dict[str, Any] = {}
+    architectures: dict[str, object] = {}
     for architecture in timm.list_models():
-        tags: dict[str, list[Any]] = {}
+        first = 0
+        tags: dict[str, list[object]] = {}
         for name, cfg in get_arch_pretrained_cfgs(architecture).items():
             transform = _transform(cfg)
             if transform is None:
@@ -69,21 +71,26 @@ def build() -> dict[str, Any]:
             tag = name.partition(".")[2]
             conventional = f"timm/{architecture}.{tag}"
             hub = "" if cfg.hf_hub_id == conventional else cfg.hf_hub_id
+            first = first if tags else transforms.index(transform)
             tags[tag] = [transforms.index(transform), cfg.license or "", hub, cfg.url or ""]
         if tags:
-            size = transforms[next(iter(tags.values()))[0]][0]
+            size = transforms[first][0]
             architectures[architecture] = {"dim": embedding_dim(architecture, size), "tags": tags}
     return {"timm": timm.__version__, "transforms": transforms, "architectures": architectures}
 
 
-def dump(index: dict[str, Any], path: Path) -> None:
-    """Write `index` with one line an architecture, so that a new version of timm gives a readable difference."""
+def dump(index: Mapping[str, Any], path: Path) -> None:
+    """Write `index` with one line an architecture, so that a new version of its library gives a readable difference.
+
+    Its first key is the library's name.
+    """
+    library = next(iter(index))
     rows = ",\n".join(
         f"{json.dumps(k)}:{json.dumps(v, separators=(',', ':'))}" for k, v in index["architectures"].items()
     )
     shapes = ",\n".join(json.dumps(t, separators=(",", ":")) for t in index["transforms"])
     path.write_text(
-        f'{{"timm":{json.dumps(index["timm"])},\n"transforms":[\n{shapes}\n],\n"architectures":{{\n{rows}\n}}}}\n',
+        f'{{"{library}":{json.dumps(index[library])},\n"transforms":[\n{shapes}\n],\n"architectures":{{\n{rows}\n}}}}\n',
         encoding="utf-8",
     )
 

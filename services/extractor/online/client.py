@@ -58,7 +58,7 @@ class Embedded:
     Attributes
     ----------
     vectors
-        (n, dim) float32, a row per image.
+        (n, dim) float32, a row per input.
     digest
         Of the record of the model that made them.
     transform
@@ -106,9 +106,15 @@ class HostClient:
         self._asking: asyncio.Task[None] | None = None
 
     async def embed(
-        self, backend: str, model: Model, images: Sequence[bytes], timeout_s: float = TIMEOUT_S
+        self,
+        backend: str,
+        model: Model,
+        inputs: Sequence[bytes],
+        timeout_s: float = TIMEOUT_S,
+        *,
+        kind: wire.Inputs = "images",
     ) -> Embedded:
-        """The embeddings of ``images``, encoded as they were sent.
+        """The embeddings of ``inputs``: images, encoded as they were sent, or texts in UTF-8.
 
         A caller that is cancelled closes its connection, and the host drops what it has not computed yet.
 
@@ -132,7 +138,7 @@ class HostClient:
         ShoalError
             What the host answers: an image that cannot be decoded, a model that cannot be loaded, a full queue.
         """
-        return await self._hosts[backend].embed(model, images, timeout_s)
+        return await self._hosts[backend].embed(model, inputs, timeout_s, kind)
 
     async def states(self) -> Mapping[str, HostState]:
         """What each host said about itself, at most about a second ago unless it hangs."""
@@ -178,7 +184,7 @@ class _Host:
             )
         return self._session
 
-    async def embed(self, model: Model, images: Sequence[bytes], timeout_s: float) -> Embedded:
+    async def embed(self, model: Model, inputs: Sequence[bytes], timeout_s: float, kind: wire.Inputs) -> Embedded:
         if self._in_flight >= MOST:
             raise Overloaded(
                 f"{MOST} requests are in flight to the model host of {self.backend}. Send the request again later.",
@@ -186,7 +192,7 @@ class _Host:
             )
         self._in_flight += 1
         try:
-            status, headers, content = await self._post(model, images, timeout_s)
+            status, headers, content = await self._post(model, inputs, timeout_s, kind)
         finally:
             self._in_flight -= 1
         if status != HTTPStatus.OK:
@@ -194,7 +200,7 @@ class _Host:
         return Embedded(_array(content), headers.get(wire.DIGEST, ""), headers.get(wire.TRANSFORM, "{}"))
 
     async def _post(
-        self, model: Model, images: Sequence[bytes], timeout_s: float
+        self, model: Model, inputs: Sequence[bytes], timeout_s: float, kind: wire.Inputs
     ) -> tuple[int, Mapping[str, str], bytes]:
         described = json.dumps(model)
         if len(described) > MAX_MODEL:
@@ -205,13 +211,14 @@ class _Host:
             )
         headers = {
             wire.MODEL: described,
-            wire.LENGTHS: ",".join(str(len(image)) for image in images),
+            wire.LENGTHS: ",".join(str(len(each)) for each in inputs),
+            wire.INPUTS: kind,
             wire.TIMEOUT_MS: str(int(1000 * timeout_s)),
-            "Content-Length": str(sum(map(len, images))),
+            "Content-Length": str(sum(map(len, inputs))),
         }
         timeout = aiohttp.ClientTimeout(total=timeout_s + GRACE_S, sock_connect=CONNECT_S)
         try:
-            async with self._http().post("/embed", data=_pieces(images), headers=headers, timeout=timeout) as answer:
+            async with self._http().post("/embed", data=_pieces(inputs), headers=headers, timeout=timeout) as answer:
                 return answer.status, answer.headers, await answer.read()
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             if self.absent:
@@ -263,9 +270,9 @@ def _layout(header: bytes) -> tuple[tuple[int, ...], np.dtype[np.float32]]:
     return shape, dtype
 
 
-async def _pieces(images: Sequence[bytes]) -> AsyncIterator[bytes]:
-    for image in images:
-        yield image
+async def _pieces(inputs: Sequence[bytes]) -> AsyncIterator[bytes]:
+    for each in inputs:
+        yield each
 
 
 def _refusal(status: int, headers: Mapping[str, str], content: bytes) -> ShoalError:

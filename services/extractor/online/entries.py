@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from shoal.errors import ModelLoading
@@ -15,24 +15,32 @@ from extractor.models.spec import ModelSpec
 from extractor.online.batching import Batcher
 from extractor.online.loading import Loaded
 from extractor.online.metrics import ModelMetrics
+from extractor.online.texts import TextTurns
 
 LOADING_RETRY_S = 5
 
 
 @dataclass(frozen=True, eq=False)
 class WarmModel:
-    """A model that is ready."""
+    """A model that is ready.
+
+    Attributes
+    ----------
+    texts
+        None if its backend embeds images only.
+    """
 
     spec: ModelSpec
     loaded: Loaded
     batcher: Batcher
+    texts: TextTurns | None
     metrics: ModelMetrics
     digest: str
 
     @cached_property
     def transform(self) -> str:
         """How images become its input, as JSON."""
-        return json.dumps(asdict(self.spec.transform))
+        return json.dumps(self.spec.transform.record())
 
 
 @dataclass(eq=False)

@@ -67,14 +67,17 @@ class Asked:
     Attributes
     ----------
     lengths
-        Bytes of each image.
+        Bytes of each image or text.
     timeout_s
         Seconds in which the answer is wanted.
+    texts
+        Whether the inputs are texts.
     """
 
     model: str | CustomModel
     lengths: tuple[int, ...]
     timeout_s: float
+    texts: bool = False
 
     @classmethod
     def read(cls, headers: Headers) -> Asked:
@@ -105,7 +108,7 @@ class Asked:
                 f"The request holds {len(lengths)} images of {sum(lengths):,} bytes; at most {wire.MAX_IMAGES} images "
                 f"of {wire.MAX_BYTES:,} bytes are embedded at once. Send fewer."
             )
-        return cls(model, lengths, timeout_s)
+        return cls(model, lengths, timeout_s, headers.get(wire.INPUTS) == "texts")
 
 
 class Host:
@@ -183,10 +186,10 @@ class Host:
         with self._hold(sum(asked.lengths)):
             try:
                 async with asyncio.timeout_at(deadline):
-                    images = await _body(request, asked.lengths)
+                    inputs = await _body(request, asked.lengths)
             except TimeoutError:
                 raise DeadlinePassed("The request's body did not arrive in time.") from None
-            work = asyncio.create_task(self._embed(request.scope, asked, images, deadline, began))
+            work = asyncio.create_task(self._embed(request.scope, asked, inputs, deadline, began))
             gone = asyncio.create_task(_until_gone(request.receive))
             try:
                 await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
@@ -199,27 +202,29 @@ class Host:
                 # What is given up must have left its queue before its bytes are not counted any more.
                 await asyncio.wait([work, gone])
 
-    async def _embed(self, scope: Scope, asked: Asked, images: list[bytes], deadline: float, began: float) -> Response:
+    async def _embed(self, scope: Scope, asked: Asked, inputs: list[bytes], deadline: float, began: float) -> Response:
         try:
-            vectors, model = await self._vectors(scope, asked, images, deadline)
+            vectors, model = await self._vectors(scope, asked, inputs, deadline)
         except ModelNotServed:
             # TensorFlow Serving has another version by now: it is loaded anew.
-            vectors, model = await self._vectors(scope, asked, images, deadline)
+            vectors, model = await self._vectors(scope, asked, inputs, deadline)
         model.metrics.total.observe(asyncio.get_running_loop().time() - began)
         return _npy(vectors, model)
 
     async def _vectors(
-        self, scope: Scope, asked: Asked, images: list[bytes], deadline: float
+        self, scope: Scope, asked: Asked, inputs: list[bytes], deadline: float
     ) -> tuple[NDArray[np.float32], WarmModel]:
         async with self.models.use(asked.model, deadline) as model:
             scope[_LABEL] = model.metrics.label
             try:
                 async with asyncio.timeout_at(deadline):
-                    return await model.batcher.embed(images), model
+                    if asked.texts:
+                        return await _text_vectors(model, inputs), model
+                    return await model.batcher.embed(inputs), model
             except TimeoutError:
                 raise DeadlinePassed(
-                    f"The model {model.spec.name!r} did not embed the images within {asked.timeout_s:g} s. Send fewer "
-                    "images, or the request again with a longer time limit."
+                    f"The model {model.spec.name!r} did not embed the input within {asked.timeout_s:g} s. Send less at "
+                    "once, or the request again with a longer time limit."
                 ) from None
 
 
@@ -248,6 +253,23 @@ class _Endpoint:
         finally:
             self._host.metrics.requests.labels(scope.get(_LABEL, OTHER), outcome).inc()
         await answer(scope, receive, send)
+
+
+async def _text_vectors(model: WarmModel, texts: Sequence[bytes]) -> NDArray[np.float32]:
+    """Embeddings (n, dim) of texts.
+
+    Raises
+    ------
+    InvalidRequest
+        The model has no text tower, or a text is not UTF-8.
+    """
+    if model.texts is None:
+        raise InvalidRequest(model.spec.no_texts, field="input")
+    try:
+        decoded = [text.decode() for text in texts]
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"A text is not UTF-8: {error}.", field="input") from error
+    return await model.texts.embed(decoded)
 
 
 async def _body(request: Request, lengths: Sequence[int]) -> list[bytes]:

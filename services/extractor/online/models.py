@@ -19,6 +19,7 @@ from shoal.memory import machine_memory
 from shoal.schemas import CustomModel
 from shoal.settings import Settings
 
+from extractor.backends.base import TextBackend
 from extractor.models import catalogue
 from extractor.models.spec import ModelSpec
 from extractor.online.batching import Batcher
@@ -26,6 +27,7 @@ from extractor.online.entries import Entry, WarmModel, loaded_in_time, still_loa
 from extractor.online.loading import Identified, Loaded, identify, least_bytes, load, stamp_of
 from extractor.online.metrics import HostMetrics
 from extractor.online.pending import Limits
+from extractor.online.texts import TextTurns
 
 FRACTION = 4
 """By default the models may take a quarter of the machine's memory."""
@@ -223,7 +225,9 @@ class WarmModels:
             slots=loaded.slots,
         )
         batcher = Batcher(spec.name, loaded.backend, loaded.pool, limits, metrics)
-        return WarmModel(spec, loaded, batcher, metrics, loaded.backend.record.digest)
+        backend = loaded.backend
+        texts = TextTurns(spec.name, backend.submit_texts, limits.queue) if isinstance(backend, TextBackend) else None
+        return WarmModel(spec, loaded, batcher, texts, metrics, backend.record.digest)
 
     async def _loaded_if_free(self, entry: Entry, known: Identified) -> Loaded | None:
         """Load the model when it is its turn; None if models that are leaving still have the memory."""

@@ -18,12 +18,10 @@ from shoal.errors import ArchiveDamaged, ArchiveUnsafe, NoImages, PathNotFound, 
 from shoal.userfiles import open_confined
 
 from extractor.images.decode import IMAGE_SUFFIXES, RAW, RAW_SUFFIXES, SNIFFED_BYTES, sniff, stamp_of, suffix_of
-from extractor.sources.globs import Selection
 from extractor.sources.names import listed_names
-from extractor.sources.not_taken import SNIFFED_FILES, NotTaken, Reason
-from extractor.sources.reading import LOST
+from extractor.sources.patterns import Selection
 from extractor.sources.sidecars import Sidecars, key_of
-from extractor.sources.source import FIELD, Alive, Contents, Entry, Format, Place
+from extractor.sources.source import FIELD, LOST, SNIFFED_FILES, Alive, Contents, Entry, Format, NotTaken, Place, Reason
 
 MOST_MEMBERS = 20_000_000
 """In all archives of a source."""

@@ -24,10 +24,19 @@ from extractor.images.decode import (
     stamp_of,
     suffix_of,
 )
-from extractor.sources.globs import Selection
 from extractor.sources.names import listed_names
-from extractor.sources.not_taken import SNIFFED_FILES, NotTaken, NotTakenGroup, Reason
-from extractor.sources.source import Alive, Contents, Entry, Format, Place
+from extractor.sources.patterns import Selection
+from extractor.sources.source import (
+    SNIFFED_FILES,
+    Alive,
+    Contents,
+    Entry,
+    Format,
+    NotTaken,
+    NotTakenGroup,
+    Place,
+    Reason,
+)
 
 SYSTEM_NAMES = frozenset(
     {"@eadir", "#recycle", "__macosx", "$recycle.bin", "system volume information", "lost+found"}
@@ -95,6 +104,8 @@ class Walk:
         The files and folders that are not listed, so far.
     system_entries
         The number of hidden and system files and folders.
+    entries
+        How many entries were seen.
     """
 
     def __init__(
@@ -113,7 +124,7 @@ class Walk:
         self._budget_ends = time.monotonic() + budget.seconds if budget else 0.0
         self._deadline = deadline
         self._alive = alive
-        self._entries = 0
+        self.entries = 0
         self._visited: set[tuple[int, int]] = set()
         self._links: list[tuple[str, str]] = []
         self._folders: list[str] = []
@@ -181,13 +192,13 @@ class Walk:
                 yield entry
 
     def _must_stop(self) -> bool:
-        self._entries += 1
+        self.entries += 1
         if self._deadline is not None:
             self._deadline.check()
-        if self._entries % PROGRESS_ENTRIES == 0:
-            self._alive(self._entries)
+        if self.entries % PROGRESS_ENTRIES == 0:
+            self._alive(self.entries)
         budget = self._budget
-        if budget and (self._entries > budget.entries or time.monotonic() > self._budget_ends):
+        if budget and (self.entries > budget.entries or time.monotonic() > self._budget_ends):
             self.ended_early = True
         return self.ended_early
 

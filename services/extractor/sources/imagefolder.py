@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +9,12 @@ from shoal.deadline import Deadline
 from shoal.errors import NoImages, SourceInvalid
 
 from extractor.sources.folder import FolderSource
-from extractor.sources.globs import Selection
+from extractor.sources.labelling import SPLIT
 from extractor.sources.lists import ListSource
-from extractor.sources.not_taken import NotTaken, Reason
-from extractor.sources.source import FIELD, Alive, Contents, Entry, Format, Place
+from extractor.sources.patterns import Selection
+from extractor.sources.source import FIELD, Alive, Contents, Entry, Format, NotTaken, Place, Reason
 
 NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-SPLIT = re.compile(r"train(ing)?|val(idation|id)?|test(ing)?|dev", re.IGNORECASE)
 
 
 class ImageFolderSource:

@@ -12,7 +12,7 @@ from shoal.labels import read_csv_columns
 from shoal.userfiles import UserFile
 
 from extractor.sources.folder import FolderSource
-from extractor.sources.globs import Selection
+from extractor.sources.patterns import Selection
 from extractor.sources.source import FIELD, Alive, Contents, Entry, Format, Place
 
 SOLUTION = "LOC_val_solution.csv"

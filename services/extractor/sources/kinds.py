@@ -1,4 +1,7 @@
-"""Which kind a source is, by the request or by what lies at its path."""
+"""Which kind a source is, by the request or by what lies at its path.
+
+An upload is a folder below the store, in place of one below the data root.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,21 @@ from pathlib import Path, PurePath
 
 from shoal.errors import PathNotFound, ShoalError, SourceInvalid
 from shoal.labels import list_files
-from shoal.schemas import ImageSource
+from shoal.schemas import ExtractRequest, ImageSource, UploadSource
+from shoal.settings import Settings
+from shoal.store import Store
+from shoal.store.uploads import Upload, Uploads, require_complete
 from shoal.userfiles import UserFile
 
 from extractor.images.decode import IMAGE_SUFFIXES, suffix_of
+from extractor.remote.allowed import NOTHING, Allowed
 from extractor.sources import tables
 from extractor.sources.archives import ArchiveSource, Reader
 from extractor.sources.folder import FolderSource
-from extractor.sources.globs import Selection
 from extractor.sources.imagefolder import ImageFolderSource, metadata_files
 from extractor.sources.imagenet import VALIDATION, ImageNetSource, class_file
 from extractor.sources.lists import LIST_SUFFIXES, ListSource
+from extractor.sources.patterns import Selection
 from extractor.sources.source import FIELD, Format, Place, Source
 from extractor.sources.tables import ParquetSource
 from extractor.sources.tars import TarReader
@@ -31,7 +38,7 @@ LOOKED_AT = 1_000
 """How many entries of a folder say what it is."""
 
 
-def open_source(source: ImageSource, root: Path, *, follow_links: bool = False) -> Source:
+def open_source(source: ImageSource, root: Path, *, follow_links: bool = False, allowed: Allowed = NOTHING) -> Source:
     """The source that a request names.
 
     Parameters
@@ -40,6 +47,8 @@ def open_source(source: ImageSource, root: Path, *, follow_links: bool = False) 
         The data root.
     follow_links
         Follow symlinks that leave the root.
+    allowed
+        Addresses that images may be fetched from.
 
     Raises
     ------
@@ -61,7 +70,7 @@ def open_source(source: ImageSource, root: Path, *, follow_links: bool = False) 
             field=FIELD,
         )
     if chosen == "list":
-        return ListSource(source.path, place)
+        return ListSource(source.path, place, allowed=allowed)
     if not place.path.is_dir():
         raise SourceInvalid(
             f"`{FIELD}` is {source.path!r}, which is a file, but `images.format` is `{chosen}`: send a folder.",
@@ -83,7 +92,7 @@ def sniffed(source: ImageSource, place: Place) -> Format:
         It is a file of none.
     """
     if place.pattern or place.path != place.folder:
-        found = _of_file(place.pattern or place.path.name)
+        found = format_of_file(place.pattern or place.path.name)
         if found is not None:
             return found if found != "list" or not _is_table(place) else "parquet"
         known = sorted(LIST_SUFFIXES.union(*(reader.suffixes for reader in READERS.values())))
@@ -129,7 +138,8 @@ def _is_table(place: Place) -> bool:
     return PurePath(first).suffix.lower() in tables.SUFFIXES and tables.holds_images(place, first)
 
 
-def _of_file(name: str) -> Format | None:
+def format_of_file(name: str) -> Format | None:
+    """The kind of archive, list or table that a file is, by its name; None for all others."""
     suffix = PurePath(name).suffix.lower()
     if name.lower().endswith((".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")):
         return "tar"  # Its reader says what to do.
@@ -152,3 +162,48 @@ def _of_folder(folder: Path) -> Format | None:
             suffixes.add(suffix)
     found = [reader.format for reader in READERS.values() if suffixes & reader.suffixes]
     return found[0] if found else "parquet" if suffixes & tables.SUFFIXES else None
+
+
+def settings_for(source: ImageSource, settings: Settings, store: Store) -> Settings:
+    """``settings`` whose data root is the upload, if ``source`` is one: every path of the source is below it.
+
+    Raises
+    ------
+    UploadNotFound, UploadIncomplete
+        The upload is gone, or parts of it are missing.
+    """
+    if not isinstance(source, UploadSource):
+        return settings
+    return _rooted(Uploads(store.layout).complete(source.upload), settings)
+
+
+def settings_of_owner(request: ExtractRequest, settings: Settings, uploads: Uploads, owner: str | None) -> Settings:
+    """`settings_for` a request that ``owner`` sends.
+
+    Raises
+    ------
+    UploadNotFound
+        The upload is another key's, or gone.
+    UploadIncomplete
+    """
+    if not isinstance(request.images, UploadSource):
+        return settings
+    return _rooted(require_complete(uploads.get(request.images.upload, owner)), settings)
+
+
+def _rooted(upload: Upload, settings: Settings) -> Settings:
+    upload.touch()
+    # Nothing in it is a symlink; nothing else is to be reached from it.
+    return settings.model_copy(update={"data": upload.layout.images, "follow_links": False})
+
+
+def plan_path(source: ImageSource, path: str) -> str:
+    """The path that a plan records: ``upload:<id>`` and the path within, or ``path``."""
+    if not isinstance(source, UploadSource):
+        return path
+    return uploaded_path(source.upload, path)
+
+
+def uploaded_path(upload_id: str, path: str) -> str:
+    """A path within an upload as a plan records it."""
+    return f"upload:{upload_id}" if path == "." else f"upload:{upload_id}/{path}"

@@ -15,7 +15,8 @@ from extractor.sources import labels as label_files
 
 HINT = 'Send `images.labels` as {"folder_level": n} to take the nth folder below `path`, from 0, or "none".'
 
-_SPLIT = re.compile(r"(?:train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?|dev)(?:[-_]?20\d\d)?", re.IGNORECASE)
+SPLIT = re.compile(r"(?:train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?|dev)(?:[-_]?20\d\d)?", re.IGNORECASE)
+"""Names of folders that are splits."""
 _WRAPPERS = frozenset(
     {"data", "dataset", "files", "images", "image", "img", "imgs", "jpegimages", "jpeg", "jpg", "photos", "pictures"}
     | {"pics", "png", "raw"}
@@ -127,7 +128,7 @@ def _unwrapped(folders: set[_Folder]) -> tuple[_Folder, set[_Folder]]:
         (name,) = tops
         inner = {folder[1:] for folder in folders}
         may_be_class = name.lower() not in _WRAPPERS
-        if _SPLIT.fullmatch(name) or (may_be_class and () in inner) or (inner == {()} and _SHARD.fullmatch(name)):
+        if SPLIT.fullmatch(name) or (may_be_class and () in inner) or (inner == {()} and _SHARD.fullmatch(name)):
             break
         outer, folders = (*outer, name), inner
     return outer, folders
@@ -136,7 +137,7 @@ def _unwrapped(folders: set[_Folder]) -> tuple[_Folder, set[_Folder]]:
 def _splits(folders: set[_Folder]) -> list[str]:
     """The folders named like splits, if there are no others beside them."""
     tops = {folder[0] for folder in folders if folder}
-    splits = sorted(name for name in tops if _SPLIT.fullmatch(name))
+    splits = sorted(name for name in tops if SPLIT.fullmatch(name))
     others = sorted(tops.difference(splits))
     if not splits or not others:
         return splits

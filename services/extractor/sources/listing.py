@@ -13,12 +13,12 @@ from shoal.schemas import ImageSource, LabelFile
 from shoal.store.records import image_id
 from shoal.store.table_schemas import LISTING_SCHEMA
 
+from extractor.remote.allowed import NOTHING, Allowed
 from extractor.sources import labels as label_files
-from extractor.sources.globs import Selection, spread
 from extractor.sources.kinds import open_source
 from extractor.sources.labelling import Labelling, label
-from extractor.sources.not_taken import NotTakenGroup
-from extractor.sources.source import Alive, Contents, Entry
+from extractor.sources.patterns import Selection, spread
+from extractor.sources.source import Alive, Contents, Entry, NotTakenGroup
 
 
 class SourceFacts(TypedDict):
@@ -55,7 +55,14 @@ class Listing:
     notes: Notes
 
 
-def check(source: ImageSource, root: Path, *, follow_links: bool = False, deadline: Deadline | None) -> None:
+def check(
+    source: ImageSource,
+    root: Path,
+    *,
+    follow_links: bool = False,
+    allowed: Allowed = NOTHING,
+    deadline: Deadline | None,
+) -> None:
     """Refuse a source that cannot work without listing all of it.
 
     Parameters
@@ -68,17 +75,22 @@ def check(source: ImageSource, root: Path, *, follow_links: bool = False, deadli
     PathOutsideRoot, PathNotFound
         The source or the label file.
     NoImages, SourceInvalid
-        The source holds no image, or cannot be read.
+        The source holds no image, or cannot be read, or nothing may be fetched from its addresses.
     LabelsInvalid
         The label file cannot be read or lacks a column.
     """
-    open_source(source, root, follow_links=follow_links).check(deadline)
+    open_source(source, root, follow_links=follow_links, allowed=allowed).check(deadline)
     if isinstance(source.labels, LabelFile):
         label_files.check(source.labels, root)
 
 
 def list_source(
-    source: ImageSource, root: Path, *, follow_links: bool = False, alive: Alive = lambda entries: None
+    source: ImageSource,
+    root: Path,
+    *,
+    follow_links: bool = False,
+    allowed: Allowed = NOTHING,
+    alive: Alive = lambda entries: None,
 ) -> Listing:
     """Every image of ``source`` that the request takes, in an order that does not depend on the file system.
 
@@ -88,6 +100,8 @@ def list_source(
         The data root.
     follow_links
         Follow symlinks that leave the root.
+    allowed
+        Addresses that images may be fetched from.
     alive
         Called now and then with the number of files or rows seen; may raise to stop.
 
@@ -98,7 +112,7 @@ def list_source(
     LabelsAmbiguous
         Folders may be splits or classes.
     """
-    opened = open_source(source, root, follow_links=follow_links)
+    opened = open_source(source, root, follow_links=follow_links, allowed=allowed)
     contents = opened.contents(alive)
     entries = _selected(source, contents.entries)
     labelling = _labelled(source, contents, entries, root)

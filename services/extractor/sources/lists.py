@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from shoal.deadline import Deadline
-from shoal.errors import ImageMissing, ImageOutsideRoot, NoImages, SourceInvalid
+from shoal.errors import ImageMissing, ImageOutsideRoot, NoImages, ShoalError, SourceInvalid
 from shoal.labels import list_files
+from shoal.labels.columns import is_address
 from shoal.labels.list_files import ListRow
 from shoal.userfiles import UserFile
 
 from extractor.images.decode import stamp_of
+from extractor.remote.allowed import NOTHING, Allowed
+from extractor.sources import addresses
 from extractor.sources.names import is_text
-from extractor.sources.not_taken import NotTaken, Reason
-from extractor.sources.reading import DATA, LOST
-from extractor.sources.source import FIELD, Alive, Contents, Entry, Format, Place
+from extractor.sources.reading import DATA
+from extractor.sources.source import FIELD, LOST, Alive, Contents, Entry, Format, NotTaken, Place, Reason
 
 LIST_SUFFIXES = frozenset({".txt", ".lst", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq"})
 PROGRESS_ROWS = 10_000
@@ -26,7 +29,7 @@ CHECKED_ROWS = 1_000
 
 
 class ListSource:
-    """A list of paths, each relative to the list's folder or else to the data root.
+    """A list of paths, each relative to the list's folder or else to the data root, and of addresses.
 
     An entry without a file, or one outside the data root, becomes an error row. A path that is listed twice is taken
     once.
@@ -39,12 +42,14 @@ class ListSource:
         Where it is.
     below_root
         Whether paths may be relative to the data root, too.
+    allowed
+        Addresses that images may be fetched from.
     """
 
     format: Format = "list"
 
-    def __init__(self, name: str, place: Place, *, below_root: bool = True) -> None:
-        self._below_root = below_root
+    def __init__(self, name: str, place: Place, *, below_root: bool = True, allowed: Allowed = NOTHING) -> None:
+        self._below_root, self._allowed = below_root, allowed
         self._name, self._place = name, place
         self._file = UserFile(place.path, f"The list {name!r}", SourceInvalid, {"field": FIELD}, place.links_root)
 
@@ -75,9 +80,11 @@ class ListSource:
         if all(entry.stamp.startswith(LOST) for entry in entries.values()):
             raise self._no_images(len(entries))
         labelled = f"the column `{layout.label}` of the list" if layout.label is not None else None
-        return Contents([*entries.values()], not_taken, labelled)
+        return Contents(addresses.without_folders([*entries.values()]), not_taken, labelled)
 
     def _entry(self, row: ListRow) -> Entry:
+        if is_address(row.path):
+            return addresses.listed(row, self._allowed)
         path, stamp = self._found(row.path)
         return Entry(path, stamp, row.label, row.split)
 
@@ -104,9 +111,12 @@ class ListSource:
                 **{unit: row.place},
             )
 
-    def _no_images(self, rows: int) -> NoImages:
+    def _no_images(self, rows: int) -> ShoalError:
         if not rows:
             return NoImages(f"The list {self._name!r} names no image.", field=FIELD)
+        refused = [path for path in islice(self._paths(), CHECKED_ROWS) if is_address(path)]
+        if refused:
+            return addresses.refusal(refused, self._allowed, self._name)
         first = next(self._paths(), "")
         return NoImages(
             f"None of the files that the list {self._name!r} names exists, such as {first!r}. Paths are relative to "

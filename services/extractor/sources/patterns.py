@@ -1,12 +1,18 @@
-"""Paths with braces, as shells expand them: ``shards/{00000..00099}.tar``, ``{train,val}.zip``."""
+"""Patterns of paths: braces, as shells expand them, and globs, as in ``.gitignore``.
+
+Braces name several files (``shards/{00000..00099}.tar``, ``{train,val}.zip``); globs say which images of a source are
+taken.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import product
 
 from shoal.errors import SourceInvalid
+from shoal.globs import Glob
 
 MOST_FILES = 100_000
 _BRACES = re.compile(r"\{([^{}/]*)\}")
@@ -68,3 +74,43 @@ def _choices(inner: str) -> Iterator[str]:
     step = 1 if last >= first else -1
     for number in range(first, last + step, step):
         yield f"{number:0{width}}"
+
+
+@lru_cache(maxsize=64)
+def _compiled(patterns: tuple[str, ...]) -> tuple[Glob, ...]:
+    return tuple(map(Glob, patterns))
+
+
+class Selection:
+    """Which paths are taken.
+
+    Parameters
+    ----------
+    include
+        A path must match one of these; all paths do if there are none.
+    exclude
+        A path must match none of these.
+    """
+
+    def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+        self._include, self._exclude = _compiled(tuple(include)), _compiled(tuple(exclude))
+
+    def __bool__(self) -> bool:
+        return bool(self._include or self._exclude)
+
+    def takes(self, path: str) -> bool:
+        """Whether the image ``path`` is taken."""
+        if self._include and not any(glob.matches(path) for glob in self._include):
+            return False
+        return not self.leaves_out(path)
+
+    def leaves_out(self, path: str) -> bool:
+        """Whether the file or folder ``path`` is excluded, with all that is below it."""
+        return any(glob.matches(path) for glob in self._exclude)
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """Which ``limit`` of ``count`` images are taken: evenly spread, so that each class of a sorted listing is there."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [at * count // limit for at in range(limit)]

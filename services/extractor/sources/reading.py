@@ -8,6 +8,7 @@ stamp                                                          the image
 ``tar SIZE:MTIME OFFSET LENGTH ARCHIVE``                       bytes of a tar file
 ``zip SIZE:MTIME OFFSET COMPRESSED BYTES METHOD CRC ARCHIVE``  a member of a zip file
 ``parquet SIZE:MTIME GROUP ROW COLUMN FILE``                   a cell of a Parquet file, which the parent reads
+``url``, ``url ALGORITHM:CHECKSUM``                            at the address that its path is, fetched by the parent
 ``lost CODE``                                                  an entry that could not be read when it was listed
 =============================================================  ==================================================
 
@@ -20,35 +21,45 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from urllib.parse import unquote
 
-from shoal.errors import ImageMissing, ImageOutsideRoot, ImageTooLarge, ImageUnreadable
+from shoal.errors import ImageMissing, ImageNotAllowed, ImageOutsideRoot, ImageTooLarge, ImageUnreadable
 
 from extractor.images.located import ListedImage, LocatedImage, LostImage, TarMember, ZipMember
-from extractor.sources import tables
+from extractor.remote.fetcher import Fetcher
+from extractor.sources import addresses, tables
 from extractor.sources.names import candidate_paths
-from extractor.sources.source import Place, Row
+from extractor.sources.source import LOST, Place, Row
 
 DATA = "data"
-LOST = "lost"
 _WHY_LOST = {
     ImageMissing.code: "The list names this file, but it does not exist below the list's folder or the data root.",
     ImageOutsideRoot.code: "The list names a file outside the data root: move it below the root.",
+    ImageNotAllowed.code: "SHOAL_SOURCES_ALLOW did not name the address's host when the list was read. Set it, and "
+    "submit the request again. An address must hold no user or password.",
     ImageTooLarge.code: "The file decompresses to more bytes than an image file may have.",
     ImageUnreadable.code: "The archive has the file encrypted, or compressed in a way that is not read: use deflate.",
 }
 
 
-def located_images(rows: Iterable[Row], place: Place) -> Iterator[LocatedImage]:
-    """What a decoder reads for each of ``rows``, in their order.
+def located_images(rows: Iterable[Row], place: Place, fetcher: Fetcher | None = None) -> Iterator[LocatedImage | None]:
+    """What a decoder reads for each of ``rows``, in their order; None whenever the next has not arrived.
 
     It is consumed as far ahead as images may wait for the network, so whatever must be fetched is fetched meanwhile.
+
+    Parameters
+    ----------
+    fetcher
+        For images on other machines; without one, they are errors.
     """
     for kind, same in groupby(rows, key=_kind):
-        yield from _READERS[kind](same, place)
+        if kind == addresses.KIND:
+            yield from addresses.fetched(same, fetcher)
+        else:
+            yield from _READERS[kind](same, place)
 
 
 def _kind(row: Row) -> str:
     kind = (row.stamp or "").partition(" ")[0]
-    return kind if kind in _READERS else ""
+    return kind if kind in _READERS or kind == addresses.KIND else ""
 
 
 def _files(rows: Iterable[Row], place: Place) -> Iterator[LocatedImage]:

@@ -22,8 +22,8 @@ from shoal.userfiles import UserFile
 
 from extractor.images.decode import stamp_of, suffix_of
 from extractor.images.located import FetchedImage, LocatedImage, LostImage
-from extractor.sources.globs import Selection
 from extractor.sources.names import is_text
+from extractor.sources.patterns import Selection
 from extractor.sources.source import FIELD, Alive, Contents, Entry, Format, Place, Row
 
 SUFFIXES = frozenset({".parquet", ".pq"})

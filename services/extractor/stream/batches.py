@@ -22,6 +22,7 @@ from extractor.images.located import LocatedImage
 from extractor.images.pool import DecodePool, Item, prefetch_slots
 from extractor.jobs.reuse import ReusedRow, StoredRows
 from extractor.models.spec import ModelSpec
+from extractor.remote.fetcher import Fetcher
 from extractor.sources.reading import located_images
 from extractor.sources.source import Place, Row
 from extractor.stream.busy import Clock
@@ -41,13 +42,18 @@ class Batch:
         One per image, in the order of the stream.
     vectors
         (m, dim) float32: a row for each `Decoded`, in their order.
-    reused
-        How many of these rows come from stored sets.
+    stored
+        (m,): which of these rows come from stored sets.
     """
 
     outcomes: tuple[Decoded | Undecodable, ...]
     vectors: NDArray[np.float32]
-    reused: int = 0
+    stored: NDArray[np.bool_]
+
+    @property
+    def reused(self) -> int:
+        """How many rows come from stored sets."""
+        return int(self.stored.sum())
 
 
 @dataclass(slots=True)
@@ -93,7 +99,13 @@ def decode_pool(request: ExtractRequest, spec: ModelSpec, settings: Settings) ->
 
 
 def sample_pixels(
-    ctx: JobContext, pool: DecodePool, request: ExtractRequest, settings: Settings, listing: pa.Table, count: int
+    ctx: JobContext,
+    pool: DecodePool,
+    fetcher: Fetcher,
+    request: ExtractRequest,
+    settings: Settings,
+    listing: pa.Table,
+    count: int,
 ) -> NDArray[np.uint8]:
     """About ``count`` images from all over ``listing``, (n, size, size, 3); those that cannot be decoded are left out.
 
@@ -104,7 +116,7 @@ def sample_pixels(
     rows = (Row(*row) for row in zip(*(column.to_pylist() for column in chosen.columns), strict=True))
     place = Place.of(request.images, settings.data, follow_links=settings.follow_links)
     found = []
-    for item in pool.stream(located_images(rows, place), waiting=ctx.raise_if_cancelled):
+    for item in pool.stream(located_images(rows, place, fetcher), waiting=ctx.raise_if_cancelled):
         if item.pixels is not None:
             found.append(item.pixels.copy())
             pool.release(item)
@@ -116,7 +128,7 @@ def batches(
     ctx: JobContext,
     pool: DecodePool,
     backend: Backend,
-    images: Iterable[LocatedImage],
+    images: Iterable[LocatedImage | None],
     batch_size: int,
     network: Clock | None = None,
     stored: StoredRows | None = None,
@@ -149,7 +161,7 @@ def batches(
 def _decoded(
     ctx: JobContext,
     pool: DecodePool,
-    images: Iterable[LocatedImage],
+    images: Iterable[LocatedImage | None],
     batch_size: int,
     size: int,
     stored: StoredRows | None,
@@ -173,7 +185,7 @@ def _decoded(
 
 
 def _looked_up(
-    ctx: JobContext, pool: DecodePool, images: Iterable[LocatedImage], stored: StoredRows | None
+    ctx: JobContext, pool: DecodePool, images: Iterable[LocatedImage | None], stored: StoredRows | None
 ) -> Iterator[Item | ReusedRow]:
     """What the pool makes of ``images``, with stored rows for contents that have one."""
     waiting: list[Item] = []
@@ -223,12 +235,14 @@ def _take(ctx: JobContext, backend: Backend, group: _Group, future: Future[NDArr
     expected = (group.computed, backend.dim)
     if vectors.shape != expected:
         raise JobError(f"The model {backend.record.name} returned shape {vectors.shape}; expected {expected}.")
+    stored = np.zeros(group.rows, np.bool_)
     if group.reused:
         computed, vectors = vectors, np.empty((group.rows, backend.dim), np.float32)
         places = list(group.reused)
         vectors[np.delete(np.arange(group.rows), places)] = computed
         vectors[places] = np.stack(list(group.reused.values()))
-    return Batch(tuple(group.outcomes), vectors, len(group.reused))
+        stored[places] = True
+    return Batch(tuple(group.outcomes), vectors, stored)
 
 
 def _wait(ctx: JobContext, future: Future[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -53,7 +53,7 @@ class Clock:
 
 
 class Stages:
-    """The busy fractions of decoding, the network and writing.
+    """The busy fractions of fetching, where images lie elsewhere, decoding, the network and writing.
 
     Parameters
     ----------
@@ -64,16 +64,17 @@ class Stages:
 
     Attributes
     ----------
-    network, write
+    fetch, network, write
         Clocks of these stages.
     """
 
     def __init__(
         self, decode_s: Callable[[], float], decoders: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.network, self.write = Clock(clock), Clock(clock)
+        self.fetch, self.network, self.write = Clock(clock), Clock(clock), Clock(clock)
         self._clock = clock
         self._seconds: dict[str, Callable[[], float]] = {
+            "fetch": self.fetch.seconds,
             "decode": lambda: decode_s() / decoders,
             "network": self.network.seconds,
             "write": self.write.seconds,
@@ -87,6 +88,7 @@ class Stages:
         busy: dict[str, JsonValue] = {
             stage: round(min(max((now[stage] - self._from[stage]) / elapsed, 0.0), 1.0), 2) if elapsed > 0 else 0.0
             for stage in self._seconds
+            if stage != "fetch" or now[stage]
         }
         if now["time"] - self._marked["time"] >= WINDOW_S:
             self._from, self._marked = self._marked, now

@@ -23,6 +23,7 @@ from extractor.jobs.extract import Failure
 from extractor.sources.source import Row
 from extractor.stream.batches import Batch
 from extractor.stream.busy import Clock
+from extractor.stream.shards import Shards
 
 COMMITS_WAITING = 2
 """With more unfinished commits than this `ShardSink.add` waits, so that a slow disk cannot fill the memory."""
@@ -36,10 +37,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _OpenShard:
+    number: int
     writer: ShardWriter
     rows: list[dict[str, Any]]
     """The shard's slice of the listing."""
     position: int = 0
+    unsaved_reused: int = 0
+    """Rows from other sets since the last save."""
     saves: bool = True
     """False once a part could not be saved: the parts after a gap cannot be resumed."""
 
@@ -57,7 +61,14 @@ class ShardSink:
     Parameters
     ----------
     store, embeddings
-        The set whose missing shards are written, in their order.
+        The set.
+    shards
+        Which of its missing shards are written, one after another.
+    resumed
+        Called with the failed images among what an earlier attempt saved of a shard.
+    written
+        Called with the failed images of a part of a shard and the number of its images, before the shard is
+        committed; may raise.
     attempt, owner
         Recorded in each commit.
     save_s
@@ -68,7 +79,7 @@ class ShardSink:
     Attributes
     ----------
     done
-        Images of the missing shards that are embedded or failed.
+        Images of the shards that are embedded or failed.
     resumed_rows
         Those among `done` that an earlier attempt had embedded and saved.
     kept
@@ -79,7 +90,10 @@ class ShardSink:
         self,
         store: Store,
         embeddings: EmbeddingSet,
+        shards: Shards,
         *,
+        resumed: Callable[[Sequence[Failure]], None],
+        written: Callable[[Sequence[Failure], int], None],
         attempt: int,
         owner: str,
         save_s: float = 30.0,
@@ -88,13 +102,13 @@ class ShardSink:
         self._store, self._embeddings = store, embeddings
         self._writing = writing or Clock()
         self._attempt, self._owner = attempt, owner
-        self._missing = embeddings.missing_shards()
-        self._todo = deque(self._missing)
+        self._shards = shards
+        self._resumed, self._written = resumed, written
+        self._begun: deque[_OpenShard] = deque()
+        self._next: _OpenShard | None = None
         self._current: _OpenShard | None = None
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        self._commits: deque[tuple[Future[bool], int]] = deque()
-        self._resumed: dict[int, _OpenShard] = {}
-        self._skip: dict[int, int] = {}
+        self._commits: deque[tuple[Future[bool], int, _OpenShard | None]] = deque()
         self._save_s = save_s
         self._safe_at = time.monotonic()
         self.done = 0
@@ -109,37 +123,59 @@ class ShardSink:
         if self._current is not None and not isinstance(error, Exception):
             self._save(self._current)
         self._committer.shutdown(wait=True)
-        for shard in (self._current, *self._resumed.values()):
+        for shard in (self._current, *self._begun):
             if shard is not None:
                 shard.writer.discard()
 
-    def resume(self) -> list[Failure]:
-        """Load what earlier attempts saved of shards that they did not commit.
+    def begin(self) -> bool:
+        """Begin the next shard; false when there is none.
 
-        Returns
-        -------
-        list of Failure
-            The images among it that became error rows.
+        What an earlier attempt, or a worker that has stopped, saved of it is loaded; a shard that is all there is
+        committed at once.
+
+        Raises
+        ------
+        StoreFull, StoreError
+            What was saved, or a commit, could not be written.
         """
-        failures: list[Failure] = []
-        layout = self._embeddings.layout
-        for number in [number for number in self._missing if layout.parts(number).is_dir()]:
-            shard = self._resumed[number] = self._begin(number)
-            failures += [Failure(path, code) for path, code in shard.writer.resume()]
-            self._skip[number] = shard.position = shard.writer.done
-            self.done += shard.position
-            self.resumed_rows += shard.writer.rows
-            if not shard.left:
-                self._todo.remove(number)
-                self._commit(self._resumed.pop(number).writer)
-        return failures
+        self._next = None
+        while self._next is None and (number := self._shards.take()) is not None:
+            rows = self._slice(number).to_pylist()
+            writer = self._store.shard_writer(
+                self._embeddings.id, number, attempt=self._attempt, owner=self._owner, properties=True
+            )
+            shard = _OpenShard(number, writer, rows)
+            self._begun.append(shard)
+            if self._embeddings.layout.parts(number).is_dir():
+                self._resume(shard)
+            if shard.left:
+                self._next = shard
+            else:
+                self._commit(self._begun.pop())
+        return self._next is not None
+
+    def _resume(self, shard: _OpenShard) -> None:
+        failures = [Failure(path, code) for path, code in shard.writer.resume()]
+        shard.position = shard.writer.done
+        self.done += shard.position
+        self.resumed_rows += shard.writer.rows
+        self._resumed(failures)
 
     def listed(self) -> Iterator[Row]:
-        """The images to embed as they were listed, in the order in which `add` expects their outcomes."""
-        for number in self._missing:
-            rows = self._slice(number).slice(self._skip.get(number, 0))
-            for name, stamp in zip(rows["image_path"].to_pylist(), rows["stamp"].to_pylist(), strict=True):
-                yield Row(name, stamp)
+        """The images to embed as they were listed, in the order in which `add` expects their outcomes.
+
+        Call `begin` before; it begins the shards that follow.
+        """
+        while (shard := self._next) is not None:
+            for row in shard.rows[shard.position :]:
+                yield Row(row["image_path"], row["stamp"])
+            self.begin()
+
+    def open(self) -> dict[int, int]:
+        """How many images of each shard that is begun and not committed are embedded or failed."""
+        shards = [shard for finished, _, shard in self._commits if shard is not None and not finished.done()]
+        shards += [*self._begun] if self._current is None else [self._current, *self._begun]
+        return {shard.number: shard.position for shard in shards}
 
     def add(self, batch: Batch) -> list[Failure]:
         """Write a batch.
@@ -159,18 +195,20 @@ class ShardSink:
 
     def _add(self, batch: Batch) -> list[Failure]:
         failures: list[Failure] = []
-        outcomes, vectors = batch.outcomes, batch.vectors
+        outcomes, vectors, stored = batch.outcomes, batch.vectors, batch.stored
         while outcomes:
             shard = self._open()
             part = outcomes[: shard.left]
             embedded = sum(isinstance(outcome, Decoded) for outcome in part)
-            failures += self._write(shard, part, vectors[:embedded])
-            outcomes, vectors = outcomes[len(part) :], vectors[embedded:]
+            failed = self._write(shard, part, vectors[:embedded], stored[:embedded])
+            self._written(failed, len(part))
+            failures += failed
+            outcomes, vectors, stored = outcomes[len(part) :], vectors[embedded:], stored[embedded:]
             shard.position += len(part)
             self.done += len(part)
             if not shard.left:
                 self._current = None
-                self._commit(shard.writer)
+                self._commit(shard)
         if self._current is not None and self._save_is_due(self._current):
             self._save(self._current)
         return failures
@@ -188,23 +226,18 @@ class ShardSink:
 
     def _open(self) -> _OpenShard:
         if self._current is None:
-            number = self._todo.popleft()
-            self._current = self._resumed.pop(number, None) or self._begin(number)
+            self._current = self._begun.popleft()
             self._current.writer.keep_unsaved()
             self._safe_at = time.monotonic()
         return self._current
 
-    def _begin(self, number: int) -> _OpenShard:
-        rows = self._slice(number).to_pylist()
-        writer = self._store.shard_writer(self._embeddings.id, number, attempt=self._attempt, owner=self._owner)
-        return _OpenShard(writer, rows)
-
     def _slice(self, shard: int) -> pa.Table:
         return self._embeddings.listing(*self._embeddings.plan.shard_range(shard))
 
-    def _commit(self, writer: ShardWriter) -> None:
+    def _commit(self, shard: _OpenShard) -> None:
         # Submitted before an earlier commit's failure is raised here, so that the writer is closed in any case.
-        self._commits.append((self._committer.submit(self._timed, _commit_or_discard, writer), self.done))
+        finished = self._committer.submit(self._timed, _commit_or_discard, shard.writer)
+        self._commits.append((finished, self.done, shard))
         self._finish_commits()
 
     def _finish_commits(self) -> None:
@@ -212,7 +245,7 @@ class ShardSink:
             self._finish_commit()
 
     def _finish_commit(self) -> None:
-        finished, done = self._commits.popleft()
+        finished, done, _ = self._commits.popleft()
         if finished.result():
             self.kept = max(self.kept, done)
 
@@ -228,11 +261,17 @@ class ShardSink:
         self._safe_at = time.monotonic()
         segment = shard.writer.take_unsaved()
         if segment is not None:
-            self._commits.append((self._committer.submit(self._timed, _save_if_possible, shard, segment), self.done))
+            segment.reused, shard.unsaved_reused = shard.unsaved_reused, 0
+            finished = self._committer.submit(self._timed, _save_if_possible, shard, segment)
+            self._commits.append((finished, self.done, None))
             self._finish_commits()
 
     def _write(
-        self, shard: _OpenShard, outcomes: Sequence[Decoded | Undecodable], vectors: NDArray[np.float32]
+        self,
+        shard: _OpenShard,
+        outcomes: Sequence[Decoded | Undecodable],
+        vectors: NDArray[np.float32],
+        stored: NDArray[np.bool_],
     ) -> list[Failure]:
         rows = shard.rows[shard.position : shard.position + len(outcomes)]
         finite = self._finite(vectors)
@@ -254,6 +293,9 @@ class ShardSink:
                 failures.append(Failure(row["image_path"], error.code, error.message))
         if metadata:
             shard.writer.append(vectors[finite], metadata, thumbnails if self._embeddings.plan.thumbnails else None)
+            reused = int(stored[finite].sum())
+            shard.writer.reused += reused
+            shard.unsaved_reused += reused
         return failures
 
     def _finite(self, vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -275,7 +317,8 @@ class ShardSink:
 def _commit_or_discard(writer: ShardWriter) -> bool:
     """Commit the shard; true, also when another attempt has committed it meanwhile."""
     with writer:
-        writer.commit()
+        if not writer.commit():
+            log.info("another worker has committed the shard first")
     return True
 
 
@@ -301,4 +344,5 @@ def _metadata(row: dict[str, Any], outcome: Decoded) -> RowMetadata:
         height=outcome.height,
         bytes=outcome.file_bytes,
         sha256=outcome.sha256,
+        **(outcome.properties._asdict() if outcome.properties is not None else {}),
     )

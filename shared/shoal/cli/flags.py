@@ -10,6 +10,7 @@ from typing import Annotated, Any, overload
 
 import typer
 
+from shoal.cli.execution import EXECUTION
 from shoal.errors import ShoalError, by_code
 from shoal.schemas import MAX_CLUSTERS
 
@@ -32,11 +33,27 @@ EXTRACT: Flags = {
     "shard_rows": "--shard-rows",
     "max_failed_fraction": "--max-failed-fraction",
     "reuse": "--no-reuse",
+    "callback_url": "--callback-url",
+    "workers": "--workers",
+}
+IMPORT: Flags = {
+    "path": "PATH",
+    "name": "--name",
+    "labels": "--labels",
+    "split": "--split",
+    "key": "--key",
+    "label_key": "--label-key",
+    "path_key": "--path-key",
 }
 CLUSTER: Flags = {
     "embeddings": "EMBEDDINGS",
     "embeddings.train": "EMBEDDINGS",
     "embeddings.score": "--score",
+    "where": "--where-…",
+    "where.labels": "--where-label",
+    "where.paths": "--where-path",
+    "where.clusters": "--where-clusters",
+    "where.not_duplicates_of": "--where-no-duplicates",
     "clusters": "--clusters",
     "over": "--over",
     "pca": "--pca",
@@ -53,6 +70,8 @@ CLUSTER: Flags = {
     "seeds": "--seed",
     "label_map": "--label-map",
     "memory_limit": "--memory-limit",
+    "callback_url": "--callback-url",
+    **EXECUTION,
 }
 SWEEP: Flags = {**CLUSTER, "embeddings": "EMBEDDINGS", "seeds": "--seed", "linear_probe": "--linear-probe"}
 
@@ -167,6 +186,11 @@ def split_label_file(text: str) -> tuple[str, str | None, str | None]:
     return file, columns[0], columns[1]
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+CallbackUrl = Annotated[
+    str | None,
+    typer.Option("--callback-url", metavar="URL", help="URL that receives a signed webhook when the job has ended."),
+]
 Format = Annotated[
     str,
     typer.Option(

@@ -10,11 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
+from shoal.cli.execution import Engine, RayAddress, WorkerCpus, WorkerGpus, WorkerMemory, Workers, execution_of
 from shoal.cli.flags import (
     CLUSTER,
     EXTRACT,
     NO_CLUSTERS,
     TWO_CLUSTERS,
+    AsJson,
+    CallbackUrl,
     Clusters,
     Exclude,
     Format,
@@ -25,14 +28,13 @@ from shoal.cli.flags import (
     split_label_file,
 )
 from shoal.cli.output import err, jobs_table, out, progress_bars, watch_job
+from shoal.cli.where import WhereClusters, WhereLabel, WhereNoDuplicates, WherePath, where_of
 from shoal.client import Client
-from shoal.embedded import find_stack
 from shoal.errors import InvalidRequest, JobNotFound, NoImages, PathNotFound, PathOutsideRoot
-from shoal.schemas import Job
+from shoal.schemas import RESULTS, Job
 from shoal.settings import Settings
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the job to end and show its progress.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[
     str,
     typer.Option(
@@ -114,6 +116,8 @@ def _root_named(path: str) -> Iterator[None]:
     except (PathNotFound, PathOutsideRoot, NoImages) as error:
         if error.members.get("field") != "images.path":
             raise
+        from shoal.embedded import find_stack  # With the libraries of the store, which take longer than a request.
+
         stack, here = find_stack(Settings().store), Path(path).expanduser()
         root = f" The service's data root is {stack.data}." if stack is not None and stack.data else ""
         hint = ""
@@ -132,7 +136,7 @@ def finish(client: Client, job: Job, wait: bool, as_json: bool = False) -> Job:
         typer.echo(job.model_dump_json(indent=2))
     else:
         result = job.result or {}
-        typer.echo(result.get("embeddings") or result.get("clustering") or result.get("sweep") or job.id)
+        typer.echo(next((result[each] for each in RESULTS if result.get(each)), job.id))
     return job
 
 
@@ -177,6 +181,10 @@ def extract(
     reuse: Annotated[
         bool, typer.Option(help="Take rows over from earlier embeddings of the same images and model.")
     ] = True,
+    callback_url: CallbackUrl = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Most workers that share the job; by default all that are idle.")
+    ] = None,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
@@ -196,6 +204,8 @@ def extract(
             shard_rows=shard_rows,
             max_failed_fraction=max_failed_fraction,
             **({} if reuse else {"reuse": None}),
+            callback_url=callback_url,
+            workers=workers,
         )
         finish(client, job, wait, as_json)
 
@@ -208,6 +218,10 @@ def cluster(
             help="Id of other embeddings to score, such as a validation set, in place of those fitted on; repeatable."
         ),
     ] = None,
+    where_label: WhereLabel = None,
+    where_path: WherePath = None,
+    where_clusters: WhereClusters = None,
+    where_no_duplicates: WhereNoDuplicates = None,
     clusters: Clusters = None,
     over: Annotated[
         float | None,
@@ -249,6 +263,13 @@ def cluster(
     memory_limit: Annotated[
         str | None, typer.Option(help="Maximum memory of the job, such as 4GiB; a quarter of the machine's by default.")
     ] = None,
+    execution: Engine = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    worker_cpus: WorkerCpus = None,
+    worker_gpus: WorkerGpus = None,
+    worker_memory: WorkerMemory = None,
+    callback_url: CallbackUrl = None,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
@@ -261,6 +282,7 @@ def cluster(
     with errors_in_flags(CLUSTER), Client() as client:
         job = client.cluster(
             {"train": embeddings, "score": score} if score else embeddings,
+            where=where_of(where_label, where_path, where_clusters, where_no_duplicates),
             clusters=clusters,
             over=over,
             pca={"components": pca, "whiten": whiten} if pca or whiten else None,
@@ -269,6 +291,8 @@ def cluster(
             seeds=seed or None,
             label_map=label_map,
             memory_limit=memory_limit,
+            execution=execution_of(execution, ray_address, workers, worker_cpus, worker_gpus, worker_memory),
+            callback_url=callback_url,
         )
         finish(client, job, wait, as_json)
 
@@ -285,7 +309,7 @@ def list_jobs(
     ] = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="List only jobs of this kind: extract:torch, extract:tfserving, cluster or sweep."),
+        typer.Option(help="List only jobs of this kind: extract:torch, extract:tfserving, cluster, sweep or assign."),
     ] = None,
     limit: Annotated[int, typer.Option(help="Maximum number of jobs.")] = 20,
     as_json: AsJson = False,

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from shoal.cli.flags import StoreRoot
-from shoal.cli.output import err, out
+from shoal.cli.flags import AsJson, StoreRoot
+from shoal.cli.output import columns_of, err, print_table
 from shoal.embedded import open_queue
 from shoal.keys import KeyStore, Scope
 from shoal.settings import Settings
@@ -56,7 +55,7 @@ def create(
 
 
 @app.command("list")
-def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False, root: StoreRoot = None) -> None:
+def list_(as_json: AsJson = False, root: StoreRoot = None) -> None:
     """List all keys, including revoked ones. Secrets are never shown."""
     with _keys(root) as store:
         keys = store.list()
@@ -74,11 +73,11 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
         ]
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("id", "name", "scope", "created", "requests/s", "revoked", box=None, header_style="bold")
+    table = columns_of("id", "name", "scope", "created", "requests/s", "revoked")
     for key in keys:
         revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
         table.add_row(key.id, key.name, key.scope, f"{key.created_at:%Y-%m-%d %H:%M}", str(key.rate or ""), revoked)
-    out.print(table)
+    print_table(table)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +12,8 @@ import typer
 
 from shoal.cli.flags import StoreRoot, expanded, split_label_file
 from shoal.cli.output import err
+from shoal.cli.uploads import import_elsewhere
+from shoal.client.transport import is_local
 from shoal.errors import InvalidRequest, StackError, StoreCorrupt
 from shoal.schemas import Job
 from shoal.settings import Settings
@@ -58,11 +60,19 @@ def import_(
         typer.Option(help="Name of the image paths within the file; '' for none. A usual name is found by itself."),
     ] = None,
     store: StoreRoot = None,
+    upload: Annotated[
+        bool | None,
+        typer.Option(
+            "--upload/--no-upload",
+            help="Send the files to the extractor, which imports them; by default where it runs on another machine and "
+            "no --store is named.",
+        ),
+    ] = None,
 ) -> None:
-    """Import existing embeddings into the store and print their id; of a file with several sets, one id a line."""
-    from shoal.importer import Keys, import_sets
-    from shoal.labels import Columns
+    """Import existing embeddings into the store and print their id; of a file with several sets, one id a line.
 
+    With services of another machine, the files are sent to them; the same command continues an interrupted upload.
+    """
     file, columns = None, None
     if labels is not None:
         try:
@@ -71,10 +81,41 @@ def import_(
             raise InvalidRequest(
                 f"`--labels` is {labels!r}: give `FILE`, or `FILE:PATH_COLUMN:LABEL_COLUMN`."
             ) from None
-        file, columns = Path(text).expanduser(), Columns(*named)
-    root = store or Settings().store
-    keys = Keys(key, label_key, path_key)
-    made = import_sets(Store(root), path, name=name, labels=file, columns=columns, split=split, keys=keys)
+        file, columns = Path(text).expanduser(), (named[0], named[1])
+    elsewhere = store is None and not is_local(Settings().extractor_url)
+    if elsewhere if upload is None else upload:
+        made = import_elsewhere(
+            path, name, file, columns, {"split": split, "key": key, "label_key": label_key, "path_key": path_key}
+        )
+    else:
+        made = _import_here(store, path, name, file, columns, split, (key, label_key, path_key))
+    _print_imported(made)
+
+
+def _import_here(
+    store: Path | None,
+    path: Path,
+    name: str,
+    labels: Path | None,
+    columns: tuple[str | None, str | None] | None,
+    split: str | None,
+    keys: tuple[str | None, str | None, str | None],
+) -> dict[str, str]:
+    from shoal.importer import Keys, import_sets
+    from shoal.labels import Columns
+
+    return import_sets(
+        Store(store or Settings().store),
+        path,
+        name=name,
+        labels=labels,
+        columns=Columns(*columns) if columns else None,
+        split=split,
+        keys=Keys(*keys),
+    )
+
+
+def _print_imported(made: Mapping[str, str]) -> None:
     for embeddings_id in made.values():
         typer.echo(embeddings_id)
     if len(made) > 1:
@@ -90,7 +131,7 @@ def import_(
 
 def verify(
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="ID", help="Ids of embeddings, clusterings or sweeps; all by default.")
+        list[str] | None, typer.Argument(metavar="ID", help="Ids of embeddings or results; all by default.")
     ] = None,
     store: StoreRoot = None,
 ) -> None:
@@ -127,8 +168,10 @@ def _advice(report: VerifyReport) -> str:
     files = {problem.file for problem in report.problems}
     if not files or report.id in files:
         return ""  # Of a stray file the problem itself says what to do.
+    if all(name.startswith("annotations/") for name in files):
+        return "Restore the entry from a backup, or move it and all later ones elsewhere: what was said since is lost."
     if report.kind != "embeddings":
-        again = "Cluster" if report.kind == "clustering" else "Sweep"
+        again = {"clustering": "Cluster", "sweep": "Sweep"}.get(report.kind, "Assign")
         return f"{again} again, and remove this {report.kind} with `shoal rm {report.id}`."
     if "plan.json" in files:
         return "Extract or import the same images under the same name again: that repairs the set."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.table import Table
 from shoal.client import Client
 from shoal.errors import ShoalError
 from shoal.figures import metrics_rows
-from shoal.schemas import Job
+from shoal.schemas import RESULTS, Job
 
 # A pipe has no width: tables in it must not be cut to fit 80 columns.
 out = Console(width=None if sys.stdout.isatty() else 200)
@@ -30,6 +30,27 @@ WORKER_START_S = 5.0
 def fail(error: ShoalError) -> None:
     """Print an error on one line, however long, so that it can be copied and searched."""
     err.print(f"[bold red]{error.code}[/]: {escape(error.detail)}", highlight=False, soft_wrap=True)
+
+
+def columns_of(*names: str, right: Collection[str] = (), title: str | None = None) -> Table:
+    """An empty table.
+
+    Ids and paths are there to be copied: they fold on a narrow terminal, they are never cut.
+
+    Parameters
+    ----------
+    right
+        The columns of numbers.
+    """
+    table = Table(title=title, box=None, header_style="bold", title_justify="left", min_width=len(title or "") or None)
+    for name in names:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return table
+
+
+def print_table(table: Table) -> None:
+    """Print a table as it is: a path may have brackets, which rich would take for styles."""
+    out.print(table, highlight=False, markup=False)
 
 
 @contextmanager
@@ -153,15 +174,12 @@ def duration(seconds: float) -> str:
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
     """Jobs, one a row."""
-    table = Table(box=None, header_style="bold")
-    for name in ("id", "kind", "state", "created", "progress", "result or error"):
-        # Ids are there to be copied: they fold on a narrow terminal, they are never cut.
-        table.add_column(name, overflow="fold")
+    table = columns_of("id", "kind", "state", "created", "progress", "result or error")
     for job in jobs:
         at = job.progress
         how_far = f"{at.stage} {at.done}/{at.total or '?'}" if at and job.state == "running" else ""
         end = (job.error or {}).get("code") or " ".join(
-            str(value) for key, value in (job.result or {}).items() if key in {"embeddings", "clustering", "sweep"}
+            str(value) for key, value in (job.result or {}).items() if key in RESULTS
         )
         table.add_row(job.id, job.kind, job.state, f"{job.created_at:%Y-%m-%d %H:%M:%S}", how_far, end)
     return table
@@ -170,9 +188,7 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
 def metrics_table(metrics: dict[str, Any], title: str | None = None) -> Table:
     """Each scored set's metrics as mean ± standard deviation over the seeds, chance beside them."""
     header, *rows = metrics_rows(metrics)
-    table = Table(title=title, box=None, header_style="bold", title_justify="left")
-    for position, name in enumerate(header):
-        table.add_column(name, justify="right" if position else "left")
+    table = columns_of(*header, right=header[1:], title=title)
     for row in rows:
         table.add_row(*row)
     return table

@@ -22,7 +22,7 @@ MAX_FAILED_FRACTION = 0.5
 """A folder of a user's own often holds files that are not images; the summary names them."""
 SOURCE_SUFFIXES = frozenset({".txt", ".lst", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq", ".tar", ".zip"})
 """Files that are sources of images, rather than images."""
-NO_EFFECT = {"memory_limit"}
+NO_EFFECT = {"execution", "memory_limit"}
 """Fields of a request that do not change its result."""
 
 

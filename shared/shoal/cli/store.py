@@ -7,27 +7,30 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from shoal.cli.flags import StoreRoot
-from shoal.cli.output import err, metrics_table, out
+from shoal.cli.flags import AsJson, StoreRoot
+from shoal.cli.output import columns_of, err, metrics_table, out, print_table
 from shoal.cli.sweep import sweep_table
 from shoal.client import Client
 from shoal.embedded import open_queue
 from shoal.errors import EmbeddingsInUse, NotFound, ShoalError, Unavailable
 from shoal.gc import texts_of
 from shoal.jobs.queue import JobQueue
+from shoal.schemas import RESULTS
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
+from shoal.store.analyses import ANALYSES, Analysis
+from shoal.store.assigned import AssignedSet
 from shoal.store.clustering import Clustering
 from shoal.store.sweeps import Sweep
 
 Json = dict[str, Any]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Entry:
     Attributes
     ----------
     id, kind
-        ``kind`` is embeddings, clustering or sweep.
+        ``kind`` is embeddings, clustering, sweep, assignments, duplicates or quality.
     facts
         Rows, clusters or points; or what is damaged.
     at
@@ -54,7 +57,7 @@ class Entry:
 
 
 def ls(store: StoreRoot = None, as_json: AsJson = False) -> None:
-    """List the embeddings, clusterings and sweeps in the store. Needs no running service."""
+    """List the embeddings and results in the store. Needs no running service."""
     opened = _open(store)
     found = sorted(entries(opened), key=lambda entry: entry.at, reverse=True)
     if as_json:
@@ -64,18 +67,16 @@ def ls(store: StoreRoot = None, as_json: AsJson = False) -> None:
     if not found:
         err.print(f"The store {opened.root.resolve()} is empty: `shoal run FOLDER` fills it.", highlight=False)
         return
-    table = Table(box=None, header_style="bold")
-    for name in ("id", "kind", "written", "description"):
-        table.add_column(name, overflow="fold")
+    table = columns_of("id", "kind", "written", "description")
     for each in found:
         table.add_row(each.id, each.kind, f"{each.at.astimezone():%Y-%m-%d %H:%M}", each.facts)
-    out.print(table, highlight=False, markup=False)
+    print_table(table)
 
 
 def rm(
     ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids, from `shoal ls`.")], store: StoreRoot = None
 ) -> None:
-    """Remove embeddings, clusterings or sweeps from the store, unless an unfinished job uses them."""
+    """Remove embeddings or results from the store, unless an unfinished job uses them."""
     opened = _open(store)
     by_id = {entry.id: entry for entry in entries(opened)}
     unknown = [each for each in ids if each not in by_id]
@@ -86,6 +87,8 @@ def rm(
         "embeddings": opened.delete_embeddings,
         "clustering": opened.delete_clustering,
         "sweep": opened.delete_sweep,
+        "assignments": opened.delete_assigned,
+        **{name: partial(opened.delete_analysis, kind) for name, kind in ANALYSES.items()},
     }
     for each in dict.fromkeys(ids):
         remove[by_id[each].kind](each)
@@ -93,11 +96,11 @@ def rm(
 
 
 def show(
-    which: Annotated[str, typer.Argument(metavar="ID", help="Id of a clustering, sweep, embeddings or job.")],
+    which: Annotated[str, typer.Argument(metavar="ID", help="Id of embeddings, a result or a job.")],
     store: StoreRoot = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a clustering's metrics, a sweep's table, or the facts of embeddings or of a job.
+    """Show a clustering's metrics, a sweep's table, or the facts of anything else in the store or of a job.
 
     Reads the local store first, then asks the services.
     """
@@ -118,11 +121,15 @@ def entries(store: Store) -> Iterator[Entry]:
         "embeddings": store.layout.embeddings,
         "clustering": store.layout.clustering,
         "sweep": store.layout.sweep,
+        "assignments": store.layout.assigned,
+        **{name: partial(store.layout.analysis, name) for name in ANALYSES},
     }
     lines: dict[str, Callable[[Any], str]] = {
         "embeddings": _embeddings_line,
         "clustering": _clustering_line,
         "sweep": _sweep_line,
+        "assignments": _assigned_line,
+        **dict.fromkeys(ANALYSES, _analysis_line),
     }
     for found in store.entries():
         folder = places[found.kind](found.id).folder
@@ -150,6 +157,13 @@ def local(store: Store, which: str) -> tuple[Json, Table | None] | None:
         facts = {**sweep.spec, "id": which, "complete": sweep.complete, "table": rows}
         title = f"{which}: {len(sweep.finished_points())} of {sweep.total} points"
         return facts, sweep_table(rows, title) if rows else None
+    if which in store.assigned_ids():
+        assigned = store.assigned(which)
+        return {"id": which, **assigned.spec, **assigned.run(), "drift": assigned.drift()}, None
+    for kind in ANALYSES.values():
+        if which in store.analysis_ids(kind):
+            analysis = store.analysis(kind, which)
+            return {"id": which, **analysis.spec, **analysis.run()}, None
     if which in store.embeddings_ids():
         return store.embeddings(which).summary(), None
     return None
@@ -176,7 +190,7 @@ def _of_service(client: Client, store: Store, which: str) -> tuple[Json, Table |
     with suppress(NotFound):
         job = client.job(which)
         result = job.result or {}
-        made = result.get("clustering") or result.get("sweep")
+        made = next((result[each] for each in RESULTS if each != "embeddings" and result.get(each)), None)
         if not made:
             return job.model_dump(mode="json"), None
         which = str(made)
@@ -191,6 +205,11 @@ def _of_service(client: Client, store: Store, which: str) -> tuple[Json, Table |
         points = facts["points"]
         title = f"{which}: {points['finished']} of {points['total']} points"
         return facts, sweep_table(facts["table"], title) if facts["table"] else None
+    with suppress(NotFound):
+        return client.assigned(which), None
+    for kind in ANALYSES:
+        with suppress(NotFound):
+            return client.analysis(kind, which), None
     return dict(client.embeddings(which)), None
 
 
@@ -208,6 +227,16 @@ def _clustering_line(clustering: Clustering) -> str:
 
 def _sweep_line(sweep: Sweep) -> str:
     return f"{len(sweep.finished_points())} of {sweep.total} points"
+
+
+def _assigned_line(assigned: AssignedSet) -> str:
+    spec = assigned.spec
+    return f"{spec['rows']:,} rows of {spec['embeddings']}, in {spec['clustering']}"
+
+
+def _analysis_line(found: Analysis) -> str:
+    counted = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.spec["totals"].items())
+    return f"{counted}, of {' and '.join(found.sets)}"
 
 
 def _written(folder: Path) -> datetime:

@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from shoal import __version__, paper
-from shoal.cli.flags import SWEEP, errors_in_flags
-from shoal.cli.jobs import AsJson, Wait, finish, given
-from shoal.cli.output import err, out
+from shoal.cli.execution import Engine, RayAddress, WorkerCpus, WorkerGpus, WorkerMemory, Workers, execution_of
+from shoal.cli.flags import SWEEP, AsJson, CallbackUrl, errors_in_flags
+from shoal.cli.jobs import Wait, finish, given
+from shoal.cli.output import columns_of, err, out
+from shoal.cli.where import WhereClusters, WhereLabel, WhereNoDuplicates, WherePath, where_of
 from shoal.client import Client
 from shoal.errors import InvalidRequest
 from shoal.figures import number
@@ -65,6 +67,10 @@ Restarts = Annotated[int | None, typer.Option(help="Runs per seed; the one with 
 
 def sweep(
     embeddings: Sets,
+    where_label: WhereLabel = None,
+    where_path: WherePath = None,
+    where_clusters: WhereClusters = None,
+    where_no_duplicates: WhereNoDuplicates = None,
     clusters: Annotated[
         str | None, typer.Option("--clusters", "-k", help="Numbers of clusters, such as 10,20,50.")
     ] = None,
@@ -79,8 +85,15 @@ def sweep(
     seeds: Seeds = None,
     iterations: Iterations = None,
     restarts: Restarts = None,
+    execution: Engine = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    worker_cpus: WorkerCpus = None,
+    worker_gpus: WorkerGpus = None,
+    worker_memory: WorkerMemory = None,
     output: Output = None,
     again: Again = False,
+    callback_url: CallbackUrl = None,
     wait: Wait = True,
     as_json: AsJson = False,
 ) -> None:
@@ -96,6 +109,7 @@ def sweep(
             client,
             [parse_sets(each) for each in embeddings],
             again=again,
+            where=where_of(where_label, where_path, where_clusters, where_no_duplicates),
             clusters=numbers(clusters, int, "--clusters"),
             over=numbers(over, float, "--over"),
             pca=projection,
@@ -103,6 +117,8 @@ def sweep(
             linear_probe=linear_probe,
             seeds=seeds or None,
             kmeans=given(iterations=iterations, restarts=restarts),
+            execution=execution_of(execution, ray_address, workers, worker_cpus, worker_gpus, worker_memory),
+            callback_url=callback_url,
         )
         _finish(client, job, wait, as_json, output)
 
@@ -159,7 +175,8 @@ def submit(client: Client, sets: list[str | Json], *, again: bool, **fields: Any
 
 def same_sweep(client: Client, sets: list[str | Json], fields: Json) -> Job | None:
     """The newest job of the same request that did not fail and whose result still exists."""
-    body = {"embeddings": sets[0] if len(sets) == 1 else sets, **fields}
+    # A job does not keep who hears of its end, so two that differ in this alone are the same.
+    body = {"embeddings": sets[0] if len(sets) == 1 else sets, **fields, "callback_url": None}
     try:
         wanted = SweepRequest.model_validate({name: value for name, value in body.items() if value is not None})
     except ValidationError:
@@ -248,9 +265,8 @@ def sweep_table(rows: list[Json], title: str | None = None) -> Table:
     names = ("model", "scored", "normalize", "components", "whiten", "over", "k")
     varying = [name for name in names if len({row[name] for row in rows}) > 1] or ["k"]
     metrics = [(key, label) for key, label in SHOWN if any(row[key] is not None for row in rows)]
-    table = Table(title=title, box=None, header_style="bold", title_justify="left")
-    for name in [*varying, *(label for _, label in metrics)]:
-        table.add_column(name, justify="left" if name in {"model", "scored"} else "right")
+    columns = (*varying, *(label for _, label in metrics))
+    table = columns_of(*columns, right=set(columns) - {"model", "scored"}, title=title)
     for row in rows:
         facts = ["all" if row[name] is None and name == "components" else _cell(row[name]) for name in varying]
         table.add_row(*facts, *(number(row[key], row.get(f"{key}_std")) for key, _ in metrics))
@@ -276,11 +292,7 @@ def paper_table(study: Study) -> Table:
 
 def differences_table() -> Table:
     """How the protocol differs from the paper's, and why."""
-    table = Table(
-        title="Where this differs from the paper's protocol", box=None, header_style="bold", title_justify="left"
-    )
-    for name in ("", "paper", "here", "why"):
-        table.add_column(name, overflow="fold")
+    table = columns_of("", "paper", "here", "why", title="Where this differs from the paper's protocol")
     for each in paper.differences():
         table.add_row(each.what, each.paper, each.ours, each.why)
     return table

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from shoal.cli.flags import expanded
+from shoal.cli.flags import IMPORT, errors_in_flags, expanded
 from shoal.cli.output import err, metrics_table, out, progress_bars, watch_job
 from shoal.cli.request import FEWEST_IMAGES, Json, RunRequest, choose_clusters
 from shoal.client import Client
@@ -72,6 +72,29 @@ def run_elsewhere(ask: RunRequest, sheet: Path | None, report: Path | None) -> N
         out.print(f"{name}: {found}", markup=False, highlight=False, soft_wrap=True)
     where = f"{Settings().clusterer_url}/clusterings/{clustering}/report"
     out.print(f"report: {report or where}", markup=False, highlight=False, soft_wrap=True)
+
+
+def import_elsewhere(
+    path: Path, name: str, labels: Path | None, columns: tuple[str | None, str | None] | None, options: Json
+) -> dict[str, str]:
+    """Send embeddings to services of another machine and import them there.
+
+    Returns
+    -------
+    dict of str to str
+        As of `shoal.importer.import_sets`.
+    """
+    named: Json = {}
+    if labels is not None:
+        named = {
+            "labels": {"file": labels, "path_column": columns and columns[0], "label_column": columns and columns[1]}
+        }
+    err.print(f"Sending {path} to {Settings().extractor_url} …", markup=False, highlight=False, soft_wrap=True)
+    with errors_in_flags(IMPORT), Client() as client, progress_bars() as progress:
+        job = client.import_embeddings(path, name=name, on_progress=_bar(progress), **named, **options)
+        result = watch_job(client, job, progress).result or {}
+    sets: dict[str, str] = result.get("sets") or {"": str(result["embeddings"])}
+    return sets
 
 
 def _bar(progress: Progress) -> Callable[[int, int], None]:

@@ -9,11 +9,25 @@
 """
 
 from shoal.client.aio import AsyncClient
-from shoal.client.calls import PATIENCE_S
 from shoal.client.images import Image
+from shoal.client.jobs import PATIENCE_S
 from shoal.client.requests import retry_after_s
 from shoal.client.search import Neighbour
 from shoal.client.sync import Client
+from shoal.client.tables import ContactSheet, Facts, Rows, Table
 from shoal.client.vectors import Assignment, Assignments
 
-__all__ = ["PATIENCE_S", "Assignment", "Assignments", "AsyncClient", "Client", "Image", "Neighbour", "retry_after_s"]
+__all__ = [
+    "PATIENCE_S",
+    "Assignment",
+    "Assignments",
+    "AsyncClient",
+    "Client",
+    "ContactSheet",
+    "Facts",
+    "Image",
+    "Neighbour",
+    "Rows",
+    "Table",
+    "retry_after_s",
+]

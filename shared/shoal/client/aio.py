@@ -11,8 +11,8 @@ from shoal.client.transport import EventLoop
 class AsyncClient(Calls):
     """Talks to the extractor and the clusterer, in an event loop of asyncio or trio.
 
-    Parameters and methods are those of `Client`. Each method is awaited; `follow`, `rows` and `assignments` are
-    iterated with ``async for``.
+    Parameters and methods are those of `Client`. Each method is awaited; those that return an iterator there, such as
+    `follow`, `rows` and `assignments`, are iterated with ``async for``.
 
     >>> async with AsyncClient() as client:                                  # doctest: +SKIP
     ...     vectors = await client.embed(["a.jpg", "b.jpg"], model="tf_efficientnet_lite0")

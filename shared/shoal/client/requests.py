@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Literal
 
 import httpx
 
+from shoal import outbound
 from shoal.errors import ShoalError, by_code
 
 Service = Literal["extractor", "clusterer"]
@@ -61,15 +60,8 @@ def retry_after_s(value: str | None) -> float:
 
     A missing or malformed header counts as one second; the wait is at most 5 seconds.
     """
-    text = (value or "").strip()
-    if text.isdecimal() and len(text) < 10:
-        return min(float(text), RETRY_CAP_S)
-    try:
-        at = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return 1.0
-    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-    return min(max((at - datetime.now(UTC)).total_seconds(), 0.0), RETRY_CAP_S)
+    asked = outbound.retry_after_s(value)
+    return 1.0 if asked is None else min(asked, RETRY_CAP_S)
 
 
 def problem(response: httpx.Response) -> ShoalError:

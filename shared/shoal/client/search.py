@@ -6,6 +6,7 @@ import os
 from typing import NamedTuple
 
 from shoal.client.images import Chunk, Image, encoded
+from shoal.client.tables import Rows
 from shoal.client.vectors import Json, Vector
 from shoal.errors import InvalidRequest
 
@@ -56,6 +57,6 @@ def vector_of(vector: Vector) -> list[float]:
     return found
 
 
-def found_in(answer: list[Json]) -> list[Neighbour]:
+def found_in(answer: list[Json]) -> Rows[Neighbour]:
     """The rows of an answer."""
-    return [Neighbour(each["row"], each["image_path"], each["similarity"], each["label"]) for each in answer]
+    return Rows(Neighbour(each["row"], each["image_path"], each["similarity"], each["label"]) for each in answer)

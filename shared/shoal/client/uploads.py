@@ -19,7 +19,8 @@ import httpx
 from shoal.client.requests import Request
 from shoal.client.transport import Transport
 from shoal.client.vectors import Json
-from shoal.errors import InvalidRequest, NoImages, PathNotFound, TooManyRequests, Unavailable
+from shoal.embedding_files import EMBEDDING_SUFFIXES, MAX_PIECES, piece_name
+from shoal.errors import ImportInvalid, InvalidRequest, NoImages, PathNotFound, TooManyRequests, Unavailable
 from shoal.image_suffixes import IMAGE_SUFFIXES
 
 PART_BYTES: Final = 8 * 2**20
@@ -37,12 +38,30 @@ Send = Callable[[Request], Coroutine[object, None, httpx.Response]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, and its path in the upload."""
+    """A file or a piece of one, and its path in the upload."""
 
     name: str
     path: Path
     size: int
     changed_ns: int
+    start: int = 0
+
+    def read(self) -> bytes:
+        """Its content."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            return file.read(self.size)
+
+    def pieces(self, size: int) -> Iterator[Entry]:
+        """The file in pieces of ``size`` bytes, or as it is where it is no larger."""
+        count = -(-self.size // size)
+        if count <= 1:
+            yield self
+            return
+        for number in range(count):
+            start = number * size
+            name = piece_name(self.name, number, count)
+            yield Entry(name, self.path, min(size, self.size - start), self.changed_ns, start)
 
 
 @dataclass(frozen=True)
@@ -69,7 +88,7 @@ class Part:
         with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
             for entry in self.entries:
                 try:
-                    content = entry.path.read_bytes()
+                    content = entry.read()
                 except OSError as error:
                     raise PathNotFound(f"{entry.path} cannot be read ({error.strerror}).") from None
                 member = tarfile.TarInfo(entry.name)
@@ -104,15 +123,56 @@ class Outgoing:
             entries = list(_of_folder(Path(images).expanduser()))
         else:
             entries = [_entry(path.name, path) for path in (Path(each).expanduser() for each in images)]
-        entries = sorted([*entries, *(_entry(name, path) for name, path in extra.items())], key=lambda each: each.name)
+        return cls._of_entries([*entries, *(_entry(name, path) for name, path in extra.items())], "images")
+
+    @classmethod
+    def of_embeddings(cls, path: Path, extra: Mapping[str, Path]) -> Outgoing:
+        """A file or folder of embeddings below the name `sent_name`, in pieces where a file is larger than a part.
+
+        Raises
+        ------
+        PathNotFound, NoImages, InvalidRequest
+            As for `of`.
+        ImportInvalid
+            A file is too large.
+        """
+        named = sent_name(path)
+        sent = {f"{named}/{each.relative_to(path).as_posix()}": each for each in _embedding_files(path)}
+        files = [_entry(name, each) for name, each in {**(sent if path.is_dir() else {named: path}), **extra}.items()]
+        for each in files:
+            if each.size > MAX_PIECES * PART_BYTES:
+                raise ImportInvalid(
+                    f"{each.path} has {each.size:,} bytes; at most {MAX_PIECES * PART_BYTES:,} can be sent.",
+                    file=str(each.path),
+                )
+        return cls._of_entries([piece for each in files for piece in each.pieces(PART_BYTES)], "path")
+
+    @classmethod
+    def _of_entries(cls, entries: list[Entry], field: str) -> Outgoing:
+        entries = sorted(entries, key=lambda each: each.name)
         if not entries:
-            raise NoImages("There are no files to upload.", field="images")
+            raise NoImages("There are no files to upload.", field=field)
         for one, next_one in pairwise(entries):
             if one.name == next_one.name:
                 raise InvalidRequest(f"Two files have the name {one.name!r}. Rename one of them.")
         listed = [[each.name, each.size, each.changed_ns] for each in entries]
         key = hashlib.sha256(json.dumps([PART_BYTES, listed]).encode("utf-8", "surrogatepass")).hexdigest()
         return cls(tuple(_in_parts(entries)), key)
+
+
+def sent_name(path: Path) -> str:
+    """The name in the upload of a file or folder of embeddings: its own, but never that of a hidden one."""
+    return path.resolve().name.lstrip(".") or "embeddings"
+
+
+def _embedding_files(path: Path) -> Iterator[Path]:
+    """The files of a folder that its import reads."""
+    if not path.is_dir():
+        return
+    for pattern in ("*", "img_emb/*.npy", "metadata/*.parquet"):
+        for each in path.glob(pattern):
+            if not each.name.startswith(".") and each.suffix.lower() in EMBEDDING_SUFFIXES and each.is_file():
+                yield each
 
 
 def _of_folder(folder: Path) -> Iterator[Entry]:
@@ -154,6 +214,18 @@ def images_of(path: str) -> Json:
         return {"path": path}
     upload, _, inner = path.removeprefix(UPLOAD).partition("/")
     return {"upload": upload, "path": inner} if inner else {"upload": upload}
+
+
+def beside_embeddings(path: Path, labels: str | Path | Json | None) -> tuple[dict[str, Path], Json | None]:
+    """The label file of this machine to send beside embeddings, and `labels` that name it in the upload."""
+    if labels is None:
+        return {}, None
+    chosen: Json = dict(labels) if isinstance(labels, dict) else {"file": labels}
+    file = Path(str(chosen.get("file"))).expanduser()
+    if not file.is_file():
+        raise PathNotFound(f"The label file {file} does not exist.", field="labels")
+    name = f"{'labels' if sent_name(path) != 'labels' else 'label-file'}/{file.name.lstrip('.')}"
+    return {name: file}, {**chosen, "file": name}
 
 
 def with_label_file(folder: Path, chosen: Json) -> tuple[dict[str, Path], Json]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
+from shoal.client.tables import Tabular
 from shoal.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ class Assignment(NamedTuple):
         distances are unknown.
     label
         The cluster's label; None where it has none.
+    merged_cluster
+        The cluster that it is part of after merges; None from a service that knows no merges.
+    name
+        The name of that one; None where it has none.
     """
 
     cluster: int
@@ -43,10 +48,12 @@ class Assignment(NamedTuple):
     margin: float
     is_outlier: bool | None
     label: str | None
+    merged_cluster: int | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Assignments(Sequence[Assignment]):
+class Assignments(Sequence[Assignment], Tabular):
     """The clusters of images or vectors, in their order: a sequence of `Assignment`, and one array a column."""
 
     cluster: NDArray[np.int32]
@@ -54,6 +61,8 @@ class Assignments(Sequence[Assignment]):
     margin: NDArray[np.float32]
     is_outlier: NDArray[np.bool_] | None
     label: NDArray[np.object_]
+    merged_cluster: NDArray[np.int32] | None = None
+    name: NDArray[np.object_] | None = None
 
     @classmethod
     def of(cls, parts: Sequence[pa.Table]) -> Assignments:
@@ -61,13 +70,15 @@ class Assignments(Sequence[Assignment]):
         import pyarrow as pa
 
         table = pa.concat_tables(parts)
-        outlier = table.column("is_outlier")
+        outlier, merged = table.column("is_outlier"), table.column("merged_cluster")
         return cls(
             cluster=table.column("cluster").to_numpy(),
             distance=table.column("distance").to_numpy(),
             margin=table.column("margin").to_numpy(),
             is_outlier=None if outlier.null_count else outlier.to_numpy(),
             label=table.column("label").to_numpy(),
+            merged_cluster=None if merged.null_count else merged.to_numpy(),
+            name=table.column("name").to_numpy(),
         )
 
     def __len__(self) -> int:
@@ -81,30 +92,51 @@ class Assignments(Sequence[Assignment]):
 
     def __getitem__(self, at: int | slice) -> Assignment | Assignments:
         outlier = None if self.is_outlier is None else self.is_outlier[at]
+        merged = None if self.merged_cluster is None else self.merged_cluster[at]
         if isinstance(at, slice):
-            return Assignments(self.cluster[at], self.distance[at], self.margin[at], outlier, self.label[at])
+            plain = (self.cluster[at], self.distance[at], self.margin[at], outlier, self.label[at])
+            name = None if self.name is None else self.name[at]
+            return Assignments(*plain, merged, name)
         return Assignment(
             int(self.cluster[at]),
             float(self.distance[at]),
             float(self.margin[at]),
             None if outlier is None else bool(outlier),
             self.label[at],
+            None if merged is None else int(merged),
+            None if self.name is None else self.name[at],
         )
+
+    def to_arrow(self) -> pa.Table:
+        """As a table of pyarrow."""
+        import pyarrow as pa
+
+        columns = ((field, getattr(self, field.name)) for field in _schema())
+        return pa.table({field.name: pa.array(values, field.type) for field, values in columns if values is not None})
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    types = (pa.int32(), pa.float32(), pa.float32(), pa.bool_(), pa.string(), pa.int32(), pa.string())
+    return pa.schema(list(zip(Assignment._fields, types, strict=True)))
 
 
 def of_json(rows: list[Json]) -> pa.Table:
     """The table of an answer in JSON."""
     import pyarrow as pa
 
-    types = (pa.int32(), pa.float32(), pa.float32(), pa.bool_(), pa.string())
-    return pa.Table.from_pylist(rows, pa.schema(list(zip(Assignment._fields, types, strict=True))))
+    return pa.Table.from_pylist(rows, _schema())
 
 
 def of_arrow(stream: bytes) -> pa.Table:
     """The table of an answer that is an Arrow stream."""
     import pyarrow as pa
 
-    return pa.ipc.open_stream(stream).read_all().select(list(Assignment._fields))
+    table = pa.ipc.open_stream(stream).read_all()
+    for field in (each for each in _schema() if each.name not in table.column_names):
+        table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(list(Assignment._fields))
 
 
 class Pieces:

@@ -52,6 +52,13 @@ def _absent() -> list[WorkerKind]:
     return [worker for worker in worker_kinds() if not _installed(worker.extra)]
 
 
+def _absent_kinds() -> set[str]:
+    """The jobs that no worker of this machine runs."""
+    absent = _absent()
+    present = {kind for worker in worker_kinds() if worker not in absent for kind in worker.kinds}
+    return {kind for worker in absent for kind in worker.kinds} - present
+
+
 def _hosts() -> list[HostKind]:
     """The model hosts that can run on this machine."""
     return [
@@ -215,7 +222,7 @@ class Stack:
             "SHOAL_EXTRACTOR_URL": self.extractor_url,
             "SHOAL_CLUSTERER_URL": self.clusterer_url,
             "REDIS_URL": self.redis_url or "",
-            "SHOAL_ABSENT_KINDS": ",".join(kind for worker in _absent() for kind in worker.kinds),
+            "SHOAL_ABSENT_KINDS": ",".join(sorted(_absent_kinds())),
             **({"SHOAL_ONLINE": str(self._server.online)} if self.hosts and self._server else {}),
             "PYTHONUNBUFFERED": "1",
         }

@@ -9,5 +9,6 @@ committed shards. No file is loaded whole.
 
 from shoal.importer.importing import import_embeddings, import_sets
 from shoal.importer.keys import Keys
+from shoal.importer.parts import Limits
 
-__all__ = ["Keys", "import_embeddings", "import_sets"]
+__all__ = ["Keys", "Limits", "import_embeddings", "import_sets"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from shoal.errors import ImportInvalid
 from shoal.importer.keys import Keys
-from shoal.importer.parts import Part, open_sets
+from shoal.importer.parts import Limits, Part, open_sets
 from shoal.importer.rows import Rows, read_rows
 from shoal.importer.values import check_values, chunks
 from shoal.labels import Columns
@@ -24,6 +25,12 @@ from shoal.store import ModelRecord, Plan, RowMetadata, Source, Store, image_id
 from shoal.store.npy import release_pages
 
 log = logging.getLogger(__name__)
+OnRows = Callable[[str, int, int], None]
+"""Receives the stage, ``check`` or ``copy``, the rows done, and all rows."""
+
+
+def _unheard(stage: str, done: int, total: int) -> None:
+    """Nobody asks how far it is."""
 
 
 def import_embeddings(
@@ -91,10 +98,19 @@ def import_sets(
     columns: Columns | None = None,
     split: str | None = None,
     keys: Keys | None = None,
+    limits: Limits | None = None,
+    on_rows: OnRows = _unheard,
 ) -> dict[str, str]:
     """Import every set of a file or folder, such as the sets train, val and obj of ``train_embs``, ``val_embs``, ….
 
     Parameters are those of `import_embeddings`. Each set is named ``<name>-<set>``, and its split is the set's name.
+
+    Parameters
+    ----------
+    limits
+        Of what the files may hold; None for files that can be trusted.
+    on_rows
+        Called for every block of rows, and again from the first row for each stage and set.
 
     Returns
     -------
@@ -117,12 +133,15 @@ def import_sets(
             file=str(path),
         )
     with ExitStack() as stack:
+        for parts in sets.values():
+            stack.enter_context(_closing(parts))
+        if limits is not None:
+            limits.check(path, sets)
         checked: dict[str, _Checked] = {}
         for each, parts in sets.items():
-            stack.enter_context(_closing(parts))
             named = f"{name}-{each}" if each else name
-            checked[each] = _checked(path, parts, _Wanted(named, labels, columns, split or each or None))
-        return {each: _copy(store, found) for each, found in checked.items()}
+            checked[each] = _checked(path, parts, _Wanted(named, labels, columns, split or each or None), on_rows)
+        return {each: _copy(store, found, on_rows) for each, found in checked.items()}
 
 
 def _quoted(names: Iterable[str]) -> str:
@@ -159,18 +178,20 @@ def _closing(parts: Sequence[Part]) -> Iterator[None]:
         yield
 
 
-def _checked(path: Path, parts: Sequence[Part], wanted: _Wanted) -> _Checked:
+def _checked(path: Path, parts: Sequence[Part], wanted: _Wanted, on_rows: OnRows = _unheard) -> _Checked:
     stored = wanted.dtype or ("float16" if all(part.vectors.dtype == np.float16 for part in parts) else "float32")
     rows = read_rows(path, parts, wanted.labels, wanted.split, wanted.columns)
-    digest = check_values(parts, np.dtype(stored))
+    digest = check_values(parts, np.dtype(stored), partial(on_rows, "check"))
     plan, listing = _plan(path, parts, rows, digest, stored, wanted)
     return _Checked(parts, rows, plan, listing)
 
 
-def _copy(store: Store, checked: _Checked) -> str:
+def _copy(store: Store, checked: _Checked, on_rows: OnRows = _unheard) -> str:
     found = store.create_embeddings(checked.plan, checked.listing)
+    total = len(checked.rows.paths)
     for shard in found.missing_shards():
         _write_shard(store, found.id, checked.plan, shard, checked.parts, checked.rows)
+        on_rows("copy", min(checked.plan.shard_range(shard)[1], total), total)
     store.finish_embeddings(found.id)
     return found.id
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.errors import ImportInvalid
 from shoal.importer.formats import SUPPORTED, Array, is_supported, read, reader_name
+from shoal.importer.formats.base import expected_bytes
 from shoal.importer.keys import Chosen, Keys, choose
 from shoal.store.layout import IMG_EMB
 from shoal.userfiles import UserFile
@@ -49,6 +50,41 @@ class Part:
         """Release what reading keeps open."""
         for array in self.chosen.all:
             array.close()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much files of others may hold, before any value is read.
+
+    Attributes
+    ----------
+    bytes
+        Of all arrays that are read, as the files declare them.
+    rows
+        Of all sets.
+    """
+
+    bytes: int
+    rows: int
+
+    def check(self, path: Path, sets: Mapping[str, Sequence[Part]]) -> None:
+        """Refuse what holds more.
+
+        Raises
+        ------
+        ImportInvalid
+        """
+        parts = [part for each in sets.values() for part in each]
+        rows = sum(part.rows for part in parts)
+        size = sum(expected_bytes(array.shape, array.dtype) for part in parts for array in part.chosen.all)
+        if rows > self.rows or size > self.bytes:
+            raise ImportInvalid(
+                f"{path} declares {rows:,} rows and {size:,} bytes of values; at most {self.rows:,} rows and "
+                f"{self.bytes:,} bytes can be imported from it. Check the shapes, or import it in several sets.",
+                file=str(path),
+                rows=rows,
+                bytes=size,
+            )
 
 
 def open_sets(path: Path, keys: Keys) -> dict[str, list[Part]]:

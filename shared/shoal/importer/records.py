@@ -13,6 +13,7 @@ from shoal.labels import text_of
 from shoal.userfiles import UserFile
 
 _BLOCK = 1 << 16
+_BLOCK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -97,5 +98,6 @@ def _named(part: Part, array: Array) -> UserFile:
 
 
 def _values(array: Array) -> Iterator[tuple[int, object]]:
-    for start in range(0, array.rows, _BLOCK):
-        yield from enumerate(array.read(start, min(start + _BLOCK, array.rows)).tolist(), start)
+    step = max(1, min(_BLOCK, _BLOCK_BYTES // max(array.dtype.itemsize, 1)))
+    for start in range(0, array.rows, step):
+        yield from enumerate(array.read(start, min(start + step, array.rows)).tolist(), start)

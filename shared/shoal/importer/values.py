@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -25,8 +25,15 @@ def chunks(parts: Sequence[Part], start: int, stop: int) -> Iterator[tuple[Part,
         offset += part.rows
 
 
-def check_values(parts: Sequence[Part], dtype: np.dtype[np.generic]) -> str:
+def check_values(
+    parts: Sequence[Part], dtype: np.dtype[np.generic], on_rows: Callable[[int, int], None] = lambda done, total: None
+) -> str:
     """SHA-256 over the values of all parts.
+
+    Parameters
+    ----------
+    on_rows
+        Called after every block with the rows that are checked, and all rows.
 
     Raises
     ------
@@ -34,7 +41,8 @@ def check_values(parts: Sequence[Part], dtype: np.dtype[np.generic]) -> str:
         A value is NaN or infinite, or overflows ``dtype``; the message names file and row.
     """
     digest = hashlib.sha256()
-    for part, lo, hi, _ in chunks(parts, 0, sum(part.rows for part in parts)):
+    total = sum(part.rows for part in parts)
+    for part, lo, hi, first in chunks(parts, 0, total):
         block = part.vectors.read(lo, hi)
         values = np.ascontiguousarray(block).astype(block.dtype.newbyteorder("<"), copy=False)
         digest.update(values.dtype.str.encode())
@@ -50,4 +58,5 @@ def check_values(parts: Sequence[Part], dtype: np.dtype[np.generic]) -> str:
                 row=lo + row,
             )
         release_pages(block)
+        on_rows(first + hi - lo, total)
     return digest.hexdigest()

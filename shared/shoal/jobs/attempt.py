@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
@@ -13,6 +13,7 @@ import structlog
 
 from shoal.errors import ChildSilent, JsonValue, WorkerDied
 from shoal.jobs.childprocess import ChildProcess
+from shoal.jobs.claims import Claim, Taken
 from shoal.jobs.protocol import (
     Advanced,
     Checkpointed,
@@ -22,8 +23,10 @@ from shoal.jobs.protocol import (
     Progressed,
     Stopped,
     Succeeded,
+    Wanted,
 )
-from shoal.jobs.queue import Claim, JobQueue
+from shoal.jobs.queue import JobQueue
+from shoal.jobs.sharing import Sharing
 from shoal.process import exit_text
 from shoal.schemas import Progress
 from shoal.settings import Settings
@@ -52,6 +55,7 @@ class Ending(Enum):
     DRAIN = "the worker is stopping"
     SILENT = "the child sent no event for too long"
     FENCED = "another worker holds the job"
+    WAITED_FOR = "the worker has another job"
 
 
 class Attempt:
@@ -60,7 +64,7 @@ class Attempt:
     Parameters
     ----------
     queue, claim, child
-        The job's queue, the right to run the job, and the process that runs it.
+        The job's queue, the right to run the job or to help with it, and the process that does.
     settings
         Periods and time limits.
     call_queue
@@ -68,7 +72,12 @@ class Attempt:
     """
 
     def __init__(
-        self, queue: JobQueue, claim: Claim, child: ChildProcess, settings: Settings, call_queue: CallQueue
+        self,
+        queue: JobQueue | Sharing,
+        claim: Claim,
+        child: ChildProcess,
+        settings: Settings,
+        call_queue: CallQueue,
     ) -> None:
         now = time.monotonic()
         self._queue = queue
@@ -85,6 +94,9 @@ class Attempt:
         self._checkpoint: dict[str, JsonValue] | None = None
         self._mark: int | None = None
         self._outcome: Outcome | None = None
+        self._wanted: Wanted | None = None
+        self._ask_at = 0.0
+        self._others: Mapping[int, int] = {}
 
     def receive(self, events: Sequence[Event]) -> None:
         """Keep what the child sent."""
@@ -97,6 +109,8 @@ class Attempt:
                     self._checkpoint = data
                 case Advanced(mark):
                     self._mark = mark
+                case Wanted():
+                    self._wanted = event
                 case Succeeded() | Failed() | Stopped():
                     self._outcome = event
 
@@ -114,6 +128,8 @@ class Attempt:
             Stop signals that the worker received: one drains, two kill at once.
         """
         now = time.monotonic()
+        if self._wanted is not None and now >= self._ask_at and self._ending is None:
+            self._answer(self._wanted)
         due = PROGRESS_PERIOD_S if self._progress is not None else RENEW_PERIOD_S
         if now - self._renewed_at >= min(due, self._period_s):
             self._renew()
@@ -143,7 +159,7 @@ class Attempt:
                 return "succeed", partial(queue.succeed, claim, result)
             case Ending.CANCEL, _:
                 return "cancelled", partial(queue.cancelled, claim)
-            case Ending.DRAIN, _:
+            case Ending.DRAIN | Ending.WAITED_FOR, _:
                 return "hand_back", partial(queue.hand_back, claim)
             case Ending.SILENT, _:
                 problem, retry = self._silent().problem(), True
@@ -171,6 +187,21 @@ class Attempt:
             self._queue.renew(self._claim, self._progress)
             self._progress = None
 
+    def end_help(self) -> None:
+        """Stop the child of a helper: its worker has a job of its own to run."""
+        self._end(Ending.WAITED_FOR, grace_s=min(self._settings.kill_grace_s, self._queue.lease_s / 3))
+
+    def _answer(self, wanted: Wanted) -> None:
+        """Tell the child which unit it may begin. Without the queue, the worker that has the job goes on alone."""
+        taken = self._call_queue(lambda: (self._queue.take(self._claim, wanted.missing, wanted.most),))
+        if taken is None and self._claim.helper:
+            self._ask_at = time.monotonic() + RENEW_PERIOD_S
+            return
+        self._wanted = None
+        (answer,) = taken or (Taken(alone=True),)
+        if answer is not None:  # Else the lease or the place is lost, as the next renewal will show.
+            self._child.tell(answer)
+
     def _renew(self) -> None:
         self._call_queue(self.flush)
         renewal = self._call_queue(self._queue.renew, self._claim)
@@ -182,6 +213,9 @@ class Attempt:
                 self._end(Ending.FENCED)
         elif renewal.cancel_requested and self._ending is None:
             self._end(Ending.CANCEL, grace_s=self._settings.kill_grace_s)
+        if renewal.others != self._others:
+            self._others = renewal.others
+            self._child.tell(renewal.others)
 
     def _end(self, ending: Ending, grace_s: float | None = None) -> None:
         log.info("ending the child", why=ending.value)

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import gc
 import json
-import math
 import os
 import secrets
 import select
@@ -16,14 +15,17 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 import structlog
 
 from shoal import logs
 from shoal.errors import JsonValue, OutOfMemory, ShoalError, StoreFull
+from shoal.jobs.asking import Asking
+from shoal.jobs.claims import Taken
 from shoal.jobs.protocol import (
+    ANSWERS_FD,
     EVENTS_FD,
     GO_FD,
     PARENT_PID,
@@ -38,62 +40,18 @@ from shoal.jobs.protocol import (
     Succeeded,
     encode,
 )
+from shoal.jobs.rates import RateMeter
 from shoal.process import die_with_parent
 from shoal.schemas import Progress
 
 PROGRESS_INTERVAL_S = 0.2
 MAX_CHECKPOINT_BYTES = 64 * 1024
-SMOOTHING_S = 10.0
-"""Seconds over which a rate forgets: long enough to be read, short enough to show a slowdown."""
 
 log = structlog.get_logger(__name__)
 
 
 class Cancelled(BaseException):
     """The job was cancelled. Not an ``Exception``, so that no handler swallows it on the way up."""
-
-
-class RateMeter:
-    """Rate and time left of one stage of a job: measures how fast ``done`` grows.
-
-    The rate is an exponential moving average over time, corrected for its empty start, so that the second
-    measurement already gives the true rate.
-
-    Parameters
-    ----------
-    done
-        Units done before the measurement starts: those of an earlier attempt do not count.
-    now
-        Seconds on a monotonic clock.
-    """
-
-    def __init__(self, done: int, now: float) -> None:
-        self._done = done
-        self._now = now
-        self._average = 0.0
-        self._weight = 0.0
-
-    def update(self, done: int, now: float) -> None:
-        """Record that ``done`` units are done at ``now``."""
-        elapsed = now - self._now
-        if elapsed <= 0:
-            return
-        fresh = 1.0 - math.exp(-elapsed / SMOOTHING_S)
-        self._average += fresh * ((done - self._done) / elapsed - self._average)
-        self._weight += fresh * (1.0 - self._weight)
-        self._done, self._now = done, now
-
-    @property
-    def rate(self) -> float | None:
-        """Units a second; None before the second measurement."""
-        return self._average / self._weight if self._weight > 0 else None
-
-    def eta_s(self, done: int, total: int | None) -> float | None:
-        """Seconds until ``total``; None without a total or a rate."""
-        rate = self.rate
-        if total is None or rate is None or rate <= 0:
-            return None
-        return max(0, total - done) / rate
 
 
 class JobContext:
@@ -107,6 +65,8 @@ class JobContext:
         Receives each event.
     clock
         Seconds on a monotonic clock.
+    answers
+        File descriptor of what the worker says; None without a worker.
 
     Attributes
     ----------
@@ -119,10 +79,17 @@ class JobContext:
         The body that was sent.
     checkpoint : dict or None
         The last one that ``save_checkpoint`` was called with, in this or an earlier attempt.
+    helper : bool
+        Whether another worker has the job: this one takes some of its units, and does not end it.
     """
 
     def __init__(
-        self, job: ChildJob, emit: Callable[[Event], None], *, clock: Callable[[], float] = time.monotonic
+        self,
+        job: ChildJob,
+        emit: Callable[[Event], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        answers: int | None = None,
     ) -> None:
         self.id = job.id
         self.kind = job.kind
@@ -130,7 +97,9 @@ class JobContext:
         self.owner = job.owner
         self.request = job.request
         self.checkpoint = job.checkpoint
+        self.helper = job.helper
         self._emit = emit
+        self._asking = Asking(emit, answers)
         self._clock = clock
         self._stop_requested = False
         self._stage: tuple[str, str] | None = None
@@ -168,6 +137,23 @@ class JobContext:
         """Raise ``Cancelled`` if ``stop`` was called."""
         if self._stop_requested:
             raise Cancelled
+
+    def take(self, missing: Sequence[int], most: int | None = None) -> Taken:
+        """Ask which of the units ``missing``, ascending, this worker begins; see `shoal.jobs.sharing`.
+
+        From the first call on, up to ``most`` - 1 other workers may take units of the job.
+
+        Raises
+        ------
+        Cancelled
+            ``stop`` was called.
+        """
+        return self._asking.take(missing, most, self.raise_if_cancelled)
+
+    def others(self) -> Mapping[int, int]:
+        """How much is done of each unit that other workers are at."""
+        self._asking.listen()
+        return self._asking.others
 
     def progress(
         self,
@@ -269,6 +255,8 @@ def run_child(handler: Handler, ahead: Callable[[], object] = lambda: None) -> i
         return 2
     die_with_parent(int(os.environ[PARENT_PID]))
     send = _sender(int(os.environ[EVENTS_FD]))
+    answers = int(os.environ[ANSWERS_FD])
+    os.set_inheritable(answers, False)
     if not structlog.is_configured():
         logs.configure("child")
     failed: Exception | None = None
@@ -278,7 +266,7 @@ def run_child(handler: Handler, ahead: Callable[[], object] = lambda: None) -> i
             return 0 if failed is None else 1
     job = ChildJob.decode(sys.stdin.buffer.read())
     structlog.contextvars.bind_contextvars(job=job.id, attempt=job.attempt)
-    context = JobContext(job, send)
+    context = JobContext(job, send, answers=answers)
     signal.signal(signal.SIGTERM, lambda *_: context.stop())
     outcome = _run(handler if failed is None else _raising(failed), context)
     send(outcome)

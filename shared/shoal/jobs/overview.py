@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from shoal.errors import OtherStore
+from shoal.jobs.callbacks import Callbacks
 from shoal.jobs.redis_scripts import Client, Scripts, from_micros, micros, pairs, unavailable_when_unreachable
 from shoal.jobs.states import JobState
 
@@ -30,6 +31,7 @@ class QueueOverview:
         self._client = client
         self._scripts = scripts
         self._store = store or ""
+        self.callbacks = Callbacks(scripts)
 
     def beat(self, owner: str, kinds: Sequence[str]) -> None:
         """Record that the worker ``owner`` is alive and runs jobs of ``kinds``."""

@@ -1,11 +1,16 @@
-"""Messages between a worker and its child: the job as one JSON document, then events as JSON lines."""
+"""Messages between a worker and its child: the job as one JSON document, then events as JSON lines.
+
+The worker in turn tells the child of a shared job which unit it may begin (`Taken`), and how far others are.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from shoal.errors import JsonValue
+from shoal.jobs.claims import Taken
 from shoal.schemas import Progress
 
 EVENTS_FD = "SHOAL_EVENTS_FD"
@@ -13,6 +18,8 @@ EVENTS_FD = "SHOAL_EVENTS_FD"
 GO_FD = "SHOAL_GO_FD"
 """Environment variable with the file descriptor on which one byte says that the job is on standard input; its end
 without a byte says that no job comes. Without the variable, the job is there from the start."""
+ANSWERS_FD = "SHOAL_ANSWERS_FD"
+"""Environment variable with the file descriptor from which the child reads what the worker tells it meanwhile."""
 PARENT_PID = "SHOAL_PARENT_PID"
 """Environment variable with the process id of the worker."""
 
@@ -27,6 +34,8 @@ class ChildJob:
     owner: str
     request: dict[str, JsonValue]
     checkpoint: dict[str, JsonValue] | None = None
+    helper: bool = False
+    """Whether another worker has the job, and this one takes some of its units."""
 
     def encode(self) -> bytes:
         """As one JSON document."""
@@ -67,6 +76,16 @@ class Advanced:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """The child would begin another unit of a shared job, and waits for a `Taken`."""
+
+    missing: tuple[int, ...]
+    """The units without a result, ascending."""
+    most: int | None = None
+    """How many workers may share the job; None for any number."""
+
+
+@dataclass(frozen=True)
 class Succeeded:
     """The job is done."""
 
@@ -86,7 +105,7 @@ class Stopped:
     """The child stopped on request."""
 
 
-Event = Progressed | Counted | Checkpointed | Advanced | Succeeded | Failed | Stopped
+Event = Progressed | Counted | Checkpointed | Advanced | Wanted | Succeeded | Failed | Stopped
 Outcome = Succeeded | Failed | Stopped
 
 
@@ -109,6 +128,8 @@ def encode(event: Event) -> bytes:
             body = {"event": "checkpoint", "data": data}
         case Advanced(mark):
             body = {"event": "advanced", "mark": mark}
+        case Wanted(missing, most):
+            body = {"event": "wanted", "missing": list(missing), "most": most}
         case Succeeded(result):
             body = {"event": "succeeded", "result": result}
         case Failed(problem, retry):
@@ -136,6 +157,8 @@ def decode(line: bytes) -> Event:
                 return Checkpointed(data)
             case {"event": "advanced", "mark": int(mark)}:
                 return Advanced(mark)
+            case {"event": "wanted", "missing": list(missing), "most": int() | None as most}:
+                return Wanted(tuple(map(int, missing)), most)
             case {"event": "succeeded", "result": dict(result)}:
                 return Succeeded(result)
             case {"event": "failed", "problem": dict(problem), "retry": bool(retry)}:
@@ -145,3 +168,17 @@ def decode(line: bytes) -> Event:
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {line[:80]!r}") from error
     raise ValueError(f"not an event: {line[:80]!r}")
+
+
+def encode_news(news: Taken | Mapping[int, int]) -> bytes:
+    """What the worker tells its child, as one line of JSON: an answer, or how much is done of others' units."""
+    body = asdict(news) if isinstance(news, Taken) else {"others": dict(news)}
+    return json.dumps(body).encode() + b"\n"
+
+
+def decode_news(line: bytes) -> Taken | dict[int, int]:
+    """What ``encode_news`` wrote."""
+    body = json.loads(line)
+    if "others" in body:
+        return {int(unit): int(done) for unit, done in body["others"].items()}
+    return Taken(**body)

@@ -7,11 +7,9 @@ sends changes it.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from shoal.errors import (
     IdempotencyConflict,
@@ -22,6 +20,7 @@ from shoal.errors import (
     WorkerDied,
 )
 from shoal.jobs.bell import Bell
+from shoal.jobs.claims import Claim, Renewal, Taken
 from shoal.jobs.overview import REAP_LIMIT, QueueOverview
 from shoal.jobs.redis_scripts import (
     Client,
@@ -33,9 +32,11 @@ from shoal.jobs.redis_scripts import (
     from_json,
     key_digest,
     micros,
+    request_digest,
     to_job,
     to_json,
 )
+from shoal.jobs.sharing import Sharing, others_of
 from shoal.jobs.states import JobState
 from shoal.schemas import Job, JobPage, Progress
 
@@ -46,32 +47,6 @@ MAX_PAGE = 500
 
 _KIND = re.compile(r"[a-z][a-z0-9_:.-]{0,63}")
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,80}")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A worker's right to run a job, until its lease is lost."""
-
-    job: Job
-    owner: str
-    """The worker's name and a random token: no two claims share it. Safe in file names."""
-    attempt: int
-    """Counts from 1; an attempt that was handed back does not count."""
-    max_attempts: int = 3
-    """The number of the last attempt: it grows with each attempt that got further than those before."""
-    checkpoint: dict[str, JsonValue] | None = None
-    """What the attempt before left behind."""
-    failed_in_a_row: int = 0
-    """Attempts before this one since the last that got further."""
-
-
-@dataclass(frozen=True)
-class Renewal:
-    """What a worker learns when it renews its lease."""
-
-    held: bool
-    """False: the job belongs to somebody else or has ended; stop at once and write nothing more."""
-    cancel_requested: bool = False
 
 
 class JobQueue(QueueOverview):
@@ -116,6 +91,7 @@ class JobQueue(QueueOverview):
         self._backoff_s = backoff_s
         times = micros(clock_offset_s), micros(lease_s), micros(retention_s)
         super().__init__(client, Scripts(client, prefix, times), store)
+        self.sharing = Sharing(self._scripts, lease_s)
 
     @classmethod
     def from_url(cls, url: str, *, lease_s: float = 30.0, store: str | None = None) -> JobQueue:
@@ -136,6 +112,7 @@ class JobQueue(QueueOverview):
         idempotency_key: str | None = None,
         caller: str | None = None,
         max_attempts: int = 3,
+        callback: str | None = None,
     ) -> tuple[Job, bool]:
         """Put a job into the queue of its kind.
 
@@ -151,6 +128,8 @@ class JobQueue(QueueOverview):
             Whose key it is: the same key of two callers is two keys. None where callers need no API key.
         max_attempts
             How many attempts in a row may fail without getting further than those before them.
+        callback
+            URL that hears of the job's end.
 
         Returns
         -------
@@ -167,9 +146,9 @@ class JobQueue(QueueOverview):
             raise ValueError(f"{kind!r} is not a kind of job: use lower case letters, digits and _ : . -")
         if max_attempts < 1:
             raise ValueError(f"max_attempts is {max_attempts}; it must be at least 1")
-        body, digests = to_json(request), (key_digest(idempotency_key, caller), _request_digest(kind, request))
+        digests = key_digest(idempotency_key, caller), request_digest(kind, request, callback)
         answer, reply = self._scripts.run(
-            "submit", secrets.token_hex(8), kind, body, max_attempts, *digests, self._store
+            "submit", secrets.token_hex(8), kind, to_json(request), max_attempts, *digests, self._store, callback or ""
         )
         if answer == "conflict":
             raise _conflict(reply)
@@ -178,7 +157,12 @@ class JobQueue(QueueOverview):
         return to_job(reply), answer == "created"
 
     def known(
-        self, kind: str, request: dict[str, JsonValue], idempotency_key: str | None, caller: str | None = None
+        self,
+        kind: str,
+        request: dict[str, JsonValue],
+        idempotency_key: str | None,
+        caller: str | None = None,
+        callback: str | None = None,
     ) -> Job | None:
         """The job that ``submit`` would give back for this key; None when it would make a new one.
 
@@ -189,8 +173,8 @@ class JobQueue(QueueOverview):
         """
         if idempotency_key is None:
             return None
-        digests = key_digest(idempotency_key, caller), _request_digest(kind, request)
-        answer, *reply = self._scripts.run("known", *digests)
+        digest = request_digest(kind, request, callback)
+        answer, *reply = self._scripts.run("known", key_digest(idempotency_key, caller), digest)
         if answer == "conflict":
             raise _conflict(reply[0])
         return to_job(reply[0]) if answer == "existing" else None
@@ -309,7 +293,11 @@ class JobQueue(QueueOverview):
         """
         text = to_json(progress.model_dump()) if progress is not None else ""
         answer, *flags = self._scripts.run("renew", *_fence(claim), text)
-        return Renewal(held=answer == "held", cancel_requested=flags == ["1"])
+        return Renewal(held=answer == "held", cancel_requested=flags[:1] == ["1"], others=others_of(flags[1:]))
+
+    def take(self, claim: Claim, missing: Sequence[int], most: int | None = None) -> Taken | None:
+        """See `Sharing.take`."""
+        return self.sharing.take(claim, missing, most)
 
     def save_checkpoint(self, claim: Claim, checkpoint: dict[str, JsonValue]) -> bool:
         """Keep a small JSON document for the next attempt; False when the lease is lost."""
@@ -374,10 +362,6 @@ class JobQueue(QueueOverview):
         Only for a caller that knows that no worker lives, such as one that has just started a server of its own.
         """
         return [str(job_id) for job_id in self._scripts.run("take_back")]
-
-
-def _request_digest(kind: str, request: dict[str, JsonValue]) -> str:
-    return hashlib.sha256(to_json([kind, request], sort_keys=True).encode()).hexdigest()
 
 
 def _conflict(job_id: str) -> IdempotencyConflict:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -23,10 +24,10 @@ from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, R
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from shoal.errors import InvalidRequest, QueueUnavailable
+from shoal.errors import InvalidRequest, JsonValue, QueueUnavailable
 from shoal.jobs.bell import Bell, Listener
 from shoal.jobs.states import JobState
-from shoal.schemas import Job
+from shoal.schemas import Callback, Job
 
 _REFUSALS = ("MISCONF", "BUSY", "NOREPLICAS")
 """Starts of those error replies of a server that cannot work now for which redis-py has no class."""
@@ -179,9 +180,24 @@ def to_job(flat: Sequence[str]) -> Job:
         attempt=int(fields["attempt"]),
         cancel_requested="cancel_requested" in fields,
         progress=from_json(fields.get("progress")),
+        workers=(fields["state"] == JobState.RUNNING) + int(fields.get("helpers", 0)),
         request=json.loads(fields["request"]),
         result=from_json(fields.get("result")),
         error=from_json(fields.get("error")),
+        callback=_to_callback(fields),
+    )
+
+
+def _to_callback(fields: dict[str, str]) -> Callback | None:
+    if "callback" not in fields:
+        return None
+    return Callback(
+        # Not the URL: its path or its query may be a secret of whoever submitted the job.
+        host=urlsplit(fields["callback"]).hostname or "",
+        state=fields.get("callback_state", "waiting"),
+        attempts=int(fields.get("callback_attempts", 0)),
+        last_error=fields.get("callback_error"),
+        next_attempt_at=from_micros(fields["callback_due"]) if "callback_due" in fields else None,
     )
 
 
@@ -197,6 +213,12 @@ def key_digest(idempotency_key: str | None, caller: str | None = None) -> str:
     # Neither can hold a line break, so the keys of two callers never meet.
     text = idempotency_key if caller is None else f"{caller}\n{idempotency_key}"
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def request_digest(kind: str, request: dict[str, JsonValue], callback: str | None) -> str:
+    """Digest of what was sent with an Idempotency-Key: a job of ``kind``, and who hears of its end."""
+    sent = [kind, request] if callback is None else [kind, request, callback]
+    return hashlib.sha256(to_json(sent, sort_keys=True).encode()).hexdigest()
 
 
 def encode_cursor(sequence: str) -> str:

@@ -11,9 +11,10 @@ import structlog
 
 from shoal import __version__, logs, tracing
 from shoal.errors import OtherStore
-from shoal.jobs.ahead import code_stamp
+from shoal.jobs.childprocess import code_stamp
+from shoal.jobs.claims import Claim
 from shoal.jobs.protocol import Counted, Event, Progressed
-from shoal.jobs.queue import Claim, JobQueue
+from shoal.jobs.queue import JobQueue
 from shoal.jobs.worker import Observer, Observers, Worker
 from shoal.settings import Settings
 from shoal.store_identity import store_identity
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
     from prometheus_client import CollectorRegistry
 
-OUTCOMES = ("succeed", "fail", "cancelled", "hand_back", "lost")
+OUTCOMES = ("succeed", "fail", "cancelled", "hand_back", "lost", "helped")
 SECONDS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 3 * 24 * 3600)
 
 log = structlog.get_logger(__name__)
@@ -103,6 +104,7 @@ class WorkerMetrics(Observer):
         self.registry = registry = registry or CollectorRegistry()
         Info("shoal_build", "Version of this worker.", registry=registry).info({"version": __version__})
         self._busy = Gauge("shoal_worker_busy", "Whether the worker runs a job.", registry=registry)
+        self._helping = Gauge("shoal_worker_helping", "Whether it helps with another's job.", registry=registry)
         self._attempts = Counter("shoal_job_attempts", "Attempts at jobs.", ["kind", "outcome"], registry=registry)
         self._seconds = Histogram(
             "shoal_job_duration_seconds",
@@ -130,6 +132,7 @@ class WorkerMetrics(Observer):
     def started(self, claim: Claim) -> None:
         """A child was started for the claim."""
         self._busy.set(1)
+        self._helping.set(claim.helper)
         self._claimed_at = time.monotonic()
         self._stage = None
         # A counter that starts at what it counts has not increased, as Prometheus sees it: all start at 0.
@@ -155,6 +158,7 @@ class WorkerMetrics(Observer):
         """The attempt is over."""
         self._end_stage(claim)
         self._busy.set(0)
+        self._helping.set(0)
         self._show_busy(dict.fromkeys(self._shown, 0.0))
         self._attempts.labels(claim.job.kind, how).inc()
         self._seconds.labels(claim.job.kind, "all").observe(time.monotonic() - self._claimed_at)

@@ -20,11 +20,13 @@ from typing import ParamSpec, TypeVar
 import structlog
 
 from shoal.errors import QueueUnavailable, WorkerDied
-from shoal.jobs.ahead import NextChild
 from shoal.jobs.attempt import Attempt
-from shoal.jobs.childprocess import ChildProcess
+from shoal.jobs.childprocess import ChildProcess, NextChild
+from shoal.jobs.claims import Claim
+from shoal.jobs.helping import Helping
 from shoal.jobs.protocol import ChildJob, Event
-from shoal.jobs.queue import Claim, JobQueue
+from shoal.jobs.queue import JobQueue
+from shoal.jobs.sharing import Sharing
 from shoal.jobs.workdirs import remove_workdirs
 from shoal.settings import Settings
 
@@ -52,7 +54,8 @@ class Observer:
         """The child sent events."""
 
     def ended(self, claim: Claim, how: str) -> None:
-        """The attempt is over: ``succeed``, ``fail``, ``cancelled``, ``hand_back`` or ``lost``."""
+        """The attempt is over: ``succeed``, ``fail``, ``cancelled``, ``hand_back`` or ``lost``; or, with any end of
+        its own, ``helped``."""
 
 
 class Observers(Observer):
@@ -80,10 +83,13 @@ class Observers(Observer):
 class Worker:
     """Runs jobs of some kinds, one at a time, until it is stopped.
 
+    When no job waits, it helps with one of another worker that can be shared (`shoal.jobs.sharing`).
+
     The first SIGTERM or SIGINT drains it: the child is asked to stop and the job goes back into the queue without
     counting the attempt. A second one kills the child at once. While the queue is unreachable, the child goes on.
 
-    While it waits for a job, it keeps the child of the next one ready (`shoal.jobs.ahead`), unless SHOAL_AHEAD is off.
+    While it waits for a job, it keeps the child of the next one ready (`shoal.jobs.childprocess`), unless SHOAL_AHEAD
+    is off.
 
     Parameters
     ----------
@@ -131,6 +137,7 @@ class Worker:
         self._next_child = NextChild(command, stamp)
         self._ahead = settings.ahead and ahead_at_start
         self.name = name or _default_name()
+        self._helping = Helping(queue, self._kinds, self.name, self._call_queue)
         self._stops = 0
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
@@ -167,9 +174,11 @@ class Worker:
 
     def _step(self) -> None:
         self._housekeep()
-        claim = self._call_queue(self._queue.claim, self._kinds, self.name)
+        claim = self._call_queue(self._queue.claim, self._kinds, self.name) or self._helping.look()
         if claim is not None:
-            self._work(claim)
+            while claim is not None:
+                self._work(claim)
+                claim = self._helping.take_waiting()
             self._ahead = self._settings.ahead
             self._next_child.rest(AFTER_JOB_S)
             return
@@ -185,7 +194,7 @@ class Worker:
 
     def _work(self, claim: Claim) -> None:
         with structlog.contextvars.bound_contextvars(job=claim.job.id, attempt=claim.attempt):
-            log.info("job claimed", kind=claim.job.kind)
+            log.info("helping with a job" if claim.helper else "job claimed", kind=claim.job.kind)
             child = self._started(claim, ahead=True)
             if child is None:
                 return
@@ -201,7 +210,8 @@ class Worker:
 
     def _started(self, claim: Claim, *, ahead: bool) -> ChildProcess | None:
         """A child that has been given the job; None when none can be started, which fails the job."""
-        job = ChildJob(claim.job.id, claim.job.kind, claim.attempt, claim.owner, claim.job.request, claim.checkpoint)
+        of = claim.job
+        job = ChildJob(of.id, of.kind, claim.attempt, claim.owner, of.request, claim.checkpoint, claim.helper)
         child = None
         try:
             child = (self._next_child.take() if ahead else None) or ChildProcess(self._command)
@@ -211,13 +221,13 @@ class Worker:
                 child.end()
             log.exception("the child cannot be started", command=self._command)
             problem = WorkerDied(f"The process for the job cannot be started: {error}.").problem()
-            self._deliver(lambda: self._queue.fail(claim, problem, retry=True))
+            self._report(claim, "fail", lambda: self._right(claim).fail(claim, problem, retry=True))
             return None
         return child
 
     def _watch(self, claim: Claim, child: ChildProcess) -> bool:
         """Until the child has ended and the queue knows it; False when it was started ahead and never took the job."""
-        attempt = Attempt(self._queue, claim, child, self._settings, self._call_queue)
+        attempt = Attempt(self._right(claim), claim, child, self._settings, self._call_queue)
         try:
             while not child.exited():
                 events = child.wait(TICK_S, self._wake_read)
@@ -225,6 +235,8 @@ class Worker:
                 self._observer.received(claim, events)
                 self._drain_wakeups()
                 attempt.step(self._stops)
+                if claim.helper:
+                    self._helping.yield_to_waiting(attempt)
                 self._housekeep()
         finally:
             status, events = child.end()
@@ -233,19 +245,33 @@ class Worker:
         if child.ahead and not child.took_job and attempt.ending is None:
             return False
         ended = attempt.conclude(status, self._stops)
-        self._observer.ended(claim, ended[0] if ended else "lost")
+        how = ended[0] if ended else "lost"
+        self._observer.ended(claim, "helped" if claim.helper else how)
         if ended is None:
             log.warning("job left to another worker")
+            self._report(claim, how, lambda: True)
             return True
-        how, tell_queue = ended
-        log.info("job ended", how=how, status=status)
+        tell_queue = ended[1]
+        log.info("help ended" if claim.helper else "job ended", how=how, status=status)
 
         def report() -> bool:
             attempt.flush()
             return tell_queue()
 
-        self._deliver(report)
+        self._report(claim, how, report)
         return True
+
+    def _right(self, claim: Claim) -> JobQueue | Sharing:
+        """What renews and ends the claim."""
+        return self._queue.sharing if claim.helper else self._queue
+
+    def _report(self, claim: Claim, how: str, call: Callable[[], bool]) -> None:
+        """Tell the queue how an attempt or a help ended. A helper's place ends by itself if it is not told."""
+        if claim.helper:
+            self._call_queue(call)
+            self._helping.ended(claim, how)
+        elif how != "lost":
+            self._deliver(call)
 
     def _deliver(self, call: Callable[[], bool]) -> None:
         """Tell the queue how the job ended, retrying while it is unreachable; a stopping worker gives up in the end."""

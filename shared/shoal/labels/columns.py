@@ -36,6 +36,9 @@ _LABELS = frozenset(
 )
 KNOWN = _PATHS | _LABELS
 """Names that identify a header line, in lower case."""
+CHECKSUMS = ("sha256", "md5")
+"""Columns of a list with checksums of the files, in lower case; the first is preferred."""
+_ADDRESS = re.compile(r"\s*(https?|s3)://", re.IGNORECASE)
 _MAX_LISTED = 20
 
 _WHOLE = re.compile(r"([+-]?)(0|[1-9][0-9]*)\.0*")
@@ -145,6 +148,8 @@ def _path(file: UserFile, names: Sequence[str], requested: Columns, samples: Map
     found = [name for name in others if _key(name) in _PATHS]
     if not found:
         found = [name for name in others if samples.get(name) and all(map(looks_like_image, samples[name]))]
+    if not found:
+        found = [name for name in others if samples.get(name) and all(map(is_address, samples[name]))]
     if len(found) > 1:
         raise _ambiguous(file, names, found, "the images' paths", "path")
     return found[0] if found else None
@@ -274,6 +279,16 @@ def normal_path(path: str) -> str:
     while text.startswith("./"):
         text = text[2:].lstrip("/").lstrip()
     return text
+
+
+def checksum_column(names: Sequence[str]) -> str | None:
+    """The column of ``names`` that holds the files' checksums, named as its algorithm is; None if there is none."""
+    return next((name for key in CHECKSUMS for name in names if name.strip().casefold() == key), None)
+
+
+def is_address(text: str) -> bool:
+    """Whether ``text`` is an address such as ``https://example.org/1`` rather than a path."""
+    return _ADDRESS.match(text) is not None
 
 
 def looks_like_image(text: str) -> bool:

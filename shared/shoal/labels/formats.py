@@ -22,6 +22,7 @@ from shoal.labels.columns import (
     Columns,
     choose,
     clean_label,
+    is_address,
     looks_like_image,
     text_of,
 )
@@ -176,9 +177,13 @@ def split_spaced(line: str) -> tuple[str, str] | None:
     """The path and the label of a line ``path label``; None for any other line."""
     for pattern in (_SPACED, _SPACED_WORDS):
         found = pattern.fullmatch(line)
-        if found and looks_like_image(found[1]):
+        if found and (looks_like_image(found[1]) or _is_one_address(found[1])):
             return found[1], found[2]
     return None
+
+
+def _is_one_address(text: str) -> bool:
+    return is_address(text) and len(text.split()) == 1
 
 
 def json_row(file: UserFile, line: str, number: int) -> dict[str, Any]:

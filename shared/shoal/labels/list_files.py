@@ -1,4 +1,4 @@
-"""Reading a list of images: a path a row, with a label and a split where there are columns for them."""
+"""Reading a list of images: a path or an address a row, with a label, a split and a checksum where it has them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 
 from shoal.errors import ShoalError
-from shoal.labels.columns import KNOWN, clean_label, columns_of_list, looks_like_image, text_of
+from shoal.labels.columns import (
+    KNOWN,
+    checksum_column,
+    clean_label,
+    columns_of_list,
+    is_address,
+    looks_like_image,
+    text_of,
+)
 from shoal.labels.formats import (
     HEAD_ROWS,
     blanks_before_quotes,
@@ -38,6 +46,8 @@ class ListRow(NamedTuple):
     path: str
     label: str | None
     split: str | None
+    checksum: str | None = None
+    """Of the file, such as ``sha256:…``."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,8 @@ class ListLayout:
         ``lines``: a path a line. ``spaced``: a path, blanks and a label a line.
     names
         The columns, in their order.
-    path, label, split
-        The columns that are read.
+    path, label, split, checksum
+        The columns that are read. That of checksums is called as its algorithm is.
     header
         Whether the first line names the columns.
     """
@@ -61,6 +71,7 @@ class ListLayout:
     path: str
     label: str | None = None
     split: str | None = None
+    checksum: str | None = None
     header: bool = False
     delimiter: str = ","
     skip_blanks: bool = False
@@ -72,8 +83,8 @@ class ListLayout:
 
     @property
     def columns(self) -> list[str | None]:
-        """The columns that are read: paths, labels, splits."""
-        return [self.path, self.label, self.split]
+        """The columns that are read: paths, labels, splits, checksums."""
+        return [self.path, self.label, self.split, self.checksum]
 
 
 def detect(file: UserFile) -> ListLayout:
@@ -94,7 +105,7 @@ def detect(file: UserFile) -> ListLayout:
         objects = [json_row(file, line, at) for at, line in enumerate(lines[:HEAD_ROWS], 1)]
         names = tuple(dict.fromkeys(name for each in objects for name in each))
         samples = {name: present([each.get(name) for each in objects]) for name in names}
-        return ListLayout("jsonl", names, *columns_of_list(file, names, samples))
+        return ListLayout("jsonl", names, *columns_of_list(file, names, samples), checksum_column(names))
     return _text_layout(file, lines)
 
 
@@ -106,10 +117,15 @@ def rows(file: UserFile, layout: ListLayout) -> Iterator[ListRow]:
     ShoalError
         The file's error: a line cannot be read, or has a label and no path.
     """
+    algorithm = (layout.checksum or "").casefold()
     for place, cells in _cells(file, layout):
         path, label, split = cells[0], clean_label(cells[1]), clean_label(cells[2])
         if path is not None and path.strip():
-            yield ListRow(place, path.strip().replace("\\", "/"), label, split)
+            checksum = f"{algorithm}:{cells[3].strip().lower()}" if cells[3] and cells[3].strip() else None
+            written = path.strip()
+            # An address keeps its backslashes, which its server may mean.
+            written = written if is_address(written) else written.replace("\\", "/")
+            yield ListRow(place, written, label, split, checksum)
         elif label is not None:
             raise file.invalid(
                 f"has no `{layout.path}` in {layout.unit} {place}. Fill in the path or remove the row.",
@@ -129,7 +145,7 @@ def _text_layout(file: UserFile, lines: Sequence[str]) -> ListLayout:
     skip = blanks_before_quotes(lines, delimiter)
     table = [fields for _, fields in _head_rows(file, lines, delimiter, skip) if fields]
     first = [cell.strip() for cell in table[0]]
-    header = not any(map(looks_like_image, first))
+    header = not any(looks_like_image(cell) or is_address(cell) for cell in first)
     if header and len(first) == 1 and not delimited:
         return ListLayout("lines", ("path",), "path", header=first[0].casefold() in KNOWN)
     names = tuple(first) if header else tuple(str(at + 1) for at in range(len(first)))
@@ -138,11 +154,20 @@ def _text_layout(file: UserFile, lines: Sequence[str]) -> ListLayout:
     path, label, split = columns_of_list(file, names, samples)
     if not header and len(names) == 2:
         label = next(name for name in names if name != path)
-    return ListLayout("delimited", names, path, label, split, header, delimiter, skip)
+    checksum = checksum_column(names) if header else None
+    return ListLayout("delimited", names, path, label, split, checksum, header, delimiter, skip)
 
 
 def _is_path(line: str) -> bool:
+    if is_address(line) and not any(mark.isspace() for mark in line):
+        return not any(_ends_address(line, mark) for mark in ",;|")
     return looks_like_image(line) and not any(mark in line for mark in ",;\t|")
+
+
+def _ends_address(line: str, mark: str) -> bool:
+    """Whether a label may follow an address: `https://example.org/1.jpg,cat`, not `https://example.org/a,b/1.jpg`."""
+    address, found, label = line.rpartition(mark)
+    return bool(found) and looks_like_image(address) and not looks_like_image(label)
 
 
 def _head_rows(file: UserFile, lines: Sequence[str], delimiter: str, skip: bool) -> Iterator[tuple[int, list[str]]]:
@@ -171,7 +196,7 @@ def _parquet_layout(file: UserFile) -> ListLayout:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise file.invalid(f"is not a complete Parquet file: {error}.") from error
         samples = {name: present(head.column(name).to_pylist()) for name in texts} if head is not None else {}
-    return ListLayout("parquet", names, *columns_of_list(file, names, samples))
+    return ListLayout("parquet", names, *columns_of_list(file, names, samples), checksum_column(names))
 
 
 def _cells(file: UserFile, layout: ListLayout) -> Iterator[tuple[int, list[str | None]]]:
@@ -190,9 +215,9 @@ def _cells(file: UserFile, layout: ListLayout) -> Iterator[tuple[int, list[str |
             if layout.kind == "jsonl":
                 yield number, _json_cells(file, layout, line, number)
             elif layout.kind == "lines":
-                yield number, [line, None, None]
+                yield number, [line, None, None, None]
             else:
-                yield number, [*_spaced(file, line, number), None]
+                yield number, [*_spaced(file, line, number), None, None]
 
 
 def _delimited_cells(

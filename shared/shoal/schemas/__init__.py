@@ -1,10 +1,11 @@
 """The REST contract as pydantic models: requests, jobs, problems."""
 
-from shoal.schemas.base import NAME_PATTERN, NAME_RULE, Id, Name, RelativePath, Request, Seed
+from shoal.schemas.analyses import DuplicatesRequest, QualityRequest
+from shoal.schemas.base import MAX_CLUSTERS, NAME_PATTERN, NAME_RULE, Id, JobRequest, Name, RelativePath, Request, Seed
 from shoal.schemas.cluster import (
     DEFAULT_EVALUATION_SEEDS,
-    MAX_CLUSTERS,
     MAX_POINTS,
+    AssignRequest,
     ClassMap,
     ClusterRequest,
     EmbeddingSets,
@@ -24,7 +25,9 @@ from shoal.schemas.extract import (
     TransformOverride,
     UploadSource,
 )
-from shoal.schemas.jobs import FieldError, Job, JobPage, Problem, Progress
+from shoal.schemas.imports import ImportLabels, ImportRequest
+from shoal.schemas.jobs import RESULTS, Callback, FieldError, Job, JobPage, Problem, Progress
+from shoal.schemas.where import Where, WhereClusters
 
 __all__ = [
     "DEFAULT_EVALUATION_SEEDS",
@@ -32,17 +35,24 @@ __all__ = [
     "MAX_POINTS",
     "NAME_PATTERN",
     "NAME_RULE",
+    "RESULTS",
+    "AssignRequest",
+    "Callback",
     "ClassMap",
     "ClusterRequest",
     "CustomModel",
+    "DuplicatesRequest",
     "EmbeddingSets",
     "ExtractRequest",
     "FieldError",
     "FolderLevel",
     "Id",
     "ImageSource",
+    "ImportLabels",
+    "ImportRequest",
     "Job",
     "JobPage",
+    "JobRequest",
     "KMeansOptions",
     "KeyMapping",
     "LabelFile",
@@ -50,6 +60,7 @@ __all__ = [
     "PcaOptions",
     "Problem",
     "Progress",
+    "QualityRequest",
     "RelativePath",
     "Request",
     "ScoredSet",
@@ -58,4 +69,6 @@ __all__ = [
     "SweepRequest",
     "TransformOverride",
     "UploadSource",
+    "Where",
+    "WhereClusters",
 ]

@@ -18,6 +18,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=NA
 Id = Annotated[str, StringConstraints(min_length=1, max_length=160, pattern=NAME_PATTERN)]
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+MAX_CLUSTERS = 1_000_000
 MAX_UNKNOWN = 20
 """Unknown fields of one object that are reported."""
 
@@ -35,3 +36,18 @@ class Request(BaseModel):
             return sent
         dropped = set(islice((name for name in sent if name not in cls.model_fields), MAX_UNKNOWN, None))
         return {name: value for name, value in sent.items() if name not in dropped}
+
+
+CallbackUrl = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"^https?://[^\s]+$")]
+
+
+class JobRequest(Request):
+    """Base of the bodies that submit a job."""
+
+    # Left out of every dump, so that no plan, spec or id depends on who hears of the job's end.
+    callback_url: CallbackUrl | None = Field(
+        None,
+        exclude=True,
+        description="URL that receives a signed webhook when the job has ended. The host must be one of "
+        "SHOAL_CALLBACK_HOSTS.",
+    )

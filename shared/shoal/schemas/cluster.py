@@ -8,19 +8,18 @@ from math import prod
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    ByteSize,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
 from pydantic_core import core_schema
 
-from shoal.schemas.base import Id, RelativePath, Request, Seed
+from shoal.schemas.base import MAX_CLUSTERS, Id, JobRequest, RelativePath, Request, Seed
+from shoal.schemas.execution import EXECUTION_TEXT, Execution, MemoryLimit
+from shoal.schemas.where import WHERE_TEXT, Where
 
-MAX_CLUSTERS = 1_000_000
 MAX_POINTS = 2000
 DEFAULT_EVALUATION_SEEDS = (0, 1, 2)
 
@@ -173,27 +172,34 @@ def _auto_or(value: object, check: Callable[[object], object]) -> object:
     return value if value == "auto" else check(value)
 
 
-MemoryLimit = Annotated[
-    ByteSize,
-    Field(ge=2**28, le=2**50),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 2**28, "maximum": 2**50},
-                {"type": "string", "pattern": r"^[1-9][0-9]{0,5} ?([KMGT]i?B)$", "maxLength": 10},
-            ]
-        }
-    ),
-]
-"""A number of bytes, or a text with a unit such as `4GiB`."""
+class AssignRequest(JobRequest):
+    """Body of `POST /assign`."""
+
+    clustering: Id = Field(description="Id of the clustering.")
+    embeddings: Id = Field(description="Id of the embeddings to assign, of the model whose embeddings were clustered.")
+    outlier_quantile: float = Field(
+        0.99,
+        gt=0,
+        lt=1,
+        description="A row is an outlier if it is farther from its centroid than this share of the train set's rows "
+        "are from theirs.",
+    )
+    memory_limit: MemoryLimit | None = Field(
+        None,
+        description="Maximum memory of the job's process, as in `POST /cluster`.",
+    )
+    # Left out where it is not sent, as `where`.
+    execution: Execution | None = Field(None, exclude_if=lambda sent: sent is None, description=EXECUTION_TEXT)
 
 
-class ClusterRequest(Request):
+class ClusterRequest(JobRequest):
     """Body of `POST /cluster`."""
 
     embeddings: Id | EmbeddingSets = Field(
         description="Id of the embeddings to cluster, or an object with embeddings to fit on and embeddings to score."
     )
+    # Left out where it is not sent, so that specs of requests without it stay as they were.
+    where: Where | None = Field(None, exclude_if=lambda where: where is None, description=WHERE_TEXT)
     clusters: Annotated[int | Literal["auto"], _OrAuto()] | None = Field(
         None, description="Number of clusters k, or `auto` to search for it. Send either `clusters` or `over`."
     )
@@ -226,6 +232,8 @@ class ClusterRequest(Request):
         "do not fit are kept in a file; the result is the same. If the limit is too small, the job fails at its start, "
         "and the error names the smallest limit that works.",
     )
+    # Left out where it is not sent, as `where`.
+    execution: Execution | None = Field(None, exclude_if=lambda sent: sent is None, description=EXECUTION_TEXT)
 
     @field_validator("seeds")
     @classmethod
@@ -283,12 +291,13 @@ class SweepPca(Request):
     )
 
 
-class SweepRequest(Request):
+class SweepRequest(JobRequest):
     """Body of `POST /sweep`: that of `POST /cluster` with lists. Every combination of their values is one point."""
 
     embeddings: Id | EmbeddingSets | Annotated[list[Id | EmbeddingSets], Field(min_length=1, max_length=100)] = Field(
         description="Embeddings to cluster, as in `POST /cluster`, or a list of them."
     )
+    where: Where | None = Field(None, exclude_if=lambda where: where is None, description=WHERE_TEXT)
     clusters: Clusters | Annotated[list[Clusters], Field(min_length=1, max_length=200)] | None = Field(
         None, description="Numbers of clusters. Send either `clusters` or `over`."
     )
@@ -312,6 +321,8 @@ class SweepRequest(Request):
     memory_limit: MemoryLimit | None = Field(
         None, description="Maximum memory of the job's process, as in `POST /cluster`, for the whole sweep."
     )
+    # Left out where it is not sent, as `where`.
+    execution: Execution | None = Field(None, exclude_if=lambda sent: sent is None, description=EXECUTION_TEXT)
     linear_probe: bool = Field(
         False, description="Whether to fit a linear classifier on each set of embeddings for comparison."
     )
@@ -344,6 +355,7 @@ class SweepRequest(Request):
         for sets, normalize, kept, white, over, clusters in product(*axes):
             yield ClusterRequest(
                 embeddings=sets,
+                where=self.where,
                 clusters=clusters,
                 over=over,
                 pca=PcaOptions(components=kept, whiten=white) if self.pca else None,

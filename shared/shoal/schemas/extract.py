@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StringConstraints, Tag
 from pydantic_core import PydanticKnownError
 
-from shoal.schemas.base import Id, Name, RelativePath, Request, Seed
+from shoal.schemas.base import Id, JobRequest, Name, RelativePath, Request, Seed
 from shoal.schemas.keypatterns import LONGEST, check_ignored, check_pattern, check_replacement
 
 MAX_PAIRS = 100
@@ -70,8 +70,9 @@ class ImageSource(Request):
     format: SourceFormat = Field(
         "auto",
         description="What lies at `path`; `auto` finds out. `folder`: image files at any depth. `list`: a file that "
-        "names images, relative to its own folder or to the data root, with columns for label and split if it has "
-        "them. `tar`, `zip`: archives, read without unpacking them; WebDataset's `.cls`, `.json` and `.txt` beside an "
+        "names images, relative to its own folder or to the data root, or at https:// and s3:// addresses that the "
+        "operator allows, with columns for label and split if it has them. "
+        "`tar`, `zip`: archives, read without unpacking them; WebDataset's `.cls`, `.json` and `.txt` beside an "
         "image are its label. `parquet`: a column of images, as bytes or as Hugging Face has them, with a column for "
         "the label. `imagefolder`: a folder with Hugging Face's `metadata.csv`, `.jsonl` or `.parquet`, or one for "
         "each split. `imagenet`: ImageNet's validation images, with `LOC_val_solution.csv` or a list of synsets in "
@@ -143,6 +144,12 @@ class TransformOverride(Request):
     std: list[Annotated[float, Field(gt=0, le=1000)]] | None = Field(
         None, min_length=3, max_length=3, description="Standard deviation per channel that values are divided by."
     )
+    decode: Literal["full", "scaled"] | None = Field(
+        None,
+        description="`scaled` decodes a JPEG file at half, a quarter or an eighth of its size where that still has "
+        "twice the sides of the resized image: large photographs take half the time or less, and the embeddings change "
+        "slightly. `full`, the default, decodes all pixels. Embeddings of the two have different ids.",
+    )
 
 
 _Replacement = Annotated[str, StringConstraints(max_length=LONGEST)]
@@ -206,7 +213,9 @@ class CustomModel(KeyMapping):
     """A model that is not in the catalogue."""
 
     architecture: str = Field(
-        min_length=1, max_length=200, description="Name of an architecture of timm or of the catalogue."
+        min_length=1,
+        max_length=200,
+        description="Name of an architecture of timm or of the catalogue, or `open_clip:<name>`.",
     )
     weights: str = Field(
         min_length=1,
@@ -229,13 +238,13 @@ class CustomModel(KeyMapping):
 Engine = Literal["auto", "eager", "bf16", "compile", "openvino", "openvino-int8"]
 
 
-class ExtractRequest(Request):
+class ExtractRequest(JobRequest):
     """Body of `POST /extract`."""
 
     images: AnySource = Field(description="The images to embed.")
     model: Annotated[str, StringConstraints(min_length=1, max_length=300)] | CustomModel = Field(
-        description="Name of a model of the catalogue, `timm:<name>` for any model of timm, or an object that "
-        "describes a model of your own."
+        description="Name of a model of the catalogue, `timm:<name>` for any model of timm, `open_clip:<name>` "
+        "for one of OpenCLIP, or an object that describes a model of your own."
     )
     name: Name | None = Field(None, description="Prefix of the id of the embeddings; the model's name by default.")
     batch_size: int = Field(64, ge=1, le=4096, description="Images per batch.")
@@ -261,4 +270,11 @@ class ExtractRequest(Request):
         description="Where rows of earlier embeddings are taken over from. An image whose content, model and "
         "preprocessing are those of a stored row is not embedded again, whatever its path. `auto`: all embeddings in "
         "the store; an id: those embeddings alone; null: none.",
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="How many workers may embed the images at once, shard by shard; null for all that are idle. A "
+        "worker helps while no job waits for it. Images of one shard are embedded by one worker.",
     )

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
-import secrets
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,37 +14,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shoal.errors import ClusteringNotFound, ShoalError, StoreCorrupt, StoreError
-from shoal.store.documents import first_line
-from shoal.store.files import damage_of, publish_folder, record_file, storage_errors
-from shoal.store.layout import ClusteringLayout, StoreLayout, files_below, is_id
-from shoal.store.npy import NPY_ERRORS, read_npy
-from shoal.store.records import FileRecord, FilesRecord, seal_of
+from shoal.errors import ClusteringNotFound, MapNotFound, ShoalError, StoreCorrupt
+from shoal.store.files import storage_errors
+from shoal.store.layout import ClusteringLayout, StoreLayout
+from shoal.store.npy import read_npy
+from shoal.store.sealed import SealedFolder, SealedWriter
 from shoal.store.table_schemas import (
     ASSIGNMENTS_SCHEMA,
     CLASSES_SCHEMA,
     CLUSTERS_SCHEMA,
     CONFUSION_SCHEMA,
     ITERATIONS_SCHEMA,
+    MAP_SCHEMA,
 )
-
-FORMAT = 1
-ROW_GROUP = 131_072
-
-
-def read_records(layout: ClusteringLayout) -> dict[str, FileRecord]:
-    """Read the records of files.json, by path.
-
-    Raises
-    ------
-    ValueError
-        The file is damaged, or does not match its seal.
-    """
-    content = layout.files.read_bytes()
-    found = FilesRecord.model_validate_json(content)
-    if seal_of(json.loads(content)) != found.seal:
-        raise ValueError("it does not match its seal")
-    return {record.path: record for record in found.files}
 
 
 def check_spec(spec: Mapping[str, Any]) -> None:
@@ -69,19 +46,6 @@ def check_metrics(metrics: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
             raise ValueError(f"the metrics of {name} are missing")
 
 
-def corrupt(layout: ClusteringLayout, path: Path, problem: str, clustering_id: str) -> ShoalError:
-    """The error for a damaged file of a clustering, or for a clustering that was deleted while it was read."""
-    if not layout.folder.is_dir():
-        return clustering_not_found(clustering_id)
-    name = f"clusterings/{clustering_id}/{layout.name_of(path)}"
-    return StoreCorrupt(
-        f"{name} {problem}. `shoal verify {clustering_id}` lists all damage. Cluster again, and delete this one with "
-        f"`DELETE /clusterings/{clustering_id}`.",
-        file=name,
-        clustering=clustering_id,
-    )
-
-
 def clustering_not_found(clustering_id: str) -> ClusteringNotFound:
     """The error for an unknown clustering id."""
     return ClusteringNotFound(
@@ -89,48 +53,28 @@ def clustering_not_found(clustering_id: str) -> ClusteringNotFound:
     )
 
 
-class Clustering:
-    """One published, immutable clustering.
-
-    Parameters
-    ----------
-    layout
-        Paths of its folder.
-    clustering_id
-        Its id, if it is not the folder's name.
-    """
+class Clustering(SealedFolder[ClusteringLayout]):
+    """One published, immutable clustering; parameters as of `SealedFolder`."""
 
     def __init__(self, layout: ClusteringLayout, clustering_id: str | None = None) -> None:
-        self.layout = layout
-        self.id = clustering_id or layout.folder.name
-        self._records: dict[str, FileRecord] = {}
-        if layout.files.exists():  # older clusterings have no checksums
-            with self.reading(layout.files, checked=False):
-                self._records = read_records(layout)
+        super().__init__(layout, clustering_id)
         for path in (layout.spec, layout.metrics) if self._records else ():
             self.check(path)
         self.spec: dict[str, Any] = self._json(layout.spec)
         with self.reading(layout.spec):
             check_spec(self.spec)
 
-    def check(self, path: Path) -> Path:
-        """Compare one of the clustering's files with its record; returns ``path``.
-
-        Raises
-        ------
-        StoreCorrupt
-            The file is missing or damaged.
-        """
-        record = self._records.get(self.layout.name_of(path))
-        try:
-            problem = damage_of(path, record) if record else None
-            if record is None and not path.is_file():
-                problem = "is missing"
-        except FileNotFoundError:
-            problem = "is missing"
-        if problem:
-            raise corrupt(self.layout, path, problem, self.id)
-        return path
+    def corrupt(self, path: Path, problem: str) -> ShoalError:
+        """The error for a damaged file, or for a clustering that was deleted while it was read."""
+        if not self.layout.folder.is_dir():
+            return clustering_not_found(self.id)
+        name = f"clusterings/{self.id}/{self.layout.name_of(path)}"
+        return StoreCorrupt(
+            f"{name} {problem}. `shoal verify {self.id}` lists all damage. Cluster again, and delete this one with "
+            f"`DELETE /clusterings/{self.id}`.",
+            file=name,
+            clustering=self.id,
+        )
 
     @property
     def k(self) -> int:
@@ -186,6 +130,12 @@ class Clustering:
         of_set = pc.field("embeddings").cast(pa.string()) == embeddings_id
         return self._table(self.layout.assignments, columns=columns, filters=of_set)
 
+    def assignments_of(self, embeddings_id: str, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        """The assignments of some rows of a scored set, in row order; it reads only the parts of the file with them."""
+        of_set = pc.field("embeddings").cast(pa.string()) == embeddings_id
+        wanted = pc.field("row").isin(pa.array(rows, pa.int64()))
+        return self._table(self.layout.assignments, columns=list(columns), filters=of_set & wanted)
+
     def assignments_schema(self) -> pa.Schema:
         """The columns of the assignments: `ASSIGNMENTS_SCHEMA`, and one per level of a hierarchy."""
         with self.reading(self.layout.assignments):
@@ -193,8 +143,29 @@ class Clustering:
 
     def iter_assignments(self, batch_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
         """The assignments in batches, for exports of any size."""
-        with self.reading(self.layout.assignments), pq.ParquetFile(self.layout.assignments) as file:
-            yield from file.iter_batches(batch_size=batch_rows)
+        return self._batches(self.layout.assignments, batch_rows)
+
+    @property
+    def has_map(self) -> bool:
+        """Whether its rows were laid out on a map; older clusterings have none."""
+        return self._has(self.layout.map)
+
+    def map(self, embeddings_id: str | None = None) -> pa.Table:
+        """The places of one scored set's rows on the map, by default the first's; see `MAP_SCHEMA`.
+
+        Raises
+        ------
+        MapNotFound
+            The clustering has none.
+        """
+        if not self.has_map:
+            raise MapNotFound(
+                f"Clustering {self.id!r} has no map: it was made by an earlier version of Shoal. Cluster the same "
+                "embeddings again.",
+                clustering=self.id,
+            )
+        of_set = pc.field("embeddings").cast(pa.string()) == (embeddings_id or self.scored[0])
+        return self._table(self.layout.map, filters=of_set)
 
     def clusters(self, embeddings_id: str | None = None) -> pa.Table:
         """One row per cluster of a scored set, by default the first; see `CLUSTERS_SCHEMA`."""
@@ -215,37 +186,12 @@ class Clustering:
         """Every iteration of every restart of every seed."""
         return self._table(self.layout.iterations)
 
-    def _has(self, path: Path) -> bool:
-        """Whether the clustering was published with this file, even if it is missing now."""
-        return self.layout.name_of(path) in self._records or path.is_file()
-
     def _archive(self, path: Path) -> dict[str, NDArray[Any]]:
         with self.reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
-    def _table(self, path: Path, **options: Any) -> pa.Table:
-        with self.reading(path):
-            return pq.read_table(path, partitioning=None, **options)
 
-    def _json(self, path: Path) -> dict[str, Any]:
-        with self.reading(path):
-            document: Any = json.loads(path.read_bytes())
-            if not isinstance(document, dict):
-                raise ValueError("it is not a JSON object")
-            return document
-
-    @contextmanager
-    def reading(self, path: Path, *, checked: bool = True) -> Iterator[None]:
-        """Compare a file with its record, and turn errors of reading it into `StoreCorrupt`."""
-        if checked and self._records:
-            self.check(path)
-        try:
-            yield
-        except (KeyError, pa.ArrowException, zipfile.BadZipFile, *NPY_ERRORS) as error:
-            raise corrupt(self.layout, path, f"cannot be read ({first_line(error)})", self.id) from error
-
-
-class ClusteringWriter:
+class ClusteringWriter(SealedWriter[ClusteringLayout]):
     """Writes a clustering in a hidden folder; `publish` makes it appear in one step.
 
     As a context manager it removes an unpublished clustering on exit.
@@ -259,28 +205,13 @@ class ClusteringWriter:
     """
 
     def __init__(self, store: StoreLayout, clustering_id: str) -> None:
-        if not is_id(clustering_id):
-            raise StoreError(f"{clustering_id!r} is not an id: use letters, digits, `.`, `_` and `-` only.")
-        self._final = store.clustering(clustering_id).folder
-        self.layout = ClusteringLayout(store.temporary / f"{clustering_id}.{secrets.token_hex(8)}")
+        super().__init__(store.clustering(clustering_id), store.temporary)
 
     def __enter__(self) -> ClusteringWriter:
-        with storage_errors(self.layout.folder):
-            self.layout.report.mkdir(parents=True)
+        super().__enter__()
+        with storage_errors(self.layout.report):
+            self.layout.report.mkdir()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        shutil.rmtree(self.layout.folder, ignore_errors=True)
-
-    def spec(self, document: Mapping[str, Any]) -> None:
-        """Write spec.json."""
-        self._json(self.layout.spec, {"format": FORMAT, **document})
-
-    def run(self, document: Mapping[str, Any]) -> None:
-        """Write run.json."""
-        self._json(self.layout.run, document)
 
     def metrics(self, document: Mapping[str, Any]) -> None:
         """Write metrics.json."""
@@ -314,10 +245,11 @@ class ClusteringWriter:
 
     def assignments(self, tables: Iterator[pa.Table], levels: int = 0) -> None:
         """Write assignments.parquet from tables of `assignments_schema`, one scored set after another."""
-        path, schema = self.layout.assignments, assignments_schema(levels)
-        with storage_errors(path), pq.ParquetWriter(path, schema, compression="zstd") as file:
-            for table in tables:
-                file.write_table(table.cast(schema), row_group_size=ROW_GROUP)
+        self._tables(self.layout.assignments, assignments_schema(levels), tables)
+
+    def map(self, tables: Iterator[pa.Table]) -> None:
+        """Write map.parquet from tables of `MAP_SCHEMA`, one scored set after another."""
+        self._tables(self.layout.map, MAP_SCHEMA, tables)
 
     def clusters(self, table: pa.Table) -> None:
         """Write clusters.parquet."""
@@ -339,30 +271,11 @@ class ClusteringWriter:
         """The clustering as written so far, for the report that becomes part of it."""
         return Clustering(self.layout, self._final.name)
 
-    def publish(self) -> bool:
-        """Make the clustering appear; False if one of that id exists, unchanged."""
-        folder = self.layout.folder
-        with storage_errors(self.layout.files):
-            files = tuple(record_file(path, self.layout.name_of(path)) for path in files_below(folder))
-            self.layout.files.write_text(FilesRecord(files=files).sealed().model_dump_json(indent=1) + "\n")
-        return publish_folder(self.layout.folder, self._final)
-
-    def _json(self, path: Path, document: Mapping[str, Any]) -> None:
-        self._bytes(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-
     def _npz(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         with storage_errors(path), zipfile.ZipFile(path, "x") as archive:
             for name, array in arrays.items():
                 # A ZipInfo has a fixed date by default; numpy's savez writes the current time.
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy"), _npy_bytes(array))
-
-    def _bytes(self, path: Path, content: bytes) -> None:
-        with storage_errors(path), path.open("xb") as file:
-            file.write(content)
-
-    def _table(self, path: Path, table: pa.Table) -> None:
-        with storage_errors(path):
-            pq.write_table(table, path, compression="zstd")
 
 
 def _npy_bytes(array: NDArray[Any]) -> bytes:

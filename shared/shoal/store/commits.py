@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -26,6 +28,7 @@ from shoal.store.documents import corrupt, is_plan_of, shard_entries
 from shoal.store.files import damage_of, fsync_folder, publish_file, storage_errors
 from shoal.store.layout import COMMIT_NAME, DATA_KINDS, ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
 from shoal.store.records import FileRecord, Manifest, Plan, ShardCommit
+from shoal.store.table_schemas import PROPERTIES_SCHEMA
 
 T = TypeVar("T")
 
@@ -69,7 +72,8 @@ def publish_commit(layout: EmbeddingsLayout, commit: ShardCommit) -> bool:
     bool
         False: another attempt committed the shard first.
     """
-    content = commit.model_dump_json(indent=2).encode() + b"\n"
+    absent = None if commit.reused else {"reused"}
+    content = commit.model_dump_json(indent=2, exclude=absent).encode() + b"\n"
     final = layout.commit(commit.shard)
     published = publish_file(final, lambda file: file.write(content), temporary_folder=layout.staging(commit.token))
     # The link may exist although the call failed, as over NFS when the reply is lost.
@@ -246,11 +250,33 @@ class CommittedFiles:
         raise self.corrupt(record.path, MISSING)
 
     def table(self, shard: int, kind: str, schema: pa.Schema, filters: Any = None) -> pa.Table:
-        """The columns of ``schema`` of a committed shard's table."""
+        """The columns of ``schema`` of a committed shard's table; null where the file lacks the images' properties."""
+        may_lack = set(PROPERTIES_SCHEMA.names).intersection(schema.names)
 
         def load(path: Path) -> pa.Table:
             try:
-                return pq.read_table(path, columns=schema.names, filters=filters, partitioning=None).cast(schema)
+                lacking = may_lack.difference(pq.read_schema(path).names) if may_lack else may_lack
+                columns = [name for name in schema.names if name not in lacking]
+                table = pq.read_table(path, columns=columns, filters=filters, partitioning=None)
+                for name in lacking:
+                    table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
+                return table.select(schema.names).cast(schema)
+            except FileNotFoundError:
+                raise
+            except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+                raise StoreCorrupt(f"is not a complete Parquet file ({error})") from error
+
+        return self.open(shard, kind, load)
+
+    def rows(self, shard: int, kind: str, schema: pa.Schema, numbers: Sequence[int]) -> pa.Table:
+        """Some rows of a committed shard's table, by ``row``; reads only the row groups that they are in."""
+
+        def load(path: Path) -> pa.Table:
+            try:
+                with pq.ParquetFile(path, memory_map=True) as file:
+                    groups = _groups_with(file.metadata, numbers)
+                    table = file.read_row_groups(groups, columns=schema.names).select(schema.names).cast(schema)
+                return table.filter(pc.is_in(table.column("row"), value_set=pa.array(numbers, pa.int64())))
             except FileNotFoundError:
                 raise
             except (pa.ArrowException, OSError, ValueError, KeyError) as error:
@@ -274,6 +300,20 @@ class CommittedFiles:
                 self._checked.add(record.path)
             return path
         raise self.corrupt(record.path, MISSING)
+
+
+def _groups_with(metadata: pq.FileMetaData, numbers: Sequence[int]) -> list[int]:
+    """The row groups that may have one of these rows, which ascend; all without statistics."""
+    found = []
+    for group in range(metadata.num_row_groups):
+        known = metadata.row_group(group).column(0).statistics
+        if known is None or not known.has_min_max:
+            found.append(group)
+            continue
+        at = bisect_left(numbers, known.min)
+        if at < len(numbers) and numbers[at] <= known.max:
+            found.append(group)
+    return found
 
 
 def commit_problem(layout: EmbeddingsLayout, plan: Plan, shard: int, commit: ShardCommit) -> str | None:

@@ -8,9 +8,12 @@ from pathlib import Path
 from shoal.store_identity import WORK_FOLDER
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,159}")
-"""Pattern of an embeddings, clustering or sweep id; other text never becomes part of a path."""
+"""Pattern of the id of embeddings or of a result; other text never becomes part of a path."""
 SHARD_DIGITS = 5
 """Least width of a shard number in file names."""
+ENTRY_DIGITS = 6
+"""Width of the number of an entry of a journal."""
+ENTRY_NAME = re.compile(r"([0-9]{6,})\.json")
 COMMIT_NAME = re.compile(r"([0-9]{5,})\.json")
 
 IMG_EMB, METADATA, ERRORS, THUMBS = "img_emb", "metadata", "errors", "thumbs"
@@ -19,7 +22,7 @@ DATA_KINDS = {IMG_EMB: "npy", METADATA: "parquet", ERRORS: "parquet", THUMBS: "p
 
 
 def is_id(text: str) -> bool:
-    """Whether ``text`` may name an embeddings, clustering or sweep folder."""
+    """Whether ``text`` may name the folder of embeddings or of a result."""
     return ID_PATTERN.fullmatch(text) is not None
 
 
@@ -114,8 +117,8 @@ class EmbeddingsLayout(_FolderLayout):
         return self.staging(token) / data_name.rpartition("/")[2]
 
 
-class ClusteringLayout(_FolderLayout):
-    """Paths of one clustering folder, ``<root>/clusterings/<id>``.
+class SealedLayout(_FolderLayout):
+    """Paths of a result that is published as a whole.
 
     Attributes
     ----------
@@ -127,8 +130,15 @@ class ClusteringLayout(_FolderLayout):
         super().__init__(folder)
         self.spec = folder / "spec.json"
         self.run = folder / "run.json"
-        self.metrics = folder / "metrics.json"
         self.files = folder / "files.json"
+
+
+class ClusteringLayout(SealedLayout):
+    """Paths of one clustering folder, ``<root>/clusterings/<id>``."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.metrics = folder / "metrics.json"
         self.transform = folder / "transform.npz"
         self.centroids = folder / "centroids.npy"
         self.prices = folder / "prices.npy"
@@ -138,6 +148,7 @@ class ClusteringLayout(_FolderLayout):
         self.classes = folder / "classes.parquet"
         self.confusion = folder / "confusion.parquet"
         self.iterations = folder / "iterations.parquet"
+        self.map = folder / "map.parquet"
         self.report = folder / "report"
         self.report_html = self.report / "index.html"
         self.contact_sheet = self.report / "contact-sheet.png"
@@ -149,6 +160,32 @@ class ClusteringLayout(_FolderLayout):
     def seed_prices(self, seed: int) -> Path:
         """The prices of one seed."""
         return self.folder / "seeds" / str(seed) / "prices.npy"
+
+
+class AssignedLayout(SealedLayout):
+    """Paths of the clusters of an embeddings set that was assigned later, ``<root>/assignments/<id>``."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.rows = folder / "assignments.parquet"
+        self.clusters = folder / "clusters.parquet"
+        self.drift = folder / "drift.json"
+
+
+class AnalysisLayout(SealedLayout):
+    """Paths of one analysis of embeddings, such as ``<root>/duplicates/<id>``."""
+
+    def table(self, name: str) -> Path:
+        """One table."""
+        return self.folder / f"{name}.parquet"
+
+
+class AnnotationsLayout(_FolderLayout):
+    """Paths of what is said about one result, ``<root>/annotations/<its id>``."""
+
+    def entry(self, number: int) -> Path:
+        """One entry of the journal."""
+        return self.folder / f"{number:0{ENTRY_DIGITS}d}.json"
 
 
 class SweepLayout(_FolderLayout):
@@ -216,7 +253,9 @@ class StoreLayout:
         self.root = root
         self.embeddings_folder = root / "embeddings"
         self.clusterings_folder = root / "clusterings"
+        self.annotations_folder = root / "annotations"
         self.sweeps_folder = root / "sweeps"
+        self.assignments_folder = root / "assignments"
         self.uploads_folder = root / "uploads"
         self.trash = root / ".trash"
         self.temporary = root / ".tmp"
@@ -230,14 +269,30 @@ class StoreLayout:
         """Paths of a clustering folder."""
         return ClusteringLayout(self.clusterings_folder / clustering_id)
 
+    def annotations(self, result_id: str) -> AnnotationsLayout:
+        """Paths of what is said about a clustering or an analysis."""
+        return AnnotationsLayout(self.annotations_folder / result_id)
+
     def sweep(self, sweep_id: str) -> SweepLayout:
         """Paths of a sweep folder."""
         return SweepLayout(self.sweeps_folder / sweep_id)
+
+    def assigned(self, assignments_id: str) -> AssignedLayout:
+        """Paths of an assignment of an embeddings set."""
+        return AssignedLayout(self.assignments_folder / assignments_id)
+
+    def analyses_folder(self, kind: str) -> Path:
+        """Parent of the analyses of a kind."""
+        return self.root / kind
+
+    def analysis(self, kind: str, which: str) -> AnalysisLayout:
+        """Paths of an analysis."""
+        return AnalysisLayout(self.analyses_folder(kind) / which)
 
     def upload(self, upload_id: str) -> UploadLayout:
         """Paths of an upload."""
         return UploadLayout(self.uploads_folder / upload_id)
 
     def work(self, result_id: str) -> Path:
-        """Working folder of the job that makes a clustering or a sweep; no other process reads it."""
+        """Working folder of the job that makes a result; no other process reads it."""
         return self.work_folder / result_id

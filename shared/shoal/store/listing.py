@@ -19,9 +19,9 @@ class Entry(Generic[T_co]):
     Attributes
     ----------
     kind
-        ``embeddings``, ``clustering`` or ``sweep``.
+        ``embeddings``, ``clustering``, ``sweep``, ``assignments``, ``duplicates`` or ``quality``.
     item
-        The opened set, clustering or sweep; None where it is damaged and ``error`` says how.
+        The opened set or result; None where it is damaged and ``error`` says how.
     """
 
     kind: str
@@ -44,7 +44,7 @@ def open_each(kind: str, ids: Iterable[str], open_: Callable[[str], T]) -> Itera
 def describe_all(
     ids: Iterable[str], open_: Callable[[str], T], describe: Callable[[T], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The list that the APIs return of embeddings, clusterings or sweeps.
+    """The list that the APIs return of embeddings or of results.
 
     Each entry is what ``describe`` returns; for a damaged one, ``id``, ``damaged: true`` and the ``problem`` that the
     route of that id answers.

@@ -17,7 +17,7 @@ from shoal.store.documents import read_listing, read_manifest, read_notes, shard
 from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
 from shoal.store.npy import open_npy, release_pages
 from shoal.store.records import Plan, ShardCommit
-from shoal.store.table_schemas import ERRORS_SCHEMA, METADATA_SCHEMA, THUMBS_SCHEMA
+from shoal.store.table_schemas import ERRORS_SCHEMA, METADATA_SCHEMA, PROPERTIES_SCHEMA, THUMBS_SCHEMA
 
 Array = NDArray[Any]
 
@@ -49,6 +49,10 @@ class EmbeddingSet:
         self._offsets = np.array([e.offset for e in self._entries] + [self.rows], dtype=np.int64)
         self._by_shard = {entry.shard: entry for entry in self._entries}
         self._mapped = lru_cache(maxsize=8)(self.shard)  # each mapping holds a file descriptor
+
+    def __reduce__(self) -> tuple[type[EmbeddingSet], tuple[Any, ...]]:
+        """A set that is sent to another process is opened there."""
+        return type(self), (self.layout, self.plan)
 
     @property
     def id(self) -> str:
@@ -263,7 +267,7 @@ class EmbeddingSet:
             if lo < hi and self._files.has(entry.shard, THUMBS):
                 local = (selected[lo:hi] - entry.offset).tolist()
                 try:
-                    table = self._files.table(entry.shard, THUMBS, THUMBS_SCHEMA, pc.field("row").isin(local))
+                    table = self._files.rows(entry.shard, THUMBS, THUMBS_SCHEMA, local)
                 except StoreCorrupt as error:
                     if damaged is None:
                         raise
@@ -272,6 +276,27 @@ class EmbeddingSet:
                 for row, image in zip(*(table.column(name).to_pylist() for name in ("row", "image")), strict=True):
                     found[int(row) + entry.offset] = image
         return found
+
+    def properties(self, rows: NDArray[np.int64] | Sequence[int]) -> pa.Table:
+        """``row`` and the images' properties (`PROPERTIES_SCHEMA`) of some rows, ascending; null where not known.
+
+        Raises
+        ------
+        IndexError
+            A row is negative or not below `rows`.
+        StoreCorrupt
+            A file is missing or damaged.
+        """
+        selected = np.unique(self._valid_rows(np.asarray(rows, dtype=np.int64)))
+        schema = _metadata_schema(PROPERTIES_SCHEMA.names)
+        found = [schema.empty_table()]
+        borders = np.searchsorted(selected, self._offsets)
+        for entry, lo, hi in zip(self._entries, borders[:-1], borders[1:], strict=True):
+            if lo < hi:
+                local = (selected[lo:hi] - entry.offset).tolist()
+                table = self._files.table(entry.shard, METADATA, schema, pc.field("row").isin(local))
+                found.append(table.set_column(0, schema.field(0), pc.add(table.column(0), entry.offset)))
+        return pa.concat_tables(found)
 
     def listing(self, start: int = 0, stop: int | None = None) -> pa.Table:
         """The frozen listing, or its slice ``[start, stop)``: image_id, image_path, label, split, stamp."""
@@ -327,9 +352,11 @@ def _joined(parts: Sequence[Array], dtype: np.dtype[Any]) -> Array:
 
 
 def _metadata_schema(columns: Sequence[str] | None) -> pa.Schema:
-    """The metadata's schema with ``row`` and some of the other columns; all by default."""
-    unknown = set(columns or ()) - set(METADATA_SCHEMA.names)
+    """The metadata's schema with ``row`` and some of the other columns; all but the properties by default."""
+    if columns is None:
+        return METADATA_SCHEMA
+    fields = {field.name: field for field in (*METADATA_SCHEMA, *PROPERTIES_SCHEMA)}
+    unknown = set(columns) - set(fields)
     if unknown:
-        raise ValueError(f"metadata has no column {sorted(unknown)}; it has {METADATA_SCHEMA.names}")
-    names = [name for name in METADATA_SCHEMA.names if name != "row" and (columns is None or name in columns)]
-    return pa.schema([METADATA_SCHEMA.field(name) for name in ("row", *names)])
+        raise ValueError(f"metadata has no column {sorted(unknown)}; it has {list(fields)}")
+    return pa.schema([field for name, field in fields.items() if name == "row" or name in columns])

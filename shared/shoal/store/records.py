@@ -319,6 +319,8 @@ class ShardCommit(Record):
     owner: str
     token: str
     committed_at: datetime
+    reused: int = Field(0, ge=0)
+    """Rows that were taken over from other sets; absent where there are none."""
 
 
 class ShardEntry(Record):
@@ -371,7 +373,7 @@ def seal_of(document: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RowMetadata:
-    """Metadata of one embedded image. ``sha256`` is that of the image file."""
+    """Metadata of one embedded image. ``sha256`` is that of the image file; FORMAT.md says what the others mean."""
 
     image_id: str
     image_path: str
@@ -381,3 +383,10 @@ class RowMetadata:
     height: int | None = None
     bytes: int | None = None
     sha256: str | None = None
+    brightness: float | None = None
+    luma_1: float | None = None
+    luma_5: float | None = None
+    luma_99: float | None = None
+    entropy: float | None = None
+    sharpness: float | None = None
+    pixel_hash: str | None = None

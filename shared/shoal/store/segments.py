@@ -28,10 +28,10 @@ from shoal.errors import StoreCorrupt
 from shoal.store.files import fsync_folder, publish_file, storage_errors
 from shoal.store.layout import EmbeddingsLayout
 from shoal.store.records import FORMAT, Plan, Record, RowMetadata
-from shoal.store.table_schemas import ERRORS_SCHEMA, METADATA_SCHEMA
+from shoal.store.table_schemas import ERRORS_SCHEMA, METADATA_SCHEMA, PROPERTIES_SCHEMA
 
 SEGMENT_NAME = re.compile(r"([0-9]{7,})-([0-9]{7,})-[0-9a-f]{16}\.segment")
-_METADATA = METADATA_SCHEMA.remove(METADATA_SCHEMA.get_field_index("row"))
+_METADATA = pa.schema([field for field in (*METADATA_SCHEMA, *PROPERTIES_SCHEMA) if field.name != "row"])
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +48,7 @@ class SegmentRecord(Record):
     owner: str
     bytes: int
     xxh3_64: str
+    reused: int = 0
 
 
 @dataclass
@@ -64,6 +65,8 @@ class Segment:
         Records and thumbnails of the embedded images, in the order of their rows.
     errors
         The failed images: ``(image_id, image_path, code, message)``.
+    reused
+        How many of the rows were taken over from other sets.
     """
 
     start: int
@@ -71,6 +74,7 @@ class Segment:
     metadata: list[RowMetadata] = field(default_factory=list)
     images: list[bytes | None] = field(default_factory=list)
     errors: list[tuple[str, str, str, str]] = field(default_factory=list)
+    reused: int = 0
     size: int = 0
     """Bytes of vectors and thumbnails."""
 
@@ -129,6 +133,7 @@ class ShardParts:
             owner=owner,
             bytes=len(payload),
             xxh3_64=xxhash.xxh3_64_hexdigest(payload),
+            reused=segment.reused,
         )
         with storage_errors(folder):
             for each in (folder.parent, folder):
@@ -179,6 +184,7 @@ class ShardParts:
         segment = _decode(payload, record.start, self.plan)
         if segment.stop != record.stop or segment.image_ids() != set(self.ids[record.start : record.stop]):
             raise StoreCorrupt(f"{path.name} holds other images than the listing's slice.")
+        segment.reused = record.reused
         return segment
 
 
@@ -221,7 +227,10 @@ def _decode(payload: bytes, start: int, plan: Plan) -> Segment:
     try:
         source = pa.BufferReader(payload)
         rows, errors = (pa.ipc.open_stream(source).read_all() for _ in range(2))
-        metadata = [RowMetadata(**row) for row in rows.select(_METADATA.names).to_pylist()]
+        # A part that an earlier version saved has no properties.
+        absent = set(PROPERTIES_SCHEMA.names).difference(rows.column_names)
+        names = [name for name in _METADATA.names if name not in absent]
+        metadata = [RowMetadata(**row) for row in rows.select(names).to_pylist()]
         values: NDArray[Any] = np.concatenate(
             [_values(chunk, plan) for chunk in rows.column("vector").chunks] or [np.empty((0, plan.dim), plan.dtype)]
         )

@@ -1,20 +1,15 @@
-"""The store: one root folder with every embeddings set, clustering and sweep in it."""
+"""The store: one root folder with every embeddings set and every result in it."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from shoal.errors import EmbeddingsIncomplete, EmbeddingsNotFound, NotFound, StoreError
+from shoal.errors import EmbeddingsIncomplete, EmbeddingsNotFound, StoreError
 from shoal.store import commits
-from shoal.store.clustering import Clustering, clustering_not_found
 from shoal.store.documents import (
     corrupt,
     create,
@@ -26,23 +21,20 @@ from shoal.store.documents import (
     read_plan,
     restore,
 )
-from shoal.store.files import remove_folder, remove_quietly, replace_file
-from shoal.store.layout import EmbeddingsLayout, StoreLayout, ids_in, is_id
+from shoal.store.files import remove_quietly, replace_file
+from shoal.store.layout import EmbeddingsLayout, ids_in, is_id
 from shoal.store.listing import Entry, open_each
 from shoal.store.reader import EmbeddingSet
 from shoal.store.records import Manifest, Plan
 from shoal.store.repair import RepairReport, repair_embeddings
+from shoal.store.results import Result, ResultStore
 from shoal.store.segments import saved_images
-from shoal.store.sweeps import Sweep, sweep_not_found
 from shoal.store.verify import VerifyReport, verify_embeddings
 from shoal.store.writer import ShardWriter
 
-_STALE_S = 86_400.0
-"""After this many seconds a half-prepared folder belongs to a dead process."""
 
-
-class Store:
-    """Embeddings, clusterings and sweeps below one root folder.
+class Store(ResultStore):
+    """Embeddings and results below one root folder.
 
     Safe to use from many threads, processes and machines at once: whatever becomes visible does so in one step.
 
@@ -51,10 +43,6 @@ class Store:
     root
         The folder; created with the first write.
     """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.layout = StoreLayout(root)
 
     def embeddings_ids(self) -> list[str]:
         """Ids of all embeddings, finished or not, damaged or not, sorted."""
@@ -198,8 +186,12 @@ class Store:
             report.restored.append("manifest.json")
         return report
 
-    def shard_writer(self, embeddings_id: str, shard: int, *, attempt: int, owner: str) -> ShardWriter:
+    def shard_writer(
+        self, embeddings_id: str, shard: int, *, attempt: int, owner: str, properties: bool = False
+    ) -> ShardWriter:
         """A writer for one of `EmbeddingSet.missing_shards`; the commit records ``attempt`` and ``owner``.
+
+        ``properties``: whether the images' properties are known, and stored.
 
         Raises
         ------
@@ -210,7 +202,7 @@ class Store:
         """
         layout, plan = self._plan(embeddings_id)
         ids: list[str] = read_listing(layout, *plan.shard_range(shard)).column("image_id").to_pylist()
-        return ShardWriter(layout, plan, shard, ids, attempt=attempt, owner=owner)
+        return ShardWriter(layout, plan, shard, ids, attempt=attempt, owner=owner, properties=properties)
 
     def finish_embeddings(self, embeddings_id: str) -> Manifest:
         """Write manifest.json when every shard is committed; return the existing manifest otherwise.
@@ -299,80 +291,9 @@ class Store:
         """
         self._delete(self.layout.embeddings_folder, embeddings_id, not_found)
 
-    def clustering_ids(self) -> list[str]:
-        """Ids of all clusterings, damaged or not, newest first."""
-        folder = self.layout.clusterings_folder
-        return sorted(ids_in(folder), key=lambda name: (-_changed(folder / name), name))
-
-    def clustering(self, clustering_id: str) -> Clustering:
-        """Open a clustering.
-
-        Raises
-        ------
-        ClusteringNotFound
-            No clustering has that id.
-        StoreCorrupt
-            The clustering is damaged, as far as its documents tell.
-        """
-        if not is_id(clustering_id) or not self.layout.clustering(clustering_id).folder.is_dir():
-            raise clustering_not_found(clustering_id)
-        return Clustering(self.layout.clustering(clustering_id))
-
-    def delete_clustering(self, clustering_id: str) -> None:
-        """Remove a clustering in one step.
-
-        Raises
-        ------
-        ClusteringNotFound
-            No clustering has that id.
-        """
-        self._delete(self.layout.clusterings_folder, clustering_id, clustering_not_found)
-
-    def sweep_ids(self) -> list[str]:
-        """Ids of all sweeps, finished or not, damaged or not, newest first."""
-        folder = self.layout.sweeps_folder
-        return sorted(ids_in(folder), key=lambda name: (-_changed(folder / name / "spec.json"), name))
-
-    def sweep(self, sweep_id: str) -> Sweep:
-        """Open a sweep.
-
-        Raises
-        ------
-        SweepNotFound
-            No sweep has that id.
-        StoreCorrupt
-            Its spec.json is damaged.
-        """
-        if not is_id(sweep_id) or not self.layout.sweep(sweep_id).folder.is_dir():
-            raise sweep_not_found(sweep_id)
-        return Sweep(self.layout.sweep(sweep_id))
-
-    def delete_sweep(self, sweep_id: str) -> None:
-        """Remove a sweep in one step.
-
-        Raises
-        ------
-        SweepNotFound
-            No sweep has that id.
-        """
-        self._delete(self.layout.sweeps_folder, sweep_id, sweep_not_found)
-
-    def entries(self) -> list[Entry[EmbeddingSet | Clustering | Sweep]]:
-        """Every embeddings set, clustering and sweep, damaged ones included, in this order of kinds."""
-        return [
-            *open_each("embeddings", self.embeddings_ids(), self.embeddings),
-            *open_each("clustering", self.clustering_ids(), self.clustering),
-            *open_each("sweep", self.sweep_ids(), self.sweep),
-        ]
-
-    def _delete(self, parent: Path, name: str, error: Callable[[str], NotFound]) -> None:
-        if not is_id(name) or not remove_folder(parent / name, self.layout.trash):
-            raise error(name)
-        temporary = self.layout.temporary
-        for entry in temporary.iterdir() if temporary.is_dir() else ():
-            with suppress(OSError):  # what killed processes were preparing
-                if time.time() - entry.stat().st_mtime > _STALE_S:
-                    shutil.rmtree(entry, ignore_errors=True)
+    def entries(self) -> list[Entry[EmbeddingSet | Result]]:
+        """Every embeddings set, then every result; damaged ones included."""
+        return [*open_each("embeddings", self.embeddings_ids(), self.embeddings), *self.results()]
 
     def _require_folder(self, embeddings_id: str) -> None:
         if not is_id(embeddings_id) or not self.layout.embeddings(embeddings_id).folder.is_dir():
@@ -387,10 +308,3 @@ class Store:
         except FileNotFoundError:
             raise corrupt(layout, "plan.json", "is missing") from None
         return self.layout.embeddings(embeddings_id, plan.shard_digits), plan
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0

@@ -32,6 +32,19 @@ METADATA_SCHEMA = _schema(
         ("sha256", pa.string(), True),
     ]
 )
+"""What every row has, and what a reader gets who names no columns."""
+PROPERTIES_SCHEMA = _schema(
+    [
+        ("brightness", pa.float32(), True),
+        ("luma_1", pa.float32(), True),
+        ("luma_5", pa.float32(), True),
+        ("luma_99", pa.float32(), True),
+        ("entropy", pa.float32(), True),
+        ("sharpness", pa.float32(), True),
+        ("pixel_hash", pa.string(), True),
+    ]
+)
+"""Further columns of the metadata, of sets whose images were decoded; a file may lack them, and then they are null."""
 ERRORS_SCHEMA = _schema([(name, pa.string(), False) for name in ("image_id", "image_path", "code", "message")])
 THUMBS_SCHEMA = _schema([("row", pa.int64(), False), ("image", pa.binary(), False)])
 ASSIGNMENTS_SCHEMA = pa.schema(
@@ -42,6 +55,27 @@ ASSIGNMENTS_SCHEMA = pa.schema(
         ("cluster", pa.int32()),
         ("distance", pa.float32()),
         ("margin", pa.float32()),
+    ]
+)
+MAP_SCHEMA = pa.schema(
+    [
+        ("embeddings", pa.dictionary(pa.int32(), pa.string())),
+        ("row", pa.int64()),
+        ("x", pa.float32()),
+        ("y", pa.float32()),
+    ]
+)
+ASSIGNED_CLUSTERS_SCHEMA = pa.schema(
+    [
+        ("cluster", pa.int32()),
+        ("label", pa.string()),
+        ("size", pa.int64()),
+        ("share", pa.float64()),
+        ("train_size", pa.int64()),
+        ("train_share", pa.float64()),
+        ("psi", pa.float64()),
+        ("outliers", pa.int64()),
+        ("distance", pa.float64()),
     ]
 )
 CLUSTERS_SCHEMA = pa.schema(
@@ -91,3 +125,66 @@ ITERATIONS_SCHEMA = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
+_SET = pa.dictionary(pa.int32(), pa.string())
+GROUPS_SCHEMA = _schema(
+    [
+        ("group", pa.int64(), False),
+        ("first", pa.int64(), False),
+        ("size", pa.int64(), False),
+        ("dropped", pa.int64(), False),
+        ("least_similarity", pa.float32(), False),
+        ("copy", pa.string(), False),
+    ]
+)
+"""A row per group of duplicates. ``first`` is the number of its first row in members.parquet."""
+MEMBERS_SCHEMA = _schema(
+    [
+        ("group", pa.int64(), False),
+        ("embeddings", _SET, False),
+        ("row", pa.int64(), False),
+        ("image_id", pa.string(), False),
+        ("image_path", pa.string(), False),
+        ("label", pa.string(), True),
+        ("width", pa.int32(), True),
+        ("height", pa.int32(), True),
+        ("bytes", pa.int64(), True),
+        ("similarity", pa.float32(), False),
+        ("copy", pa.string(), True),
+        ("keep", pa.bool_(), False),
+        ("reason", pa.string(), False),
+    ]
+)
+PAIRS_SCHEMA = _schema(
+    [
+        ("group", pa.int64(), False),
+        ("embeddings_a", _SET, False),
+        ("row_a", pa.int64(), False),
+        ("embeddings_b", _SET, False),
+        ("row_b", pa.int64(), False),
+        ("similarity", pa.float32(), False),
+    ]
+)
+_IMAGE: list[tuple[str, pa.DataType, bool]] = [
+    ("row", pa.int64(), False),
+    ("image_id", pa.string(), False),
+    ("image_path", pa.string(), False),
+    ("label", pa.string(), True),
+]
+OUTLIERS_SCHEMA = _schema(
+    [*_IMAGE, ("distance", pa.float32(), False), ("p", pa.float64(), False), ("outlier", pa.bool_(), False)]
+)
+"""Every row, the farthest from its neighbours first."""
+LABEL_ERRORS_SCHEMA = _schema(
+    [
+        *_IMAGE,
+        ("suggested", pa.string(), False),
+        ("score", pa.float32(), False),
+        ("disagreeing", pa.int32(), False),
+        ("error", pa.bool_(), False),
+    ]
+)
+"""Every labelled row, the most doubtful label first."""
+IMAGES_SCHEMA = _schema(
+    [*_IMAGE, ("issue", pa.string(), False), ("value", pa.float64(), False), ("score", pa.float32(), False)]
+)
+"""A row per row and property that stands out, the most striking first."""

@@ -26,6 +26,8 @@ from shoal.store.layout import StoreLayout, UploadLayout, ids_in, is_id
 from shoal.store.records import Record, Sha256
 
 DAY_S = 86_400.0
+FIELD = "images.upload"
+"""Field of `POST /extract` that names an upload."""
 MAX_PARTS = 100_000
 """Parts of one upload."""
 
@@ -160,8 +162,8 @@ class Uploads:
         made = publish_folder(temporary, self._layout.upload(upload_id).folder)
         return self.get(upload_id, owner), made
 
-    def get(self, upload_id: str, owner: str | None) -> Upload:
-        """The upload of ``owner`` with this id.
+    def get(self, upload_id: str, owner: str | None, field: str = FIELD) -> Upload:
+        """The upload of ``owner`` with this id; ``field`` of the request names it.
 
         Raises
         ------
@@ -170,10 +172,10 @@ class Uploads:
         """
         found = self.find(upload_id)
         if found is None or found.record.owner != owner:
-            raise not_found(upload_id)
+            raise not_found(upload_id, field)
         return found
 
-    def complete(self, upload_id: str) -> Upload:
+    def complete(self, upload_id: str, field: str = FIELD) -> Upload:
         """A complete upload, whose ever it is: for a job that was accepted.
 
         Raises
@@ -182,8 +184,8 @@ class Uploads:
         """
         found = self.find(upload_id)
         if found is None:
-            raise not_found(upload_id)
-        return require_complete(found)
+            raise not_found(upload_id, field)
+        return require_complete(found, field)
 
     def find(self, upload_id: str) -> Upload | None:
         """The upload with this id; None where there is none that can be read."""
@@ -231,7 +233,7 @@ def _read_parts(file: Path) -> dict[int, PartRecord]:
     return found
 
 
-def require_complete(upload: Upload) -> Upload:
+def require_complete(upload: Upload, field: str = FIELD) -> Upload:
     """``upload``, unless parts may follow.
 
     Raises
@@ -242,16 +244,16 @@ def require_complete(upload: Upload) -> Upload:
         raise UploadIncomplete(
             f"The upload {upload.id} is not complete: it has {len(upload.parts):,} parts. Send the missing ones, then "
             f"`POST /uploads/{upload.id}/complete`.",
-            field="images.upload",
+            field=field,
         )
     return upload
 
 
-def not_found(upload_id: str) -> UploadNotFound:
+def not_found(upload_id: str, field: str = FIELD) -> UploadNotFound:
     """The error for an upload that does not exist, or is another key's."""
     return UploadNotFound(
-        f"{upload_id[:200]!r} is not an upload of yours: it does not exist, or has expired. Upload the images again.",
-        field="images.upload",
+        f"{upload_id[:200]!r} is not an upload of yours: it does not exist, or has expired. Upload the files again.",
+        field=field,
     )
 
 

@@ -26,7 +26,7 @@ _SCAN_ROWS = 16_384
 
 @dataclass(frozen=True)
 class Problem:
-    """A damaged or unexpected file. ``file`` is relative to the folder of the set, clustering or sweep."""
+    """A damaged or unexpected file. ``file`` is relative to the folder of the set or result."""
 
     file: str
     problem: str
@@ -42,7 +42,7 @@ class VerifyReport:
     Attributes
     ----------
     kind
-        ``embeddings``, ``clustering`` or ``sweep``.
+        ``embeddings``, ``clustering``, ``sweep``, ``assignments`` or ``annotations``.
     complete
         Whether manifest.json exists. An incomplete set is not a problem by itself.
     missing_shards

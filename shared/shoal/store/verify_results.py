@@ -1,4 +1,4 @@
-"""Verifying clusterings and sweeps, or a whole store: checksums where recorded, and the content of every file."""
+"""Verifying results, or a whole store: checksums where recorded, and the content of every file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shoal.errors import NotFound, ShoalError
-from shoal.store.clustering import check_metrics, check_spec, read_records
+from shoal.store.analyses import ANALYSES, AnalysisKind
+from shoal.store.assigned import AssignedSet
+from shoal.store.clustering import check_metrics, check_spec
 from shoal.store.documents import first_line
-from shoal.store.layout import ClusteringLayout, StoreLayout, SweepLayout, ids_in, is_id, stray_files
+from shoal.store.journal import Subject, check_journal
+from shoal.store.layout import (
+    AssignedLayout,
+    ClusteringLayout,
+    SealedLayout,
+    StoreLayout,
+    SweepLayout,
+    ids_in,
+    is_id,
+    stray_files,
+)
 from shoal.store.npy import NPY_ERRORS, read_npy
+from shoal.store.sealed import read_records
 from shoal.store.sweeps import Sweep
 from shoal.store.table_schemas import (
     ASSIGNMENTS_SCHEMA,
@@ -25,6 +39,7 @@ from shoal.store.table_schemas import (
     CLUSTERS_SCHEMA,
     CONFUSION_SCHEMA,
     ITERATIONS_SCHEMA,
+    MAP_SCHEMA,
 )
 from shoal.store.verify import Problem, VerifyReport, check_file, verify_embeddings
 
@@ -32,7 +47,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def verify_all(store: StoreLayout) -> Iterator[VerifyReport]:
-    """Verify every set, clustering and sweep; a report of its own for each file where only folders belong."""
+    """Verify every set and every result; a report of its own for each file where only folders belong."""
     for kind, (parent, verify) in _kinds(store).items():
         for name in stray_files(parent):
             stray = Problem(name, f"is not a folder, and {parent} holds only folders: move it elsewhere")
@@ -40,10 +55,29 @@ def verify_all(store: StoreLayout) -> Iterator[VerifyReport]:
         for name in ids_in(parent):
             with suppress(NotFound):  # deleted meanwhile
                 yield verify(name)
+    yield from _lone_journals(store)
+
+
+def _lone_journals(store: StoreLayout) -> Iterator[VerifyReport]:
+    """Reports on annotations without their clustering, and on files where only their folders belong."""
+    parent = store.annotations_folder
+    for name in stray_files(parent):
+        stray = Problem(name, f"is not a folder, and {parent} holds only folders: move it elsewhere")
+        yield VerifyReport(name, kind="annotations", problems=[stray])
+    for name in ids_in(parent):
+        if not is_annotated(store, name):
+            lone = Problem(name, "are annotations of a result that was deleted: `shoal gc` removes them")
+            yield VerifyReport(name, kind="annotations", problems=[lone])
+
+
+def is_annotated(store: StoreLayout, which: str) -> bool:
+    """Whether a result of this id may have annotations."""
+    results = (store.clustering(which), *(store.analysis(name, which) for name in ANALYSES))
+    return any(each.folder.is_dir() for each in results)
 
 
 def verify_any(store: StoreLayout, which: str) -> VerifyReport:
-    """Verify the set, clustering or sweep of an id.
+    """Verify the set or the result of an id.
 
     Raises
     ------
@@ -53,15 +87,32 @@ def verify_any(store: StoreLayout, which: str) -> VerifyReport:
     for parent, verify in _kinds(store).values():
         if is_id(which) and (parent / which).is_dir():
             return verify(which)
-    raise NotFound(f"{store.root} has no embeddings, clustering or sweep {which!r}: `shoal ls` lists the ids.")
+    raise NotFound(f"{store.root} has no embeddings or result {which!r}: `shoal ls` lists the ids.")
 
 
 def _kinds(store: StoreLayout) -> dict[str, tuple[Path, Callable[[str], VerifyReport]]]:
     return {
         "embeddings": (store.embeddings_folder, lambda name: verify_embeddings(store.embeddings(name))),
-        "clustering": (store.clusterings_folder, lambda name: verify_clustering(store.clustering(name))),
+        "clustering": (store.clusterings_folder, lambda name: _verify_with_journal(store, name)),
         "sweep": (store.sweeps_folder, lambda name: verify_sweep(store.sweep(name))),
+        "assignments": (store.assignments_folder, lambda name: verify_assigned(store.assigned(name))),
+        **{
+            name: (store.analyses_folder(name), partial(_verify_analysis, store, each))
+            for name, each in ANALYSES.items()
+        },
     }
+
+
+def _verify_with_journal(store: StoreLayout, clustering_id: str) -> VerifyReport:
+    """Check every file of a clustering, and the journal of its annotations."""
+    layout = store.clustering(clustering_id)
+    report = verify_clustering(layout)
+    try:
+        k = int(_json(layout.spec)["k"])
+    except (KeyError, OSError, TypeError, ValueError):
+        k = None  # The report says so already.
+    check_journal(store, clustering_id, report, k)
+    return report
 
 
 def verify_clustering(layout: ClusteringLayout) -> VerifyReport:
@@ -79,7 +130,7 @@ def verify_clustering(layout: ClusteringLayout) -> VerifyReport:
     return report
 
 
-def _check_records(layout: ClusteringLayout, report: VerifyReport) -> set[str] | None:
+def _check_records(layout: SealedLayout, report: VerifyReport) -> set[str] | None:
     """Compare the files with their records; None if the clustering has none."""
     if not layout.files.exists():
         return None
@@ -93,8 +144,16 @@ def _check_records(layout: ClusteringLayout, report: VerifyReport) -> set[str] |
         check_file(record, layout.folder / record.path, report)
     there = {layout.name_of(path) for path in layout.folder.rglob("*") if path.is_file()}
     for name in sorted(there - records.keys() - {"files.json"}):
-        report.add(name, "is not a file of this clustering: it was added later")
+        report.add(name, f"is not a file of this {report.kind}: it was added later")
     return set(records)
+
+
+def _sealed_report(layout: SealedLayout, kind: str) -> VerifyReport:
+    """The files of a result compared with files.json, which every one of this kind has."""
+    report = VerifyReport(layout.folder.name, kind=kind, complete=True)
+    if _check_records(layout, report) is None and not report.problems:
+        report.add("files.json", "is missing")
+    return report
 
 
 class _ContentChecks:
@@ -114,6 +173,7 @@ class _ContentChecks:
             layout.centroids: self._centroids,
             layout.assignments: self._assignments,
             layout.clusters: self._clusters,
+            **({layout.map: self._map} if layout.map.is_file() else {}),  # older clusterings have none
             layout.classes: lambda path: _table(path, CLASSES_SCHEMA),
             layout.confusion: lambda path: _table(path, CONFUSION_SCHEMA),
             layout.iterations: lambda path: _table(path, ITERATIONS_SCHEMA),
@@ -170,14 +230,64 @@ class _ContentChecks:
         _require(sum(counts.values()) == len(names), "has rows of sets that were not scored")
         own = counts.get(self._spec["train"])
         _require(own in {None, self._spec["n"]}, f"has {own} rows of the train set; expected {self._spec['n']}")
-        expected = np.concatenate([np.arange(count) for count in counts.values()])
-        _require(bool(np.array_equal(rows, expected)), "does not count the rows of each set from 0 in its column `row`")
+        for name in counts:
+            numbers = rows[names == name]
+            if name == self._spec["train"] and self._spec.get("where"):
+                _require(bool((np.diff(numbers) > 0).all()), f"does not list the rows of {name} in ascending order")
+            else:
+                counted = np.array_equal(numbers, np.arange(len(numbers)))
+                _require(counted, "does not count the rows of each set from 0 in its column `row`")
+
+    def _map(self, path: Path) -> None:
+        table, assigned = _table(path, MAP_SCHEMA), _table(self._layout.assignments, ASSIGNMENTS_SCHEMA)
+        same = all(
+            table.column(name).cast(kind).equals(assigned.column(name).cast(kind))
+            for name, kind in (("embeddings", pa.string()), ("row", pa.int64()))
+        )
+        _require(same, "does not have the rows of assignments.parquet")
+        _require(
+            all(bool(np.isfinite(table.column(name).to_numpy()).all()) for name in ("x", "y")),
+            "holds NaN or infinity",
+        )
 
     def _clusters(self, path: Path) -> None:
         table = _table(path, CLUSTERS_SCHEMA)
         expected = [(name, each) for name in self._spec["scored"] for each in range(self._spec["k"])]
         found = list(zip(*(table.column(name).to_pylist() for name in ("embeddings", "cluster")), strict=True))
         _require(found == expected, "does not have one row per scored set and cluster")
+
+
+def verify_assigned(layout: AssignedLayout) -> VerifyReport:
+    """Check every file of assignments."""
+    report = _sealed_report(layout, "assignments")
+    if report.problems:
+        return report
+    try:
+        found = AssignedSet(layout)
+        rows, k = found.spec["rows"], found.spec["k"]
+        table = _table(layout.rows, found.assignments_schema())
+        clusters = table.column("cluster").to_numpy()
+        _require(np.array_equal(table.column("row").to_numpy(), np.arange(rows)), f"does not have the rows 0 to {rows}")
+        _require(rows == 0 or 0 <= clusters.min() <= clusters.max() < k, f"has clusters outside 0 to {k - 1}")
+    except (ShoalError, pa.ArrowException, OSError, ValueError) as error:
+        report.add(layout.name_of(layout.rows), _said(error))
+    return report
+
+
+def _verify_analysis(store: StoreLayout, kind: AnalysisKind, which: str) -> VerifyReport:
+    """Check every file of an analysis, and the journal of its decisions."""
+    layout = store.analysis(kind.name, which)
+    report = _sealed_report(layout, kind.name)
+    check_journal(store, Subject.analysis(store, kind, which), report, None)
+    if report.problems:
+        return report
+    for name, schema in kind.tables.items():
+        path = layout.table(name)
+        try:
+            _table(path, schema)
+        except (ShoalError, pa.ArrowException, OSError, KeyError, ValueError) as error:
+            report.add(layout.name_of(path), _said(error))
+    return report
 
 
 def verify_sweep(layout: SweepLayout) -> VerifyReport:

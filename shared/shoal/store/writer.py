@@ -6,10 +6,8 @@ import secrets
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields
 from datetime import UTC, datetime
 from operator import attrgetter
-from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -25,11 +23,10 @@ from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayo
 from shoal.store.npy import NpyWriter
 from shoal.store.records import Plan, RowMetadata, ShardCommit
 from shoal.store.segments import Segment, ShardParts
-from shoal.store.table_schemas import ERRORS_SCHEMA, METADATA_SCHEMA, THUMBS_SCHEMA
+from shoal.store.table_schemas import ERRORS_SCHEMA, METADATA_SCHEMA, PROPERTIES_SCHEMA, THUMBS_SCHEMA
 
 METADATA_GROUP, THUMBS_GROUP = 10_000, 256
 """Rows per Parquet row group. Small groups of thumbnails let a report read a few without reading all."""
-_VALUES = attrgetter(*(field.name for field in fields(RowMetadata)))
 
 
 class _Table:
@@ -78,8 +75,8 @@ class ShardWriter:
         Number of the shard.
     expected_ids
         Image ids of the shard's slice of the listing: each must be appended exactly once, as a row or as an error.
-    attempt, owner
-        Recorded in the commit.
+    attempt, owner, properties
+        As in `Store.shard_writer`. The commit records the attribute ``reused`` too: rows taken over from other sets.
     """
 
     def __init__(
@@ -91,7 +88,10 @@ class ShardWriter:
         *,
         attempt: int,
         owner: str,
+        properties: bool = False,
     ) -> None:
+        self._metadata = pa.schema([*METADATA_SCHEMA, *(PROPERTIES_SCHEMA if properties else ())])
+        self._values = attrgetter(*self._metadata.names[1:])
         self._layout, self._plan, self._shard = layout, plan, shard
         self._attempt, self._owner = attempt, owner
         self._start, self._stop = plan.shard_range(shard)
@@ -105,8 +105,7 @@ class ShardWriter:
         self._tables: dict[str, _Table] = {}
         self._vectors: NpyWriter | None = None
         self._closed = False
-        self.rows = 0
-        self.failed = 0
+        self.rows = self.failed = self.reused = 0
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -151,6 +150,7 @@ class ShardWriter:
                 failures.append((error[1], error[2]))
             if segment.metadata:
                 self.append(np.concatenate(segment.vectors), segment.metadata, segment.images)
+            self.reused += segment.reused
         return failures
 
     def keep_unsaved(self) -> None:
@@ -227,9 +227,9 @@ class ShardWriter:
             if self._vectors is None:
                 self._vectors = NpyWriter(self._open(IMG_EMB), self._plan.dim, values.dtype)
             self._vectors.append(values)
-            table = self._table(METADATA, METADATA_SCHEMA, METADATA_GROUP)
+            table = self._table(METADATA, self._metadata, METADATA_GROUP)
             for row, record in enumerate(metadata, start=self.rows):
-                table.add((row, *_VALUES(record)))
+                table.add((row, *self._values(record)))
             for row, image in enumerate(thumbnails or (), start=self.rows):
                 if image is not None:
                     self._table(THUMBS, THUMBS_SCHEMA, THUMBS_GROUP).add((row, image))
@@ -315,6 +315,7 @@ class ShardWriter:
             owner=self._owner,
             token=self._token,
             committed_at=datetime.now(UTC),
+            reused=self.reused,
         )
 
     def discard(self) -> None:
@@ -377,8 +378,7 @@ class ShardWriter:
             self._staging.mkdir(exist_ok=True)
         except FileNotFoundError:
             raise self._gone() from None
-        path: Path = self._layout.staged(self._token, self._layout.data_name(kind, self._shard))
-        file = path.open("xb")
+        file = self._layout.staged(self._token, self._layout.data_name(kind, self._shard)).open("xb")
         self._files[kind] = file
         return file
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
 import structlog
@@ -13,6 +14,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import Lifespan
 
 from shoal import __version__, logs, tracing
+from shoal.callbacks import CallbackRules
 from shoal.errors import NoKeys, OtherStore, QueueUnavailable, ShoalError
 from shoal.host import SWITCH_S
 from shoal.jobs.queue import JobQueue
@@ -20,8 +22,9 @@ from shoal.keys import KeyStore
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store_identity import store_identity
-from shoal.web import auth, docs, health, jobs, problems
+from shoal.web import auth, docs, health, jobs, problems, sessions
 from shoal.web.connections import ConnectionLimits, Connections
+from shoal.web.deliveries import Deliveries
 from shoal.web.health import CheckHosts
 from shoal.web.middleware import Audit, BodyLimits, RequestMetrics, SecurityHeaders, UnexpectedErrors
 
@@ -42,6 +45,7 @@ def create_app(
     streamed: re.Pattern[str] | None = None,
     hosts: CheckHosts | None = None,
     lifespan: Lifespan[FastAPI] | None = None,
+    open_pages: re.Pattern[str] | None = None,
     settings: Settings | None = None,
     queue: JobQueue | None = None,
     store: Store | None = None,
@@ -68,6 +72,8 @@ def create_app(
         Says for each model host `ok` or what to do, for `/readyz`.
     lifespan
         Runs around the service's life.
+    open_pages
+        Paths that everybody may read without a key, since they hold no data.
     settings, queue, store
         What the routes work on; from the environment when left out.
     """
@@ -78,7 +84,7 @@ def create_app(
         version=__version__,
         docs_url=None,
         redoc_url=None,
-        lifespan=lifespan,
+        lifespan=_with_deliveries(lifespan),
     )
     app.state.settings = settings
     app.state.queue = queue or JobQueue.from_url(
@@ -94,12 +100,29 @@ def create_app(
     app.state.queue_limits = jobs.QueueLimits(
         settings.max_queued, settings.max_queued_per_key, keys, settings.absent_kinds
     )
+    app.state.callbacks = rules = CallbackRules.of(settings)
+    app.state.deliveries = Deliveries(app.state.queue.callbacks, rules, app.state.registry, jobs.with_links)
     app.state.streams = jobs.StreamLimits(settings.max_streams, settings.max_streams_per_client)
     problems.install(app)
-    _add_middleware(app, service, tuple(inline_paths), tuple(inline_folders), streamed)
-    for router in [*routers, jobs.router, health.router, docs.router]:
+    _add_middleware(app, service, tuple(inline_paths), tuple(inline_folders), streamed, open_pages)
+    for router in [*routers, jobs.router, sessions.router, health.router, docs.router]:
         app.include_router(router)
     return app
+
+
+def _with_deliveries(lifespan: Lifespan[FastAPI] | None) -> Lifespan[FastAPI]:
+    """``lifespan`` with the deliveries of webhooks, where the settings allow any."""
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            if app.state.callbacks.hosts.entries:
+                stack.enter_context(app.state.deliveries.running())
+            if lifespan is not None:
+                await stack.enter_async_context(lifespan(app))
+            yield
+
+    return life
 
 
 def _add_middleware(
@@ -108,6 +131,7 @@ def _add_middleware(
     inline_paths: tuple[str, ...],
     inline_folders: tuple[str, ...],
     streamed: re.Pattern[str] | None,
+    open_pages: re.Pattern[str] | None,
 ) -> None:
     """Add the middlewares. The one added last sees a request first."""
     settings: Settings = app.state.settings
@@ -122,7 +146,7 @@ def _add_middleware(
         body_s=settings.body_timeout_s,
         max_held_bytes=settings.max_held_bytes,
     )
-    auth.install(app, settings, app.state.keys)
+    auth.install(app, settings, app.state.keys, open_pages)
     app.add_middleware(UnexpectedErrors)
     app.add_middleware(SecurityHeaders, check_host=app.state.keys is None, allowed_hosts=settings.allowed_hosts)
     app.add_middleware(Audit, service=service)

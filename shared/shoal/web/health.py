@@ -146,6 +146,7 @@ class QueueCollector(Collector):
         yield InfoMetricFamily("shoal_build", "Version of this service.", value={"version": __version__})
         try:
             depths, counts, beats = self._queue.depths(), self._queue.counts(), self._queue.workers()
+            callbacks = self._queue.callbacks.counts()
         except ShoalError:
             yield GaugeMetricFamily("shoal_queue_up", "Whether the queue answers.", value=0)
             return
@@ -153,6 +154,7 @@ class QueueCollector(Collector):
         yield GaugeMetricFamily("shoal_queue_up", "Whether the queue answers.", value=1)
         yield _family("shoal_queue_depth", "Jobs that wait for a worker.", "kind", depths)
         yield _family("shoal_jobs", "Jobs kept, by state.", "state", counts)
+        yield _family("shoal_callbacks", "Webhooks that are to be delivered or were given up.", "state", callbacks)
         yield _family("shoal_worker_last_heartbeat_seconds", "Unix time of the last heartbeat.", "kind", seen)
 
 

@@ -11,10 +11,10 @@ from time import monotonic
 from typing import Annotated, Any, Final, cast
 
 from fastapi import Depends, Header, Path, Query, Request, Response
-from pydantic import BaseModel
 from sse_starlette import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
+from shoal.callbacks import CallbackRules
 from shoal.errors import (
     BackendNotInstalled,
     JobNotFound,
@@ -28,7 +28,7 @@ from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.jobs.workdirs import remove_workdirs
 from shoal.keys import Caller, KeyStore
-from shoal.schemas import Id, Job, JobPage
+from shoal.schemas import RESULTS, Id, Job, JobPage, JobRequest
 from shoal.web.auth import CallerDep
 from shoal.web.pools import FOLLOW, QUICK
 from shoal.web.problems import problem_responses
@@ -132,13 +132,14 @@ class Submitter:
     queue: JobQueue
     limits: QueueLimits
     caller: Caller
+    callbacks: CallbackRules
 
     def check(self, kind: str) -> None:
         """Raise `QueueFull` or `BackendNotInstalled` unless the caller may submit a job of ``kind``."""
         self.limits.check(self.queue, kind, self.caller)
 
     def submit(
-        self, kind: str, body: BaseModel, idempotency_key: str | None, check: Callable[[], object] = lambda: None
+        self, kind: str, body: JobRequest, idempotency_key: str | None, check: Callable[[], object] = lambda: None
     ) -> Job:
         """Queue ``body``, as it was sent, as a job of ``kind``.
 
@@ -148,19 +149,22 @@ class Submitter:
             Raises if a new job could not work, for example because its embeddings do not exist.
         """
         request: dict[str, Any] = body.model_dump(mode="json", exclude_unset=True)
-        key_id = self.caller.key_id
+        key_id, callback = self.caller.key_id, body.callback_url
         # First: a repeated request gets its job, even if the queue is full by now or its embeddings are deleted.
-        job = self.queue.known(kind, request, idempotency_key, key_id)
+        job = self.queue.known(kind, request, idempotency_key, key_id, callback)
         if job is None:
+            if callback is not None:
+                self.callbacks.check(callback)
             check()
             self.check(kind)
-            job, _ = self.queue.submit(kind, request, idempotency_key=idempotency_key, caller=key_id)
+            job, _ = self.queue.submit(kind, request, idempotency_key=idempotency_key, caller=key_id, callback=callback)
             self.limits.track(self.caller, job.id)
         return described(self.queue, [job])[0]
 
 
 async def _submitter(request: Request, queue: QueueDep, caller: CallerDep) -> Submitter:
-    return Submitter(queue, request.app.state.queue_limits, caller)
+    state = request.app.state
+    return Submitter(queue, state.queue_limits, caller, state.callbacks)
 
 
 SubmitterDep = Annotated[Submitter, Depends(_submitter)]
@@ -170,13 +174,11 @@ def with_links(job: Job) -> Job:
     """``job`` with the paths of its events and its result. Both services list the jobs of both."""
     links = {"self": f"/jobs/{job.id}", "events": f"/jobs/{job.id}/events"}
     result = job.result or {}
-    if "embeddings" in result:
-        links["result"] = f"/embeddings/{result['embeddings']}"
-    elif "clustering" in result:
-        links["result"] = f"/clusterings/{result['clustering']}"
-        links["report"] = f"/clusterings/{result['clustering']}/report"
-    elif "sweep" in result:
-        links["result"] = f"/sweeps/{result['sweep']}"
+    made = next((name for name in RESULTS if name in result), None)
+    if made is not None:
+        links["result"] = f"{RESULTS[made]}/{result[made]}"
+    if made == "clustering":
+        links["report"] = f"{links['result']}/report"
     return job.model_copy(update={"links": links})
 
 

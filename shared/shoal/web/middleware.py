@@ -185,6 +185,8 @@ def _action(method: str, path: str, status: int) -> str:
         return "refused"
     if status >= 400:
         return "failed"
+    if path == "/session":
+        return "logout" if method == "DELETE" else "login"
     if method == "DELETE":
         return "cancel" if path.startswith("/jobs/") else "delete"
     if path == "/uploads" or path.startswith("/uploads/"):

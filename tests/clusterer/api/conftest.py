@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import shutil
+from collections.abc import Iterator
 
 import pytest
 from clusterer.api.clusterings import build
@@ -13,10 +13,6 @@ from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store.clustering import Clustering
 
-Planted = Callable[..., tuple[Any, list[str]]]
-MakeSet = Callable[..., str]
-RunJob = Callable[..., Clustering]
-
 
 @pytest.fixture
 def api(settings: Settings, queue: JobQueue, store: Store) -> Iterator[TestClient]:
@@ -25,8 +21,7 @@ def api(settings: Settings, queue: JobQueue, store: Store) -> Iterator[TestClien
 
 
 @pytest.fixture
-def clustering(planted: Planted, make_set: MakeSet, run_job: RunJob) -> Clustering:
-    """Four planted groups with labels and thumbnails, scored on themselves and on a second set."""
-    train = make_set("train", *planted(spread=0.8), thumbnails=True)
-    val = make_set("val", *planted(40, seed=9))
-    return run_job({"train": train, "score": [train, val]}, clusters=4, pca={"components": 6}, seed=0)
+def clustering(clustered: Clustering, store: Store) -> Clustering:
+    """A copy of `clustered`, with its embeddings, in the test's own store."""
+    shutil.copytree(clustered.layout.folder.parents[1], store.root, dirs_exist_ok=True)
+    return store.clustering(clustered.id)

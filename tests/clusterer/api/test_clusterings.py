@@ -229,7 +229,8 @@ def test_assignments_say_which_image_each_row_is(api: TestClient, store: Store, 
     url = f"/clusterings/{clustering.id}/assignments"
     table = pq.read_table(io.BytesIO(api.get(url).content))
     # What lies on the disk keeps its columns; they come first.
-    assert table.column_names == [*clustering.assignments().column_names, "image_path", "label"]
+    named = ["merged_cluster", "name", "flag"]
+    assert table.column_names == [*clustering.assignments().column_names, "image_path", "label", *named]
     for embeddings_id in clustering.scored:
         known = store.embeddings(embeddings_id).metadata(["image_path", "label"]).to_pylist()
         found = [row for row in table.to_pylist() if row["embeddings"] == embeddings_id]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from clusterer.api.loaded import LoadedClusterings
+from clusterer.api.loaded import LoadedClusterings, LoadedGroups
 from clusterer.results.loaded import LoadedClustering
 from shoal.errors import ClusteringNotFound, StoreCorrupt
 from shoal.store import Store
@@ -54,6 +54,19 @@ def test_the_last_used_ones_stay_within_the_limit(store: Store, three: list[str]
 
     asyncio.run(use())
     assert loads == [one, two, last, two]
+
+
+def test_what_grows_later_makes_others_leave(store: Store, three: list[str]) -> None:
+    async def use() -> None:
+        kept = LoadedGroups(store, 1)
+        loaded = [await kept.get(each) for each in three]
+        assert kept.ids == three
+        for each in loaded:
+            each.rows(each.clustering.scored[0])
+        await kept.get(three[0])
+        assert kept.ids == [three[0]]
+
+    asyncio.run(use())
 
 
 def test_one_larger_than_the_limit_stays_until_another_is_used(

@@ -22,10 +22,11 @@ from httpx2 import Response
 from shoal.errors import EmbeddingsIncomplete, EmbeddingsNotFound, StoreCorrupt
 from shoal.importer import import_embeddings
 from shoal.jobs.queue import JobQueue
+from shoal.process import free_port
 from shoal.store import Store
 from shoal.store.reader import EmbeddingSet
 
-from tests.clusterer.api.test_busy import _answers, free_port
+from tests.clusterer.api.test_busy import _answers
 from tests.clusterer.api.test_images import IMAGE, Extractor, answer_of, extractor
 
 __all__ = ["extractor"]  # a fixture
@@ -102,6 +103,19 @@ def test_an_image_is_embedded_by_the_model_of_the_embeddings(
     found = answer_for(api, mine, image=IMAGE, k=4)
     assert found == answer_for(api, mine, vector=vectors[7].astype(float).tolist(), k=4)
     assert (sent[0]["path"], sent[0]["model"], sent[0]["input"]) == ("/v1/embeddings", "raw_pixels", [IMAGE])
+
+
+def test_a_text_is_embedded_by_the_model_of_the_embeddings(
+    api: TestClient, mine: str, planted: Planted, extractor: Extractor
+) -> None:
+    vectors, _ = planted()
+    sent = extractor(200, answer_of(vectors[7:8]))
+    found = answer_for(api, mine, text="a red boat", k=4)
+    assert found == answer_for(api, mine, vector=vectors[7].astype(float).tolist(), k=4)
+    assert sent[0]["input"] == ["a red boat"]
+    extractor(422, {"code": "invalid_request", "detail": "`input` 0 is not a data URI.", "field": "input"})
+    refused = api.post("/search", json={"embeddings": mine, "text": "a boat"})
+    assert (refused.status_code, refused.json()["field"]) == (422, "text")
 
 
 def test_a_model_that_has_changed_is_refused(

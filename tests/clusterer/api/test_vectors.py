@@ -189,7 +189,7 @@ def test_what_float32_cannot_hold_is_not_finite() -> None:
 
 @pytest.mark.parametrize("read", [read_npy, read_arrow])
 @given(data=st.data())
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=300)
 def test_no_damage_gets_past(read: Callable[..., Vectors], data: st.DataObject) -> None:
     body = bytearray(npy(ROWS) if read is read_npy else stream(pa.table({"id": list("abcdef"), "embedding": column()})))
     for _ in range(data.draw(st.integers(1, 4))):

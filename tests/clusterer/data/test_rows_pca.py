@@ -23,9 +23,12 @@ class Shards:
     def __init__(self, array: NDArray[Any]) -> None:
         self.array, (self.rows, self.dim) = array, array.shape
 
-    def iter_batches(self, batch_rows: int = 4) -> Iterator[tuple[int, NDArray[Any]]]:
-        for first in range(0, self.rows, batch_rows):
-            yield first, self.array[first : first + batch_rows]
+    def iter_batches(
+        self, batch_rows: int = 4, *, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        stop = self.rows if stop is None else stop
+        for first in range(start, stop, batch_rows):
+            yield first, self.array[first : min(first + batch_rows, stop)]
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         return self.array[rows]

@@ -53,7 +53,7 @@ def test_accuracy_of_nothing_is_none() -> None:
     assert accuracy(contingency([], [], 2, 2), np.zeros(2, dtype=np.int64)) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 40), st.integers(0, 2**31))
 def test_hungarian_is_scipys_optimum(k: int, c: int, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -50,7 +50,7 @@ def sklearn_metrics(clusters: Labels, classes: Labels) -> dict[str, float]:
         }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(labelings())
 @example((np.zeros(9, dtype=np.int64), np.arange(9) % 3, 1, 3))
 @example((np.arange(9), np.arange(9) % 3, 9, 3))
@@ -65,7 +65,7 @@ def test_metrics_equal_scikit_learns(labeling: tuple[Labels, Labels, int, int]) 
         assert ours[name] == pytest.approx(theirs[name], abs=1e-9), name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(labelings(), st.integers(2, 9), st.integers(0, 20))
 def test_ids_need_be_neither_dense_nor_start_at_zero(
     labeling: tuple[Labels, Labels, int, int], step: int, first: int
@@ -88,7 +88,7 @@ def test_the_same_partition_under_other_names_is_perfect_even_when_all_rows_are_
     assert ours["ami"] == ours["ari"] == ours["purity"] == 1.0
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(1, 12), st.integers(0, 2**31))
 def test_expected_mutual_information_equals_scikit_learns(sizes: list[int], groups: int, seed: int) -> None:
     a = np.array(sizes)
@@ -114,7 +114,7 @@ def test_expected_mutual_information_in_chunks_is_the_same(monkeypatch: pytest.M
     assert label_metrics.expected_mutual_information(a, b) == pytest.approx(whole, rel=1e-13)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(labelings(), st.integers(0, 2**31))
 def test_renumbering_clusters_changes_nothing(labeling: tuple[Labels, Labels, int, int], seed: int) -> None:
     clusters, classes, k, c = labeling

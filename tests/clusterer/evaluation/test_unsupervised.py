@@ -28,7 +28,7 @@ def labelled(n: int, k: int, seed: int, offset: float = 0.0) -> tuple[NDArray[np
     return (rng.normal(size=(n, 5)) + labels[:, None] * 0.7 + offset).astype(np.float32), labels
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(8, 90), st.integers(2, 9), st.integers(0, 2**31), st.sampled_from([0.0, 50.0]))
 def test_metrics_equal_scikit_learns_on_every_row(n: int, k: int, seed: int, offset: float) -> None:
     x, labels = labelled(n, k, seed, offset)

@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 from clusterer import pipeline
+from clusterer.jobs import map as placing
 from clusterer.jobs.memory import problem_of
 from clusterer.jobs.plan import make_plan
 from shoal.jobs.child import Cancelled, JobContext
@@ -30,7 +31,15 @@ FIELDS: dict[str, Any] = {
     "seeds": [0, 1],
     "kmeans": {"iterations": 40, "restarts": 1},
 }
-SAME = ("spec.json", "transform.npz", "centroids.npy", "seeds/1/centroids.npy", "assignments.parquet", "metrics.json")
+SAME = (
+    "spec.json",
+    "transform.npz",
+    "centroids.npy",
+    "seeds/1/centroids.npy",
+    "assignments.parquet",
+    "map.parquet",
+    "metrics.json",
+)
 
 
 def bytes_of(clustering: Clustering) -> dict[str, bytes]:
@@ -108,6 +117,32 @@ def test_a_stopped_job_goes_on_to_the_same_result(
     seeds = [each["seed"] for each in iterations(undisturbed)]
     assert found.run()["resumed_iterations"] >= {0: 0, 3: 3, 42: seeds.count(0) + 2}[stop_after]
     assert not work.exists()
+
+
+def test_a_job_that_stops_at_the_map_does_not_lay_it_out_again(
+    planted: Planted,
+    make_set: MakeSet,
+    run_job: RunJob,
+    store: Store,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(placing, "most_landmarks", lambda *_: 300)
+    monkeypatch.setattr(pipeline, "most_landmarks", placing.most_landmarks)
+    embeddings = make_set("mine", *planted(500, spread=2.0))
+    undisturbed = run_job(embeddings, **FIELDS)
+    request = {"embeddings": embeddings, **FIELDS}
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "map" and progress.done > 400:
+            context.stop()
+
+    context = JobContext.local(request, kind="cluster", on_progress=stop)
+    with pytest.raises(Cancelled):
+        pipeline.run(context, settings)
+    monkeypatch.setattr(placing, "lay_out", None)
+    found = gone_on(context.id, request, store, settings)
+    assert bytes_of(found) == bytes_of(undisturbed)
 
 
 @pytest.mark.parametrize("out_of_core", [False, True])

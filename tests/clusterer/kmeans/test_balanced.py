@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from clusterer.data.rows import ArrayRows, l2_normalize
 from clusterer.kmeans import Engine, FitOptions, NumpyEngine, State, fit_kmeans, select_engine
+from clusterer.kmeans.assigned import assign, pad, priced, prices_of
 from clusterer.kmeans.balanced import fit_balanced
-from clusterer.kmeans.engine import assign, pad, priced, prices_of
 from clusterer.kmeans.lloyd import UNCONSTRAINED
 from sklearn.cluster import MiniBatchKMeans
 

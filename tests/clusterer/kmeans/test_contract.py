@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clusterer.data import rows as rows_module
+from clusterer.data.partitions import OnePartition
 from clusterer.data.rows import ArrayRows, Float32Array, MappedRows, Rows
 from clusterer.kmeans import Assignment, Engine, FitOptions, NumpyEngine, State, fit_kmeans, lloyd, select_engine
 from clusterer.kmeans.faiss_super import SuperEngine
@@ -141,8 +142,10 @@ def test_a_streamed_view_gives_what_the_array_gives(engine: Engine) -> None:
 class SmallBlocks(ArrayRows):
     """Rows that come a few at a time."""
 
-    def batches(self, batch_rows: int | None = None) -> Iterator[tuple[int, Float32Array]]:
-        return super().batches(137)
+    def batches(
+        self, batch_rows: int | None = None, *, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, Float32Array]]:
+        return super().batches(137, start=start, stop=stop)
 
 
 def test_the_fit_is_the_same_whatever_the_blocks(engine: Engine) -> None:
@@ -237,3 +240,19 @@ def test_every_block_is_heard_of(engine: Engine, monkeypatch: pytest.MonkeyPatch
     heard: list[int] = []
     engine.assigner(ArrayRows(x)).assign(x[:5].copy(), heard.append)
     assert heard[-1] == 300
+
+
+def test_squared_norms_are_added_up_in_the_first_pass_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    points, _ = blobs()
+    passes: list[bool] = []
+    run = OnePartition.run
+
+    def noted(self: OnePartition, step: Any, *arrays: Any, **options: Any) -> Any:
+        passes.append(step.norms)
+        return run(self, step, *arrays, **options)
+
+    monkeypatch.setattr(OnePartition, "run", noted)
+    assigner = NumpyEngine().assigner(ArrayRows(points))
+    first, second = assigner.assign(points[:6]), assigner.assign(points[:6])
+    assert passes == [True, False]
+    assert second.inertia == first.inertia > 0

@@ -10,9 +10,9 @@ import pytest
 from clusterer.data.rows import ArrayRows, MappedRows
 from clusterer.kmeans import State, lloyd, select_engine
 from clusterer.kmeans.engine import Engine, NumpyEngine
-from clusterer.kmeans.fast import FastEngine, KernelUnavailable, available, engine, kernel, open_kernel
+from clusterer.kmeans.fast import FastEngine, KernelUnavailable, available, engine, kernel, open_kernel, share
 from clusterer.native import library
-from clusterer.native.build import EMULATED_AMX, LIBRARIES, BuildFailed, compile_kernel
+from clusterer.native.build import LIBRARIES, BuildFailed, compile_kernel
 from shoal.errors import EngineUnavailable
 
 from tests.clusterer.kmeans.data import (
@@ -28,19 +28,6 @@ from tests.clusterer.kmeans.data import (
 )
 
 needs_kernel = pytest.mark.skipif(not available(), reason="no compiled kernel runs on this processor")
-
-
-@pytest.fixture(scope="session")
-def emulated_amx(tmp_path_factory: pytest.TempPathFactory) -> kernel.Kernel:
-    """The AMX kernel with its tile instructions spelt out, where the processor has all else that it needs."""
-    if "avx512" not in available():
-        pytest.skip("this processor lacks AVX-512 VNNI")
-    path = tmp_path_factory.mktemp("kernel") / "emulated.so"
-    try:
-        compile_kernel(EMULATED_AMX, path)
-    except BuildFailed as failure:
-        pytest.skip(f"nothing compiles here: {failure}")
-    return kernel.Kernel("amx", library.open_library(path), 2)
 
 
 @pytest.fixture(params=available())
@@ -125,7 +112,7 @@ def test_what_rounding_takes_away_can_decide(fast: FastEngine, rounded: str) -> 
 
 @needs_kernel
 def test_short_sketches_change_no_label(fast: FastEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "PAYS_FROM", 0)
+    monkeypatch.setattr(share, "PAYS_FROM", 0)
     x = features(3000, 512)
     rows = ArrayRows(x)
     assigner = fast.assigner(rows)

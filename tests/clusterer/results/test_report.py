@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import re
 from collections.abc import Callable
@@ -9,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusterer.results.report.contents import choice_table, class_table, confusions, extreme_clusters, metric_table
+from clusterer.results.report import page as pages
+from clusterer.results.report import size
+from clusterer.results.report.contents import (
+    choice_table,
+    class_table,
+    confusions,
+    extreme_clusters,
+    main_figures,
+    metric_table,
+)
+from clusterer.results.report.page import render_page
+from clusterer.results.report.policy import report_policy
 from shoal.store import Store
 from shoal.store.clustering import Clustering
 
@@ -75,10 +88,10 @@ def test_a_report_says_nothing_of_missing_files_where_there_are_none(
 def test_a_search_is_explained_with_every_number_tried(planted: Planted, make_set: MakeSet, run_job: RunJob) -> None:
     found = run_job(make_set("bare", planted(120)[0]), clusters="auto", clusters_range=[2, 6], seeds=[0, 1])
     text = text_of(found)
-    assert "Why 4 clusters" in text
+    assert "Why 4 groups" in text
     for each in found.spec["chosen"]["candidates"]:
         assert f" {each['k']} {each['elbow']:.3f} {each['stability']:.3f} {each['score']:.3f} " in text
-    assert "The classes" not in text
+    assert "The labels" not in text
     assert "tightest:" in text
     chosen = choice_table(found.spec["chosen"])
     assert chosen is not None
@@ -118,3 +131,54 @@ def test_a_set_with_other_classes_has_no_confusions(
     table = class_table(found, third)
     assert table is not None
     assert {row["label"]: row["accuracy_majority"] for row in table["rows"]} == {"x": 1.0, "y": 0.5}
+
+
+def test_a_page_shows_less_of_each_cluster_and_then_fewer_clusters(
+    planted: Planted, make_set: MakeSet, run_job: RunJob, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings = make_set("mine", *planted(400, groups=6, spread=1.0), thumbnails=True)
+    found = run_job(embeddings, clusters=40, seed=0)
+    whole, _ = render_page(found, store.embeddings(embeddings))
+    assert "too large to mail" not in whole
+    assert "fewer images" not in whole
+    pictures = []
+    limits = [each * len(whole) // 100 for each in (95, 60, 30)]
+    monkeypatch.setattr(size, "PAGE", 30_000)
+    for limit in limits:
+        monkeypatch.setattr(size, "MOST_BYTES", limit)
+        monkeypatch.setattr(pages, "MOST_BYTES", limit)
+        page, _ = render_page(found, store.embeddings(embeddings))
+        assert len(page.encode()) <= limit
+        pictures.append(page.count("<img "))
+    assert whole.count("<img ") > pictures[0] > pictures[1] > pictures[2] > 0
+    assert "largest of 40 groups: more would make it too large to mail." in page
+    assert "it shows fewer images of each" in page
+
+
+def test_a_page_runs_its_own_script_only(clustered: Clustering) -> None:
+    page = clustered.layout.report_html.read_bytes()
+    policy = report_policy(clustered.layout.report_html)
+    assert policy is not None
+    for tag in (b"script", b"style"):
+        text = re.findall(rb"<%s>(.*?)</%s>" % (tag, tag), page, re.DOTALL)
+        assert len(text) == 1
+        digest = base64.b64encode(hashlib.sha256(text[0]).digest())
+        assert b"%s-src 'sha256-%s'" % (tag, digest) in page
+        assert f"{tag.decode()}-src 'sha256-{digest.decode()}'" in policy
+    assert b" style=" not in page
+    assert b" onclick=" not in page
+
+
+def test_a_page_without_a_script_has_no_policy_of_its_own(tmp_path: Path) -> None:
+    page = tmp_path / "index.html"
+    page.write_text(f"<!doctype html>{' ' * 1000}script-src 'sha256-{'a' * 44}'; style-src 'sha256-{'a' * 44}'")
+    assert report_policy(page) is None
+
+
+def test_figures_come_with_their_chance_level(clustered: Clustering) -> None:
+    scored = clustered.metrics()["scored"][clustered.scored[0]]
+    figures = main_figures(scored["mean"], scored["std"])
+    assert [each["name"] for each in figures][:2] == ["Purity", "Adjusted mutual information"]
+    assert figures[0]["chance"] != ""
+    assert figures[1]["chance"] == "0.000"
+    assert len(figures) == 4

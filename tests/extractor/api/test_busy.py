@@ -58,8 +58,10 @@ def is_quick(address: str) -> None:
     """Health, readiness and jobs answer quickly, at least in one quiet moment: the machine has other things to do."""
     with httpx.Client(base_url=address, timeout=60) as http:
         for path in ("/healthz", "/readyz", "/jobs?limit=5", "/models/raw_pixels"):
-            found = min(slowest(http, path) for _ in range(TRIES))
-            assert found < QUICK_S, (path, found)
+            found = [slowest(http, path)]
+            while min(found) >= QUICK_S and len(found) < TRIES:
+                found.append(slowest(http, path))
+            assert min(found) < QUICK_S, (path, found)
 
 
 def slowest(http: httpx.Client, path: str, times: int = 3) -> float:

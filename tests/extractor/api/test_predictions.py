@@ -92,6 +92,31 @@ def test_base64_holds_the_same_floats(client: TestClient) -> None:
     assert vector.reshape(32, 32, 3)[0, 0].tolist() == [1, 0, 0]
 
 
+def test_texts_are_embedded_by_a_model_that_reads_them(client: TestClient) -> None:
+    model = {"architecture": "open_clip:ViT-S-32-alt", "weights": "random"}
+    answer = client.post("/v1/embeddings", json={"model": model, "input": ["a duck", "a boat"]})
+    assert answer.status_code == 200, answer.text
+    duck, boat = (np.array(row["embedding"]) for row in answer.json()["data"])
+    assert duck.shape == (256,)
+    assert not np.allclose(duck, boat)
+    image = client.post("/v1/embeddings", json={"model": model, "input": [RED]})
+    assert len(image.json()["data"][0]["embedding"]) == 256
+    for model_, sent, why in (
+        (model, ["a duck", RED], "without images beside them"),
+        (model, [" "], "is blank"),
+        (model, ["a" * 10_001], "10,001 characters"),
+        (
+            "raw_pixels",
+            ["a duck"],
+            "`input` 0 is not a data URI of an image. The model 'raw_pixels' embeds images only",
+        ),
+        ("raw_pixels", ["https://photos.example/duck.jpg"], "URLs are not fetched"),
+    ):
+        refused = client.post("/v1/embeddings", json={"model": model_, "input": sent})
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request"), refused.text
+        assert why in refused.json()["detail"]
+
+
 def test_a_model_of_one_s_own_embeds_as_in_a_job(
     client: TestClient, host: HostProcess, wait_until: Callable[..., None]
 ) -> None:

@@ -33,6 +33,7 @@ from shoal.store.uploads import DAY_S
 from shoal.web.spool import Spooled
 from structlog.testing import capture_logs
 
+from tests.conftest import wait_for
 from tests.extractor.api.conftest import ServeApp
 from tests.extractor.conftest import photo
 from tests.extractor.uploads.test_unpack import FORM_TYPE, KINDS, form, tar, zipped
@@ -343,9 +344,11 @@ def test_a_page_of_another_site_uploads_nothing(connect: Connect) -> None:
 
 def test_the_audit_log_names_uploads(connect: Connect) -> None:
     with capture_logs() as lines:
-        upload = begin(connect())
-    [line] = [line for line in lines if line["event"] == "audit"]
-    assert (line["action"], line["target"]) == ("upload", f"/uploads/{upload}")
+        target = f"/uploads/{begin(connect())}"
+        # The server writes the line after its answer.
+        wait_for(lambda: any(line.get("target") == target for line in lines))
+    [line] = [line for line in lines if line.get("target") == target]
+    assert (line["event"], line["action"]) == ("audit", "upload")
 
 
 def test_a_line_that_a_crash_cut_off_does_not_count(connect: Connect, settings: Settings) -> None:

@@ -224,7 +224,7 @@ def test_the_limit_is_the_operators_not_pillows() -> None:
         decode_image(data[:-20], max_pixels=601_000_000)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"]), st.integers(0, 10**6), st.binary(max_size=8))
 def test_damaged_bytes_give_an_image_or_a_coded_error(kind: str, at: int, patch: bytes) -> None:
     data = bytearray(saved(ramp(), kind))

@@ -104,7 +104,7 @@ def test_a_large_file_is_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(pixels_of(decode_image(data, max_pixels=LIMIT)), by_pillow(data))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.booleans(), st.floats(0, 1), st.binary(max_size=8), st.floats(0, 1.5))
 def test_damage_is_judged_as_pillow_judges_it(progressive: bool, at: float, patch: bytes, kept: float) -> None:
     data = bytearray(saved(photograph(61, 47), progressive=progressive))

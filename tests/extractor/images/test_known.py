@@ -25,7 +25,7 @@ def descriptor(tmp_path: os.PathLike[str]) -> Iterator[int]:
     os.close(opened)
 
 
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(numbers=st.lists(st.integers(0, 50), min_size=1, max_size=60), forgotten=st.sets(st.integers(0, 50)))
 def test_every_process_finds_the_earliest_usable_entry(
     descriptor: int, numbers: list[int], forgotten: set[int]

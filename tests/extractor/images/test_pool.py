@@ -20,6 +20,7 @@ from extractor.images.decode import decode_image, stamp_of
 from extractor.images.located import ListedImage
 from extractor.images.pool import DecodePool, Item, prefetch_slots
 from extractor.images.preprocess import network_input
+from extractor.images.processes import DecodeProcess
 from extractor.images.transform import Transform
 from extractor.sources.names import candidate_paths, listed_names
 from shoal.errors import JobError
@@ -319,3 +320,47 @@ def test_prefetching_is_bounded_by_memory() -> None:
     assert prefetch_slots(224 * 224 * 3, workers=2, batch_size=64) == 136
     huge = 4096 * 4096 * 3
     assert prefetch_slots(huge, workers=2, batch_size=4096) * huge <= pool_module.MEMORY_BYTES
+
+
+@pytest.mark.parametrize(("pixels", "most"), [(1, 1), (2500, 3600), (10**9, 12_000)])
+def test_large_images_in_flight_are_bounded_by_their_pixels(
+    folder: Path, make: Make, monkeypatch: pytest.MonkeyPatch, pixels: int, most: int
+) -> None:
+    sums: list[int] = []
+    real = DecodeProcess.go
+
+    def go(process: DecodeProcess) -> None:
+        real(process)
+        sums.append(sum(each.large for each in pool._feeder._processes))
+
+    monkeypatch.setattr(DecodeProcess, "go", go)
+    # Of 1,200 pixels, and of 300 that need not ask.
+    paths = [make(f"{i:02d}.png", i, (20, 15) if i % 4 == 3 else (40, 30)).name for i in range(24)]
+    root = folder.resolve()
+    config = DecoderConfig(root, root, TRANSFORM, LIMIT, thumbnails=False, large_pixels=1000)
+    with DecodePool(config, workers=4, slots=12) as pool:
+        pool._feeder.large_in_flight = pixels
+        items = drain(pool, paths)
+    assert [item.index for item in items if isinstance(item.outcome, Decoded)] == list(range(24))
+    assert len(sums) == 18
+    assert max(sums) <= max(most, 1200)
+
+
+def test_a_process_that_dies_over_a_large_image_gives_its_turn_to_others(folder: Path, make: Make) -> None:
+    paths = [make(f"{i:02d}.png", i).name for i in range(16)]
+    root = folder.resolve()
+    config = DecoderConfig(root, root, TRANSFORM, LIMIT, thumbnails=False, large_pixels=0)
+    killed: list[int] = []
+    with DecodePool(config, workers=3, slots=6) as pool:
+        pool._feeder.large_in_flight = 1
+
+        def kill(item: Item) -> None:
+            if item.index in (2, 7):
+                for process in list(pool._feeder._processes):
+                    if process.asks or process.large:
+                        killed.append(process.pid)
+                        os.kill(process.pid, signal.SIGKILL)
+                        break
+
+        items = drain(pool, paths, kill)
+    assert all(isinstance(item.outcome, Decoded) for item in items)

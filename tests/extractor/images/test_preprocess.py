@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
-from extractor.images.preprocess import network_input, thumbnail
+from extractor.images.decode import decode_image, decode_picture
+from extractor.images.preprocess import least_size, network_input, thumbnail
 from extractor.images.transform import Transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,7 +35,7 @@ def by_timm(image: Image.Image, transform: Transform) -> np.ndarray:
     return evaluate(image).permute(1, 2, 0).numpy()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(1, 400),
     height=st.integers(1, 400),
@@ -65,6 +67,52 @@ def test_it_is_timms_transform_of_efficientnet_lite0(size: tuple[int, int]) -> N
 def test_a_thread_of_an_image_is_refused_before_it_fills_the_memory() -> None:
     with pytest.raises(ImageTooLarge, match="squash"):
         network_input(noise(1, 60_000).resize((1, 600_000)), Transform(), max_pixels=LIMIT)
+
+
+def jpeg_of(image: Image.Image, **options: Any) -> bytes:
+    file = BytesIO()
+    image.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "decoded"),
+    [
+        ((300, 200), (300, 200)),  # Less than four times the resized image.
+        ((400, 256), (200, 128)),
+        ((1600, 1000), (400, 250)),
+        ((150, 2000), (150, 2000)),
+    ],
+)
+def test_a_scaled_file_keeps_twice_the_resized_image(size: tuple[int, int], decoded: tuple[int, int]) -> None:
+    scaled = Transform(56, 0.875, decode="scaled")
+    least = least_size(scaled, thumbnails=False)
+    picture = decode_picture(jpeg_of(noise(*size)), max_pixels=LIMIT, least=least)
+    assert (picture.width, picture.height) == size
+    assert picture.image().size == decoded
+    pixels = network_input(picture, scaled, max_pixels=LIMIT)
+    whole = network_input(decode_image(jpeg_of(noise(*size)), max_pixels=LIMIT), Transform(56, 0.875), max_pixels=LIMIT)
+    assert np.array_equal(pixels, whole) == (decoded == size)
+
+
+def test_scaling_respects_orientation_thumbnails_and_other_formats() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    scaled = Transform(16, 1.0, decode="scaled")
+    data = jpeg_of(noise(1600, 1000), exif=exif)
+    picture = decode_picture(data, max_pixels=LIMIT, least=least_size(scaled, thumbnails=False))
+    assert (picture.width, picture.height, picture.image().size) == (1000, 1600, (125, 200))
+    with_thumbnail = decode_picture(data, max_pixels=LIMIT, least=least_size(scaled, thumbnails=True))
+    assert with_thumbnail.image().size == (250, 400)
+    file = BytesIO()
+    noise(1600, 1000).save(file, "PNG")
+    least = least_size(scaled, thumbnails=False)
+    assert decode_picture(file.getvalue(), max_pixels=LIMIT, least=least).image().size == (1600, 1000)
+
+
+def test_only_scaling_is_part_of_a_transforms_identity() -> None:
+    assert "decode" not in Transform().record()
+    assert Transform(decode="scaled").record() == {**Transform().record(), "decode": "scaled"}
 
 
 def test_thumbnails_keep_the_aspect_and_are_never_enlarged() -> None:

@@ -19,7 +19,7 @@ from extractor.images.decode import decode_image
 from extractor.images.located import ListedImage
 from extractor.images.pool import DecodePool, Item
 from extractor.images.preprocess import network_input
-from extractor.images.slots import Slots
+from extractor.images.processes import Slots
 from extractor.images.transform import Transform
 from PIL import Image
 from shoal.errors import JobError, Unavailable

@@ -15,7 +15,7 @@ from extractor.backends.base import Backend
 from extractor.jobs.reuse import differences
 from PIL import Image
 from shoal.errors import EmbeddingsNotFound, InvalidRequest
-from shoal.jobs.child import JobContext
+from shoal.jobs.child import Cancelled, JobContext
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet, Store
 
@@ -278,3 +278,26 @@ def test_a_counter_names_reused_rows(settings: Settings, job: NewJob, make: Make
     context.count = count  # type: ignore[method-assign]
     pipeline.run(context, settings)
     assert counted == {"embedded": 1, "reused": 6, "failed": 0}
+
+
+def test_reused_rows_of_all_attempts_and_of_saved_parts_count(settings: Settings, job: NewJob, make: Make) -> None:
+    for i in range(14):
+        make(f"{i:02d}.png", i)
+    pipeline.run(job(), settings)
+    make("99.png", 99)
+    stopped = job(shard_rows=6, batch_size=1)
+    counted = 0
+
+    def stop_in_the_second_shard(**outcomes: int) -> None:
+        nonlocal counted
+        counted += sum(outcomes.values())
+        if counted >= 8:
+            stopped.stop()
+
+    stopped.count = stop_in_the_second_shard  # type: ignore[method-assign]
+    with pytest.raises(Cancelled):
+        pipeline.run(stopped, settings)
+    result = pipeline.run(job(shard_rows=6, checkpoint=stopped.checkpoint), settings)
+    assert 6 < result["resumed_rows"] < 12
+    assert (result["rows"], result["reused_rows"]) == (15, 14)
+    assert pipeline.run(job(shard_rows=6), settings)["reused_rows"] == 14

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from extractor.models import catalogue, weights
+from extractor.models import catalogue, published, weights
 from extractor.models.checkpoints.layouts import LAYOUT_NAMES
 from shoal.errors import InvalidRequest, PathNotFound, PathOutsideRoot, UnknownModel, WeightsMissing
 from shoal.schemas import CustomModel, TransformOverride
@@ -150,7 +150,7 @@ def test_any_timm_model_has_a_name(tmp_path: Path) -> None:
     assert (spec.dim, spec.transform.crop_fraction, spec.layout) == (768, 0.95, "timm")
     assert spec.weights.url == "https://huggingface.co/timm/convnext_tiny.in12k/resolve/main/model.safetensors"
     assert spec.slug == "timm-convnext_tiny.in12k"
-    assert len(catalogue.timm_names()) > 2500
+    assert len(published.timm_names()) > 2500
 
 
 def test_missing_weights_say_what_to_do(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 from extractor.models.download import DownloadFailed, download
-from extractor.models.fetch import ForbiddenAddress, is_public, public_addresses, public_client
+from extractor.models.fetch import public_client
+from shoal.outbound import ForbiddenAddress, is_public, public_addresses
 
 PRIVATE = [
     "127.0.0.1",
@@ -26,6 +27,9 @@ PRIVATE = [
     "224.0.0.1",
     "255.255.255.255",
     "::",
+    "::10.1.2.3",
+    "64:ff9b:1::7f00:1",
+    "fec0::1",
     "::1",
     "fe80::1%eth0",
     "fc00::1",

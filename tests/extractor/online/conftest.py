@@ -160,12 +160,19 @@ class HostProcess:
                 return False
         return self.http.get("/healthz").status_code == 200
 
-    def ask(self, images: Sequence[bytes], model: object = HELD_MODEL, timeout_s: float = PATIENCE_S) -> httpx.Response:
-        """Send images and wait for the answer."""
+    def ask(
+        self,
+        images: Sequence[bytes],
+        model: object = HELD_MODEL,
+        timeout_s: float = PATIENCE_S,
+        kind: wire.Inputs = "images",
+    ) -> httpx.Response:
+        """Send images, or texts, and wait for the answer."""
         headers = {
             wire.MODEL: json.dumps(model),
             wire.LENGTHS: ",".join(str(len(image)) for image in images),
             wire.TIMEOUT_MS: str(round(1000 * timeout_s)),
+            wire.INPUTS: kind,
         }
         return self.http.post("/embed", content=b"".join(images), headers=headers)
 

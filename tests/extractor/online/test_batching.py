@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from extractor.backends.base import Backend
 from extractor.images.child import Decoded, Undecodable
-from extractor.images.slots import Item
+from extractor.images.processes import Item
 from extractor.images.transform import Transform
 from extractor.online.batching import Batcher
 from extractor.online.metrics import HostMetrics

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import psutil
 import pytest
 import torch
 from extractor import pipeline
-from extractor.models import architectures
+from extractor.models import architectures, clip
 from extractor.online.wire import DIGEST
 from numpy.typing import NDArray
 from shoal.jobs.child import JobContext
@@ -62,6 +63,27 @@ def test_new_images_have_the_bits_of_a_job_alone_and_in_any_batch(model: object,
     for seed, answer in enumerate(alone):
         np.testing.assert_array_equal(vectors_of(answer.result())[0], expected[seed])
     assert together.headers[DIGEST] == embeddings.plan.model.digest
+
+
+def test_texts_are_embedded_into_the_space_of_the_images(host: HostProcess) -> None:
+    network = clip.build("ViT-S-32-alt")
+    torch.save(network.state_dict(), host.root / "models" / "clip.pt")
+    model = {"architecture": "open_clip:ViT-S-32-alt", "weights": "clip.pt"}
+    texts = ["a photo of a duck", "ein rotes Schiff", "x" * 900]
+    found = host.ask([text.encode() for text in texts], model, kind="texts")
+    with torch.inference_mode():
+        expected = network.eval().encode_text(open_clip.get_tokenizer("ViT-S-32-alt")(texts)).numpy()
+    np.testing.assert_allclose(vectors_of(found), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(
+        vectors_of(host.ask([texts[1].encode()], model, kind="texts"))[0], vectors_of(found)[1]
+    )
+    image = host.ask([photo(0)], model)
+    assert vectors_of(image).shape == (1, 256)
+    assert image.headers[DIGEST] == found.headers[DIGEST]
+    for other, text, refused in ((resnet(0), b"duck", "embeds images only"), (model, b"\xff", "not UTF-8")):
+        answer = host.ask([text], other, kind="texts")
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+        assert refused in answer.json()["detail"]
 
 
 def test_swapped_weights_are_loaded_and_no_answer_mixes_them(host: HostProcess, wait_until: WaitUntil) -> None:

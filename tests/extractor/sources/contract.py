@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from extractor import pipeline
 from extractor.images.located import LostImage, read_located
+from extractor.remote.allowed import Allowed
+from extractor.remote.fetcher import Fetcher
 from extractor.sources import listing
 from extractor.sources.listing import Listing, list_source
 from extractor.sources.reading import located_images
@@ -42,7 +44,7 @@ def pictures(names: tuple[str, ...] = NAMES, first: int = 0) -> dict[str, bytes]
 
 def listed(settings: Settings, **fields: Any) -> Listing:
     """The listing of a source below the data root."""
-    return list_source(ImageSource(**fields), settings.data)
+    return list_source(ImageSource(**fields), settings.data, allowed=Allowed.of(settings))
 
 
 def column(found: Listing, name: str) -> list[Any]:
@@ -55,7 +57,7 @@ def read(
     settings: Settings, found: Listing, fields: dict[str, Any], start: int = 0, stop: int | None = None
 ) -> list[Any]:
     """The bytes of each image of a listing, as a decoder reads them, or the code of its error."""
-    return read_at(place_of(settings, fields), found, start, stop)
+    return read_at(settings, place_of(settings, fields), found, start, stop)
 
 
 def place_of(settings: Settings, fields: dict[str, Any]) -> Place:
@@ -63,12 +65,16 @@ def place_of(settings: Settings, fields: dict[str, Any]) -> Place:
     return Place.of(ImageSource(**fields), settings.data, follow_links=False)
 
 
-def read_at(place: Place, found: Listing, start: int = 0, stop: int | None = None) -> list[Any]:
+def read_at(settings: Settings, place: Place, found: Listing, start: int = 0, stop: int | None = None) -> list[Any]:
     """`read`, for a source that may not exist any more."""
     table = found.table.slice(start, None if stop is None else stop - start)
     columns = (table.column(name).to_pylist() for name in ("image_path", "stamp"))
     contents: list[Any] = []
-    for image in located_images((Row(*row) for row in zip(*columns, strict=True)), place):
+    with Fetcher.of(settings) as fetcher:
+        images = [*located_images((Row(*row) for row in zip(*columns, strict=True)), place, fetcher)]
+    for image in images:
+        if image is None:
+            continue
         if isinstance(image, LostImage):
             contents.append(image.code)
             continue
@@ -86,6 +92,9 @@ class SourceContract:
     """Whether the layout gives the first folder's name as the label."""
     writes_a_folder = False
     """Whether removing one image leaves the others readable."""
+
+    removed = "image_removed"
+    """The code of an image that is not there any more."""
 
     def build(self, data: Path, images: dict[str, bytes]) -> dict[str, Any]:
         """Write ``images``, by their names, below the data root; the fields of ``images`` in a request."""
@@ -150,12 +159,12 @@ class SourceContract:
         place, whole = place_of(settings, fields), read(settings, found, fields)
         path = next(path for path in self.containers(settings.data) if path.suffix not in {".csv", ".txt", ".jsonl"})
         path.unlink()
-        after = read_at(place, found)
-        assert "image_removed" in after
-        assert all(now in ("image_removed", before) for now, before in zip(after, whole, strict=True))
+        after = read_at(settings, place, found)
+        assert self.removed in after
+        assert all(now in (self.removed, before) for now, before in zip(after, whole, strict=True))
 
     def test_the_check_of_a_request_passes_it(self, settings: Settings, fields: dict[str, Any]) -> None:
-        listing.check(ImageSource(**fields), settings.data, deadline=None)
+        listing.check(ImageSource(**fields), settings.data, allowed=Allowed.of(settings), deadline=None)
 
     def test_no_image_is_refused_at_once(self, settings: Settings) -> None:
         fields = self.empty(settings.data)

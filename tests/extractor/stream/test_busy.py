@@ -49,6 +49,15 @@ def test_work_that_fails_ends_too(time: Time) -> None:
     assert clock.seconds() == 2
 
 
+def test_fetching_is_a_stage_only_where_something_is_fetched(time: Time) -> None:
+    stages = Stages(lambda: 0.0, 1, time)
+    time.now += 1
+    assert "fetch" not in stages.detail()["busy"]
+    with stages.fetch.work():
+        time.now += 1
+    assert stages.detail()["busy"]["fetch"] == 0.5
+
+
 def test_fractions_are_of_the_last_seconds(time: Time) -> None:
     decoded = 0.0
     stages = Stages(lambda: decoded, 4, time)

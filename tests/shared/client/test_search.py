@@ -41,6 +41,12 @@ def test_rows_and_vectors_are_sought(client: Client, script: Script) -> None:
     ]
 
 
+def test_a_text_is_sought(client: Client, script: Script) -> None:
+    script.answers = [(200, [NEAR])]  # type: ignore[list-item]
+    assert client.search("e", text="a red boat", k=3)[0].row == 3
+    assert script.seen[-1][3] == {"embeddings": "e", "text": "a red boat", "k": 3}
+
+
 def test_images_are_sent_as_assign_sends_them(client: Client, script: Script, tmp_path: Path) -> None:
     script.answers = [(200, [NEAR])]  # type: ignore[list-item]
     pixels = np.random.default_rng(0).integers(0, 255, (5, 4, 3), np.uint8)
@@ -70,7 +76,7 @@ def test_a_bad_image_is_named(client: Client, script: Script, tmp_path: Path) ->
 
 @pytest.mark.parametrize("given", [{}, {"row": 0, "image": b"1"}, {"row": 0, "vector": [1.0]}])
 def test_exactly_one_is_sought(client: Client, given: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequest, match="exactly one of `row`, `image` and `vector`"):
+    with pytest.raises(InvalidRequest, match="exactly one of `row`, `image`, `vector` and `text`"):
         client.search("e", **given)
 
 

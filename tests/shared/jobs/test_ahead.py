@@ -11,8 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from shoal.jobs.ahead import NextChild, code_stamp
-from shoal.jobs.childprocess import ChildProcess
+from shoal.jobs.childprocess import ChildProcess, NextChild, code_stamp
 from shoal.jobs.protocol import ChildJob, Event, Failed, Succeeded
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
@@ -236,7 +235,7 @@ def test_a_child_of_other_code_is_not_given_a_job(
 def test_an_idle_worker_replaces_a_child_of_other_code(
     next_child: Callable[..., NextChild], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shoal.jobs.ahead.LOOK_PERIOD_S", 0.0)
+    monkeypatch.setattr("shoal.jobs.childprocess.LOOK_PERIOD_S", 0.0)
     code = ["old"]
     ahead = next_child(lambda: code[0])
     ahead.keep()

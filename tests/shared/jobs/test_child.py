@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from shoal.errors import TransientFailure, WeightsMissing
-from shoal.jobs.child import Cancelled, JobContext, RateMeter, as_shoal_error
+from shoal.jobs.child import Cancelled, JobContext, as_shoal_error
 from shoal.jobs.protocol import (
     Checkpointed,
     ChildJob,
@@ -23,6 +23,7 @@ from shoal.jobs.protocol import (
     decode,
     encode,
 )
+from shoal.jobs.rates import RateMeter
 from shoal.schemas import Progress
 
 JOB = ChildJob("id", "work", 2, "owner.abc", {"path": "größe"}, {"done": 3})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import redis
-from shoal.jobs.queue import Claim, JobQueue
+from shoal.jobs.claims import Claim
+from shoal.jobs.queue import JobQueue
 
 from tests.shared.jobs.conftest import Bench
 

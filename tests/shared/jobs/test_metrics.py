@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from shoal.jobs.child import JobContext
+from shoal.jobs.claims import Claim
 from shoal.jobs.protocol import ChildJob, Counted, Event, Progressed
-from shoal.jobs.queue import Claim, JobQueue
+from shoal.jobs.queue import JobQueue
 from shoal.jobs.service import WorkerMetrics
 from shoal.schemas import Progress
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import redis
 from shoal.errors import IdempotencyConflict, InvalidRequest, JobFinished, JobNotFound, QueueUnavailable
-from shoal.jobs.queue import Claim, JobQueue
+from shoal.jobs.claims import Claim
+from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.schemas import Progress
 

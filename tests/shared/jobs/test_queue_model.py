@@ -18,7 +18,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from shoal.errors import JobFinished
-from shoal.jobs.queue import Claim, JobQueue
+from shoal.jobs.claims import Claim
+from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import TRANSITIONS, JobState
 
 # The true clock runs too: every boundary is a hundred seconds away from the moments at which the model looks.

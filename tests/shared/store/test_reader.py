@@ -28,7 +28,7 @@ def test_a_shard_is_the_file_itself_not_a_copy(make_toy: Callable[..., Toy]) -> 
     assert isinstance(batch.base, np.memmap) or isinstance(batch, np.memmap)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_batches_and_gathers_equal_the_whole(make_toy: Callable[..., Toy], data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 30), "count")

@@ -6,14 +6,18 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from shoal.errors import StoreError
 from shoal.gc import DAY_S, find
 from shoal.jobs.queue import JobQueue
-from shoal.store import ShardWriter, Store
+from shoal.store import ShardWriter, Store, segments
+from shoal.store.table_schemas import METADATA_SCHEMA
 
 from tests.shared.store.conftest import Toy
 
@@ -206,3 +210,38 @@ def test_rows_are_not_kept_in_memory_unless_asked_for(toy: Toy) -> None:
         writer.append(np.ones((1, 4), np.float32), toy.metadata([0]))
         assert writer.take_unsaved() is None
         assert writer.unsaved_bytes == 0
+
+
+@pytest.mark.parametrize("saved", ["by this version", "by an earlier one"])
+def test_a_part_keeps_the_properties_of_its_images(toy: Toy, monkeypatch: pytest.MonkeyPatch, saved: str) -> None:
+    start, stop = toy.plan.shard_range(0)
+    rows = [image for image in range(start, stop) if image not in toy.fails]
+    known: dict[str, Any] = {
+        "brightness": 0.5,
+        "luma_1": 0.0,
+        "luma_5": 0.25,
+        "luma_99": 1.0,
+        "entropy": 7.5,
+        "sharpness": 321.0,
+    }
+    records = {image: replace(toy.metadata([image])[0], **known, pixel_hash="0" * 32) for image in rows}
+    with monkeypatch.context() as patch:
+        if saved == "by an earlier one":
+            patch.setattr(segments, "_METADATA", METADATA_SCHEMA.remove(0))
+        with toy.store.shard_writer(toy.id, 0, attempt=1, owner="test", properties=True) as writer:
+            writer.keep_unsaved()
+            for image in range(start, stop):
+                if image in toy.fails:
+                    add(toy, writer, image)
+                else:
+                    writer.append(toy.vectors[[image]], [records[image]])
+            segment = writer.take_unsaved()
+            assert segment is not None
+            writer.save(segment)
+    with toy.store.shard_writer(toy.id, 0, attempt=2, owner="next", properties=True) as writer:
+        writer.resume()
+        assert writer.commit()
+    (file,) = [path for path in (toy.folder / "metadata").iterdir() if path.name.endswith("0.parquet")]
+    found = pq.read_table(file).select([*known, "pixel_hash"]).to_pylist()
+    kept = {**known, "pixel_hash": "0" * 32} if saved == "by this version" else dict.fromkeys([*known, "pixel_hash"])
+    assert found == [kept] * len(rows)

@@ -69,7 +69,7 @@ def test_a_lost_file_is_found_and_named(toy: Toy, name: str) -> None:
     assert name in _named(toy.store.verify(toy.id))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(FILES), where=st.floats(0, 1, exclude_max=True), mask=st.integers(1, 255))
 def test_any_changed_byte_is_found(toy: Toy, name: str, where: float, mask: int) -> None:
     path = toy.folder / name

@@ -145,6 +145,14 @@ class Projection:
     structure: _Projection
     arrays: tuple[NDArray[Any], ...]
 
+    @classmethod
+    def over(cls, matrix: Float32Array, packed: NDArray[np.uint8], scale: Float32Array) -> Projection:
+        """From its arrays: the matrix, and its columns as kernels with the same `largest` pack them."""
+        dims, p = matrix.shape
+        frame = Frame.around(np.zeros(p, dtype=np.float32))
+        structure = _Projection(*(a.ctypes.data for a in (packed, scale, frame.mean, frame.signs)), dims, p)
+        return cls(matrix, frame, structure, (packed, scale))
+
     @property
     def p(self) -> int:
         """Number of columns, a multiple of 64."""
@@ -181,6 +189,8 @@ class Kernel:
 
     Attributes
     ----------
+    variant, library, threads
+        The same.
     largest
         Largest magnitude of a quantised coordinate.
     single_cost
@@ -190,10 +200,10 @@ class Kernel:
     def __init__(self, variant: str, library: ctypes.CDLL, threads: int) -> None:
         self.variant = variant
         self.threads = threads
-        self._library = library
-        self._library.shoal_fast_single_cost.restype = ctypes.c_double
-        self.largest = int(self._library.shoal_fast_largest())
-        self.single_cost = float(self._library.shoal_fast_single_cost())
+        self.library = library
+        self.library.shoal_fast_single_cost.restype = ctypes.c_double
+        self.largest = int(self.library.shoal_fast_largest())
+        self.single_cost = float(self.library.shoal_fast_single_cost())
 
     def sketch(self, x: NDArray[Any], frame: Frame) -> Sketch:
         """Sketch ``(n, d)`` float32 or float16 rows."""
@@ -204,7 +214,7 @@ class Kernel:
     def sketch_into(self, x: NDArray[Any], frame: Frame, sketch: Sketch) -> None:
         """Sketch ``(n, d)`` rows into given arrays."""
         n, d = x.shape
-        self._library.shoal_fast_sketch(
+        self.library.shoal_fast_sketch(
             *rows_at(x), i64(n), i64(d), at(frame.mean), at(frame.signs), i64(len(frame.signs)), at(sketch.q),
             at(sketch.stats), self.threads,
         )  # fmt: skip
@@ -214,26 +224,22 @@ class Kernel:
         x = np.ascontiguousarray(x, dtype=np.float32)
         (n, d), dims = x.shape, len(frame.signs)
         z = np.empty((n, dims), dtype=np.float32)
-        self._library.shoal_fast_rotate(at(x), i64(n), i64(d), at(frame.mean), at(frame.signs), i64(dims), at(z))
+        self.library.shoal_fast_rotate(at(x), i64(n), i64(d), at(frame.mean), at(frame.signs), i64(dims), at(z))
         return z
 
     def projection(self, basis: NDArray[Any]) -> Projection:
         """Round ``(dims, p)`` directions to bytes and scale them so that they lengthen no vector."""
-        dims, p = basis.shape
         peak = np.abs(basis).max(axis=0)
         steps = self.largest / np.where(peak > 0, peak, 1.0)
         whole = np.ascontiguousarray(np.rint(basis.T * steps[:, None]).astype(np.int8))
         matrix = whole.T * (peak / self.largest)
         longest = float(np.sqrt(np.linalg.eigvalsh(matrix.T @ matrix)[-1])) * (1 + ROUNDING)
         scale = (peak / self.largest / longest).astype(np.float32)
-        frame = Frame.around(np.zeros(p, dtype=np.float32))
-        packed = self._pack(whole)[1]
-        structure = _Projection(*(a.ctypes.data for a in (packed, scale, frame.mean, frame.signs)), dims, p)
-        return Projection((whole.T * scale).astype(np.float32), frame, structure, (packed, scale))
+        return Projection.over((whole.T * scale).astype(np.float32), self._pack(whole)[1], scale)
 
     def project_into(self, sketch: Sketch, projection: Projection, brief: Sketch) -> None:
         """Short sketches of rows from their full ones."""
-        self._library.shoal_fast_project(
+        self.library.shoal_fast_project(
             at(sketch.q), at(sketch.stats), i64(len(sketch.q)), ctypes.byref(projection.structure), at(brief.q),
             at(brief.stats), self.threads,
         )  # fmt: skip
@@ -279,7 +285,7 @@ class Kernel:
         k, dims = q.shape
         bytes_ = np.empty((k, dims), dtype=np.uint8)
         packed = np.empty(-(-k // BLOCK) * BLOCK * dims, dtype=np.uint8)
-        self._library.shoal_fast_pack(at(q), i64(k), i64(dims), at(bytes_), at(packed))
+        self.library.shoal_fast_pack(at(q), i64(k), i64(dims), at(bytes_), at(packed))
         return bytes_, packed
 
     def assign(
@@ -309,7 +315,7 @@ class Kernel:
         short_q, short_stats, short = (None, None, None)
         if brief is not None:
             short_q, short_stats, short = at(brief[0].q), at(brief[0].stats), ctypes.byref(brief[1].structure)
-        self._library.shoal_fast_assign(
+        self.library.shoal_fast_assign(
             *rows_at(x), at(sketch.q), at(sketch.stats), ctypes.byref(full.structure), short_q, short_stats, short,
             i64(len(x)), at(labels), ctypes.byref(counts), self.threads,
         )  # fmt: skip
@@ -318,7 +324,7 @@ class Kernel:
     def two_nearest(self, x: Float32Array, sketch: Sketch, full: PackedCentroids) -> LabelArray:
         """The two nearest of at least two centroids, ``(n, 2) int32``, nearest first."""
         labels = np.empty((len(x), 2), dtype=np.int32)
-        self._library.shoal_fast_two_nearest(
+        self.library.shoal_fast_two_nearest(
             at(x), at(sketch.q), at(sketch.stats), ctypes.byref(full.structure), i64(len(x)), at(labels),
             ctypes.byref(_Counts()), self.threads,
         )  # fmt: skip
@@ -327,7 +333,7 @@ class Kernel:
     @property
     def has_cosines(self) -> bool:
         """Whether the library has the functions of a search: one that was compiled from older sources has not."""
-        return hasattr(self._library, COSINES)
+        return hasattr(self.library, COSINES)
 
     def sought(self, vector: Float64Array, frame: Frame) -> Sought:
         """A vector ``(d,) float64`` of length 1, in two digits of 8 bits; ``frame`` is that of the rows, about 0."""
@@ -346,7 +352,7 @@ class Kernel:
         """Lower and upper bounds ``(n,)`` of the cosines of sketched rows to a vector."""
         n, dims = sketch.q.shape
         low, high = np.empty(n, np.float32), np.empty(n, np.float32)
-        self._library.shoal_fast_cosines(
+        self.library.shoal_fast_cosines(
             at(sketch.q), at(sketch.stats), i64(n), i64(dims), ctypes.byref(sought.structure), at(low), at(high),
             self.threads,
         )  # fmt: skip
@@ -356,7 +362,7 @@ class Kernel:
         """Squared distances ``(n,) float32`` of rows to the centroids that they are labelled with."""
         squared = np.empty(len(x), dtype=np.float32)
         n, d = x.shape
-        self._library.shoal_fast_distances(
+        self.library.shoal_fast_distances(
             *rows_at(x), i64(n), i64(d), at(centroids), at(labels), at(squared), self.threads
         )
         return squared
@@ -367,7 +373,7 @@ class Kernel:
         ``sums`` hold the rows times ``unit``, a power of two, as integers: exact, whatever the order.
         """
         n, d = x.shape
-        self._library.shoal_fast_accumulate(
+        self.library.shoal_fast_accumulate(
             *rows_at(x),
             i64(n),
             i64(d),

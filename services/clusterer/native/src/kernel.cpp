@@ -1,9 +1,12 @@
-// The C interface that ../../kmeans/fast/kernel.py and ../../data/pca.py load. Arrays are C-contiguous; sizes are in
-// elements. What can fail returns an Outcome.
+// The C interface that ../../kmeans/fast/kernel.py, ../../neighbours/kernel.py, ../../map/kernel.py and
+// ../../data/pca.py load. Arrays are C-contiguous; sizes are in elements. What can fail returns an Outcome.
 #include <mutex>
 
 #include "assign.h"
+#include "join.h"
+#include "map.h"
 #include "moments.h"
+#include "pairs.h"
 #include "parallel.h"
 #include "search.h"
 #include "sums.h"
@@ -84,7 +87,7 @@ int outcome_of(Work work) {
 extern "C" {
 
 // Version of this interface; 0 when the processor's tiles were refused.
-int shoal_open() { return request_tiles() ? 3 : 0; }
+int shoal_open() { return request_tiles() ? 5 : 0; }
 
 // Columns and rows of the room for the second moments of d columns.
 int64_t shoal_moments_width(int64_t d) { return moments_width(d); }
@@ -191,6 +194,68 @@ int shoal_fast_accumulate(const void* x, int half, int64_t n, int64_t d, const i
     half ? accumulate((const uint16_t*)x, n, d, from, to, unit, sums, threads)
          : accumulate((const float*)x, n, d, from, to, unit, sums, threads);
   });
+}
+
+// Pairs of rows of two blocks that may reach the lesser of their floors, in any order. See join.h.
+int shoal_join_blocks(const Join* join, int32_t* i, int32_t* j, int64_t* count, int threads) {
+  return outcome_of([&] { *count = join_blocks(*join, i, j, threads); });
+}
+
+// What k other rows of a block reach, for each of its n rows. See join.h.
+int shoal_join_floors(const Side* side, int64_t n, int64_t k, float* floors, int threads) {
+  return outcome_of([&] { block_floors(*side, n, k, floors, threads); });
+}
+
+// Similarities of m pairs of rows of x and y, by their places. See pairs.h.
+int shoal_join_compare(const float* x, const float* y, int64_t d, const double* x_lengths, const double* y_lengths,
+                       const int32_t* i, const int32_t* j, int64_t m, float* found, int threads) {
+  return outcome_of([&] {
+    parallel_for(m, 256, threads, [=](int64_t first, int64_t last) {
+      for (int64_t p = first; p < last; ++p) {
+        if (p + 8 < last) fetch(y + j[p + 8] * d, 4 * d);
+        found[p] = similarity(lane_product(x + i[p] * d, y + j[p] * d, d), x_lengths[i[p]], y_lengths[j[p]]);
+      }
+    });
+  });
+}
+
+// Lengths of n rows. See pairs.h.
+int shoal_join_lengths(const float* x, int64_t n, int64_t d, double* lengths, int threads) {
+  return outcome_of([&] {
+    parallel_for(n, 256, threads, [=](int64_t first, int64_t last) {
+      for (int64_t p = first; p < last; ++p) lengths[p] = std::sqrt(lane_product(x + p * d, x + p * d, d));
+    });
+  });
+}
+
+// Scales n rows, given their lengths, to length 1; rows of zeros stay zeros.
+int shoal_join_units(const float* x, int64_t n, int64_t d, const double* lengths, float* units, int threads) {
+  return outcome_of([&] {
+    parallel_for(n, 256, threads, [=](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        const double factor = lengths[i] > 0 ? 1 / lengths[i] : 0;
+        for (int64_t j = 0; j < d; ++j) units[i * d + j] = float(x[i * d + j] * factor);
+      }
+    });
+  });
+}
+
+// Adds m rows, each to the k nearest of its place. See pairs.h.
+int shoal_join_add(int64_t* ids, float* similarities, int64_t k, const int64_t* places, const int64_t* rows,
+                   const float* found, int64_t m) {
+  return outcome_of([&] {
+    for (int64_t p = 0; p < m; ++p) add_best(ids + places[p] * k, similarities + places[p] * k, k, rows[p], found[p]);
+  });
+}
+
+// Forces between n points in the plane. See map.h.
+int shoal_map_forces(const Points* points, float* attraction, float* repulsion, double* sums, int threads) {
+  return outcome_of([&] { forces(*points, attraction, repulsion, sums, threads); });
+}
+
+// The landmarks nearest to rows. See map.h.
+int shoal_map_nearest(const Searched* sought, const Landmarks* landmarks, int32_t* numbers, float* squared, int threads) {
+  return outcome_of([&] { nearest_landmarks(*sought, *landmarks, numbers, squared, threads); });
 }
 
 }  // extern "C"

@@ -18,36 +18,61 @@ METRICS = (
     ("ari", "ARI", 0.0, "agreement of pairs of images, 0 at chance"),
     ("ami", "AMI", 0.0, "shared information, 0 at chance"),
     ("nmi_arithmetic", "NMI (arithmetic mean)", "nmi", "shared information, not adjusted for chance"),
-    ("accuracy.hungarian.train", "Accuracy, one to one", None, "one class per cluster, learnt on the train set"),
+    ("accuracy.hungarian.train", "Accuracy, one to one", None, "one label per group, learnt on the train set"),
     (
         "accuracy.hungarian.scored",
         "Accuracy, one to one, own map",
         "accuracy",
         "map learnt on these images: optimistic",
     ),
-    ("accuracy.majority.train", "Accuracy, majority", None, "clusters may share a class, learnt on the train set"),
+    ("accuracy.majority.train", "Accuracy, majority", None, "groups may share a label, learnt on the train set"),
     ("accuracy.majority.scored", "Accuracy, majority, own map", "accuracy_majority", "the same as purity"),
-    ("accuracy.mixed.train", "Accuracy, mixed", None, "one to one, remaining clusters by majority, learnt on train"),
+    ("accuracy.mixed.train", "Accuracy, mixed", None, "one to one, remaining groups by majority, learnt on train"),
     (
         "accuracy.mixed.scored",
         "Accuracy, mixed, own map",
         None,
-        "one to one, remaining clusters by majority: optimistic",
+        "one to one, remaining groups by majority: optimistic",
     ),
-    ("homogeneity", "Homogeneity", None, "clusters hold one class each"),
-    ("completeness", "Completeness", None, "classes lie in one cluster each"),
+    ("homogeneity", "Homogeneity", None, "groups hold one label each"),
+    ("completeness", "Completeness", None, "labels lie in one group each"),
     ("fowlkes_mallows", "Fowlkes-Mallows", None, "precision and recall of pairs"),
-    ("silhouette", "Silhouette", None, "nearer to the own cluster than to the next, −1 to 1; needs no labels"),
+    ("silhouette", "Silhouette", None, "nearer to the own group than to the next, −1 to 1; needs no labels"),
     ("davies_bouldin", "Davies-Bouldin", None, "spread over separation of the worst neighbours: lower is better"),
-    ("calinski_harabasz", "Calinski-Harabasz", None, "variance between over variance within clusters"),
+    ("calinski_harabasz", "Calinski-Harabasz", None, "variance between over variance within groups"),
     ("inertia", "Inertia", None, "sum of squared distances to the centroids"),
-    ("empty_clusters", "Empty clusters", None, "clusters without any of these images"),
-    ("size_imbalance", "Size imbalance", None, "largest cluster over the mean size"),
+    ("empty_clusters", "Empty groups", None, "groups without any of these images"),
+    ("size_imbalance", "Size imbalance", None, "largest group over the mean size"),
 )
+FIGURES = (
+    # key, name, chance, one sentence; the first ones need labels
+    (
+        "accuracy.majority.scored",
+        "Purity",
+        "accuracy_majority",
+        "The share of images that carry the most frequent label of their group; it rises with the number of groups.",
+    ),
+    ("ami", "Adjusted mutual information", 0.0, "How much the groups tell about the labels: 0 at chance, 1 at most."),
+    (
+        "ari",
+        "Adjusted Rand index",
+        0.0,
+        "How often two images are together in both the groups and the labels: 0 at chance, 1 at most.",
+    ),
+    (
+        "silhouette",
+        "Silhouette",
+        None,
+        "How much nearer images are to their own group than to the next one, from −1 to 1; it needs no labels.",
+    ),
+    ("size_imbalance", "Size imbalance", None, "How many times the mean size the largest group has."),
+)
+"""What a report says of a clustering at first sight."""
 MAX_CLASSES = 100
 MAX_CONFUSIONS = 10
 MAX_EXTREMES = 5
-MAX_CLUSTERS = 200
+MAX_CLUSTERS = 5000
+MAX_FIGURES = 4
 
 
 @dataclass(frozen=True)
@@ -139,8 +164,25 @@ def metric_table(name: str, scored: dict[str, Any], *, itself: bool) -> dict[str
     stability = scored.get("stability")
     if stability:
         figures = (_figure(stability[each], 3) for each in ("ari_mean", "ari_std"))
-        rows.append(("Stability", *figures, "0.000", "ARI between the clusters of each pair of seeds; needs no labels"))
+        rows.append(("Stability", *figures, "0.000", "ARI between the groups of each pair of seeds; needs no labels"))
     return {"name": name, "rows": rows, "n": int(mean["n"]), "seeds": len(scored["seeds"])}
+
+
+def main_figures(mean: dict[str, object], std: dict[str, object]) -> list[dict[str, str]]:
+    """The figures of a scored set that a reader sees first: value, deviation over seeds, chance, and what it means."""
+    found = []
+    for key, name, by_chance, meaning in FIGURES:
+        value = _lookup(mean, key)
+        if value is None:
+            continue
+        spread = _lookup(std, key)
+        level = _lookup(mean, f"chance.{by_chance}") if isinstance(by_chance, str) else by_chance
+        digits = _digits(key, value, spread)
+        texts = {
+            each: _figure(figure, digits) for each, figure in (("value", value), ("std", spread), ("chance", level))
+        }
+        found.append({**texts, "name": name, "meaning": meaning})
+    return found[:MAX_FIGURES]
 
 
 def class_table(clustering: Clustering, embeddings_id: str) -> dict[str, Any] | None:

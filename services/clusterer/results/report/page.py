@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from shoal.store import EmbeddingSet
@@ -18,13 +21,18 @@ from clusterer.results.report.contents import (
     confusions,
     data_uri,
     extreme_clusters,
+    main_figures,
     metric_table,
     open_gallery,
 )
+from clusterer.results.report.points import page_points
+from clusterer.results.report.size import MOST_BYTES, Shown, choose
 
 _NO_FILES = ("empty_folder", "folder_", "link_")
 """Prefixes of the reasons that concern folders."""
-MEMBERS = {"nearest": 7, "borderline": 4, "farthest": 3}
+HERE: Final = Path(__file__).parent
+STRIPS: Final = {"borderline": "On the border", "farthest": "Farthest from the centre"}
+"""Images that a reader may unfold."""
 
 
 def write_report(clustering: Clustering, embeddings: EmbeddingSet, layout: ClusteringLayout) -> list[str]:
@@ -62,34 +70,65 @@ def template() -> Template:
     return environment.get_template("page.html.j2")
 
 
+@cache
+def inline(name: str) -> tuple[str, str]:
+    """A file that stands within the page, and its hash as a policy names it."""
+    text = (HERE / name).read_text(encoding="utf-8")
+    return text, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
 def render_page(clustering: Clustering, embeddings: EmbeddingSet) -> tuple[str, list[str]]:
-    """The report as HTML, and the files of thumbnails that are missing or damaged.
+    """The report as HTML, of `MOST_BYTES` at most, and the files of thumbnails that are missing or damaged.
 
     Parameters
     ----------
     embeddings
         The scored set whose images are shown.
     """
-    gallery = open_gallery(clustering, embeddings, MEMBERS)
-    shown = {row["cluster"] for row in gallery.clusters}
+    facts = _facts(clustering, embeddings)
+    shown = choose(clustering, embeddings)
+    while True:
+        page, damaged = _render(clustering, embeddings, shown, facts)
+        size = len(page.encode())
+        if size <= MOST_BYTES or shown.clusters == 1:
+            return page, damaged
+        shown = shown.smaller(size)
+
+
+def _facts(clustering: Clustering, embeddings: EmbeddingSet) -> dict[str, object]:
+    """What a page says, however many clusters it shows."""
+    scored = clustering.metrics()["scored"]
+    tables = [metric_table(name, each, itself=name == clustering.spec["train"]) for name, each in scored.items()]
+    return {
+        "clustering": clustering,
+        "embeddings": embeddings.id,
+        "model": clustering.spec["model"]["name"],
+        "options": _options(clustering.spec),
+        "missing": missing_line(embeddings),
+        "figures": main_figures(scored[embeddings.id]["mean"], scored[embeddings.id]["std"]),
+        "tables": tables,
+        "choice": choice_table(clustering.spec["chosen"]),
+        "classes": class_table(clustering, embeddings.id),
+        "confusions": confusions(clustering, embeddings.id),
+        "map": page_points(clustering, embeddings.id),
+        "strips": STRIPS,
+        "percent": _percent,
+        "script": inline("page.js"),
+        "style": inline("page.css"),
+    }
+
+
+def _render(
+    clustering: Clustering, embeddings: EmbeddingSet, shown: Shown, facts: dict[str, object]
+) -> tuple[str, list[str]]:
+    gallery = open_gallery(clustering, embeddings, shown.members, most=shown.clusters)
+    numbers = {row["cluster"] for row in gallery.clusters}
     page = template().render(
-        clustering=clustering,
-        embeddings=embeddings.id,
-        model=clustering.spec["model"]["name"],
-        options=_options(clustering.spec),
-        missing=missing_line(embeddings),
-        tables=[
-            metric_table(name, scored, itself=name == clustering.spec["train"])
-            for name, scored in clustering.metrics()["scored"].items()
-        ],
-        choice=choice_table(clustering.spec["chosen"]),
-        classes=class_table(clustering, embeddings.id),
-        confusions=confusions(clustering, embeddings.id),
-        extremes=extreme_clusters(clustering, embeddings.id, shown),
+        **facts,
         gallery=gallery,
-        shown=shown,
-        strips=list(MEMBERS),
-        percent=_percent,
+        fewer=shown.fewer,
+        shown=numbers,
+        extremes=extreme_clusters(clustering, embeddings.id, numbers),
         images={row: data_uri(image) for row, image in gallery.thumbnails.items()},
     )
     return page, list(gallery.damaged)
@@ -121,4 +160,4 @@ def _options(spec: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f} %"
+    return "" if share is None else f"{100 * share:.0f}\N{NO-BREAK SPACE}%"

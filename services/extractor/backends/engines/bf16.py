@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-import numpy as np
 import structlog
 import torch
 from shoal.settings import Settings
@@ -18,7 +17,7 @@ from shoal.store import ModelRecord
 from extractor.backends.base import Backend
 from extractor.backends.engines import pixelnet
 from extractor.backends.engines.parts import Network, PartsBackend, Pixels, Rows
-from extractor.backends.torch import keep_freed_memory, pick_device
+from extractor.backends.torch import keep_freed_memory, pick_device, to_device
 from extractor.models.spec import ModelSpec
 
 CPU_PART_PIXELS = 8 * 224**2
@@ -61,9 +60,7 @@ class AmpBackend(PartsBackend):
             run = torch.compile(self._network, dynamic=False)
 
         def embed(pixels: Pixels) -> Rows:
-            batch = torch.from_numpy(np.ascontiguousarray(pixels))
-            if self.device.type == "cuda":
-                batch = batch.pin_memory().to(self.device, non_blocking=True)
+            batch = to_device(pixels, self.device)
             with torch.inference_mode(), self._autocast():
                 rows: Rows = run(batch).cpu().numpy()
             return rows

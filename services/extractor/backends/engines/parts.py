@@ -128,7 +128,10 @@ class PartsBackend:
 
     def _halve(self, part: int, error: Exception) -> None:
         if part == 1:
-            raise OutOfMemory("The memory is too small for a single image of this model.") from error
+            raise OutOfMemory(
+                "The memory is too small for a single image of this model. Run fewer workers on this machine, or take "
+                "a smaller model; for a GPU that is too small, set SHOAL_DEVICE=cpu."
+            ) from error
         with self._lock:
             self.part = min(self.part, part // 2)
             self._free.clear()

@@ -15,6 +15,11 @@
 --   <prefix>:reaper                  hash     run id of the server and time of the last reaping
 --   <prefix>:sequence                counter  of submitted jobs
 --   <prefix>:store                   string   "id place" of the store that all jobs are of
+--   <prefix>:callbacks               zset     ended ids whose callback is to be delivered by the time of the next attempt
+--   <prefix>:callbacks:dead          zset     ended ids whose callback was given up by the time of their end
+--   <prefix>:shared:<kind>           zset     running ids of which other workers can take units, by sequence number
+--   <prefix>:helpers:<id>            zset     owners that help with a job by the time at which their lease ends
+--   <prefix>:taken:<id>              hash     units of a shared job: "owner done"
 --   <prefix>:bell:<kind>             channel  a message when a job of the kind can be claimed
 --
 -- A job's `credited` is the number of attempts that do not count towards `max_attempts`: those up to the last one that
@@ -29,15 +34,31 @@ local function job_key(id) return key('job', id) end
 local function ready_key(kind) return key('ready', kind) end
 local function index_key(state, kind) return key('index', state, kind) end
 local function idempotency_key(digest) return key('idempotency', digest) end
+local function shared_key(kind) return key('shared', kind) end
+local function helpers_key(id) return key('helpers', id) end
+local function taken_key(id) return key('taken', id) end
 local LEASES, EXPIRY, KINDS = key('leases'), key('expiry'), key('kinds')
 local WORKERS, REAPER, SEQUENCE, STORE = key('workers'), key('reaper'), key('sequence'), key('store')
+local CALLBACKS, DEAD_CALLBACKS = key('callbacks'), key('callbacks:dead')
 
 local clock = redis.call('TIME')
 local NOW = tonumber(clock[1]) * 1000000 + tonumber(clock[2]) + OFFSET
 -- Lua would write a time as 1.79e+15.
 local function str(number) return string.format('%.0f', number) end
 
-local function dump(id) return redis.call('HGETALL', job_key(id)) end
+-- The workers that help with a job and renew their leases.
+local function live_helpers(id)
+  return redis.call('ZRANGEBYSCORE', helpers_key(id), '(' .. str(NOW), '+inf')
+end
+
+local function dump(id)
+  local job, helpers = redis.call('HGETALL', job_key(id)), #live_helpers(id)
+  if #job > 0 and helpers > 0 then
+    job[#job + 1] = 'helpers'
+    job[#job + 1] = str(helpers)
+  end
+  return job
+end
 
 local function load(id)
   local flat, job = dump(id), {}
@@ -62,6 +83,22 @@ local function held(id, owner, attempt)
   local job = load(id)
   if job and job.state == 'running' and job.owner == owner and job.attempt == attempt then return job end
   return nil
+end
+
+-- Whether `owner` has a place at the job, which may be between two attempts.
+local function helps(job, owner)
+  local unfinished = job and (job.state == 'running' or job.state == 'queued')
+  return unfinished and redis.call('ZSCORE', helpers_key(job.id), owner)
+end
+
+-- The units of a shared job that somebody has begun, by number: their owner, and how much is done.
+local function taken_units(id)
+  local flat, units = redis.call('HGETALL', taken_key(id)), {}
+  for i = 1, #flat, 2 do
+    local owner, done = string.match(flat[i + 1], '^(%S+) (%d+)$')
+    units[flat[i]] = {owner = owner, done = tonumber(done)}
+  end
+  return units
 end
 
 -- The store that the queue belongs to if that is another than `store` ("id place", '' asks for none); else nil.
@@ -96,7 +133,9 @@ end
 local function finish(job, state, field, value)
   redis.call('ZREM', ready_key(job.kind), job.id)
   redis.call('ZREM', LEASES, job.id)
-  redis.call('HDEL', job_key(job.id), 'checkpoint', 'last_error', 'mark', 'advanced')
+  redis.call('ZREM', shared_key(job.kind), job.id)
+  redis.call('DEL', helpers_key(job.id), taken_key(job.id))
+  redis.call('HDEL', job_key(job.id), 'checkpoint', 'last_error', 'mark', 'advanced', 'most')
   redis.call('HSET', job_key(job.id), 'finished_at', str(NOW))
   if field then redis.call('HSET', job_key(job.id), field, value) end
   redis.call('ZADD', EXPIRY, str(NOW + RETENTION), state .. ' ' .. job.kind .. ' ' .. job.id)
@@ -104,6 +143,11 @@ local function finish(job, state, field, value)
   local last = str(math.floor((NOW + RETENTION + MARGIN) / 1000))
   redis.call('PEXPIREAT', job_key(job.id), last)
   if job.idempotency then redis.call('PEXPIREAT', idempotency_key(job.idempotency), last) end
+  -- Every end of a job comes through here, so none is without its callback.
+  if job.callback then
+    redis.call('HSET', job_key(job.id), 'callback_state', 'pending')
+    redis.call('ZADD', CALLBACKS, str(NOW), job.id)
+  end
   move(job, state)
 end
 
@@ -114,6 +158,7 @@ local function ring(kind) redis.pcall('PUBLISH', key('bell', kind), '') end
 local function requeue(job, ready_at)
   if job.cancel_requested then return finish(job, 'cancelled') end
   redis.call('ZREM', LEASES, job.id)
+  redis.call('ZREM', shared_key(job.kind), job.id)
   if job.advanced == job.attempt then
     redis.call('HSET', job_key(job.id), 'credited', redis.call('HGET', job_key(job.id), 'attempt'))
   end
@@ -135,6 +180,8 @@ local function forget(member)
     redis.call('DEL', idempotency_key(digest))
   end
   redis.call('DEL', job_key(id))
+  redis.call('ZREM', CALLBACKS, id)
+  redis.call('ZREM', DEAD_CALLBACKS, id)
   redis.call('ZREM', EXPIRY, member)
   if redis.call('EXISTS', index_key('*', kind)) == 0 then redis.call('SREM', KINDS, kind) end
 end

@@ -14,6 +14,9 @@ for _, member in ipairs(expired) do forget(member) end
 if outage then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', str(NOW + LEASE))) do
     redis.call('ZADD', LEASES, str(NOW + LEASE), id)
+    for _, helper in ipairs(redis.call('ZRANGE', helpers_key(id), 0, -1)) do
+      redis.call('ZADD', helpers_key(id), 'GT', str(NOW + LEASE), helper)
+    end
   end
   return {'grace'}
 end

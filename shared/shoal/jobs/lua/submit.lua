@@ -1,4 +1,4 @@
--- id, kind, request, max_attempts, idempotency digest or '', request digest, store
+-- id, kind, request, max_attempts, idempotency digest or '', request digest, store, callback's URL or ''
 -- -> {'created' | 'existing', job} | {'conflict', id} | {'foreign', store}
 local other = foreign(arg(7))
 if other then return {'foreign', other} end
@@ -25,6 +25,7 @@ for _, state in ipairs({'*', 'queued'}) do
   redis.call('ZADD', index_key(state, '*'), seq, id)
   redis.call('ZADD', index_key(state, kind), seq, id)
 end
+if arg(8) ~= '' then redis.call('HSET', job_key(id), 'callback', arg(8)) end
 redis.call('SADD', KINDS, kind)
 redis.call('ZADD', ready_key(kind), str(NOW), id)
 ring(kind)

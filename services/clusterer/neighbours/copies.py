@@ -1,0 +1,132 @@
+"""Equal rows: they have the same similarity to every other row, so one of them is compared for all.
+
+Without this, ``m`` equal rows are ``m^2 / 2`` pairs of the same similarity, each of which would have to be compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import xxhash
+
+from clusterer.data.rows import Float32Array, IntArray, Rows
+from clusterer.neighbours.found import Nearest
+
+COMPARED_VALUES: Final = 2**22
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Rows in sets of equal ones.
+
+    Attributes
+    ----------
+    firsts
+        ``(m,) int64``: the first row of each set, ascending.
+    rows, starts
+        ``(n,)`` and ``(m + 1,) int64``: the rows, set by set, each ascending, and where the sets start.
+    own
+        ``(m,) float32``: the similarity of the rows of a set with one another: 1, or 0 of rows of zeros.
+    """
+
+    firsts: IntArray
+    rows: IntArray
+    starts: IntArray
+    own: Float32Array
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+    @property
+    def sizes(self) -> IntArray:
+        """``(m,)`` numbers of rows of the sets."""
+        return np.diff(self.starts)
+
+    @property
+    def sets(self) -> IntArray:
+        """``(n,) int64``: the set of each row."""
+        found = np.empty(len(self.rows), np.int64)
+        found[self.rows] = np.repeat(np.arange(len(self)), self.sizes)
+        return found
+
+    @classmethod
+    def none(cls, n: int) -> Copies:
+        """``n`` rows of which no two are equal."""
+        alone = np.arange(n, dtype=np.int64)
+        return cls(alone, alone, np.arange(n + 1, dtype=np.int64), np.ones(n, np.float32))
+
+    def split(self, which: int, parts: IntArray) -> Copies:
+        """The same sets, but one of them in parts.
+
+        Parameters
+        ----------
+        parts
+            ``(m,)``: a number for each row of the set ``which``, the same for rows that stay together.
+        """
+        sets, members = self.sets, self.rows[self.starts[which] : self.starts[which + 1]]
+        _, first_of, inverse = np.unique(parts, return_index=True, return_inverse=True)
+        first = self.firsts[sets]
+        first[members] = members[first_of][inverse]
+        firsts, place, counts = np.unique(first, return_inverse=True, return_counts=True)
+        starts = np.cumsum([0, *counts.tolist()], dtype=np.int64)
+        return Copies(firsts, np.argsort(place, kind="stable"), starts, self.own[sets[firsts]])
+
+    @classmethod
+    def of(cls, rows: Rows) -> Copies | None:
+        """The sets of equal rows; None where no two are equal."""
+        digests = np.empty(rows.n, "V16")
+        for start, batch in rows.batches():
+            digests[start : start + len(batch)] = np.frombuffer(
+                b"".join(xxhash.xxh3_128_digest(row.data) for row in np.ascontiguousarray(batch)), "V16"
+            )
+        _, first_of, inverse = np.unique(digests, return_index=True, return_inverse=True)
+        if len(first_of) == rows.n:
+            return None
+        first = _proven(rows, np.asarray(first_of, np.int64)[inverse])
+        firsts, place, counts = np.unique(first, return_inverse=True, return_counts=True)
+        own = np.zeros(len(firsts), np.float32)
+        step = max(1, COMPARED_VALUES // rows.dim)
+        for at in range(0, len(firsts), step):
+            own[at : at + step] = rows.take(firsts[at : at + step]).any(axis=1)
+        return cls(firsts, np.argsort(place, kind="stable"), np.cumsum([0, *counts.tolist()], dtype=np.int64), own)
+
+    def spread(self, found: Nearest, k: int) -> Nearest:
+        """The ``k`` nearest rows of every row, given the nearest sets of every set."""
+        n = len(self.rows)
+        rows, similarity = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
+        sizes = np.diff(self.starts)
+        single = (sizes == 1) & (sizes[found.rows] == 1).all(axis=1) & (found.rows.shape[1] >= k)
+        alone = self.firsts[single]
+        if len(alone):
+            rows[alone], similarity[alone] = self.firsts[found.rows[single]], found.similarity[single]
+        for place in np.flatnonzero(~single).tolist():
+            ids, values = self._around(place, found, k)
+            for row in self.rows[self.starts[place] : self.starts[place + 1]].tolist():
+                kept = np.flatnonzero(ids != row)[:k]
+                rows[row], similarity[row] = ids[kept], values[kept]
+        return Nearest(rows, similarity)
+
+    def _around(self, place: int, found: Nearest, k: int) -> tuple[IntArray, Float32Array]:
+        """Some rows, at least ``k + 1`` of the nearest ones of a set with its own, in their order."""
+        sets = [place, *found.rows[place].tolist()]
+        values = [self.own[place], *found.similarity[place]]
+        members = [
+            self.rows[self.starts[each] : min(self.starts[each + 1], self.starts[each] + k + 1)] for each in sets
+        ]
+        ids = np.concatenate(members)
+        similarity = np.repeat(np.array(values, np.float32), [len(each) for each in members])
+        order = np.lexsort((ids, -similarity))[: k + 1]
+        return ids[order], similarity[order]
+
+
+def _proven(rows: Rows, first: IntArray) -> IntArray:
+    """``first`` with the row itself where it does not equal the one that has the same digest."""
+    later = np.flatnonzero(first != np.arange(rows.n))
+    step = max(1, COMPARED_VALUES // rows.dim)
+    for start in range(0, len(later), step):
+        part = later[start : start + step]
+        other = (rows.take(part) != rows.take(first[part])).any(axis=1)
+        first[part[other]] = part[other]
+    return first

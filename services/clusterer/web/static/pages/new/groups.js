@@ -1,0 +1,95 @@
+/** Step 3: how many groups, and the settings that few people change; and the request that comes of them. */
+import { Field } from '../../ui.js';
+import { html } from '../../vendor/preact.js';
+
+const KINDS = [
+  ['auto', 'As many as fit', 'Several numbers are tried; the most stable, best separated one is kept.'],
+  ['number', 'This many', 'You know about how many kinds there are.'],
+  ['over', 'By the labels', 'As many groups as there are labels, or a multiple of that.'],
+  ['sweep', 'Try several', 'A table and plots of what each setting gives, to choose from.'],
+  ['none', 'None yet', 'Only look at the images; make groups later.'],
+];
+
+export const GROUPS = {
+  kind: 'auto', clusters: '10', over: '1', low: '', high: '', numbers: '5, 10, 20, 50', components: '', whiten: false,
+  normalize: true, seeds: '', restarts: '', iterations: '', spherical: false, balanced: '', levels: '', memory: '',
+};
+
+export function Groups({ values, set, problem, number: step, existing }) {
+  const about = (field) => problem?.about(field);
+  const kinds = existing ? KINDS.filter(([kind]) => kind !== 'none') : KINDS;
+  const { kind } = values;
+  return html`<section class="card step" aria-labelledby="step-groups">
+    <h2 id="step-groups"><span class="step-number">${step}</span> Groups</h2>
+    <fieldset class="picks"><legend class="hidden">How many groups</legend>
+      ${kinds.map(([value, name, text]) => html`<label class=${`pick${kind === value ? ' picked' : ''}`} key=${value}>
+        <input type="radio" name="kind" checked=${kind === value} onChange=${() => set({ kind: value })} />
+        <span class="pick-name">${name} <span class="quiet about">${text}</span></span>
+      </label>`)}
+    </fieldset>
+    <div class="fields">
+      ${kind === 'number' && html`<${Input} label="Number of groups" type="number" min="2" name="clusters" values=${values} set=${set} error=${about('clusters')} />`}
+      ${kind === 'over' && html`<${Input} label="Groups per label" name="over" inputmode="decimal" values=${values} set=${set} error=${about('over')} hint="1: as many groups as labels" />`}
+      ${kind === 'auto' && html`<${Input} label="At least" type="number" min="2" name="low" placeholder="2" values=${values} set=${set} error=${about('clusters_range') || about('clusters_range.0') || about('clusters')} />
+        <${Input} label="At most" type="number" min="3" name="high" placeholder="Shoal decides" values=${values} set=${set} error=${about('clusters_range.1')} />`}
+      ${kind === 'sweep' && html`<${Input} label="Numbers of groups" name="numbers" values=${values} set=${set} error=${lists(problem, 'clusters')} hint="Separated by commas" />
+        <${Input} label="PCA components" name="components" placeholder="none" values=${values} set=${set} error=${lists(problem, 'pca')} hint="Separated by commas; “all” for no PCA" />`}
+    </div>
+    ${kind !== 'none' && html`<${Advanced} values=${values} set=${set} problem=${problem} />`}
+  </section>`;
+}
+
+const lists = (problem, field) => problem?.errors.find((each) => each.field.startsWith(field))?.message || problem?.about(field);
+
+function Advanced({ values, set, problem }) {
+  const about = (field) => problem?.about(field);
+  const check = (name, label, hint) => html`<${Field} inline label=${label} hint=${hint}>${(ids) => html`<input ...${ids} type="checkbox" checked=${values[name]} onChange=${(event) => set({ [name]: event.target.checked })} />`}</${Field}>`;
+  const changed = ['seeds', 'restarts', 'iterations', 'balanced', 'levels', 'memory'].some((name) => problem && values[name]);
+  return html`<details open=${changed || undefined}><summary>More settings</summary><div class="fields inner">
+    ${values.kind !== 'sweep' && html`<${Input} label="PCA components" name="components" type="number" min="1" placeholder="no PCA" values=${values} set=${set} error=${about('pca.components')} hint="Fewer directions: less noise, more speed" />`}
+    <${Input} label="Seeds" name="seeds" placeholder="0, 1, 2" values=${values} set=${set} error=${lists(problem, 'seeds')} hint="One run each; figures get their deviation from them" />
+    <${Input} label="Restarts" name="restarts" type="number" min="1" placeholder="Shoal decides" values=${values} set=${set} error=${about('kmeans.restarts')} />
+    <${Input} label="Iterations" name="iterations" type="number" min="1" placeholder="50" values=${values} set=${set} error=${about('kmeans.iterations')} />
+    <${Input} label="Largest group" name="balanced" inputmode="decimal" placeholder="any size" values=${values} set=${set} error=${about('kmeans.balanced')} hint="As a multiple of the mean, such as 1.2" />
+    ${values.kind !== 'auto' && html`<${Input} label="Levels above" name="levels" placeholder="none" values=${values} set=${set} error=${lists(problem, 'kmeans.levels')} hint="Numbers of coarser groups, descending: 20, 5" />`}
+    <${Input} label="Memory" name="memory" placeholder="a quarter of the machine" values=${values} set=${set} error=${about('memory_limit')} hint="Such as 4GiB" />
+    ${check('normalize', 'Scale embeddings to unit length')}
+    ${check('whiten', 'Whiten the components', 'With PCA: each direction counts alike')}
+    ${check('spherical', 'Compare directions only', 'Cosine instead of distance')}
+  </div></details>`;
+}
+
+function Input({ label, name, values, set, error, hint, ...rest }) {
+  return html`<${Field} label=${label} error=${error} hint=${hint}>${(ids) => html`<input ...${ids} ...${rest} value=${values[name]} onInput=${(event) => set({ [name]: event.target.value })} />`}</${Field}>`;
+}
+
+/** A number as it was typed; what is none stays text, and the API says what is wrong with it. */
+const value = (text) => (text.trim() !== '' && !Number.isNaN(Number(text)) ? Number(text) : text.trim());
+const list = (text) => text.split(/[,;\s]+/).filter(Boolean).map((each) => (/^(all|none|null)$/i.test(each) ? null : value(each)));
+
+/** `[path, body without the embeddings]` of the request; null if no groups are to be made. */
+export function groupRequest(values) {
+  const { kind } = values;
+  if (kind === 'none') return null;
+  const body = {};
+  if (kind === 'auto') {
+    body.clusters = 'auto';
+    if (values.low || values.high) body.clusters_range = [value(values.low || '2'), value(values.high)];
+  }
+  if (kind === 'number') body.clusters = value(values.clusters);
+  if (kind === 'over') body.over = value(values.over);
+  if (kind === 'sweep') body.clusters = list(values.numbers);
+  if (values.components.trim() || values.whiten) {
+    const components = kind === 'sweep' ? list(values.components || 'all') : value(values.components) || null;
+    body.pca = { components, whiten: values.whiten };
+  }
+  if (!values.normalize) body.normalize = false;
+  if (values.seeds.trim()) body.seeds = list(values.seeds);
+  if (values.memory.trim()) body.memory_limit = values.memory.trim();
+  const kmeans = {};
+  for (const name of ['restarts', 'iterations', 'balanced']) if (values[name].trim()) kmeans[name] = value(values[name]);
+  if (values.levels.trim() && kind !== 'auto') kmeans.levels = list(values.levels);
+  if (values.spherical) kmeans.spherical = true;
+  if (Object.keys(kmeans).length) body.kmeans = kmeans;
+  return [kind === 'sweep' ? '/sweep' : '/cluster', body];
+}

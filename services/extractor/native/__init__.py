@@ -1,0 +1,1 @@
+"""The compiled resizing of images."""

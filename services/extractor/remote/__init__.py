@@ -1,0 +1,1 @@
+"""Images on other machines: which may be reached, and fetching them."""

@@ -1,0 +1,138 @@
+"""What the fault tests of duplicates, quality and bulk assignment run in processes that are to be killed.
+
+As a script::
+
+    job_attempt.py kill REQUESTS           of each kind a job undisturbed, and one whose n-th attempt dies by SIGKILL
+                                           before its n-th step, until one lives; prints kind, attempts, ids of both
+    job_attempt.py worker HALTS            a worker of all kinds, whose children stand still at the points of HALTS
+    job_attempt.py child HALTS run-job     such a child
+
+The store is that of the environment. Parts and blocks are small, so that a small set has several of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from shoal.jobs.child import JobContext
+from shoal.settings import Settings
+from shoal.store import files as store_files
+from shoal.store import sealed
+
+from tests.faults.store_attempt import before_each_step, die_before
+
+BLOCK = 100
+KINDS = ("assign", "duplicates", "quality")
+
+
+def small_parts() -> None:
+    """Make parts and blocks small, and keep the nearest rows after every block."""
+    from clusterer.jobs import assign
+    from clusterer.neighbours import work
+    from clusterer.neighbours.bounds import PlainBounds
+    from clusterer.neighbours.sketched import SketchedBounds
+
+    for place, name in ((assign, "ROW_GROUP"), (PlainBounds, "BLOCK"), (SketchedBounds, "BLOCK")):
+        setattr(place, name, BLOCK)
+    keep_best = work.Work.keep_best
+
+    def always(self: work.Work, best: Any, blocks: int) -> None:
+        self._saved = float("-inf")
+        keep_best(self, best, blocks)
+
+    work.Work.keep_best = always  # type: ignore[method-assign]
+
+
+def kill_all(requests: dict[str, dict[str, Any]]) -> None:
+    """`kill` for each kind; all processes are forked before any thread has started."""
+    from clusterer import ahead
+
+    ahead.import_all()
+    small_parts()
+    for kind, request in requests.items():
+        kill(kind, request)
+
+
+def kill(kind: str, request: dict[str, Any]) -> None:
+    """Attempts at one job, each a process that dies a step later than the one before, until one gets through."""
+    run = import_module(f"clusterer.jobs.{kind}").run
+    settings = Settings()
+    undisturbed, job = (JobContext.local(request, kind=kind) for _ in range(2))
+    if _forked(lambda: _attempt(run, undisturbed, settings, 0)):
+        sys.exit("the job fails undisturbed")
+    step, code = 0, -signal.SIGKILL
+    while code == -signal.SIGKILL:
+        step += 1
+        code = _forked(partial(_attempt, run, job, settings, step))
+    if code:
+        sys.exit(f"attempt {step} ended with {code}")
+    print(json.dumps([kind, step, undisturbed.id, job.id]), flush=True)  # noqa: T201
+
+
+def _attempt(run: Callable[..., Any], context: JobContext, settings: Settings, step: int) -> None:
+    if step:
+        before_each_step(die_before(step))
+    run(context, settings)
+
+
+def _forked(act: Callable[[], None]) -> int:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            act()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def halting(halts: Path) -> None:
+    """Have the child stand still once it has kept a file whose name is in the folder ``halts``; once for each."""
+
+    def at(act: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            done = act(*args, **options)
+            point = _point(args)
+            try:
+                (halts / point).rename(halts / f"{point}.{os.getpid()}")
+            except FileNotFoundError:
+                return done
+            while True:
+                signal.pause()
+
+        return call
+
+    for module, name in ((store_files, "replace_file"), (sealed, "publish_folder")):
+        setattr(module, name, at(getattr(module, name)))
+
+
+def _point(args: tuple[Any, ...]) -> str:
+    """What a job has kept: `duplicates.pairs.npz`, `assign.published`."""
+    final = next(each for each in reversed(args) if isinstance(each, Path))
+    kind = next((each for each in KINDS if any(part.startswith(f"{each[0]}-") for part in final.parts)), "other")
+    return f"{kind}.{'published' if final.name.startswith(f'{kind[0]}-') else final.name}"
+
+
+if __name__ == "__main__":
+    command, *arguments = sys.argv[1:]
+    if command == "kill":
+        kill_all(json.loads(arguments[0]))
+    elif command == "worker":
+        from shoal.jobs.service import run_worker
+
+        run_worker("clusterer-worker", KINDS, [sys.executable, __file__, "child", *arguments], package="clusterer")
+    else:
+        halting(Path(arguments[0]))
+        small_parts()
+        from clusterer.__main__ import main
+
+        sys.exit(main(["run-job"]))
