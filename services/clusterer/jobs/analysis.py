@@ -60,12 +60,15 @@ class Tools:
         Bytes that the job may use.
     settings
         Where its cluster is.
+    execution
+        For run.json: where it computes; this process, unless a kind of analysis says otherwise.
     """
 
     progress: Progress
     work: Workspace
     limit: int
     settings: Settings
+    execution: dict[str, JsonValue] = field(default_factory=lambda: {"engine": "local"})
 
     def memory(self, rows: Rows) -> Memory:
         """What is left for the data of a job on ``rows``.
@@ -99,7 +102,8 @@ def run_analysis(
     work = Workspace(store.layout.work(which), rows_in_memory=False)
     limit = request.memory_limit or settings.memory_limit or default_limit()
     opened = sets(store)
-    found = find(opened, Tools(progress, work, limit, settings))
+    tools = Tools(progress, work, limit, settings)
+    found = find(opened, tools)
     with AnalysisWriter(store.layout, kind, which) as writer:
         found.write(writer)
         writer.spec(
@@ -110,7 +114,7 @@ def run_analysis(
                 "totals": found.totals,
             }
         )
-        writer.run(progress.record())
+        writer.run({**progress.record(), "execution": tools.execution})
         ctx.raise_if_cancelled()
         writer.publish()
     work.remove()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
@@ -65,6 +65,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
                 "finished_at": datetime.now(UTC).isoformat(),
                 "seconds": round(time.perf_counter() - started, 3),
                 "resumed_rows": parts.resumed,
+                "execution": parts.execution,
                 "peak_rss_bytes": peak_bytes(),
                 "version": __version__,
                 "libraries": library_versions(LIBRARIES),
@@ -105,6 +106,7 @@ class _Parts:
     work: Workspace
     resumed: int = 0
     done: int = 0
+    execution: dict[str, JsonValue] = field(default_factory=lambda: {"engine": "local"})
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
@@ -132,7 +134,13 @@ class _Parts:
         if not missing:
             return
         for index, found in assign_on_cluster(
-            plan, execution, settings, ranges, part_bytes(plan), lambda: self._report(self.done)
+            plan,
+            execution,
+            settings,
+            ranges,
+            part_bytes(plan),
+            on_start=self.execution.update,
+            on_wait=lambda: self._report(self.done),
         ):
             self.work.keep_arrays(f"part-{missing[index]:05}", dict(found))
             kept, self.done = kept + 1, self.done + len(found["cluster"])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from shoal.errors import StoreError
+from shoal.errors import JsonValue, StoreError
 from shoal.schemas.execution import Execution
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet
@@ -88,7 +88,14 @@ class Assigning:
 
 
 def assign_on_cluster(
-    plan: AssignPlan, execution: Execution, settings: Settings, ranges: Sequence[Range], limit: int, on_wait: OnWait
+    plan: AssignPlan,
+    execution: Execution,
+    settings: Settings,
+    ranges: Sequence[Range],
+    limit: int,
+    *,
+    on_start: Callable[[dict[str, JsonValue]], None],
+    on_wait: OnWait,
 ) -> Iterator[tuple[int, Found]]:
     """The clusters of ranges of rows, each a task; yields (index, clusters) as they end.
 
@@ -96,6 +103,8 @@ def assign_on_cluster(
     ----------
     limit
         Bytes that a task needs.
+    on_start
+        Gets what run.json says of the cluster.
 
     Raises
     ------
@@ -115,6 +124,7 @@ def assign_on_cluster(
         workers = session.workers(execution, limit)
         if workers.memory < limit:
             raise worker_error(workers.memory, limit, "a part of the rows", stage="assign")
+        on_start(session.record(workers))
         needs = [limit] * len(ranges)
         yield from run_tasks(session, compute, ranges, workers=workers, needs=needs, shared=[shared], on_wait=on_wait)
 

@@ -131,6 +131,7 @@ def running(execution: Execution | None, rows: Rows, tools: Tools) -> Iterator[R
         needed = PROCESS_BYTES + THREAD_BYTES * workers.cpus + piece_bytes(rows.dim)
         if workers.memory < needed:
             raise worker_error(workers.memory, needed, f"comparing rows of {rows.dim:,} columns")
+        tools.execution.update(session.record(workers))
         yield ClusterRunner(session, workers, on_wait)
 
 

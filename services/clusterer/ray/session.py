@@ -111,6 +111,11 @@ class Session:
         limit = (asked.memory if asked else None) or min([memory, *offered])
         return Workers(count, cpus, asked.gpus if asked else 0, int(limit))
 
+    def record(self, workers: Workers) -> dict[str, JsonValue]:
+        """For run.json: the cluster, how many tasks it ran at once, and what each asked for."""
+        asked = {"workers": workers.count, "cpus": workers.cpus, "gpus": workers.gpus}
+        return {"engine": "ray", "address": self.address, **asked}
+
     def nodes(self) -> list[dict[str, JsonValue]]:
         """The nodes that run tasks: alive, with cores."""
         return [each for each in self.ray.nodes() if each["Alive"] and each["Resources"].get("CPU", 0) >= 1]

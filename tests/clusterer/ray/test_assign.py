@@ -58,6 +58,7 @@ def test_the_bytes_are_those_of_the_worker_after_a_killed_node_and_a_cancelled_a
     again = JobContext.local(context.request, kind="assign", attempt=2)
     again.id = context.id
     found = run(store, ray_settings, again)
+    assert found.run()["execution"]["workers"] == 3
     assert sorted(kept) == [f"part-{number:05}" for number in range(10)]
     assert found.run()["resumed_rows"] == 50 * 6 - 20 * ("part-00009" in kept[:6])
     for name in FILES:
