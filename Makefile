@@ -47,6 +47,13 @@ test-fuzz: $(VENV)/dev ## Send each service 2,000 generated requests
 test-online: $(VENV)/dev ## Let 64 clients send images for a minute while weights are replaced and the model host is killed
 	SHOAL_FAULT_CLIENTS=64 SHOAL_FAULT_SECONDS=60 $(BIN)/python -m pytest -s tests/faults/test_online.py
 
+SECONDS ?= 60
+SEED ?=
+
+.PHONY: chaos
+chaos: $(VENV)/dev ## Break things at random under a mixed load, then check everything (SECONDS=600, SEED=1)
+	$(BIN)/python -m tests.faults.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
 .PHONY: up
 up: ## Build the images and start the services with Docker (PROFILES="tf monitoring" for more)
 	@mkdir -p data
