@@ -27,16 +27,18 @@ from clusterer.jobs.choose import Choice, choose_clusters
 from clusterer.jobs.map import most_landmarks, place_sets
 from clusterer.jobs.memory import peak_bytes, problem_of
 from clusterer.jobs.plan import Plan, make_plan
+from clusterer.jobs.reduce import Reducing
 from clusterer.jobs.site import Site, open_site
 from clusterer.jobs.subset import Subset
 from clusterer.jobs.workspace import Workspace, discard
 from clusterer.kmeans import Engine, KMeansFit, Level, State, build_levels
+from clusterer.reduce import Fitted
 from clusterer.results.read import result_of
 from clusterer.results.report.page import write_report
 from clusterer.results.write import Outcome, run_record, write
 
-FITTED, HELD = 1, 2
-"""Progress marks of a job that has kept its transform, and its transformed rows; each iteration adds 1."""
+FITTED, HELD, REDUCED = 1, 2, 3
+"""Progress marks of a job that has kept its transform, its transformed rows, reduced ones; each iteration adds 1."""
 
 
 def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
@@ -74,6 +76,7 @@ def cluster(ctx: JobContext, plan: Plan, site: Site, sources: Mapping[str, Store
     work, engine = site.work, site.engine
     transform, explained = fit_transform(ctx, plan, work.spread(sources[plan.train.id]), work, stages)
     rows = hold_transformed(ctx, plan, transform, sources, work, stages)
+    rows, reduction = reduce_rows(ctx, plan, site, rows, stages)
     plan, choice = choose(ctx, plan, rows[plan.train.id], engine, stages)
     fits = fit_seeds(ctx, plan, rows[plan.train.id], engine, work, stages)
     with stages("assign", sum(each.n for each in sources.values())) as on_rows:
@@ -92,11 +95,12 @@ def cluster(ctx: JobContext, plan: Plan, site: Site, sources: Mapping[str, Store
         del rows
     return Outcome(
         request=plan.request,
-        spec=spec(plan, transform, best_seed, engine, choice),
+        spec=spec(plan, transform, reduction, best_seed, engine, choice),
         train=plan.train,
         scored=plan.scored,
         sets=sets,
         transform=transform,
+        reduction=reduction,
         explained=explained,
         engine=engine,
         fits=fits,
@@ -183,6 +187,20 @@ def hold_transformed(
     return rows
 
 
+def reduce_rows(
+    ctx: JobContext, plan: Plan, site: Site, rows: dict[str, Rows], stages: Stages
+) -> tuple[dict[str, Rows], Fitted | None]:
+    """Every set reduced as the request says; without a reduction the rows as they are."""
+    options, train = plan.request.reduce, plan.train.id
+    if options is None:
+        return rows, None
+    with stages("reduce", plan.train.rows) as on_rows:
+        memory = site.placement.searching(site.problem)
+        reduced, fitted = Reducing(options, train, site.work, "", memory, on_rows).sets(rows)
+        ctx.advance(REDUCED)
+    return reduced, fitted
+
+
 def choose(ctx: JobContext, plan: Plan, train: Rows, engine: Engine, stages: Stages) -> tuple[Plan, Choice | None]:
     """Search the number of clusters for `clusters: "auto"`; the plan with that number."""
     if plan.search is None:
@@ -250,7 +268,7 @@ class _Iterations:
         self.done = (self.first_run + restart) * self.per_run + len(state.history)
         if state.history:
             self.detail = {"seed": self.seed, "restart": restart, **asdict(state.history[-1])}
-            self.ctx.advance(HELD + self.done)
+            self.ctx.advance(REDUCED + self.done)
         self.between_blocks()
 
     def between_blocks(self, _: int = 0) -> None:
@@ -290,7 +308,9 @@ def score_levels(
         )
 
 
-def spec(plan: Plan, transform: Transform, best_seed: int, engine: Engine, choice: Choice | None) -> dict[str, object]:
+def spec(
+    plan: Plan, transform: Transform, reduction: Fitted | None, best_seed: int, engine: Engine, choice: Choice | None
+) -> dict[str, object]:
     """spec.json: the request, with every number that it left open."""
     return {
         "request": plan.request.model_dump(mode="json"),
@@ -299,6 +319,7 @@ def spec(plan: Plan, transform: Transform, best_seed: int, engine: Engine, choic
         "n": plan.train.rows,
         "dim": plan.train.dim,
         "dim_clustered": transform.dim_out,
+        **({} if reduction is None else {"reduce": reduction.record()}),
         "k": plan.k,
         "train_classes": plan.train_classes,
         "classes": list(plan.vocabulary),

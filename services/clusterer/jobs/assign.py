@@ -92,6 +92,8 @@ def part_bytes(plan: AssignPlan) -> int:
     block = 4 * min(block_rows(dim), embeddings.rows) * max(dim, width)
     shard = min(embeddings.plan.shard_rows, embeddings.rows)
     data = 12 * dim * width + 16 * k * width + 64 * k + 8 * block
+    if spec.get("reduce"):  # The train rows, and their sketches; those of the new rows while they are compared.
+        data += 6 * int(spec["n"]) * width + 8 * block
     data += PER_ROW * (min(ROW_GROUP, embeddings.rows) + shard)
     return PROCESS_BYTES + THREAD_BYTES * available_cores() + data
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from shoal.errors import DimensionMismatch, InvalidRequest, ModelChanged
 from shoal.schemas import AssignRequest
+from shoal.schemas.execution import on_cluster
 from shoal.store import EmbeddingSet, ModelRecord, Store
 from shoal.store.clustering import Clustering
 
@@ -45,6 +46,12 @@ def plan_assign(store: Store, request: AssignRequest) -> AssignPlan:
             field="embeddings",
             expected=expected,
             got=embeddings.dim,
+        )
+    if on_cluster(request.execution) and clustering.spec.get("reduce"):
+        raise InvalidRequest(
+            f"Clustering {clustering.id!r} places rows by the rows of its train set, which one process compares them "
+            "with. Leave `execution` out.",
+            field="execution",
         )
     _require_same_model(store, clustering, embeddings)
     if not embeddings.rows:

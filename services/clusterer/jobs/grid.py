@@ -41,6 +41,12 @@ class Point:
         pca, components = self.plan.request.pca, self.plan.components
         return (True, 0, False) if pca is None or components is None else (False, -components, pca.whiten)
 
+    @property
+    def reduction(self) -> str:
+        """Points of the same space and projection with the same reduction share the reduced rows; empty without one."""
+        reduce = self.plan.request.reduce
+        return "" if reduce is None else reduce.model_dump_json()
+
 
 def plan_points(
     store: Store, request: SweepRequest, data: Path | None = None, *, deadline: Deadline | None
@@ -72,6 +78,6 @@ def plan_points(
 
 
 def by_space(points: tuple[Point, ...]) -> Iterator[list[Point]]:
-    """Points that share a space, those of one projection beside each other, few clusters before many."""
+    """Points that share a space, those of one projection and reduction beside each other, few clusters before many."""
     for _, group in groupby(points, key=lambda point: point.space):
-        yield sorted(group, key=lambda point: (point.projection, point.plan.k))
+        yield sorted(group, key=lambda point: (point.projection, point.reduction, point.plan.k))

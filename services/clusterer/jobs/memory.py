@@ -53,6 +53,10 @@ PER_CELL, PER_MATCHED_CELL = 24, 8
 """Bytes of a cell of a sparse table of counts, and of the dense one that clusters and classes are matched in."""
 PER_PAIR = 112
 """Bytes of a pair of sizes whose expected mutual information is added up."""
+PER_NEIGHBOUR = 40
+"""Bytes of a neighbour of a row: its number and similarity, and copies of both while they are merged."""
+SEARCH_BYTES = 64 * MIB
+"""Least memory of a search for neighbours beside its result."""
 PER_REPORTED_ROW = 260
 """Bytes of a row's class, its place in the order of its cluster, its image's id and path."""
 PER_CLUSTER, PER_CLUSTER_AND_SET = 2500, 600
@@ -87,6 +91,8 @@ class Problem:
         Whether the number of clusters is searched.
     levels
         Groups of the first level above the clusters, 0 without one.
+    neighbours
+        Nearest rows of each row of the train set that a reduction finds; 0 without one.
     balanced, faiss, mini_batch, probe
         Whether sizes of clusters are bounded, whether one of faiss's engines runs, whether the baseline does, and
         whether linear classifiers are fitted.
@@ -108,6 +114,7 @@ class Problem:
     pca: bool = True
     search: bool = False
     levels: int = 0
+    neighbours: int = 0
     balanced: bool = False
     faiss: bool = False
     mini_batch: bool = False
@@ -168,9 +175,16 @@ class Problem:
         }
         if self.search:
             found["choose"] = self._search_bytes()
+        if self.neighbours:
+            found["reduce"] = self._transform + self.neighbour_bytes + SEARCH_BYTES + 4 * self._block
         if self.probe:
             found["probe"] = self._probe_bytes()
         return found
+
+    @property
+    def neighbour_bytes(self) -> int:
+        """The nearest rows of each row of the train set."""
+        return PER_NEIGHBOUR * self.neighbours * self.train_rows
 
     @property
     def _fitted_rows(self) -> int:
@@ -255,9 +269,10 @@ def problem_of(plans: Sequence[Plan], *, sweep: bool = False, probe: bool = Fals
     train_rows = max(plan.train.rows for plan in plans)
     all_rows = max(sum(each.rows for each in plan.sets) for plan in plans)
     options = [plan.request.kmeans for plan in plans]
+    reduced = [plan.request.reduce for plan in plans if plan.request.reduce is not None]
     return Problem(
         train_rows=train_rows,
-        held_rows=2 * all_rows if sweep else train_rows,
+        held_rows=(3 if reduced else 2) * all_rows if sweep else train_rows + (all_rows if reduced else 0),
         all_rows=all_rows,
         dim_in=max(plan.train.dim for plan in plans),
         dim=max(plan.components or plan.train.dim for plan in plans),
@@ -270,6 +285,7 @@ def problem_of(plans: Sequence[Plan], *, sweep: bool = False, probe: bool = Fals
         pca=any(plan.components is not None for plan in plans),
         search=any(plan.search is not None for plan in plans),
         levels=max((each.levels or [0])[0] for each in options),
+        neighbours=max((each.neighbour_count for each in reduced), default=0),
         balanced=any(each.balanced is not None for each in options),
         faiss=any(needs_faiss(name) for name in {each.engine for each in options}),
         mini_batch=any(each.algorithm == "mini-batch" for each in options),
@@ -295,6 +311,11 @@ class Placement:
     limit: int
     rows_in_memory: bool
     keep_bytes: int
+
+    def searching(self, problem: Problem) -> int:
+        """Bytes that are left for a search for neighbours, beside held rows and its result."""
+        held = problem.row_bytes if self.rows_in_memory else 0
+        return max(SEARCH_BYTES, self.limit - problem.process_bytes - held - problem.neighbour_bytes)
 
     def record(self) -> dict[str, int | str | bool]:
         """For run.json."""
@@ -380,6 +401,7 @@ REMEDIES = {
     "metrics": "send fewer clusters or seeds",
     "unsupervised": "send fewer clusters or seeds",
     "report": "send fewer clusters, or embeddings with fewer rows",
+    "reduce": "leave out `reduce`, or send fewer `reduce.neighbours`",
     "choose": "end `clusters_range` at a lower number",
     "probe": "leave out `linear_probe`",
 }

@@ -299,6 +299,10 @@ def _require_divisible(request: ClusterRequest) -> None:
         "kmeans.engine": request.kmeans.engine == "faiss-super",
         "kmeans.algorithm": request.kmeans.algorithm == "mini-batch",
     }
+    if request.reduce is not None and on_cluster(request.execution):
+        raise InvalidRequest(
+            "`reduce` compares all rows in one process. Leave it out, or leave `execution` out.", field="reduce"
+        )
     for name, asked in undivided.items() if on_cluster(request.execution) else ():
         if asked:
             value = getattr(request.kmeans, name.split(".")[1])

@@ -110,6 +110,7 @@ def run_point(
             "normalize": request.normalize,
             "components": plan.components,
             "whiten": bool(request.pca and request.pca.whiten),
+            "reduce": None if request.reduce is None else request.reduce.text,
             "over": request.over,
             "k": plan.k,
             "train_classes": plan.train_classes,

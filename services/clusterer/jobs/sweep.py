@@ -27,6 +27,7 @@ from clusterer.jobs import steps
 from clusterer.jobs.grid import Point, by_space, plan_points
 from clusterer.jobs.memory import default_limit, place, problem_of
 from clusterer.jobs.points import Space, probe_sets, run_point, views_of_point
+from clusterer.jobs.reduce import Reducing
 from clusterer.jobs.sweep_ray import PointTasks, point_tasks
 from clusterer.jobs.workspace import Workspace, discard, short_name
 from clusterer.kmeans import Engine, select_engine
@@ -50,10 +51,11 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         limit = request.memory_limit or settings.memory_limit or default_limit()
         placement = place(problem, limit)
         work = Workspace(store.layout.work(sweep.id), rows_in_memory=placement.rows_in_memory)
+        memory = placement.searching(problem)
         engine = select_engine(request.kmeans.engine, keep_bytes=placement.keep_bytes)
         finished = set(sweep.finished_points())
         with point_tasks(request, settings, points, engine.name, limit, ctx.raise_if_cancelled) as tasks:
-            runner = _Runner(ctx, sweep, len(points), finished, engine, work, request.linear_probe, tasks)
+            runner = _Runner(ctx, sweep, len(points), finished, engine, work, memory, request.linear_probe, tasks)
             for group in by_space(points):
                 runner.run_space(group)
         ctx.progress("plots", 0, 1, "plots")
@@ -67,7 +69,13 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Runner:
-    """Runs the unfinished points of a sweep."""
+    """Runs the unfinished points of a sweep.
+
+    Attributes
+    ----------
+    memory
+        Bytes that a search for neighbours may use.
+    """
 
     ctx: JobContext
     sweep: Sweep
@@ -75,6 +83,7 @@ class _Runner:
     finished: set[int]
     engine: Engine
     work: Workspace
+    memory: int
     probe: bool
     tasks: PointTasks | None
 
@@ -109,10 +118,30 @@ class _Runner:
             for (_, _, whiten), same in groupby(left, key=lambda point: point.projection):
                 points = list(same)
                 components, views = points[0].plan.components, views_of_point(points[0], plain, space)
-                with self.work.holding(views, f"{tag} {components} {whiten}", self._report) as rows:
-                    for point in points:
-                        document = run_point(point, rows, sets, self.engine, self.work, self._report)
-                        self._commit(point, document, probed)
+                name = f"{tag} {components} {whiten}"
+                with self.work.holding(views, name, self._report) as rows:
+                    for _, alike in groupby(points, key=lambda point: point.reduction):
+                        self._run_reduced(list(alike), rows, sets, probed, name)
+
+    def _run_reduced(
+        self,
+        points: list[Point],
+        rows: Mapping[str, Rows],
+        sets: Mapping[str, LabelledSet],
+        probed: dict[str, float | None],
+        tag: str,
+    ) -> None:
+        """Points with the same rows, reduced where they say so."""
+        plan = points[0].plan
+        with ExitStack() as held:
+            if plan.request.reduce is not None:
+                # The rows depend on the first seed alone, so one reduction serves all points.
+                reducing = Reducing(plan.request.reduce, plan.train.id, self.work, tag, self.memory, self._report)
+                held.callback(reducing.release, rows)
+                rows, _ = reducing.sets(rows)
+            for point in points:
+                document = run_point(point, rows, sets, self.engine, self.work, self._report)
+                self._commit(point, document, probed)
 
     def _run_on_cluster(
         self,

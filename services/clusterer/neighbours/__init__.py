@@ -4,9 +4,10 @@ Start with `search`: a pair is compared exactly only if the bound of its similar
 `similarity` defines the exact value. So the answer does not depend on how the bounds are found, only its time does.
 """
 
+from clusterer.neighbours.among import Among
 from clusterer.neighbours.copies import Copies
 from clusterer.neighbours.found import Nearest, Pairs
 from clusterer.neighbours.search import nearest_rows, pairs_above, pairs_between
 from clusterer.neighbours.work import Options
 
-__all__ = ["Copies", "Nearest", "Options", "Pairs", "nearest_rows", "pairs_above", "pairs_between"]
+__all__ = ["Among", "Copies", "Nearest", "Options", "Pairs", "nearest_rows", "pairs_above", "pairs_between"]

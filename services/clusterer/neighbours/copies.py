@@ -108,6 +108,18 @@ class Copies:
                 rows[row], similarity[row] = ids[kept], values[kept]
         return Nearest(rows, similarity)
 
+    def among(self, found: Nearest, k: int) -> Nearest:
+        """The ``k`` nearest rows of other rows ``(m,)``, given their nearest sets: ``k`` of them, or all."""
+        if found.rows.shape[1] == k and (self.sizes[found.rows] == 1).all():
+            return Nearest(self.firsts[found.rows], found.similarity)
+        places = np.arange(k)
+        least = np.minimum(self.sizes[found.rows], k)[:, :, None]
+        at = self.starts[found.rows][:, :, None] + np.minimum(places, least - 1)
+        ids = np.where(places < least, self.rows[at], len(self.rows)).reshape(len(found.rows), -1)
+        similarity = np.where(places < least, found.similarity[:, :, None], -np.inf).reshape(ids.shape)
+        order = np.lexsort((ids, -similarity), axis=1)[:, :k]
+        return Nearest(*(np.take_along_axis(each, order, axis=1) for each in (ids, similarity)))
+
     def _around(self, place: int, found: Nearest, k: int) -> tuple[IntArray, Float32Array]:
         """Some rows, at least ``k + 1`` of the nearest ones of a set with its own, in their order."""
         sets = [place, *found.rows[place].tolist()]

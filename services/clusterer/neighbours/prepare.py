@@ -106,19 +106,28 @@ def _sketched(sets: list[Rows], kernel: JoinKernel, options: Options, search: Ma
     plans = [Ranges(rows.n, rows.dim, shared.arrays(), size) for rows in sets]
     room = Room(options, sum(each.size for each in plans))
     hold = room.in_memory and room.left >= sum(4 * rows.n * rows.dim for rows in sets)
-    sketched = []
-    for rows, order, ranges in zip(sets, orders, plans, strict=True):
-        table = Table.of(rows, order, hold=hold, measure=kernel.lengths)
-        shapes = [ranges.shape(number) for number in range(len(ranges))]
-        parts = [Part(shape, room.bytes(shape.size)) for shape in shapes]
-        for number, part in enumerate(parts):
-            for block, inside in ranges.blocks(number):
-                part.fill(kernel, shared, inside, table.block(block), table.lengths[block])
-                room.release()
-        sketched.append(SketchedTable(table, parts, ranges.rows, room))
+    sketched = [
+        sketched_table(rows, order, ranges, (kernel, shared), room, hold=hold)
+        for rows, order, ranges in zip(sets, orders, plans, strict=True)
+    ]
     left, right = sketched[0], sketched[-1]
     blocks = [blocks_of(rows.n, size) for rows in sets]
     return Join(left.table, right.table, SketchedBounds(left, right, kernel), work, blocks[0], blocks[-1])
+
+
+def sketched_table(
+    rows: Rows, order: IntArray, ranges: Ranges, by: tuple[JoinKernel, Shared], room: Room, *, hold: bool
+) -> SketchedTable:
+    """Read all rows and sketch them, in an order of comparison; ``hold`` keeps the rows in memory too."""
+    kernel, shared = by
+    table = Table.of(rows, order, hold=hold, measure=kernel.lengths)
+    shapes = [ranges.shape(number) for number in range(len(ranges))]
+    parts = [Part(shape, room.bytes(shape.size)) for shape in shapes]
+    for number, part in enumerate(parts):
+        for block, inside in ranges.blocks(number):
+            part.fill(kernel, shared, inside, table.block(block), table.lengths[block])
+            room.release()
+    return SketchedTable(table, parts, ranges.rows, room)
 
 
 def begun(

@@ -13,11 +13,13 @@ from shoal.errors import DimensionMismatch, EmbeddingsNotFound, NotFinite
 from shoal.store import Store
 from shoal.store.clustering import Clustering
 
-from clusterer.data.rows import Float32Array, first_not_finite
+from clusterer.data.rows import ChosenRows, Float32Array, Rows, StoredRows, first_not_finite, in_memory
 from clusterer.data.transform import Transform
 from clusterer.kmeans.assigned import Assigned, Target
 from clusterer.kmeans.engine import Engine, NumpyEngine
 from clusterer.kmeans.fast import FastEngine, KernelUnavailable
+from clusterer.neighbours import Options
+from clusterer.reduce import Fitted, Reduction
 
 _log = structlog.get_logger(__name__)
 
@@ -39,6 +41,8 @@ class LoadedClustering:
     distances
         ``(n,) float32``: distances of the train set's rows to their centroids, sorted; None if they are not stored,
         which is so if the train set was not scored.
+    reduction
+        What rows go through between the transform and the centroids; None for nothing.
     """
 
     id: str
@@ -48,6 +52,7 @@ class LoadedClustering:
     target: Target
     labels: pa.Array
     distances: Float32Array | None
+    reduction: Reduction | None = None
 
     @classmethod
     def load(cls, store: Store, clustering_id: str) -> LoadedClustering:
@@ -57,18 +62,22 @@ class LoadedClustering:
         ------
         ClusteringNotFound
             No clustering has that id.
+        EmbeddingsNotFound
+            It reduces rows by train rows that are deleted.
         StoreCorrupt
             A file is missing or damaged.
         """
         clustering = store.clustering(clustering_id)
+        transform = Transform.from_arrays(clustering.transform_arrays())
         return cls(
             id=clustering.id,
             model=clustering.spec.get("model", {}),
             image_transform=image_transform(store, clustering.spec.get("train")),
-            transform=Transform.from_arrays(clustering.transform_arrays()),
+            transform=transform,
             target=Target.of(clustering.centroids(), exact_engine(), clustering.prices()),
             labels=clustering.clusters().column("label").combine_chunks(),
             distances=train_distances(clustering),
+            reduction=stored_reduction(store, clustering, transform),
         )
 
     @property
@@ -83,7 +92,8 @@ class LoadedClustering:
         distances = 0 if self.distances is None else self.distances.nbytes
         # The engine has a sketch of the centroids in two layouts, a quarter of their size each.
         centroids = 3 * self.target.centroids.nbytes // 2
-        return int(3 * transform // 2 + centroids + self.labels.nbytes + distances)
+        reduction = 0 if self.reduction is None else self.reduction.bytes
+        return int(3 * transform // 2 + centroids + self.labels.nbytes + distances + reduction)
 
     def check_dim(self, dim: int, row: int = 0) -> None:
         """Raise unless a row has as many values as the embeddings that were clustered.
@@ -140,7 +150,7 @@ class LoadedClustering:
             points = self.transform(rows)
             at = first_not_finite(points)
         if at is None:
-            return points
+            return points if self.reduction is None else self.reduction(points)
         raise NotFinite(f"Row {first + at} is too large: its projection is not a finite float32.", row=first + at)
 
     def outlier_distance(self, quantile: float) -> float | None:
@@ -152,6 +162,38 @@ class LoadedClustering:
         if self.distances is None or not len(self.distances):
             return None
         return float(self.distances[min(math.ceil(quantile * len(self.distances)), len(self.distances)) - 1])
+
+
+def stored_reduction(store: Store, clustering: Clustering, transform: Transform) -> Reduction | None:
+    """See `LoadedClustering.reduction`. It reads all train rows.
+
+    Raises
+    ------
+    EmbeddingsNotFound
+        They are deleted.
+    StoreCorrupt
+        The reduction is damaged, or of other rows.
+    """
+    arrays = clustering.reduction_arrays()
+    if arrays is None:
+        return None
+    train = str(clustering.spec.get("train"))
+    try:
+        embeddings = store.embeddings(train)
+    except EmbeddingsNotFound as error:
+        raise EmbeddingsNotFound(
+            f"Clustering {clustering.id!r} places new rows by the rows of embeddings {train!r}, which are deleted. "
+            "Extract the same images again, or cluster other embeddings.",
+            embeddings=train,
+        ) from error
+    rows: Rows = StoredRows(embeddings, train)
+    if "rows" in arrays:
+        rows = ChosenRows(rows, arrays["rows"])
+    with clustering.reading(clustering.layout.reduction):
+        fitted = Fitted.from_arrays(arrays)
+    if len(fitted.least) != rows.n:
+        raise clustering.corrupt(clustering.layout.reduction, f"is not of the {rows.n} rows of embeddings {train!r}")
+    return Reduction.of(fitted, in_memory(transform.view(rows)), Options())
 
 
 def train_distances(clustering: Clustering) -> Float32Array | None:

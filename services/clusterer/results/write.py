@@ -23,6 +23,7 @@ from clusterer.evaluation.contingency import Contingency, LabelledSet, LabelRule
 from clusterer.evaluation.label_metrics import Metrics
 from clusterer.kmeans import Engine, KMeansFit, Level, groups_of, prices_by_seed
 from clusterer.kmeans.assigned import Assigned
+from clusterer.reduce import Fitted
 from clusterer.results.tables import Scored, classes_table, confusion_table, describe_clusters, extremes, names_of
 
 MEMBERS = ("nearest", "farthest", "borderline")
@@ -43,6 +44,8 @@ class Outcome:
         The set that k-means is fitted on; the sets that are scored.
     sets
         By embeddings id: the classes of the rows of all these sets.
+    reduction
+        What rows went through after the transform; None for nothing.
     explained
         Share of the variance of each component; None without PCA.
     fits
@@ -69,6 +72,7 @@ class Outcome:
     scored: tuple[EmbeddingSet, ...]
     sets: Mapping[str, LabelledSet]
     transform: Transform
+    reduction: Fitted | None
     explained: list[float] | None
     engine: Engine
     fits: Mapping[int, KMeansFit]
@@ -99,6 +103,9 @@ def write(writer: ClusteringWriter, outcome: Outcome) -> None:
     """Write everything but run.json and the report."""
     writer.spec(outcome.spec)
     writer.transform(outcome.transform.arrays())
+    if outcome.reduction is not None:
+        chosen = getattr(outcome.train, "chosen", None)
+        writer.reduction({**outcome.reduction.arrays(), **({} if chosen is None else {"rows": chosen})})
     writer.centroids({seed: fit.best.fit.centroids for seed, fit in outcome.fits.items()}, outcome.best_seed)
     prices = prices_by_seed(outcome.fits)
     if prices:

@@ -60,6 +60,7 @@ CLUSTER: Flags = {
     "pca.components": "--pca",
     "pca.whiten": "--whiten",
     "normalize": "--normalize",
+    "reduce": "--reduce",
     "kmeans.engine": "--engine",
     "kmeans.iterations": "--iterations",
     "kmeans.restarts": "--restarts",

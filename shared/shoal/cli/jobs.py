@@ -28,6 +28,7 @@ from shoal.cli.flags import (
     split_label_file,
 )
 from shoal.cli.output import err, jobs_table, out, progress_bars, watch_job
+from shoal.cli.reduce import Reduce
 from shoal.cli.where import WhereClusters, WhereLabel, WhereNoDuplicates, WherePath, where_of
 from shoal.client import Client
 from shoal.errors import InvalidRequest, JobNotFound, NoImages, PathNotFound, PathOutsideRoot
@@ -230,6 +231,7 @@ def cluster(
     pca: Annotated[int | None, typer.Option(help="Number of principal components to keep; no PCA by default.")] = None,
     whiten: Annotated[bool, typer.Option(help="Whiten the principal components.")] = False,
     normalize: Annotated[bool, typer.Option(help="Scale embeddings to unit length first.")] = True,
+    reduce: Reduce = None,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -287,6 +289,7 @@ def cluster(
             over=over,
             pca={"components": pca, "whiten": whiten} if pca or whiten else None,
             normalize=normalize,
+            reduce=reduce,
             kmeans=kmeans,
             seeds=seed or None,
             label_map=label_map,

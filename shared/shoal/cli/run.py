@@ -30,8 +30,9 @@ from shoal.cli.flags import (
     errors_in_flags,
     expanded,
 )
-from shoal.cli.jobs import DEFAULT_MODEL, EngineFlag, Labels, Model, parse_model
+from shoal.cli.jobs import DEFAULT_MODEL, EngineFlag, Labels, Model, given, parse_model
 from shoal.cli.output import duration, err, out, progress_bars, watch_job
+from shoal.cli.reduce import Reduce
 from shoal.cli.request import (
     FEWEST_IMAGES,
     MAX_FAILED_FRACTION,
@@ -98,6 +99,7 @@ def run(
     clusters: Clusters = None,
     over: Over = None,
     pca: Pca = None,
+    reduce: Reduce = None,
     max_failed_fraction: MaxFailed = MAX_FAILED_FRACTION,
     engine: EngineFlag = None,
     again: Again = False,
@@ -114,7 +116,7 @@ def run(
     if clusters is not None and over is not None:
         raise InvalidRequest(TWO_CLUSTERS)
     settings = Settings()
-    options = {"pca": {"components": pca}} if pca else {}
+    options = given(pca={"components": pca} if pca else None, reduce=reduce) or {}
     source = Source.of(folder, labels, **chosen_images(format, include, exclude, limit))
     ask = RunRequest(source, parse_model(model), clusters, over, options, again, max_failed_fraction, engine)
     if not is_local(settings.extractor_url):

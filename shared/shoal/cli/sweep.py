@@ -16,6 +16,7 @@ from shoal.cli.execution import Engine, RayAddress, WorkerCpus, WorkerGpus, Work
 from shoal.cli.flags import SWEEP, AsJson, CallbackUrl, errors_in_flags
 from shoal.cli.jobs import Wait, finish, given
 from shoal.cli.output import columns_of, err, out
+from shoal.cli.reduce import Reductions
 from shoal.cli.where import WhereClusters, WhereLabel, WhereNoDuplicates, WherePath, where_of
 from shoal.client import Client
 from shoal.errors import InvalidRequest
@@ -81,6 +82,7 @@ def sweep(
     both_norms: Annotated[
         bool, typer.Option("--both-norms", help="Cluster with and without scaling to unit length.")
     ] = False,
+    reduce: Reductions = None,
     linear_probe: Annotated[bool, typer.Option(help="Also fit a linear classifier.")] = False,
     seeds: Seeds = None,
     iterations: Iterations = None,
@@ -114,6 +116,7 @@ def sweep(
             over=numbers(over, float, "--over"),
             pca=projection,
             normalize=[True, False] if both_norms else normalize,
+            reduce=reduce or None,
             linear_probe=linear_probe,
             seeds=seeds or None,
             kmeans=given(iterations=iterations, restarts=restarts),

@@ -27,6 +27,7 @@ from shoal.schemas.extract import (
 )
 from shoal.schemas.imports import ImportLabels, ImportRequest
 from shoal.schemas.jobs import RESULTS, Callback, FieldError, Job, JobPage, Problem, Progress
+from shoal.schemas.reduce import ReduceOptions
 from shoal.schemas.where import Where, WhereClusters
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "Problem",
     "Progress",
     "QualityRequest",
+    "ReduceOptions",
     "RelativePath",
     "Request",
     "ScoredSet",

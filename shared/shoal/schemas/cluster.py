@@ -18,6 +18,7 @@ from pydantic_core import core_schema
 
 from shoal.schemas.base import MAX_CLUSTERS, Id, JobRequest, RelativePath, Request, Seed
 from shoal.schemas.execution import EXECUTION_TEXT, Execution, MemoryLimit
+from shoal.schemas.reduce import REDUCE_TEXT, ReduceOptions
 from shoal.schemas.where import WHERE_TEXT, Where
 
 MAX_POINTS = 2000
@@ -211,6 +212,8 @@ class ClusterRequest(JobRequest):
     )
     pca: PcaOptions | None = Field(None, description="PCA before k-means; null for none.")
     normalize: bool = Field(True, description="Whether to scale each embedding to unit L2 norm first.")
+    # Left out where it is not sent, as `where`.
+    reduce: ReduceOptions | None = Field(None, exclude_if=lambda sent: sent is None, description=REDUCE_TEXT)
     kmeans: KMeansOptions = Field(default_factory=lambda: KMeansOptions(), description="Options of k-means.")
     seed: Seed | None = Field(None, description="Random seed. Send either `seed` or `seeds`.")
     seeds: list[Seed] | None = Field(
@@ -308,6 +311,11 @@ class SweepRequest(JobRequest):
     normalize: bool | Annotated[list[bool], Field(min_length=1, max_length=200)] = Field(
         True, description="Whether to scale each embedding to unit L2 norm first."
     )
+    reduce: ReduceOptions | Annotated[list[ReduceOptions | None], Field(min_length=1, max_length=20)] | None = Field(
+        None,
+        exclude_if=lambda sent: sent is None,
+        description="How rows change before k-means, as in `POST /cluster`, or a list.",
+    )
     kmeans: KMeansOptions = Field(
         default_factory=lambda: KMeansOptions(), description="Options of k-means, the same for all points."
     )
@@ -342,17 +350,18 @@ class SweepRequest(JobRequest):
         return self
 
     def points(self) -> list[ClusterRequest]:
-        """Every combination once: models first, then normalisation, components, whitening, number of clusters."""
+        """Every combination once: models first, then normalisation, components, whitening, reduction, number of
+        clusters."""
         return list(self._combinations())
 
     def _axes(self) -> tuple[Any, ...]:
         """The fields that may be lists, in the order of the points."""
         whiten, components = (self.pca.whiten, self.pca.components) if self.pca else (False, None)
-        return self.embeddings, self.normalize, components, whiten, self.over, self.clusters
+        return self.embeddings, self.normalize, components, whiten, self.reduce, self.over, self.clusters
 
     def _combinations(self) -> Iterator[ClusterRequest]:
         axes = (_once(_as_list(each)) for each in self._axes())
-        for sets, normalize, kept, white, over, clusters in product(*axes):
+        for sets, normalize, kept, white, reduce, over, clusters in product(*axes):
             yield ClusterRequest(
                 embeddings=sets,
                 where=self.where,
@@ -360,6 +369,7 @@ class SweepRequest(JobRequest):
                 over=over,
                 pca=PcaOptions(components=kept, whiten=white) if self.pca else None,
                 normalize=normalize,
+                reduce=reduce,
                 kmeans=self.kmeans,
                 seed=self.seed,
                 seeds=self.seeds,

@@ -101,6 +101,10 @@ class Clustering(SealedFolder[ClusteringLayout]):
         """The arrays of transform.npz by name."""
         return self._archive(self.layout.transform)
 
+    def reduction_arrays(self) -> dict[str, NDArray[Any]] | None:
+        """The arrays of reduction.npz by name; None where rows were not reduced."""
+        return self._archive(self.layout.reduction) if self._has(self.layout.reduction) else None
+
     def centroids(self, seed: int | None = None) -> NDArray[np.float32]:
         """``(k, d) float32`` of one seed; by default of the best one."""
         path = self.layout.centroids if seed is None else self.layout.seed_centroids(seed)
@@ -221,6 +225,10 @@ class ClusteringWriter(SealedWriter[ClusteringLayout]):
         """Write transform.npz; equal arrays give equal bytes."""
         self._npz(self.layout.transform, arrays)
 
+    def reduction(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write reduction.npz; equal arrays give equal bytes."""
+        self._npz(self.layout.reduction, arrays)
+
     def hierarchy(self, levels: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]]) -> None:
         """Write hierarchy.npz: the parents and the centroids of each level, from below."""
         arrays: dict[str, NDArray[Any]] = {}
@@ -275,7 +283,9 @@ class ClusteringWriter(SealedWriter[ClusteringLayout]):
         with storage_errors(path), zipfile.ZipFile(path, "x") as archive:
             for name, array in arrays.items():
                 # A ZipInfo has a fixed date by default; numpy's savez writes the current time.
-                archive.writestr(zipfile.ZipInfo(f"{name}.npy"), _npy_bytes(array))
+                large = array.nbytes >= 2**31
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=large) as member:
+                    np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
 
 
 def _npy_bytes(array: NDArray[Any]) -> bytes:

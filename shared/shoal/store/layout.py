@@ -141,6 +141,7 @@ class ClusteringLayout(SealedLayout):
         self.metrics = folder / "metrics.json"
         self.transform = folder / "transform.npz"
         self.centroids = folder / "centroids.npy"
+        self.reduction = folder / "reduction.npz"
         self.prices = folder / "prices.npy"
         self.hierarchy = folder / "hierarchy.npz"
         self.assignments = folder / "assignments.parquet"

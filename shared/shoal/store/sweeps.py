@@ -29,6 +29,7 @@ PARAMS: dict[str, pa.DataType] = {
     "normalize": pa.bool_(),
     "components": pa.int64(),
     "whiten": pa.bool_(),
+    "reduce": pa.string(),
     "over": pa.float64(),
     "k": pa.int64(),
     "train_classes": pa.int64(),
@@ -222,7 +223,8 @@ def _row(point: Mapping[str, Any], scored: str) -> Row:
     deviations = {f"{name}_std": _look_up(std, path) for name, path in METRICS.items()}
     row = {
         "point": point["index"],
-        **{name: params[name] for name in PARAMS},
+        **{name: params[name] for name in PARAMS if name != "reduce"},
+        "reduce": params.get("reduce"),
         "scored": scored,
         "scored_n": int(mean["n"]),
         "n_labelled": int(mean["n_labelled"]),

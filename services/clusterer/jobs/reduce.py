@@ -1,0 +1,92 @@
+"""The reduction of a job's rows: the neighbours of the train rows, what is fitted on them, and every set through it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from shoal.schemas import ReduceOptions
+
+from clusterer.data.partitions import OnRows
+from clusterer.data.rows import MappedRows, Rows, l2_normalize
+from clusterer.jobs.workspace import Workspace, short_name
+from clusterer.neighbours import Nearest, Options, nearest_rows
+from clusterer.reduce import Fitted, Reduction, SmoothedRows
+from clusterer.reduce.smooth import least_similarities, mutual
+
+
+@dataclass(frozen=True)
+class Reducing:
+    """A reduction of sets.
+
+    Attributes
+    ----------
+    options
+        As sent.
+    train
+        Id of the set that it is fitted on.
+    work
+        Keeps neighbours and rows.
+    tag
+        Distinguishes rows of the same sets that were transformed otherwise.
+    memory
+        Bytes that the search for neighbours may use beside its result.
+    on_rows
+        Progress: rows of the train set.
+    """
+
+    options: ReduceOptions
+    train: str
+    work: Workspace
+    tag: str
+    memory: int
+    on_rows: OnRows
+
+    def fit(self, rows: Rows) -> tuple[Fitted, Rows]:
+        """What the reduction of the train rows ``(n, d)`` is, and these rows reduced, held."""
+        nearest = self._nearest(rows)
+        least = least_similarities(nearest)
+        steps = self.options.steps or 1
+        neighbours = mutual(nearest, least)
+        reduced: Rows = MappedRows(rows, l2_normalize, rows.dim)
+        for step in range(1, steps + 1):
+            reduced = self.work.hold(self._name("smoothed", step), SmoothedRows(reduced, neighbours), self.on_rows)
+            self.work.release(self._name("smoothed", step - 1))
+        k = nearest.rows.shape[1]
+        return Fitted(k, steps, least, neighbours if steps > 1 else None), reduced
+
+    def sets(self, rows: Mapping[str, Rows]) -> tuple[dict[str, Rows], Fitted]:
+        """Every set reduced, held; the train set first, which the others are reduced by."""
+        fitted, train = self.fit(rows[self.train])
+        found = {self.train: train}
+        if len(rows) > 1:
+            reduction = Reduction.of(fitted, rows[self.train], Options(memory_limit=self.memory))
+            for name, each in rows.items():
+                if name != self.train:
+                    view = MappedRows(each, reduction, reduction.width)
+                    found[name] = self.work.hold(self._name("reduced", name), view, self.on_rows)
+        return {name: found[name] for name in rows}, fitted
+
+    def release(self, rows: Mapping[str, Rows]) -> None:
+        """Remove the files of what `sets` held."""
+        self.work.release(self._name("smoothed", self.options.steps or 1))
+        for name in rows:
+            self.work.release(self._name("reduced", name))
+
+    def _nearest(self, rows: Rows) -> Nearest:
+        """The nearest rows of every train row, or those that an earlier attempt kept."""
+        k = self.options.neighbour_count
+        name = self._name("nearest", k)
+        kept = self.work.arrays(name)
+        if kept is not None:
+            return Nearest(kept["rows"], kept["similarity"])
+        options = Options(
+            memory_limit=self.memory, folder=self.work.folder(self._name("search", k)), on_rows=self.on_rows
+        )
+        found = nearest_rows(rows, k, options)
+        self.work.keep_arrays(name, {"rows": found.rows.astype(np.int32), "similarity": found.similarity})
+        return found
+
+    def _name(self, what: str, which: object) -> str:
+        return f"{what}-{short_name(self.tag, str(which))}"

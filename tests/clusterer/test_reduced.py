@@ -1,0 +1,152 @@
+"""Clusterings of reduced rows: from the store to new rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from clusterer import pipeline
+from clusterer.jobs import assign as assign_job
+from clusterer.jobs import sweep
+from clusterer.jobs.memory import problem_of
+from clusterer.jobs.plan import make_plan
+from clusterer.results.loaded import LoadedClustering
+from shoal.errors import EmbeddingsNotFound, InvalidRequest
+from shoal.jobs.child import Cancelled, JobContext
+from shoal.schemas import ClusterRequest, Progress
+from shoal.settings import Settings
+from shoal.store import Store
+from shoal.store.clustering import Clustering
+from shoal.store.sweeps import tidy
+
+Planted = Callable[..., tuple[Any, list[str]]]
+MakeSet = Callable[..., str]
+RunJob = Callable[..., Clustering]
+METHODS: tuple[Any, ...] = ("smooth", {"method": "smooth", "neighbours": 7, "steps": 3})
+OPTIONS: dict[str, Any] = {"clusters": 4, "pca": {"components": 6}, "seed": 0}
+RESULTS = ("transform.npz", "reduction.npz", "centroids.npy", "assignments.parquet", "map.parquet", "metrics.json")
+
+
+def results_of(clustering: Clustering) -> dict[str, bytes]:
+    return {name: (clustering.layout.folder / name).read_bytes() for name in RESULTS}
+
+
+def clusters_of(clustering: Clustering, embeddings: str) -> list[int]:
+    found: list[int] = clustering.assignments(embeddings, columns=["cluster"]).column("cluster").to_pylist()
+    return found
+
+
+@pytest.mark.parametrize("reduce", METHODS)
+def test_groups_are_more_apart_than_those_of_plain_k_means(
+    reduce: Any, planted: Planted, make_set: MakeSet, run_job: RunJob
+) -> None:
+    embeddings = make_set("mine", *planted(600, spread=1.5))
+    plain, reduced = (
+        run_job(embeddings, clusters=4, reduce=each).metrics()["scored"][embeddings]["mean"] for each in (None, reduce)
+    )
+    assert reduced["silhouette"] > plain["silhouette"] + 0.05
+    assert reduced["ari"] > 0.95
+
+
+@pytest.mark.parametrize("reduce", METHODS)
+def test_new_rows_get_the_cluster_that_they_get_in_a_scored_set(
+    reduce: Any, planted: Planted, make_set: MakeSet, run_job: RunJob, store: Store, settings: Settings
+) -> None:
+    train, scored = make_set("train", *planted(300, spread=2.0)), make_set("scored", *planted(90, spread=2.0, seed=1))
+    found = run_job({"train": train, "score": [train, scored]}, reduce=reduce, **OPTIONS)
+    table = found.assignments(scored)
+    loaded = LoadedClustering.load(store, found.id)
+    vectors = store.embeddings(scored).take(np.arange(90))
+    one_by_one = [loaded.assign(row[None]) for row in vectors]
+    assert [int(each.labels[0]) for each in one_by_one] == table.column("cluster").to_pylist()
+    assert [float(each.distance[0]) for each in one_by_one] == table.column("distance").to_pylist()
+    context = JobContext.local({"clustering": found.id, "embeddings": scored}, kind="assign")
+    assigned = store.assigned(assign_job.run(context, settings)["assignments"])
+    assert [
+        each for batch in assigned.iter_assignments() for each in batch.column("cluster").to_pylist()
+    ] == table.column("cluster").to_pylist()
+
+
+@pytest.mark.parametrize("reduce", METHODS)
+def test_a_job_with_little_memory_or_one_that_was_stopped_has_the_same_bytes(
+    reduce: Any, planted: Planted, make_set: MakeSet, run_job: RunJob, store: Store, settings: Settings
+) -> None:
+    train, scored = make_set("train", *planted(300, spread=2.0)), make_set("scored", *planted(90, spread=2.0, seed=1))
+    request = {"embeddings": {"train": train, "score": [train, scored]}, "reduce": reduce, **OPTIONS}
+    usual = results_of(run_job(request["embeddings"], reduce=reduce, **OPTIONS))
+    least = problem_of([make_plan(store, ClusterRequest.model_validate(request), deadline=None)]).other_bytes
+    tight = run_job(request["embeddings"], reduce=reduce, memory_limit=least, **OPTIONS)
+    assert tight.run()["memory"]["rows"] == "file"
+    assert results_of(tight) == usual
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "kmeans":
+            context.stop()
+
+    limited = {**request, "memory_limit": least}
+    context = JobContext.local(limited, kind="cluster", on_progress=stop)
+    with pytest.raises(Cancelled):
+        pipeline.run(context, settings)
+    again = JobContext.local(limited, kind="cluster", attempt=2)
+    again.id = context.id
+    assert results_of(store.clustering(pipeline.run(again, settings)["clustering"])) == usual
+
+
+def test_a_subset_is_reduced_by_its_own_rows(
+    planted: Planted, make_set: MakeSet, run_job: RunJob, store: Store
+) -> None:
+    vectors, labels = planted(300, spread=2.0)
+    embeddings = make_set("mine", vectors, labels)
+    found = run_job(embeddings, reduce="smooth", clusters=2, where={"labels": ["a", "b"]}, seed=0)
+    alone = make_set("alone", vectors[np.isin(labels, ["a", "b"])])
+    same = run_job(alone, reduce="smooth", clusters=2, seed=0)
+    assert clusters_of(found, embeddings) == clusters_of(same, alone)
+    new = planted(50, spread=2.0, seed=3)[0]
+    assigned = [LoadedClustering.load(store, each.id).assign(new).labels.tolist() for each in (found, same)]
+    assert assigned[0] == assigned[1]
+
+
+def test_without_its_train_rows_a_clustering_assigns_nothing(
+    planted: Planted, make_set: MakeSet, run_job: RunJob, store: Store
+) -> None:
+    embeddings = make_set("mine", *planted(100))
+    found = run_job(embeddings, reduce="smooth", clusters=4)
+    store.delete_embeddings(embeddings)
+    with pytest.raises(EmbeddingsNotFound, match="which are deleted"):
+        LoadedClustering.load(store, found.id)
+
+
+def test_the_clustering_says_what_was_left_open(planted: Planted, make_set: MakeSet, run_job: RunJob) -> None:
+    found = run_job(make_set("mine", *planted(100)), reduce="smooth", clusters=4)
+    assert found.spec["request"]["reduce"] == {"method": "smooth", "neighbours": None, "steps": None}
+    assert found.spec["reduce"] == {"method": "smooth", "neighbours": 10, "steps": 1}
+    assert "reduce" in found.run()["timings_s"]
+
+
+def test_a_few_rows_are_all_neighbours(make_set: MakeSet, run_job: RunJob) -> None:
+    found = run_job(make_set("two", np.eye(2, 8, dtype=np.float32)), reduce="smooth", clusters=2)
+    assert found.spec["reduce"]["neighbours"] == 1
+
+
+def test_a_ray_cluster_reduces_nothing(planted: Planted, make_set: MakeSet, store: Store) -> None:
+    request = {"embeddings": make_set("mine", *planted(50)), "clusters": 2, "reduce": "smooth"}
+    with pytest.raises(InvalidRequest, match="`reduce` compares all rows in one process"):
+        make_plan(store, ClusterRequest.model_validate({**request, "execution": {"engine": "ray"}}), deadline=None)
+
+
+def test_a_sweep_compares_reductions(planted: Planted, make_set: MakeSet, store: Store, settings: Settings) -> None:
+    embeddings = make_set("mine", *planted(300, spread=1.5))
+    request = {"embeddings": embeddings, "clusters": [4, 5], "seed": 0, "reduce": [None, *METHODS]}
+    found = sweep.run(JobContext.local(request, kind="sweep"), settings)
+    table = tidy(store.sweep(found["sweep"]).points())
+    assert [each["reduce"] for each in table] == [
+        None, None, "smooth", "smooth", "smooth neighbours=7 steps=3", "smooth neighbours=7 steps=3",
+    ]  # fmt: skip
+    alone = pipeline.run(JobContext.local({**request, "clusters": 5, "reduce": METHODS[1]}, kind="cluster"), settings)[
+        "clustering"
+    ]
+    same = store.clustering(alone).metrics()["scored"][embeddings]["mean"]
+    assert table[-1]["ari"] == same["ari"]
+    assert table[-1]["inertia"] == pytest.approx(same["inertia"])

@@ -1,0 +1,27 @@
+"""The flag of a reduction before k-means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import typer
+from shoal.cli.reduce import parse_reduce
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("none", None),
+        ("smooth", {"method": "smooth"}),
+        ("smooth:neighbours=10,steps=2", {"method": "smooth", "neighbours": 10, "steps": 2}),
+    ],
+)
+def test_a_flag_is_a_method_with_its_options(text: str, sent: Any) -> None:
+    assert parse_reduce(text) == sent
+
+
+@pytest.mark.parametrize("text", ["tsne", "smooth:10", "smooth:neighbours=few"])
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="smooth:neighbours=10,steps=2"):
+        parse_reduce(text)
