@@ -191,12 +191,11 @@ def reduce_rows(
     ctx: JobContext, plan: Plan, site: Site, rows: dict[str, Rows], stages: Stages
 ) -> tuple[dict[str, Rows], Fitted | None]:
     """Every set reduced as the request says; without a reduction the rows as they are."""
-    options, train = plan.request.reduce, plan.train.id
-    if options is None:
+    if plan.request.reduce is None:
         return rows, None
     with stages("reduce", plan.train.rows) as on_rows:
         memory = site.placement.searching(site.problem)
-        reduced, fitted = Reducing(options, train, site.work, "", memory, on_rows).sets(rows)
+        reduced, fitted = Reducing.of(plan, site.work, "", memory, on_rows).sets(rows)
         ctx.advance(REDUCED)
     return reduced, fitted
 
@@ -227,7 +226,8 @@ def fit_seeds(
     total = len(plan.seeds) * plan.restarts * per_run
     fits = {}
     with stages("kmeans"):
-        progress = _Iterations(ctx, work, per_run, total)
+        before = HELD if plan.request.reduce is None else REDUCED
+        progress = _Iterations(ctx, work, per_run, total, before)
         for position, seed in enumerate(plan.seeds):
             progress.seed, progress.first_run = seed, position * plan.restarts
             fits[seed] = steps.fit_seed(
@@ -258,6 +258,7 @@ class _Iterations:
     work: Workspace
     per_run: int
     total: int
+    kept_before: int
     seed: int = 0
     first_run: int = 0
     done: int = 0
@@ -268,7 +269,7 @@ class _Iterations:
         self.done = (self.first_run + restart) * self.per_run + len(state.history)
         if state.history:
             self.detail = {"seed": self.seed, "restart": restart, **asdict(state.history[-1])}
-            self.ctx.advance(REDUCED + self.done)
+            self.ctx.advance(self.kept_before + self.done)
         self.between_blocks()
 
     def between_blocks(self, _: int = 0) -> None:

@@ -24,7 +24,11 @@ from shoal.store.sweeps import tidy
 Planted = Callable[..., tuple[Any, list[str]]]
 MakeSet = Callable[..., str]
 RunJob = Callable[..., Clustering]
-METHODS: tuple[Any, ...] = ("smooth", {"method": "smooth", "neighbours": 7, "steps": 3})
+METHODS: tuple[Any, ...] = (
+    "smooth",
+    {"method": "smooth", "neighbours": 7, "steps": 3},
+    "spectral",
+)
 OPTIONS: dict[str, Any] = {"clusters": 4, "pca": {"components": 6}, "seed": 0}
 RESULTS = ("transform.npz", "reduction.npz", "centroids.npy", "assignments.parquet", "map.parquet", "metrics.json")
 
@@ -120,7 +124,12 @@ def test_without_its_train_rows_a_clustering_assigns_nothing(
 
 def test_the_clustering_says_what_was_left_open(planted: Planted, make_set: MakeSet, run_job: RunJob) -> None:
     found = run_job(make_set("mine", *planted(100)), reduce="smooth", clusters=4)
-    assert found.spec["request"]["reduce"] == {"method": "smooth", "neighbours": None, "steps": None}
+    assert found.spec["request"]["reduce"] == {
+        "method": "smooth",
+        "neighbours": None,
+        "steps": None,
+        "components": None,
+    }
     assert found.spec["reduce"] == {"method": "smooth", "neighbours": 10, "steps": 1}
     assert "reduce" in found.run()["timings_s"]
 
@@ -142,9 +151,10 @@ def test_a_sweep_compares_reductions(planted: Planted, make_set: MakeSet, store:
     found = sweep.run(JobContext.local(request, kind="sweep"), settings)
     table = tidy(store.sweep(found["sweep"]).points())
     assert [each["reduce"] for each in table] == [
-        None, None, "smooth", "smooth", "smooth neighbours=7 steps=3", "smooth neighbours=7 steps=3",
-    ]  # fmt: skip
-    alone = pipeline.run(JobContext.local({**request, "clusters": 5, "reduce": METHODS[1]}, kind="cluster"), settings)[
+        *(None, None, "smooth", "smooth", "smooth neighbours=7 steps=3", "smooth neighbours=7 steps=3"),
+        *("spectral", "spectral"),
+    ]
+    alone = pipeline.run(JobContext.local({**request, "clusters": 5, "reduce": METHODS[-1]}, kind="cluster"), settings)[
         "clustering"
     ]
     same = store.clustering(alone).metrics()["scored"][embeddings]["mean"]

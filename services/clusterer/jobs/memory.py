@@ -55,6 +55,9 @@ PER_PAIR = 112
 """Bytes of a pair of sizes whose expected mutual information is added up."""
 PER_NEIGHBOUR = 40
 """Bytes of a neighbour of a row: its number and similarity, and copies of both while they are merged."""
+PER_COORDINATE, PER_EDGE = 28, 72
+"""Bytes of a coordinate of a row while eigenvectors are found: that of four blocks of vectors with some more of them,
+and of what is kept; of a neighbour of a row in the graph: twice, while the graph is made."""
 SEARCH_BYTES = 64 * MIB
 """Least memory of a search for neighbours beside its result."""
 PER_REPORTED_ROW = 260
@@ -91,8 +94,8 @@ class Problem:
         Whether the number of clusters is searched.
     levels
         Groups of the first level above the clusters, 0 without one.
-    neighbours
-        Nearest rows of each row of the train set that a reduction finds; 0 without one.
+    neighbours, coordinates
+        Nearest rows of each row of the train set that a reduction finds, and coordinates that it gives; 0 for none.
     balanced, faiss, mini_batch, probe
         Whether sizes of clusters are bounded, whether one of faiss's engines runs, whether the baseline does, and
         whether linear classifiers are fitted.
@@ -115,6 +118,7 @@ class Problem:
     search: bool = False
     levels: int = 0
     neighbours: int = 0
+    coordinates: int = 0
     balanced: bool = False
     faiss: bool = False
     mini_batch: bool = False
@@ -176,7 +180,8 @@ class Problem:
         if self.search:
             found["choose"] = self._search_bytes()
         if self.neighbours:
-            found["reduce"] = self._transform + self.neighbour_bytes + SEARCH_BYTES + 4 * self._block
+            fitting = max(SEARCH_BYTES, self._eigen_bytes)
+            found["reduce"] = self._transform + self.neighbour_bytes + fitting + 4 * self._block
         if self.probe:
             found["probe"] = self._probe_bytes()
         return found
@@ -185,6 +190,12 @@ class Problem:
     def neighbour_bytes(self) -> int:
         """The nearest rows of each row of the train set."""
         return PER_NEIGHBOUR * self.neighbours * self.train_rows
+
+    @property
+    def _eigen_bytes(self) -> int:
+        """The graph of nearest rows and blocks of vectors, where rows get coordinates."""
+        each = PER_COORDINATE * self.coordinates + PER_EDGE * self.neighbours
+        return each * self.train_rows if self.coordinates else 0
 
     @property
     def _fitted_rows(self) -> int:
@@ -284,6 +295,7 @@ def problem_of(plans: Sequence[Plan], *, sweep: bool = False, probe: bool = Fals
         sets=max(len(plan.scored) for plan in plans),
         pca=any(plan.components is not None for plan in plans),
         search=any(plan.search is not None for plan in plans),
+        coordinates=max((each.component_count or 0 for each in reduced), default=0),
         levels=max((each.levels or [0])[0] for each in options),
         neighbours=max((each.neighbour_count for each in reduced), default=0),
         balanced=any(each.balanced is not None for each in options),
@@ -401,7 +413,7 @@ REMEDIES = {
     "metrics": "send fewer clusters or seeds",
     "unsupervised": "send fewer clusters or seeds",
     "report": "send fewer clusters, or embeddings with fewer rows",
-    "reduce": "leave out `reduce`, or send fewer `reduce.neighbours`",
+    "reduce": "leave out `reduce`, or send fewer `reduce.neighbours` or `reduce.components`",
     "choose": "end `clusters_range` at a lower number",
     "probe": "leave out `linear_probe`",
 }

@@ -76,7 +76,7 @@ class Plan:
             return options.restarts
         most = options.max_points_per_centroid
         rows = self.train.rows if most is None else min(self.train.rows, most * self.k)
-        dim = (pca.components if pca else None) or self.train.dim
+        dim = self.reduced_dim or (pca.components if pca else None) or self.train.dim
         return cheap_restarts(rows, dim, self.k, options.iterations)
 
     @property
@@ -98,6 +98,11 @@ class Plan:
         most = self.request.kmeans.max_points_per_centroid
         wanted = self.train.rows if most is None else most * self.k
         return wanted if wanted < self.train.rows else 0
+
+    @property
+    def reduced_dim(self) -> int | None:
+        """Coordinates of reduced rows, at most; None where they have as many as before."""
+        return None if self.request.reduce is None else self.request.reduce.component_count
 
     @property
     def components(self) -> int | None:

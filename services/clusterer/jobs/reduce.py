@@ -9,10 +9,11 @@ import numpy as np
 from shoal.schemas import ReduceOptions
 
 from clusterer.data.partitions import OnRows
-from clusterer.data.rows import MappedRows, Rows, l2_normalize
+from clusterer.data.rows import ArrayRows, MappedRows, Rows, l2_normalize
+from clusterer.jobs.plan import Plan
 from clusterer.jobs.workspace import Workspace, short_name
 from clusterer.neighbours import Nearest, Options, nearest_rows
-from clusterer.reduce import Fitted, Reduction, SmoothedRows
+from clusterer.reduce import Fitted, Reduction, SmoothedRows, diffusion_coordinates
 from clusterer.reduce.smooth import least_similarities, mutual
 
 
@@ -24,8 +25,10 @@ class Reducing:
     ----------
     options
         As sent.
-    train
-        Id of the set that it is fitted on.
+    train, rows
+        Id of the set that it is fitted on, and how many rows it has.
+    seed
+        Of what starts at random.
     work
         Keeps neighbours and rows.
     tag
@@ -38,23 +41,50 @@ class Reducing:
 
     options: ReduceOptions
     train: str
+    rows: int
+    seed: int
     work: Workspace
     tag: str
     memory: int
     on_rows: OnRows
 
+    @classmethod
+    def of(cls, plan: Plan, work: Workspace, tag: str, memory: int, on_rows: OnRows) -> Reducing:
+        """The reduction of a plan whose request has one; it depends on the first seed alone."""
+        if plan.request.reduce is None:
+            raise ValueError("the request has no `reduce`")
+        return cls(plan.request.reduce, plan.train.id, plan.train.rows, plan.seeds[0], work, tag, memory, on_rows)
+
     def fit(self, rows: Rows) -> tuple[Fitted, Rows]:
         """What the reduction of the train rows ``(n, d)`` is, and these rows reduced, held."""
         nearest = self._nearest(rows)
+        return self._smoothed(rows, nearest) if self.options.method == "smooth" else self._placed(nearest)
+
+    def _placed(self, nearest: Nearest) -> tuple[Fitted, Rows]:
+        options, name = self.options, self._name("coordinates", self.options.text)
+        kept = self.work.arrays(name)
+        if kept is None:
+            most = options.component_count or 0
+            found = diffusion_coordinates(nearest, most, options.step_count, seed=self.seed, on_round=self._round)
+            kept = {"coordinates": found}
+            self.work.keep_arrays(name, kept)
+        coordinates = np.asarray(kept["coordinates"], np.float32)
+        k = nearest.rows.shape[1]
+        return Fitted(options.method, k, options.step_count, coordinates=coordinates), ArrayRows(coordinates)
+
+    def _round(self, _: int) -> None:
+        self.on_rows(self.rows)
+
+    def _smoothed(self, rows: Rows, nearest: Nearest) -> tuple[Fitted, Rows]:
         least = least_similarities(nearest)
-        steps = self.options.steps or 1
+        steps = self.options.step_count
         neighbours = mutual(nearest, least)
         reduced: Rows = MappedRows(rows, l2_normalize, rows.dim)
         for step in range(1, steps + 1):
             reduced = self.work.hold(self._name("smoothed", step), SmoothedRows(reduced, neighbours), self.on_rows)
             self.work.release(self._name("smoothed", step - 1))
         k = nearest.rows.shape[1]
-        return Fitted(k, steps, least, neighbours if steps > 1 else None), reduced
+        return Fitted("smooth", k, steps, least, neighbours if steps > 1 else None), reduced
 
     def sets(self, rows: Mapping[str, Rows]) -> tuple[dict[str, Rows], Fitted]:
         """Every set reduced, held; the train set first, which the others are reduced by."""
@@ -70,7 +100,7 @@ class Reducing:
 
     def release(self, rows: Mapping[str, Rows]) -> None:
         """Remove the files of what `sets` held."""
-        self.work.release(self._name("smoothed", self.options.steps or 1))
+        self.work.release(self._name("smoothed", self.options.step_count))
         for name in rows:
             self.work.release(self._name("reduced", name))
 

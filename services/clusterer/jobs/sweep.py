@@ -136,7 +136,7 @@ class _Runner:
         with ExitStack() as held:
             if plan.request.reduce is not None:
                 # The rows depend on the first seed alone, so one reduction serves all points.
-                reducing = Reducing(plan.request.reduce, plan.train.id, self.work, tag, self.memory, self._report)
+                reducing = Reducing.of(plan, self.work, tag, self.memory, self._report)
                 held.callback(reducing.release, rows)
                 rows, _ = reducing.sets(rows)
             for point in points:

@@ -15,6 +15,8 @@ from clusterer.reduce.smooth import Numbers, averaged, mutual
 
 AT_ONCE: Final = 1024
 """New rows whose neighbours' neighbours are looked up together."""
+LEAST_WEIGHT: Final = np.float32(1e-6)
+"""Of a neighbour that is not similar."""
 
 
 @dataclass(frozen=True)
@@ -23,39 +25,53 @@ class Fitted:
 
     Attributes
     ----------
+    method
+        Its name in requests.
     k
         The nearest rows of each row that count.
     steps
-        How often rows are averaged with their neighbours.
+        How often rows are averaged with their neighbours, or the steps of a random walk.
     least
-        ``(n,) float32``: the similarity of each train row to the last of its nearest ones.
+        ``(n,) float32``: the similarity of each train row to the last of its nearest ones; where rows are averaged.
     neighbours
         ``(n, k) int32``: the rows that each train row is averaged with, -1 for none; only for more than one step.
+    coordinates
+        ``(n, c) float32``: the train rows' coordinates of length 1; None where rows are averaged.
     """
 
+    method: str
     k: int
     steps: int
-    least: Float32Array
+    least: Float32Array | None = None
     neighbours: Numbers | None = None
+    coordinates: Float32Array | None = None
 
     def record(self) -> dict[str, int | str]:
         """For spec.json: what was left open in the request too."""
-        return {"method": "smooth", "neighbours": self.k, "steps": self.steps}
+        found: dict[str, int | str] = {"method": self.method, "neighbours": self.k, "steps": self.steps}
+        return found if self.coordinates is None else {**found, "components": self.coordinates.shape[1]}
+
+    @property
+    def rows(self) -> int:
+        """Rows of the train set."""
+        kept = self.least if self.coordinates is None else self.coordinates
+        return 0 if kept is None else len(kept)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Fitted:
         """The inverse of `arrays`."""
+        least, coordinates = (
+            np.asarray(arrays[name], np.float32) if name in arrays else None for name in ("least", "coordinates")
+        )
         neighbours = np.asarray(arrays["neighbours"], np.int32) if "neighbours" in arrays else None
-        return cls(int(arrays["k"]), int(arrays["steps"]), np.asarray(arrays["least"], np.float32), neighbours)
+        k, steps = int(arrays["k"]), int(arrays["steps"])
+        return cls(str(arrays["method"]), k, steps, least, neighbours, coordinates)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Everything as named arrays, for ``reduction.npz``."""
-        named: dict[str, NDArray[np.generic]] = {
-            "k": np.asarray(self.k),
-            "steps": np.asarray(self.steps),
-            "least": self.least,
-        }
-        return named if self.neighbours is None else {**named, "neighbours": self.neighbours}
+        numbers = {name: np.asarray(getattr(self, name)) for name in ("method", "k", "steps")}
+        kept = {name: getattr(self, name) for name in ("least", "neighbours", "coordinates")}
+        return {**numbers, **{name: each for name, each in kept.items() if each is not None}}
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,8 @@ class Reduction:
     @property
     def width(self) -> int:
         """Columns of reduced rows."""
-        return self.train.dim
+        coordinates = self.fitted.coordinates
+        return self.train.dim if coordinates is None else int(coordinates.shape[1])
 
     @property
     def bytes(self) -> int:
@@ -93,12 +110,22 @@ class Reduction:
     def __call__(self, rows: Float32Array) -> Float32Array:
         """Reduce ``(m, d)`` transformed rows to ``(m, width)``; what a row becomes does not depend on the others."""
         found = np.empty((len(rows), self.width), np.float32)
+        reduce = self._smoothed if self.fitted.coordinates is None else self._placed
         for part in ranges(len(rows), AT_ONCE):
-            found[part] = self._smoothed(rows[part])
+            found[part] = reduce(rows[part])
         return found
 
+    def _placed(self, rows: Float32Array) -> Float32Array:
+        """The direction of the mean of the neighbours' coordinates, weighted by similarity."""
+        near, coordinates = self.among.nearest(rows), np.asarray(self.fitted.coordinates)
+        weights = np.maximum(near.similarity, LEAST_WEIGHT)
+        found = np.zeros((len(rows), self.width), np.float32)
+        for column, weight in zip(near.rows.T, weights.T, strict=True):
+            found += weight[:, None] * coordinates[column]
+        return l2_normalize(found)
+
     def _smoothed(self, rows: Float32Array) -> Float32Array:
-        near = mutual(self.among.nearest(rows), self.fitted.least)
+        near = mutual(self.among.nearest(rows), np.asarray(self.fitted.least))
         found = l2_normalize(rows)
         chosen, places = _distinct(near)
         for step in range(self.fitted.steps):

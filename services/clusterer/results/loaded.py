@@ -191,7 +191,7 @@ def stored_reduction(store: Store, clustering: Clustering, transform: Transform)
         rows = ChosenRows(rows, arrays["rows"])
     with clustering.reading(clustering.layout.reduction):
         fitted = Fitted.from_arrays(arrays)
-    if len(fitted.least) != rows.n:
+    if fitted.rows != rows.n:
         raise clustering.corrupt(clustering.layout.reduction, f"is not of the {rows.n} rows of embeddings {train!r}")
     return Reduction.of(fitted, in_memory(transform.view(rows)), Options())
 

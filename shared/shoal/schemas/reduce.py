@@ -14,21 +14,41 @@ REDUCE_TEXT = (
     "How rows change before k-means, from the rows nearest to each by cosine; null for not at all. A text is the "
     "method with its defaults. Scored sets and new images follow the train rows nearest to them; they change nothing."
 )
-NEIGHBOURS: Final = {"smooth": 10}
+NEIGHBOURS: Final = {"smooth": 10, "spectral": 10}
+STEPS: Final = {"smooth": 1, "spectral": 12}
+MOST_STEPS: Final = {"smooth": 4, "spectral": 1000}
+COMPONENTS: Final = {"spectral": 64}
+"""Defaults and limits by method; those that a method does not take are missing."""
 
 
 class ReduceOptions(Request):
     """A method that uses the nearest rows of every row; its name stands for the method with its defaults."""
 
-    method: Literal["smooth"] = Field(
-        description="`smooth`: each row becomes the mean of itself and its nearest rows, scaled to unit length."
+    method: Literal["smooth", "spectral"] = Field(
+        description="`smooth`: each row becomes the mean of itself and its mutual neighbours, scaled to unit length. "
+        "`spectral`: rows get coordinates by a random walk on the graph of nearest rows, its leading eigenvectors."
     )
     neighbours: int | None = Field(
         None, ge=1, le=200, description="Nearest rows of each row that count; by default 10."
     )
     steps: int | None = Field(
-        None, ge=1, le=4, description="For `smooth`: how often rows become means; by default once."
+        None,
+        ge=1,
+        le=1000,
+        description="How often rows become means, 1 to 4, by default once; or steps of the random walk, by default 12.",
     )
+    components: int | None = Field(
+        None, ge=2, le=1000, description="For `spectral`: the most coordinates of a row; by default 64."
+    )
+
+    @model_validator(mode="after")
+    def _taken(self) -> ReduceOptions:
+        if self.components is not None and self.method not in COMPONENTS:
+            raise ValueError(f"`components` is for {_names(COMPONENTS)}")
+        most = MOST_STEPS[self.method]
+        if self.steps is not None and self.steps > most:
+            raise ValueError(f"`steps` is at most {most} with `{self.method}`")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -52,3 +72,17 @@ class ReduceOptions(Request):
     def neighbour_count(self) -> int:
         """The nearest rows of each row, as sent or by default."""
         return self.neighbours or NEIGHBOURS[self.method]
+
+    @property
+    def step_count(self) -> int:
+        """The steps, as sent or by default."""
+        return self.steps or STEPS[self.method]
+
+    @property
+    def component_count(self) -> int | None:
+        """The most coordinates, as sent or by default; None for as many as before."""
+        return self.components or COMPONENTS.get(self.method)
+
+
+def _names(methods: dict[str, int]) -> str:
+    return " and ".join(f"`{name}`" for name in methods)
