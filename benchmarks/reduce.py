@@ -98,7 +98,7 @@ def images_of(settings: Settings, work: Path, name: str, fashion: int) -> str:
     if name != "fashion":
         return fetch_images(settings.data, name, print).name
     package, folder = fetch(work / "package"), settings.data / f"fashion-{fashion}"
-    write_images(package, folder, min(fashion, 10_000))
+    write_images(package, folder / "test", min(fashion, 10_000))
     if fashion > 10_000:
         write_images(package, folder / "train", fashion - 10_000, "train")
     return folder.name
@@ -106,12 +106,8 @@ def images_of(settings: Settings, work: Path, name: str, fashion: int) -> str:
 
 def embed(settings: Settings, path: str, model: Any) -> str:
     """Embed a folder of images, or find that it is embedded."""
-    request = {
-        "images": {"path": path, "labels": {"folder_level": -1}},
-        "model": model,
-        "engine": "eager",
-        "thumbnails": False,
-    }
+    labels: Any = {"folder_level": 1} if path.startswith("fashion") else "folder"
+    request = {"images": {"path": path, "labels": labels}, "model": model, "engine": "eager", "thumbnails": False}
     return str(extractor.run(JobContext.local(request, kind="extract:torch"), settings)["embeddings"])
 
 
