@@ -114,7 +114,8 @@ def models_of(settings: Settings) -> dict[str, Any]:
     if weights is None:
         raise SystemExit("The weights of tf_efficientnet_lite0 are not installed.")
     settings.models.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(weights, settings.models / weights.name)
+    if weights.parent != settings.models:  # they are there where a run is repeated
+        shutil.copyfile(weights, settings.models / weights.name)
     # The garments fill their 28 pixels, and the network's own centre crop cuts an eighth of them off.
     whole = {"architecture": spec.architecture, "weights": weights.name, "transform": {"crop_fraction": 1.0}}
     return {WHOLE: whole, "lite0, its own crop": spec.name, "raw pixels": "raw_pixels"}

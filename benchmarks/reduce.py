@@ -41,7 +41,7 @@ from shoal.jobs.child import JobContext
 from shoal.settings import Settings
 from shoal.store import ModelRecord, Plan, RowMetadata, Source, Store, image_id
 
-OURS: dict[str, Any] = {"k-means": None, "smooth": "smooth", "spectral": "spectral"}
+OURS: dict[str, Any] = {"k-means": None, "smooth": "smooth", "spectral": "spectral", "umap": "umap"}
 UMAP, SPECTRAL = "umap-learn 50, k-means", "scikit-learn spectral"
 MOST_SPECTRAL = 20_000
 FIGURES = {"acc": ("accuracy", "hungarian", "scored"), "nmi": ("nmi_arithmetic",), "ari": ("ari",)}

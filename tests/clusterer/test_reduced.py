@@ -28,6 +28,7 @@ METHODS: tuple[Any, ...] = (
     "smooth",
     {"method": "smooth", "neighbours": 7, "steps": 3},
     "spectral",
+    {"method": "umap", "components": 3},
 )
 OPTIONS: dict[str, Any] = {"clusters": 4, "pca": {"components": 6}, "seed": 0}
 RESULTS = ("transform.npz", "reduction.npz", "centroids.npy", "assignments.parquet", "map.parquet", "metrics.json")
@@ -152,7 +153,7 @@ def test_a_sweep_compares_reductions(planted: Planted, make_set: MakeSet, store:
     table = tidy(store.sweep(found["sweep"]).points())
     assert [each["reduce"] for each in table] == [
         *(None, None, "smooth", "smooth", "smooth neighbours=7 steps=3", "smooth neighbours=7 steps=3"),
-        *("spectral", "spectral"),
+        *("spectral", "spectral", "umap components=3", "umap components=3"),
     ]
     alone = pipeline.run(JobContext.local({**request, "clusters": 5, "reduce": METHODS[-1]}, kind="cluster"), settings)[
         "clustering"

@@ -24,6 +24,7 @@ from clusterer.evaluation.unsupervised import LABELLING_VALUES, MOST_SAMPLED, SM
 from clusterer.jobs.plan import SEARCHED_ROWS, Plan
 from clusterer.kmeans import needs_faiss
 from clusterer.kmeans.seeding import trials_of
+from clusterer.reduce.spectral import EXTRA, FEWEST
 
 MIB = 2**20
 FRACTION = 4
@@ -55,9 +56,8 @@ PER_PAIR = 112
 """Bytes of a pair of sizes whose expected mutual information is added up."""
 PER_NEIGHBOUR = 40
 """Bytes of a neighbour of a row: its number and similarity, and copies of both while they are merged."""
-PER_COORDINATE, PER_EDGE = 28, 72
-"""Bytes of a coordinate of a row while eigenvectors are found: that of four blocks of vectors with some more of them,
-and of what is kept; of a neighbour of a row in the graph: twice, while the graph is made."""
+PER_VECTOR, PER_EDGE = 20, 72
+"""Bytes of a value of an eigenvector while these are found, in four blocks; of a neighbour of a row in the graph."""
 SEARCH_BYTES = 64 * MIB
 """Least memory of a search for neighbours beside its result."""
 PER_REPORTED_ROW = 260
@@ -194,7 +194,7 @@ class Problem:
     @property
     def _eigen_bytes(self) -> int:
         """The graph of nearest rows and blocks of vectors, where rows get coordinates."""
-        each = PER_COORDINATE * self.coordinates + PER_EDGE * self.neighbours
+        each = PER_VECTOR * max(self.coordinates + EXTRA, FEWEST) + PER_EDGE * self.neighbours
         return each * self.train_rows if self.coordinates else 0
 
     @property

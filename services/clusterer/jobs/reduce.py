@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from shoal.host import available_cores
 from shoal.schemas import ReduceOptions
 
 from clusterer.data.partitions import OnRows
-from clusterer.data.rows import ArrayRows, MappedRows, Rows, l2_normalize
+from clusterer.data.rows import ArrayRows, Float32Array, MappedRows, Rows, l2_normalize
 from clusterer.jobs.plan import Plan
 from clusterer.jobs.workspace import Workspace, short_name
 from clusterer.neighbours import Nearest, Options, nearest_rows
-from clusterer.reduce import Fitted, Reduction, SmoothedRows, diffusion_coordinates
+from clusterer.reduce import Fitted, Reduction, SmoothedRows, diffusion_coordinates, umap_coordinates
 from clusterer.reduce.smooth import least_similarities, mutual
 
 
@@ -64,16 +65,20 @@ class Reducing:
         options, name = self.options, self._name("coordinates", self.options.text)
         kept = self.work.arrays(name)
         if kept is None:
-            most = options.component_count or 0
-            found = diffusion_coordinates(nearest, most, options.step_count, seed=self.seed, on_round=self._round)
-            kept = {"coordinates": found}
+            kept = {"coordinates": self._coordinates(nearest, options.component_count or 0)}
             self.work.keep_arrays(name, kept)
         coordinates = np.asarray(kept["coordinates"], np.float32)
         k = nearest.rows.shape[1]
         return Fitted(options.method, k, options.step_count, coordinates=coordinates), ArrayRows(coordinates)
 
-    def _round(self, _: int) -> None:
-        self.on_rows(self.rows)
+    def _coordinates(self, nearest: Nearest, most: int) -> Float32Array:
+        if self.options.method == "spectral":
+            return diffusion_coordinates(
+                nearest, most, self.options.step_count, seed=self.seed, on_round=lambda _: self.on_rows(self.rows)
+            )
+        return umap_coordinates(
+            nearest, most, seed=self.seed, threads=available_cores(), on_epoch=lambda _: self.on_rows(self.rows)
+        )
 
     def _smoothed(self, rows: Rows, nearest: Nearest) -> tuple[Fitted, Rows]:
         least = least_similarities(nearest)

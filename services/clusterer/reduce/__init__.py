@@ -6,5 +6,6 @@ Start with `reduction`: what a clustering keeps so that new rows are reduced by 
 from clusterer.reduce.reduction import Fitted, Reduction
 from clusterer.reduce.smooth import SmoothedRows
 from clusterer.reduce.spectral import diffusion_coordinates
+from clusterer.reduce.umap import umap_coordinates
 
-__all__ = ["Fitted", "Reduction", "SmoothedRows", "diffusion_coordinates"]
+__all__ = ["Fitted", "Reduction", "SmoothedRows", "diffusion_coordinates", "umap_coordinates"]

@@ -30,13 +30,13 @@ class Fitted:
     k
         The nearest rows of each row that count.
     steps
-        How often rows are averaged with their neighbours, or the steps of a random walk.
+        How often rows are averaged with their neighbours, or the steps of a random walk; 0 where there are none.
     least
         ``(n,) float32``: the similarity of each train row to the last of its nearest ones; where rows are averaged.
     neighbours
         ``(n, k) int32``: the rows that each train row is averaged with, -1 for none; only for more than one step.
     coordinates
-        ``(n, c) float32``: the train rows' coordinates of length 1; None where rows are averaged.
+        ``(n, c) float32``: the train rows' coordinates; None where rows are averaged.
     """
 
     method: str
@@ -48,7 +48,9 @@ class Fitted:
 
     def record(self) -> dict[str, int | str]:
         """For spec.json: what was left open in the request too."""
-        found: dict[str, int | str] = {"method": self.method, "neighbours": self.k, "steps": self.steps}
+        found: dict[str, int | str] = {"method": self.method, "neighbours": self.k}
+        if self.steps:
+            found["steps"] = self.steps
         return found if self.coordinates is None else {**found, "components": self.coordinates.shape[1]}
 
     @property
@@ -116,13 +118,16 @@ class Reduction:
         return found
 
     def _placed(self, rows: Float32Array) -> Float32Array:
-        """The direction of the mean of the neighbours' coordinates, weighted by similarity."""
+        """The mean of the neighbours' coordinates, weighted by similarity; its direction where these have length 1."""
         near, coordinates = self.among.nearest(rows), np.asarray(self.fitted.coordinates)
         weights = np.maximum(near.similarity, LEAST_WEIGHT)
         found = np.zeros((len(rows), self.width), np.float32)
         for column, weight in zip(near.rows.T, weights.T, strict=True):
             found += weight[:, None] * coordinates[column]
-        return l2_normalize(found)
+        if self.fitted.method == "spectral":
+            return l2_normalize(found)
+        found /= weights.sum(axis=1, keepdims=True)
+        return found
 
     def _smoothed(self, rows: Float32Array) -> Float32Array:
         near = mutual(self.among.nearest(rows), np.asarray(self.fitted.least))

@@ -258,6 +258,8 @@ class ClusterRequest(JobRequest):
                 raise ValueError("`clusters_range` needs `clusters`: `auto`")
             if self.clusters_range[0] >= self.clusters_range[1]:
                 raise ValueError("`clusters_range` must ascend: send the smallest, then the largest number of clusters")
+        if self.kmeans.spherical and self.reduce is not None and self.reduce.method == "umap":
+            raise ValueError("`kmeans.spherical` compares directions, which places by `reduce`: `umap` do not have")
         if self.kmeans.levels is not None and self.clusters == "auto":
             raise ValueError("`kmeans.levels` needs a fixed number of clusters, not `auto`")
         return self

@@ -14,22 +14,23 @@ REDUCE_TEXT = (
     "How rows change before k-means, from the rows nearest to each by cosine; null for not at all. A text is the "
     "method with its defaults. Scored sets and new images follow the train rows nearest to them; they change nothing."
 )
-NEIGHBOURS: Final = {"smooth": 10, "spectral": 10}
+NEIGHBOURS: Final = {"smooth": 10, "spectral": 10, "umap": 15}
 STEPS: Final = {"smooth": 1, "spectral": 12}
 MOST_STEPS: Final = {"smooth": 4, "spectral": 1000}
-COMPONENTS: Final = {"spectral": 64}
+COMPONENTS: Final = {"spectral": 64, "umap": 5}
 """Defaults and limits by method; those that a method does not take are missing."""
 
 
 class ReduceOptions(Request):
     """A method that uses the nearest rows of every row; its name stands for the method with its defaults."""
 
-    method: Literal["smooth", "spectral"] = Field(
+    method: Literal["smooth", "spectral", "umap"] = Field(
         description="`smooth`: each row becomes the mean of itself and its mutual neighbours, scaled to unit length. "
-        "`spectral`: rows get coordinates by a random walk on the graph of nearest rows, its leading eigenvectors."
+        "`spectral`: rows get coordinates by a random walk on the graph of nearest rows, its leading eigenvectors. "
+        "`umap`: rows get a place in a few dimensions, near to their nearest rows, by UMAP's forces."
     )
     neighbours: int | None = Field(
-        None, ge=1, le=200, description="Nearest rows of each row that count; by default 10."
+        None, ge=1, le=200, description="Nearest rows of each row that count; by default 10, or 15 for `umap`."
     )
     steps: int | None = Field(
         None,
@@ -38,15 +39,20 @@ class ReduceOptions(Request):
         description="How often rows become means, 1 to 4, by default once; or steps of the random walk, by default 12.",
     )
     components: int | None = Field(
-        None, ge=2, le=1000, description="For `spectral`: the most coordinates of a row; by default 64."
+        None,
+        ge=2,
+        le=1000,
+        description="For `spectral` and `umap`: the most coordinates of a row; by default 64 and 5.",
     )
 
     @model_validator(mode="after")
     def _taken(self) -> ReduceOptions:
         if self.components is not None and self.method not in COMPONENTS:
             raise ValueError(f"`components` is for {_names(COMPONENTS)}")
-        most = MOST_STEPS[self.method]
-        if self.steps is not None and self.steps > most:
+        most = MOST_STEPS.get(self.method)
+        if self.steps is not None and most is None:
+            raise ValueError(f"`steps` is for {_names(STEPS)}")
+        if self.steps is not None and most is not None and self.steps > most:
             raise ValueError(f"`steps` is at most {most} with `{self.method}`")
         return self
 
@@ -75,8 +81,8 @@ class ReduceOptions(Request):
 
     @property
     def step_count(self) -> int:
-        """The steps, as sent or by default."""
-        return self.steps or STEPS[self.method]
+        """The steps, as sent or by default; 0 for a method without them."""
+        return self.steps or STEPS.get(self.method, 0)
 
     @property
     def component_count(self) -> int | None:
