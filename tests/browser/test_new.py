@@ -57,6 +57,18 @@ def test_what_the_api_refuses_stands_at_its_field(open_pages: OpenPages, stack: 
     check_accessible(page)
 
 
+def test_rows_may_be_reduced_before_they_are_grouped(page: Page, embedded: str) -> None:
+    page.goto(f"/ui/new?set={embedded}")
+    page.get_by_role("radio", name="This many").check()
+    page.get_by_label("Number of groups").fill("3")
+    page.get_by_text("More settings").click()
+    page.get_by_label("Before grouping").select_option("spectral")
+    with page.expect_request(lambda request: request.method == "POST" and "/cluster" in request.url) as sent:
+        page.get_by_role("button", name="Start").click()
+    assert (sent.value.post_data_json or {})["reduce"] == "spectral"
+    expect(page.get_by_role("link", name="See the groups")).to_be_visible(timeout=LONG_MS)
+
+
 def test_images_of_this_computer_are_sent_once(page: Page, stack: Running) -> None:
     sent: list[str] = []
     sets: set[str] = set()

@@ -56,8 +56,9 @@ PER_PAIR = 112
 """Bytes of a pair of sizes whose expected mutual information is added up."""
 PER_NEIGHBOUR = 40
 """Bytes of a neighbour of a row: its number and similarity, and copies of both while they are merged."""
-PER_VECTOR, PER_EDGE = 20, 72
-"""Bytes of a value of an eigenvector while these are found, in four blocks; of a neighbour of a row in the graph."""
+PER_VECTOR, PER_EDGE, SPARSE_BYTES = 18, 72, 32 * MIB
+"""Bytes of a value of an eigenvector while these are found, in four blocks; of a neighbour of a row in the graph; added
+by scipy's sparse matrices."""
 SEARCH_BYTES = 64 * MIB
 """Least memory of a search for neighbours beside its result."""
 PER_REPORTED_ROW = 260
@@ -195,7 +196,7 @@ class Problem:
     def _eigen_bytes(self) -> int:
         """The graph of nearest rows and blocks of vectors, where rows get coordinates."""
         each = PER_VECTOR * max(self.coordinates + EXTRA, FEWEST) + PER_EDGE * self.neighbours
-        return each * self.train_rows if self.coordinates else 0
+        return SPARSE_BYTES + each * self.train_rows if self.coordinates else 0
 
     @property
     def _fitted_rows(self) -> int:

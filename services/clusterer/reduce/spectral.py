@@ -102,16 +102,23 @@ def _filtered(matrix: csr_matrix, block: Float32Array, low: float) -> Float32Arr
     # Scaled by the polynomial's value at 1, so that nothing overflows.
     top = half / (1 - middle)
     sigma = top
-    before, now = block, (matrix @ block - np.float32(middle) * block) * np.float32(sigma / half)
+    before, now = block, _combined(matrix @ block, (sigma / half, -sigma * middle / half), block)
     for _ in range(DEGREE - 1):
         following = 1 / (2 / top - sigma)
-        after = matrix @ now
-        after -= np.float32(middle) * now
-        after *= np.float32(2 * following / half)
-        before *= np.float32(sigma * following)
-        after -= before
+        factor = 2 * following / half
+        after = _combined(matrix @ now, (factor, -factor * middle), now)
+        after = _combined(after, (1.0, -sigma * following), before)
         before, now, sigma = now, after, following
-    return np.asarray(now, np.float32)
+    return now
+
+
+def _combined(block: Float32Array, factors: tuple[float, float], other: Float32Array) -> Float32Array:
+    """The block times a factor, and another one times the other, in the block's place."""
+    own, others = np.float32(factors[0]), np.float32(factors[1])
+    for part in ranges(len(block), BLOCK):
+        block[part] *= own
+        block[part] += others * other[part]
+    return block
 
 
 def _orthonormal(block: Float32Array) -> Float32Array:

@@ -30,7 +30,7 @@ STYLE: dict[RcKeyType, object] = {
 }
 SIZE = (7.6, 4.8)
 MOST_SERIES = 4
-PARAMETERS = ("model", "normalize", "whiten", "components", "k")
+PARAMETERS = ("model", "normalize", "whiten", "components", "reduce", "k")
 SWITCHES = {"normalize": ("not normalised", "normalised"), "whiten": ("not whitened", "whitened")}
 
 SIDES = (
@@ -116,6 +116,8 @@ def say(name: str, value: Any) -> str:
     """A parameter's value as text."""
     if name == "components":
         return "no PCA" if value is None else f"{value} components"
+    if name == "reduce":
+        return "not reduced" if value is None else str(value)
     if name in SWITCHES:
         return SWITCHES[name][bool(value)]
     return f"{name} = {value:g}" if isinstance(value, (int, float)) else str(value)
@@ -137,7 +139,8 @@ def second(axes: Axes) -> Axes:
 
 def caption(figure: Figure, rows: Sequence[Row], left_out: str = "") -> None:
     """Write below the plot what all its points have in common, and the number of seeds of each."""
-    shared = [say(name, rows[0][name]) for name in PARAMETERS if len({row[name] for row in rows}) == 1]
+    same = [name for name in PARAMETERS if len({row[name] for row in rows}) == 1]
+    shared = [say(name, rows[0][name]) for name in same if name != "reduce" or rows[0][name] is not None]
     if len({row["scored"] for row in rows}) == 1:
         shared.insert(1 if len({row["model"] for row in rows}) == 1 else 0, f"scored on {rows[0]['scored']}")
     seeds = {row["seeds"] for row in rows}

@@ -21,8 +21,8 @@ DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MODELS = (ACCURACY, "#c2570c", "#2b8a3e", "#8338ad", "#b8860b")
 DPI = 150
-PCA_CURVES = ("model", "normalize", "whiten", "k")
-CLUSTER_CURVES = ("model", "normalize", "whiten", "components")
+PCA_CURVES = ("model", "normalize", "whiten", "reduce", "k")
+CLUSTER_CURVES = ("model", "normalize", "whiten", "components", "reduce")
 UNLABELLED_CURVES = ("scored", *CLUSTER_CURVES)
 
 

@@ -265,8 +265,8 @@ def _request(job: Job) -> SweepRequest | None:
 
 def sweep_table(rows: list[Json], title: str | None = None) -> Table:
     """A sweep's table with the columns that vary and the main metrics."""
-    names = ("model", "scored", "normalize", "components", "whiten", "over", "k")
-    varying = [name for name in names if len({row[name] for row in rows}) > 1] or ["k"]
+    names = ("model", "scored", "normalize", "components", "whiten", "reduce", "over", "k")
+    varying = [name for name in names if len({row.get(name) for row in rows}) > 1] or ["k"]
     metrics = [(key, label) for key, label in SHOWN if any(row[key] is not None for row in rows)]
     columns = (*varying, *(label for _, label in metrics))
     table = columns_of(*columns, right=set(columns) - {"model", "scored"}, title=title)

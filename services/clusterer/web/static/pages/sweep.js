@@ -6,7 +6,7 @@ import { html, useEffect, useRef, useState } from '../vendor/preact.js';
 import { setName } from '../jobs.js';
 import { FIGURES, figureOf } from '../figures.js';
 
-const PARAMETERS = ['embeddings', 'model', 'normalize', 'whiten', 'components', 'over', 'k', 'scored'];
+const PARAMETERS = ['embeddings', 'model', 'normalize', 'whiten', 'components', 'reduce', 'over', 'k', 'scored'];
 const MOST_LINES = 8;
 const AXES = { k: 'groups', components: 'PCA components' };
 
@@ -15,6 +15,7 @@ function say(name, value) {
   if (name === 'components') return value === null ? 'no PCA' : `${value} components`;
   if (name === 'normalize') return value ? 'unit length' : 'not normalised';
   if (name === 'whiten') return value ? 'whitened' : 'not whitened';
+  if (name === 'reduce') return value || 'not reduced';
   if (name === 'k') return `${value} groups`;
   if (name === 'over') return value === null ? '' : `${value} per label`;
   return String(value);

@@ -10,9 +10,16 @@ const KINDS = [
   ['none', 'None yet', 'Only look at the images; make groups later.'],
 ];
 
+const REDUCTIONS = [
+  ['', 'Nothing'],
+  ['smooth', 'Average each image with those like it'],
+  ['spectral', 'Random walk over nearest images'],
+  ['umap', 'UMAP'],
+];
+
 export const GROUPS = {
   kind: 'auto', clusters: '10', over: '1', low: '', high: '', numbers: '5, 10, 20, 50', components: '', whiten: false,
-  normalize: true, seeds: '', restarts: '', iterations: '', spherical: false, balanced: '', levels: '', memory: '',
+  normalize: true, seeds: '', restarts: '', iterations: '', spherical: false, balanced: '', levels: '', memory: '', reduce: '',
 };
 
 export function Groups({ values, set, problem, number: step, existing }) {
@@ -44,9 +51,12 @@ const lists = (problem, field) => problem?.errors.find((each) => each.field.star
 function Advanced({ values, set, problem }) {
   const about = (field) => problem?.about(field);
   const check = (name, label, hint) => html`<${Field} inline label=${label} hint=${hint}>${(ids) => html`<input ...${ids} type="checkbox" checked=${values[name]} onChange=${(event) => set({ [name]: event.target.checked })} />`}</${Field}>`;
-  const changed = ['seeds', 'restarts', 'iterations', 'balanced', 'levels', 'memory'].some((name) => problem && values[name]);
+  const changed = ['seeds', 'restarts', 'iterations', 'balanced', 'levels', 'memory', 'reduce'].some((name) => problem && values[name]);
   return html`<details open=${changed || undefined}><summary>More settings</summary><div class="fields inner">
     ${values.kind !== 'sweep' && html`<${Input} label="PCA components" name="components" type="number" min="1" placeholder="no PCA" values=${values} set=${set} error=${about('pca.components')} hint="Fewer directions: less noise, more speed" />`}
+    <${Field} label="Before grouping" error=${about('reduce')} hint="From the nearest images of each: groups often become clearer">${(ids) => html`<select ...${ids} value=${values.reduce} onChange=${(event) => set({ reduce: event.target.value })}>
+      ${REDUCTIONS.map(([method, name]) => html`<option value=${method}>${name}</option>`)}
+    </select>`}</${Field}>
     <${Input} label="Seeds" name="seeds" placeholder="0, 1, 2" values=${values} set=${set} error=${lists(problem, 'seeds')} hint="One run each; figures get their deviation from them" />
     <${Input} label="Restarts" name="restarts" type="number" min="1" placeholder="Shoal decides" values=${values} set=${set} error=${about('kmeans.restarts')} />
     <${Input} label="Iterations" name="iterations" type="number" min="1" placeholder="50" values=${values} set=${set} error=${about('kmeans.iterations')} />
@@ -84,6 +94,7 @@ export function groupRequest(values) {
     body.pca = { components, whiten: values.whiten };
   }
   if (!values.normalize) body.normalize = false;
+  if (values.reduce) body.reduce = values.reduce;
   if (values.seeds.trim()) body.seeds = list(values.seeds);
   if (values.memory.trim()) body.memory_limit = values.memory.trim();
   const kmeans = {};
