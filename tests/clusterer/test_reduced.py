@@ -133,6 +133,8 @@ def test_the_clustering_says_what_was_left_open(planted: Planted, make_set: Make
     }
     assert found.spec["reduce"] == {"method": "smooth", "neighbours": 10, "steps": 1}
     assert "reduce" in found.run()["timings_s"]
+    report = found.layout.report_html.read_text(encoding="utf-8")
+    assert "smooth, neighbours 10, steps 1" in report
 
 
 def test_a_few_rows_are_all_neighbours(make_set: MakeSet, run_job: RunJob) -> None:

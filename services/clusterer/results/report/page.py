@@ -154,9 +154,15 @@ def _options(spec: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("normalisation", "unit L2 norm" if request["normalize"] else "none"),
         ("PCA", projection),
+        *([("reduced", _said(spec["reduce"]))] if spec.get("reduce") else []),
         ("k-means", f"{spec['engine']}, {request['kmeans']['init']}, {spec['restarts']} restart(s)"),
         ("seeds", ", ".join(str(seed) for seed in spec["seeds"]) + f" (shown: {spec['best_seed']})"),
     ]
+
+
+def _said(reduced: dict[str, object]) -> str:
+    """``spectral, neighbours 10, steps 12, components 64``."""
+    return ", ".join(str(value) if name == "method" else f"{name} {value}" for name, value in reduced.items())
 
 
 def _percent(share: float | None) -> str:
