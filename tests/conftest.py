@@ -47,8 +47,9 @@ hypothesis.settings.load_profile("untimed")
 class RedisServer:
     """A real server on a unix socket, in a process of its own, that tests may kill and start again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, data: Path | None = None) -> None:
         self.folder = folder
+        self.data = data or folder
         self.socket = folder / "valkey.sock"
         self.url = f"unix://{self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,7 +59,7 @@ class RedisServer:
         options = {
             "port": "0",
             "unixsocket": str(self.socket),
-            "dir": str(self.folder),
+            "dir": str(self.data),
             "appendonly": "yes",
             "appendfsync": "everysec",
             "maxmemory-policy": "noeviction",

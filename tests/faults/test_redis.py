@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from shoal.jobs.queue import JobQueue
@@ -15,14 +15,6 @@ from tests.conftest import JobFile, MakeJobFile, RedisServer, StartWorker, WaitU
 LEASE_S = 3.0
 
 Scene = tuple[str, JobFile, list[WorkerProcess]]
-
-
-@pytest.fixture
-def own_queue(own_redis: RedisServer) -> Iterator[JobQueue]:
-    """A queue on the test's own server."""
-    queue = JobQueue.from_url(own_redis.url)
-    yield queue
-    queue.close()
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -47,19 +45,6 @@ def test_a_write_that_the_system_refuses_is_store_full(tmp_path: Path, attempts:
     assert list((found.layout.folder / "work").iterdir()) == []
     assert attempts.attempt(store, plan, 0, "after")
     assert store.finish_embeddings(plan.id).rows == 10
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small disk needs root")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def test_freeing_space_on_a_full_disk_is_all_it_takes(tiny_disk: Path, attempts: ModuleType) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from shoal.settings import Settings
 
 def main() -> None:
     options = json.loads(sys.argv[1])
+    # A clock that is wrong is wrong for the worker alone: under libfaketime, time.sleep of its jobs would fail.
+    os.environ.pop("LD_PRELOAD", None)
     logs.configure("worker")
     queue = JobQueue(connect(options["url"]), lease_s=options["lease_s"], backoff_s=0.05)
     settings = Settings(
