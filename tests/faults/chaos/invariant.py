@@ -20,8 +20,8 @@ from shoal.store.verify_results import verify_all
 from tests.faults.chaos.installation import Installation
 from tests.faults.chaos.load import Load
 
-SETTLE_S = 240.0
-"""How long the jobs that are left may take once nothing is broken any more."""
+SETTLE_S = 120.0
+"""How long the next of the jobs that are left may take once nothing is broken any more."""
 HONEST = {"worker_died", "worker_lost", "child_silent"}
 """Codes of jobs whose every attempt was killed."""
 OF_THE_RUN = ("run.json", "report", "iterations.parquet")
@@ -50,10 +50,13 @@ def judge(installation: Installation, load: Load, cancelled: set[str]) -> Judgem
 
 def _unsettled(installation: Installation, queue: JobQueue) -> Iterator[str]:
     """Jobs that do not end, with everything running again."""
-    deadline = time.monotonic() + SETTLE_S
-    while queue.unfinished() and time.monotonic() < deadline:
+    left, deadline = len(queue.unfinished()), time.monotonic() + SETTLE_S
+    while left and time.monotonic() < deadline:
         installation.revive()
         time.sleep(0.2)
+        before, left = left, len(queue.unfinished())
+        if left < before:
+            deadline = time.monotonic() + SETTLE_S
     for job in queue.unfinished():
         yield f"job {job.id} ({job.kind}) is {job.state.value} for ever, attempt {job.attempt}, {job.progress}"
 

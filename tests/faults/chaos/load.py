@@ -33,6 +33,9 @@ MIX = {
     "assign": 2,
 }
 """How often each request is sent."""
+ONLINE = {"embed", "search"}
+MOST_WAITING = 8
+"""No further job is submitted while so many wait: a load that is greater than the machine says nothing."""
 UPLOADED = 40
 """Images of an upload."""
 REFUSED = {404, 409, 422}
@@ -132,6 +135,8 @@ class Load:
     def _one(self, client: httpx.Client, rng: random.Random) -> None:
         """One request of a kind that what is finished allows."""
         route = rng.choices(list(MIX), list(MIX.values()))[0]
+        if route not in ONLINE and self._many_wait(client):
+            return
         if route == "upload":
             self._upload(client, rng)
         elif route == "embed":
@@ -222,6 +227,11 @@ class Load:
         if answer is None or answer.status_code != httpx.codes.OK:
             return []
         return sorted(each["id"] for each in answer.json()[what] if each.get("complete", True))
+
+    def _many_wait(self, client: httpx.Client) -> bool:
+        url = f"{self.installation.url('clusterer')}/jobs?state=queued&limit={MOST_WAITING}"
+        answer = self._until_answered(client, "GET", url)
+        return answer is None or not answer.is_success or len(answer.json()["jobs"]) >= MOST_WAITING
 
     def _until_answered(self, client: httpx.Client, method: str, url: str, **options: Any) -> httpx.Response | None:
         """The answer of a service, which may be away for a while; None if the load ends meanwhile."""
