@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,15 @@ import pytest
 from clusterer import pipeline
 from clusterer.jobs import assign as assign_job
 from clusterer.jobs import sweep
+from clusterer.jobs.assign_plan import plan_assign
+from clusterer.jobs.grid import plan_points
 from clusterer.jobs.memory import problem_of
 from clusterer.jobs.plan import make_plan
 from clusterer.results.loaded import LoadedClustering
+from pydantic import ValidationError
 from shoal.errors import EmbeddingsNotFound, InvalidRequest
 from shoal.jobs.child import Cancelled, JobContext
-from shoal.schemas import ClusterRequest, Progress
+from shoal.schemas import AssignRequest, ClusterRequest, Progress, SweepRequest
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store.clustering import Clustering
@@ -144,8 +148,41 @@ def test_a_few_rows_are_all_neighbours(make_set: MakeSet, run_job: RunJob) -> No
 
 def test_a_ray_cluster_reduces_nothing(planted: Planted, make_set: MakeSet, store: Store) -> None:
     request = {"embeddings": make_set("mine", *planted(50)), "clusters": 2, "reduce": "smooth"}
+    many = {**request, "reduce": [None, "smooth"], "execution": {"engine": "ray"}}
+    with pytest.raises(InvalidRequest, match="in one process"):
+        plan_points(store, SweepRequest.model_validate(many), deadline=None)
     with pytest.raises(InvalidRequest, match="`reduce` compares all rows in one process"):
         make_plan(store, ClusterRequest.model_validate({**request, "execution": {"engine": "ray"}}), deadline=None)
+
+
+def test_a_ray_cluster_assigns_nothing_to_a_reduced_clustering(
+    planted: Planted, make_set: MakeSet, run_job: RunJob, store: Store
+) -> None:
+    embeddings = make_set("mine", *planted(60))
+    found = run_job(embeddings, reduce="smooth", clusters=4)
+    sent = {"clustering": found.id, "embeddings": embeddings, "execution": {"engine": "ray"}}
+    with pytest.raises(InvalidRequest, match="by the rows of its train set"):
+        plan_assign(store, AssignRequest.model_validate(sent))
+
+
+@pytest.mark.parametrize(
+    ("reduce", "why"),
+    [
+        ({"method": "smooth", "steps": 5}, "`steps` is at most 4 with `smooth`"),
+        ({"method": "smooth", "components": 8}, "`components` is for `spectral` and `umap`"),
+        ({"method": "umap", "steps": 2}, "`steps` is for `smooth` and `spectral`"),
+        ("pca", "Input should be 'smooth', 'spectral' or 'umap'"),
+    ],
+)
+def test_options_that_a_method_does_not_take_are_refused(reduce: Any, why: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(why)):
+        ClusterRequest.model_validate({"embeddings": "e", "clusters": 2, "reduce": reduce})
+
+
+def test_places_have_no_direction_to_compare() -> None:
+    sent = {"embeddings": "e", "clusters": 2, "reduce": "umap", "kmeans": {"spherical": True}}
+    with pytest.raises(ValidationError, match=r"`kmeans.spherical` compares directions"):
+        ClusterRequest.model_validate(sent)
 
 
 def test_a_sweep_compares_reductions(planted: Planted, make_set: MakeSet, store: Store, settings: Settings) -> None:

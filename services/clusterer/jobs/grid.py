@@ -8,7 +8,9 @@ from itertools import groupby
 from pathlib import Path
 
 from shoal.deadline import Deadline
+from shoal.errors import InvalidRequest
 from shoal.schemas import SweepRequest
+from shoal.schemas.execution import on_cluster
 from shoal.store import Store
 
 from clusterer.jobs.plan import Plan, make_plan, require_components, resolve_clusters
@@ -65,6 +67,10 @@ def plan_points(
     ShoalError
         As `clusterer.jobs.plan.make_plan`, for the first invalid combination.
     """
+    if request.reduce is not None and on_cluster(request.execution):
+        raise InvalidRequest(
+            "A sweep with `reduce` runs in one process. Leave it out, or leave `execution` out.", field="reduce"
+        )
     sets = EmbeddingSets(store, data, deadline=deadline)
     found: list[Point] = []
     base: Plan | None = None
