@@ -22,8 +22,12 @@ from clusterer.data.transform import Transform
 from clusterer.evaluation.contingency import LabelledSet
 from clusterer.evaluation.label_metrics import Metrics
 from clusterer.evaluation.levels import describe_levels
+from clusterer.heads.training import Check
 from clusterer.jobs import steps
+from clusterer.jobs.aligned import parts_of
 from clusterer.jobs.choose import Choice, choose_clusters
+from clusterer.jobs.heads import HeadFit, Hooks, fit_heads, schedule_of
+from clusterer.jobs.heads import best_seed as best_head
 from clusterer.jobs.map import most_landmarks, place_sets
 from clusterer.jobs.memory import peak_bytes, problem_of
 from clusterer.jobs.plan import Plan, make_plan
@@ -78,10 +82,15 @@ def cluster(ctx: JobContext, plan: Plan, site: Site, sources: Mapping[str, Store
     rows = hold_transformed(ctx, plan, transform, sources, work, stages)
     rows, reduction = reduce_rows(ctx, plan, site, rows, stages)
     plan, choice = choose(ctx, plan, rows[plan.train.id], engine, stages)
-    fits = fit_seeds(ctx, plan, rows[plan.train.id], engine, work, stages)
+    heads = train_heads(ctx, plan, rows[plan.train.id], site, stages) if plan.by_head else {}
+    if plan.by_head:
+        fits = {seed: each.fit for seed, each in heads.items()}
+    else:
+        fits = fit_seeds(ctx, plan, rows[plan.train.id], engine, work, stages)
     with stages("assign", sum(each.n for each in sources.values())) as on_rows:
-        assignments = steps.assign_sets(rows, fits, engine, work, on_rows)
-        best_seed = steps.lowest_inertia(plan, assignments)
+        networks = {seed: each.head for seed, each in heads.items()} if plan.by_head else None
+        assignments = steps.assign_sets(rows, fits, engine, work, on_rows, heads=networks)
+        best_seed = best_head(plan, heads) if plan.by_head else steps.lowest_inertia(plan, assignments)
         levels = group_clusters(ctx, plan, fits[best_seed], best_seed, engine)
     with stages("metrics", len(plan.scored) * len(plan.seeds), "sets") as on_set:
         sets = plan.read_labels()
@@ -104,6 +113,7 @@ def cluster(ctx: JobContext, plan: Plan, site: Site, sources: Mapping[str, Store
         explained=explained,
         engine=engine,
         fits=fits,
+        heads=heads,
         assignments=assignments,
         metrics=metrics,
         best_seed=best_seed,
@@ -157,7 +167,7 @@ def fit_transform(
     options, normalize, unit = plan.request.pca, plan.request.normalize, plan.request.kmeans.spherical
     with stages("pca", source.n) as on_rows:
         if options is None:
-            return Transform.of(source.dim, normalize=normalize, pca=None, unit=unit), None
+            return Transform.of(source.dim, normalize=normalize, pca=None, unit=unit, widths=plan.widths), None
         pca = work.pca("transform")
         if pca is None:
             pca = steps.fit_projection(
@@ -243,6 +253,26 @@ def fit_seeds(
             )
         ctx.progress("kmeans", total, total, "iterations", progress.detail)
     return fits
+
+
+def train_heads(ctx: JobContext, plan: Plan, train: Rows, site: Site, stages: Stages) -> dict[int, HeadFit]:
+    """One head per seed. Its run is kept now and then, so that the next attempt resumes there."""
+    steps_each = schedule_of(plan).steps
+    total = len(plan.seeds) * steps_each
+
+    def on_step(place: int, done: int, check: Check | None) -> None:
+        detail = None if check is None else {"seed": plan.seeds[place], **asdict(check)}
+        ctx.progress("heads", place * steps_each + done, total, "steps", detail)
+
+    hooks = Hooks(
+        neighbours=lambda done: ctx.progress("neighbours", done, train.n, "rows"),
+        rows=lambda _: ctx.raise_if_cancelled(),
+        step=on_step,
+        kept=lambda place, done: ctx.advance(HELD + place * steps_each + done),
+    )
+    with stages("heads"):
+        memory = site.placement.searching(site.problem)
+        return fit_heads(plan, train, site.heads_device, site.work, memory, hooks)
 
 
 def _kept_state(work: Workspace, plan: Plan, seed: int, rows: Rows, restart: int) -> State | None:
@@ -331,5 +361,15 @@ def spec(
         "engine": engine.name,
         "chosen": None if choice is None else choice.record(),
         "model": plan.train.plan.model.model_dump(mode="json"),
+        **({"method": plan.request.method} if plan.by_head else {}),
+        **({"spaces": _spaces(plan)} if plan.request.spaces else {}),
         **({"where": plan.train.record} if isinstance(plan.train, Subset) else {}),
     }
+
+
+def _spaces(plan: Plan) -> list[dict[str, object]]:
+    """For spec.json: the sets of the train images by each model, in the order of their columns."""
+    return [
+        {"train": each.id, "dim": each.dim, "model": each.plan.model.model_dump(mode="json")}
+        for each in parts_of(plan.train)
+    ]

@@ -22,6 +22,7 @@
     │   ├── MergeCycle               merge_cycle               422   a cluster would be merged into itself
     │   ├── NotFinite                not_finite                422
     │   ├── DimensionMismatch        dimension_mismatch        422
+    │   ├── SetsNotAligned           sets_not_aligned          422   not of the same images in the same order
     │   ├── VectorsInvalid           vectors_invalid           422
     │   ├── EngineUnavailable        engine_unavailable        422
     │   ├── BackendNotInstalled      backend_not_installed     422
@@ -274,6 +275,9 @@ class NotFinite(InvalidRequest, code="not_finite"): ...
 
 
 class DimensionMismatch(InvalidRequest, code="dimension_mismatch"): ...
+
+
+class SetsNotAligned(InvalidRequest, code="sets_not_aligned"): ...
 
 
 class VectorsInvalid(InvalidRequest, code="vectors_invalid"): ...

@@ -34,7 +34,7 @@ from clusterer.api.loaded import ClusteringsDep
 from clusterer.api.parameters import ClusteringId
 from clusterer.api.vectors import Vectors
 from clusterer.data.rows import Float64Array
-from clusterer.results.loaded import LoadedClustering
+from clusterer.results.loaded import LoadedClustering, Space
 from clusterer.results.named import Named
 from clusterer.web import extractor as connections
 from clusterer.web.extractor import ExtractorDep
@@ -54,6 +54,7 @@ ANSWER_SCHEMA: Final = pa.schema(
         pa.field("label", pa.string()),
         pa.field("merged_cluster", pa.int32(), nullable=False),
         pa.field("name", pa.string()),
+        pa.field("probability", pa.float32()),
     ]
 )
 QUANTILE_TEXT: Final = (
@@ -114,6 +115,7 @@ ANSWER: Final[dict[str, object]] = {
                         "label": {"type": ["string", "null"]},
                         "merged_cluster": {"type": "integer"},
                         "name": {"type": ["string", "null"]},
+                        "probability": {"type": ["number", "null"]},
                     },
                     "required": ANSWER_SCHEMA.names,
                 },
@@ -155,7 +157,9 @@ async def assign(
     the next centroid is. `label` is that of the cluster. `is_outlier` compares `distance` with the distances of the
     train set's rows, of all clusters together; it is null if the train set was not scored. `merged_cluster` is the
     cluster that `cluster` is part of after merges, and `name` the name of that one, as `PUT /clusterings/{id}/names`
-    set them.
+    set them. `probability` is that of the cluster by the clustering's head, and then `margin` is how much it exceeds
+    that of the second; it is null in a clustering by k-means. A row of a clustering of several `spaces` has the
+    vectors of all of them, one behind the other.
     """
     body = await body_of(request)
     if not (is_json(request) or media_type(request) in READERS) and body:
@@ -168,7 +172,11 @@ async def assign(
         document = await parsing_pool(body).run(parse_json, body, AssignRequest)
         outlier_quantile = _only_one(document.outlier_quantile, outlier_quantile)
         if document.images is not None:
-            sent = await images.embed_inputs(document.images, embedder_of(loaded), extractor, settings, forwarded)
+            parts = [
+                await images.embed_inputs(document.images, embedder_of(each), extractor, settings, forwarded)
+                for each in loaded.spaces
+            ]
+            sent = parts[0] if len(parts) == 1 else Vectors(np.concatenate([each.values for each in parts], axis=1))
         else:
             sent = await COMPUTE.run(vectors.of_rows, document.embeddings or [], loaded.check_dim)
     await COMPUTE.run(check_rows, loaded, sent)
@@ -189,12 +197,12 @@ def check_rows(loaded: LoadedClustering, sent: Vectors) -> None:
             loaded.check_size(block, first)
 
 
-def embedder_of(loaded: LoadedClustering) -> Embedder:
+def embedder_of(space: Space) -> Embedder:
     """The model whose embeddings were clustered."""
     return Embedder(
-        model=loaded.model,
-        transform=loaded.image_transform,
-        dim=loaded.dim,
+        model=space.model,
+        transform=space.image_transform,
+        dim=space.dim,
         unknown="The model of this clustering is unknown, since its embeddings were imported. Send `embeddings` "
         "instead.",
         field="images",
@@ -271,6 +279,7 @@ def assigned(
             "label": loaded.labels.take(pa.array(found.labels)),
             "merged_cluster": merged,
             "name": names,
+            "probability": pa.nulls(len(block), pa.float32()) if found.probability is None else found.probability,
         }
         if sent.ids is not None:
             columns[vectors.ID] = sent.ids.slice(first, len(block))

@@ -192,9 +192,10 @@ def get_assignments(
 ) -> Response:
     """Download the cluster of every row of every scored set.
 
-    `cluster` is the cluster that k-means found; `merged_cluster` the one that its image is in after moves and merges,
-    with its `name` and `flag`, which are null where `PUT /clusterings/{id}/names` gave none. In CSV, names and flags
-    that a spreadsheet would compute have a `'` before them; `/export` makes all cells safe.
+    `cluster` is the cluster that k-means or a head found, with a head's `probability`; `merged_cluster` the one that
+    its image is in after moves and merges, with its `name` and `flag`, which are null where
+    `PUT /clusterings/{id}/names` gave none. In CSV, names and flags that a spreadsheet would compute have a `'` before
+    them; `/export` makes all cells safe.
 
     Each row has the path and label of its image. They are null if the embeddings were deleted; the header
     `Shoal-Deleted-Embeddings` lists such sets.

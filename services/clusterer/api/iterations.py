@@ -17,15 +17,16 @@ router = make_router(tags=["clusterings"])
 
 
 class Iteration(BaseModel):
-    """One iteration of k-means."""
+    """One iteration of k-means, or one check of a head in training."""
 
     seed: int
     restart: int = Field(description="Number of the run.")
-    iteration: int = Field(description="Number of the iteration, from 1.")
-    inertia: float = Field(description="Sum of squared distances to the centroids.")
-    moved: int = Field(description="Rows that changed their cluster.")
-    empty: int = Field(description="Clusters that were empty and got a new centroid.")
+    iteration: int = Field(description="Number of the iteration, from 1; of a head number of the step.")
+    inertia: float | None = Field(description="Sum of squared distances to the centroids; null for a head.")
+    moved: int = Field(description="Rows that changed their cluster; of a head among at most 10,000 rows.")
+    empty: int = Field(description="Clusters that were empty and got a new centroid; of a head those without rows.")
     seconds: float
+    loss: float | None = Field(None, description="Mean loss of a head since the entry before; null for k-means.")
 
 
 class Iterations(BaseModel):

@@ -40,6 +40,8 @@ class Transform:
         ``(d,)``, ``(c, d)`` and ``(c,) float64`` of the projection, or None: see `clusterer.data.pca.Pca`.
     unit
         Whether projected rows are scaled to unit L2 norm, for spherical k-means.
+    widths
+        Columns of each feature space where rows hold several beside each other: each is normalised by itself.
     """
 
     dim_in: int
@@ -48,13 +50,17 @@ class Transform:
     components: Float64Array | None = None
     scale: Float64Array | None = None
     unit: bool = False
+    widths: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, dim_in: int, *, normalize: bool, pca: Pca | None, unit: bool = False) -> Transform:
-        """The transform of a fitted (or absent) projection."""
+    def of(
+        cls, dim_in: int, *, normalize: bool, pca: Pca | None, unit: bool = False, widths: tuple[int, ...] = ()
+    ) -> Transform:
+        """The transform of a fitted (or absent) projection; of one feature space, ``widths`` are left out."""
+        widths = widths if len(widths) > 1 else ()
         if pca is None:
-            return cls(dim_in, normalize, unit=unit)
-        return cls(dim_in, normalize, pca.mean, pca.components, pca.scale, unit)
+            return cls(dim_in, normalize, unit=unit, widths=widths)
+        return cls(dim_in, normalize, pca.mean, pca.components, pca.scale, unit, widths)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Transform:
@@ -65,7 +71,8 @@ class Transform:
             if name in arrays
         }
         unit = bool(arrays.get("unit", False))
-        return cls(int(arrays["dim_in"]), bool(arrays["normalize"]), unit=unit, **projection)
+        widths = tuple(int(each) for each in arrays.get("widths", ()))
+        return cls(int(arrays["dim_in"]), bool(arrays["normalize"]), unit=unit, widths=widths, **projection)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Everything as named arrays, for ``transform.npz``."""
@@ -79,6 +86,8 @@ class Transform:
                 named[name] = value
         if self.unit:
             named["unit"] = np.asarray(True)
+        if self.widths:
+            named["widths"] = np.asarray(self.widths, np.int64)
         return named
 
     @property
@@ -89,9 +98,9 @@ class Transform:
     def __call__(self, batch: Float32Array) -> Float32Array:
         """Transform ``(b, dim_in) float32`` to ``(b, dim_out) float32``."""
         if self.normalize:
-            batch = l2_normalize(batch)
+            batch = normalize_spaces(batch, self.widths)
         if self._projection is not None:
-            batch = _project(batch, *self._projection)
+            batch = project(batch, *self._projection)
         return l2_normalize(batch) if self.unit else batch
 
     @cached_property
@@ -134,7 +143,15 @@ class Transform:
         return self.mean.astype(np.float32), np.ascontiguousarray(matrix, dtype=np.float32)
 
 
-def _project(batch: Float32Array, mean: Float32Array, matrix: Float32Array) -> Float32Array:
+def normalize_spaces(batch: Float32Array, widths: tuple[int, ...]) -> Float32Array:
+    """Scale each feature space of ``(b, d) float32`` rows to unit L2 norm; the whole rows without ``widths``."""
+    if not widths:
+        return l2_normalize(batch)
+    borders = np.cumsum(widths)[:-1]
+    return np.concatenate([l2_normalize(part) for part in np.split(batch, borders, axis=1)], axis=1)
+
+
+def project(batch: Float32Array, mean: Float32Array, matrix: Float32Array) -> Float32Array:
     """``(batch - mean) @ matrix``, the same bits for a row whatever rows are beside it.
 
     BLAS adds in another order for few rows, and for those that do not fill its last tile: the last rows are multiplied

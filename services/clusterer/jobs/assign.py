@@ -94,6 +94,8 @@ def part_bytes(plan: AssignPlan) -> int:
     data = 12 * dim * width + 16 * k * width + 64 * k + 8 * block
     if spec.get("reduce"):  # The train rows, and their sketches; those of the new rows while they are compared.
         data += 6 * int(spec["n"]) * width + 8 * block
+    if plan.clustering.by_head:
+        data += sum(array.nbytes for array in plan.clustering.head_arrays().values()) + 16 * k * block_rows(dim)
     data += PER_ROW * (min(ROW_GROUP, embeddings.rows) + shard)
     return PROCESS_BYTES + THREAD_BYTES * available_cores() + data
 
@@ -177,7 +179,8 @@ def _write(writer: AssignedWriter, plan: AssignPlan, loaded: LoadedClustering, p
     baseline = Baseline.of(plan.clustering, loaded.distances)
     tally = Tally(plan.clustering.k, limit, None if baseline is None else baseline.borders)
     parents = [members for members, _ in plan.clustering.hierarchy()]
-    writer.rows(_tables(plan.embeddings, parts, tally, parents), len(parents))
+    schema = assigned_schema(len(parents), probability=plan.clustering.by_head)
+    writer.rows(_tables(plan.embeddings, parts, tally, parents, schema), schema)
     drift, shift = drift_of(tally, quantile, baseline, loaded.labels)
     writer.drift(drift)
     writer.clusters(clusters_table(tally, baseline, shift, loaded.labels))
@@ -189,6 +192,7 @@ def _write(writer: AssignedWriter, plan: AssignPlan, loaded: LoadedClustering, p
             "rows": plan.embeddings.rows,
             "k": plan.clustering.k,
             "levels": len(parents),
+            **({"by_head": True} if plan.clustering.by_head else {}),
             "train": plan.clustering.spec.get("train"),
             "model": plan.embeddings.plan.model.model_dump(mode="json"),
             "outlier_quantile": quantile,
@@ -197,9 +201,10 @@ def _write(writer: AssignedWriter, plan: AssignPlan, loaded: LoadedClustering, p
     )
 
 
-def _tables(embeddings: EmbeddingSet, parts: _Parts, tally: Tally, parents: list[LabelArray]) -> Iterator[pa.Table]:
+def _tables(
+    embeddings: EmbeddingSet, parts: _Parts, tally: Tally, parents: list[LabelArray], schema: pa.Schema
+) -> Iterator[pa.Table]:
     """assignments.parquet, a part at a time; ``tally`` counts the rows."""
-    schema = assigned_schema(len(parents))
     name = pa.array([embeddings.id])
     for number, (first, end) in enumerate(parts.ranges):
         parts.ctx.progress("write", first, embeddings.rows, "rows")

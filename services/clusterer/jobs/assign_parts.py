@@ -19,6 +19,7 @@ from shoal.store.layout import EmbeddingsLayout
 from clusterer.data.partitions import OnRows, unheard
 from clusterer.data.rows import Float32Array, Float64Array, block_rows, require_finite
 from clusterer.data.transform import Transform
+from clusterer.heads.head import HeadTarget
 from clusterer.jobs.assign_plan import AssignPlan
 from clusterer.jobs.memory import worker_error
 from clusterer.kmeans.assigned import Target
@@ -27,7 +28,7 @@ from clusterer.ray.tasks import run_tasks
 from clusterer.results.loaded import LoadedClustering, exact_engine
 
 Found = dict[str, NDArray[np.int32] | NDArray[np.float32]]
-"""``cluster``, ``distance`` and ``margin`` of each row."""
+"""``cluster``, ``distance`` and ``margin`` of each row, by a head also ``probability``."""
 Range = tuple[int, int]
 """Numbers of the first row and the one after the last."""
 
@@ -37,14 +38,18 @@ def assign_range(embeddings: EmbeddingSet, loaded: LoadedClustering, rows: Range
     first, end = rows
     cluster, distance = np.empty(end - first, np.int32), np.empty(end - first, np.float32)
     margin = np.empty_like(distance)
+    probability = np.empty_like(distance) if isinstance(loaded.target, HeadTarget) else None
     for at, stored in embeddings.iter_batches(block_rows(embeddings.dim), start=first, stop=end):
         batch = np.ascontiguousarray(stored, dtype=np.float32)
         require_finite(batch, at, embeddings.id)
         found = loaded.assign(batch, at)
         part = slice(at - first, at - first + len(batch))
         cluster[part], distance[part], margin[part] = found.labels, found.distance, found.margin
+        if probability is not None and found.probability is not None:
+            probability[part] = found.probability
         on_rows(at + len(batch))
-    return {"cluster": cluster, "distance": distance, "margin": margin}
+    columns: Found = {"cluster": cluster, "distance": distance, "margin": margin}
+    return columns if probability is None else {**columns, "probability": probability}
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,11 @@ class Assigning:
         """The clustering, as far as rows are assigned with it."""
         return LoadedClustering(
             id=self.clustering,
-            model={},
-            image_transform=None,
             transform=Transform.from_arrays(self.transform),
             target=Target.of(self.centroids, exact_engine(), self.prices),
             labels=pa.nulls(len(self.centroids), pa.string()),
             distances=None,
+            spaces=(),
         )
 
 

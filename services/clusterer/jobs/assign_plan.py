@@ -10,8 +10,9 @@ from shoal.schemas.execution import on_cluster
 from shoal.store import EmbeddingSet, ModelRecord, Store
 from shoal.store.clustering import Clustering
 
+from clusterer.jobs.aligned import Aligned, require_aligned
 from clusterer.jobs.sets import how_many_rows, open_complete
-from clusterer.results.loaded import image_transform, transform_change
+from clusterer.results.loaded import Space, spaces_of, transform_change
 
 
 @dataclass(frozen=True)
@@ -35,25 +36,27 @@ def plan_assign(store: Store, request: AssignRequest) -> AssignPlan:
     ModelChanged
         They are of another model, or their images were prepared in another way.
     InvalidRequest
-        The embeddings have no rows.
+        The embeddings have no rows, or there are more or fewer than the clustering has models.
+    SetsNotAligned
+        Those of several models are of other images, or in another order.
     """
-    clustering, embeddings = store.clustering(request.clustering), open_complete(store, request.embeddings)
-    expected = int(clustering.spec["dim"])
-    if embeddings.dim != expected:
-        raise DimensionMismatch(
-            f"Embeddings {embeddings.id!r} have {embeddings.dim} dimensions, but those of clustering "
-            f"{clustering.id!r} have {expected}. Send embeddings of the same model.",
-            field="embeddings",
-            expected=expected,
-            got=embeddings.dim,
-        )
-    if on_cluster(request.execution) and clustering.spec.get("reduce"):
-        raise InvalidRequest(
-            f"Clustering {clustering.id!r} places rows by the rows of its train set, which one process compares them "
-            "with. Leave `execution` out.",
-            field="execution",
-        )
-    _require_same_model(store, clustering, embeddings)
+    clustering = store.clustering(request.clustering)
+    sets = tuple(open_complete(store, each) for each in (request.embeddings, *(request.spaces or ())))
+    spaces = tuple(spaces_of(store, clustering))
+    _require_spaces(clustering, len(spaces), len(sets))
+    _require_in_process(request, clustering)
+    for field, space, each in zip(("embeddings", *["spaces"] * len(sets)), spaces, sets, strict=False):
+        if each.dim != space.dim:
+            raise DimensionMismatch(
+                f"Embeddings {each.id!r} have {each.dim} dimensions, but those of clustering {clustering.id!r} have "
+                f"{space.dim}. Send embeddings of the same model.",
+                field=field,
+                expected=space.dim,
+                got=each.dim,
+            )
+        _require_same_model(clustering, space, each, field)
+    require_aligned(sets)
+    embeddings = sets[0] if len(sets) == 1 else Aligned(*sets)
     if not embeddings.rows:
         raise InvalidRequest(
             f"Embeddings {embeddings.id!r} {how_many_rows(embeddings)}: there is nothing to assign.",
@@ -63,14 +66,40 @@ def plan_assign(store: Store, request: AssignRequest) -> AssignPlan:
     return AssignPlan(request, clustering, embeddings)
 
 
-def _require_same_model(store: Store, clustering: Clustering, embeddings: EmbeddingSet) -> None:
+def _require_spaces(clustering: Clustering, needed: int, sent: int) -> None:
+    if needed == sent:
+        return
+    remedy = "leave `spaces` out" if needed == 1 else f"send `embeddings` and {needed - 1} more in `spaces`"
+    raise InvalidRequest(
+        f"Clustering {clustering.id!r} is of the embeddings of {needed} model{'s' if needed > 1 else ''}, but "
+        f"{sent} were sent: {remedy}, in the order of the clustering's.",
+        field="spaces",
+        spaces=needed,
+    )
+
+
+def _require_in_process(request: AssignRequest, clustering: Clustering) -> None:
+    if on_cluster(request.execution) and clustering.spec.get("reduce"):
+        raise InvalidRequest(
+            f"Clustering {clustering.id!r} places rows by the rows of its train set, which one process compares them "
+            "with. Leave `execution` out.",
+            field="execution",
+        )
+    if on_cluster(request.execution) and (clustering.by_head or request.spaces):
+        raise InvalidRequest(
+            f"Clustering {clustering.id!r} is by a head or of several models, which one process assigns. Leave "
+            "`execution` out.",
+            field="execution",
+        )
+
+
+def _require_same_model(clustering: Clustering, space: Space, embeddings: EmbeddingSet, field: str) -> None:
     """Raise `ModelChanged` where both models are known and differ, or both transforms are."""
     theirs = embeddings.plan.model
-    clustered = clustering.spec.get("model")
-    ours = ModelRecord.model_validate(clustered) if clustered else None
+    ours = ModelRecord.model_validate(space.model) if space.model else None
     if ours is None or "import" in {ours.backend, theirs.backend}:
         return
-    change = transform_change(image_transform(store, clustering.spec.get("train")), embeddings.plan.transform)
+    change = transform_change(space.image_transform, embeddings.plan.transform)
     why = None if change is None else f"of their images' transform, {change}"
     if ours.digest != theirs.digest:
         why = f"they are of the model `{theirs.name}`, not of `{ours.name}`"
@@ -80,6 +109,6 @@ def _require_same_model(store: Store, clustering: Clustering, embeddings: Embedd
         raise ModelChanged(
             f"Embeddings {embeddings.id!r} are not like those of clustering {clustering.id!r}: {why}. Extract the "
             "images with the model and the transform of the clustered ones.",
-            field="embeddings",
+            field=field,
             model=ours.name,
         )

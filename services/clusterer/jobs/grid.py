@@ -13,7 +13,7 @@ from shoal.schemas import SweepRequest
 from shoal.schemas.execution import on_cluster
 from shoal.store import Store
 
-from clusterer.jobs.plan import Plan, make_plan, require_components, resolve_clusters
+from clusterer.jobs.plan import Plan, make_plan, require_components, require_divisible, resolve_clusters
 from clusterer.jobs.sets import EmbeddingSets
 
 
@@ -78,6 +78,7 @@ def plan_points(
         if base is None or base.request.embeddings != each.embeddings:
             base = make_plan(store, each, deadline=deadline, sets=sets)
         require_components(each, base.train)
+        require_divisible(each, request.execution)
         k = resolve_clusters(each, base.train, base.train_classes)
         found.append(Point(index, replace(base, request=each, k=k)))
     return tuple(found)

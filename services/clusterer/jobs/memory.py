@@ -21,6 +21,7 @@ from clusterer.data.partitions import chunk_rows
 from clusterer.data.rows import block_rows, window_rows
 from clusterer.evaluation.label_metrics import PAIRS_AT_ONCE
 from clusterer.evaluation.unsupervised import LABELLING_VALUES, MOST_SAMPLED, SMALLEST_SHARE, TABLE_CELLS
+from clusterer.jobs.heads import neighbours_of, training_bytes
 from clusterer.jobs.plan import SEARCHED_ROWS, Plan
 from clusterer.kmeans import needs_faiss
 from clusterer.kmeans.seeding import trials_of
@@ -37,6 +38,8 @@ FAISS_BYTES = 40 * MIB
 """Added by faiss, where its engines run."""
 BASELINE_BYTES = 48 * MIB
 """Added by scikit-learn, which only mini-batches need."""
+TORCH_BYTES = 704 * MIB
+"""Added by PyTorch, which only heads need."""
 SKETCH_STATS = 64
 """Bytes beside the full and the short sketch of a row."""
 SHORT_SKETCH = 256
@@ -100,6 +103,8 @@ class Problem:
     balanced, faiss, mini_batch, probe
         Whether sizes of clusters are bounded, whether one of faiss's engines runs, whether the baseline does, and
         whether linear classifiers are fitted.
+    training, paired
+        Bytes of the training of a head; nearest rows of each row that it needs; 0 for none.
     sweep
         Whether it is a sweep, which draws plots and writes no report.
     """
@@ -124,6 +129,8 @@ class Problem:
     faiss: bool = False
     mini_batch: bool = False
     probe: bool = False
+    training: int = 0
+    paired: int = 0
     sweep: bool = False
 
     def share(self, workers: int) -> Problem:
@@ -160,7 +167,7 @@ class Problem:
     def process_bytes(self) -> int:
         """Memory of the process without data."""
         added = FAISS_BYTES * self.faiss + PLOTTING_BYTES * self.sweep + BASELINE_BYTES * self.mini_batch
-        return PROCESS_BYTES + THREAD_BYTES * available_cores() + added
+        return PROCESS_BYTES + THREAD_BYTES * available_cores() + added + TORCH_BYTES * (self.training > 0)
 
     def stages(self) -> dict[str, int]:
         """Peak bytes of each stage, without the process, the held rows and their sketches."""
@@ -183,14 +190,18 @@ class Problem:
         if self.neighbours:
             fitting = max(SEARCH_BYTES, self._eigen_bytes)
             found["reduce"] = self._transform + self.neighbour_bytes + fitting + 4 * self._block
-        if self.probe:
+        if self.training:
+            found["heads"] = kept + self.neighbour_bytes // 4 + self.training
+        if self.paired:
+            found["neighbours"] = kept + self.neighbour_bytes + SEARCH_BYTES
+        if self.probe or self.training:
             found["probe"] = self._probe_bytes()
         return found
 
     @property
     def neighbour_bytes(self) -> int:
         """The nearest rows of each row of the train set."""
-        return PER_NEIGHBOUR * self.neighbours * self.train_rows
+        return PER_NEIGHBOUR * max(self.neighbours, self.paired) * self.train_rows
 
     @property
     def _eigen_bytes(self) -> int:
@@ -272,8 +283,9 @@ class Problem:
 
     def _probe_bytes(self) -> int:
         """Products of the columns, their eigenvectors, and the classes' weights and scores."""
-        scores = 16 * min(block_rows(self.dim), self.all_rows) * self.classes
-        return self._transform + 5 * 8 * self.dim**2 + 4 * 8 * self.dim * self.classes + scores + 4 * self._block
+        classes = max(self.classes, self.k if self.training else 0)
+        scores = 16 * min(block_rows(self.dim), self.all_rows) * classes
+        return self._transform + 5 * 8 * self.dim**2 + 4 * 8 * self.dim * classes + scores + 4 * self._block
 
 
 def problem_of(plans: Sequence[Plan], *, sweep: bool = False, probe: bool = False) -> Problem:
@@ -303,6 +315,8 @@ def problem_of(plans: Sequence[Plan], *, sweep: bool = False, probe: bool = Fals
         faiss=any(needs_faiss(name) for name in {each.engine for each in options}),
         mini_batch=any(each.algorithm == "mini-batch" for each in options),
         probe=probe,
+        training=max(training_bytes(plan) if plan.by_head else 0 for plan in plans),
+        paired=max(neighbours_of(plan) for plan in plans),
         sweep=sweep,
     )
 
@@ -416,7 +430,9 @@ REMEDIES = {
     "report": "send fewer clusters, or embeddings with fewer rows",
     "reduce": "leave out `reduce`, or send fewer `reduce.neighbours` or `reduce.components`",
     "choose": "end `clusters_range` at a lower number",
-    "probe": "leave out `linear_probe`",
+    "heads": "send fewer `heads.heads` or `heads.batch_rows`",
+    "neighbours": "send fewer `heads.neighbours`",
+    "probe": "leave out `linear_probe`, or `method`",
 }
 """What makes each stage smaller."""
 

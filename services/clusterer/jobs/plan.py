@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import pyarrow.compute as pc
 from shoal.deadline import Deadline
 from shoal.errors import ClustersInvalid, InvalidRequest, LabelsRequired
 from shoal.schemas import DEFAULT_EVALUATION_SEEDS, ClusterRequest
-from shoal.schemas.execution import on_cluster
+from shoal.schemas.execution import Execution, on_cluster
 from shoal.store import EmbeddingSet, Store
 
 from clusterer.evaluation.class_maps import MappedClasses
 from clusterer.evaluation.contingency import UNLABELLED, LabelledSet
+from clusterer.jobs.aligned import parts_of, widths_of
 from clusterer.jobs.sets import EmbeddingSets, how_many_rows, label_column, require_rows, require_same_dim
 from clusterer.kmeans.lloyd import FitOptions
 
@@ -72,12 +74,24 @@ class Plan:
     def restarts(self) -> int:
         """Runs of k-means per seed: as sent, or the number that `cheap_restarts` gives."""
         options, pca = self.request.kmeans, self.request.pca
+        if self.by_head:
+            return 1
         if options.restarts is not None:
             return options.restarts
         most = options.max_points_per_centroid
         rows = self.train.rows if most is None else min(self.train.rows, most * self.k)
         dim = self.reduced_dim or (pca.components if pca else None) or self.train.dim
         return cheap_restarts(rows, dim, self.k, options.iterations)
+
+    @property
+    def by_head(self) -> bool:
+        """Whether a head clusters the rows, not k-means."""
+        return self.request.method != "kmeans"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of each feature space of the rows."""
+        return widths_of(self.train)
 
     @property
     def fit_options(self) -> FitOptions:
@@ -168,14 +182,17 @@ def make_plan(
         There are too many components or groups, or a scored set has no rows.
     SubsetTooSmall
         Fewer than two rows of the train set meet `where`.
+    SetsNotAligned
+        Sets of `spaces` are of other images, or in another order.
     """
-    _require_divisible(request)
+    require_divisible(request, request.execution)
     sets = sets or EmbeddingSets(store, data, deadline=deadline)
-    train = sets.train(request.train_id, request.where)
+    train = sets.train(request.aligned_with(request.train_id), request.where)
     ids = dict.fromkeys(request.scored_ids)
-    scored = tuple(train if each == train.id else sets.open(each) for each in ids)
+    scored = tuple(train if each == train.id else sets.aligned(*request.aligned_with(each)) for each in ids)
     for each in scored:
-        require_same_dim(train, each)
+        for ours, theirs in zip(parts_of(train), parts_of(each), strict=True):
+            require_same_dim(ours, theirs)
     require_rows(train, scored)
     mapped = {name: sent for name, sent in request.class_maps.items() if sent is not None}
     plain = frozenset[str]().union(*(sets.labels(each) for each in (train, *scored) if each.id not in mapped))
@@ -298,20 +315,22 @@ def _require_levels(request: ClusterRequest, k: int) -> None:
         )
 
 
-def _require_divisible(request: ClusterRequest) -> None:
-    """Raise `InvalidRequest` for what no cluster can run in parts."""
+def require_divisible(request: ClusterRequest, execution: Execution | None) -> None:
+    """Raise `InvalidRequest` for what no cluster can run in parts, where ``execution`` names one."""
     undivided = {
         "kmeans.engine": request.kmeans.engine == "faiss-super",
         "kmeans.algorithm": request.kmeans.algorithm == "mini-batch",
+        "method": request.method != "kmeans",
+        "spaces": request.spaces is not None,
     }
-    if request.reduce is not None and on_cluster(request.execution):
+    if request.reduce is not None and on_cluster(execution):
         raise InvalidRequest(
             "`reduce` compares all rows in one process. Leave it out, or leave `execution` out.", field="reduce"
         )
-    for name, asked in undivided.items() if on_cluster(request.execution) else ():
+    for name, asked in undivided.items() if on_cluster(execution) else ():
         if asked:
-            value = getattr(request.kmeans, name.split(".")[1])
+            sent = "sent" if name == "spaces" else f"`{attrgetter(name)(request)}`"
             raise InvalidRequest(
-                f"`{name}` is `{value}`, which reads all rows in one process. Leave it out, or leave `execution` out.",
+                f"`{name}` is {sent}, which reads all rows in one process. Leave it out, or leave `execution` out.",
                 field=name,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,8 @@ from clusterer.evaluation.contingency import LabelledSet
 from clusterer.evaluation.probe import LinearProbe
 from clusterer.jobs import steps
 from clusterer.jobs.grid import Point
+from clusterer.jobs.heads import HeadFits
+from clusterer.jobs.heads import best_seed as best_head
 from clusterer.jobs.workspace import Workspace
 from clusterer.kmeans import Engine
 
@@ -85,18 +87,27 @@ def run_point(
     engine: Engine,
     work: Workspace,
     on_rows: OnRows,
+    trains: Callable[[Point, Rows], HeadFits] | None = None,
 ) -> dict[str, Any]:
-    """Cluster and score one combination; the content of its file."""
+    """Cluster and score one combination; the content of its file.
+
+    Parameters
+    ----------
+    trains
+        Trains the heads of a point on its train rows; needed for `turtle` and `temi`.
+    """
     started = time.perf_counter()
     plan, request = point.plan, point.plan.request
-    fits = {
+    heads = {} if trains is None or not plan.by_head else trains(point, rows[plan.train.id])
+    fits = {seed: each.fit for seed, each in heads.items()} or {
         seed: steps.fit_seed(
             plan, rows[plan.train.id], seed, engine, work, sample=f"sample {point.index} {seed}", on_rows=on_rows
         )
         for seed in plan.seeds
     }
-    assignments = steps.assign_sets(rows, fits, engine, work, on_rows, labels_only=plan.train.id)
-    best_seed = steps.lowest_inertia(plan, assignments)
+    networks = {seed: each.head for seed, each in heads.items()} or None
+    assignments = steps.assign_sets(rows, fits, engine, work, on_rows, labels_only=plan.train.id, heads=networks)
+    best_seed = best_head(plan, heads) if heads else steps.lowest_inertia(plan, assignments)
     metrics = steps.score(plan, sets, assignments, best_seed, on_rows)
     steps.add_unsupervised(plan, rows, assignments, metrics, on_rows, labelled_too=False)
     return {
@@ -115,10 +126,15 @@ def run_point(
             "k": plan.k,
             "train_classes": plan.train_classes,
             "seeds": list(plan.seeds),
+            **({"method": request.method} if plan.by_head else {}),
             "restarts": plan.restarts,
         },
         "best_seed": best_seed,
-        "iterations": {str(seed): len(fit.best.fit.history) for seed, fit in fits.items()},
+        "iterations": {
+            str(seed): heads[seed].trained.history[-1].step if seed in heads else len(fit.best.fit.history)
+            for seed, fit in fits.items()
+        },
+        **({"heads": {str(seed): each.record() for seed, each in heads.items()}} if heads else {}),
         "scored": metrics["scored"],
         "seconds": round(time.perf_counter() - started, 3),
     }

@@ -14,6 +14,7 @@ from shoal.schemas import ClassMap, Where
 from shoal.store import EmbeddingSet, Store
 
 from clusterer.evaluation.class_maps import MappedClasses, read_class_map
+from clusterer.jobs.aligned import Aligned, require_aligned
 from clusterer.jobs.subset import FEWEST_ROWS, Subset, subset_of
 
 
@@ -34,6 +35,7 @@ class EmbeddingSets:
         self._deadline = deadline
         # Caches of the instance, so that they are freed with it.
         self.open = cache(self._open)
+        self.aligned = cache(self._aligned)
         self.subset = cache(self._subset)
         self.labels = cache(self._labels)
         self.class_map = cache(self._class_map)
@@ -41,12 +43,18 @@ class EmbeddingSets:
     def _open(self, embeddings_id: str) -> EmbeddingSet:
         return open_complete(self._store, embeddings_id)
 
-    def train(self, embeddings_id: str, where: Where | None) -> EmbeddingSet:
-        """A train set, with ``where`` its rows that meet the conditions."""
-        return self.open(embeddings_id) if where is None else self.subset(embeddings_id, where.model_dump_json())
+    def _aligned(self, *ids: str) -> EmbeddingSet:
+        """The set of an id, or those of several as one."""
+        sets = tuple(self.open(each) for each in ids)
+        require_aligned(sets)
+        return sets[0] if len(sets) == 1 else Aligned(*sets)
 
-    def _subset(self, embeddings_id: str, where: str) -> Subset:
-        return subset_of(self._store, self.open(embeddings_id), Where.model_validate_json(where))
+    def train(self, ids: tuple[str, ...], where: Where | None) -> EmbeddingSet:
+        """A train set, with ``where`` its rows that meet the conditions."""
+        return self.aligned(*ids) if where is None else self.subset(ids, where.model_dump_json())
+
+    def _subset(self, ids: tuple[str, ...], where: str) -> Subset:
+        return subset_of(self._store, self.aligned(*ids), Where.model_validate_json(where))
 
     def _labels(self, embeddings: EmbeddingSet) -> frozenset[str]:
         distinct: list[str | None] = pc.unique(label_column(embeddings)).to_pylist()

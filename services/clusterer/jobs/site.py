@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from clusterer.data.rows import Rows
 from clusterer.jobs.memory import Placement, Problem, default_limit, place, place_on_worker
 from clusterer.jobs.workspace import Workspace, short_name
 from clusterer.kmeans import Engine, select_engine
-from clusterer.kmeans.assigned import Assigned, AssignStep
+from clusterer.kmeans.assigned import Assigned, Assigning
 from clusterer.ray.partitions import release, spread
 from clusterer.ray.pool import Pool
 from clusterer.ray.session import connect
@@ -39,12 +39,15 @@ class Site:
         Finds nearest centroids.
     problem, placement
         The size of the clustering as far as it weighs on this process, and what is kept in its memory.
+    heads_device
+        On which heads are trained.
     """
 
     work: Workspace
     engine: Engine
     problem: Problem
     placement: Placement
+    heads_device: str = "auto"
 
     def memory(self) -> dict[str, JsonValue]:
         """For run.json."""
@@ -69,9 +72,9 @@ class ClusterSite(Site):
         What each worker keeps in memory.
     """
 
-    pool: Pool
-    address: str
-    held: Placement
+    pool: Pool = field(kw_only=True)
+    address: str = field(kw_only=True)
+    held: Placement = field(kw_only=True)
 
     def memory(self) -> dict[str, JsonValue]:
         return {**self.placement.record(), "rows": "workers", "workers": dict(self.held.record())}
@@ -99,7 +102,9 @@ def open_site(
     if cluster is None:
         placement = place(problem, limit)
         work = Workspace(folder, rows_in_memory=placement.rows_in_memory)
-        yield Site(work, select_engine(name, keep_bytes=placement.keep_bytes), problem, placement)
+        yield Site(
+            work, select_engine(name, keep_bytes=placement.keep_bytes), problem, placement, settings.heads_device
+        )
         return
     own = replace(problem, held_rows=0, sampled_rows=0)
     placement = place(own, limit)
@@ -121,7 +126,8 @@ def open_site(
             on_wait=ctx.raise_if_cancelled,
         )
         engine = pool.start(name, here, starting)
-        yield ClusterSite(ClusterWorkspace(folder, pool), engine, own, placement, pool, session.address, held)
+        work = ClusterWorkspace(folder, pool)
+        yield ClusterSite(work, engine, own, placement, pool=pool, address=session.address, held=held)
 
 
 class ClusterWorkspace(Workspace):
@@ -150,7 +156,7 @@ class ClusterWorkspace(Workspace):
         if (held := self._held.pop(name, None)) is not None:
             release(held)
 
-    def assign(self, name: str, rows: Rows, step: AssignStep, on_rows: OnRows) -> dict[int, Assigned]:
+    def assign(self, name: str, rows: Rows, step: Assigning, on_rows: OnRows) -> dict[int, Assigned]:
         folder = self.folder(f"assigned-{short_name(name)}")
         files = AssignedFiles(folder, rows.n)
         files.create(list(step.centroids))
@@ -213,7 +219,7 @@ class AssignedFiles:
 class WriteStep:
     """Assigns the rows of a partition and writes their clusters to files; returns the inertia of each block."""
 
-    step: AssignStep
+    step: Assigning
     files: AssignedFiles
 
     def __call__(self, partition: Partition, on_rows: OnRows) -> dict[int, list[float]]:

@@ -12,6 +12,7 @@ from clusterer.data.transform import Transform
 from clusterer.evaluation.contingency import LabelledSet
 from clusterer.evaluation.label_metrics import Metrics, score_set, summarize
 from clusterer.evaluation.unsupervised import internal_metrics, pairwise_stability
+from clusterer.heads.head import Head, HeadStep
 from clusterer.jobs.plan import Plan
 from clusterer.jobs.workspace import Workspace
 from clusterer.kmeans import Engine, KMeansFit, State, fit_kmeans, prices_by_seed, sample_rows
@@ -82,8 +83,9 @@ def assign_sets(
     on_rows: OnRows,
     *,
     labels_only: str | None = None,
+    heads: Mapping[int, Head] | None = None,
 ) -> Assignments:
-    """Assign every set to the centroids of every seed.
+    """Assign every set to the centroids of every seed, or by the heads of every seed.
 
     Parameters
     ----------
@@ -97,6 +99,7 @@ def assign_sets(
     """
     best = {seed: fit.best.fit for seed, fit in fits.items()}
     centroids, prices = {seed: fit.centroids for seed, fit in best.items()}, prices_by_seed(fits)
+    step = AssignStep(engine, centroids, prices) if heads is None else HeadStep(heads, centroids)
     found: Assignments = {}
     done = 0
     for name, each in rows.items():
@@ -104,7 +107,7 @@ def assign_sets(
             found[name] = {seed: Assigned.labels_only(fit.labels, fit.inertia) for seed, fit in best.items()}
         else:
             report = partial(_after, done, on_rows)
-            found[name] = work.assign(name, each, AssignStep(engine, centroids, prices), report)
+            found[name] = work.assign(name, each, step, report)
         done += each.n
     return found
 

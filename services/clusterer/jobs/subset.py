@@ -48,6 +48,16 @@ class Subset(EmbeddingSet):
         return type(self), (self._whole, self.chosen)
 
     @property
+    def whole(self) -> EmbeddingSet:
+        """The set."""
+        return self._whole
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self._whole.dim
+
+    @property
     def rows(self) -> int:
         """Number of chosen rows."""
         return super().rows if self.chosen is None else len(self.chosen)

@@ -25,6 +25,7 @@ from clusterer.data.transform import Transform
 from clusterer.evaluation.contingency import LabelledSet
 from clusterer.jobs import steps
 from clusterer.jobs.grid import Point, by_space, plan_points
+from clusterer.jobs.heads import HeadFits, Hooks, fit_heads
 from clusterer.jobs.memory import default_limit, place, problem_of
 from clusterer.jobs.points import Space, probe_sets, run_point, views_of_point
 from clusterer.jobs.reduce import Reducing
@@ -55,7 +56,10 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         engine = select_engine(request.kmeans.engine, keep_bytes=placement.keep_bytes)
         finished = set(sweep.finished_points())
         with point_tasks(request, settings, points, engine.name, limit, ctx.raise_if_cancelled) as tasks:
-            runner = _Runner(ctx, sweep, len(points), finished, engine, work, memory, request.linear_probe, tasks)
+            trains = _Trains(settings.heads_device, work, memory, ctx)
+            runner = _Runner(
+                ctx, sweep, len(points), finished, engine, work, memory, request.linear_probe, tasks, trains
+            )
             for group in by_space(points):
                 runner.run_space(group)
         ctx.progress("plots", 0, 1, "plots")
@@ -65,6 +69,23 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
         sweep.finish({**facts, "seconds": round(time.perf_counter() - started, 3)})
     discard(store.layout.work(sweep.id))
     return {"sweep": sweep.id, "points": len(points), "plots": sweep.plots()}
+
+
+@dataclass(frozen=True)
+class _Trains:
+    """Trains the heads of points; runs are kept, so that a further attempt at a point resumes them."""
+
+    device: str
+    work: Workspace
+    search_bytes: int
+    ctx: JobContext
+
+    def __call__(self, point: Point, train: Rows) -> HeadFits:
+        def heard(*_: object) -> None:
+            self.ctx.raise_if_cancelled()
+
+        hooks = Hooks(neighbours=heard, rows=heard, step=heard, kept=heard)
+        return fit_heads(point.plan, train, self.device, self.work, self.search_bytes, hooks, f"-{point.index}")
 
 
 @dataclass(frozen=True)
@@ -86,6 +107,7 @@ class _Runner:
     memory: int
     probe: bool
     tasks: PointTasks | None
+    trains: _Trains
 
     def run_space(self, group: list[Point]) -> None:
         """The points of one set of embeddings under one normalisation.
@@ -140,7 +162,7 @@ class _Runner:
                 held.callback(reducing.release, rows)
                 rows, _ = reducing.sets(rows)
             for point in points:
-                document = run_point(point, rows, sets, self.engine, self.work, self._report)
+                document = run_point(point, rows, sets, self.engine, self.work, self._report, self.trains)
                 self._commit(point, document, probed)
 
     def _run_on_cluster(

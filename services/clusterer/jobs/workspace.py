@@ -21,7 +21,7 @@ from clusterer.data.partitions import OnRows
 from clusterer.data.pca import Pca
 from clusterer.data.rows import Rows, in_memory
 from clusterer.kmeans import Iteration, State
-from clusterer.kmeans.assigned import Assigned, AssignStep, assign_by
+from clusterer.kmeans.assigned import Assigned, Assigning, assign_by
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -101,7 +101,7 @@ class Workspace:
             for name in names.values():
                 self.release(name)
 
-    def assign(self, name: str, rows: Rows, step: AssignStep, on_rows: OnRows) -> dict[int, Assigned]:
+    def assign(self, name: str, rows: Rows, step: Assigning, on_rows: OnRows) -> dict[int, Assigned]:
         """The clusters of the rows of a set, by seed."""
         return assign_by(step, rows, on_rows)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -25,20 +26,24 @@ class Assigned:
     Attributes
     ----------
     labels
-        ``(n,) int32``: the nearest centroid; with prices the cheapest.
+        ``(n,) int32``: the nearest centroid; with prices the cheapest; by a head the most probable cluster.
     distance
         ``(n,) float32``: Euclidean distance to it.
     margin
         ``(n,) float32``: how much farther the second nearest is; 0 on the border between two clusters. With prices,
-        distances of this comparison are roots of squared distance plus price.
+        distances of this comparison are roots of squared distance plus price. By a head: how much more probable the
+        cluster is than the second.
     inertia
         Sum of the squared distances.
+    probability
+        ``(n,) float32``: of the cluster, by a head; None without one.
     """
 
     labels: LabelArray
     distance: Float32Array
     margin: Float32Array
     inertia: float
+    probability: Float32Array | None = None
 
     @classmethod
     def labels_only(cls, labels: LabelArray, inertia: float) -> Assigned:
@@ -138,7 +143,18 @@ def assign(
     return assign_by(AssignStep(engine, centroids, prices or {}), rows, on_rows)
 
 
-def assign_by(step: AssignStep, rows: Rows, on_rows: OnRows | None = None) -> dict[int, Assigned]:
+class Assigning(Protocol):
+    """A step that assigns the rows of a partition with each seed; with the inertia of each block."""
+
+    @property
+    def centroids(self) -> Mapping[int, Float32Array]:
+        """By seed."""
+        ...
+
+    def __call__(self, partition: Partition, on_rows: OnRows) -> dict[int, tuple[Assigned, list[float]]]: ...
+
+
+def assign_by(step: Assigning, rows: Rows, on_rows: OnRows | None = None) -> dict[int, Assigned]:
     """What a step finds for all ``rows``, by seed."""
     found = partitions_of(rows).run(step, on_rows=on_rows)
     return {seed: _joined([each[seed] for each in found]) for seed in step.centroids}
@@ -147,7 +163,9 @@ def assign_by(step: AssignStep, rows: Rows, on_rows: OnRows | None = None) -> di
 def _joined(parts: list[tuple[Assigned, list[float]]]) -> Assigned:
     """One seed's clusters of all partitions."""
     columns = {name: joined([getattr(each, name) for each, _ in parts]) for name in ("labels", "distance", "margin")}
-    return Assigned(**columns, inertia=math.fsum(value for _, inertias in parts for value in inertias))
+    inertia = math.fsum(value for _, inertias in parts for value in inertias)
+    probabilities = [each.probability for each, _ in parts if each.probability is not None]
+    return Assigned(**columns, inertia=inertia, probability=joined(probabilities) if probabilities else None)
 
 
 def pad(batch: Float32Array) -> Float32Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from shoal.store.clustering import Clustering
 
 from clusterer.data.rows import ChosenRows, Float32Array, Rows, StoredRows, first_not_finite, in_memory
 from clusterer.data.transform import Transform
+from clusterer.heads.head import Head, HeadTarget
 from clusterer.kmeans.assigned import Assigned, Target
 from clusterer.kmeans.engine import Engine, NumpyEngine
 from clusterer.kmeans.fast import FastEngine, KernelUnavailable
@@ -25,8 +26,8 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class LoadedClustering:
-    """All that new rows need of a clustering; immutable, so that many threads may use one.
+class Space:
+    """One feature space.
 
     Attributes
     ----------
@@ -34,24 +35,40 @@ class LoadedClustering:
         The record of the model whose embeddings were clustered.
     image_transform
         How images became that model's input; None if the embeddings are deleted.
+    dim
+        Length of an embedding.
+    """
+
+    model: Mapping[str, object]
+    image_transform: Mapping[str, object] | None
+    dim: int
+
+
+@dataclass(frozen=True)
+class LoadedClustering:
+    """All that new rows need of a clustering; immutable, so that many threads may use one.
+
+    Attributes
+    ----------
     transform, target
-        The way into the space of the centroids, and the centroids.
+        The way into the space of the centroids, and the centroids; with a head the head as well.
     labels
         ``(k,)`` strings: the label of each cluster, null for none.
     distances
         ``(n,) float32``: distances of the train set's rows to their centroids, sorted; None if they are not stored,
         which is so if the train set was not scored.
+    spaces
+        The feature spaces whose vectors make a row, beside each other.
     reduction
         What rows go through between the transform and the centroids; None for nothing.
     """
 
     id: str
-    model: Mapping[str, object]
-    image_transform: Mapping[str, object] | None
     transform: Transform
-    target: Target
+    target: Target | HeadTarget
     labels: pa.Array
     distances: Float32Array | None
+    spaces: tuple[Space, ...]
     reduction: Reduction | None = None
 
     @classmethod
@@ -68,15 +85,22 @@ class LoadedClustering:
             A file is missing or damaged.
         """
         clustering = store.clustering(clustering_id)
+        centroids = clustering.centroids()
+        target: Target | HeadTarget
+        if clustering.by_head:
+            arrays = clustering.head_arrays()
+            with clustering.reading(clustering.layout.head):
+                target = HeadTarget(Head.from_arrays(arrays), centroids)
+        else:
+            target = Target.of(centroids, exact_engine(), clustering.prices())
         transform = Transform.from_arrays(clustering.transform_arrays())
         return cls(
             id=clustering.id,
-            model=clustering.spec.get("model", {}),
-            image_transform=image_transform(store, clustering.spec.get("train")),
             transform=transform,
-            target=Target.of(clustering.centroids(), exact_engine(), clustering.prices()),
+            target=target,
             labels=clustering.clusters().column("label").combine_chunks(),
             distances=train_distances(clustering),
+            spaces=tuple(spaces_of(store, clustering)),
             reduction=stored_reduction(store, clustering, transform),
         )
 
@@ -91,7 +115,8 @@ class LoadedClustering:
         transform = sum(array.nbytes for array in self.transform.arrays().values())
         distances = 0 if self.distances is None else self.distances.nbytes
         # The engine has a sketch of the centroids in two layouts, a quarter of their size each.
-        centroids = 3 * self.target.centroids.nbytes // 2
+        head = self.target.head.bytes if isinstance(self.target, HeadTarget) else 0
+        centroids = 3 * self.target.centroids.nbytes // 2 + head
         reduction = 0 if self.reduction is None else self.reduction.bytes
         return int(3 * transform // 2 + centroids + self.labels.nbytes + distances + reduction)
 
@@ -194,6 +219,14 @@ def stored_reduction(store: Store, clustering: Clustering, transform: Transform)
     if fitted.rows != rows.n:
         raise clustering.corrupt(clustering.layout.reduction, f"is not of the {rows.n} rows of embeddings {train!r}")
     return Reduction.of(fitted, in_memory(transform.view(rows)), Options())
+
+
+def spaces_of(store: Store, clustering: Clustering) -> Iterator[Space]:
+    """The feature spaces of a clustering, in the order of their columns."""
+    spec = clustering.spec
+    one = {"train": spec.get("train"), "dim": spec["dim"], "model": spec.get("model", {})}
+    for each in spec.get("spaces") or [one]:
+        yield Space(each["model"], image_transform(store, each["train"]), int(each["dim"]))
 
 
 def train_distances(clustering: Clustering) -> Float32Array | None:

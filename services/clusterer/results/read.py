@@ -123,7 +123,7 @@ def list_iterations(clustering: Clustering, limit: int) -> list[dict[str, float]
     ends: dict[int, dict[int, float]] = {}
     columns = (table.column(name).to_pylist() for name in ("seed", "restart", "inertia"))
     for seed, restart, inertia in zip(*columns, strict=True):
-        ends.setdefault(seed, {})[restart] = inertia
+        ends.setdefault(seed, {})[restart] = inertia or 0.0  # A head has no inertia, and no restarts.
     best = {seed: min(restarts, key=restarts.__getitem__) for seed, restarts in ends.items()}
     kept = [
         pc.and_(pc.equal(table.column("seed"), seed), pc.equal(table.column("restart"), restart))

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from shoal import __version__
+from shoal.errors import JsonValue
 from shoal.host import library_versions
 from shoal.schemas import ClusterRequest
 from shoal.store import EmbeddingSet
 from shoal.store.clustering import ClusteringWriter
 from shoal.store.sealed import ROW_GROUP
-from shoal.store.table_schemas import ITERATIONS_SCHEMA
+from shoal.store.table_schemas import ITERATIONS_SCHEMA, LOSS
 
 from clusterer.data.rows import Float32Array
 from clusterer.data.transform import Transform
 from clusterer.evaluation.contingency import Contingency, LabelledSet, LabelRule, learn_map
 from clusterer.evaluation.label_metrics import Metrics
+from clusterer.heads.head import Head
+from clusterer.heads.training import Trained
 from clusterer.kmeans import Engine, KMeansFit, Level, groups_of, prices_by_seed
 from clusterer.kmeans.assigned import Assigned
 from clusterer.reduce import Fitted
@@ -28,6 +32,18 @@ from clusterer.results.tables import Scored, classes_table, confusion_table, des
 
 MEMBERS = ("nearest", "farthest", "borderline")
 LIBRARIES = ("numpy", "scipy", "faiss-cpu", "faiss-gpu", "scikit-learn")
+
+
+class SeedHead(Protocol):
+    """The head of one seed, as a job has trained it."""
+
+    @property
+    def head(self) -> Head: ...
+    @property
+    def trained(self) -> Trained: ...
+    def record(self) -> dict[str, JsonValue]:
+        """For run.json."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,9 @@ class Outcome:
     explained
         Share of the variance of each component; None without PCA.
     fits
-        By seed.
+        By seed; of heads their mean rows as centroids.
+    heads
+        By seed: the networks; empty with k-means.
     assignments
         By embeddings id, then by seed; of all sets.
     metrics
@@ -76,6 +94,7 @@ class Outcome:
     explained: list[float] | None
     engine: Engine
     fits: Mapping[int, KMeansFit]
+    heads: Mapping[int, SeedHead]
     assignments: Mapping[str, Mapping[int, Assigned]]
     metrics: Metrics
     best_seed: int
@@ -110,10 +129,12 @@ def write(writer: ClusteringWriter, outcome: Outcome) -> None:
     prices = prices_by_seed(outcome.fits)
     if prices:
         writer.prices(prices, outcome.best_seed)
+    if outcome.heads:
+        writer.heads({seed: each.head.arrays() for seed, each in outcome.heads.items()}, outcome.best_seed)
     if outcome.levels:
         writer.hierarchy([(level.parents, level.centroids) for level in outcome.levels])
     writer.iterations(iterations_table(outcome))
-    writer.assignments(assignment_tables(outcome), len(outcome.levels))
+    writer.assignments(assignment_tables(outcome), len(outcome.levels), probability=bool(outcome.heads))
     writer.map(map_tables(outcome))
     clusters = clusters_table(outcome)
     writer.clusters(with_row_numbers(outcome, clusters))
@@ -182,11 +203,35 @@ def run_record(outcome: Outcome, timings: dict[str, float], peak_rss_bytes: int)
         "peak_rss_bytes": peak_rss_bytes,
         "version": __version__,
         "libraries": library_versions(LIBRARIES),
+        **_heads_record(outcome),
+    }
+
+
+def _heads_record(outcome: Outcome) -> dict[str, object]:
+    """The part of run.json that heads make otherwise."""
+    best = outcome.heads.get(outcome.best_seed)
+    if best is None:
+        return {}
+    return {
+        "engine": "torch",
+        "engine_reason": f"`{outcome.request.method}` on {best.trained.device}",
+        "algorithm": outcome.request.method,
+        "iterations": best.trained.history[-1].step,
+        "heads": {str(seed): each.record() for seed, each in outcome.heads.items()},
+        "libraries": library_versions((*LIBRARIES, "torch")),
     }
 
 
 def iterations_table(outcome: Outcome) -> pa.Table:
-    """iterations.parquet: every iteration of every restart of every seed."""
+    """iterations.parquet: every iteration of every restart of every seed; of heads every check of a run."""
+    if outcome.heads:
+        checks = [
+            {"seed": seed, "restart": 0, "iteration": each.step, "loss": each.loss, "moved": each.moved}
+            | {"empty": each.empty, "seconds": each.seconds}
+            for seed, head in outcome.heads.items()
+            for each in head.trained.history
+        ]
+        return pa.Table.from_pylist(checks, schema=ITERATIONS_SCHEMA.append(LOSS))
     rows = [
         {
             "seed": seed,
@@ -221,6 +266,8 @@ def assignment_tables(outcome: Outcome) -> Iterator[pa.Table]:
                 "distance": assigned.distance[part],
                 "margin": assigned.margin[part],
             }
+            if assigned.probability is not None:
+                columns["probability"] = assigned.probability[part]
             for level, groups in enumerate(groups_of(assigned.labels[part], outcome.levels), start=1):
                 columns[f"level_{level}"] = groups
             yield pa.table(columns)

@@ -31,6 +31,7 @@ ASSIGN: Flags = {
     "embeddings": "--embeddings",
     "outlier_quantile": "--outlier-quantile",
     "memory_limit": "--memory-limit",
+    "spaces": "--space",
     "callback_url": "--callback-url",
     **EXECUTION,
 }
@@ -53,6 +54,15 @@ def assign(
         typer.Option(
             help="An image is an outlier if it is farther from its centroid than this share of the train set's images "
             "are from theirs; 0.99 by default."
+        ),
+    ] = None,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--space",
+            metavar="ID",
+            help="With --embeddings: id of embeddings of the same images by another model of the clustering; "
+            "repeatable, in the clustering's order.",
         ),
     ] = None,
     memory_limit: Annotated[
@@ -80,7 +90,11 @@ def assign(
     if embeddings is not None:
         where = execution_of(execution, ray_address, workers, worker_cpus, worker_gpus, worker_memory)
         options = given(
-            outlier_quantile=outlier_quantile, memory_limit=memory_limit, execution=where, callback_url=callback_url
+            outlier_quantile=outlier_quantile,
+            memory_limit=memory_limit,
+            execution=where,
+            callback_url=callback_url,
+            spaces=space,
         )
         with errors_in_flags(ASSIGN), Client() as client:
             job = finish(client, client.assign_embeddings(clustering, embeddings, **(options or {})), wait, as_json)

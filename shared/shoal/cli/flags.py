@@ -11,6 +11,7 @@ from typing import Annotated, Any, overload
 import typer
 
 from shoal.cli.execution import EXECUTION
+from shoal.cli.heads import HEADS
 from shoal.errors import ShoalError, by_code
 from shoal.schemas import MAX_CLUSTERS
 
@@ -72,6 +73,7 @@ CLUSTER: Flags = {
     "label_map": "--label-map",
     "memory_limit": "--memory-limit",
     "callback_url": "--callback-url",
+    **HEADS,
     **EXECUTION,
 }
 SWEEP: Flags = {**CLUSTER, "embeddings": "EMBEDDINGS", "seeds": "--seed", "linear_probe": "--linear-probe"}

@@ -27,6 +27,7 @@ from shoal.cli.flags import (
     errors_in_flags,
     split_label_file,
 )
+from shoal.cli.heads import HeadOption, Method, Space, heads_of, spaces_of
 from shoal.cli.output import err, jobs_table, out, progress_bars, watch_job
 from shoal.cli.reduce import Reduce
 from shoal.cli.where import WhereClusters, WhereLabel, WhereNoDuplicates, WherePath, where_of
@@ -230,6 +231,9 @@ def cluster(
     ] = None,
     pca: Annotated[int | None, typer.Option(help="Number of principal components to keep; no PCA by default.")] = None,
     whiten: Annotated[bool, typer.Option(help="Whiten the principal components.")] = False,
+    method: Method = None,
+    head: HeadOption = None,
+    space: Space = None,
     normalize: Annotated[bool, typer.Option(help="Scale embeddings to unit length first.")] = True,
     reduce: Reduce = None,
     engine: Annotated[
@@ -291,6 +295,9 @@ def cluster(
             normalize=normalize,
             reduce=reduce,
             kmeans=kmeans,
+            method=method,
+            heads=heads_of(head),
+            spaces=spaces_of(space),
             seeds=seed or None,
             label_map=label_map,
             memory_limit=memory_limit,

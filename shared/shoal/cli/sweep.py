@@ -14,6 +14,7 @@ from rich.table import Table
 from shoal import __version__, paper
 from shoal.cli.execution import Engine, RayAddress, WorkerCpus, WorkerGpus, WorkerMemory, Workers, execution_of
 from shoal.cli.flags import SWEEP, AsJson, CallbackUrl, errors_in_flags
+from shoal.cli.heads import HeadOption, Methods, heads_of
 from shoal.cli.jobs import Wait, finish, given
 from shoal.cli.output import columns_of, err, out
 from shoal.cli.reduce import Reductions
@@ -83,6 +84,8 @@ def sweep(
         bool, typer.Option("--both-norms", help="Cluster with and without scaling to unit length.")
     ] = False,
     reduce: Reductions = None,
+    method: Methods = None,
+    head: HeadOption = None,
     linear_probe: Annotated[bool, typer.Option(help="Also fit a linear classifier.")] = False,
     seeds: Seeds = None,
     iterations: Iterations = None,
@@ -118,6 +121,8 @@ def sweep(
             normalize=[True, False] if both_norms else normalize,
             reduce=reduce or None,
             linear_probe=linear_probe,
+            **({"method": method.split(",")} if method else {}),
+            heads=heads_of(head),
             seeds=seeds or None,
             kmeans=given(iterations=iterations, restarts=restarts),
             execution=execution_of(execution, ray_address, workers, worker_cpus, worker_gpus, worker_memory),

@@ -41,6 +41,8 @@ class Assignment(NamedTuple):
         The cluster that it is part of after merges; None from a service that knows no merges.
     name
         The name of that one; None where it has none.
+    probability
+        Of the cluster, by the clustering's head; None in a clustering by k-means.
     """
 
     cluster: int
@@ -50,6 +52,7 @@ class Assignment(NamedTuple):
     label: str | None
     merged_cluster: int | None = None
     name: str | None = None
+    probability: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,7 @@ class Assignments(Sequence[Assignment], Tabular):
     label: NDArray[np.object_]
     merged_cluster: NDArray[np.int32] | None = None
     name: NDArray[np.object_] | None = None
+    probability: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, parts: Sequence[pa.Table]) -> Assignments:
@@ -71,6 +75,7 @@ class Assignments(Sequence[Assignment], Tabular):
 
         table = pa.concat_tables(parts)
         outlier, merged = table.column("is_outlier"), table.column("merged_cluster")
+        probability = table.column("probability")
         return cls(
             cluster=table.column("cluster").to_numpy(),
             distance=table.column("distance").to_numpy(),
@@ -79,6 +84,7 @@ class Assignments(Sequence[Assignment], Tabular):
             label=table.column("label").to_numpy(),
             merged_cluster=None if merged.null_count else merged.to_numpy(),
             name=table.column("name").to_numpy(),
+            probability=None if probability.null_count else probability.to_numpy(),
         )
 
     def __len__(self) -> int:
@@ -93,10 +99,11 @@ class Assignments(Sequence[Assignment], Tabular):
     def __getitem__(self, at: int | slice) -> Assignment | Assignments:
         outlier = None if self.is_outlier is None else self.is_outlier[at]
         merged = None if self.merged_cluster is None else self.merged_cluster[at]
+        probability = None if self.probability is None else self.probability[at]
         if isinstance(at, slice):
             plain = (self.cluster[at], self.distance[at], self.margin[at], outlier, self.label[at])
             name = None if self.name is None else self.name[at]
-            return Assignments(*plain, merged, name)
+            return Assignments(*plain, merged, name, probability)
         return Assignment(
             int(self.cluster[at]),
             float(self.distance[at]),
@@ -105,6 +112,7 @@ class Assignments(Sequence[Assignment], Tabular):
             self.label[at],
             None if merged is None else int(merged),
             None if self.name is None else self.name[at],
+            None if probability is None else float(probability),
         )
 
     def to_arrow(self) -> pa.Table:
@@ -118,7 +126,7 @@ class Assignments(Sequence[Assignment], Tabular):
 def _schema() -> pa.Schema:
     import pyarrow as pa
 
-    types = (pa.int32(), pa.float32(), pa.float32(), pa.bool_(), pa.string(), pa.int32(), pa.string())
+    types = (pa.int32(), pa.float32(), pa.float32(), pa.bool_(), pa.string(), pa.int32(), pa.string(), pa.float32())
     return pa.schema(list(zip(Assignment._fields, types, strict=True)))
 
 

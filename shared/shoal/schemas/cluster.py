@@ -154,6 +154,73 @@ class KMeansOptions(Request):
         return self
 
 
+Method = Literal["kmeans", "turtle", "temi"]
+METHOD_TEXT = (
+    "How rows are clustered: `kmeans`, or by a network trained on the embeddings: `turtle` (the labelling that linear "
+    "classifiers learn best) or `temi` (images and their nearest neighbours). `turtle` and `temi` need PyTorch; their "
+    "assignments have a `probability`."
+)
+HEADS_TEXT = "Options of `method`: `turtle` and `temi`; null for their defaults."
+SPACES_TEXT = (
+    "Embeddings of the same images by other models, in the same order. Each entry has the form of `embeddings`: an id, "
+    "or `train` and one `score` for each scored set. Rows are then the vectors of all models beside each other."
+)
+OF_TURTLE, OF_TEMI = ("entropy", "inner_steps"), ("heads", "neighbours", "beta", "temperature")
+
+
+class HeadOptions(Request):
+    """Options of heads, the networks of `method`: `turtle` and `temi`."""
+
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Maximum number of steps. If null, 6000 with `turtle`; with `temi` as many as 100 passes over the "
+        "rows, at least 1000.",
+    )
+    batch_rows: int | None = Field(
+        None, ge=2, le=1_000_000, description="Rows of a batch. If null, 10,000 with `turtle` and 1024 with `temi`."
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, le=10, description="Step size of Adam. If null, 0.001 with `turtle` and 0.0004 with `temi`."
+    )
+    early_stop: bool = Field(
+        True, description="Whether to stop once rows no longer change their cluster and the loss is flat."
+    )
+    entropy: float | None = Field(
+        None, ge=0, le=10_000, description="`turtle`: weight of the entropy of the mean labels; 10 if null."
+    )
+    inner_steps: int | None = Field(
+        None, ge=1, le=1000, description="`turtle`: steps of the classifiers in each step; 10 if null."
+    )
+    heads: int | None = Field(
+        None, ge=1, le=200, description="`temi`: heads trained beside each other, of which one is used; 16 if null."
+    )
+    neighbours: int | None = Field(
+        None, ge=1, le=1000, description="`temi`: nearest rows of a row that it is paired with; 50 if null."
+    )
+    beta: float | None = Field(
+        None, gt=0, le=1, description="`temi`: exponent of the probabilities in the loss; 0.6 if null."
+    )
+    temperature: float | None = Field(
+        None, gt=0, le=100, description="`temi`: by which outputs are divided; 0.1 if null."
+    )
+
+    def of(self, method: Method) -> HeadOptions:
+        """These options without those of the other method."""
+        others = OF_TEMI if method == "turtle" else OF_TURTLE
+        return self.model_copy(update=dict.fromkeys(others))
+
+
+class SpaceSets(Request):
+    """Embeddings by another model: of the images to fit on, and of those to score."""
+
+    train: Id = Field(description="Id of the embeddings of the images that are fitted on.")
+    score: list[Id] = Field(
+        min_length=1, max_length=100, description="An id for each of the scored sets, in their order."
+    )
+
+
 class _OrAuto:
     """Accepts `auto` besides a number of clusters; errors of other values are those of a number."""
 
@@ -191,6 +258,14 @@ class AssignRequest(JobRequest):
     )
     # Left out where it is not sent, as `where`.
     execution: Execution | None = Field(None, exclude_if=lambda sent: sent is None, description=EXECUTION_TEXT)
+    spaces: list[Id] | None = Field(
+        None,
+        min_length=1,
+        max_length=15,
+        exclude_if=lambda sent: sent is None,
+        description="Ids of embeddings of the same images by the other models of the clustering's `spaces`, in their "
+        "order.",
+    )
 
 
 class ClusterRequest(JobRequest):
@@ -215,6 +290,12 @@ class ClusterRequest(JobRequest):
     # Left out where it is not sent, as `where`.
     reduce: ReduceOptions | None = Field(None, exclude_if=lambda sent: sent is None, description=REDUCE_TEXT)
     kmeans: KMeansOptions = Field(default_factory=lambda: KMeansOptions(), description="Options of k-means.")
+    # Left out where they are not sent, as `where`.
+    method: Method = Field("kmeans", exclude_if=lambda sent: sent == "kmeans", description=METHOD_TEXT)
+    heads: HeadOptions | None = Field(None, exclude_if=lambda sent: sent is None, description=HEADS_TEXT)
+    spaces: list[Id | SpaceSets] | None = Field(
+        None, min_length=1, max_length=15, exclude_if=lambda sent: sent is None, description=SPACES_TEXT
+    )
     seed: Seed | None = Field(None, description="Random seed. Send either `seed` or `seeds`.")
     seeds: list[Seed] | None = Field(
         None,
@@ -263,6 +344,44 @@ class ClusterRequest(JobRequest):
         if self.kmeans.levels is not None and self.clusters == "auto":
             raise ValueError("`kmeans.levels` needs a fixed number of clusters, not `auto`")
         return self
+
+    @model_validator(mode="after")
+    def _of_one_method(self) -> ClusterRequest:
+        if self.method == "kmeans":
+            if self.heads is not None:
+                raise ValueError("`heads` needs `method`: `turtle` or `temi`")
+            return self
+        other = "temi" if self.method == "turtle" else "turtle"
+        for name in OF_TEMI if self.method == "turtle" else OF_TURTLE:
+            if getattr(self.heads, name, None) is not None:
+                raise ValueError(f"`heads.{name}` needs `method`: `{other}`")
+        # Options that were sent but for those of the levels, and the engine that groups centroids into them.
+        sent = self.kmeans.model_dump(exclude={"engine", "levels"}, exclude_defaults=True)
+        if sent:
+            raise ValueError(f"`kmeans.{min(sent)}` needs `method`: `kmeans`")
+        return self
+
+    @model_validator(mode="after")
+    def _spaces_match(self) -> ClusterRequest:
+        if self.spaces is not None and self.pca is not None:
+            raise ValueError("`pca` would mix the models of `spaces`: leave one of them out")
+        if self.spaces is not None and self.reduce is not None:
+            raise ValueError("`reduce` takes the rows of one model: leave it or `spaces` out")
+        for each in self.spaces or ():
+            if isinstance(each, str) != isinstance(self.embeddings, str):
+                raise ValueError("each of `spaces` must have the form of `embeddings`: an id, or `train` and `score`")
+            if isinstance(each, SpaceSets) and len(each.score) != len(self.class_maps):
+                raise ValueError(f"each of `spaces` must have {len(self.class_maps)} in `score`, one per scored set")
+        return self
+
+    def aligned_with(self, embeddings_id: str) -> tuple[str, ...]:
+        """The ids of one of the sets: its own, then those of the other models."""
+        place = self.scored_ids.index(embeddings_id) if embeddings_id != self.train_id else None
+        others = (
+            each if isinstance(each, str) else each.train if place is None else each.score[place]
+            for each in self.spaces or ()
+        )
+        return (embeddings_id, *others)
 
     @property
     def train_id(self) -> str:
@@ -319,7 +438,15 @@ class SweepRequest(JobRequest):
         description="How rows change before k-means, as in `POST /cluster`, or a list.",
     )
     kmeans: KMeansOptions = Field(
-        default_factory=lambda: KMeansOptions(), description="Options of k-means, the same for all points."
+        default_factory=lambda: KMeansOptions(),
+        description="Options of k-means, the same for all points with `method`: `kmeans`.",
+    )
+    # Left out where they are not sent, as `where`.
+    method: Method | Annotated[list[Method], Field(min_length=1, max_length=3)] = Field(
+        "kmeans", exclude_if=lambda sent: sent == "kmeans", description=METHOD_TEXT
+    )
+    heads: HeadOptions | None = Field(
+        None, exclude_if=lambda sent: sent is None, description=f"{HEADS_TEXT} Those of one method count for it alone."
     )
     seed: Seed | None = Field(None, description="Random seed. Send either `seed` or `seeds`.")
     seeds: list[Seed] | None = Field(
@@ -347,23 +474,27 @@ class SweepRequest(JobRequest):
         # Counted before they are created: the product of a few long lists would fill the memory.
         if prod(len(_as_list(each)) for each in self._axes()) > MAX_POINTS:
             raise ValueError(f"the lists make more than {MAX_POINTS} points: send several sweeps")
-        # Rules across fields fail for all points or for none: one point is enough.
-        next(self._combinations())
+        if self.heads is not None and set(_as_list(self.method)) == {"kmeans"}:
+            raise ValueError("`heads` needs `method`: `turtle` or `temi`")
+        # Rules across fields fail for all points of a method or for none, and methods vary first.
+        for _ in zip(_once(_as_list(self.method)), self._combinations(), strict=False):
+            pass
         return self
 
     def points(self) -> list[ClusterRequest]:
         """Every combination once: models first, then normalisation, components, whitening, reduction, number of
-        clusters."""
+        clusters, method."""
         return list(self._combinations())
 
     def _axes(self) -> tuple[Any, ...]:
         """The fields that may be lists, in the order of the points."""
         whiten, components = (self.pca.whiten, self.pca.components) if self.pca else (False, None)
-        return self.embeddings, self.normalize, components, whiten, self.reduce, self.over, self.clusters
+        return self.embeddings, self.normalize, components, whiten, self.reduce, self.over, self.clusters, self.method
 
     def _combinations(self) -> Iterator[ClusterRequest]:
         axes = (_once(_as_list(each)) for each in self._axes())
-        for sets, normalize, kept, white, reduce, over, clusters in product(*axes):
+        for sets, normalize, kept, white, reduce, over, clusters, method in product(*axes):
+            by_head = method != "kmeans"
             yield ClusterRequest(
                 embeddings=sets,
                 where=self.where,
@@ -372,7 +503,9 @@ class SweepRequest(JobRequest):
                 pca=PcaOptions(components=kept, whiten=white) if self.pca else None,
                 normalize=normalize,
                 reduce=reduce,
-                kmeans=self.kmeans,
+                kmeans=KMeansOptions(engine=self.kmeans.engine) if by_head else self.kmeans,
+                method=method,
+                heads=self.heads.of(method) if self.heads is not None and by_head else None,
                 seed=self.seed,
                 seeds=self.seeds,
                 label_map=self.label_map,

@@ -28,6 +28,12 @@ class ModelSettings(BaseSettings):
     device: str = Field(
         "auto", validation_alias="SHOAL_DEVICE", description="Device of PyTorch: auto, cpu, cuda or cuda:N."
     )
+    heads_device: str = Field(
+        "auto",
+        validation_alias="SHOAL_HEADS_DEVICE",
+        description="Device on which the clusterer trains heads (`method`: `turtle`, `temi`): auto, cpu, cuda or "
+        "cuda:N.",
+    )
     tf_serving_url: str | None = Field(
         None,
         validation_alias="TF_SERVING_URL",

@@ -16,9 +16,9 @@ from shoal.store.table_schemas import ASSIGNED_CLUSTERS_SCHEMA
 OUTLIER = pa.field("is_outlier", pa.bool_())
 
 
-def assigned_schema(levels: int = 0) -> pa.Schema:
+def assigned_schema(levels: int = 0, *, probability: bool = False) -> pa.Schema:
     """The columns of assignments.parquet: those of a clustering's, and `OUTLIER`."""
-    return assignments_schema(levels).append(OUTLIER)
+    return assignments_schema(levels, probability=probability).append(OUTLIER)
 
 
 def check_assigned_spec(spec: Mapping[str, JsonValue]) -> None:
@@ -76,7 +76,7 @@ class AssignedSet(SealedFolder[AssignedLayout]):
 
     def assignments_schema(self) -> pa.Schema:
         """See `assigned_schema`."""
-        return assigned_schema(int(self.spec.get("levels", 0)))
+        return assigned_schema(int(self.spec.get("levels", 0)), probability=bool(self.spec.get("by_head")))
 
     def iter_assignments(self, batch_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
         """The clusters of the rows in batches, in row order."""
@@ -105,6 +105,6 @@ class AssignedWriter(SealedWriter[AssignedLayout]):
         """Write clusters.parquet."""
         self._table(self.layout.clusters, table.cast(ASSIGNED_CLUSTERS_SCHEMA))
 
-    def rows(self, tables: Iterator[pa.Table], levels: int) -> None:
-        """Write assignments.parquet from tables of `assigned_schema`, in row order."""
-        self._tables(self.layout.rows, assigned_schema(levels), tables)
+    def rows(self, tables: Iterator[pa.Table], schema: pa.Schema) -> None:
+        """Write assignments.parquet from tables of a schema, see `assigned_schema`, in row order."""
+        self._tables(self.layout.rows, schema, tables)

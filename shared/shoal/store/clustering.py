@@ -25,7 +25,9 @@ from shoal.store.table_schemas import (
     CLUSTERS_SCHEMA,
     CONFUSION_SCHEMA,
     ITERATIONS_SCHEMA,
+    LOSS,
     MAP_SCHEMA,
+    PROBABILITY,
 )
 
 
@@ -117,6 +119,15 @@ class Clustering(SealedFolder[ClusteringLayout]):
             return None
         with self.reading(self.layout.prices):
             return read_npy(self.layout.prices)
+
+    @property
+    def by_head(self) -> bool:
+        """Whether a head clustered the rows; its assignments have a probability."""
+        return self._has(self.layout.head)
+
+    def head_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The arrays of head.npz by name."""
+        return self._archive(self.layout.head)
 
     def hierarchy(self) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
         """For each level from the lowest: the group of each member of the level below, and the groups' centroids."""
@@ -242,6 +253,12 @@ class ClusteringWriter(SealedWriter[ClusteringLayout]):
         for seed, prices in by_seed.items():
             self._bytes(self.layout.seed_prices(seed), _npy_bytes(prices))
 
+    def heads(self, by_seed: Mapping[int, Mapping[str, NDArray[np.generic]]], best: int) -> None:
+        """Write each seed's head beside its centroids, and the best one's as the clustering's."""
+        self._npz(self.layout.head, by_seed[best])
+        for seed, arrays in by_seed.items():
+            self._npz(self.layout.seed_head(seed), arrays)
+
     def centroids(self, by_seed: Mapping[int, NDArray[np.float32]], best: int) -> None:
         """Write each seed's centroids, and the best one's as the clustering's."""
         self._bytes(self.layout.centroids, _npy_bytes(by_seed[best]))
@@ -251,9 +268,9 @@ class ClusteringWriter(SealedWriter[ClusteringLayout]):
                 path.parent.mkdir(parents=True)
             self._bytes(path, _npy_bytes(centroids))
 
-    def assignments(self, tables: Iterator[pa.Table], levels: int = 0) -> None:
+    def assignments(self, tables: Iterator[pa.Table], levels: int = 0, *, probability: bool = False) -> None:
         """Write assignments.parquet from tables of `assignments_schema`, one scored set after another."""
-        self._tables(self.layout.assignments, assignments_schema(levels), tables)
+        self._tables(self.layout.assignments, assignments_schema(levels, probability=probability), tables)
 
     def map(self, tables: Iterator[pa.Table]) -> None:
         """Write map.parquet from tables of `MAP_SCHEMA`, one scored set after another."""
@@ -273,7 +290,10 @@ class ClusteringWriter(SealedWriter[ClusteringLayout]):
 
     def iterations(self, table: pa.Table) -> None:
         """Write iterations.parquet."""
-        self._table(self.layout.iterations, table.cast(ITERATIONS_SCHEMA))
+        by_head = LOSS.name in table.column_names
+        self._table(
+            self.layout.iterations, table.cast(ITERATIONS_SCHEMA.append(LOSS) if by_head else ITERATIONS_SCHEMA)
+        )
 
     def preview(self) -> Clustering:
         """The clustering as written so far, for the report that becomes part of it."""
@@ -294,9 +314,9 @@ def _npy_bytes(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def assignments_schema(levels: int = 0) -> pa.Schema:
-    """`ASSIGNMENTS_SCHEMA`, and a column with the row's group for each level of a hierarchy."""
-    schema = ASSIGNMENTS_SCHEMA
+def assignments_schema(levels: int = 0, *, probability: bool = False) -> pa.Schema:
+    """`ASSIGNMENTS_SCHEMA`; by a head `PROBABILITY`; a column with the row's group for each level of a hierarchy."""
+    schema = ASSIGNMENTS_SCHEMA.append(PROBABILITY) if probability else ASSIGNMENTS_SCHEMA
     for level in range(1, levels + 1):
         schema = schema.append(pa.field(f"level_{level}", pa.int32()))
     return schema

@@ -143,6 +143,7 @@ class ClusteringLayout(SealedLayout):
         self.centroids = folder / "centroids.npy"
         self.reduction = folder / "reduction.npz"
         self.prices = folder / "prices.npy"
+        self.head = folder / "head.npz"
         self.hierarchy = folder / "hierarchy.npz"
         self.assignments = folder / "assignments.parquet"
         self.clusters = folder / "clusters.parquet"
@@ -161,6 +162,10 @@ class ClusteringLayout(SealedLayout):
     def seed_prices(self, seed: int) -> Path:
         """The prices of one seed."""
         return self.folder / "seeds" / str(seed) / "prices.npy"
+
+    def seed_head(self, seed: int) -> Path:
+        """The head of one seed."""
+        return self.folder / "seeds" / str(seed) / "head.npz"
 
 
 class AssignedLayout(SealedLayout):

@@ -33,6 +33,7 @@ PARAMS: dict[str, pa.DataType] = {
     "over": pa.float64(),
     "k": pa.int64(),
     "train_classes": pa.int64(),
+    "method": pa.string(),
 }
 METRICS: dict[str, tuple[str, ...]] = {
     "accuracy_hungarian_train": ("accuracy", "hungarian", "train"),
@@ -71,6 +72,8 @@ SCHEMA = pa.schema(
         *((name + suffix, pa.float64()) for name in METRICS for suffix in ("", "_std")),
         ("stability", pa.float64()),
         ("linear_probe", pa.float64()),
+        ("loss", pa.float64()),
+        ("probe_accuracy", pa.float64()),
         ("seconds", pa.float64()),
     ]
 )
@@ -223,8 +226,9 @@ def _row(point: Mapping[str, Any], scored: str) -> Row:
     deviations = {f"{name}_std": _look_up(std, path) for name, path in METRICS.items()}
     row = {
         "point": point["index"],
-        **{name: params[name] for name in PARAMS if name != "reduce"},
+        **{name: params[name] for name in PARAMS if name not in {"reduce", "method"}},
         "reduce": params.get("reduce"),
+        "method": params.get("method", "kmeans"),
         "scored": scored,
         "scored_n": int(mean["n"]),
         "n_labelled": int(mean["n_labelled"]),
@@ -235,9 +239,15 @@ def _row(point: Mapping[str, Any], scored: str) -> Row:
         **deviations,
         "stability": (entry.get("stability") or {}).get("ari_mean"),
         "linear_probe": point.get("linear_probe", {}).get(scored),
+        **_of_heads(point.get("heads", {}), ("loss", "probe_accuracy")),
         "seconds": point["seconds"],
     }
     return {name: row[name] for name in SCHEMA.names}
+
+
+def _of_heads(heads: Mapping[str, Mapping[str, float]], names: tuple[str, ...]) -> dict[str, float | None]:
+    """Means over the seeds of figures of heads, which need no labels; None with k-means."""
+    return {name: sum(each[name] for each in heads.values()) / len(heads) if heads else None for name in names}
 
 
 def _look_up(values: Any, path: tuple[str, ...]) -> float | None:

@@ -57,6 +57,8 @@ ASSIGNMENTS_SCHEMA = pa.schema(
         ("margin", pa.float32()),
     ]
 )
+PROBABILITY = pa.field("probability", pa.float32())
+"""A further column of the assignments of a clustering by a head."""
 MAP_SCHEMA = pa.schema(
     [
         ("embeddings", pa.dictionary(pa.int32(), pa.string())),
@@ -125,6 +127,8 @@ ITERATIONS_SCHEMA = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
+LOSS = pa.field("loss", pa.float64())
+"""A further column of the iterations of a head, whose ``inertia`` is null."""
 _SET = pa.dictionary(pa.int32(), pa.string())
 GROUPS_SCHEMA = _schema(
     [

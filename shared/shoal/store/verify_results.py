@@ -171,6 +171,7 @@ class _ContentChecks:
             layout.run: lambda path: _require(bool(_json(path)), "is empty"),
             layout.transform: self._transform,
             layout.centroids: self._centroids,
+            **({layout.head: self._head} if layout.head.is_file() or self._is_by_head() else {}),
             layout.assignments: self._assignments,
             layout.clusters: self._clusters,
             **({layout.map: self._map} if layout.map.is_file() else {}),  # older clusterings have none
@@ -188,6 +189,9 @@ class _ContentChecks:
         for seed in self._spec["seeds"]:
             with self._reporting(layout.seed_centroids(seed)):
                 self._centroids(layout.seed_centroids(seed))
+            with self._reporting(layout.seed_head(seed)):
+                if layout.seed_head(seed).is_file() or self._is_by_head():
+                    self._head(layout.seed_head(seed))
 
     @contextmanager
     def _reporting(self, path: Path) -> Iterator[None]:
@@ -219,6 +223,20 @@ class _ContentChecks:
         shape = (self._spec["k"], self._spec.get("dim_clustered", centroids.shape[-1]))
         _require(centroids.shape == shape, f"has the shape {centroids.shape}; expected {shape}")
         _require(bool(np.isfinite(centroids).all()), "holds NaN or infinity")
+
+    def _is_by_head(self) -> bool:
+        """Whether the request asks for a method of which a head is stored."""
+        try:
+            return bool(_json(self._layout.spec)["request"].get("method", "kmeans") != "kmeans")
+        except (AttributeError, KeyError, OSError, ValueError):
+            return False  # The report says so already.
+
+    def _head(self, path: Path) -> None:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+        _require(all(bool(np.isfinite(each).all()) for each in found.values()), "holds NaN or infinity")
+        wide, dim = int(found["widths"].sum()), self._spec.get("dim_clustered", self._spec["dim"])
+        _require(wide == dim, f"is for {wide} dimensions; expected {dim}")
 
     def _assignments(self, path: Path) -> None:
         table = _table(path, ASSIGNMENTS_SCHEMA)

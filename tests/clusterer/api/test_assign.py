@@ -22,7 +22,7 @@ Planted = Callable[..., tuple[Any, list[str]]]
 MakeSet = Callable[..., str]
 RunJob = Callable[..., Clustering]
 NPY, ARROW, JSON = "application/x-npy", "application/vnd.apache.arrow.stream", "application/json"
-FIELDS = ["cluster", "distance", "margin", "is_outlier", "label", "merged_cluster", "name"]
+FIELDS = ["cluster", "distance", "margin", "is_outlier", "label", "merged_cluster", "name", "probability"]
 
 
 def npy(values: Any) -> bytes:
@@ -109,6 +109,7 @@ def test_every_row_is_answered_with_all_fields(api: TestClient, clustering: Clus
             "is_outlier": found["is_outlier"],
             "label": names[row["cluster"]],
             "merged_cluster": row["cluster"],
+            "probability": None,
             "name": None,
         }
 

@@ -59,8 +59,8 @@ def test_json_and_an_image_from_standard_input(script: Script, images: list[str]
     words = ["assign", "c1", "-", images[1], "--json", "--outlier-quantile", "0.5"]
     done = CliRunner().invoke(app, words, input=b"piped")
     assert json.loads(done.stdout) == [
-        {"image": "-", **KNOWN, "merged_cluster": None, "name": None},
-        {"image": images[1], **FAR, "merged_cluster": None, "name": None},
+        {"image": "-", **KNOWN, "merged_cluster": None, "name": None, "probability": None},
+        {"image": images[1], **FAR, "merged_cluster": None, "name": None, "probability": None},
     ]
     assert script.seen[0][1] == "/clusterings/c1/assign?outlier_quantile=0.5"
     assert sent(script) == [b"piped", b"b.png"]

@@ -151,11 +151,13 @@ def _options(spec: dict[str, Any]) -> list[tuple[str, str]]:
     projection = "none"
     if pca is not None:
         projection = f"{spec['dim']} → {spec['dim_clustered']}" + (", whitened" if pca["whiten"] else "")
+    method = spec.get("method")
+    plain = f"{spec['engine']}, {request['kmeans']['init']}, {spec['restarts']} restart(s)"
     return [
         ("normalisation", "unit L2 norm" if request["normalize"] else "none"),
         ("PCA", projection),
         *([("reduced", _said(spec["reduce"]))] if spec.get("reduce") else []),
-        ("k-means", f"{spec['engine']}, {request['kmeans']['init']}, {spec['restarts']} restart(s)"),
+        ("method", f"{method}, {len(spec.get('spaces', [1]))} model(s)") if method else ("k-means", plain),
         ("seeds", ", ".join(str(seed) for seed in spec["seeds"]) + f" (shown: {spec['best_seed']})"),
     ]
 

@@ -128,11 +128,12 @@ function Iterations({ base, facts }) {
   for (const each of data.iterations) {
     const name = `seed ${each.seed}`;
     if (!lines.has(name)) lines.set(name, []);
-    lines.get(name).push({ x: each.iteration, y: each.inertia });
+    lines.get(name).push({ x: each.iteration, y: each.loss ?? each.inertia });
   }
+  const measure = data.iterations[0].loss == null ? 'Inertia' : 'Loss';
   return html`<section class="card"><h2 class="first">Iterations</h2>
-    <p class="quiet">${`The best of ${plural(facts.restarts || 1, 'run')} per seed. ${facts.converged ? 'The kept run converged' : 'The kept run did not converge: allow more iterations'} after ${plural(facts.iterations, 'iteration')}.`}</p>
-    <${Chart} lines=${[...lines].map(([name, points]) => ({ name, points }))} xName="iteration" yName="Inertia" label="Inertia by iteration" />
+    <p class="quiet">${measure === 'Loss' ? `One head per seed. The kept one ${facts.converged ? 'stopped early, its groups being settled,' : 'was trained to the end,'} after ${plural(facts.iterations, 'step')}.` : `The best of ${plural(facts.restarts || 1, 'run')} per seed. ${facts.converged ? 'The kept run converged' : 'The kept run did not converge: allow more iterations'} after ${plural(facts.iterations, 'iteration')}.`}</p>
+    <${Chart} lines=${[...lines].map(([name, points]) => ({ name, points }))} xName="iteration" yName=${measure} label=${`${measure} by iteration`} />
   </section>`;
 }
 

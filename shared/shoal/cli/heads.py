@@ -1,0 +1,65 @@
+"""The flags of clusterings by heads, and of embeddings of the same images by several models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shoal.errors import JsonValue
+
+HEADS = {"method": "--method", "heads": "--head", "spaces": "--space"}
+"""Fields of a request to flags."""
+OFF = {"true": True, "false": False}
+
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="How rows are clustered: kmeans (the default), or by a network trained on the embeddings: turtle or temi."
+    ),
+]
+Methods = Annotated[str | None, typer.Option("--method", help="Methods, such as kmeans,turtle,temi.")]
+HeadOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--head",
+        metavar="NAME=VALUE",
+        help="Option of turtle or temi, such as steps=2000 or learning_rate=0.01; repeatable.",
+    ),
+]
+Space = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--space",
+        metavar="ID",
+        help="Id of embeddings of the same images by another model, clustered together; with --score "
+        "TRAIN:SCORED[:SCORED…]; repeatable.",
+    ),
+]
+
+
+def heads_of(options: list[str] | None) -> dict[str, JsonValue] | None:
+    """The options of heads as the API takes them.
+
+    Raises
+    ------
+    typer.BadParameter
+        One is not ``NAME=VALUE`` with a number.
+    """
+    found: dict[str, JsonValue] = {}
+    for each in options or ():
+        name, _, text = each.partition("=")
+        try:
+            found[name] = OFF[text] if text in OFF else float(text) if set(text) & set(".e") else int(text)
+        except ValueError:
+            raise typer.BadParameter(f"{each!r} is not valid: give NAME=VALUE, such as steps=2000.") from None
+    return found or None
+
+
+def spaces_of(spaces: list[str] | None) -> list[JsonValue] | None:
+    """The sets of other models as the API takes them."""
+    found: list[JsonValue] = []
+    for each in spaces or ():
+        train, *score = each.split(":")
+        found.append({"train": train, "score": score} if score else train)
+    return found or None
