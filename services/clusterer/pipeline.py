@@ -203,7 +203,7 @@ def reduce_rows(
     """Every set reduced as the request says; without a reduction the rows as they are."""
     if plan.request.reduce is None:
         return rows, None
-    with stages("reduce", plan.train.rows) as on_rows:
+    with stages("reduce", plan.train.rows + sum(each.rows for each in plan.sets)) as on_rows:
         memory = site.placement.searching(site.problem)
         reduced, fitted = Reducing.of(plan, site.work, "", memory, on_rows).sets(rows)
         ctx.advance(REDUCED)

@@ -103,6 +103,22 @@ def test_a_job_with_little_memory_or_one_that_was_stopped_has_the_same_bytes(
     assert results_of(store.clustering(pipeline.run(again, settings)["clustering"])) == usual
 
 
+@pytest.mark.parametrize("reduce", METHODS)
+def test_progress_goes_forward_to_its_end(reduce: Any, planted: Planted, make_set: MakeSet, settings: Settings) -> None:
+    train, scored = make_set("train", *planted(300)), make_set("scored", *planted(90, seed=1))
+    request = {"embeddings": {"train": train, "score": [train, scored]}, "reduce": reduce, **OPTIONS}
+    done: list[int] = []
+
+    def note(progress: Progress) -> None:
+        if progress.stage == "reduce":
+            assert progress.total == 690
+            done.append(progress.done)
+
+    pipeline.run(JobContext.local(request, kind="cluster", on_progress=note), settings)
+    assert done == sorted(done)
+    assert done[-1] == 690
+
+
 def test_a_subset_is_reduced_by_its_own_rows(
     planted: Planted, make_set: MakeSet, run_job: RunJob, store: Store
 ) -> None:

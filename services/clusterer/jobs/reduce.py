@@ -16,6 +16,8 @@ from clusterer.jobs.workspace import Workspace, short_name
 from clusterer.neighbours import Nearest, Options, nearest_rows
 from clusterer.reduce import Fitted, Reduction, SmoothedRows, diffusion_coordinates, umap_coordinates
 from clusterer.reduce.smooth import least_similarities, mutual
+from clusterer.reduce.spectral import MOST_ROUNDS
+from clusterer.reduce.umap import EPOCHS
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Reducing:
     memory
         Bytes that the search for neighbours may use beside its result.
     on_rows
-        Progress: rows of the train set.
+        Progress: rows of the train set once for its neighbours and once for what is fitted, then those of other sets.
     """
 
     options: ReduceOptions
@@ -74,11 +76,18 @@ class Reducing:
     def _coordinates(self, nearest: Nearest, most: int) -> Float32Array:
         if self.options.method == "spectral":
             return diffusion_coordinates(
-                nearest, most, self.options.step_count, seed=self.seed, on_round=lambda _: self.on_rows(self.rows)
+                nearest, most, self.options.step_count, seed=self.seed, on_round=self._part_of(MOST_ROUNDS)
             )
         return umap_coordinates(
-            nearest, most, seed=self.seed, threads=available_cores(), on_epoch=lambda _: self.on_rows(self.rows)
+            nearest, most, seed=self.seed, threads=available_cores(), on_epoch=self._part_of(EPOCHS)
         )
+
+    def _part_of(self, total: int, before: int = 0) -> OnRows:
+        """Progress of what is fitted, by some unit of which there are ``total``."""
+        return lambda done: self.on_rows(self.rows + self.rows * (before + done) // total)
+
+    def _after(self, before: int) -> OnRows:
+        return lambda done: self.on_rows(before + done)
 
     def _smoothed(self, rows: Rows, nearest: Nearest) -> tuple[Fitted, Rows]:
         least = least_similarities(nearest)
@@ -86,7 +95,8 @@ class Reducing:
         neighbours = mutual(nearest, least)
         reduced: Rows = MappedRows(rows, l2_normalize, rows.dim)
         for step in range(1, steps + 1):
-            reduced = self.work.hold(self._name("smoothed", step), SmoothedRows(reduced, neighbours), self.on_rows)
+            report = self._part_of(steps * self.rows, (step - 1) * self.rows)
+            reduced = self.work.hold(self._name("smoothed", step), SmoothedRows(reduced, neighbours), report)
             self.work.release(self._name("smoothed", step - 1))
         k = nearest.rows.shape[1]
         return Fitted("smooth", k, steps, least, neighbours if steps > 1 else None), reduced
@@ -97,10 +107,12 @@ class Reducing:
         found = {self.train: train}
         if len(rows) > 1:
             reduction = Reduction.of(fitted, rows[self.train], Options(memory_limit=self.memory))
+            done = 2 * self.rows
             for name, each in rows.items():
                 if name != self.train:
                     view = MappedRows(each, reduction, reduction.width)
-                    found[name] = self.work.hold(self._name("reduced", name), view, self.on_rows)
+                    found[name] = self.work.hold(self._name("reduced", name), view, self._after(done))
+                    done += each.n
         return {name: found[name] for name in rows}, fitted
 
     def release(self, rows: Mapping[str, Rows]) -> None:
