@@ -28,8 +28,8 @@ REPULSION: Final = 5.0
 DAMPING: Final = 0.3
 """Of a step: all forces on a point act at once."""
 LONGEST: Final = 4.0
-SIZE, NOISE = 10.0, 1e-4
-"""Of the initial layout."""
+SIZE, NOISE, FADING = 10.0, 1e-4, 12
+"""Of the initial layout; how much less exact its eigenvectors are where their eigenvalues are small."""
 ROUNDS: Final = 64
 AT_ONCE: Final = 16_384
 """Rows that move together in one thread."""
@@ -53,7 +53,7 @@ def umap_coordinates(
 
     with threadpool_limits(1, "blas"):
         _, vectors = leading_vectors(
-            normalised_graph(nearest), components + 1, 1, seed=seed, on_round=lambda _: on_epoch(0)
+            normalised_graph(nearest), components + 1, FADING, seed=seed, on_round=lambda _: on_epoch(0)
         )
         initial = vectors[:, 1:] if vectors.shape[1] > 1 else vectors
         return _laid_out(fuzzy_graph(nearest), initial, seed, threads, on_epoch)
