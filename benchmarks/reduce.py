@@ -15,6 +15,7 @@ to 20,000 rows.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import multiprocessing
 import statistics
 import tempfile
@@ -113,6 +114,7 @@ def embed(settings: Settings, path: str, model: Any) -> str:
 
 def store_rows(store: Store, name: str, rows: NDArray[np.float32], of: NDArray[np.int64]) -> str:
     """Put rows with labels into a store."""
+    name = f"{name}-{hashlib.sha256(rows.tobytes()).hexdigest()[:12]}"  # other rows are another set
     paths, labels = [f"{name}/{row:07d}" for row in range(len(rows))], [f"{each:04d}" for each in of]
     ids = [image_id(path) for path in paths]
     listing = pa.table({"image_id": ids, "image_path": paths, "label": labels})
