@@ -28,10 +28,11 @@ CHECKS: Final = 100
 """A run is checked this often: about every hundredth of its steps."""
 WATCHED_ROWS: Final = 10_000
 """Rows whose clusters are compared from one check to the next."""
-PATIENCE, FEWEST_MOVED, FLAT = 5, 1e-3, 1e-3
-"""A run stops once in so many checks in a row at most this share of the watched rows moved, and the loss changed by at
-most this share of itself."""
+PATIENCE, CALM_STEPS, FEWEST_MOVED, FLAT = 5, 100, 1e-3, 1e-3
+"""A run stops once in so many checks in a row, and for so many steps, at most this share of the watched rows moved from
+one to the next, and the loss changed by at most this share of itself."""
 SMALL_STEP: Final = 2**20
+"""Values of a step below which one thread is faster than several."""
 _BATCH_STREAM, _WATCH_STREAM, INIT_STREAM = 0x4EA, 0x4EB, 0x4EC
 
 
@@ -57,6 +58,11 @@ class Schedule:
     def check_steps(self) -> int:
         """Steps from one check to the next."""
         return max(1, self.steps // CHECKS)
+
+    def is_over(self, done: int, calm: int) -> bool:
+        """Whether a run ends after ``done`` steps, of which the last ``calm`` checks were calm."""
+        settled = calm >= PATIENCE and calm * self.check_steps >= CALM_STEPS
+        return done >= self.steps or (self.early_stop and settled)
 
 
 @dataclass(frozen=True)
@@ -232,7 +238,7 @@ def train(
     watched = _watched(rows, trainer.device)
     history, last, calm, done = _restored(trainer, kept)
     resumed_at, losses, started = done, list["Tensor"](), time.perf_counter()
-    while done < schedule.steps and not (schedule.early_stop and calm >= PATIENCE):
+    while not schedule.is_over(done, calm):
         losses.append(trainer.step(done))
         done += 1
         if done % schedule.check_steps == 0 or done == schedule.steps:
@@ -240,9 +246,9 @@ def train(
             calm = calm + 1 if _is_calm(check, history, len(last)) else 0
             history.append(check)
             losses, started = [], time.perf_counter()
-            over = done == schedule.steps or (schedule.early_stop and calm >= PATIENCE)
             if keep is not None:
-                keep(partial(_packed, trainer, history, last, calm, done), done, last=over)
+                state = partial(_packed, trainer, history, last, calm, done)
+                keep(state, done, last=schedule.is_over(done, calm))
         on_step(done, history[-1] if history else None)
     loss = history[-1].loss if history else float("nan")
     return Trained(trainer.head(), tuple(history), loss, done < schedule.steps, resumed_at, str(trainer.device))

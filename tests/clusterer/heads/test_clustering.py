@@ -81,9 +81,10 @@ def test_turtle_finds_groups_that_k_means_cuts(make_set: MakeSet, run_job: RunJo
     assert adjusted_rand_score(labels, clusters_of(found)) == 1.0
 
 
-def test_temi_finds_planted_groups(make_set: MakeSet, run_job: RunJob) -> None:
+def test_temi_finds_groups_of_unequal_size(make_set: MakeSet, run_job: RunJob) -> None:
     vectors, labels = unequal()
-    found = run_job(make_set("mine", vectors, labels), clusters=4, normalize=False, seed=0, **TEMI)
+    embeddings, heads = make_set("mine", vectors, labels), {**TEMI["heads"], "beta": 0.7}
+    found = run_job(embeddings, clusters=4, normalize=False, seed=0, method="temi", heads=heads)
     assert adjusted_rand_score(labels, clusters_of(found)) > 0.9
 
 
@@ -187,7 +188,7 @@ def test_models_together_find_what_one_of_them_alone_does_not(make_set: MakeSet,
 
 
 def test_turtle_has_an_encoder_for_each_model(make_set: MakeSet, run_job: RunJob, store: Store) -> None:
-    vectors, labels = unequal(200)
+    vectors, labels = elongated(200, long=0.3)
     noise = np.random.default_rng(8).normal(size=(200, 9)).astype(np.float32)
     first, second = make_set("mine", vectors, labels), make_set("mine", vectors[:, :9] + 0.3 * noise, labels)
     found = run_job(first, clusters=4, seed=0, spaces=[second], **TURTLE)
@@ -254,6 +255,19 @@ def test_rows_that_are_not_finite_are_named_with_their_model(
     monkeypatch.setattr(sets[1], "iter_batches", lambda *_, **__: iter([(0, spoilt)]))
     with pytest.raises(NotFinite, match=f"Row 17 of embeddings '{sets[1].id}'"):
         list(Aligned(*sets).iter_batches())
+
+
+def test_a_run_stops_once_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = ArrayRows(elongated(40)[0])
+    device = training.open_device("cpu")
+    run = Turtle(rows, 4, [12], TurtleOptions(), batch_rows=40, seed=0, device=device)
+    monkeypatch.setattr(run, "step", lambda _: training.as_tensor(np.ones(1, np.float32), device))
+    ended = {
+        steps: training.train(run, rows, training.Schedule(steps, 40, early), on_step=lambda *_: None).history[-1].step
+        for steps, early in ((50, True), (400, True), (5000, True), (400 - 1, False))
+    }
+    # The first check has none before it; five more are calm, and they span 100 steps.
+    assert ended == {50: 50, 400: 4 * 26, 5000: 50 * 6, 399: 399}
 
 
 def test_a_run_that_diverges_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
