@@ -50,7 +50,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
 
     A further attempt at a job that has published returns what was published.
     """
-    store = Store(settings.store)
+    store = Store.of(settings)
     clustering_id = f"c-{ctx.id}"
     if clustering_id in store.clustering_ids():
         discard(store.layout.work(clustering_id))

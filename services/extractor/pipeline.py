@@ -65,7 +65,7 @@ def extract(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
         The model, the source or the store cannot be used.
     """
     request = ExtractRequest.model_validate(ctx.request)
-    store = Store(settings.store)
+    store = Store.of(settings)
     settings = settings_for(request.images, settings, store)
     spec = catalogue.resolve(request.model, settings.models, settings=settings)
     with ExitStack() as stack:

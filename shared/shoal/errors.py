@@ -109,6 +109,7 @@
     └── Unavailable                  unavailable               503
         ├── QueueUnavailable         queue_unavailable         503
         ├── RayUnavailable           ray_unavailable           503   the job goes on from what is kept
+        ├── StoreUnavailable         store_unavailable         503   the bucket of the embeddings is away
         ├── OtherStore               other_store               503   the queue's jobs are of another store
         ├── ModelLoading             model_loading             503   with `retry_after_s`
         ├── Overloaded               overloaded                503   with `retry_after_s`
@@ -536,6 +537,9 @@ class QueueUnavailable(Unavailable, code="queue_unavailable"): ...
 
 
 class RayUnavailable(Unavailable, code="ray_unavailable"): ...
+
+
+class StoreUnavailable(Unavailable, code="store_unavailable"): ...
 
 
 class OtherStore(Unavailable, code="other_store"): ...

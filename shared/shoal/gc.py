@@ -14,7 +14,9 @@ from shoal.jobs.queue import JobQueue
 from shoal.jobs.workdirs import job_id_of
 from shoal.schemas import Job
 from shoal.store import EmbeddingSet, Store
+from shoal.store.layout import EmbeddingsLayout
 from shoal.store.listing import open_each
+from shoal.store.place import changed, size
 from shoal.store.segments import SEGMENT_NAME
 from shoal.store.uploads import Uploads, expired
 from shoal.store.verify_results import is_annotated
@@ -36,15 +38,29 @@ class Garbage:
     path
         File or folder.
     bytes
-        Its size on disk.
+        Its size.
     embeddings_id
         With ``incomplete``.
+    layout
+        Of the embeddings that the path is in, if it is in any.
+    leftover
+        Prefix of objects of a bucket that belong to no embeddings; then there is no path.
     """
 
     kind: str
     path: Path
     bytes: int
     embeddings_id: str | None = None
+    layout: EmbeddingsLayout | None = None
+    leftover: str | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it is, for people."""
+        if self.leftover is not None or self.layout is None:
+            return self.leftover or str(self.path)
+        name = self.layout.name_of(self.path)
+        return self.layout.address if name == "." else f"{self.layout.address}/{name}"
 
 
 def find(
@@ -89,17 +105,18 @@ def find(
             yield from _old([path], 0.0 if ended else work_age_s)
     for folder in _entries(layout.annotations_folder):
         if not is_annotated(layout, folder.name) and _age_s(folder) >= work_age_s:
-            yield Garbage("annotations", folder, _size(folder))
+            yield Garbage("annotations", folder, size(folder))
     used = set() if incomplete_age_s is None else _texts_of_jobs(queue, beside)
     for entry in open_each("embeddings", store.embeddings_ids(), store.embeddings):
         if entry.item is None:  # damaged: for `shoal repair` or a person to decide about
             continue
         embeddings_id, embeddings = entry.id, entry.item
         if incomplete_age_s is not None and _abandoned(embeddings, used, incomplete_age_s):
-            folder = embeddings.layout.folder
-            yield Garbage("incomplete", folder, _size(folder), embeddings_id)
+            of = embeddings.layout
+            yield Garbage("incomplete", of.folder, of.size(of.folder), embeddings_id, of)
         else:
-            yield from _old(_work_files(embeddings), work_age_s)
+            yield from _old_work(embeddings, work_age_s)
+    yield from _leftovers(store, work_age_s)
     if upload_days is not None and queue is not None:
         yield from _expired_uploads(store, queue, beside, upload_days)
 
@@ -112,13 +129,18 @@ def _expired_uploads(store: Store, queue: JobQueue, beside: Sequence[Job], days:
         return
     for upload in old:
         if upload.id not in used:
-            yield Garbage("upload", upload.layout.folder, _size(upload.layout.folder))
+            yield Garbage("upload", upload.layout.folder, size(upload.layout.folder))
 
 
 def remove(store: Store, garbage: Garbage) -> int:
     """Remove one finding; the bytes that it occupied, 0 if it is gone already or cannot be removed."""
     if garbage.embeddings_id is not None:
         store.delete_embeddings(garbage.embeddings_id)
+    elif garbage.leftover is not None and store.layout.remote is not None:
+        store.layout.remote.remove_leftover(garbage.leftover)
+    elif garbage.layout is not None:
+        garbage.layout.remove(garbage.path)
+        return 0 if garbage.layout.has(garbage.path) else garbage.bytes
     elif garbage.path.is_dir() and not garbage.path.is_symlink():
         shutil.rmtree(garbage.path, ignore_errors=True)
     else:
@@ -159,23 +181,45 @@ def _ended(queue: JobQueue | None, job_id: str) -> bool | None:
         return None
 
 
+def _leftovers(store: Store, age_s: float) -> Iterator[Garbage]:
+    """What deleted or repaired embeddings left in a bucket."""
+    remote = store.layout.remote
+    for prefix, (total, written) in remote.leftovers().items() if remote is not None else ():
+        if time.time() - written >= age_s:
+            yield Garbage("work", Path(prefix), total, leftover=prefix)
+
+
+def _old_work(embeddings: EmbeddingSet, age_s: float) -> Iterator[Garbage]:
+    layout = embeddings.layout
+    for path in _work_files(embeddings):
+        if time.time() - layout.changed(path) >= age_s:
+            yield Garbage("work", path, layout.size(path), layout=layout)
+
+
 def _work_files(embeddings: EmbeddingSet) -> Iterator[Path]:
     # A committed attempt's folder may still hold the shard's files: whoever opens the set moves them to their place.
-    committed = {commit.token for commit in embeddings.commits.values()}
-    for path in _entries(embeddings.layout.work):
+    committed, layout = {commit.token for commit in embeddings.commits.values()}, embeddings.layout
+    for path in _files_of(layout, layout.work):
         if embeddings.complete or path.name not in committed:
             yield path
     # What is saved of a shard is as good as a commit until the shard is committed: only half-written files are dead.
-    saved = {embeddings.layout.parts(shard).name for shard in embeddings.missing_shards()}
-    for path in _entries(embeddings.layout.all_parts):
+    saved = {layout.parts(shard).name for shard in embeddings.missing_shards()}
+    for path in _files_of(layout, layout.all_parts):
         if path.name not in saved:
             yield path
         else:
-            yield from (each for each in _entries(path) if not SEGMENT_NAME.fullmatch(each.name))
+            yield from (each for each in _files_of(layout, path) if not SEGMENT_NAME.fullmatch(each.name))
+
+
+def _files_of(layout: EmbeddingsLayout, folder: Path) -> list[Path]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(folder / name for name in layout.names(folder))
+    return []
 
 
 def _abandoned(embeddings: EmbeddingSet, used: set[str], age_s: float) -> bool:
-    if embeddings.complete or _age_s(embeddings.layout.folder) < age_s:
+    age = time.time() - embeddings.layout.changed(embeddings.layout.folder)
+    if embeddings.complete or age < age_s:
         return False
     path = embeddings.plan.source.path
     uploaded = path.removeprefix("upload:").partition("/")[0] if path.startswith("upload:") else path
@@ -187,27 +231,9 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _old(paths: Iterable[Path], age_s: float) -> Iterator[Garbage]:
-    return (Garbage("work", path, _size(path)) for path in paths if _age_s(path) >= age_s)
-
-
-def _tree(path: Path) -> Iterator[Path]:
-    yield path
-    if path.is_dir() and not path.is_symlink():
-        yield from path.rglob("*")
+    return (Garbage("work", path, size(path)) for path in paths if _age_s(path) >= age_s)
 
 
 def _age_s(path: Path) -> float:
     """Seconds since anything in it was written."""
-    newest = 0.0
-    for each in _tree(path):
-        with suppress(OSError):
-            newest = max(newest, each.lstat().st_mtime)
-    return time.time() - newest
-
-
-def _size(path: Path) -> int:
-    total = 0
-    for each in _tree(path):
-        with suppress(OSError):
-            total += each.lstat().st_size
-    return total
+    return time.time() - changed(path)

@@ -79,7 +79,7 @@ def test_the_ray_cluster_has_the_store_and_its_token_alone() -> None:
         service = SERVICES[name]
         assert service["profiles"] == ["ray"]
         mounted = [volume.split(":", 1)[1] for volume in service["volumes"]]
-        assert mounted == ["-store}:/store", "/run/shoal/ray:ro", "/scratch"]
+        assert mounted == ["-store}:/store", "/copies", "/run/shoal/ray:ro", "/scratch"]
         assert "REDIS_URL" not in service["environment"]
     with_token = {
         name: [volume for volume in service.get("volumes", ()) if volume.startswith("ray-secret:")]
@@ -134,8 +134,8 @@ def test_an_image_that_somebody_waits_for_goes_before_jobs() -> None:
 def test_the_sockets_volume_belongs_to_the_user_of_the_services() -> None:
     for file in DOCKERFILES:
         made = _lineage(file, "runtime")
-        assert "mkdir -p /data /models /store /run/shoal/online" in made
-        assert "chown -R 10001:10001 /models /store /run/shoal/online" in made
+        assert "mkdir -p /data /models /store /copies /run/shoal/online" in made
+        assert "chown -R 10001:10001 /models /store /copies /run/shoal/online" in made
 
 
 def test_no_secret_stands_in_the_environment_or_on_a_command_line() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from fastapi import Depends, Request
@@ -14,6 +13,7 @@ from shoal.errors import EmbeddingsNotFound
 from shoal.store import Store
 from shoal.store.clustering import clustering_not_found
 from shoal.store.layout import is_id
+from shoal.store.place import version
 from shoal.web.pools import WORK
 
 from clusterer.jobs.sets import open_complete
@@ -21,9 +21,6 @@ from clusterer.results.groups import Groups
 from clusterer.results.images import SetImages
 from clusterer.results.loaded import LoadedClustering
 from clusterer.search.loaded import LoadedEmbeddings, sketch_bytes
-
-Version = tuple[int, int, int]
-"""Device, inode and time of change of a folder or file: another one for one that was deleted and made again."""
 
 
 class Loaded(Protocol):
@@ -55,8 +52,8 @@ class LastUsed(ABC, Generic[L]):
     def __init__(self, store: Store, limit: int) -> None:
         self._store = store
         self._limit = limit
-        self._kept: OrderedDict[str, tuple[Version, L]] = OrderedDict()
-        self._loading: dict[tuple[str, Version], asyncio.Task[L]] = {}
+        self._kept: OrderedDict[str, tuple[Hashable, L]] = OrderedDict()
+        self._loading: dict[tuple[str, Hashable], asyncio.Task[L]] = {}
 
     @property
     def ids(self) -> list[str]:
@@ -96,7 +93,7 @@ class LastUsed(ABC, Generic[L]):
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(task)
 
-    async def _load(self, name: str, version: Version) -> L:
+    async def _load(self, name: str, version: Hashable) -> L:
         try:
             loaded = await self._read(name)
         finally:
@@ -113,22 +110,16 @@ class LastUsed(ABC, Generic[L]):
     def _bytes(self) -> int:
         return sum(each.bytes for _, each in self._kept.values())
 
-    def _version(self, name: str) -> Version | None:
-        if not is_id(name):
-            return None
-        try:
-            found = self._place(name).stat()
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino, found.st_mtime_ns
+    def _version(self, name: str) -> Hashable:
+        return self._stored(name) if is_id(name) else None
 
     @abstractmethod
     async def _read(self, name: str) -> L:
         """Read what has an id."""
 
     @abstractmethod
-    def _place(self, name: str) -> Path:
-        """The folder or file that is there as long as what has the id."""
+    def _stored(self, name: str) -> Hashable:
+        """The version of the folder or file that is there as long as what has the id; None if it is not."""
 
     @abstractmethod
     def _absent(self, name: str) -> Exception:
@@ -141,8 +132,8 @@ class LoadedClusterings(LastUsed[LoadedClustering]):
     async def _read(self, name: str) -> LoadedClustering:
         return await WORK.run(LoadedClustering.load, self._store, name)
 
-    def _place(self, name: str) -> Path:
-        return self._store.layout.clustering(name).folder
+    def _stored(self, name: str) -> Hashable:
+        return version(self._store.layout.clustering(name).folder)
 
     def _absent(self, name: str) -> Exception:
         return clustering_not_found(name)
@@ -163,9 +154,8 @@ class LoadedEmbeddingSets(LastUsed[LoadedEmbeddings]):
                 self._kept.popitem(last=False)
             return await WORK.run(LoadedEmbeddings.of, found, self._limit)
 
-    def _place(self, name: str) -> Path:
-        # It is written last and never again.
-        return self._store.layout.embeddings(name).manifest
+    def _stored(self, name: str) -> Hashable:
+        return manifest_version(self._store, name)
 
     def _absent(self, name: str) -> Exception:
         return absent_set(self._store, name)
@@ -177,8 +167,8 @@ class LoadedGroups(LastUsed[Groups]):
     async def _read(self, name: str) -> Groups:
         return Groups(await WORK.run(self._store.clustering, name))
 
-    def _place(self, name: str) -> Path:
-        return self._store.layout.clustering(name).folder
+    def _stored(self, name: str) -> Hashable:
+        return version(self._store.layout.clustering(name).folder)
 
     def _absent(self, name: str) -> Exception:
         return clustering_not_found(name)
@@ -190,8 +180,8 @@ class LoadedSets(LastUsed[SetImages]):
     async def _read(self, name: str) -> SetImages:
         return SetImages(await WORK.run(open_complete, self._store, name), self._limit // 2)
 
-    def _place(self, name: str) -> Path:
-        return self._store.layout.embeddings(name).manifest
+    def _stored(self, name: str) -> Hashable:
+        return manifest_version(self._store, name)
 
     def _absent(self, name: str) -> Exception:
         return absent_set(self._store, name)
@@ -220,6 +210,12 @@ ClusteringsDep = Annotated[LoadedClusterings, Depends(last_used(LoadedClustering
 SearchedSetsDep = Annotated[LoadedEmbeddingSets, Depends(last_used(LoadedEmbeddingSets, "search_cache"))]
 GroupsDep = Annotated[LoadedGroups, Depends(last_used(LoadedGroups, "pages_cache"))]
 SetsDep = Annotated[LoadedSets, Depends(last_used(LoadedSets, "pages_cache"))]
+
+
+def manifest_version(store: Store, name: str) -> Hashable:
+    """The version of a set's manifest, which is written last and never again."""
+    layout = store.layout.embeddings(name)
+    return layout.version(layout.manifest)
 
 
 def absent_set(store: Store, name: str) -> Exception:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Hashable
 from typing import Annotated, Final
 
+import xxhash
 from fastapi import Header, Query, Response
 from shoal.errors import InvalidRequest, JsonValue
+from shoal.store.place import version
 from shoal.web import StoreDep
 from shoal.web.problems import problem_responses
 from shoal.web.route import router as make_router
 
+from clusterer.api.loaded import manifest_version
 from clusterer.api.parameters import ClusteringId, Scored
 from clusterer.results import map_arrays
 from clusterer.results.map_rows import describe_rows
@@ -45,7 +48,7 @@ def get_points(
     """
     clustering = store.clustering(clustering_id)
     chosen = scored_set(clustering, embeddings)
-    headers = _headers(_state(clustering.layout.map))
+    headers = _headers(_state(version(clustering.layout.map)))
     if _known(headers, if_none_match):
         return Response(status_code=304, headers=headers)
     return Response(map_arrays.points(clustering, chosen).encoded(), media_type=BINARY, headers=headers)
@@ -69,8 +72,8 @@ def get_values(
     chosen = scored_set(clustering, embeddings)
     said = store.journal(clustering.id).read()
     # Labels are those that the set has now.
-    labels = [_state(store.layout.embeddings(chosen).manifest)] if by == "label" else []
-    headers = _headers(said.version, by, _state(clustering.layout.map), *labels)
+    labels = [_state(manifest_version(store, chosen))] if by == "label" else []
+    headers = _headers(said.version, by, _state(version(clustering.layout.map)), *labels)
     if _known(headers, if_none_match):
         return Response(status_code=304, headers=headers)
     found = map_arrays.values(store, clustering, Named.of(said, clustering.k), chosen, by)
@@ -106,13 +109,9 @@ def get_rows(
     return {"embeddings": chosen, "rows": list(found)}
 
 
-def _state(path: Path) -> str:
-    """Differs between a file and one that was made again under its name, such as after a deletion."""
-    try:
-        found = path.stat()
-    except OSError:
-        return "none"
-    return f"{found.st_ino:x}.{found.st_mtime_ns:x}"
+def _state(found: Hashable) -> str:
+    """A version of a file as part of an ETag."""
+    return xxhash.xxh3_64_hexdigest(repr(found).encode())
 
 
 def _headers(*states: str) -> dict[str, str]:

@@ -25,7 +25,7 @@ class Aligned(EmbeddingSet):
 
     def __init__(self, *parts: EmbeddingSet) -> None:
         self.parts = parts
-        super().__init__(parts[0].layout, parts[0].plan)
+        super().__init__(parts[0].layout, parts[0].plan, sent=True)
 
     def __reduce__(self) -> tuple[type[Aligned], tuple[EmbeddingSet, ...]]:
         return type(self), self.parts

@@ -93,7 +93,7 @@ def run_analysis(
     find: Callable[[tuple[EmbeddingSet, ...], Tools], Found],
 ) -> dict[str, JsonValue]:
     """Analyse some sets and publish what is found; the job's result. A further attempt returns what was published."""
-    store = Store(settings.store)
+    store = Store.of(settings)
     which = f"{kind.prefix}-{ctx.id}"
     if which in store.analysis_ids(kind):
         discard(store.layout.work(which))

@@ -42,7 +42,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
     A further attempt at a job that has published returns what was published; one at a job that died continues after
     the last part of `ROW_GROUP` rows.
     """
-    store = Store(settings.store)
+    store = Store.of(settings)
     assignments_id = f"a-{ctx.id}"
     if assignments_id in store.assigned_ids():
         discard(store.layout.work(assignments_id))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from shoal.errors import JsonValue, StoreError
+from shoal.errors import JsonValue
 from shoal.schemas.execution import Execution
 from shoal.settings import Settings
 from shoal.store import EmbeddingSet
@@ -64,20 +63,8 @@ class Assigning:
     prices: Float64Array | None
 
     def embeddings(self) -> EmbeddingSet:
-        """The set, as the store on this node has it.
-
-        Raises
-        ------
-        StoreError
-            The node has no such store.
-        """
-        if not self.layout.folder.is_dir():
-            raise StoreError(
-                f"Node {socket.gethostname()} of the Ray cluster has no folder {self.layout.folder}. Mount the store "
-                "under the same path on all nodes.",
-                path=str(self.layout.folder),
-            )
-        return EmbeddingSet(self.layout, self.plan)
+        """The set, as the store on this node has it."""
+        return EmbeddingSet(self.layout, self.plan, sent=True)
 
     def loaded(self) -> LoadedClustering:
         """The clustering, as far as rows are assigned with it."""

@@ -40,7 +40,7 @@ class Subset(EmbeddingSet):
     chosen: IntArray | None = None
 
     def __init__(self, whole: EmbeddingSet, chosen: IntArray) -> None:
-        super().__init__(whole.layout, whole.plan)
+        super().__init__(whole.layout, whole.plan, sent=True)
         self._whole = whole
         self.chosen = chosen
 

@@ -40,7 +40,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
 
     A point counts when its file is in the store, so a further attempt runs only those that are missing.
     """
-    store = Store(settings.store)
+    store = Store.of(settings)
     request = SweepRequest.model_validate(ctx.request)
     points = plan_points(store, request, settings.data, deadline=None)
     spec = {"request": request.model_dump(mode="json"), "points": len(points)}

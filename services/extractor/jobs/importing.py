@@ -44,7 +44,7 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
     UploadNotFound, PathNotFound, StoreFull
     """
     request = ImportRequest.model_validate(ctx.request)
-    store = Store(settings.store)
+    store = Store.of(settings)
     upload = Uploads(store.layout).complete(request.upload, "upload")
     upload.touch()
     labels = request.labels

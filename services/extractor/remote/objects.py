@@ -7,11 +7,11 @@ bucket and a key, and nothing else.
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from shoal.aws import endpoint, region
 from shoal.errors import ImageFetchFailed, ImageMissing, ImageTruncated
 
 from extractor.remote.allowed import Address, Allowed
@@ -83,10 +83,10 @@ def connect(timeout_s: float) -> FileSystem:
     """The object store of the worker's environment; without a request to it."""
     from pyarrow import fs  # Half a second, which few jobs need.
 
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    parts = urlsplit(endpoint) if endpoint else None
+    server = endpoint()
+    parts = urlsplit(server) if server else None
     return fs.S3FileSystem(
-        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None,
+        region=region(),
         scheme=parts.scheme if parts else None,
         endpoint_override=parts.netloc if parts else None,
         connect_timeout=min(10.0, timeout_s),

@@ -68,7 +68,9 @@ class Shards:
                 return None
             self._own.add(shard)
             # It may have been committed between the look and the answer.
-            if not self._layout.commit(shard).exists():
+            commit = self._layout.commit(shard)
+            self._layout.refresh(commit)
+            if not self._layout.has(commit):
                 return shard
             self._own.remove(shard)
 
@@ -104,7 +106,7 @@ class Shards:
             for shard in self._missing.intersection(committed_shards(self._layout)):
                 self._missing.remove(shard)
                 if shard not in self._own:
-                    commit = read_commit(self._layout.commit(shard))
+                    commit = read_commit(self._layout, shard)
                     self.done += commit.stop - commit.start
                     self._others.add(worker_of(commit.owner))
                     self._failed(commit.failed)

@@ -146,7 +146,9 @@ class ShardSink:
             )
             shard = _OpenShard(number, writer, rows)
             self._begun.append(shard)
-            if self._embeddings.layout.parts(number).is_dir():
+            layout = self._embeddings.layout
+            layout.refresh(layout.parts(number))
+            if layout.has(layout.parts(number)):
                 self._resume(shard)
             if shard.left:
                 self._next = shard

@@ -28,6 +28,7 @@ from shoal.cli.run import explaining_stops, extract_and_cluster, result_files
 from shoal.cli.session import Session
 from shoal.cli.summary import quoted
 from shoal.errors import PathNotFound
+from shoal.settings import Settings
 from shoal.store import Store
 
 STAMPS_PACKAGE = "tuxpaint-stamps-default"
@@ -76,7 +77,7 @@ def demo(
     """Download example images, cluster them with a pretrained model and with raw pixels, and compare the groups."""
     started = time.monotonic()
     source = Source.of(fetch_images(output / "images", dataset, err.print))
-    store = Store(output / "store")
+    store = Store.of(Settings(), output / "store")
     session = Session(source.root, output / "models", store.root, command="shoal demo")
     with explaining_stops(session, source, store, quoted("shoal", *sys.argv[1:])):
         err.print("Starting Shoal …")

@@ -105,7 +105,7 @@ def _import_here(
     from shoal.labels import Columns
 
     return import_sets(
-        Store(store or Settings().store),
+        Store.of(Settings(), store),
         path,
         name=name,
         labels=labels,
@@ -138,7 +138,7 @@ def verify(
     """Verify every checksum, row and value in the store. Needs no running service."""
     from shoal.store.verify_results import verify_all, verify_any
 
-    opened = Store(store or Settings().store)
+    opened = Store.of(Settings(), store)
     bad = 0
     for report in (verify_any(opened.layout, each) for each in ids) if ids else verify_all(opened.layout):
         bad += len(report.problems)
@@ -188,10 +188,10 @@ def repair(
     """
     from shoal.store.verify_results import verify_any
 
-    opened = Store(store or Settings().store)
+    opened = Store.of(Settings(), store)
     left = 0
     for each in ids:
-        if not opened.layout.embeddings(each).folder.is_dir():
+        if not opened.layout.embeddings(each).is_there():
             found = verify_any(opened.layout, each)
             if not found.ok:
                 raise StoreCorrupt(
@@ -277,7 +277,7 @@ def gc(
     from shoal.jobs.queue import JobQueue
 
     settings = Settings()
-    opened = Store(store or settings.store)
+    opened = Store.of(settings, store)
     root = opened.root
     with ExitStack() as stack:
         url = _queue_url(stack, root)
@@ -299,7 +299,7 @@ def gc(
         for garbage in found:
             count += 1
             total += remove(opened, garbage) if really else garbage.bytes
-            typer.echo(f"{garbage.kind}\t{garbage.bytes}\t{garbage.path}")
+            typer.echo(f"{garbage.kind}\t{garbage.bytes}\t{garbage.address}")
         done = "removed" if really else "can be removed; add --really to remove them"
         err.print(f"{count} entries, {total / 2**20:,.1f} MiB {done}.", highlight=False)
         if jobs_days is not None and queue is not None:

@@ -61,7 +61,7 @@ def _page(clustering: str | None) -> str | None:
 
 def _stored(clustering: str | None, store: Path | None) -> str:
     if clustering is not None:
-        opened = Store(store or Settings().store)
+        opened = Store.of(Settings(), store)
         try:
             found = opened.clustering(clustering)
         except ClusteringNotFound:

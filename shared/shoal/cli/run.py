@@ -123,7 +123,7 @@ def run(
         with errors_in_flags(RUN):
             run_elsewhere(ask, sheet, report)
         return
-    opened = Store(store or settings.store)
+    opened = Store.of(settings, store)
     command = quoted("shoal", "run", folder) + _flags(model, labels, models, store, source.chosen)
     keep, roots = partial(ask.same_as, store=opened), (ask.source.root, models or settings.models, opened.root)
     session = Session(*roots, command="shoal run", keep=keep)
@@ -329,6 +329,6 @@ def _newest(source: Source, store: Store) -> EmbeddingSet | None:
         if found is None or found.plan.source.path != source.path:
             continue
         layout = found.layout
-        times = [path.stat().st_mtime for path in (layout.plan, layout.commits, layout.all_parts) if path.exists()]
-        newest = max(newest, (max(times, default=0.0), found), key=lambda each: each[0])
+        times = [layout.changed(path) for path in (layout.plan, layout.commits, layout.all_parts)]
+        newest = max(newest, (max(times), found), key=lambda each: each[0])
     return newest[1]

@@ -28,6 +28,7 @@ from shoal.store import EmbeddingSet, Store
 from shoal.store.analyses import ANALYSES, Analysis
 from shoal.store.assigned import AssignedSet
 from shoal.store.clustering import Clustering
+from shoal.store.layout import EmbeddingsLayout, SealedLayout, SweepLayout
 from shoal.store.sweeps import Sweep
 
 Json = dict[str, Any]
@@ -45,15 +46,12 @@ class Entry:
         Rows, clusters or points; or what is damaged.
     at
         When its last file was written.
-    folder
-        Where it is.
     """
 
     id: str
     kind: str
     facts: str
     at: datetime
-    folder: Path
 
 
 def ls(store: StoreRoot = None, as_json: AsJson = False) -> None:
@@ -132,7 +130,6 @@ def entries(store: Store) -> Iterator[Entry]:
         **dict.fromkeys(ANALYSES, _analysis_line),
     }
     for found in store.entries():
-        folder = places[found.kind](found.id).folder
         try:
             facts = f"damaged: {found.error}" if found.error else lines[found.kind](found.item)
         except NotFound:
@@ -140,7 +137,7 @@ def entries(store: Store) -> Iterator[Entry]:
         except (ShoalError, KeyError, TypeError, ValueError, OSError) as error:
             facts = f"damaged: {error}"
         with suppress(OSError):
-            yield Entry(found.id, found.kind, facts, _written(folder), folder)
+            yield Entry(found.id, found.kind, facts, _written(places[found.kind](found.id)))
 
 
 def local(store: Store, which: str) -> tuple[Json, Table | None] | None:
@@ -239,8 +236,13 @@ def _analysis_line(found: Analysis) -> str:
     return f"{counted}, of {' and '.join(found.sets)}"
 
 
-def _written(folder: Path) -> datetime:
-    newest = max(entry.stat().st_mtime for entry in [folder, *folder.iterdir()])
+def _written(place: EmbeddingsLayout | SealedLayout | SweepLayout) -> datetime:
+    if isinstance(place, EmbeddingsLayout):
+        newest = place.changed(place.folder)
+        if not newest:
+            raise FileNotFoundError(place.address)  # Removed since it was listed.
+    else:
+        newest = max(entry.stat().st_mtime for entry in [place.folder, *place.folder.iterdir()])
     return datetime.fromtimestamp(newest, UTC)
 
 
@@ -276,7 +278,7 @@ def _filled_from(store: Store, embeddings_id: str) -> list[str]:
 
 
 def _open(store: Path | None) -> Store:
-    return Store(store or Settings().store)
+    return Store.of(Settings(), store)
 
 
 def _not_found(which: str, store: Store) -> str:

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, ByteSize, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings
 
 from shoal.settings.values import FolderOrFile, read_secret
+
+
+def _nothing(value: str | None) -> str | None:
+    """Empty for none, as compose files leave variables."""
+    return value or None
+
+
+def _bucket(value: str | None) -> str | None:
+    """The URL of a prefix of a bucket; empty for none.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    if value and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#\s]*)?", value):
+        raise ValueError(f"{value!r} is not s3://BUCKET/PREFIX, such as s3://embeddings/shoal")
+    return value.rstrip("/") if value else None
 
 
 class PlaceSettings(BaseSettings):
@@ -22,6 +42,23 @@ class PlaceSettings(BaseSettings):
     )
     store: FolderOrFile = Field(
         Path("store"), validation_alias="SHOAL_STORE", description="Folder of embeddings and clusterings."
+    )
+    embeddings_store: Annotated[str | None, BeforeValidator(_bucket)] = Field(
+        None,
+        validation_alias="SHOAL_EMBEDDINGS_STORE",
+        description="s3://BUCKET/PREFIX that embeddings are kept in; if unset, they are in SHOAL_STORE.",
+    )
+    embeddings_cache: Annotated[FolderOrFile | None, BeforeValidator(_nothing)] = Field(
+        None,
+        validation_alias="SHOAL_EMBEDDINGS_CACHE",
+        description="Folder of this machine for copies of embeddings of SHOAL_EMBEDDINGS_STORE; by default "
+        "`shoal/embeddings` below `XDG_CACHE_HOME` or `~/.cache`.",
+    )
+    embeddings_cache_size: Annotated[ByteSize, Field(ge=0)] = Field(
+        ByteSize(50 * 2**30),
+        validation_alias="SHOAL_EMBEDDINGS_CACHE_SIZE",
+        description="Maximum size of these copies; those used least recently are removed. The last one stays, however "
+        "large it is.",
     )
     catalogue: FolderOrFile | None = Field(
         None, validation_alias="SHOAL_CATALOGUE", description="TOML file of models, merged over the built-in catalogue."

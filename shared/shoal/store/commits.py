@@ -10,8 +10,6 @@ time of reading it. Thumbnails are optional: a set with damaged thumbnails can b
 
 from __future__ import annotations
 
-import os
-import shutil
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -25,7 +23,6 @@ from pydantic import ValidationError
 
 from shoal.errors import ShoalError, StoreCorrupt, StoreError
 from shoal.store.documents import corrupt, is_plan_of, shard_entries
-from shoal.store.files import damage_of, fsync_folder, publish_file, storage_errors
 from shoal.store.layout import COMMIT_NAME, DATA_KINDS, ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
 from shoal.store.records import FileRecord, Manifest, Plan, ShardCommit
 from shoal.store.table_schemas import PROPERTIES_SCHEMA
@@ -37,8 +34,8 @@ MAX_HASHED_THUMBS = 64 << 20
 """Of a larger file of thumbnails only the size is compared: hashing it to show a few would take too long."""
 
 
-def read_commit(path: Path) -> ShardCommit:
-    """Read the commit in ``path``.
+def read_commit(layout: EmbeddingsLayout, shard: int) -> ShardCommit:
+    """Read the commit of a shard.
 
     Raises
     ------
@@ -47,8 +44,9 @@ def read_commit(path: Path) -> ShardCommit:
     FileNotFoundError
         The file does not exist.
     """
+    path = layout.commit(shard)
     try:
-        return ShardCommit.model_validate_json(path.read_bytes())
+        return ShardCommit.model_validate_json(layout.read(path))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -58,10 +56,16 @@ def read_commit(path: Path) -> ShardCommit:
 
 
 def committed_shards(layout: EmbeddingsLayout) -> list[int]:
-    """Numbers of the committed shards, ascending."""
-    with os.scandir(layout.commits) as entries:
-        matches = (COMMIT_NAME.fullmatch(entry.name) for entry in entries)
-        return sorted(int(match[1]) for match in matches if match)
+    """Numbers of the shards that are committed now, ascending.
+
+    Raises
+    ------
+    FileNotFoundError
+        The set was deleted.
+    """
+    layout.refresh(layout.commits)
+    matches = (COMMIT_NAME.fullmatch(name) for name in layout.names(layout.commits))
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def publish_commit(layout: EmbeddingsLayout, commit: ShardCommit) -> bool:
@@ -74,10 +78,9 @@ def publish_commit(layout: EmbeddingsLayout, commit: ShardCommit) -> bool:
     """
     absent = None if commit.reused else {"reused"}
     content = commit.model_dump_json(indent=2, exclude=absent).encode() + b"\n"
-    final = layout.commit(commit.shard)
-    published = publish_file(final, lambda file: file.write(content), temporary_folder=layout.staging(commit.token))
+    published = layout.publish(layout.commit(commit.shard), content, layout.staging(commit.token))
     # The link may exist although the call failed, as over NFS when the reply is lost.
-    return published or read_commit(final).token == commit.token
+    return published or read_commit(layout, commit.shard).token == commit.token
 
 
 def promote(layout: EmbeddingsLayout, commit: ShardCommit) -> None:
@@ -92,21 +95,18 @@ def promote(layout: EmbeddingsLayout, commit: ShardCommit) -> None:
     """
     for record in commit.files:
         final, staged = layout.folder / record.path, layout.staged(commit.token, record.path)
-        if final.exists():
+        if layout.has(final):
             continue
-        with storage_errors(final):
-            final.parent.mkdir(exist_ok=True)
-            try:
-                staged.rename(final)
-            except FileNotFoundError:
-                if not final.exists():
-                    raise StoreCorrupt(
-                        f"{final} is committed, but missing there and in {staged.parent}.", file=record.path
-                    ) from None
+        try:
+            layout.rename(staged, final)
+        except FileNotFoundError:
+            if not layout.has(final):
+                raise StoreCorrupt(
+                    f"{final} is committed, but missing there and in {staged.parent}.", file=record.path
+                ) from None
     # All folders, even where another process renamed the files: it may have stopped before its fsync.
-    for folder in {(layout.folder / record.path).parent for record in commit.files}:
-        fsync_folder(folder)
-    shutil.rmtree(layout.staging(commit.token), ignore_errors=True)
+    layout.sync((layout.folder / record.path).parent for record in commit.files)
+    layout.remove(layout.staging(commit.token))
 
 
 def required_kinds(commit: ShardCommit) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ def locate_record(layout: EmbeddingsLayout, commit: ShardCommit, record: FileRec
     final = layout.folder / record.path
     # The final name twice: the file may be renamed between the two checks.
     for path in (final, layout.staged(commit.token, record.path), final):
-        if path.exists():
+        if layout.has(path):
             return path
     return None
 
@@ -162,13 +162,13 @@ class CommittedFiles:
                 shards = committed_shards(self._layout)
             except OSError as error:
                 raise self.corrupt("commits", f"cannot be read ({error.strerror})") from error
+        self._layout.prefetch(self._layout.commit(shard) for shard in shards)
         return {shard: self._commit(shard) for shard in shards}
 
     def _commit(self, shard: int) -> ShardCommit:
-        path = self._layout.commit(shard)
-        name = self._layout.name_of(path)
+        name = self._layout.name_of(self._layout.commit(shard))
         try:
-            return read_commit(path)
+            return read_commit(self._layout, shard)
         except FileNotFoundError:
             raise self.corrupt(name, MISSING) from None
         except StoreCorrupt as error:
@@ -214,7 +214,7 @@ class CommittedFiles:
         if record is None or name in self._checked:
             return
         try:
-            problem = damage_of(self._layout.folder / name, record, hashed=hashed)
+            problem = self._layout.damage(self._layout.folder / name, record, hashed=hashed)
         except FileNotFoundError:
             problem = MISSING
         if problem:
@@ -242,7 +242,7 @@ class CommittedFiles:
         for _ in range(2):  # the file may be renamed once, between the check and the load
             path = self._compare(commit, record, hashed=hashed)
             try:
-                return load(path)
+                return load(self._layout.local(path))
             except FileNotFoundError:
                 continue
             except StoreError as error:
@@ -291,7 +291,7 @@ class CommittedFiles:
             if path is None:
                 break
             try:
-                problem = damage_of(path, record, hashed=hashed and record.path not in self._checked)
+                problem = self._layout.damage(path, record, hashed=hashed and record.path not in self._checked)
             except FileNotFoundError:  # just renamed to its final name
                 continue
             if problem:

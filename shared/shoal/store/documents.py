@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from shoal.errors import EmbeddingsNotFound, ShoalError, StoreCorrupt, StoreError
-from shoal.store.files import publish_file, publish_folder, record_file, replace_file, storage_errors
+from shoal.store.files import publish_folder, record_file, storage_errors
 from shoal.store.layout import EmbeddingsLayout, StoreLayout
 from shoal.store.records import (
     FORMAT,
@@ -44,7 +45,7 @@ def not_found(embeddings_id: str) -> EmbeddingsNotFound:
 def corrupt(layout: EmbeddingsLayout, name: str, problem: str) -> ShoalError:
     """The error for a damaged file ``name`` of a set, or for a set that was deleted while it was read."""
     set_id = layout.folder.name
-    if not layout.folder.is_dir():
+    if not layout.is_there():
         return not_found(set_id)
     return StoreCorrupt(
         f"embeddings/{set_id}/{name} {problem}. `shoal verify {set_id}` lists all damage. To repair it, run "
@@ -73,7 +74,7 @@ def read_plan(layout: EmbeddingsLayout) -> Plan:
         The file is not a plan.
     """
     try:
-        document = json.loads(layout.plan.read_bytes())
+        document = json.loads(layout.read(layout.plan))
         version = document["format"]
         if version == FORMAT:
             return Plan.model_validate(document)
@@ -87,7 +88,7 @@ def read_plan(layout: EmbeddingsLayout) -> Plan:
 def is_plan_of(layout: EmbeddingsLayout, plan: Plan) -> bool:
     """Whether the folder's id belongs to ``plan``, which was read from it."""
     name = layout.folder.name
-    return name == plan.id or plan_id(json.loads(layout.plan.read_bytes())) == name
+    return name == plan.id or plan_id(json.loads(layout.read(layout.plan))) == name
 
 
 def read_manifest(layout: EmbeddingsLayout) -> Manifest | None:
@@ -99,7 +100,7 @@ def read_manifest(layout: EmbeddingsLayout) -> Manifest | None:
         The file is not a manifest, or its seal does not match.
     """
     try:
-        content = layout.manifest.read_bytes()
+        content = layout.read(layout.manifest)
         manifest = Manifest.model_validate_json(content)
         # A seal covers all fields; a seal over the fields known here is accepted too.
         sealed = manifest.seal in {seal_of(json.loads(content)), seal_of(manifest.model_dump(mode="json"))}
@@ -129,17 +130,17 @@ def publish_manifest(layout: EmbeddingsLayout, plan: Plan, commits: Mapping[int,
         dim=plan.dim,
         dtype=plan.dtype,
         shards=tuple(shard_entries(commits.values())),
-        files=tuple(record_file(path, layout.name_of(path)) for path in paths),
+        files=tuple(record_file(layout.local(path), layout.name_of(path)) for path in paths),
         finished_at=datetime.now(UTC),
     ).sealed()
     content = manifest.model_dump_json(indent=2).encode() + b"\n"
-    publish_file(layout.manifest, lambda file: file.write(content), temporary_folder=layout.work)
+    layout.publish(layout.manifest, content, layout.work)
 
 
 def read_notes(layout: EmbeddingsLayout) -> dict[str, Any]:
     """Read listed.json, how the listing was made; empty if the file is missing or damaged, since no reader needs it."""
     try:
-        notes = json.loads(layout.notes.read_bytes())
+        notes = json.loads(layout.read(layout.notes))
     except (ValueError, OSError):
         return {}
     return notes if isinstance(notes, dict) else {}
@@ -156,7 +157,7 @@ def read_listing(
         The file is missing or not a Parquet file.
     """
     try:
-        with pq.ParquetFile(layout.listing) as file:
+        with pq.ParquetFile(layout.local(layout.listing)) as file:
             stop = file.metadata.num_rows if stop is None else stop
             groups, skipped, first = [], 0, 0
             for group in range(file.num_row_groups):
@@ -194,9 +195,11 @@ def create(store: StoreLayout, layout: EmbeddingsLayout, plan: Plan, listing: pa
     StoreFull
         The disk is full; no file is left behind.
     """
-    if layout.folder.is_dir():
+    if layout.is_there():
         return False
     table = checked_listing(plan, listing)
+    if store.remote is not None:
+        return _create_remote(layout, plan, table)
     temporary = EmbeddingsLayout(store.temporary / f"{plan.id}.{secrets.token_hex(8)}", layout.digits)
     try:
         with storage_errors(layout.folder):
@@ -212,6 +215,15 @@ def create(store: StoreLayout, layout: EmbeddingsLayout, plan: Plan, listing: pa
     except BaseException:
         shutil.rmtree(temporary.folder, ignore_errors=True)
         raise
+
+
+def _create_remote(layout: EmbeddingsLayout, plan: Plan, listing: pa.Table) -> bool:
+    """Create a set in a bucket, where it appears with its plan; False, so that what a deletion left is looked for."""
+    sink = BytesIO()
+    _write_listing(sink, listing)
+    layout.publish(layout.listing, sink.getvalue())
+    layout.publish(layout.plan, _plan_bytes(plan))
+    return False
 
 
 def restore(layout: EmbeddingsLayout, plan: Plan, listing: pa.Table) -> None:
@@ -235,11 +247,11 @@ def restore(layout: EmbeddingsLayout, plan: Plan, listing: pa.Table) -> None:
     table = checked_listing(plan, listing)
     with storage_errors(layout.folder):
         for folder in layout.folders:
-            folder.mkdir(exist_ok=True)
+            layout.make_folder(folder)
     if not listed:
-        replace_file(layout.listing, lambda file: _write_listing(file, table))
+        layout.replace(layout.listing, lambda file: _write_listing(file, table))
     if not sound:
-        replace_file(layout.plan, lambda file: file.write(_plan_bytes(plan)))
+        layout.replace(layout.plan, lambda file: file.write(_plan_bytes(plan)))
 
 
 def checked_listing(plan: Plan, listing: pa.Table) -> pa.Table:

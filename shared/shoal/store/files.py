@@ -23,7 +23,7 @@ import xxhash
 from shoal.errors import StoreError, StoreFull, StoreReadOnly
 from shoal.store.records import FileRecord
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 _CHUNK = 1 << 22
@@ -47,7 +47,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     except (FileNotFoundError, FileExistsError):
         raise
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise StoreFull(
                 f"No space is left to write {path.name} ({os.strerror(error.errno)}). Free some space in {path.parent} "
                 "and submit the job again; it continues after the last committed shard.",
@@ -249,6 +249,11 @@ def remove_folder(folder: Path, trash: Path) -> bool:
     for each in trash.iterdir():
         remove_quietly(each)
     return True
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files in ``folder`` and below it, sorted; none where there is no such folder."""
+    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
 
 
 def remove_quietly(path: Path) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from shoal.store.place import FolderPlace
+from shoal.store.records import SHARD_DIGITS
 from shoal.store_identity import WORK_FOLDER
+
+if TYPE_CHECKING:
+    from shoal.store.remote import RemoteSets
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,159}")
 """Pattern of the id of embeddings or of a result; other text never becomes part of a path."""
-SHARD_DIGITS = 5
-"""Least width of a shard number in file names."""
 ENTRY_DIGITS = 6
 """Width of the number of an entry of a journal."""
 ENTRY_NAME = re.compile(r"([0-9]{6,})\.json")
@@ -42,11 +46,6 @@ def stray_files(folder: Path) -> list[str]:
         return []
 
 
-def files_below(folder: Path) -> list[Path]:
-    """The files in ``folder`` and below it, sorted; none where there is no such folder."""
-    return sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-
-
 class _FolderLayout:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,8 +55,8 @@ class _FolderLayout:
         return path.relative_to(self.folder).as_posix()
 
 
-class EmbeddingsLayout(_FolderLayout):
-    """Paths of one embeddings folder.
+class EmbeddingsLayout(FolderPlace):
+    """Paths of one embeddings folder, and what is done with the files at them.
 
     Parameters
     ----------
@@ -86,6 +85,10 @@ class EmbeddingsLayout(_FolderLayout):
         self.commits = folder / "commits"
         self.work = folder / "work"
         self.all_parts = folder / "parts"
+
+    def with_digits(self, digits: int) -> EmbeddingsLayout:
+        """The same set with another width of shard numbers."""
+        return EmbeddingsLayout(self.folder, digits)
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -245,6 +248,13 @@ class UploadLayout(_FolderLayout):
 class StoreLayout:
     """Paths of a store.
 
+    Parameters
+    ----------
+    root
+        Its folder.
+    remote
+        The bucket that its embeddings are in; None if they are below the root.
+
     Attributes
     ----------
     trash
@@ -255,8 +265,9 @@ class StoreLayout:
         Parent of the jobs' working folders.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, remote: RemoteSets | None = None) -> None:
         self.root = root
+        self.remote = remote
         self.embeddings_folder = root / "embeddings"
         self.clusterings_folder = root / "clusterings"
         self.annotations_folder = root / "annotations"
@@ -269,7 +280,13 @@ class StoreLayout:
 
     def embeddings(self, embeddings_id: str, digits: int = SHARD_DIGITS) -> EmbeddingsLayout:
         """Paths of an embeddings folder."""
+        if self.remote is not None:
+            return self.remote.layout(embeddings_id, digits)
         return EmbeddingsLayout(self.embeddings_folder / embeddings_id, digits)
+
+    def embeddings_ids(self) -> list[str]:
+        """Ids of all embeddings, finished or not, damaged or not, sorted."""
+        return ids_in(self.embeddings_folder) if self.remote is None else self.remote.ids()
 
     def clustering(self, clustering_id: str) -> ClusteringLayout:
         """Paths of a clustering folder."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from shoal.store.commits import CommittedFiles
 from shoal.store.documents import read_listing, read_manifest, read_notes, shard_entries
 from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
 from shoal.store.npy import open_npy, release_pages
-from shoal.store.records import Plan, ShardCommit
+from shoal.store.records import Manifest, Plan, ShardCommit, ShardEntry
 from shoal.store.table_schemas import ERRORS_SCHEMA, METADATA_SCHEMA, PROPERTIES_SCHEMA, THUMBS_SCHEMA
 
 Array = NDArray[Any]
@@ -36,23 +37,61 @@ class EmbeddingSet:
         Paths of the folder.
     plan
         Its plan.
+    sent
+        Open it when it is first used, not now.
     """
 
-    def __init__(self, layout: EmbeddingsLayout, plan: Plan) -> None:
+    _sent = False
+
+    def __init__(self, layout: EmbeddingsLayout, plan: Plan, *, sent: bool = False) -> None:
         self.layout = layout
         self.plan = plan
         self.repaired_shards: tuple[int, ...] = ()
         """Damaged shards that were removed when the set was opened by `Store.repaired_embeddings`."""
-        self.manifest = read_manifest(layout)
-        self._files = CommittedFiles(layout, self.manifest)
-        self._entries = list(self.manifest.shards) if self.manifest else shard_entries(self.commits.values())
-        self._offsets = np.array([e.offset for e in self._entries] + [self.rows], dtype=np.int64)
-        self._by_shard = {entry.shard: entry for entry in self._entries}
-        self._mapped = lru_cache(maxsize=8)(self.shard)  # each mapping holds a file descriptor
+        self._sent = sent
+        if not sent:
+            self._by_shard  # noqa: B018 - opens it
 
-    def __reduce__(self) -> tuple[type[EmbeddingSet], tuple[Any, ...]]:
-        """A set that is sent to another process is opened there."""
-        return type(self), (self.layout, self.plan)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A set that is sent to another process is opened there, when it is used: Ray loses what unpickling raises."""
+        return partial(type(self), sent=True), (self.layout, self.plan)
+
+    @cached_property
+    def manifest(self) -> Manifest | None:
+        """The manifest; None if the set is not complete.
+
+        Raises
+        ------
+        StoreError
+            The set was sent to this machine, whose store has no such set.
+        """
+        if self._sent and not self.layout.is_there():
+            raise StoreError(
+                f"Node {socket.gethostname()} finds no embeddings at {self.layout.address}. Mount the store under the "
+                "same path on all nodes, or keep embeddings in a bucket: SHOAL_EMBEDDINGS_STORE.",
+                path=self.layout.address,
+            )
+        return read_manifest(self.layout)
+
+    @cached_property
+    def _files(self) -> CommittedFiles:
+        return CommittedFiles(self.layout, self.manifest)
+
+    @cached_property
+    def _entries(self) -> list[ShardEntry]:
+        return list(self.manifest.shards) if self.manifest else shard_entries(self.commits.values())
+
+    @cached_property
+    def _offsets(self) -> NDArray[np.int64]:
+        return np.array([e.offset for e in self._entries] + [sum(e.rows for e in self._entries)], dtype=np.int64)
+
+    @cached_property
+    def _by_shard(self) -> dict[int, ShardEntry]:
+        return {entry.shard: entry for entry in self._entries}
+
+    @cached_property
+    def _mapped(self) -> Callable[[int], Array]:
+        return lru_cache(maxsize=8)(self.shard)  # each mapping holds a file descriptor
 
     @property
     def id(self) -> str:

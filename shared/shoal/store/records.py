@@ -14,11 +14,12 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
 
 from shoal.errors import StoreError
-from shoal.store.layout import SHARD_DIGITS
 from shoal.store.table_schemas import LISTING_SCHEMA
 
 FORMAT = 1
 """Version of the on-disk format that this code writes."""
+SHARD_DIGITS = 5
+"""Least width of a shard number in file names."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 SetName = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

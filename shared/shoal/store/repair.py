@@ -10,11 +10,9 @@ the shard never finds old data at its final names.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,8 +22,8 @@ from shoal.errors import ShoalError, StoreCorrupt
 from shoal.store import commits
 from shoal.store.commits import commit_problem
 from shoal.store.documents import is_plan_of, read_listing, read_manifest, read_plan, reason_of, shard_entries
-from shoal.store.files import damage_of, fsync_folder, hash_file, storage_errors
-from shoal.store.layout import DATA_KINDS, EmbeddingsLayout, StoreLayout, files_below
+from shoal.store.files import hash_file, storage_errors
+from shoal.store.layout import DATA_KINDS, EmbeddingsLayout, StoreLayout
 from shoal.store.records import FileRecord, Manifest, Plan, ShardCommit, listing_sha256
 from shoal.store.verify import Problem, VerifyReport, check_shard
 
@@ -83,9 +81,9 @@ def repair_embeddings(
     if plan is None:
         return report
     report.kind = plan.source.kind
-    layout = EmbeddingsLayout(layout.folder, plan.shard_digits)
-    with _locked(layout.folder), storage_errors(layout.folder):
-        _Repair(layout, plan, report, store.trash, alive or (lambda: None)).run(deep=deep, imported=imported)
+    layout = layout.with_digits(plan.shard_digits)
+    with layout.fresh() if deep else nullcontext(layout) as found, found.locked(), storage_errors(layout.folder):
+        _Repair(found, plan, report, store.trash, alive or (lambda: None)).run(deep=deep, imported=imported)
     return report
 
 
@@ -94,17 +92,19 @@ class _Repair:
         self._layout, self._plan, self._report, self._alive = layout, plan, report, alive
         self._trash = trash / f"{report.id}.{secrets.token_hex(8)}"
         # Before the commits are read: a file with a final name then belongs to a commit that existed before.
-        self._files = [path for kind in DATA_KINDS for path in files_below(layout.folder / kind)]
+        self._files = [path for kind in DATA_KINDS for path in layout.files_below(layout.folder / kind)]
+        self._hashed = True
 
     def run(self, *, deep: bool, imported: bool) -> None:
         layout, report = self._layout, self._report
+        self._hashed = deep or not layout.verified_by_storage
         manifest, bad_manifest = self._manifest()
         records = [record for record in manifest.files if record.path.startswith("commits/")] if manifest else []
-        self._restore([(layout.folder / each.path, each) for each in records], files_below(layout.commits))
+        self._restore([(layout.folder / each.path, each) for each in records], layout.files_below(layout.commits))
         valid, damaged = self._commits(manifest)
         self._restore(
             [(self._path_of(commit, record), record) for commit in valid.values() for record in commit.files],
-            [*self._files, *files_below(layout.work)],
+            [*self._files, *layout.files_below(layout.work)],
         )
         listing = self._listing(manifest)
         if listing is None:
@@ -120,7 +120,7 @@ class _Repair:
             self._remove_shard(shard, valid.get(shard))
         self._remove_uncommitted({record.path for commit in valid.values() for record in commit.files})
         whole = not damaged and len(valid) == self._plan.shards and listing is not None
-        report.unsealed = whole and not layout.manifest.exists() and (deep or stale)
+        report.unsealed = whole and not layout.has(layout.manifest) and (deep or stale)
 
     def _manifest(self) -> tuple[Manifest | None, bool]:
         """The manifest, if its seal matches; and whether there is a damaged one."""
@@ -133,12 +133,15 @@ class _Repair:
     def _commits(self, manifest: Manifest | None) -> tuple[dict[int, ShardCommit], set[int]]:
         """The valid commits, and the shards with invalid ones."""
         valid: dict[int, ShardCommit] = {}
-        there = set(commits.committed_shards(self._layout)) if self._layout.commits.is_dir() else set()
+        there: set[int] = set()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            there.update(commits.committed_shards(self._layout))
         expected = {entry.shard: (entry.rows, entry.failed) for entry in manifest.shards} if manifest else {}
         shards = there | expected.keys()
+        self._layout.prefetch(self._layout.commit(shard) for shard in there)
         for shard in sorted(shards):
             with suppress(StoreCorrupt, OSError):
-                commit = commits.read_commit(self._layout.commit(shard))
+                commit = commits.read_commit(self._layout, shard)
                 counts = (commit.rows, commit.failed)
                 if counts == expected.get(shard, counts) and not commit_problem(
                     self._layout, self._plan, shard, commit
@@ -158,7 +161,7 @@ class _Repair:
     def _matches(self, path: Path | None, record: FileRecord) -> bool:
         self._alive()
         try:
-            return path is not None and damage_of(path, record) is None
+            return path is not None and self._layout.damage(path, record, hashed=self._hashed) is None
         except FileNotFoundError:
             return False
 
@@ -184,26 +187,24 @@ class _Repair:
                 continue
             final = self._final_path_of(path, lost)
             if final is not None:
-                aside.mkdir(parents=True, exist_ok=True)
                 # Linked, not renamed: each file keeps a name whenever this stops.
-                os.link(path, aside / str(len(moves)))
+                self._layout.link(path, aside / str(len(moves)))
                 moves.append((aside / str(len(moves)), final))
                 del lost[final]
         for linked, final in moves:
-            final.parent.mkdir(exist_ok=True)
-            linked.replace(final)
-            fsync_folder(final.parent)
+            self._layout.rename(linked, final)
+            self._layout.sync([final.parent])
             self._report.restored.append(self._layout.name_of(final))
         if moves:
             # `rename` between two links to the same file leaves both.
-            _remove_empty(aside)
+            self._layout.remove(aside)
 
     def _final_path_of(self, path: Path, lost: dict[Path, FileRecord]) -> Path | None:
         """The final path of the lost file with these bytes, if any."""
         self._alive()
         with suppress(OSError):
-            if path.stat().st_size in {record.bytes for record in lost.values()}:
-                found = hash_file(path)
+            if self._layout.size(path) in {record.bytes for record in lost.values()}:
+                found = hash_file(self._layout.local(path))
                 same = ((record.bytes, record.xxh3_64, record.sha256) == found for record in lost.values())
                 return next((final for final, is_it in zip(lost, same, strict=True) if is_it), None)
         return None
@@ -230,7 +231,7 @@ class _Repair:
         layout, path = self._layout, self._layout.commit(shard)
         token = None
         with suppress(StoreCorrupt, OSError):
-            token = commits.read_commit(path).token
+            token = commits.read_commit(layout, shard).token
         if checked is not None and token != checked.token:
             return
         for kind in DATA_KINDS:
@@ -243,20 +244,14 @@ class _Repair:
     def _remove_uncommitted(self, known: set[str]) -> None:
         for path in self._files:
             name = self._layout.name_of(path)
-            if name not in known and path.exists():
+            if name not in known and self._layout.has(path):
                 self._move(path)
                 if name not in self._report.restored:
                     self._report.restored.append(name)
 
     def _move(self, path: Path) -> None:
         """Move a file of the set to the trash; durable."""
-        target = self._trash / self._layout.name_of(path).replace("/", "_")
-        while path.exists():
-            # Another process may empty the trash at the same time.
-            self._trash.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):
-                path.rename(target)
-                fsync_folder(path.parent)
+        self._layout.move_to_trash(path, self._trash)
 
 
 def _valid_plan(layout: EmbeddingsLayout, report: RepairReport) -> Plan | None:
@@ -274,25 +269,7 @@ def _valid_plan(layout: EmbeddingsLayout, report: RepairReport) -> Plan | None:
     with suppress(ShoalError, FileNotFoundError):
         manifest = read_manifest(layout)
         for record in manifest.files if manifest else ():
-            if record.path == "plan.json" and damage_of(layout.plan, record) is None:
+            if record.path == "plan.json" and layout.damage(layout.plan, record) is None:
                 return plan
     report.left.append(Problem("plan.json", "is the plan of another set"))
     return None
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Allow one repair of a set at a time, where the file system supports locks on folders."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove_empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink(missing_ok=True)
-    folder.rmdir()

@@ -19,6 +19,7 @@ from shoal.store.files import remove_folder
 from shoal.store.journal import Journal, Subject
 from shoal.store.layout import SealedLayout, StoreLayout, SweepLayout, ids_in, is_id
 from shoal.store.listing import Entry, open_each
+from shoal.store.remote import RemoteSets
 from shoal.store.sweeps import Sweep, sweep_not_found
 
 L = TypeVar("L", bound=SealedLayout | SweepLayout)
@@ -30,9 +31,9 @@ _STALE_S = 86_400.0
 class ResultStore:
     """The results below a store's root folder; parameters as of `shoal.store.Store`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, remote: RemoteSets | None = None) -> None:
         self.root = root
-        self.layout = StoreLayout(root)
+        self.layout = StoreLayout(root, remote)
 
     def results(self) -> list[Entry[Result]]:
         """Every clustering, sweep, set of assignments and analysis, damaged ones included, in this order of kinds."""

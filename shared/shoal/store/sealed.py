@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from shoal.errors import JsonValue, ShoalError, StoreError
 from shoal.store.documents import first_line
-from shoal.store.files import damage_of, publish_folder, record_file, storage_errors
-from shoal.store.layout import SealedLayout, files_below, is_id
+from shoal.store.files import damage_of, files_below, publish_folder, record_file, storage_errors
+from shoal.store.layout import SealedLayout, is_id
 from shoal.store.npy import NPY_ERRORS
 from shoal.store.records import FileRecord, FilesRecord, seal_of
 

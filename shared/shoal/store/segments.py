@@ -8,10 +8,8 @@ FORMAT.md, "Saved parts of a shard", is the specification.
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from shoal.errors import StoreCorrupt
-from shoal.store.files import fsync_folder, publish_file, storage_errors
+from shoal.store.files import storage_errors
 from shoal.store.layout import EmbeddingsLayout
 from shoal.store.records import FORMAT, Plan, Record, RowMetadata
 from shoal.store.table_schemas import ERRORS_SCHEMA, METADATA_SCHEMA, PROPERTIES_SCHEMA
@@ -137,17 +135,14 @@ class ShardParts:
         )
         with storage_errors(folder):
             for each in (folder.parent, folder):
-                each.mkdir(exist_ok=True)
-                fsync_folder(each.parent)
+                self.layout.make_folder(each)
         name = f"{segment.start:07d}-{segment.stop:07d}-{secrets.token_hex(8)}.segment"
-        publish_file(
-            folder / name, lambda file: (file.write(record.model_dump_json().encode() + b"\n"), file.write(payload))
-        )
+        self.layout.publish(folder / name, record.model_dump_json().encode() + b"\n" + payload)
 
     def read(self) -> Iterator[Segment]:
         """The valid segments that follow each other from the start of the slice; damaged ones are skipped."""
         position = 0
-        names = segment_names(self.layout.parts(self.shard))
+        names = segment_names(self.layout, self.shard)
         while position < len(self.ids):
             found = None
             for _, name in sorted(((stop, name) for start, stop, name in names if start == position), reverse=True):
@@ -164,12 +159,10 @@ class ShardParts:
 
     def remove(self) -> None:
         """Remove all saved parts of the shard."""
-        folder = self.layout.parts(self.shard)
-        if folder.is_dir():
-            shutil.rmtree(folder, ignore_errors=True)
+        self.layout.remove(self.layout.parts(self.shard))
 
     def _read(self, path: Path) -> Segment:
-        header, _, payload = path.read_bytes().partition(b"\n")
+        header, _, payload = self.layout.read(path).partition(b"\n")
         try:
             record = SegmentRecord.model_validate_json(header)
         except ValidationError as error:
@@ -188,19 +181,19 @@ class ShardParts:
         return segment
 
 
-def segment_names(folder: Path) -> list[tuple[int, int, str]]:
-    """Start, stop and name of each segment in ``folder``; empty if the folder does not exist."""
+def segment_names(layout: EmbeddingsLayout, shard: int) -> list[tuple[int, int, str]]:
+    """Start, stop and name of each segment of a shard; empty if it has none."""
     try:
-        matches = [SEGMENT_NAME.fullmatch(name) for name in os.listdir(folder)]  # noqa: PTH208 - only the names
+        matches = [SEGMENT_NAME.fullmatch(name) for name in layout.names(layout.parts(shard))]
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [(int(match[1]), int(match[2]), match[0]) for match in matches if match]
 
 
-def saved_images(folder: Path) -> int:
-    """Number of images that the segments in ``folder`` hold, according to their names."""
+def saved_images(layout: EmbeddingsLayout, shard: int) -> int:
+    """Number of images that the segments of a shard hold, according to their names."""
     reached = 0
-    spans = segment_names(folder)
+    spans = segment_names(layout, shard)
     while longest := max((stop for start, stop, _ in spans if start == reached < stop), default=0):
         reached = longest
     return reached

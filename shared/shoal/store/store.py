@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
 
 import pyarrow as pa
 
 from shoal.errors import EmbeddingsIncomplete, EmbeddingsNotFound, StoreError
+from shoal.settings import Settings
 from shoal.store import commits
 from shoal.store.documents import (
     corrupt,
@@ -21,11 +24,11 @@ from shoal.store.documents import (
     read_plan,
     restore,
 )
-from shoal.store.files import remove_quietly, replace_file
-from shoal.store.layout import EmbeddingsLayout, ids_in, is_id
+from shoal.store.layout import EmbeddingsLayout, is_id
 from shoal.store.listing import Entry, open_each
 from shoal.store.reader import EmbeddingSet
 from shoal.store.records import Manifest, Plan
+from shoal.store.remote import RemoteSets
 from shoal.store.repair import RepairReport, repair_embeddings
 from shoal.store.results import Result, ResultStore
 from shoal.store.segments import saved_images
@@ -42,11 +45,18 @@ class Store(ResultStore):
     ----------
     root
         The folder; created with the first write.
+    remote
+        The bucket of the embeddings; by default they are below ``root``.
     """
+
+    @classmethod
+    def of(cls, settings: Settings, root: Path | None = None) -> Self:
+        """The store of a process, or one at another folder with the same bucket."""
+        return cls(root or settings.store, RemoteSets.of(settings))
 
     def embeddings_ids(self) -> list[str]:
         """Ids of all embeddings, finished or not, damaged or not, sorted."""
-        return ids_in(self.layout.embeddings_folder)
+        return self.layout.embeddings_ids()
 
     def embeddings(self, embeddings_id: str) -> EmbeddingSet:
         """Open an embeddings set as it is now.
@@ -152,7 +162,7 @@ class Store(ResultStore):
             return
         content = json.dumps(notes, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         try:
-            replace_file(layout.notes, lambda file: file.write(content))
+            layout.replace(layout.notes, lambda file: file.write(content))
         except FileNotFoundError:  # deleted meanwhile
             raise not_found(embeddings_id) from None
 
@@ -248,7 +258,7 @@ class Store(ResultStore):
             No set has that id.
         """
         found = self.embeddings(embeddings_id)
-        parts = sum(saved_images(found.layout.parts(shard)) for shard in found.missing_shards())
+        parts = sum(saved_images(found.layout, shard) for shard in found.missing_shards())
         return found.rows + found.failed + parts
 
     def clean_work(self, embeddings_id: str) -> int:
@@ -262,12 +272,15 @@ class Store(ResultStore):
             No set has that id.
         """
         layout, _ = self._plan(embeddings_id)
-        if not layout.manifest.exists():
+        if not layout.has(layout.manifest):
             return 0
-        dead = list(layout.work.iterdir()) if layout.work.is_dir() else []
-        dead += [layout.all_parts] if layout.all_parts.is_dir() else []
+        dead = []
+        with suppress(FileNotFoundError):
+            dead += [layout.work / name for name in layout.names(layout.work)]
+        if layout.has(layout.all_parts):
+            dead.append(layout.all_parts)
         for path in dead:
-            remove_quietly(path)
+            layout.remove(path)
         return len(dead)
 
     def verify(self, embeddings_id: str) -> VerifyReport:
@@ -289,14 +302,17 @@ class Store(ResultStore):
         EmbeddingsNotFound
             No set has that id.
         """
-        self._delete(self.layout.embeddings_folder, embeddings_id, not_found)
+        if self.layout.remote is None:
+            self._delete(self.layout.embeddings_folder, embeddings_id, not_found)
+        elif not is_id(embeddings_id) or not self.layout.remote.delete(embeddings_id):
+            raise not_found(embeddings_id)
 
     def entries(self) -> list[Entry[EmbeddingSet | Result]]:
         """Every embeddings set, then every result; damaged ones included."""
         return [*open_each("embeddings", self.embeddings_ids(), self.embeddings), *self.results()]
 
     def _require_folder(self, embeddings_id: str) -> None:
-        if not is_id(embeddings_id) or not self.layout.embeddings(embeddings_id).folder.is_dir():
+        if not is_id(embeddings_id) or not self.layout.embeddings(embeddings_id).is_there():
             raise not_found(embeddings_id)
 
     def _plan(self, embeddings_id: str) -> tuple[EmbeddingsLayout, Plan]:
@@ -307,4 +323,4 @@ class Store(ResultStore):
             plan = read_plan(layout)
         except FileNotFoundError:
             raise corrupt(layout, "plan.json", "is missing") from None
-        return self.layout.embeddings(embeddings_id, plan.shard_digits), plan
+        return layout.with_digits(plan.shard_digits), plan

@@ -86,11 +86,16 @@ def verify_embeddings(layout: EmbeddingsLayout) -> VerifyReport:
     VerifyReport
         Contains every problem found; damaged files raise no error.
     """
+    with layout.fresh() as fresh:
+        return _verified(fresh)
+
+
+def _verified(layout: EmbeddingsLayout) -> VerifyReport:
     report = VerifyReport(layout.folder.name)
     plan = _check_plan(layout, report)
     if plan is None:
         return report
-    layout = EmbeddingsLayout(layout.folder, plan.shard_digits)
+    layout = layout.with_digits(plan.shard_digits)
     listing = _check_listing(layout, plan, report)
     found = _check_commits(layout, plan, report)
     for commit in found.values():
@@ -109,7 +114,7 @@ def _check_plan(layout: EmbeddingsLayout, report: VerifyReport) -> Plan | None:
     report.files += 1
     try:
         plan = read_plan(layout)
-        expected = plan_id(json.loads(layout.plan.read_bytes()))
+        expected = plan_id(json.loads(layout.read(layout.plan)))
     except FileNotFoundError:
         report.add("plan.json", "is missing")
         return None
@@ -141,7 +146,7 @@ def _check_commits(layout: EmbeddingsLayout, plan: Plan, report: VerifyReport) -
         name = layout.name_of(layout.commit(shard))
         report.files += 1
         try:
-            commit = commits.read_commit(layout.commit(shard))
+            commit = commits.read_commit(layout, shard)
         except (ShoalError, OSError) as error:
             report.add(name, str(error))
             continue
@@ -189,10 +194,10 @@ def check_shard(
         path = commits.locate_record(layout, commit, record)
         if path is None:
             report.add(record.path, commits.MISSING)
-        elif check_file(record, path, report):
-            paths[kind] = path
+        elif (here := _local(layout, path, record, report)) and check_file(record, here, report):
+            paths[kind] = here
     if IMG_EMB in paths:
-        _check_vectors(plan, commit, paths[IMG_EMB], report)
+        _check_vectors(plan, commit, paths[IMG_EMB], layout.data_name(IMG_EMB, commit.shard), report)
     names = {kind: layout.data_name(kind, commit.shard) for kind in DATA_KINDS}
     tables = {}
     for kind in {METADATA, ERRORS, THUMBS} & paths.keys():
@@ -207,8 +212,17 @@ def check_shard(
         _check_ids(layout, commit, listing, tables, report)
 
 
-def _check_vectors(plan: Plan, commit: ShardCommit, path: Path, report: VerifyReport) -> None:
-    name = f"{IMG_EMB}/{path.name}"
+def _local(layout: EmbeddingsLayout, path: Path, record: FileRecord, report: VerifyReport) -> Path | None:
+    """The file of this machine with the content of ``path``; None, and a problem, if it is missing."""
+    try:
+        return layout.local(path)
+    except FileNotFoundError as error:
+        report.files += 1
+        report.add(record.path, f"cannot be read: {error}")
+        return None
+
+
+def _check_vectors(plan: Plan, commit: ShardCommit, path: Path, name: str, report: VerifyReport) -> None:
     try:
         array = open_npy(path, commit.rows, plan.dim, plan.dtype)
     except (ShoalError, OSError) as error:
@@ -274,13 +288,12 @@ def _check_manifest(layout: EmbeddingsLayout, found: dict[int, ShardCommit], rep
     ):
         report.add("manifest.json", "has totals that are not the sums over its shards")
     for record in manifest.files:
-        check_file(record, layout.folder / record.path, report)
+        if (here := _local(layout, layout.folder / record.path, record, report)) is not None:
+            check_file(record, here, report)
 
 
 def _uncommitted_files(layout: EmbeddingsLayout, found: Any) -> list[str]:
     """Files in the data folders that no commit names."""
     known = {record.path for commit in found for record in commit.files}
-    names = (
-        layout.name_of(path) for kind in DATA_KINDS for path in (layout.folder / kind).rglob("*") if path.is_file()
-    )
-    return sorted(set(names) - known)
+    names = {layout.name_of(path) for kind in DATA_KINDS for path in layout.files_below(layout.folder / kind)}
+    return sorted(names - known)

@@ -52,7 +52,7 @@ def verify_all(store: StoreLayout) -> Iterator[VerifyReport]:
         for name in stray_files(parent):
             stray = Problem(name, f"is not a folder, and {parent} holds only folders: move it elsewhere")
             yield VerifyReport(name, kind=kind, problems=[stray])
-        for name in ids_in(parent):
+        for name in store.embeddings_ids() if kind == "embeddings" else ids_in(parent):
             with suppress(NotFound):  # deleted meanwhile
                 yield verify(name)
     yield from _lone_journals(store)
@@ -84,6 +84,8 @@ def verify_any(store: StoreLayout, which: str) -> VerifyReport:
     NotFound
         The store has no such id.
     """
+    if is_id(which) and store.embeddings(which).is_there():
+        return verify_embeddings(store.embeddings(which))
     for parent, verify in _kinds(store).values():
         if is_id(which) and (parent / which).is_dir():
             return verify(which)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from shoal.errors import DimensionMismatch, EmbeddingsNotFound, NotFinite, StoreError
 from shoal.store import commits
-from shoal.store.files import fsync_file, fsync_folder, record_file, storage_errors
+from shoal.store.files import fsync_file, record_file, storage_errors
 from shoal.store.layout import ERRORS, IMG_EMB, METADATA, THUMBS, EmbeddingsLayout
 from shoal.store.npy import NpyWriter
 from shoal.store.records import Plan, RowMetadata, ShardCommit
@@ -280,7 +279,8 @@ class ShardWriter:
             won = commits.publish_commit(self._layout, commit)
         except FileNotFoundError:
             # `Store.finish_embeddings` removed the staging folder, which requires a commit of this shard.
-            if not final.exists():
+            self._layout.refresh(final)
+            if not self._layout.has(final):
                 raise self._gone() from None
             won = False
         if won:
@@ -289,21 +289,20 @@ class ShardWriter:
         else:
             self.discard()
             # The winner may have been killed before it promoted its files.
-            commits.promote(self._layout, commits.read_commit(final))
+            commits.promote(self._layout, commits.read_commit(self._layout, self._shard))
         self._parts.remove()
         return won
 
     def _stage(self) -> ShardCommit:
         """Make the files durable in the staging folder; returns the commit that names them."""
         with storage_errors(self._staging):
-            self._staging.mkdir(exist_ok=True)
+            self._layout.make_staging(self._staging)
             self._finish_files()
             records = tuple(
                 record_file(self._layout.staged(self._token, name), name)
                 for name in (self._layout.data_name(kind, self._shard) for kind in self._files)
             )
-            fsync_folder(self._staging)
-            fsync_folder(self._layout.work)
+            self._layout.stage(self._staging, [record.path.rpartition("/")[2] for record in records])
         return ShardCommit(
             shard=self._shard,
             start=self._start,
@@ -328,7 +327,7 @@ class ShardWriter:
         for file in self._files.values():
             with suppress(OSError):
                 file.close()
-        shutil.rmtree(self._staging, ignore_errors=True)
+        self._layout.remove(self._staging)
 
     def _gone(self) -> EmbeddingsNotFound:
         return EmbeddingsNotFound(f"{self._layout.folder.name} was deleted while shard {self._shard} was written.")
@@ -375,7 +374,7 @@ class ShardWriter:
 
     def _open(self, kind: str) -> BinaryIO:
         try:
-            self._staging.mkdir(exist_ok=True)
+            self._layout.make_staging(self._staging)
         except FileNotFoundError:
             raise self._gone() from None
         file = self._layout.staged(self._token, self._layout.data_name(kind, self._shard)).open("xb")

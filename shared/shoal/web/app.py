@@ -90,7 +90,7 @@ def create_app(
     app.state.queue = queue or JobQueue.from_url(
         settings.redis_url.get_secret_value(), lease_s=settings.lease_s, store=store_identity(settings.store)
     )
-    app.state.store = store or Store(settings.store)
+    app.state.store = store or Store.of(settings)
     app.state.kinds = tuple(kinds)
     app.state.check_hosts = hosts
     app.state.registry = health.registry_for(app.state.queue, settings)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from clusterer.ray.session import LOOPBACK
 from shoal.schemas.execution import Execution
 from shoal.settings import Settings
 from shoal.store import Store
+
+from tests.s3 import s3_server
 
 RAY = Execution(engine="ray")
 NODE = {"num_cpus": 1, "object_store_memory": 100_000_000, "node_ip_address": LOOPBACK, "include_dashboard": False}
@@ -50,10 +54,24 @@ MakeCluster = Callable[[], RayCluster]
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[RayCluster]:
+def bucket_server() -> Iterator[dict[str, str]]:
+    """The environment in which an S3 server of this machine is found."""
+    with s3_server() as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def node_caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the nodes of `ray_cluster` keep copies of embeddings."""
+    return tmp_path_factory.mktemp("nodes")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(bucket_server: dict[str, str], node_caches: Path) -> Iterator[RayCluster]:
     """A head and one more node. A test that kills nodes adds its own."""
-    cluster = RayCluster()
-    cluster.add_node()
+    with patch.dict(os.environ, {**bucket_server, "XDG_CACHE_HOME": str(node_caches)}):
+        cluster = RayCluster()
+        cluster.add_node()
     yield cluster
     cluster.shutdown()
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from shoal.errors import EmbeddingsNotFound, StoreCorrupt
 from shoal.importer import import_embeddings
-from shoal.store import Store, repair
+from shoal.store import Store
 from shoal.store.files import record_file
 
 from tests.shared.store.conftest import Toy
@@ -245,7 +245,7 @@ def test_a_set_that_is_not_there_cannot_be_repaired(toy: Toy) -> None:
 
 
 def test_a_repair_waits_for_another_one(toy: Toy) -> None:
-    with repair._locked(toy.folder):
+    with toy.store.layout.embeddings(toy.id).locked():
         child = os.fork()
         if not child:
             import fcntl
