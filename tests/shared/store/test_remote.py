@@ -228,8 +228,10 @@ class TestASetInABucket:
 
 
 class TestDamage:
-    def test_verify_reads_the_objects_and_not_the_copies(self, toy: Toy, bucket: Bucket) -> None:
+    def test_verify_reads_the_objects_and_not_the_copies(self, toy: Toy, bucket: Bucket, remote: RemoteSets) -> None:
         toy.write_all().take(np.arange(23))
+        for copy in (remote.copies.folder / "copies").glob("*.npy"):
+            copy.write_bytes(b"x" * copy.stat().st_size)
         assert toy.store.verify(toy.id).ok
         name = "img_emb/img_emb_00001.npy"
         content = bucket.read(key(toy, name))
