@@ -30,6 +30,7 @@ class Compared(Protocol):
 
     blocks: list[slice]
     order: IntArray
+    bytes: int
 
     def bounds(self, left: ArrayRows) -> Bounds:
         """The bounds of the similarities of some rows and those of the set."""
@@ -49,8 +50,8 @@ class Among:
     k
         How many are sought; ``n`` if there are fewer.
     options
-        Of the limits the sketches keep to that of memory; they lie in a file otherwise. Nothing is kept for a next
-        attempt.
+        Of the limits the sketches keep to that of memory; they lie in a file of ``folder`` otherwise, which exists, or
+        of the system's temporary one. Nothing is kept for a next attempt.
 
     Raises
     ------
@@ -69,6 +70,12 @@ class Among:
         self._some = l2_normalize(distinct.take(some))
         # Of a sum of d products of values that are rounded, of two vectors of length 1.
         self._error = np.float32(1.25 * (rows.dim + 16) * 2.0**-24)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of memory, about, beside the rows: sketches, also those in a file, order and lengths, equal rows."""
+        copies = 0 if self._copies is None else self._copies.bytes
+        return self._set.bytes + 16 * len(self._set.order) + self._some.nbytes + copies
 
     def nearest(self, rows: Float32Array) -> Nearest:
         """The ``k`` rows of the set nearest to each of ``(m, d)`` finite rows; equally near ones by ascending number.
@@ -108,6 +115,7 @@ class _Plain:
 
     def __init__(self, rows: Rows) -> None:
         self._table = Table.of(rows, hold=False)
+        self.bytes = 0
         self.order = self._table.order
         self.blocks = blocks_of(rows.n, PlainBounds.BLOCK)
 
@@ -119,11 +127,11 @@ class _Sketched:
     """By the compiled kernel."""
 
     def __init__(self, rows: Rows, kernel: JoinKernel, options: Options) -> None:
-        options = replace(options, folder=None)
         self._kernel = kernel
-        _, self._shared, orders = begun([rows], kernel, options, {"search": "among"})
+        _, self._shared, orders = begun([rows], kernel, replace(options, folder=None), {"search": "among"})
         ranges, self.order = self._ranges(rows), orders[0]
         self._right = self._table(rows, self.order, ranges, Room(options, ranges.size))
+        self.bytes = ranges.size
         self.blocks = blocks_of(rows.n, SketchedBounds.BLOCK)
 
     def bounds(self, left: ArrayRows) -> Bounds:

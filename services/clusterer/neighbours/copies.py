@@ -11,10 +11,12 @@ from typing import Final
 import numpy as np
 import xxhash
 
-from clusterer.data.rows import Float32Array, IntArray, Rows
+from clusterer.data.rows import Float32Array, IntArray, Rows, ranges
 from clusterer.neighbours.found import Nearest
 
 COMPARED_VALUES: Final = 2**22
+SPREAD_VALUES: Final = 2**19
+"""Copies of neighbours of new rows that are ordered at once."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Copies:
 
     def __len__(self) -> int:
         return len(self.firsts)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of memory."""
+        return self.firsts.nbytes + self.rows.nbytes + self.starts.nbytes + self.own.nbytes
 
     @property
     def sizes(self) -> IntArray:
@@ -112,6 +119,13 @@ class Copies:
         """The ``k`` nearest rows of other rows ``(m,)``, given their nearest sets: ``k`` of them, or all."""
         if found.rows.shape[1] == k and (self.sizes[found.rows] == 1).all():
             return Nearest(self.firsts[found.rows], found.similarity)
+        step = max(1, SPREAD_VALUES // (k * found.rows.shape[1]))
+        parts = [self._among(found.chosen(part), k) for part in ranges(len(found.rows), step)]
+        return Nearest(
+            np.concatenate([each.rows for each in parts]), np.concatenate([each.similarity for each in parts])
+        )
+
+    def _among(self, found: Nearest, k: int) -> Nearest:
         places = np.arange(k)
         least = np.minimum(self.sizes[found.rows], k)[:, :, None]
         at = self.starts[found.rows][:, :, None] + np.minimum(places, least - 1)

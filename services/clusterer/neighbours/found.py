@@ -36,6 +36,10 @@ class Nearest:
     rows: IntArray
     similarity: Float32Array
 
+    def chosen(self, part: slice) -> Nearest:
+        """Those of some rows."""
+        return Nearest(self.rows[part], self.similarity[part])
+
 
 @dataclass(frozen=True)
 class Pairs:

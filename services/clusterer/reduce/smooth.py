@@ -6,7 +6,7 @@ others, but is near to few of them, would pull those together otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,7 +38,7 @@ def mutual(nearest: Nearest, least: Float32Array) -> Numbers:
     return np.where(nearest.similarity >= least[nearest.rows], nearest.rows, NOT_MUTUAL).astype(np.int32)
 
 
-def averaged(own: Float32Array, others: Sequence[tuple[NDArray[np.bool_], Float32Array]]) -> Float32Array:
+def averaged(own: Float32Array, others: Iterable[tuple[NDArray[np.bool_], Float32Array]]) -> Float32Array:
     """The mean ``(m, d)`` of rows and of their neighbours, scaled to length 1; the same bits however many rows.
 
     Parameters
@@ -83,5 +83,6 @@ class SmoothedRows:
 
     def take(self, rows: IntArray) -> Float32Array:
         columns = self.neighbours[rows].astype(np.int64).T
-        others = [(column >= 0, self.source.take(column[column >= 0])) for column in columns]
+        # One at a time: all would be as many blocks as there are neighbours.
+        others = ((column >= 0, self.source.take(column[column >= 0])) for column in columns)
         return averaged(self.source.take(rows), others)

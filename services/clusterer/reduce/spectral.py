@@ -10,7 +10,7 @@ finds all of an eigenvalue that occurs many times: there are as many ones as the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -28,8 +28,8 @@ DEGREE: Final = 12
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 30
 TOLERANCE: Final = 1e-4
 """Of a residual's length, times what the steps leave of its eigenvalue."""
-BLOCK: Final = 65_536
-"""Rows of a vector whose products are added at once."""
+BLOCK_VALUES: Final = 2**20
+"""Of vectors whose products are added at once."""
 
 OnRound = Callable[[int], None]
 
@@ -53,7 +53,7 @@ def diffusion_coordinates(
     # BLAS adds in another order for another number of threads.
     with threadpool_limits(1, "blas"):
         values, vectors = leading_vectors(normalised_graph(nearest), components, steps, seed=seed, on_round=on_round)
-        for part in ranges(len(vectors), BLOCK):
+        for part in _blocks(vectors):
             vectors[part] *= values**steps
         return l2_normalize(vectors)
 
@@ -115,7 +115,7 @@ def _filtered(matrix: csr_matrix, block: Float32Array, low: float) -> Float32Arr
 def _combined(block: Float32Array, factors: tuple[float, float], other: Float32Array) -> Float32Array:
     """The block times a factor, and another one times the other, in the block's place."""
     own, others = np.float32(factors[0]), np.float32(factors[1])
-    for part in ranges(len(block), BLOCK):
+    for part in _blocks(block):
         block[part] *= own
         block[part] += others * other[part]
     return block
@@ -137,21 +137,26 @@ def _ritz(matrix: csr_matrix, block: Float32Array) -> tuple[Float64Array, Float3
     values, vectors = values[::-1], vectors[:, ::-1]
     block, image = _times(block, vectors), _times(image, vectors)
     squares = np.zeros(len(values))
-    for part in ranges(len(block), BLOCK):
+    for part in _blocks(block):
         squares += np.square(image[part] - block[part] * values).sum(axis=0)
     return values, block, np.sqrt(squares)
+
+
+def _blocks(block: Float32Array) -> Iterator[slice]:
+    """Its rows, so many at a time."""
+    return ranges(len(block), max(1, BLOCK_VALUES // block.shape[1]))
 
 
 def _products(left: Float32Array, right: Float32Array) -> Float64Array:
     """``left.T @ right``, symmetric, in float64."""
     total = np.zeros((left.shape[1], right.shape[1]))
-    for part in ranges(len(left), BLOCK):
+    for part in _blocks(left):
         total += left[part].astype(np.float64).T @ right[part].astype(np.float64)
     return (total + total.T) / 2
 
 
 def _times(block: Float32Array, matrix: Float64Array) -> Float32Array:
     found = np.empty((len(block), matrix.shape[1]), np.float32)
-    for part in ranges(len(block), BLOCK):
+    for part in _blocks(block):
         found[part] = block[part].astype(np.float64) @ matrix
     return found

@@ -32,7 +32,9 @@ SIZE, NOISE, FADING = 10.0, 1e-4, 12
 """Of the initial layout; how much less exact its eigenvectors are where their eigenvalues are small."""
 ROUNDS: Final = 64
 AT_ONCE: Final = 16_384
-"""Rows that move together in one thread."""
+"""Rows whose weights are found together."""
+MOVED_VALUES: Final = 2**20
+"""Of the edges of the rows that move together in one thread, about; a row near to many has that many edges."""
 
 OnStep = Callable[[int], None]
 
@@ -94,6 +96,7 @@ def _laid_out(graph: csr_matrix, initial: Float32Array, seed: int, threads: int,
     places = SIZE * initial / np.maximum(np.abs(initial).max(axis=0), 1e-12)
     places = np.asarray(places + NOISE * rng.standard_normal(places.shape), np.float32)
     layout = Layout(graph)
+    parts = layout.parts(MOVED_VALUES // places.shape[1])
     with ThreadPoolExecutor(threads) as pool:
         for epoch in range(EPOCHS):
             rate = np.float32(DAMPING * (1 - epoch / EPOCHS))
@@ -105,7 +108,7 @@ def _laid_out(graph: csr_matrix, initial: Float32Array, seed: int, threads: int,
             ) -> Float32Array:
                 return layout.moved(part, before, pushing[:, part], rate)
 
-            places = np.concatenate(list(pool.map(move, ranges(n, AT_ONCE))))
+            places = np.concatenate(list(pool.map(move, parts)))
             on_epoch(epoch + 1)
     return places
 
@@ -122,6 +125,15 @@ class Layout:
     def __init__(self, graph: csr_matrix) -> None:
         self._starts, self._others, self._weights = graph.indptr, graph.indices, graph.data
         self._degrees = np.add.reduceat(graph.data, graph.indptr[:-1])
+
+    def parts(self, edges: int) -> list[slice]:
+        """All points in ranges of at most so many edges each, or of one point."""
+        found, first, n = [], 0, len(self._degrees)
+        while first < n:
+            last = int(np.searchsorted(self._starts, self._starts[first] + edges, "right")) - 1
+            found.append(slice(first, min(max(first + 1, last), n)))
+            first = found[-1].stop
+        return found
 
     def moved(self, part: slice, places: Float32Array, pushing: IntArray, rate: np.float32) -> Float32Array:
         """The new places of a range of points ``(m, c)``, given those of all and who pushes each ``(p, m)``."""
