@@ -30,6 +30,8 @@ def parse_reduce(text: str) -> dict[str, object] | None:
         name, _, value = option.partition("=")
         if not value.isdecimal() or not value.isascii():
             raise typer.BadParameter(f"{option!r} is not an option with a number: write {EXAMPLES}.")
+        if name in found:
+            raise typer.BadParameter(f"{text!r} has `{name}` twice: write {EXAMPLES}.")
         found[name] = int(value)
     return found
 

@@ -177,6 +177,7 @@ class _ContentChecks:
             layout.assignments: self._assignments,
             layout.clusters: self._clusters,
             **({layout.map: self._map} if layout.map.is_file() else {}),  # older clusterings have none
+            **({layout.reduction: self._reduction} if layout.reduction.is_file() else {}),
             layout.classes: lambda path: _table(path, CLASSES_SCHEMA),
             layout.confusion: lambda path: _table(path, CONFUSION_SCHEMA),
             layout.iterations: lambda path: _table(path, ITERATIONS_SCHEMA),
@@ -220,9 +221,16 @@ class _ContentChecks:
         taken, dim = int(found["dim_in"]), self._spec["dim"]
         _require(taken == dim, f"is for {taken} dimensions, but spec.json has `dim` {dim}")
 
+    def _reduction(self, path: Path) -> None:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            rows, n = len(arrays["coordinates" if "coordinates" in arrays else "least"]), self._spec["n"]
+        _require(rows == n, f"is of {rows} rows, but spec.json has `n` {n}")
+
     def _centroids(self, path: Path) -> None:
         centroids = read_npy(path)
-        shape = (self._spec["k"], self._spec.get("dim_clustered", centroids.shape[-1]))
+        reduced = self._spec.get("reduce") or {}
+        columns = reduced.get("components", self._spec.get("dim_clustered", centroids.shape[-1]))
+        shape = (self._spec["k"], columns)
         _require(centroids.shape == shape, f"has the shape {centroids.shape}; expected {shape}")
         _require(bool(np.isfinite(centroids).all()), "holds NaN or infinity")
 
