@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from clusterer import pipeline
+from clusterer.data.rows import ArrayRows
 from clusterer.jobs import assign as assign_job
 from clusterer.jobs import sweep
 from clusterer.jobs.assign_plan import plan_assign
 from clusterer.jobs.grid import plan_points
-from clusterer.jobs.memory import problem_of
+from clusterer.jobs.memory import Problem, problem_of
 from clusterer.jobs.plan import make_plan
+from clusterer.jobs.reduce import Reducing
+from clusterer.jobs.workspace import Workspace
 from clusterer.results.loaded import LoadedClustering
 from pydantic import ValidationError
-from shoal.errors import EmbeddingsNotFound, InvalidRequest
+from shoal.errors import EmbeddingsNotFound, InvalidRequest, StoreCorrupt
 from shoal.jobs.child import Cancelled, JobContext
-from shoal.schemas import AssignRequest, ClusterRequest, Progress, SweepRequest
+from shoal.schemas import AssignRequest, ClusterRequest, Progress, ReduceOptions, SweepRequest
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.store.clustering import Clustering
 from shoal.store.sweeps import tidy
+from shoal.store.verify_results import verify_any
 
 Planted = Callable[..., tuple[Any, list[str]]]
 MakeSet = Callable[..., str]
@@ -117,6 +122,74 @@ def test_progress_goes_forward_to_its_end(reduce: Any, planted: Planted, make_se
     pipeline.run(JobContext.local(request, kind="cluster", on_progress=note), settings)
     assert done == sorted(done)
     assert done[-1] == 690
+
+
+@pytest.mark.parametrize("reduce", METHODS)
+def test_its_files_verify_and_damage_is_found(
+    reduce: Any, planted: Planted, make_set: MakeSet, run_job: RunJob, store: Store
+) -> None:
+    found = run_job(make_set("mine", *planted(100)), reduce=reduce, clusters=4)
+    assert verify_any(store.layout, found.id).problems == []
+    file = found.layout.reduction
+    whole = file.read_bytes()
+    for damaged in (whole[:-40], None):
+        file.unlink()
+        if damaged is not None:
+            file.write_bytes(damaged)
+        assert {each.file for each in verify_any(store.layout, found.id).problems} == {"reduction.npz"}
+        with pytest.raises(StoreCorrupt, match=r"reduction\.npz"):
+            LoadedClustering.load(store, found.id)
+
+
+def test_a_reduction_does_not_read_what_another_left_behind(tmp_path: Path, planted: Planted) -> None:
+    rows: dict[str, Any] = {"train": ArrayRows(planted(200)[0]), "scored": ArrayRows(planted(50, seed=1)[0])}
+    found = []
+    for folder, methods in (("one", [{"neighbours": 3}, {"neighbours": 20}]), ("two", [{"neighbours": 20}])):
+        work = Workspace(tmp_path / folder, rows_in_memory=False)
+        for options in methods:  # The first one is not released, as where its process is killed.
+            request = ReduceOptions.model_validate({"method": "smooth", "steps": 2, **options})
+            reduced, _ = Reducing(request, "train", 200, 0, work, "", 2**30, lambda _: None).sets(rows)
+        found.append([reduced[name].take(np.arange(50)).tobytes() for name in rows])
+    assert found[0] == found[1]
+
+
+def test_memory_counts_coordinates_and_averaged_rows(planted: Planted, make_set: MakeSet, store: Store) -> None:
+    embeddings = make_set("mine", *planted(200))
+
+    def problem(reduce: Any) -> Problem:
+        request = {"embeddings": embeddings, "clusters": 4, "reduce": reduce}
+        return problem_of([make_plan(store, ClusterRequest.model_validate(request), deadline=None)])
+
+    assert problem({"method": "spectral", "components": 150}).row_bytes == 2 * 200 * 150 * 4
+    assert problem({"method": "spectral", "components": 1000}).row_bytes == 2 * 200 * 200 * 4
+    assert problem({"method": "smooth", "steps": 4}).row_bytes == 5 * 200 * 16 * 4
+    kept = [problem({"method": "umap", "components": many}).stages()["metrics"] for many in (2, 12)]
+    assert kept[1] - kept[0] >= 200 * 10 * 4
+
+
+def test_assigning_counts_the_train_rows_of_each_step(
+    planted: Planted, make_set: MakeSet, run_job: RunJob, store: Store
+) -> None:
+    embeddings = make_set("mine", *planted(200))
+    needed = []
+    for steps in (1, 4):
+        found = run_job(embeddings, clusters=4, reduce={"method": "smooth", "steps": steps})
+        request = AssignRequest(clustering=found.id, embeddings=embeddings)
+        needed.append(assign_job.part_bytes(plan_assign(store, request)))
+        loaded = LoadedClustering.load(store, found.id)
+        assert loaded.bytes > 200 * (16 * 4 * steps + 64)
+    assert needed[1] - needed[0] == 3 * 200 * 16 * 4
+
+
+@pytest.mark.parametrize("reduce", METHODS)
+def test_equal_rows_stay_together(reduce: Any, planted: Planted, make_set: MakeSet, run_job: RunJob) -> None:
+    vectors = planted(300, spread=2.0)[0]
+    vectors[20:170] = vectors[0]
+    vectors[200:230] = 0
+    embeddings = make_set("mine", vectors)
+    clusters = clusters_of(run_job(embeddings, clusters=12, reduce=reduce, seed=0), embeddings)
+    assert len({clusters[0], *clusters[20:170]}) == 1
+    assert len(set(clusters[200:230])) == 1
 
 
 def test_a_subset_is_reduced_by_its_own_rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -24,7 +24,15 @@ from shoal.store.sealed import ROW_GROUP
 from clusterer.data.rows import LabelArray, block_rows
 from clusterer.jobs.assign_parts import assign_on_cluster, assign_range
 from clusterer.jobs.assign_plan import AssignPlan, plan_assign
-from clusterer.jobs.memory import PROCESS_BYTES, THREAD_BYTES, default_limit, limit_error, peak_bytes
+from clusterer.jobs.memory import (
+    PROCESS_BYTES,
+    SHORT_SKETCH,
+    SKETCH_STATS,
+    THREAD_BYTES,
+    default_limit,
+    limit_error,
+    peak_bytes,
+)
 from clusterer.jobs.workspace import Workspace, discard
 from clusterer.results.assigned import Baseline, Tally, clusters_table, drift_of, result_of
 from clusterer.results.loaded import LoadedClustering
@@ -34,6 +42,8 @@ PER_ROW = 256
 """Bytes of a row of a part: its cluster, distance, margin, image id and path."""
 PER_TRAIN_ROW = 24
 """Bytes of a row of the train set, whose distances are read and sorted."""
+PER_COMPARED_ROW = 96
+"""Bytes of a row of the train set that new rows are compared with: digests that find equal rows, order, length."""
 
 
 def run(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
@@ -91,13 +101,22 @@ def part_bytes(plan: AssignPlan) -> int:
     dim, width, k = embeddings.dim, int(spec.get("dim_clustered", embeddings.dim)), plan.clustering.k
     block = 4 * min(block_rows(dim), embeddings.rows) * max(dim, width)
     shard = min(embeddings.plan.shard_rows, embeddings.rows)
-    data = 12 * dim * width + 16 * k * width + 64 * k + 8 * block
-    if spec.get("reduce"):  # The train rows, and their sketches; those of the new rows while they are compared.
-        data += 6 * int(spec["n"]) * width + 8 * block
+    reduce = spec.get("reduce") or {}
+    data = 12 * dim * width + 16 * k * int(reduce.get("components", width)) + 64 * k + 8 * block
+    if reduce:  # The new rows' sketches too while they are compared.
+        data += int(spec["n"]) * reduced_row_bytes(reduce, width) + 8 * block
     if plan.clustering.by_head:
         data += sum(array.nbytes for array in plan.clustering.head_arrays().values()) + 16 * k * block_rows(dim)
     data += PER_ROW * (min(ROW_GROUP, embeddings.rows) + shard)
     return PROCESS_BYTES + THREAD_BYTES * available_cores() + data
+
+
+def reduced_row_bytes(reduce: Mapping[str, int | str], width: int) -> int:
+    """Memory of a train row that new rows are compared with."""
+    steps = int(reduce["steps"]) if reduce["method"] == "smooth" else 1
+    kept = int(reduce.get("components", 0)) + int(reduce["neighbours"])
+    sketches = -(-width // 64) * 64 + SHORT_SKETCH + SKETCH_STATS
+    return 4 * width * steps + sketches + 4 * kept + PER_COMPARED_ROW
 
 
 @dataclass

@@ -171,7 +171,8 @@ class Problem:
 
     def stages(self) -> dict[str, int]:
         """Peak bytes of each stage, without the process, the held rows and their sketches."""
-        kept = self._transform + self.seeds * (PER_SEED_CENTROID_VALUE * self.k * self.dim + 4 * self._fitted_rows)
+        fits = self.seeds * (PER_SEED_CENTROID_VALUE * self.k * self.dim + 4 * self._fitted_rows)
+        kept = self._transform + self._reduction_bytes + fits
         results = kept + self.all_rows * self.seeds * (PER_ROW_AND_SEED - 4) + 8 * self.all_rows
         found = {
             "pca": self._pca_bytes(),
@@ -186,7 +187,7 @@ class Problem:
             "report": 0 if self.sweep else results + self._report_bytes(),
         }
         if self.search:
-            found["choose"] = self._search_bytes()
+            found["choose"] = self._reduction_bytes + self._search_bytes()
         if self.neighbours:
             fitting = max(SEARCH_BYTES, self._eigen_bytes)
             found["reduce"] = self._transform + self.neighbour_bytes + fitting + 4 * self._block
@@ -202,6 +203,11 @@ class Problem:
     def neighbour_bytes(self) -> int:
         """The nearest rows of each row of the train set."""
         return PER_NEIGHBOUR * max(self.neighbours, self.paired) * self.train_rows
+
+    @property
+    def _reduction_bytes(self) -> int:
+        """What a reduction keeps: the coordinates, or the neighbours and what the last of them reaches."""
+        return 4 * (self.coordinates + self.neighbours + 1) * self.train_rows if self.neighbours else 0
 
     @property
     def _eigen_bytes(self) -> int:
@@ -294,12 +300,14 @@ def problem_of(plans: Sequence[Plan], *, sweep: bool = False, probe: bool = Fals
     all_rows = max(sum(each.rows for each in plan.sets) for plan in plans)
     options = [plan.request.kmeans for plan in plans]
     reduced = [plan.request.reduce for plan in plans if plan.request.reduce is not None]
+    # Averaged rows are held before and after each step but the first, which takes the transformed ones.
+    averaged = max((each.step_count - 1 for each in reduced if each.method == "smooth"), default=0) * train_rows
     return Problem(
         train_rows=train_rows,
-        held_rows=(3 if reduced else 2) * all_rows if sweep else train_rows + (all_rows if reduced else 0),
+        held_rows=averaged + ((3 if reduced else 2) * all_rows if sweep else train_rows + all_rows * bool(reduced)),
         all_rows=all_rows,
         dim_in=max(plan.train.dim for plan in plans),
-        dim=max(plan.components or plan.train.dim for plan in plans),
+        dim=max(max(plan.components or plan.train.dim, min(plan.reduced_dim or 0, train_rows)) for plan in plans),
         k=max(plan.k for plan in plans),
         seeds=max(len(plan.seeds) for plan in plans),
         sampled_rows=max(plan.sampled_rows for plan in plans),
@@ -308,7 +316,7 @@ def problem_of(plans: Sequence[Plan], *, sweep: bool = False, probe: bool = Fals
         sets=max(len(plan.scored) for plan in plans),
         pca=any(plan.components is not None for plan in plans),
         search=any(plan.search is not None for plan in plans),
-        coordinates=max((each.component_count or 0 for each in reduced), default=0),
+        coordinates=min(train_rows, max((each.component_count or 0 for each in reduced), default=0)),
         levels=max((each.levels or [0])[0] for each in options),
         neighbours=max((each.neighbour_count for each in reduced), default=0),
         balanced=any(each.balanced is not None for each in options),

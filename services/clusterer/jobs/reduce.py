@@ -13,7 +13,7 @@ from clusterer.data.partitions import OnRows
 from clusterer.data.rows import ArrayRows, Float32Array, MappedRows, Rows, l2_normalize
 from clusterer.jobs.plan import Plan
 from clusterer.jobs.workspace import Workspace, short_name
-from clusterer.neighbours import Nearest, Options, nearest_rows
+from clusterer.neighbours import Copies, Nearest, Options, nearest_rows
 from clusterer.reduce import Fitted, Reduction, SmoothedRows, diffusion_coordinates, umap_coordinates
 from clusterer.reduce.smooth import least_similarities, mutual
 from clusterer.reduce.spectral import MOST_ROUNDS
@@ -58,20 +58,23 @@ class Reducing:
             raise ValueError("the request has no `reduce`")
         return cls(plan.request.reduce, plan.train.id, plan.train.rows, plan.seeds[0], work, tag, memory, on_rows)
 
-    def fit(self, rows: Rows) -> tuple[Fitted, Rows]:
-        """What the reduction of the train rows ``(n, d)`` is, and these rows reduced, held."""
+    def fit(self, rows: Rows) -> tuple[Fitted, list[Rows]]:
+        """What the reduction of the train rows ``(n, d)`` is, and these rows before each step and reduced, held."""
         nearest = self._nearest(rows)
-        return self._smoothed(rows, nearest) if self.options.method == "smooth" else self._placed(nearest)
+        return self._smoothed(rows, nearest) if self.options.method == "smooth" else self._placed(rows, nearest)
 
-    def _placed(self, nearest: Nearest) -> tuple[Fitted, Rows]:
+    def _placed(self, rows: Rows, nearest: Nearest) -> tuple[Fitted, list[Rows]]:
         options, name = self.options, self._name("coordinates", self.options.text)
         kept = self.work.arrays(name)
         if kept is None:
-            kept = {"coordinates": self._coordinates(nearest, options.component_count or 0)}
+            found = self._coordinates(nearest, options.component_count or 0)
+            copies = Copies.of(rows)
+            # Equal rows have the place of the first of them: forces and rounding would move them apart.
+            kept = {"coordinates": found if copies is None else found[copies.firsts[copies.sets]]}
             self.work.keep_arrays(name, kept)
         coordinates = np.asarray(kept["coordinates"], np.float32)
         k = nearest.rows.shape[1]
-        return Fitted(options.method, k, options.step_count, coordinates=coordinates), ArrayRows(coordinates)
+        return Fitted(options.method, k, options.step_count, coordinates=coordinates), [ArrayRows(coordinates)]
 
     def _coordinates(self, nearest: Nearest, most: int) -> Float32Array:
         if self.options.method == "spectral":
@@ -89,37 +92,48 @@ class Reducing:
     def _after(self, before: int) -> OnRows:
         return lambda done: self.on_rows(before + done)
 
-    def _smoothed(self, rows: Rows, nearest: Nearest) -> tuple[Fitted, Rows]:
+    def _smoothed(self, rows: Rows, nearest: Nearest) -> tuple[Fitted, list[Rows]]:
         least = least_similarities(nearest)
         steps = self.options.step_count
         neighbours = mutual(nearest, least)
-        reduced: Rows = MappedRows(rows, l2_normalize, rows.dim)
-        for step in range(1, steps + 1):
-            report = self._part_of(steps * self.rows, (step - 1) * self.rows)
-            reduced = self.work.hold(self._name("smoothed", step), SmoothedRows(reduced, neighbours), report)
-            self.work.release(self._name("smoothed", step - 1))
+        reduced: list[Rows] = [MappedRows(rows, l2_normalize, rows.dim)]
+        for step, name in enumerate(self._steps()):
+            report = self._part_of(steps * self.rows, step * self.rows)
+            reduced.append(self.work.hold(name, SmoothedRows(reduced[-1], neighbours), report))
         k = nearest.rows.shape[1]
         return Fitted("smooth", k, steps, least, neighbours if steps > 1 else None), reduced
 
     def sets(self, rows: Mapping[str, Rows]) -> tuple[dict[str, Rows], Fitted]:
         """Every set reduced, held; the train set first, which the others are reduced by."""
-        fitted, train = self.fit(rows[self.train])
+        fitted, (*steps, train) = self.fit(rows[self.train])
         found = {self.train: train}
         if len(rows) > 1:
-            reduction = Reduction.of(fitted, rows[self.train], Options(memory_limit=self.memory))
+            options = Options(memory_limit=self.memory, folder=self.work.made_folder())
+            reduction = Reduction.of(fitted, rows[self.train], options, steps)
             done = 2 * self.rows
             for name, each in rows.items():
                 if name != self.train:
                     view = MappedRows(each, reduction, reduction.width)
-                    found[name] = self.work.hold(self._name("reduced", name), view, self._after(done))
+                    found[name] = self.work.hold(self._reduced(name), view, self._after(done))
                     done += each.n
+        for each_step in self._steps()[:-1]:
+            self.work.release(each_step)
         return {name: found[name] for name in rows}, fitted
 
     def release(self, rows: Mapping[str, Rows]) -> None:
         """Remove the files of what `sets` held."""
-        self.work.release(self._name("smoothed", self.options.step_count))
-        for name in rows:
-            self.work.release(self._name("reduced", name))
+        for name in (*self._steps(), *map(self._reduced, rows)):
+            self.work.release(name)
+
+    def _steps(self) -> list[str]:
+        """The files of averaged rows, by step."""
+        # An attempt that dies leaves files behind, which a reduction with other options must not read.
+        steps = self.options.step_count if self.options.method == "smooth" else 0
+        return [self._name("smoothed", f"{self.options.text} {step}") for step in range(steps)]
+
+    def _reduced(self, name: str) -> str:
+        """The file of the rows of a set."""
+        return self._name("reduced", f"{self.options.text} {name}")
 
     def _nearest(self, rows: Rows) -> Nearest:
         """The nearest rows of every train row, or those that an earlier attempt kept."""

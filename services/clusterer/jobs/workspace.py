@@ -131,8 +131,12 @@ class Workspace:
 
     def folder(self, name: str) -> Path:
         """A folder of its own for a search, which keeps there what its next attempt can use."""
+        return self.made_folder() / name
+
+    def made_folder(self) -> Path:
+        """The folder itself, which exists."""
         self._make_folder()
-        return self._folder / name
+        return self._folder
 
     def arrays(self, name: str) -> Arrays | None:
         """Arrays that an earlier attempt kept under ``name``."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterer.data.rows import Float32Array, IntArray, Rows, l2_normalize, ranges
+from clusterer.data.rows import Float32Array, MappedRows, Rows, in_memory, l2_normalize, ranges
 from clusterer.neighbours import Among, Options
-from clusterer.reduce.smooth import Numbers, averaged, mutual
+from clusterer.reduce.smooth import Numbers, SmoothedRows, averaged, mutual
 
 AT_ONCE: Final = 1024
 """New rows whose neighbours' neighbours are looked up together."""
@@ -82,32 +82,42 @@ class Reduction:
 
     Attributes
     ----------
-    train
-        ``(n, d)``: the transformed train rows.
+    steps
+        ``(n, d)`` each: the train rows before each step, where rows are averaged.
+    dim
+        Columns of the transformed train rows.
     among
         Finds those nearest to a row.
     """
 
     fitted: Fitted
-    train: Rows
+    steps: tuple[Rows, ...]
+    dim: int
     among: Among
 
     @classmethod
-    def of(cls, fitted: Fitted, train: Rows, options: Options) -> Reduction:
-        """Read the train rows, so that they can be searched; ``options`` limits the memory of that."""
-        return cls(fitted, train, Among(train, fitted.k, options))
+    def of(cls, fitted: Fitted, train: Rows, options: Options, steps: Sequence[Rows] = ()) -> Reduction:
+        """Read the transformed train rows, so that they can be searched; ``options`` limits the memory of that.
+
+        Without ``steps``, the rows of all but the first are held in memory.
+        """
+        if fitted.coordinates is None and not steps:
+            steps = [MappedRows(train, l2_normalize, train.dim)]
+            for _ in range(1, fitted.steps):
+                steps = [*steps, in_memory(SmoothedRows(steps[-1], np.asarray(fitted.neighbours)))]
+        return cls(replace(fitted, neighbours=None), tuple(steps), train.dim, Among(train, fitted.k, options))
 
     @property
     def width(self) -> int:
         """Columns of reduced rows."""
         coordinates = self.fitted.coordinates
-        return self.train.dim if coordinates is None else int(coordinates.shape[1])
+        return self.dim if coordinates is None else int(coordinates.shape[1])
 
     @property
     def bytes(self) -> int:
-        """Bytes of memory, about: the rows, and as much again as a quarter of them for their sketches."""
+        """Bytes of memory, about, where all rows are in memory."""
         arrays = sum(each.nbytes for each in self.fitted.arrays().values())
-        return 5 * self.train.n * self.train.dim + arrays
+        return 4 * self.fitted.rows * self.dim * max(1, len(self.steps)) + self.among.bytes + arrays
 
     def __call__(self, rows: Float32Array) -> Float32Array:
         """Reduce ``(m, d)`` transformed rows to ``(m, width)``; what a row becomes does not depend on the others."""
@@ -132,27 +142,7 @@ class Reduction:
     def _smoothed(self, rows: Float32Array) -> Float32Array:
         near = mutual(self.among.nearest(rows), np.asarray(self.fitted.least))
         found = l2_normalize(rows)
-        chosen, places = _distinct(near)
-        for step in range(self.fitted.steps):
-            found = averaged(found, _at(places, self._train_rows(chosen, step)))
+        columns = near.astype(np.int64).T
+        for rows_before in self.steps:
+            found = averaged(found, ((each >= 0, rows_before.take(each[each >= 0])) for each in columns))
         return found
-
-    def _train_rows(self, numbers: IntArray, step: int) -> Float32Array:
-        """Train rows after a number of steps, with the bits that they had in the job."""
-        if not step:
-            return l2_normalize(self.train.take(numbers))
-        chosen, places = _distinct(np.asarray(self.fitted.neighbours)[numbers], numbers)
-        values = self._train_rows(chosen, step - 1)
-        return averaged(values[np.searchsorted(chosen, numbers)], _at(places, values))
-
-
-def _distinct(numbers: Numbers, also: IntArray | None = None) -> tuple[IntArray, IntArray]:
-    """The different rows among ``numbers`` and ``also``, ascending, and the place of each entry; -1 for no row."""
-    own = np.empty(0, np.int64) if also is None else also
-    chosen = np.unique(np.concatenate([numbers[numbers >= 0].astype(np.int64), own]))
-    return chosen, np.where(numbers >= 0, np.searchsorted(chosen, numbers), -1)
-
-
-def _at(places: IntArray, values: Float32Array) -> list[tuple[NDArray[np.bool_], Float32Array]]:
-    """What `averaged` takes: of each column of places those that are rows, and the rows."""
-    return [(column >= 0, values[column[column >= 0]]) for column in places.T]
