@@ -21,7 +21,9 @@ def test_a_flag_is_a_method_with_its_options(text: str, sent: Any) -> None:
     assert parse_reduce(text) == sent
 
 
-@pytest.mark.parametrize("text", ["tsne", "smooth:10", "smooth:neighbours=few", "smooth:steps=1,steps=2", "smooth:method=2"])
+@pytest.mark.parametrize(
+    "text", ["tsne", "smooth:10", "smooth:neighbours=few", "smooth:steps=1,steps=2", "smooth:method=2"]
+)
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="smooth:neighbours=10,steps=2"):
         parse_reduce(text)
