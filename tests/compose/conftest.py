@@ -176,10 +176,10 @@ def docker(*arguments: str) -> str:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images that containers of another user can read: ``few`` and ``many``, three colours each."""
+    """Images that containers of another user can read: ``few``, ``many`` and ``lasting``, three colours each."""
     root = tmp_path_factory.mktemp("data")
     draw = random.Random(0)
-    for folder, per_class in (("few", 12), ("many", 200)):
+    for folder, per_class in (("few", 12), ("many", 200), ("lasting", 600)):
         for label, colour in COLOURS.items():
             (root / folder / label).mkdir(parents=True)
             for number in range(per_class):
