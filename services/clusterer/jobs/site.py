@@ -66,21 +66,18 @@ class ClusterSite(Site):
     ----------
     pool
         Its workers.
-    address
-        Of the cluster's head.
     held
         What each worker keeps in memory.
     """
 
     pool: Pool = field(kw_only=True)
-    address: str = field(kw_only=True)
     held: Placement = field(kw_only=True)
 
     def memory(self) -> dict[str, JsonValue]:
         return {**self.placement.record(), "rows": "workers", "workers": dict(self.held.record())}
 
     def execution(self) -> dict[str, JsonValue]:
-        return {"engine": "ray", "address": self.address, **self.pool.record()}
+        return self.pool.record()
 
 
 @contextmanager
@@ -127,7 +124,7 @@ def open_site(
         )
         engine = pool.start(name, here, starting)
         work = ClusterWorkspace(folder, pool)
-        yield ClusterSite(work, engine, own, placement, pool=pool, address=session.address, held=held)
+        yield ClusterSite(work, engine, own, placement, pool=pool, held=held)
 
 
 class ClusterWorkspace(Workspace):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, pairwise
 from typing import Any
 
@@ -105,8 +105,9 @@ class Pool:
         return here
 
     def record(self) -> dict[str, JsonValue]:
-        """For run.json: workers at the start, cores of each, and those that were lost with the rows they held."""
-        return {"workers": self._started, "cpus": self._size.cpus, "gpus": self._size.gpus, "lost": list(self._lost)}
+        """For run.json: the cluster, the workers at the start, and those that were lost with the rows they held."""
+        started = replace(self._size, count=self._started)
+        return {**self._session.record(started), "lost": list(self._lost)}
 
     def has(self, worker: int) -> bool:
         """Whether a worker is left."""

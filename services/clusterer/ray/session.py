@@ -112,7 +112,7 @@ class Session:
         return Workers(count, cpus, asked.gpus if asked else 0, int(limit))
 
     def record(self, workers: Workers) -> dict[str, JsonValue]:
-        """For run.json: the cluster, how many tasks it ran at once, and what each asked for."""
+        """For run.json: the cluster, how many workers or tasks ran at once, and what each asked for."""
         asked = {"workers": workers.count, "cpus": workers.cpus, "gpus": workers.gpus}
         return {"engine": "ray", "address": self.address, **asked}
 
