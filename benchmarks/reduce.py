@@ -276,7 +276,7 @@ def attempt_of(settings: Settings, request: Any, attempt: int, seconds: float | 
         process.kill()
         process.join()
         return None, peak
-    done = receive.recv()
+    done: tuple[Any, int] = receive.recv()
     process.join()
     return done
 
