@@ -23,14 +23,14 @@ from clusterer.evaluation.contingency import LabelledSet
 from clusterer.evaluation.label_metrics import Metrics
 from clusterer.evaluation.levels import describe_levels
 from clusterer.heads.training import Check
-from clusterer.jobs import steps
+from clusterer.jobs import graph, steps
 from clusterer.jobs.aligned import parts_of
 from clusterer.jobs.choose import Choice, choose_clusters
 from clusterer.jobs.heads import HeadFit, Hooks, fit_heads, schedule_of
 from clusterer.jobs.heads import best_seed as best_head
 from clusterer.jobs.map import most_landmarks, place_sets
-from clusterer.jobs.memory import peak_bytes, problem_of
-from clusterer.jobs.plan import Plan, make_plan
+from clusterer.jobs.memory import peak_bytes, place, problem_of
+from clusterer.jobs.plan import Plan, make_plan, require_levels
 from clusterer.jobs.reduce import Reducing
 from clusterer.jobs.site import Site, open_site
 from clusterer.jobs.subset import Subset
@@ -83,14 +83,20 @@ def cluster(ctx: JobContext, plan: Plan, site: Site, sources: Mapping[str, Store
     rows, reduction = reduce_rows(ctx, plan, site, rows, stages)
     plan, choice = choose(ctx, plan, rows[plan.train.id], engine, stages)
     heads = train_heads(ctx, plan, rows[plan.train.id], site, stages) if plan.by_head else {}
-    if plan.by_head:
-        fits = {seed: each.fit for seed, each in heads.items()}
+    plan, graphs = find_groups(ctx, plan, rows[plan.train.id], site, stages)
+    if plan.by_head or plan.by_graph:
+        fits = {seed: each.fit for seed, each in (heads or graphs).items()}
     else:
         fits = fit_seeds(ctx, plan, rows[plan.train.id], engine, work, stages)
     with stages("assign", sum(each.n for each in sources.values())) as on_rows:
-        networks = {seed: each.head for seed, each in heads.items()} if plan.by_head else None
-        assignments = steps.assign_sets(rows, fits, engine, work, on_rows, heads=networks)
-        best_seed = best_head(plan, heads) if plan.by_head else steps.lowest_inertia(plan, assignments)
+        if plan.by_graph:
+            memory = site.placement.searching(site.problem)
+            assignments = graph.assign_sets(plan, rows, graphs, work, memory, on_rows)
+            best_seed = graph.best_seed(plan, graphs)
+        else:
+            networks = {seed: each.head for seed, each in heads.items()} if plan.by_head else None
+            assignments = steps.assign_sets(rows, fits, engine, work, on_rows, heads=networks)
+            best_seed = best_head(plan, heads) if plan.by_head else steps.lowest_inertia(plan, assignments)
         levels = group_clusters(ctx, plan, fits[best_seed], best_seed, engine)
     with stages("metrics", len(plan.scored) * len(plan.seeds), "sets") as on_set:
         sets = plan.read_labels()
@@ -114,6 +120,7 @@ def cluster(ctx: JobContext, plan: Plan, site: Site, sources: Mapping[str, Store
         engine=engine,
         fits=fits,
         heads=heads,
+        graphs=graphs,
         assignments=assignments,
         metrics=metrics,
         best_seed=best_seed,
@@ -275,6 +282,20 @@ def train_heads(ctx: JobContext, plan: Plan, train: Rows, site: Site, stages: St
         return fit_heads(plan, train, site.heads_device, site.work, memory, hooks)
 
 
+def find_groups(ctx: JobContext, plan: Plan, train: Rows, site: Site, stages: Stages) -> tuple[Plan, graph.GraphFits]:
+    """Groups on the graph of nearest rows, where the request says so; the plan with their numbers."""
+    if not plan.by_graph:
+        return plan, {}
+    with stages("groups", train.n) as on_rows:
+        grouping = graph.Grouping(plan, site.work, site.placement.searching(site.problem), on_rows)
+        fits = grouping.fit(train)
+        ctx.advance(REDUCED + 1)
+    plan = graph.found_plan(plan, fits)
+    require_levels(plan.request, plan.k)
+    place(problem_of([plan]), site.placement.limit)
+    return plan, fits
+
+
 def _kept_state(work: Workspace, plan: Plan, seed: int, rows: Rows, restart: int) -> State | None:
     priced = plan.request.kmeans.balanced is not None
     return work.state(seed, restart, n=rows.n, k=plan.k, dim=rows.dim, priced=priced)
@@ -361,7 +382,8 @@ def spec(
         "engine": engine.name,
         "chosen": None if choice is None else choice.record(),
         "model": plan.train.plan.model.model_dump(mode="json"),
-        **({"method": plan.request.method} if plan.by_head else {}),
+        **({} if plan.request.method == "kmeans" else {"method": plan.request.method}),
+        **({"noise": True} if plan.noisy else {}),
         **({"spaces": _spaces(plan)} if plan.request.spaces else {}),
         **({"where": plan.train.record} if isinstance(plan.train, Subset) else {}),
     }

@@ -250,7 +250,7 @@ def _weight(parameters: list[str]) -> float:
 
 def named_clusters(store: Store, loaded: LoadedClustering) -> Named:
     """The names of the clusters now."""
-    return Named.of(store.journal(loaded.id).read(), len(loaded.labels))
+    return Named.of(store.journal(loaded.id).read(), loaded.k, noisy=loaded.noisy)
 
 
 async def answer(loaded: LoadedClustering, named: Named, sent: Vectors, quantile: float, media: str) -> Response:
@@ -270,13 +270,14 @@ def assigned(
     limit = loaded.outlier_distance(quantile)
     for first, block in sent.blocks():
         found = loaded.assign(block, first)
+        # Noise, -1, is the last place of the roots.
         merged, names, _ = named.columns(named.roots[found.labels])
         columns: dict[str, object] = {
             "cluster": found.labels,
             "distance": found.distance,
             "margin": found.margin,
             "is_outlier": pa.nulls(len(block), pa.bool_()) if limit is None else found.distance > limit,
-            "label": loaded.labels.take(pa.array(found.labels)),
+            "label": loaded.label_of(found.labels),
             "merged_cluster": merged,
             "name": names,
             "probability": pa.nulls(len(block), pa.float32()) if found.probability is None else found.probability,

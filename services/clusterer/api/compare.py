@@ -44,8 +44,8 @@ def get_flow(
     clustering_id: Annotated[Id, Path(description="Id of the clustering, `a`.")],
     other_id: OtherId,
     store: StoreDep,
-    a: Annotated[int, Query(ge=0, le=2**31 - 1, description="Number of a cluster of `a`.")],
-    b: Annotated[int, Query(ge=0, le=2**31 - 1, description="Number of a cluster of `b`.")],
+    a: Annotated[int, Query(ge=-1, le=2**31 - 1, description="Number of a cluster of `a`; -1 for noise.")],
+    b: Annotated[int, Query(ge=-1, le=2**31 - 1, description="Number of a cluster of `b`; -1 for noise.")],
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> dict[str, JsonValue]:

@@ -24,7 +24,9 @@ from clusterer.results.read import describe_cluster, scored_set
 MOST_COVERS: Final = 12
 """Nearest rows of each cluster that a clustering keeps."""
 Sought = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-ClusterNumber = Annotated[int, Path(ge=-(2**31), le=2**31 - 1, description="Number of the cluster, from 0.")]
+ClusterNumber = Annotated[
+    int, Path(ge=-(2**31), le=2**31 - 1, description="Number of the cluster, from 0; -1 for noise.")
+]
 Offset = Annotated[int, Query(ge=0, le=2**31 - 1, description="How many to leave out at the beginning.")]
 
 router = make_router()
@@ -58,12 +60,12 @@ def wanted_groups(
         bool, Query(description="Whether to list groups after merges and moves instead, with figures of their own.")
     ] = False,
     to: Annotated[
-        int | None, Query(ge=0, le=2**31 - 1, description="The cluster that `sort=distance` measures from.")
+        int | None, Query(ge=-1, le=2**31 - 1, description="The cluster that `sort=distance` measures from.")
     ] = None,
     clusters: Annotated[
         str | None,
         Query(
-            pattern=r"^[0-9]{1,9}(,[0-9]{1,9})*$",
+            pattern=r"^(-1|[0-9]{1,9})(,(-1|[0-9]{1,9}))*$",
             max_length=10_000,
             description="Only these clusters: their numbers, with commas between them.",
             examples=["3,17"],

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 import numpy as np
+import pyarrow.compute as pc
 from httpx import AsyncClient
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 from shoal.errors import NotFinite
 from shoal.inline import MAX_IMAGES
 from shoal.schemas import Id
 from shoal.schemas import Request as Schema
+from shoal.schemas.graph import NOISE
 from shoal.settings import Settings
 from shoal.store import Store
 from shoal.web import SettingsDep, StoreDep
@@ -117,6 +119,7 @@ def _typical(store: Store, clustering_id: str, body: SuggestRequest) -> tuple[st
     clustering = store.clustering(clustering_id)
     chosen = scored_set(clustering, body.embeddings)
     table = clustering.assignments(chosen, columns=["row", "cluster", "distance"]).sort_by("row")
+    table = table.filter(pc.not_equal(table["cluster"], NOISE))
     most = max(1, min(body.images, MOST_ROWS // clustering.k))
     places, clusters = typical_rows(table["cluster"].to_numpy(), table["distance"].to_numpy(), most)
     return chosen, table["row"].to_numpy()[places].astype(np.int64), clusters

@@ -98,13 +98,14 @@ def score_set(
     seed: int = 0,
     pairs: ClassPairs | None = None,
     unmapped: int = 0,
+    noisy: bool = False,
 ) -> Metrics:
     """The metrics of one entry of ``metrics.json``; None where a metric does not apply.
 
     Parameters
     ----------
     clusters
-        ``(n,)``: cluster of each row, in ``0..k-1``.
+        ``(n,)``: cluster of each row, in ``0..k-1``; ``k`` for noise.
     classes
         ``(n,)`` in ``0..c-1``, of train and scored set together or with ``pairs`` of the scored set; -1 has no label.
     train
@@ -117,9 +118,12 @@ def score_set(
         Which train class is right for which scored class, when the two sets have different classes.
     unmapped
         Rows with class -1 whose label the class map does not name.
+    noisy
+        Whether rows may be noise: that is one more cluster for all metrics but the counts and ``in_groups``, which
+        leave its rows out.
     """
-    sizes = np.bincount(clusters, minlength=k)
-    table = contingency(clusters, classes, k, c)
+    sizes = np.bincount(clusters, minlength=k)[:k]
+    table = contingency(clusters, classes, k + noisy, c)
     accuracies = accuracy_metrics(table, train, pairs)
     return {
         "n": len(clusters),
@@ -134,7 +138,26 @@ def score_set(
         "inertia": inertia,
         "empty_clusters": int(np.count_nonzero(sizes == 0)),
         "size_imbalance": size_imbalance(sizes),
-        "chance": chance(clusters, classes, k=k, c=c, seed=seed) if table.n else None,
+        "chance": chance(clusters, classes, k=k + noisy, c=c, seed=seed) if table.n else None,
+        **(_noise_metrics(clusters, classes, k, c) if noisy else {}),
+    }
+
+
+def _noise_metrics(clusters: ClusterLabels, classes: IntArray, k: int, c: int) -> Metrics:
+    """How many rows are noise, and the agreement on the labelled rows that are not."""
+    noise = np.asarray(clusters) == k
+    rows = int(np.count_nonzero(noise))
+    table = contingency(np.asarray(clusters)[~noise], classes[~noise], k, c)
+    labelled = int(np.count_nonzero(classes != UNLABELLED))
+    values = {rule: accuracy(table, learn_map(table, LabelRule(rule))) if table.n else None for rule in LabelRule}
+    return {
+        "noise": {"rows": rows, "share": rows / max(len(noise), 1)},
+        "in_groups": {
+            "n_labelled": table.n,
+            "share": table.n / labelled if labelled else None,
+            **agreement(table if table.n else None),
+            "accuracy": {str(rule): value for rule, value in values.items()},
+        },
     }
 
 

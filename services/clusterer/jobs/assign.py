@@ -43,6 +43,8 @@ PER_ROW = 256
 PER_TRAIN_ROW = 24
 """Bytes of a row of the train set, whose distances are read and sorted."""
 PER_COMPARED_ROW = 96
+PER_VOTER = 24
+"""Bytes of a train row that votes for the group of others: its group, number and core distance."""
 """Bytes of a row of the train set that new rows are compared with: digests that find equal rows, order, length."""
 
 
@@ -105,6 +107,11 @@ def part_bytes(plan: AssignPlan) -> int:
     data = 12 * dim * width + 16 * k * int(reduce.get("components", width)) + 64 * k + 8 * block
     if reduce:  # The new rows' sketches too while they are compared.
         data += int(spec["n"]) * reduced_row_bytes(reduce, width) + 8 * block
+    if plan.clustering.by_graph and not reduce:
+        sketches = -(-width // 64) * 64 + SHORT_SKETCH + SKETCH_STATS
+        data += int(spec["n"]) * (4 * width + sketches + PER_COMPARED_ROW) + 8 * block
+    if plan.clustering.by_graph:
+        data += int(spec["n"]) * PER_VOTER
     if plan.clustering.by_head:
         data += sum(array.nbytes for array in plan.clustering.head_arrays().values()) + 16 * k * block_rows(dim)
     data += PER_ROW * (min(ROW_GROUP, embeddings.rows) + shard)
@@ -196,7 +203,8 @@ def _write(writer: AssignedWriter, plan: AssignPlan, loaded: LoadedClustering, p
     quantile = plan.request.outlier_quantile
     limit = loaded.outlier_distance(quantile)
     baseline = Baseline.of(plan.clustering, loaded.distances)
-    tally = Tally(plan.clustering.k, limit, None if baseline is None else baseline.borders)
+    clustering = plan.clustering
+    tally = Tally(clustering.slots, limit, None if baseline is None else baseline.borders, noisy=clustering.noisy)
     parents = [members for members, _ in plan.clustering.hierarchy()]
     schema = assigned_schema(len(parents), probability=plan.clustering.by_head)
     writer.rows(_tables(plan.embeddings, parts, tally, parents, schema), schema)
@@ -212,6 +220,7 @@ def _write(writer: AssignedWriter, plan: AssignPlan, loaded: LoadedClustering, p
             "k": plan.clustering.k,
             "levels": len(parents),
             **({"by_head": True} if plan.clustering.by_head else {}),
+            **({"noise": True} if plan.clustering.noisy else {}),
             "train": plan.clustering.spec.get("train"),
             "model": plan.embeddings.plan.model.model_dump(mode="json"),
             "outlier_quantile": quantile,

@@ -79,7 +79,7 @@ def _require_spaces(clustering: Clustering, needed: int, sent: int) -> None:
 
 
 def _require_in_process(request: AssignRequest, clustering: Clustering) -> None:
-    if on_cluster(request.execution) and clustering.spec.get("reduce"):
+    if on_cluster(request.execution) and (clustering.spec.get("reduce") or clustering.by_graph):
         raise InvalidRequest(
             f"Clustering {clustering.id!r} places rows by the rows of its train set, which one process compares them "
             "with. Leave `execution` out.",

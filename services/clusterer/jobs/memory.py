@@ -21,6 +21,8 @@ from clusterer.data.partitions import chunk_rows
 from clusterer.data.rows import block_rows, window_rows
 from clusterer.evaluation.label_metrics import PAIRS_AT_ONCE
 from clusterer.evaluation.unsupervised import LABELLING_VALUES, MOST_SAMPLED, SMALLEST_SHARE, TABLE_CELLS
+from clusterer.graph.joints import BLOCK, MOST_PARTS
+from clusterer.jobs import graph
 from clusterer.jobs.heads import neighbours_of, training_bytes
 from clusterer.jobs.plan import SEARCHED_ROWS, Plan
 from clusterer.kmeans import needs_faiss
@@ -62,6 +64,8 @@ PER_NEIGHBOUR = 40
 PER_VECTOR, PER_EDGE, SPARSE_BYTES = 18, 72, 32 * MIB
 """Bytes of a value of an eigenvector while these are found, in four blocks; of a neighbour of a row in the graph; added
 by scipy's sparse matrices."""
+PER_LINK, PER_LINKED_ROW = 120, 700
+"""Bytes of a neighbour of a row in the graph whose groups are sought, and of a row in the tree of linkages."""
 SEARCH_BYTES = 64 * MIB
 """Least memory of a search for neighbours beside its result."""
 PER_REPORTED_ROW = 260
@@ -103,8 +107,9 @@ class Problem:
     balanced, faiss, mini_batch, probe
         Whether sizes of clusters are bounded, whether one of faiss's engines runs, whether the baseline does, and
         whether linear classifiers are fitted.
-    training, paired
-        Bytes of the training of a head; nearest rows of each row that it needs; 0 for none.
+    training, paired, linked
+        Bytes of the training of a head; nearest rows of each row that it or the graph needs, and that are edges of the
+        graph; 0 for none.
     sweep
         Whether it is a sweep, which draws plots and writes no report.
     """
@@ -131,6 +136,7 @@ class Problem:
     probe: bool = False
     training: int = 0
     paired: int = 0
+    linked: int = 0
     sweep: bool = False
 
     def share(self, workers: int) -> Problem:
@@ -195,6 +201,9 @@ class Problem:
             found["heads"] = kept + self.neighbour_bytes // 4 + self.training
         if self.paired:
             found["neighbours"] = kept + self.neighbour_bytes + SEARCH_BYTES
+        if self.linked:
+            graph_bytes = SPARSE_BYTES + (PER_LINKED_ROW + PER_LINK * self.linked) * self.train_rows
+            found["groups"] = kept + graph_bytes + self._joint_bytes()
         if self.probe or self.training:
             found["probe"] = self._probe_bytes()
         return found
@@ -282,6 +291,11 @@ class Problem:
         judged = max(8 * 2 * table, 2 * 8 * values + pairs)
         return 8 * (together + 1) * values + judged + self._reading + 4 * self._block + away
 
+    def _joint_bytes(self) -> int:
+        """Distances between blocks of rows, in each thread, and between the parts of a graph."""
+        parts = min(MOST_PARTS, self.train_rows // (self.linked + 1))
+        return 8 * parts**2 + available_cores() * 4 * BLOCK * (4 * BLOCK + 3 * self.dim)
+
     def _report_bytes(self) -> int:
         """The tables of rows and clusters, and the pictures of some."""
         tables = PER_CLUSTER * self.k + PER_CLUSTER_AND_SET * self.k * self.sets
@@ -324,7 +338,8 @@ def problem_of(plans: Sequence[Plan], *, sweep: bool = False, probe: bool = Fals
         mini_batch=any(each.algorithm == "mini-batch" for each in options),
         probe=probe,
         training=max(training_bytes(plan) if plan.by_head else 0 for plan in plans),
-        paired=max(neighbours_of(plan) for plan in plans),
+        paired=max(max(neighbours_of(plan), graph.neighbours_of(plan)) for plan in plans),
+        linked=max(graph.neighbours_of(plan) for plan in plans),
         sweep=sweep,
     )
 
@@ -439,7 +454,8 @@ REMEDIES = {
     "reduce": "leave out `reduce`, or send fewer `reduce.neighbours` or `reduce.components`",
     "choose": "end `clusters_range` at a lower number",
     "heads": "send fewer `heads.heads` or `heads.batch_rows`",
-    "neighbours": "send fewer `heads.neighbours`",
+    "neighbours": "send fewer `neighbours`",
+    "groups": "send fewer `graph.neighbours`",
     "probe": "leave out `linear_probe`, or `method`",
 }
 """What makes each stage smaller."""

@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 from shoal.deadline import Deadline
 from shoal.errors import ClustersInvalid, InvalidRequest, LabelsRequired
 from shoal.schemas import DEFAULT_EVALUATION_SEEDS, ClusterRequest
+from shoal.schemas.cluster import HEAD_METHODS
 from shoal.schemas.execution import Execution, on_cluster
+from shoal.schemas.graph import GRAPH_METHODS
 from shoal.store import EmbeddingSet, Store
 
 from clusterer.evaluation.class_maps import MappedClasses
@@ -28,6 +30,8 @@ MOST_TRIED = 200
 SEARCHED_ROWS = 10_000
 """The search for the number of clusters uses a sample of this many rows where there are more."""
 MOST_OVER = 1000
+MOST_EXPECTED = 1000
+"""Groups that memory is planned for where their number is found later."""
 MOST_RESTARTS = 16
 RESTART_BUDGET = 10_000_000_000
 """Multiply-adds that all restarts of one seed may cost where the request sets no number of restarts."""
@@ -53,11 +57,16 @@ class Plan:
     k
         Number of clusters.
     seeds
-        k-means runs once with each.
+        k-means runs once with each; HDBSCAN, which has no randomness, with the first alone.
     search
         The fewest and the most clusters to try where ``k`` is not chosen yet; ``k`` is the most until then.
     class_maps
         By embeddings id: the classes of a scored set whose classes differ from those of the train set.
+    found
+        By seed: the number of groups that a method found which chooses it itself; empty until then. ``k`` is an
+        estimate of the most until then, and the number of the best seed afterwards.
+    noisy
+        Whether rows may be in none of these groups.
     """
 
     request: ClusterRequest
@@ -69,12 +78,14 @@ class Plan:
     seeds: tuple[int, ...]
     search: tuple[int, int] | None = None
     class_maps: Mapping[str, MappedClasses] = field(default_factory=dict)
+    found: Mapping[int, int] = field(default_factory=dict)
+    noisy: bool = False
 
     @property
     def restarts(self) -> int:
         """Runs of k-means per seed: as sent, or the number that `cheap_restarts` gives."""
         options, pca = self.request.kmeans, self.request.pca
-        if self.by_head:
+        if self.by_head or self.by_graph:
             return 1
         if options.restarts is not None:
             return options.restarts
@@ -85,8 +96,26 @@ class Plan:
 
     @property
     def by_head(self) -> bool:
-        """Whether a head clusters the rows, not k-means."""
-        return self.request.method != "kmeans"
+        """Whether a head clusters the rows."""
+        return self.request.method in HEAD_METHODS
+
+    @property
+    def by_graph(self) -> bool:
+        """Whether groups are found on the graph of nearest rows."""
+        return self.request.method in GRAPH_METHODS
+
+    def groups(self, seed: int) -> int:
+        """How many groups the rows have with a seed."""
+        return self.found.get(seed, self.k)
+
+    def slots(self, seed: int) -> int:
+        """How many values the clusters of rows have: those of the groups, and behind them one for noise."""
+        return self.groups(seed) + self.noisy
+
+    @property
+    def reduced_places(self) -> bool:
+        """Whether rows are places, not directions, once they are reduced."""
+        return self.request.reduce is not None and self.request.reduce.method == "umap"
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -202,13 +231,14 @@ def make_plan(
     search = resolve_search(request, train)
     k = search[1] if search else resolve_clusters(request, train, train_classes)
     require_components(request, train)
-    _require_levels(request, k)
+    if request.method not in GRAPH_METHODS:
+        require_levels(request, k)
     seeds = resolve_seeds(request, bool(train_classes))
     return Plan(request, train, scored, vocabulary, train_classes, k, seeds, search, class_maps)
 
 
 def resolve_clusters(request: ClusterRequest, train: EmbeddingSet, classes: int) -> int:
-    """The number of clusters for a train set of ``classes`` classes.
+    """The number of clusters for a train set of ``classes`` classes; an estimate where a method finds it later.
 
     Raises
     ------
@@ -218,6 +248,8 @@ def resolve_clusters(request: ClusterRequest, train: EmbeddingSet, classes: int)
         The number is below 2 or above that of the rows.
     """
     rows = train.rows
+    if request.method in GRAPH_METHODS:
+        return max(2, min(MOST_EXPECTED, rows // 2))
     if isinstance(request.clusters, int):
         k = request.clusters
         source, remedy = f"`clusters` is {k}", ""
@@ -271,7 +303,12 @@ def resolve_search(request: ClusterRequest, train: EmbeddingSet) -> tuple[int, i
 
 
 def resolve_seeds(request: ClusterRequest, labelled: bool) -> tuple[int, ...]:
-    """The seeds as sent. By default three where labels allow an evaluation, which needs a deviation; otherwise one."""
+    """The seeds as sent. By default three where labels allow an evaluation, which needs a deviation; otherwise one.
+
+    Nothing of HDBSCAN is random: it runs once, with the first seed.
+    """
+    if request.method == "hdbscan":
+        return ((request.seeds or [request.seed or 0])[0],)
     if request.seeds is not None:
         return tuple(request.seeds)
     if request.seed is not None:
@@ -304,7 +341,8 @@ def require_components(request: ClusterRequest, train: EmbeddingSet) -> None:
         )
 
 
-def _require_levels(request: ClusterRequest, k: int) -> None:
+def require_levels(request: ClusterRequest, k: int) -> None:
+    """Raise `InvalidRequest` for levels of more groups than there are clusters."""
     levels = request.kmeans.levels
     if levels is not None and levels[0] >= k:
         remedy = f"Start with 2 to {k - 1}" if k > 2 else "Leave `kmeans.levels` out"

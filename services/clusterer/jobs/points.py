@@ -15,10 +15,12 @@ from clusterer.data.pca import Pca
 from clusterer.data.rows import Float32Array, MappedRows, Rows, l2_normalize
 from clusterer.evaluation.contingency import LabelledSet
 from clusterer.evaluation.probe import LinearProbe
-from clusterer.jobs import steps
+from clusterer.jobs import graph, steps
+from clusterer.jobs.graph import Grouping
 from clusterer.jobs.grid import Point
 from clusterer.jobs.heads import HeadFits
 from clusterer.jobs.heads import best_seed as best_head
+from clusterer.jobs.plan import Plan
 from clusterer.jobs.workspace import Workspace
 from clusterer.kmeans import Engine
 
@@ -88,6 +90,7 @@ def run_point(
     work: Workspace,
     on_rows: OnRows,
     trains: Callable[[Point, Rows], HeadFits] | None = None,
+    grouping: Callable[[Plan], Grouping] | None = None,
 ) -> dict[str, Any]:
     """Cluster and score one combination; the content of its file.
 
@@ -95,19 +98,30 @@ def run_point(
     ----------
     trains
         Trains the heads of a point on its train rows; needed for `turtle` and `temi`.
+    grouping
+        Finds groups of a plan's train rows on the graph; needed for `leiden` and `hdbscan`.
     """
     started = time.perf_counter()
     plan, request = point.plan, point.plan.request
     heads = {} if trains is None or not plan.by_head else trains(point, rows[plan.train.id])
-    fits = {seed: each.fit for seed, each in heads.items()} or {
+    graphs: graph.GraphFits = {}
+    if grouping is not None and plan.by_graph:
+        search = grouping(plan)
+        graphs = search.fit(rows[plan.train.id])
+        plan = graph.found_plan(plan, graphs)
+    fits = {seed: each.fit for seed, each in (heads or graphs).items()} or {
         seed: steps.fit_seed(
             plan, rows[plan.train.id], seed, engine, work, sample=f"sample {point.index} {seed}", on_rows=on_rows
         )
         for seed in plan.seeds
     }
-    networks = {seed: each.head for seed, each in heads.items()} or None
-    assignments = steps.assign_sets(rows, fits, engine, work, on_rows, labels_only=plan.train.id, heads=networks)
-    best_seed = best_head(plan, heads) if heads else steps.lowest_inertia(plan, assignments)
+    if graphs:
+        assignments = graph.assign_sets(plan, rows, graphs, work, search.memory, on_rows)
+        best_seed = graph.best_seed(plan, graphs)
+    else:
+        networks = {seed: each.head for seed, each in heads.items()} or None
+        assignments = steps.assign_sets(rows, fits, engine, work, on_rows, labels_only=plan.train.id, heads=networks)
+        best_seed = best_head(plan, heads) if heads else steps.lowest_inertia(plan, assignments)
     metrics = steps.score(plan, sets, assignments, best_seed, on_rows)
     steps.add_unsupervised(plan, rows, assignments, metrics, on_rows, labelled_too=False)
     return {
@@ -126,7 +140,7 @@ def run_point(
             "k": plan.k,
             "train_classes": plan.train_classes,
             "seeds": list(plan.seeds),
-            **({"method": request.method} if plan.by_head else {}),
+            **({} if request.method == "kmeans" else {"method": request.method}),
             "restarts": plan.restarts,
         },
         "best_seed": best_seed,
@@ -135,6 +149,7 @@ def run_point(
             for seed, fit in fits.items()
         },
         **({"heads": {str(seed): each.record() for seed, each in heads.items()}} if heads else {}),
+        **({"graph": {str(seed): each.record() for seed, each in graphs.items()}} if graphs else {}),
         "scored": metrics["scored"],
         "seconds": round(time.perf_counter() - started, 3),
     }

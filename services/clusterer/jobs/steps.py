@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import numpy as np
+
 from clusterer.data.partitions import OnRows
 from clusterer.data.pca import Pca, accumulate_moments, fit_pca
-from clusterer.data.rows import MappedRows, Rows, l2_normalize
+from clusterer.data.rows import ChosenRows, LabelArray, MappedRows, Rows, l2_normalize
 from clusterer.data.transform import Transform
 from clusterer.evaluation.contingency import LabelledSet
 from clusterer.evaluation.label_metrics import Metrics, score_set, summarize
@@ -133,7 +135,8 @@ def score(
     on_set
         Called with the number of sets and seeds done.
     """
-    train = {seed: sets[plan.train.id].table(each.labels, plan.k) for seed, each in assignments[plan.train.id].items()}
+    own = assignments[plan.train.id]
+    train = {seed: sets[plan.train.id].table(each.labels, plan.slots(seed)) for seed, each in own.items()}
     scored: dict[str, Metrics] = {}
     done = 0
     for embeddings in plan.scored:
@@ -144,7 +147,7 @@ def score(
             per_seed[str(seed)] = score_set(
                 assigned.labels,
                 labelled.classes,
-                k=plan.k,
+                k=plan.groups(seed),
                 c=len(labelled.vocabulary),
                 train=train[seed],
                 inertia=assigned.inertia,
@@ -152,6 +155,7 @@ def score(
                 seed=seed,
                 pairs=labelled.pairs,
                 unmapped=labelled.unmapped,
+                noisy=plan.noisy,
             )
             done += 1
         mean, std = summarize(list(per_seed.values()))
@@ -182,15 +186,26 @@ def add_unsupervised(
     for each in plan.scored:
         labels = {seed: assigned.labels for seed, assigned in assignments[each.id].items()}
         entry = metrics["scored"][each.id]
-        entry["stability"] = pairwise_stability(labels, plan.k)
+        most = max(plan.slots(seed) for seed in labels)
+        entry["stability"] = pairwise_stability(labels, most)
         if labelled_too or not entry["mean"]["n_labelled"]:
-            found = internal_metrics(rows[each.id], labels, plan.k, on_rows=partial(_after, done, on_rows))
+            seen, inside = _in_groups(plan, rows[each.id], labels)
+            found = internal_metrics(seen, inside, most, on_rows=partial(_after, done, on_rows))
             mean, std = summarize(list(found.values()))
             entry["mean"].update(mean)
             entry["std"].update(std)
             for seed, values in found.items() if labelled_too else ():
                 entry["seeds"][str(seed)].update(values)
         done += each.rows
+
+
+def _in_groups(plan: Plan, rows: Rows, labels: Mapping[int, LabelArray]) -> tuple[Rows, Mapping[int, LabelArray]]:
+    """The rows that are in groups: noise is none, so it is neither compact nor apart. There is one seed then."""
+    if not plan.noisy:
+        return rows, labels
+    ((seed, every),) = labels.items()
+    inside = np.flatnonzero(every < plan.groups(seed))
+    return (rows, labels) if len(inside) < 2 else (ChosenRows(rows, inside), {seed: every[inside]})
 
 
 def _after(before: int, on_rows: OnRows, done: int) -> None:

@@ -154,9 +154,10 @@ def rows_in_clusters(store: Store, embeddings: EmbeddingSet, wanted: WhereCluste
             field="where.clusters.clustering",
             scored=clustering.scored,
         )
-    if max(wanted.clusters) >= clustering.k:
+    missing = [each for each in wanted.clusters if not clustering.has(each)]
+    if missing:
         raise InvalidRequest(
-            f"Clustering {clustering.id!r} has clusters 0 to {clustering.k - 1}, not {max(wanted.clusters)}.",
+            f"Clustering {clustering.id!r} has clusters {clustering.numbers_text}, not {missing[0]}.",
             field="where.clusters.clusters",
             clusters=clustering.k,
         )

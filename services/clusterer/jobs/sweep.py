@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -24,9 +25,11 @@ from clusterer.data.rows import Rows, StoredRows
 from clusterer.data.transform import Transform
 from clusterer.evaluation.contingency import LabelledSet
 from clusterer.jobs import steps
+from clusterer.jobs.graph import Grouping
 from clusterer.jobs.grid import Point, by_space, plan_points
 from clusterer.jobs.heads import HeadFits, Hooks, fit_heads
 from clusterer.jobs.memory import default_limit, place, problem_of
+from clusterer.jobs.plan import Plan
 from clusterer.jobs.points import Space, probe_sets, run_point, views_of_point
 from clusterer.jobs.reduce import Reducing
 from clusterer.jobs.sweep_ray import PointTasks, point_tasks
@@ -155,6 +158,7 @@ class _Runner:
     ) -> None:
         """Points with the same rows, reduced where they say so."""
         plan = points[0].plan
+        rows_tag = f"{tag} {points[0].reduction}"
         with ExitStack() as held:
             if plan.request.reduce is not None:
                 # The rows depend on the first seed alone, so one reduction serves all points.
@@ -162,8 +166,21 @@ class _Runner:
                 held.callback(reducing.release, rows)
                 rows, _ = reducing.sets(rows)
             for point in points:
-                document = run_point(point, rows, sets, self.engine, self.work, self._report, self.trains)
+                document = run_point(
+                    point,
+                    rows,
+                    sets,
+                    self.engine,
+                    self.work,
+                    self._report,
+                    self.trains,
+                    partial(self._grouping, rows_tag),
+                )
                 self._commit(point, document, probed)
+
+    def _grouping(self, tag: str, plan: Plan) -> Grouping:
+        """Points of the same rows share the nearest rows."""
+        return Grouping(plan, self.work, self.memory, self._report, tag)
 
     def _run_on_cluster(
         self,

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from shoal.errors import ClusteringNotFound, JsonValue
+from shoal.schemas.graph import NOISE
 from shoal.store import Store
 from shoal.store.annotations import Annotations
 from shoal.store.assigned import AssignedSet
@@ -21,6 +22,7 @@ from clusterer.data.rows import Float32Array, Float64Array, IntArray, LabelArray
 from clusterer.evaluation.drift import Shift, counted, stability, tenths
 from clusterer.results.exports import named_assignments, named_schema
 from clusterer.results.named import Named
+from clusterer.results.tables import cluster_numbers
 
 MOST_SHIFTED = 20
 """How many clusters that grew, and that shrank, drift.json names."""
@@ -64,6 +66,8 @@ class Tally:
 
     Attributes
     ----------
+    k
+        Number of clusters; noise counts as the last one where rows may be noise.
     limit
         The distance beyond which a row is an outlier; None where it is not known.
     sizes, outliers, distance
@@ -75,6 +79,7 @@ class Tally:
     k: int
     limit: float | None
     borders: Float32Array | None
+    noisy: bool = False
     sizes: IntArray = field(init=False)
     outliers: IntArray = field(init=False)
     distance: Float64Array = field(init=False)
@@ -87,6 +92,8 @@ class Tally:
 
     def add(self, clusters: LabelArray, distance: Float32Array) -> pa.Array:
         """Count some rows; whether each is an outlier, null where that is not known."""
+        if self.noisy:
+            clusters = np.where(clusters == NOISE, self.k - 1, clusters)
         self.sizes += np.bincount(clusters, minlength=self.k)
         self.distance += np.bincount(clusters, weights=distance, minlength=self.k)
         if self.tenths is not None and self.borders is not None:
@@ -127,7 +134,7 @@ def drift_of(
             **sizes.record(),
             "appeared": int(np.count_nonzero((baseline.sizes == 0) & (tally.sizes > 0))),
             "vanished": int(np.count_nonzero((baseline.sizes > 0) & (tally.sizes == 0))),
-            **_shifted(baseline.sizes, tally.sizes, labels),
+            **_shifted(baseline.sizes, tally.sizes, labels, cluster_numbers(tally.k, noisy=tally.noisy)),
         },
         "distances": {
             **distances.record(),
@@ -140,7 +147,9 @@ def drift_of(
     }, sizes
 
 
-def _shifted(before: IntArray, after: IntArray, labels: pa.Array) -> dict[str, list[dict[str, JsonValue]]]:
+def _shifted(
+    before: IntArray, after: IntArray, labels: pa.Array, numbers: LabelArray
+) -> dict[str, list[dict[str, JsonValue]]]:
     """The clusters whose shares grew and shrank most, by the difference of the shares."""
     p, q = before / max(int(before.sum()), 1), after / max(int(after.sum()), 1)
     change = q - p
@@ -148,7 +157,12 @@ def _shifted(before: IntArray, after: IntArray, labels: pa.Array) -> dict[str, l
 
     def described(clusters: IntArray) -> list[dict[str, JsonValue]]:
         return [
-            {"cluster": each, "label": labels[each].as_py(), "train_share": float(p[each]), "share": float(q[each])}
+            {
+                "cluster": int(numbers[each]),
+                "label": labels[each].as_py(),
+                "train_share": float(p[each]),
+                "share": float(q[each]),
+            }
             for each in clusters.tolist()
         ]
 
@@ -165,7 +179,7 @@ def clusters_table(tally: Tally, baseline: Baseline | None, shift: Shift, labels
     unknown = np.full(k, not known)
     return pa.table(
         [
-            np.arange(k, dtype=np.int32),
+            cluster_numbers(k, noisy=tally.noisy),
             labels,
             tally.sizes,
             tally.sizes / max(int(tally.sizes.sum()), 1),
@@ -242,12 +256,14 @@ def described_rows(store: Store, assigned: AssignedSet) -> Iterator[pa.RecordBat
     Where the clustering was deleted, clusters have no names.
     """
     labels, schema = assigned.clusters().column("label").combine_chunks(), rows_schema(assigned)
+    noisy = bool(assigned.spec.get("noise"))
     try:
         said = store.journal(str(assigned.spec["clustering"])).read()
     except ClusteringNotFound:
         said = Annotations()
-    for batch in named_assignments(store, assigned, Named.of(said, len(labels))):
-        more = labels.take(batch.column("cluster"))
+    named = Named.of(said, len(labels) - noisy, noisy=noisy)
+    for batch in named_assignments(store, assigned, named):
+        more = labels.take(pa.array(named.slots(batch.column("cluster").to_numpy())))
         yield pa.RecordBatch.from_arrays([*batch.columns, more], schema=schema)
 
 

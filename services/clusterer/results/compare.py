@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,8 @@ from clusterer.evaluation.label_metrics import adjusted_rand_index, information_
 from clusterer.evaluation.overlap import DISSOLVED, KEPT, PART, Side, transposed
 
 PARTS_SHOWN = 10
+Numbers = tuple[Callable[[int], int], Callable[[int], int]]
+"""The number of the cluster at a place in the tables of either clustering: noise, the last one, has -1."""
 CompareOrder = Literal["changed", "size", "cluster"]
 
 
@@ -98,8 +101,9 @@ def compare(a: Clustering, b: Clustering, *, sort: CompareOrder, limit: int) -> 
         They have assigned no row in common.
     """
     shared = SharedRows.of(a, b)
-    table = contingency(shared.a, shared.b, a.k, b.k)
+    table = contingency(a.slot_of(shared.a), b.slot_of(shared.b), a.slots, b.slots)
     before, after = Side.of(table), Side.of(transposed(table))
+    numbers = a.number_of, b.number_of
     labels = [_labels(each) for each in (a, b)]
     information = information_metrics(table)
     split, merged = before.split, after.split
@@ -113,13 +117,16 @@ def compare(a: Clustering, b: Clustering, *, sort: CompareOrder, limit: int) -> 
         "ami": information["ami"],
         "nmi_arithmetic": information["nmi_arithmetic"],
         "same": table.perfect,
-        "split": {"total": len(split), "clusters": [_parted(before, each, labels) for each in split[:limit].tolist()]},
+        "split": {
+            "total": len(split),
+            "clusters": [_parted(before, each, labels, numbers) for each in split[:limit].tolist()],
+        },
         "merged": {
             "total": len(merged),
-            "clusters": [_parted(after, each, labels[::-1]) for each in merged[:limit].tolist()],
+            "clusters": [_parted(after, each, labels[::-1], numbers[::-1]) for each in merged[:limit].tolist()],
         },
-        "clusters": [_described(before, each, labels) for each in _ordered(before, sort)[:limit].tolist()],
-        "cells": _cells(table, limit),
+        "clusters": [_described(before, each, labels, numbers) for each in _ordered(before, sort)[:limit].tolist()],
+        "cells": _cells(table, limit, numbers),
         "total_cells": len(table.count),
         "limits": {"kept": KEPT, "dissolved": DISSOLVED, "part": PART},
     }
@@ -143,13 +150,13 @@ def _ordered(side: Side, sort: CompareOrder) -> IntArray:
     return filled[np.lexsort(keys)]
 
 
-def _described(side: Side, cluster: int, labels: list[pa.Array]) -> dict[str, JsonValue]:
+def _described(side: Side, cluster: int, labels: list[pa.Array], numbers: Numbers) -> dict[str, JsonValue]:
     best, shared = int(side.best[cluster]), int(side.shared[cluster])
     return {
-        "cluster": cluster,
+        "cluster": numbers[0](cluster),
         "label": labels[0][cluster].as_py(),
         "size": int(side.sizes[cluster]),
-        "best": best,
+        "best": numbers[1](best),
         "best_label": labels[1][best].as_py(),
         "jaccard": float(side.jaccard[cluster]),
         "shared": shared,
@@ -159,21 +166,21 @@ def _described(side: Side, cluster: int, labels: list[pa.Array]) -> dict[str, Js
     }
 
 
-def _parted(side: Side, cluster: int, labels: list[pa.Array]) -> dict[str, JsonValue]:
+def _parted(side: Side, cluster: int, labels: list[pa.Array], numbers: Numbers) -> dict[str, JsonValue]:
     size = int(side.sizes[cluster])
     groups, counts = side.cells_of(cluster, PARTS_SHOWN)
     parts = [
-        {"cluster": group, "label": labels[1][group].as_py(), "rows": rows, "share": rows / size}
+        {"cluster": numbers[1](group), "label": labels[1][group].as_py(), "rows": rows, "share": rows / size}
         for group, rows in zip(groups.tolist(), counts.tolist(), strict=True)
         if rows >= PART * size
     ]
-    return {"cluster": cluster, "label": labels[0][cluster].as_py(), "size": size, "parts": parts}
+    return {"cluster": numbers[0](cluster), "label": labels[0][cluster].as_py(), "size": size, "parts": parts}
 
 
-def _cells(table: Contingency, limit: int) -> list[dict[str, int]]:
+def _cells(table: Contingency, limit: int, numbers: Numbers) -> list[dict[str, int]]:
     order = np.lexsort((table.class_, table.cluster, -table.count))[:limit]
     columns = (table.cluster[order].tolist(), table.class_[order].tolist(), table.count[order].tolist())
-    return [{"a": a, "b": b, "rows": rows} for a, b, rows in zip(*columns, strict=True)]
+    return [{"a": numbers[0](a), "b": numbers[1](b), "rows": rows} for a, b, rows in zip(*columns, strict=True)]
 
 
 def _labels(clustering: Clustering) -> pa.Array:

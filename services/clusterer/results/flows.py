@@ -28,9 +28,9 @@ def flow(
         A clustering has no such cluster.
     """
     for side, cluster in zip(sides, clusters, strict=True):
-        if cluster >= side.k:
+        if not side.has(cluster):
             raise ClusterNotFound(
-                f"Clustering {side.id!r} has clusters 0 to {side.k - 1}, not {cluster}.", clusters=side.k
+                f"Clustering {side.id!r} has clusters {side.numbers_text}, not {cluster}.", clusters=side.k
             )
     a, b = sides
     both = [name for name in a.scored if name in b.scored]

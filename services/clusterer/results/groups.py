@@ -63,7 +63,7 @@ class Groups:
         """What was said of the clusters, made once for each state of the journal."""
         with self._lock:
             if self._named is None or self._named[0] != said.version:
-                self._named = said.version, Named.of(said, self.clustering.k)
+                self._named = said.version, Named.of(said, self.clustering.k, noisy=self.clustering.noisy)
                 self._merged = {}
             return self._named[1]
 
@@ -144,8 +144,8 @@ class View:
 
     @property
     def k(self) -> int:
-        """Number of clusters that k-means found."""
-        return self.groups.clustering.k
+        """Number of clusters that were found, with noise."""
+        return self.groups.clustering.slots
 
     def root(self, cluster: int) -> int:
         """The group that a cluster is part of.
@@ -155,10 +155,11 @@ class View:
         ClusterNotFound
             The clustering has no such cluster.
         """
-        if not 0 <= cluster < self.k:
+        clustering = self.groups.clustering
+        if not clustering.has(cluster):
             raise ClusterNotFound(
-                f"Clustering {self.groups.clustering.id!r} has clusters 0 to {self.k - 1}, not {cluster}.",
-                clusters=self.k,
+                f"Clustering {clustering.id!r} has clusters {clustering.numbers_text}, not {cluster}.",
+                clusters=clustering.k,
             )
         return int(self.named.roots[cluster])
 
@@ -174,7 +175,7 @@ class View:
         table, touched = self._found(), self._touched()
         if not touched.any():
             return table
-        untouched = ~touched & (self.named.roots == np.arange(self.k))
+        untouched = ~touched & (self.named.roots == self.named.numbers)
         made = self._described(np.flatnonzero(touched), table.column("label").combine_chunks())
         return pa.concat_tables([table.filter(pa.array(untouched)), made.cast(table.schema)])
 
@@ -186,7 +187,7 @@ class View:
     def _touched(self) -> NDArray[np.bool_]:
         """``(k,)``: the groups whose figures differ from those that k-means left: by merges, or by moves."""
         roots = self.named.roots
-        touched: NDArray[np.bool_] = np.bincount(roots, minlength=self.k) > 1
+        touched: NDArray[np.bool_] = np.bincount(self.named.slots(roots), minlength=self.k) > 1
         if self.embeddings_id in self.named.moves:
             moved, targets = self.named.moves[self.embeddings_id]
             rows = self.groups.rows(self.embeddings_id)
@@ -208,7 +209,7 @@ class View:
         nearest = made.column("nearest").combine_chunks()
         shown = pa.ListArray.from_arrays(nearest.offsets, pa.array(row[np.asarray(nearest.values)]))
         columns = {name: made.column(name) for name in SUMMARY_COLUMNS}
-        return pa.table({**columns, "cluster": pa.array(numbers.astype(np.int32)), "nearest": shown})
+        return pa.table({**columns, "cluster": pa.array(self.named.numbers[numbers]), "nearest": shown})
 
     def matching(self, wanted: Wanted) -> dict[str, IntArray]:
         """``(k,)`` each: the rows of every cluster or group that have the text (``q``), the ``label``, and ``both``."""
@@ -221,14 +222,20 @@ class View:
         masks = {name: find[name](text) for name, text in sought.items()}
         masks["both"] = np.logical_and.reduce(list(masks.values()))
         rows = self.groups.rows(self.embeddings_id)
-        of = self.after() if wanted.merged else rows.cluster
+        of = self.named.slots(self.after() if wanted.merged else rows.cluster)
         return {name: np.bincount(of[mask[rows.row]], minlength=self.k) for name, mask in masks.items()}
 
     def distances(self, cluster: int, *, merged: bool) -> NDArray[np.float64]:
-        """``(k,) float64``: how far the centroids are from that of a cluster; of groups, their nearest two."""
+        """``(k,) float64``: how far the centroids are from that of a cluster; of groups, their nearest two.
+
+        Noise has no centroid: it is NaN away, and all are NaN away from it.
+        """
         centroids = self.groups.clustering.centroids().astype(np.float64)
-        roots = self.named.roots
-        mine = roots == self.root(cluster) if merged else np.arange(self.k) == cluster
+        if self.groups.clustering.noisy:
+            centroids = np.append(centroids, np.full((1, centroids.shape[1]), np.nan), axis=0)
+        roots = self.named.slots(self.named.roots)
+        at = self.named.slots(np.array([self.root(cluster) if merged else cluster], np.int32))
+        mine = roots == at if merged else np.arange(self.k) == at
         norms = np.einsum("ij,ij->i", centroids, centroids)
         squared = norms[:, None] + norms[mine] - 2 * centroids @ centroids[mine].T
         found: NDArray[np.float64] = np.sqrt(np.maximum(squared, 0)).min(axis=1)
@@ -236,7 +243,7 @@ class View:
         if not merged:
             return found
         of_group = np.full(self.k, np.inf)
-        np.minimum.at(of_group, roots, found)
+        np.fmin.at(of_group, roots, found)
         return of_group
 
 
@@ -268,8 +275,8 @@ def _with_names(view: View, table: pa.Table, wanted: Wanted) -> pa.Table:
         if wanted.to is None:
             raise InvalidRequest("`sort=distance` needs `to`, the cluster that distances are from.", field="to")
         view.root(wanted.to)
-        away = view.distances(wanted.to, merged=wanted.merged)
-        table = table.append_column("distance", pa.array(away[cluster]))
+        away = view.distances(wanted.to, merged=wanted.merged)[cluster]
+        table = table.append_column("distance", pa.array(away, mask=~np.isfinite(away)))
     return table.append_column("number", table.column("cluster"))
 
 
@@ -305,7 +312,7 @@ def _sorted(table: pa.Table, wanted: Wanted) -> pa.Array:
 def _parts(named: Named) -> dict[int, list[int]]:
     """The clusters of each group of more than one, its own number first."""
     found: dict[int, list[int]] = {}
-    for cluster in np.flatnonzero(named.roots != np.arange(len(named.roots))).tolist():
+    for cluster in np.flatnonzero(named.roots != named.numbers).tolist():
         root = int(named.roots[cluster])
         found.setdefault(root, [root]).append(cluster)
     return found
@@ -356,9 +363,9 @@ def _members(view: View, rows: SetRows, page: IntArray, root: int) -> list[dict[
 
 def beside(view: View, cluster: int) -> Mapping[str, int | None]:
     """The groups before and after the one of a cluster, the largest first, as `list_groups` sorts by default."""
-    groups = np.flatnonzero(view.named.roots == np.arange(view.k))
-    sizes = np.bincount(view.after(), minlength=view.k)[groups]
-    numbers: list[int] = groups[np.lexsort((groups, -sizes))].tolist()
+    groups = np.flatnonzero(view.named.roots == view.named.numbers)
+    sizes = np.bincount(view.named.slots(view.after()), minlength=view.k)[groups]
+    numbers: list[int] = view.named.numbers[groups[np.lexsort((groups, -sizes))]].tolist()
     at = numbers.index(view.root(cluster))
     return {
         "previous": numbers[at - 1] if at else None,

@@ -9,12 +9,24 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import structlog
+from numpy.typing import NDArray
 from shoal.errors import DimensionMismatch, EmbeddingsNotFound, NotFinite
+from shoal.schemas.graph import NOISE
 from shoal.store import Store
 from shoal.store.clustering import Clustering
 
-from clusterer.data.rows import ChosenRows, Float32Array, Rows, StoredRows, first_not_finite, in_memory
+from clusterer.data.rows import (
+    ArrayRows,
+    ChosenRows,
+    Float32Array,
+    LabelArray,
+    Rows,
+    StoredRows,
+    first_not_finite,
+    in_memory,
+)
 from clusterer.data.transform import Transform
+from clusterer.graph import GraphTarget, Voters, among
 from clusterer.heads.head import Head, HeadTarget
 from clusterer.kmeans.assigned import Assigned, Target
 from clusterer.kmeans.engine import Engine, NumpyEngine
@@ -51,9 +63,10 @@ class LoadedClustering:
     Attributes
     ----------
     transform, target
-        The way into the space of the centroids, and the centroids; with a head the head as well.
+        The way into the space of the centroids, and the centroids; with a head the head as well, with groups on the
+        graph of nearest rows the rows that vote.
     labels
-        ``(k,)`` strings: the label of each cluster, null for none.
+        ``(k,)`` strings: the label of each cluster, null for none; behind them that of noise, if there is any.
     distances
         ``(n,) float32``: distances of the train set's rows to their centroids, sorted; None if they are not stored,
         which is so if the train set was not scored.
@@ -61,15 +74,18 @@ class LoadedClustering:
         The feature spaces whose vectors make a row, beside each other.
     reduction
         What rows go through between the transform and the centroids; None for nothing.
+    noisy
+        Whether rows may be noise.
     """
 
     id: str
     transform: Transform
-    target: Target | HeadTarget
+    target: Target | HeadTarget | GraphTarget
     labels: pa.Array
     distances: Float32Array | None
     spaces: tuple[Space, ...]
     reduction: Reduction | None = None
+    noisy: bool = False
 
     @classmethod
     def load(cls, store: Store, clustering_id: str) -> LoadedClustering:
@@ -80,20 +96,23 @@ class LoadedClustering:
         ClusteringNotFound
             No clustering has that id.
         EmbeddingsNotFound
-            It reduces rows by train rows that are deleted.
+            It places or groups rows by train rows that are deleted.
         StoreCorrupt
             A file is missing or damaged.
         """
         clustering = store.clustering(clustering_id)
         centroids = clustering.centroids()
-        target: Target | HeadTarget
+        transform = Transform.from_arrays(clustering.transform_arrays())
+        reduction = stored_reduction(store, clustering, transform)
+        target: Target | HeadTarget | GraphTarget
         if clustering.by_head:
             arrays = clustering.head_arrays()
             with clustering.reading(clustering.layout.head):
                 target = HeadTarget(Head.from_arrays(arrays), centroids)
+        elif clustering.by_graph:
+            target = stored_target(store, clustering, transform, reduction)
         else:
             target = Target.of(centroids, exact_engine(), clustering.prices())
-        transform = Transform.from_arrays(clustering.transform_arrays())
         return cls(
             id=clustering.id,
             transform=transform,
@@ -101,8 +120,14 @@ class LoadedClustering:
             labels=clustering.clusters().column("label").combine_chunks(),
             distances=train_distances(clustering),
             spaces=tuple(spaces_of(store, clustering)),
-            reduction=stored_reduction(store, clustering, transform),
+            reduction=reduction,
+            noisy=clustering.noisy,
         )
+
+    @property
+    def k(self) -> int:
+        """Number of clusters; noise is none."""
+        return len(self.labels) - self.noisy
 
     @property
     def dim(self) -> int:
@@ -115,10 +140,14 @@ class LoadedClustering:
         transform = sum(array.nbytes for array in self.transform.arrays().values())
         distances = 0 if self.distances is None else self.distances.nbytes
         # The engine has a sketch of the centroids in two layouts, a quarter of their size each.
-        head = self.target.head.bytes if isinstance(self.target, HeadTarget) else 0
+        head = 0 if isinstance(self.target, Target) else self.target.bytes - self.target.centroids.nbytes
         centroids = 3 * self.target.centroids.nbytes // 2 + head
         reduction = 0 if self.reduction is None else self.reduction.bytes
         return int(3 * transform // 2 + centroids + self.labels.nbytes + distances + reduction)
+
+    def label_of(self, clusters: LabelArray) -> pa.Array:
+        """The labels of some clusters."""
+        return self.labels.take(pa.array(np.where(clusters == NOISE, len(self.labels) - 1, clusters)))
 
     def check_dim(self, dim: int, row: int = 0) -> None:
         """Raise unless a row has as many values as the embeddings that were clustered.
@@ -202,6 +231,50 @@ def stored_reduction(store: Store, clustering: Clustering, transform: Transform)
     arrays = clustering.reduction_arrays()
     if arrays is None:
         return None
+    rows = stored_train_rows(store, clustering, arrays.get("rows"))
+    with clustering.reading(clustering.layout.reduction):
+        fitted = Fitted.from_arrays(arrays)
+    if fitted.rows != rows.n:
+        raise clustering.corrupt(clustering.layout.reduction, f"is not of the {rows.n} rows of its train set")
+    return Reduction.of(fitted, in_memory(transform.view(rows)), Options())
+
+
+def stored_target(
+    store: Store, clustering: Clustering, transform: Transform, reduction: Reduction | None
+) -> GraphTarget:
+    """The train rows that vote for the groups of other rows.
+
+    Raises
+    ------
+    EmbeddingsNotFound
+        They are deleted.
+    StoreCorrupt
+        The groups are damaged, or of other rows.
+    """
+    arrays = clustering.graph_arrays()
+    with clustering.reading(clustering.layout.graph):
+        voters = Voters.from_arrays(arrays)
+    places = reduction is not None and reduction.fitted.method == "umap"
+    rows: Rows
+    if reduction is not None and reduction.fitted.coordinates is not None:
+        rows = ArrayRows(reduction.fitted.coordinates)
+    else:
+        rows = transform.view(stored_train_rows(store, clustering, arrays.get("rows")))
+    numbers = np.arange(rows.n, dtype=np.int64) if voters.firsts is None else voters.firsts
+    if len(numbers) != len(voters.labels) or (len(numbers) and int(numbers[-1]) >= rows.n):
+        raise clustering.corrupt(clustering.layout.graph, f"is not of the {rows.n} rows of its train set")
+    distinct = in_memory(rows if voters.firsts is None else ChosenRows(rows, numbers))
+    return GraphTarget(voters, among(distinct, voters.k, Options(), places=places), clustering.centroids())
+
+
+def stored_train_rows(store: Store, clustering: Clustering, chosen: NDArray[np.generic] | None) -> Rows:
+    """The rows that a clustering was fitted on, as they are stored.
+
+    Raises
+    ------
+    EmbeddingsNotFound
+        They are deleted.
+    """
     train = str(clustering.spec.get("train"))
     try:
         embeddings = store.embeddings(train)
@@ -212,13 +285,7 @@ def stored_reduction(store: Store, clustering: Clustering, transform: Transform)
             embeddings=train,
         ) from error
     rows: Rows = StoredRows(embeddings, train)
-    if "rows" in arrays:
-        rows = ChosenRows(rows, arrays["rows"])
-    with clustering.reading(clustering.layout.reduction):
-        fitted = Fitted.from_arrays(arrays)
-    if fitted.rows != rows.n:
-        raise clustering.corrupt(clustering.layout.reduction, f"is not of the {rows.n} rows of embeddings {train!r}")
-    return Reduction.of(fitted, in_memory(transform.view(rows)), Options())
+    return rows if chosen is None else ChosenRows(rows, np.asarray(chosen, np.int64))
 
 
 def spaces_of(store: Store, clustering: Clustering) -> Iterator[Space]:

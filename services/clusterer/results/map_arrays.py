@@ -160,7 +160,7 @@ def _clusters(
 ) -> tuple[NDArray[np.int64], list[dict[str, JsonValue]]]:
     """Only clusters that have images are in the legend."""
     used, codes = np.unique(merged, return_inverse=True)
-    at = pa.array(used)
+    at = pa.array(named.slots(used))
     majority = clustering.clusters(embeddings_id).column("majority").take(at).to_pylist()
     names, flags = named.names.take(at).to_pylist(), named.flags.take(at).to_pylist()
     columns = zip(used.tolist(), names, flags, majority, strict=True)

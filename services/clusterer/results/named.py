@@ -10,9 +10,12 @@ from html import escape
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from shoal.schemas.graph import NOISE
 from shoal.store import Store
 from shoal.store.annotations import Annotations
 from shoal.store.clustering import Clustering
+
+from clusterer.results.tables import cluster_numbers
 
 NAMED_SCHEMA = pa.schema([("merged_cluster", pa.int32()), ("name", pa.string()), ("flag", pa.string())])
 """Columns beside ``cluster``, which stays the cluster that k-means found: the cluster after moves and merges, and its
@@ -28,9 +31,10 @@ class Named:
     Attributes
     ----------
     roots
-        ``(k,) int32``: the cluster that each one is part of after all merges.
+        ``(k,) int32``: the cluster that each one is part of after all merges. Where rows may be noise, -1 follows:
+        noise is part of nothing else, and its number, as a place, is the last one.
     names, flags
-        ``(k,)`` strings: those of each cluster's root; null for none.
+        ``(k,)`` strings: those of each cluster's root; null for none, and behind them for noise.
     moves
         By embeddings id: rows, ascending, and the clusters that they were moved to.
     """
@@ -41,8 +45,8 @@ class Named:
     moves: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]]
 
     @classmethod
-    def of(cls, annotations: Annotations, k: int) -> Named:
-        """The names of a clustering of ``k`` clusters."""
+    def of(cls, annotations: Annotations, k: int, *, noisy: bool = False) -> Named:
+        """The names of a clustering of ``k`` clusters, and of noise."""
         roots = annotations.roots(k)
         names: list[str | None] = [None] * k
         flags: list[str | None] = [None] * k
@@ -54,19 +58,32 @@ class Named:
             clusters = [rows[row] for row in ordered]
             moves[embeddings_id] = np.array(ordered, np.int64), np.array(clusters, np.int32)
         at = pa.array(roots)
-        return cls(roots, pa.array(names, pa.string()).take(at), pa.array(flags, pa.string()).take(at), moves)
+        chosen, marks = (pa.array(each, pa.string()).take(at) for each in (names, flags))
+        if noisy:
+            roots = np.append(roots, np.int32(NOISE))
+            chosen, marks = (pa.concat_arrays([each, pa.nulls(1, pa.string())]) for each in (chosen, marks))
+        return cls(roots, chosen, marks, moves)
+
+    @property
+    def numbers(self) -> NDArray[np.int32]:
+        """``(k,) int32``: the numbers of the clusters in their order, -1 behind them where rows may be noise."""
+        return cluster_numbers(len(self.roots), noisy=len(self.roots) > 0 and int(self.roots[-1]) == NOISE)
+
+    def slots(self, clusters: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The places of clusters in `roots` and `names`."""
+        return np.where(clusters == NOISE, np.int32(len(self.roots) - 1), clusters)
 
     @property
     def spoken(self) -> bool:
         """Whether any cluster has a name, a flag or a merge."""
         k = len(self.roots)
-        merged = bool((self.roots != np.arange(k)).any())
+        merged = bool((self.roots != self.numbers).any())
         return merged or self.names.null_count < k or self.flags.null_count < k
 
     @classmethod
     def read(cls, store: Store, clustering: Clustering) -> Named:
         """The names of a clustering now."""
-        return cls.of(store.journal(clustering.id).read(), clustering.k)
+        return cls.of(store.journal(clustering.id).read(), clustering.k, noisy=clustering.noisy)
 
     def moved(self, embeddings_id: str, rows: NDArray[np.int64], clusters: NDArray[np.int32]) -> NDArray[np.int32]:
         """``(n,) int32``: the clusters of rows of a set after moves and merges."""
@@ -78,12 +95,12 @@ class Named:
 
     def columns(self, merged: NDArray[np.int32]) -> list[pa.Array]:
         """The columns of `NAMED_SCHEMA` for rows of these merged clusters."""
-        at = pa.array(merged)
-        return [at, self.names.take(at), self.flags.take(at)]
+        at = pa.array(self.slots(merged))
+        return [pa.array(merged), self.names.take(at), self.flags.take(at)]
 
     def of_cluster(self, cluster: int) -> dict[str, int | str | None]:
         """The fields of `NAMED_SCHEMA` for one cluster of k-means."""
-        columns = self.columns(self.roots[cluster : cluster + 1])
+        columns = self.columns(self.roots[[cluster]])
         return {name: column[0].as_py() for name, column in zip(NAMED_SCHEMA.names, columns, strict=True)}
 
 

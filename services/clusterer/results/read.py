@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from shoal.errors import ClusterNotFound, EmbeddingsNotFound, NotFound
+from shoal.schemas.graph import NOISE
 from shoal.store import EmbeddingSet, Store
 from shoal.store.clustering import Clustering
 
@@ -57,10 +58,17 @@ def _facts(clustering: Clustering) -> dict[str, Any]:
         **clustering.run(),
         "metrics": {name: mean[name] for name in SUMMARY},
         "levels": first.get("levels", []),
+        "noise": _noise(mean),
         "chosen": clustering.spec.get("chosen"),
         "spec": clustering.spec["request"],
         "links": {"self": base, **{name.replace("-", "_"): f"{base}/{name}" for name in links}},
     }
+
+
+def _noise(mean: dict[str, Any]) -> dict[str, float] | None:
+    """How many rows of a scored set are in no group; None where all must be in one."""
+    noise = mean.get("noise")
+    return None if noise is None else {"rows": round(noise["rows"]), "share": noise["share"]}
 
 
 def summary(clustering: Clustering) -> dict[str, Any]:
@@ -74,7 +82,7 @@ def result_of(clustering: Clustering) -> dict[str, Any]:
     """A job's result: the clustering's id and main metrics."""
     shown = facts(clustering)
     kept = ("k", "dim", "seeds", "best_seed", "engine", "engine_reason", "iterations", "balance", "metrics")
-    optional = ("damaged_thumbnails",)
+    optional = ("damaged_thumbnails", "noise")
     result = {"clustering": clustering.id, "rows": shown["n"], **{name: shown.get(name) for name in kept}}
     return result | {name: shown[name] for name in optional if shown.get(name)}
 
@@ -144,11 +152,13 @@ def describe_cluster(
     ClusterNotFound
         The clustering has no such cluster.
     """
-    if not 0 <= cluster < clustering.k:
+    if not clustering.has(cluster):
         raise ClusterNotFound(
-            f"Clustering {clustering.id!r} has clusters 0 to {clustering.k - 1}, not {cluster}.", clusters=clustering.k
+            f"Clustering {clustering.id!r} has clusters {clustering.numbers_text}, not {cluster}.",
+            clusters=clustering.k,
         )
-    facts = clustering.clusters(embeddings_id).slice(cluster, 1).to_pylist()[0]
+    at = clustering.k if cluster == NOISE else cluster
+    facts = clustering.clusters(embeddings_id).slice(at, 1).to_pylist()[0]
     rows = sorted({row for kind in KINDS for row in facts[kind]})
     known = _rows(store, clustering, embeddings_id, np.array(rows, dtype=np.int64), thumbnails)
     return {**facts, **{kind: [known[row] for row in facts[kind]] for kind in KINDS}}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from shoal.schemas.graph import NOISE
 from shoal.store.table_schemas import CLASSES_SCHEMA, CLUSTERS_SCHEMA, CONFUSION_SCHEMA
 
 from clusterer.data.rows import Float32Array, IntArray, LabelArray
@@ -22,7 +23,9 @@ FEWEST_ROWS = 5
 RULES = (LabelRule.HUNGARIAN, LabelRule.MAJORITY)
 
 
-def describe_clusters(labelled: LabelledSet, assigned: Assigned, label_of_cluster: pa.Array) -> pa.Table:
+def describe_clusters(
+    labelled: LabelledSet, assigned: Assigned, label_of_cluster: pa.Array, *, noisy: bool = False
+) -> pa.Table:
     """One row a cluster, as `shoal.store.table_schemas.CLUSTERS_SCHEMA` has it.
 
     Parameters
@@ -31,6 +34,8 @@ def describe_clusters(labelled: LabelledSet, assigned: Assigned, label_of_cluste
         The set's rows and their clusters.
     label_of_cluster
         ``(k,)``: label of each cluster under the stored map.
+    noisy
+        Whether the last cluster is noise, whose number is -1 in the table.
     """
     k = len(label_of_cluster)
     table, vocabulary = labelled.table(assigned.labels, k), labelled.vocabulary
@@ -42,7 +47,7 @@ def describe_clusters(labelled: LabelledSet, assigned: Assigned, label_of_cluste
     by_margin = by_cluster(assigned.labels, assigned.margin)
     columns: dict[str, object] = {
         "embeddings": pa.repeat(labelled.id, k),
-        "cluster": np.arange(k, dtype=np.int32),
+        "cluster": cluster_numbers(k, noisy=noisy),
         "size": sizes,
         "labelled": table.cluster_sizes,
         "majority": names_of(vocabulary, majority),
@@ -55,6 +60,14 @@ def describe_clusters(labelled: LabelledSet, assigned: Assigned, label_of_cluste
         "borderline": _shown(by_margin, sizes),
     }
     return pa.table(columns).select(CLUSTERS_SCHEMA.names).cast(CLUSTERS_SCHEMA)
+
+
+def cluster_numbers(slots: int, *, noisy: bool) -> NDArray[np.int32]:
+    """The numbers of clusters in their order; noise, the last of them if there is any, has -1."""
+    numbers = np.arange(slots, dtype=np.int32)
+    if noisy:
+        numbers[-1] = NOISE
+    return numbers
 
 
 def by_cluster(labels: LabelArray, order_by: Float32Array) -> IntArray:
@@ -84,6 +97,8 @@ class Scored:
         The labels of the classes of ``learnt``.
     pairs
         Which of ``names`` is right for which of ``vocabulary``; None when they are the same.
+    noisy
+        Whether the last cluster of the tables is noise.
     """
 
     embeddings_id: str
@@ -92,6 +107,7 @@ class Scored:
     learnt: Contingency
     names: Sequence[str]
     pairs: ClassPairs | None
+    noisy: bool = False
 
     def right(self, class_of_cluster: IntArray) -> NDArray[np.bool_]:
         """``(z,) bool``: whether the rows of each cell of ``table`` count as right."""
@@ -104,13 +120,14 @@ def classes_table(scored: Scored) -> pa.Table:
     table = scored.table
     sizes = table.class_sizes
     present: IntArray = np.flatnonzero(sizes)
+    numbers = cluster_numbers(table.shape[0], noisy=scored.noisy).astype(np.int64)
     tops = top_members(table.class_, table.cluster, table.count, present)
     columns: dict[str, object] = {
         "embeddings": pa.repeat(scored.embeddings_id, len(present)),
         "label": names_of(scored.vocabulary, present),
         "rows": sizes[present],
         "clusters": np.bincount(table.class_, minlength=len(sizes))[present],
-        "top_clusters": tops.lists("cluster", tops.member),
+        "top_clusters": tops.lists("cluster", numbers[tops.member]),
     }
     for rule in RULES:
         right = scored.right(learn_map(scored.learnt, rule))
@@ -150,7 +167,7 @@ def extremes(clusters: pa.Table, image_ids: pa.ChunkedArray) -> dict[str, list[d
     size, purity, tightness, number = (
         clusters.column(name).to_numpy() for name in ("size", "purity", "tightness", "cluster")
     )
-    filled = size > 0
+    filled = (size > 0) & (number != NOISE)
     known = filled & ~np.isnan(purity.astype(np.float64))
     goodness = purity if known.any() else -tightness
     candidates = known if known.any() else filled

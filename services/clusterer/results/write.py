@@ -10,10 +10,12 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from shoal import __version__
 from shoal.errors import JsonValue
 from shoal.host import library_versions
 from shoal.schemas import ClusterRequest
+from shoal.schemas.graph import NOISE
 from shoal.store import EmbeddingSet
 from shoal.store.clustering import ClusteringWriter
 from shoal.store.sealed import ROW_GROUP
@@ -21,8 +23,9 @@ from shoal.store.table_schemas import ITERATIONS_SCHEMA, LOSS
 
 from clusterer.data.rows import Float32Array
 from clusterer.data.transform import Transform
-from clusterer.evaluation.contingency import Contingency, LabelledSet, LabelRule, learn_map
+from clusterer.evaluation.contingency import UNMAPPED, Contingency, LabelledSet, LabelRule, learn_map
 from clusterer.evaluation.label_metrics import Metrics
+from clusterer.graph import Voters
 from clusterer.heads.head import Head
 from clusterer.heads.training import Trained
 from clusterer.kmeans import Engine, KMeansFit, Level, groups_of, prices_by_seed
@@ -41,6 +44,16 @@ class SeedHead(Protocol):
     def head(self) -> Head: ...
     @property
     def trained(self) -> Trained: ...
+    def record(self) -> dict[str, JsonValue]:
+        """For run.json."""
+        ...
+
+
+class SeedGraph(Protocol):
+    """The groups of one seed on the graph of nearest rows, as a job has found them."""
+
+    @property
+    def voters(self) -> Voters: ...
     def record(self) -> dict[str, JsonValue]:
         """For run.json."""
         ...
@@ -66,8 +79,8 @@ class Outcome:
         Share of the variance of each component; None without PCA.
     fits
         By seed; of heads their mean rows as centroids.
-    heads
-        By seed: the networks; empty with k-means.
+    heads, graphs
+        By seed: the networks, or what finds groups on the graph; empty with other methods.
     assignments
         By embeddings id, then by seed; of all sets.
     metrics
@@ -95,6 +108,7 @@ class Outcome:
     engine: Engine
     fits: Mapping[int, KMeansFit]
     heads: Mapping[int, SeedHead]
+    graphs: Mapping[int, SeedGraph]
     assignments: Mapping[str, Mapping[int, Assigned]]
     metrics: Metrics
     best_seed: int
@@ -110,8 +124,21 @@ class Outcome:
 
     def table(self, embeddings_id: str) -> Contingency:
         """The rows of a set by the best seed's cluster and class."""
-        clusters = len(self.fits[self.best_seed].best.fit.centroids)
-        return self.sets[embeddings_id].table(self.best(embeddings_id).labels, clusters)
+        return self.sets[embeddings_id].table(self.best(embeddings_id).labels, self.groups + self.noisy)
+
+    @property
+    def groups(self) -> int:
+        """The best seed's number of groups."""
+        return len(self.fits[self.best_seed].best.fit.centroids)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether rows may be noise: its number lies behind those of the groups here, and is -1 in the store."""
+        return any(each.voters.noisy for each in self.graphs.values())
+
+    def stored(self, clusters: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The numbers of clusters as they are stored."""
+        return np.where(clusters == self.groups, NOISE, clusters) if self.noisy else clusters
 
     def named_by(self, embeddings_id: str) -> str:
         """The id of the set whose labels name the clusters where this one is shown."""
@@ -131,6 +158,10 @@ def write(writer: ClusteringWriter, outcome: Outcome) -> None:
         writer.prices(prices, outcome.best_seed)
     if outcome.heads:
         writer.heads({seed: each.head.arrays() for seed, each in outcome.heads.items()}, outcome.best_seed)
+    if outcome.graphs:
+        chosen = getattr(outcome.train, "chosen", None)
+        voters = outcome.graphs[outcome.best_seed].voters.arrays()
+        writer.graph({**voters, **({} if chosen is None else {"rows": chosen})})
     if outcome.levels:
         writer.hierarchy([(level.parents, level.centroids) for level in outcome.levels])
     writer.iterations(iterations_table(outcome))
@@ -174,9 +205,9 @@ def scored_under_map(outcome: Outcome, embeddings_id: str) -> Scored:
     """A scored set under the best seed's clusters and the stored label map."""
     own, table = outcome.sets[embeddings_id], outcome.table(embeddings_id)
     if outcome.request.label_map == "scored":
-        return Scored(own.id, table, own.vocabulary, table, own.vocabulary, None)
+        return Scored(own.id, table, own.vocabulary, table, own.vocabulary, None, outcome.noisy)
     train = outcome.sets[outcome.train.id]
-    return Scored(own.id, table, own.vocabulary, outcome.table(train.id), train.vocabulary, own.pairs)
+    return Scored(own.id, table, own.vocabulary, outcome.table(train.id), train.vocabulary, own.pairs, outcome.noisy)
 
 
 def run_record(outcome: Outcome, timings: dict[str, float], peak_rss_bytes: int) -> dict[str, object]:
@@ -204,6 +235,7 @@ def run_record(outcome: Outcome, timings: dict[str, float], peak_rss_bytes: int)
         "version": __version__,
         "libraries": library_versions(LIBRARIES),
         **_heads_record(outcome),
+        **_graphs_record(outcome),
     }
 
 
@@ -219,6 +251,20 @@ def _heads_record(outcome: Outcome) -> dict[str, object]:
         "iterations": best.trained.history[-1].step,
         "heads": {str(seed): each.record() for seed, each in outcome.heads.items()},
         "libraries": library_versions((*LIBRARIES, "torch")),
+    }
+
+
+def _graphs_record(outcome: Outcome) -> dict[str, object]:
+    """The part of run.json that groups on the graph make otherwise."""
+    if not outcome.graphs:
+        return {}
+    method = outcome.request.method
+    return {
+        "engine": "graph",
+        "engine_reason": f"`{method}` on the nearest rows of every row",
+        "algorithm": method,
+        "graph": {str(seed): each.record() for seed, each in outcome.graphs.items()},
+        "libraries": library_versions((*LIBRARIES, *(("graspologic-native",) if method == "leiden" else ()))),
     }
 
 
@@ -262,7 +308,7 @@ def assignment_tables(outcome: Outcome) -> Iterator[pa.Table]:
                 "embeddings": pa.DictionaryArray.from_arrays(np.zeros(len(rows), np.int32), pa.array([each.id])),
                 "row": rows,
                 "image_id": image_ids[part],
-                "cluster": assigned.labels[part],
+                "cluster": outcome.stored(assigned.labels[part]),
                 "distance": assigned.distance[part],
                 "margin": assigned.margin[part],
             }
@@ -297,6 +343,8 @@ def clusters_table(outcome: Outcome) -> pa.Table:
     for each in outcome.scored:
         source = outcome.sets[outcome.named_by(each.id)]
         # A cluster is named after the class that most of its rows have.
-        names = names_of(source.vocabulary, learn_map(outcome.table(source.id), LabelRule.MAJORITY))
-        tables.append(describe_clusters(outcome.sets[each.id], outcome.best(each.id), names))
+        learnt = learn_map(outcome.table(source.id), LabelRule.MAJORITY)
+        learnt[outcome.groups :] = UNMAPPED  # Noise is of no class.
+        names = names_of(source.vocabulary, learnt)
+        tables.append(describe_clusters(outcome.sets[each.id], outcome.best(each.id), names, noisy=outcome.noisy))
     return pa.concat_tables(tables)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, overload
 import typer
 
 from shoal.cli.execution import EXECUTION
+from shoal.cli.graph import GRAPH
 from shoal.cli.heads import HEADS
 from shoal.errors import ShoalError, by_code
 from shoal.schemas import MAX_CLUSTERS
@@ -74,6 +75,7 @@ CLUSTER: Flags = {
     "memory_limit": "--memory-limit",
     "callback_url": "--callback-url",
     **HEADS,
+    **GRAPH,
     **EXECUTION,
 }
 SWEEP: Flags = {**CLUSTER, "embeddings": "EMBEDDINGS", "seeds": "--seed", "linear_probe": "--linear-probe"}
@@ -87,7 +89,7 @@ ROUTES = {
 _FIELD = re.compile(r"`([a-z_]+(?:\.[a-z_0-9]+)*)`")
 _LEVEL = re.compile(r'`?\{"folder_level": (\w+)\}`?')
 """A level of folders as the API takes it; ``--labels`` takes ``folder:1``."""
-NO_CLUSTERS = "Say how many clusters: `-k 50`, `-k auto` or `--over 1.5`."
+NO_CLUSTERS = "Say how many clusters: `-k 50`, `-k auto` or `--over 1.5`; or let `--method leiden` find out."
 TWO_CLUSTERS = "`-k` and `--over` both set the number of clusters: give only one of them."
 
 

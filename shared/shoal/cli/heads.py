@@ -15,10 +15,11 @@ OFF = {"true": True, "false": False}
 Method = Annotated[
     str | None,
     typer.Option(
-        help="How rows are clustered: kmeans (the default), or by a network trained on the embeddings: turtle or temi."
+        help="How rows are clustered: kmeans (the default); by a network trained on the embeddings: turtle or temi; or "
+        "into as many groups as there are: leiden or hdbscan, without -k."
     ),
 ]
-Methods = Annotated[str | None, typer.Option("--method", help="Methods, such as kmeans,turtle,temi.")]
+Methods = Annotated[str | None, typer.Option("--method", help="Methods, such as kmeans,turtle,leiden,hdbscan.")]
 HeadOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -46,13 +47,24 @@ def heads_of(options: list[str] | None) -> dict[str, JsonValue] | None:
     typer.BadParameter
         One is not ``NAME=VALUE`` with a number.
     """
+    return numbers_of(options, "steps=2000")
+
+
+def numbers_of(options: list[str] | None, example: str) -> dict[str, JsonValue] | None:
+    """Options ``NAME=VALUE`` as the API takes them.
+
+    Raises
+    ------
+    typer.BadParameter
+        A value is not a number.
+    """
     found: dict[str, JsonValue] = {}
     for each in options or ():
         name, _, text = each.partition("=")
         try:
             found[name] = OFF[text] if text in OFF else float(text) if set(text) & set(".e") else int(text)
         except ValueError:
-            raise typer.BadParameter(f"{each!r} is not valid: give NAME=VALUE, such as steps=2000.") from None
+            raise typer.BadParameter(f"{each!r} is not valid: give NAME=VALUE, such as {example}.") from None
     return found or None
 
 

@@ -27,6 +27,7 @@ from shoal.cli.flags import (
     errors_in_flags,
     split_label_file,
 )
+from shoal.cli.graph import GraphOption, counts_itself, graph_of
 from shoal.cli.heads import HeadOption, Method, Space, heads_of, spaces_of
 from shoal.cli.output import err, jobs_table, out, progress_bars, watch_job
 from shoal.cli.reduce import Reduce
@@ -213,7 +214,7 @@ def extract(
 
 
 def cluster(
-    embeddings: Annotated[str, typer.Argument(help="Id of the embeddings to fit k-means on.")],
+    embeddings: Annotated[str, typer.Argument(help="Id of the embeddings to fit on.")],
     score: Annotated[
         list[str] | None,
         typer.Option(
@@ -233,6 +234,7 @@ def cluster(
     whiten: Annotated[bool, typer.Option(help="Whiten the principal components.")] = False,
     method: Method = None,
     head: HeadOption = None,
+    graph: GraphOption = None,
     space: Space = None,
     normalize: Annotated[bool, typer.Option(help="Scale embeddings to unit length first.")] = True,
     reduce: Reduce = None,
@@ -280,8 +282,10 @@ def cluster(
     as_json: AsJson = False,
 ) -> None:
     """Cluster embeddings and print the id of the clustering."""
-    if (clusters is None) == (over is None):
-        raise InvalidRequest(NO_CLUSTERS if clusters is None else TWO_CLUSTERS)
+    if clusters is not None and over is not None:
+        raise InvalidRequest(TWO_CLUSTERS)
+    if clusters is None and over is None and not counts_itself(method):
+        raise InvalidRequest(NO_CLUSTERS)
     kmeans = given(
         engine=engine, iterations=iterations, restarts=restarts, spherical=spherical, balanced=balanced, levels=level
     )
@@ -297,6 +301,7 @@ def cluster(
             kmeans=kmeans,
             method=method,
             heads=heads_of(head),
+            graph=graph_of(graph),
             spaces=spaces_of(space),
             seeds=seed or None,
             label_map=label_map,

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from shoal import __version__
+from shoal.cli.graph import counts_itself
 from shoal.cli.jobs import DEFAULT_MODEL, parse_labels
 from shoal.errors import InvalidRequest, NotFound, PathNotFound, ShoalError, StoreError
 from shoal.schemas import ClusterRequest, Job
@@ -137,6 +138,11 @@ class RunRequest:
     again: bool = False
     max_failed_fraction: float = MAX_FAILED_FRACTION
     engine: str | None = None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the number of clusters is left to `choose_clusters`."""
+        return self.clusters is None and self.over is None and not counts_itself(self.options.get("method"))
 
     def body(self, embeddings: str, clusters: int | str | None, over: float | None) -> Json:
         """The clustering's request."""

@@ -30,6 +30,8 @@ from shoal.cli.flags import (
     errors_in_flags,
     expanded,
 )
+from shoal.cli.graph import GraphOption, graph_of
+from shoal.cli.heads import Method
 from shoal.cli.jobs import DEFAULT_MODEL, EngineFlag, Labels, Model, given, parse_model
 from shoal.cli.output import duration, err, out, progress_bars, watch_job
 from shoal.cli.reduce import Reduce
@@ -100,6 +102,8 @@ def run(
     over: Over = None,
     pca: Pca = None,
     reduce: Reduce = None,
+    method: Method = None,
+    graph: GraphOption = None,
     max_failed_fraction: MaxFailed = MAX_FAILED_FRACTION,
     engine: EngineFlag = None,
     again: Again = False,
@@ -116,7 +120,8 @@ def run(
     if clusters is not None and over is not None:
         raise InvalidRequest(TWO_CLUSTERS)
     settings = Settings()
-    options = given(pca={"components": pca} if pca else None, reduce=reduce) or {}
+    projection = {"components": pca} if pca else None
+    options = given(pca=projection, reduce=reduce, method=method, graph=graph_of(graph)) or {}
     source = Source.of(folder, labels, **chosen_images(format, include, exclude, limit))
     ask = RunRequest(source, parse_model(model), clusters, over, options, again, max_failed_fraction, engine)
     if not is_local(settings.extractor_url):
@@ -172,7 +177,7 @@ def extract_and_cluster(session: Session, ask: RunRequest, store: Store) -> RunR
         facts["labelled"] = _labelled(store, embeddings)
         clusters, over = ask.clusters, ask.over
         notes: tuple[str, ...] = ()
-        if clusters is None and over is None:
+        if ask.chooses:
             clusters, over = choose_clusters(facts)
             notes = _chosen(facts, clusters)
         body = ask.body(embeddings, clusters, over)

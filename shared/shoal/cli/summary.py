@@ -14,6 +14,7 @@ from rich.table import Table
 
 from shoal.cli.flags import EXTRACT, text_in_flags
 from shoal.figures import metric_of, number
+from shoal.schemas.graph import NOISE
 from shoal.store import Store
 
 Json = dict[str, Any]
@@ -79,7 +80,7 @@ def print_summary(console: Console, store: Store, made: RunSummary) -> None:
     rows = int(clustering.spec["n"])
     _say(console, "")
     clusters = clustering.clusters(made.embeddings)
-    filled = sum(size > 0 for size in clusters.column("size").to_pylist())
+    filled = sum(size > 0 for size in clusters.column("size").to_pylist()[: clustering.k])
     empty = f" ({clustering.k - filled:,} of {clustering.k:,} are empty)" if filled < clustering.k else ""
     _say(console, f"{made.folder.name}: {_count(rows, 'image')} in {_count(filled, 'group')}{empty}", style="bold")
     source = made.extraction.get("source") or {}
@@ -137,7 +138,8 @@ def _groups(store: Store, clusters: pa.Table, embeddings_id: str, *, labelled: b
         of = f" of {row['labelled']:,}" if row["labelled"] < row["size"] else ""
         mostly = f"{row['majority']} ({row['purity']:.0%}{of})" if row["majority"] is not None else ""
         path = typical.get(row["nearest"][0], "") if row["nearest"] else ""
-        table.add_row(str(row["cluster"]), f"{row['size']:,}", *([_plain(mostly)] if labelled else []), _plain(path))
+        number = "noise" if row["cluster"] == NOISE else str(row["cluster"])
+        table.add_row(number, f"{row['size']:,}", *([_plain(mostly)] if labelled else []), _plain(path))
     if rest:
         sizes = [row["size"] for row in rest]
         span = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"

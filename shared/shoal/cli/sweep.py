@@ -14,6 +14,7 @@ from rich.table import Table
 from shoal import __version__, paper
 from shoal.cli.execution import Engine, RayAddress, WorkerCpus, WorkerGpus, WorkerMemory, Workers, execution_of
 from shoal.cli.flags import SWEEP, AsJson, CallbackUrl, errors_in_flags
+from shoal.cli.graph import GraphOption, counts_itself, graph_of
 from shoal.cli.heads import HeadOption, Methods, heads_of
 from shoal.cli.jobs import Wait, finish, given
 from shoal.cli.output import columns_of, err, out
@@ -86,6 +87,7 @@ def sweep(
     reduce: Reductions = None,
     method: Methods = None,
     head: HeadOption = None,
+    graph: GraphOption = None,
     linear_probe: Annotated[bool, typer.Option(help="Also fit a linear classifier.")] = False,
     seeds: Seeds = None,
     iterations: Iterations = None,
@@ -107,7 +109,7 @@ def sweep(
     if pca or whiten:
         components = [None if part == "all" else _parse(part, int, "--pca") for part in (pca or "all").split(",")]
         projection = {"components": components, "whiten": [False, True] if whiten else False}
-    if clusters is None and over is None:
+    if clusters is None and over is None and not all(map(counts_itself, (method or "kmeans").split(","))):
         raise InvalidRequest("Say how many clusters: `-k 10,20,50` or `--over 1,1.5,2`.")
     with errors_in_flags(SWEEP), Client() as client:
         job = submit(
@@ -123,6 +125,7 @@ def sweep(
             linear_probe=linear_probe,
             **({"method": method.split(",")} if method else {}),
             heads=heads_of(head),
+            graph=graph_of(graph),
             seeds=seeds or None,
             kmeans=given(iterations=iterations, restarts=restarts),
             execution=execution_of(execution, ray_address, workers, worker_cpus, worker_gpus, worker_memory),

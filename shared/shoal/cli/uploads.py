@@ -59,7 +59,7 @@ def run_elsewhere(ask: RunRequest, sheet: Path | None, report: Path | None) -> N
                 f"{facts['rows']} images of {source.folder} could be read; clustering needs at least {FEWEST_IMAGES}."
             )
         clusters, over = ask.clusters, ask.over
-        if clusters is None and over is None:
+        if ask.chooses:
             clusters, over = choose_clusters(facts)
         job = client.cluster(**ask.body(embeddings, clusters, over))
         clustering = str((watch_job(client, job, progress).result or {})["clustering"])

@@ -27,6 +27,7 @@ from shoal.schemas.extract import (
     TransformOverride,
     UploadSource,
 )
+from shoal.schemas.graph import GraphOptions
 from shoal.schemas.imports import ImportLabels, ImportRequest
 from shoal.schemas.jobs import RESULTS, Callback, FieldError, Job, JobPage, Problem, Progress
 from shoal.schemas.reduce import ReduceOptions
@@ -49,6 +50,7 @@ __all__ = [
     "ExtractRequest",
     "FieldError",
     "FolderLevel",
+    "GraphOptions",
     "HeadOptions",
     "Id",
     "ImageSource",

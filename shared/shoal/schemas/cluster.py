@@ -18,6 +18,7 @@ from pydantic_core import core_schema
 
 from shoal.schemas.base import MAX_CLUSTERS, Id, JobRequest, RelativePath, Request, Seed
 from shoal.schemas.execution import EXECUTION_TEXT, Execution, MemoryLimit
+from shoal.schemas.graph import GRAPH_METHODS, GRAPH_TEXT, OF_HDBSCAN, OF_LEIDEN, GraphOptions
 from shoal.schemas.reduce import REDUCE_TEXT, ReduceOptions
 from shoal.schemas.where import WHERE_TEXT, Where
 
@@ -154,11 +155,13 @@ class KMeansOptions(Request):
         return self
 
 
-Method = Literal["kmeans", "turtle", "temi"]
+Method = Literal["kmeans", "turtle", "temi", "leiden", "hdbscan"]
+HEAD_METHODS = ("turtle", "temi")
 METHOD_TEXT = (
     "How rows are clustered: `kmeans`, or by a network trained on the embeddings: `turtle` (the labelling that linear "
     "classifiers learn best) or `temi` (images and their nearest neighbours). `turtle` and `temi` need PyTorch; their "
-    "assignments have a `probability`."
+    "assignments have a `probability`. `leiden` and `hdbscan` find the number of groups themselves, from the nearest "
+    "rows of every row: do not send `clusters` or `over`. With `hdbscan` rows far from others are noise, cluster -1."
 )
 HEADS_TEXT = "Options of `method`: `turtle` and `temi`; null for their defaults."
 SPACES_TEXT = (
@@ -210,6 +213,14 @@ class HeadOptions(Request):
         """These options without those of the other method."""
         others = OF_TEMI if method == "turtle" else OF_TURTLE
         return self.model_copy(update=dict.fromkeys(others))
+
+
+_OWN_OPTIONS = (
+    ("turtle", "heads", OF_TURTLE),
+    ("temi", "heads", OF_TEMI),
+    ("leiden", "graph", OF_LEIDEN),
+    ("hdbscan", "graph", OF_HDBSCAN),
+)
 
 
 class SpaceSets(Request):
@@ -277,7 +288,9 @@ class ClusterRequest(JobRequest):
     # Left out where it is not sent, so that specs of requests without it stay as they were.
     where: Where | None = Field(None, exclude_if=lambda where: where is None, description=WHERE_TEXT)
     clusters: Annotated[int | Literal["auto"], _OrAuto()] | None = Field(
-        None, description="Number of clusters k, or `auto` to search for it. Send either `clusters` or `over`."
+        None,
+        description="Number of clusters k, or `auto` to search for it. Send either `clusters` or `over`; neither with "
+        "`method`: `leiden` or `hdbscan`.",
     )
     clusters_range: list[Annotated[int, Field(ge=2, le=MAX_CLUSTERS)]] | None = Field(
         None, min_length=2, max_length=2, description="With `auto`: smallest and largest number of clusters to try."
@@ -293,6 +306,7 @@ class ClusterRequest(JobRequest):
     # Left out where they are not sent, as `where`.
     method: Method = Field("kmeans", exclude_if=lambda sent: sent == "kmeans", description=METHOD_TEXT)
     heads: HeadOptions | None = Field(None, exclude_if=lambda sent: sent is None, description=HEADS_TEXT)
+    graph: GraphOptions | None = Field(None, exclude_if=lambda sent: sent is None, description=GRAPH_TEXT)
     spaces: list[Id | SpaceSets] | None = Field(
         None, min_length=1, max_length=15, exclude_if=lambda sent: sent is None, description=SPACES_TEXT
     )
@@ -328,7 +342,11 @@ class ClusterRequest(JobRequest):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> ClusterRequest:
-        if (self.clusters is None) == (self.over is None):
+        if self.method in GRAPH_METHODS:
+            for name in ("clusters", "clusters_range", "over"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"`method`: `{self.method}` finds the number of groups itself: leave `{name}` out")
+        elif (self.clusters is None) == (self.over is None):
             raise ValueError(
                 "send exactly one of `clusters` (the number k) and `over` (k as a multiple of the number of classes)"
             )
@@ -343,18 +361,27 @@ class ClusterRequest(JobRequest):
             raise ValueError("`kmeans.spherical` compares directions, which places by `reduce`: `umap` do not have")
         if self.kmeans.levels is not None and self.clusters == "auto":
             raise ValueError("`kmeans.levels` needs a fixed number of clusters, not `auto`")
+        if self.kmeans.levels is not None and self.method == "hdbscan":
+            raise ValueError("`kmeans.levels` has no group for noise: leave it out with `method`: `hdbscan`")
         return self
 
     @model_validator(mode="after")
     def _of_one_method(self) -> ClusterRequest:
+        if self.heads is not None and self.method not in HEAD_METHODS:
+            raise ValueError("`heads` needs `method`: `turtle` or `temi`")
+        if self.graph is not None and self.method not in GRAPH_METHODS:
+            raise ValueError("`graph` needs `method`: `leiden` or `hdbscan`")
+        if self.method in GRAPH_METHODS and self.reduce is not None and self.reduce.method == "smooth":
+            raise ValueError(
+                f"`method`: `{self.method}` reads the neighbours itself that `reduce`: `smooth` averages: send "
+                "`spectral` or `umap`, or leave `reduce` out"
+            )
         if self.method == "kmeans":
-            if self.heads is not None:
-                raise ValueError("`heads` needs `method`: `turtle` or `temi`")
             return self
-        other = "temi" if self.method == "turtle" else "turtle"
-        for name in OF_TEMI if self.method == "turtle" else OF_TURTLE:
-            if getattr(self.heads, name, None) is not None:
-                raise ValueError(f"`heads.{name}` needs `method`: `{other}`")
+        for method, kind, names in _OWN_OPTIONS:
+            for name in names if self.method != method else ():
+                if getattr(getattr(self, kind), name, None) is not None:
+                    raise ValueError(f"`{kind}.{name}` needs `method`: `{method}`")
         # Options that were sent but for those of the levels, and the engine that groups centroids into them.
         sent = self.kmeans.model_dump(exclude={"engine", "levels"}, exclude_defaults=True)
         if sent:
@@ -365,6 +392,8 @@ class ClusterRequest(JobRequest):
     def _spaces_match(self) -> ClusterRequest:
         if self.spaces is not None and self.pca is not None:
             raise ValueError("`pca` would mix the models of `spaces`: leave one of them out")
+        if self.spaces is not None and self.method in GRAPH_METHODS:
+            raise ValueError(f"`method`: `{self.method}` takes the rows of one model: leave `spaces` out")
         if self.spaces is not None and self.reduce is not None:
             raise ValueError("`reduce` takes the rows of one model: leave it or `spaces` out")
         for each in self.spaces or ():
@@ -423,7 +452,7 @@ class SweepRequest(JobRequest):
     )
     where: Where | None = Field(None, exclude_if=lambda where: where is None, description=WHERE_TEXT)
     clusters: Clusters | Annotated[list[Clusters], Field(min_length=1, max_length=200)] | None = Field(
-        None, description="Numbers of clusters. Send either `clusters` or `over`."
+        None, description="Numbers of clusters, for the methods that take one. Send either `clusters` or `over`."
     )
     over: Over | Annotated[list[Over], Field(min_length=1, max_length=200)] | None = Field(
         None, description="Numbers of clusters as multiples of the number of classes."
@@ -442,11 +471,14 @@ class SweepRequest(JobRequest):
         description="Options of k-means, the same for all points with `method`: `kmeans`.",
     )
     # Left out where they are not sent, as `where`.
-    method: Method | Annotated[list[Method], Field(min_length=1, max_length=3)] = Field(
+    method: Method | Annotated[list[Method], Field(min_length=1, max_length=5)] = Field(
         "kmeans", exclude_if=lambda sent: sent == "kmeans", description=METHOD_TEXT
     )
     heads: HeadOptions | None = Field(
         None, exclude_if=lambda sent: sent is None, description=f"{HEADS_TEXT} Those of one method count for it alone."
+    )
+    graph: GraphOptions | None = Field(
+        None, exclude_if=lambda sent: sent is None, description=f"{GRAPH_TEXT} Those of one method count for it alone."
     )
     seed: Seed | None = Field(None, description="Random seed. Send either `seed` or `seeds`.")
     seeds: list[Seed] | None = Field(
@@ -474,8 +506,14 @@ class SweepRequest(JobRequest):
         # Counted before they are created: the product of a few long lists would fill the memory.
         if prod(len(_as_list(each)) for each in self._axes()) > MAX_POINTS:
             raise ValueError(f"the lists make more than {MAX_POINTS} points: send several sweeps")
-        if self.heads is not None and set(_as_list(self.method)) == {"kmeans"}:
-            raise ValueError("`heads` needs `method`: `turtle` or `temi`")
+        methods = set(_as_list(self.method))
+        for kind, users in (("heads", HEAD_METHODS), ("graph", GRAPH_METHODS)):
+            if getattr(self, kind) is not None and methods.isdisjoint(users):
+                raise ValueError(f"`{kind}` needs `method`: `{users[0]}` or `{users[1]}`")
+        if methods <= set(GRAPH_METHODS):
+            for name in ("clusters", "over"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"`{name}` needs `method`: `kmeans`, `turtle` or `temi`: leave it out")
         # Rules across fields fail for all points of a method or for none, and methods vary first.
         for _ in zip(_once(_as_list(self.method)), self._combinations(), strict=False):
             pass
@@ -483,7 +521,7 @@ class SweepRequest(JobRequest):
 
     def points(self) -> list[ClusterRequest]:
         """Every combination once: models first, then normalisation, components, whitening, reduction, number of
-        clusters, method."""
+        clusters, method. A method that finds the number itself has one point for all of them."""
         return list(self._combinations())
 
     def _axes(self) -> tuple[Any, ...]:
@@ -493,19 +531,23 @@ class SweepRequest(JobRequest):
 
     def _combinations(self) -> Iterator[ClusterRequest]:
         axes = (_once(_as_list(each)) for each in self._axes())
+        first_over, first_clusters = _as_list(self.over)[0], _as_list(self.clusters)[0]
         for sets, normalize, kept, white, reduce, over, clusters, method in product(*axes):
-            by_head = method != "kmeans"
+            by_head, by_graph = method in HEAD_METHODS, method in GRAPH_METHODS
+            if by_graph and (over, clusters) != (first_over, first_clusters):
+                continue
             yield ClusterRequest(
                 embeddings=sets,
                 where=self.where,
-                clusters=clusters,
-                over=over,
+                clusters=None if by_graph else clusters,
+                over=None if by_graph else over,
                 pca=PcaOptions(components=kept, whiten=white) if self.pca else None,
                 normalize=normalize,
                 reduce=reduce,
-                kmeans=KMeansOptions(engine=self.kmeans.engine) if by_head else self.kmeans,
+                kmeans=self.kmeans if method == "kmeans" else KMeansOptions(engine=self.kmeans.engine),
                 method=method,
                 heads=self.heads.of(method) if self.heads is not None and by_head else None,
+                graph=self.graph.of(method) if self.graph is not None and by_graph else None,
                 seed=self.seed,
                 seeds=self.seeds,
                 label_map=self.label_map,

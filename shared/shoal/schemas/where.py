@@ -15,8 +15,8 @@ class WhereClusters(Request):
     """Rows that a clustering has assigned to some of its clusters."""
 
     clustering: Id = Field(description="Id of a clustering that has assigned the embeddings.")
-    clusters: list[Annotated[int, Field(ge=0, lt=MAX_CLUSTERS)]] = Field(
-        min_length=1, max_length=10_000, fail_fast=True, description="Numbers of its clusters."
+    clusters: list[Annotated[int, Field(ge=-1, lt=MAX_CLUSTERS)]] = Field(
+        min_length=1, max_length=10_000, fail_fast=True, description="Numbers of its clusters; -1 for noise."
     )
 
 

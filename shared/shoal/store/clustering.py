@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shoal.errors import ClusteringNotFound, MapNotFound, ShoalError, StoreCorrupt
+from shoal.schemas.graph import NOISE
 from shoal.store.files import storage_errors
 from shoal.store.layout import ClusteringLayout, StoreLayout
 from shoal.store.npy import read_npy
@@ -80,8 +81,35 @@ class Clustering(SealedFolder[ClusteringLayout]):
 
     @property
     def k(self) -> int:
-        """Number of clusters."""
+        """Number of clusters; noise is none."""
         return int(self.spec["k"])
+
+    @property
+    def noisy(self) -> bool:
+        """Whether rows may be noise, whose cluster is -1. Tables of clusters have it behind all others."""
+        return bool(self.spec.get("noise"))
+
+    @property
+    def slots(self) -> int:
+        """Rows of the tables of clusters: the clusters, and noise."""
+        return self.k + self.noisy
+
+    def slot_of(self, clusters: NDArray[Any]) -> NDArray[Any]:
+        """Places in the tables of clusters, given the numbers of clusters; noise is the last one."""
+        return np.where(clusters == NOISE, self.k, clusters) if self.noisy else clusters
+
+    def number_of(self, slot: int) -> int:
+        """The number of the cluster at a place in the tables of clusters."""
+        return NOISE if slot == self.k else slot
+
+    def has(self, cluster: int) -> bool:
+        """Whether there is a cluster of that number; noise counts as one where rows may be noise."""
+        return 0 <= cluster < self.k or (self.noisy and cluster == NOISE)
+
+    @property
+    def numbers_text(self) -> str:
+        """The numbers that its clusters have, for messages."""
+        return f"0 to {self.k - 1}" + (f", and {NOISE} for noise" if self.noisy else "")
 
     @property
     def scored(self) -> list[str]:
@@ -128,6 +156,15 @@ class Clustering(SealedFolder[ClusteringLayout]):
     def head_arrays(self) -> dict[str, NDArray[np.generic]]:
         """The arrays of head.npz by name."""
         return self._archive(self.layout.head)
+
+    @property
+    def by_graph(self) -> bool:
+        """Whether groups were found on the graph of nearest rows."""
+        return self._has(self.layout.graph)
+
+    def graph_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """The arrays of graph.npz by name."""
+        return self._archive(self.layout.graph)
 
     def hierarchy(self) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
         """For each level from the lowest: the group of each member of the level below, and the groups' centroids."""
@@ -239,6 +276,10 @@ class ClusteringWriter(SealedWriter[ClusteringLayout]):
     def reduction(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write reduction.npz; equal arrays give equal bytes."""
         self._npz(self.layout.reduction, arrays)
+
+    def graph(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Write graph.npz; equal arrays give equal bytes."""
+        self._npz(self.layout.graph, arrays)
 
     def hierarchy(self, levels: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]]) -> None:
         """Write hierarchy.npz: the parents and the centroids of each level, from below."""

@@ -147,6 +147,7 @@ class ClusteringLayout(SealedLayout):
         self.reduction = folder / "reduction.npz"
         self.prices = folder / "prices.npy"
         self.head = folder / "head.npz"
+        self.graph = folder / "graph.npz"
         self.hierarchy = folder / "hierarchy.npz"
         self.assignments = folder / "assignments.parquet"
         self.clusters = folder / "clusters.parquet"

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shoal.errors import NotFound, ShoalError
+from shoal.schemas.graph import GRAPH_METHODS, NOISE
 from shoal.store.analyses import ANALYSES, AnalysisKind
 from shoal.store.assigned import AssignedSet
 from shoal.store.clustering import check_metrics, check_spec
@@ -174,6 +175,7 @@ class _ContentChecks:
             layout.transform: self._transform,
             layout.centroids: self._centroids,
             **({layout.head: self._head} if layout.head.is_file() or self._is_by_head() else {}),
+            **({layout.graph: self._graph} if layout.graph.is_file() or self._method in GRAPH_METHODS else {}),
             layout.assignments: self._assignments,
             layout.clusters: self._clusters,
             **({layout.map: self._map} if layout.map.is_file() else {}),  # older clusterings have none
@@ -230,16 +232,37 @@ class _ContentChecks:
         centroids = read_npy(path)
         reduced = self._spec.get("reduce") or {}
         columns = reduced.get("components", self._spec.get("dim_clustered", centroids.shape[-1]))
-        shape = (self._spec["k"], columns)
+        # The seeds of a method that finds the number of groups may find different ones.
+        own = path == self._layout.centroids or self._method not in GRAPH_METHODS
+        shape = (self._spec["k"] if own else len(centroids), columns)
         _require(centroids.shape == shape, f"has the shape {centroids.shape}; expected {shape}")
         _require(bool(np.isfinite(centroids).all()), "holds NaN or infinity")
 
     def _is_by_head(self) -> bool:
         """Whether the request asks for a method of which a head is stored."""
+        return self._method not in ("kmeans", *GRAPH_METHODS)
+
+    @property
+    def _method(self) -> str:
+        """The method that the request asks for."""
         try:
-            return bool(_json(self._layout.spec)["request"].get("method", "kmeans") != "kmeans")
+            return str(_json(self._layout.spec)["request"].get("method", "kmeans"))
         except (AttributeError, KeyError, OSError, ValueError):
-            return False  # The report says so already.
+            return "kmeans"  # The report says so already.
+
+    def _graph(self, path: Path) -> None:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+        labels, rows, n = found["labels"], found.get("firsts", found["labels"]), self._spec["n"]
+        _require(len(labels) == len(rows) <= n, f"is of {len(labels)} rows, but spec.json has `n` {n}")
+        _require("firsts" in found or len(labels) == n, f"is of {len(labels)} rows, but spec.json has `n` {n}")
+        k = self._spec["k"]
+        _require(int(labels.min()) >= self._lowest and int(labels.max()) < k, f"has groups outside 0 to {k - 1}")
+
+    @property
+    def _lowest(self) -> int:
+        """The lowest number of a cluster."""
+        return NOISE if self._spec.get("noise") else 0
 
     def _head(self, path: Path) -> None:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -253,7 +276,10 @@ class _ContentChecks:
         scored, k = self._spec["scored"], self._spec["k"]
         names = table.column("embeddings").cast(pa.string()).to_numpy()
         rows, clusters = table.column("row").to_numpy(), table.column("cluster").to_numpy()
-        _require(len(clusters) == 0 or 0 <= clusters.min() <= clusters.max() < k, f"has clusters outside 0 to {k - 1}")
+        _require(
+            len(clusters) == 0 or self._lowest <= clusters.min() <= clusters.max() < k,
+            f"has clusters outside {self._lowest} to {k - 1}",
+        )
         counts = {name: int(np.count_nonzero(names == name)) for name in scored}
         _require(sum(counts.values()) == len(names), "has rows of sets that were not scored")
         own = counts.get(self._spec["train"])
@@ -280,7 +306,8 @@ class _ContentChecks:
 
     def _clusters(self, path: Path) -> None:
         table = _table(path, CLUSTERS_SCHEMA)
-        expected = [(name, each) for name in self._spec["scored"] for each in range(self._spec["k"])]
+        numbers = [*range(self._spec["k"]), *([NOISE] if self._spec.get("noise") else [])]
+        expected = [(name, each) for name in self._spec["scored"] for each in numbers]
         found = list(zip(*(table.column(name).to_pylist() for name in ("embeddings", "cluster")), strict=True))
         _require(found == expected, "does not have one row per scored set and cluster")
 
@@ -296,7 +323,8 @@ def verify_assigned(layout: AssignedLayout) -> VerifyReport:
         table = _table(layout.rows, found.assignments_schema())
         clusters = table.column("cluster").to_numpy()
         _require(np.array_equal(table.column("row").to_numpy(), np.arange(rows)), f"does not have the rows 0 to {rows}")
-        _require(rows == 0 or 0 <= clusters.min() <= clusters.max() < k, f"has clusters outside 0 to {k - 1}")
+        low = NOISE if found.spec.get("noise") else 0
+        _require(rows == 0 or low <= clusters.min() <= clusters.max() < k, f"has clusters outside {low} to {k - 1}")
     except (ShoalError, pa.ArrowException, OSError, ValueError) as error:
         report.add(layout.name_of(layout.rows), _said(error))
     return report

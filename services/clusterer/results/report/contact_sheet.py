@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from shoal.schemas.graph import NOISE
 from shoal.store import EmbeddingSet
 from shoal.store.clustering import Clustering
 
@@ -67,6 +68,8 @@ def contact_sheet(
 
 def _caption(draw: ImageDraw.ImageDraw, cluster: dict[str, Any], top: int) -> None:
     title = f"{cluster['cluster']}  {cluster['majority']}" if cluster["majority"] else f"cluster {cluster['cluster']}"
+    if cluster["cluster"] == NOISE:
+        title = "noise: in no group"
     lines = [f"{cluster['size']:,} image" + ("" if cluster["size"] == 1 else "s")]
     if cluster["purity"] is not None:
         lines.append(f"{100 * cluster['purity']:.0f} % {cluster['majority']}")

@@ -50,6 +50,7 @@
   const order = [...sums].filter(([cluster]) => short.has(cluster)).sort((a, b) => b[1][2] - a[1][2] || a[0] - b[0]);
   const few = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#b58900', '#4aa3d8', '#7b4fb0', '#8a5a2b'];
   const colour = (cluster) => {
+    if (String(cluster) === canvas.dataset.noise) return '#8a8a8a';
     if (sums.size <= few.length) return few[cluster % few.length];
     const light = (dark.matches && !printing.matches ? [68, 78, 60] : [45, 35, 56])[cluster % 3];
     return `hsl(${((cluster * 137.508) % 360).toFixed(1)} 60% ${light}%)`;

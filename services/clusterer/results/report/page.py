@@ -105,6 +105,7 @@ def _facts(clustering: Clustering, embeddings: EmbeddingSet) -> dict[str, object
         "model": clustering.spec["model"]["name"],
         "options": _options(clustering.spec),
         "missing": missing_line(embeddings),
+        "noise": scored[embeddings.id]["mean"].get("noise"),
         "figures": main_figures(scored[embeddings.id]["mean"], scored[embeddings.id]["std"]),
         "tables": tables,
         "choice": choice_table(clustering.spec["chosen"]),

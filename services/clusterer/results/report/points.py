@@ -52,10 +52,10 @@ def page_points(clustering: Clustering, embeddings_id: str) -> PagePoints | None
     kept = np.arange(count) * total // count
     table = clustering.assignments(embeddings_id, columns=["row", "cluster"])
     at = np.searchsorted(table.column("row").to_numpy(), found.rows[kept])
-    clusters = table.column("cluster").to_numpy()[at]
+    clusters = clustering.slot_of(table.column("cluster").to_numpy()[at])
     spans = [high - low for low, high in (found.x, found.y)]
     x, y = (max(span / (max(spans) or 1.0), 1e-6) for span in spans)
-    wide = clustering.k > 2**16
+    wide = clustering.slots > 2**16
     numbers = clusters.astype("<u4" if wide else "<u2")
     return PagePoints(count, total, x, y, _base64(found.points[kept].astype("<u2")), _base64(numbers), wide)
 

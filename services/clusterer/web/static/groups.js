@@ -9,12 +9,17 @@ export const base = (id) => `/clusterings/${encodeURIComponent(id)}`;
 export const pagePath = (id, page = '', query = {}) => withQuery(`/ui${base(id)}${page}`, { embeddings: new URLSearchParams(location.search).get('embeddings'), ...query });
 export const groupPath = (id, cluster, query) => pagePath(id, `/clusters/${cluster}`, query);
 
+/** Whether a number stands for the images that are in no group. They are shown like a group, but have no name of their own. */
+export const isNoise = (cluster) => Number(cluster) === -1;
+/** What a group is called by its number alone. */
+export const wordOf = (cluster) => (isNoise(cluster) ? 'Noise' : `Group ${cluster}`);
+
 /** The label that at least half of a group's images have, if there is one. */
 const mostly = (group) => (group.purity >= 0.5 ? group.majority : null);
 /** What a group is called: its name, the label of most of its images, or its number. */
-export const titleOf = (group) => group.name || mostly(group) || `Group ${group.cluster}`;
+export const titleOf = (group) => group.name || (!isNoise(group.cluster) && mostly(group)) || wordOf(group.cluster);
 /** Its number, where its title does not say it. */
-export const numberOf = (group) => (group.name || mostly(group) ? `group ${group.cluster}` : '');
+export const numberOf = (group) => (isNoise(group.cluster) ? 'in no group' : group.name || mostly(group) ? `group ${group.cluster}` : '');
 
 /** Where a page of a clustering stands: below its groups, which are called by their number once `facts` are read. */
 export const crumbsOf = (id, facts) => [['Groups', '/'], [facts ? plural(facts.k, 'group') : id, pagePath(id)]];

@@ -1,6 +1,6 @@
 /** Parts of the wall and of the page of a group: names to edit, help on keys, a chooser of groups, the export menu. */
 import { get } from './api.js';
-import { groupPath, numberOf, pagePath, readGroups, titleOf } from './groups.js';
+import { groupPath, isNoise, numberOf, pagePath, readGroups, titleOf } from './groups.js';
 import { number, plural } from './format.js';
 import { Dialog, Menu, Text, Thumb, useData, useSettled } from './ui.js';
 import { html, useEffect, useRef, useState } from './vendor/preact.js';
@@ -37,13 +37,13 @@ export function ChooseGroup({ id, embeddings, to, title, verb, leave, onChoose, 
   const [text, setText] = useState('');
   const q = useSettled(text.trim());
   const found = useData(
-    (signal) => readGroups(id, { embeddings, covers: 4, limit: 13, ...(q ? { q } : { sort: 'distance', to }) }, signal),
+    (signal) => readGroups(id, { embeddings, covers: 4, limit: 13, ...(q ? { q } : isNoise(to) ? {} : { sort: 'distance', to }) }, signal),
     [id, embeddings, to, q],
   );
-  const groups = (found.data?.clusters || []).filter((each) => each.cluster !== leave).slice(0, 12);
+  const groups = (found.data?.clusters || []).filter((each) => each.cluster !== leave && !isNoise(each.cluster)).slice(0, 12);
   return html`<${Dialog} title=${title} onClose=${onClose} wide>
     <input type="search" class="wide-input" aria-label="Find a group" placeholder="Find a group by name, label or path" value=${text} onInput=${(event) => setText(event.target.value)} />
-    <p class="quiet" role="status">${found.error ? found.error.message : q ? `${plural(groups.length, 'group')} found` : 'The nearest groups:'}</p>
+    <p class="quiet" role="status">${found.error ? found.error.message : q ? `${plural(groups.length, 'group')} found` : isNoise(to) ? 'The largest groups:' : 'The nearest groups:'}</p>
     <div class="choices">
       ${groups.map((each) => html`<button key=${each.cluster} class="choice" onClick=${() => onChoose(each)} aria-label=${`${verb} ${titleOf(each)}`}>
         <${Strip} embeddings=${found.data.embeddings} rows=${each.covers} size=${4} />

@@ -1,12 +1,13 @@
 /** A group on the wall: its nearest images, its name, how large and how pure it is. */
-import { groupPath, numberOf, titleOf } from './groups.js';
+import { groupPath, isNoise, numberOf, titleOf } from './groups.js';
 import { number, percent, plural } from './format.js';
 import { NameInput, Strip } from './parts.js';
 import { Bar, Chip, Text } from './ui.js';
 import { html } from './vendor/preact.js';
 
-export function Card({ id, embeddings, group, props, editable, selected, naming, hit, onSelect, onNaming, onRename }) {
+export function Card({ id, embeddings, group, props, editable: mayEdit, selected, naming, hit, onSelect, onNaming, onRename }) {
   if (!group) return html`<div ...${props} class="group-card waiting" aria-label="Loading"></div>`;
+  const editable = mayEdit && !isNoise(group.cluster);
   const title = titleOf(group);
   const pure = group.purity !== null && group.purity !== undefined;
   const click = (event) => {

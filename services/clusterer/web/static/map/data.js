@@ -1,6 +1,6 @@
 /** What the map page reads: places and values of all points, and what a few of them are. */
 import { get, request, withQuery } from '../api.js';
-import { base } from '../groups.js';
+import { base, isNoise, wordOf } from '../groups.js';
 import { readArrays } from './arrays.js';
 import { css, groupColours, isDark, noneColour, rampColours } from './palette.js';
 
@@ -28,7 +28,7 @@ export async function readValues(clustering, embeddings, by, signal) {
 /** How a group is called: `name` for people, `key` for its number. */
 export function groupName(by, entry) {
   if (by !== 'cluster') return entry.name;
-  return entry.name || entry.majority || `Group ${entry.cluster}`;
+  return entry.name || (!isNoise(entry.cluster) && entry.majority) || wordOf(entry.cluster);
 }
 
 /**

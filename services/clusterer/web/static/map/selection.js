@@ -1,7 +1,7 @@
 /** What is selected on the map: how many, in which clusters, what they look like, and what can be done with them. */
 import { may } from '../api.js';
 import { number, plural } from '../format.js';
-import { groupPath, pagePath } from '../groups.js';
+import { groupPath, isNoise, pagePath } from '../groups.js';
 import { Thumb, toast } from '../ui.js';
 import { html, useMemo, useState } from '../vendor/preact.js';
 import { groupName, saveRows } from './data.js';
@@ -71,7 +71,7 @@ export function Selection({ clustering, map, points, clusters, journal, onClear,
 function Move({ map, rows, clusters, journal, busy, work }) {
   const [target, setTarget] = useState('');
   const choices = useMemo(
-    () => clusters.legend.map((entry) => ({ cluster: entry.cluster, text: groupName('cluster', entry) })),
+    () => clusters.legend.filter((entry) => !isNoise(entry.cluster)).map((entry) => ({ cluster: entry.cluster, text: groupName('cluster', entry) })),
     [clusters],
   );
   const chosen = choices.find(({ cluster, text }) => String(cluster) === target.trim() || text === target.trim());

@@ -1,6 +1,6 @@
 /** A group: all its images, its nearest groups; images to move, to look at, and to find similar ones of. */
 import { get, may } from '../api.js';
-import { NOTHING, base, crumbsOf, groupPath, numberOf, pagePath, readGroups, selectAt, titleOf, useJournal, usePages } from '../groups.js';
+import { NOTHING, base, crumbsOf, groupPath, isNoise, numberOf, pagePath, readGroups, selectAt, titleOf, useJournal, usePages, wordOf } from '../groups.js';
 import { Lightbox } from '../lightbox.js';
 import { ChooseGroup, GroupLink, KeysDialog, NameInput } from '../parts.js';
 import { Chip, Loading, Page, Problem, Tabs, Text, Thumb, VirtualGrid, navigate, number, percent, plural, useData, useKeys, useQuery } from '../ui.js';
@@ -22,7 +22,7 @@ export default function Cluster({ params }) {
   const facts = useData((signal) => get(base(id), {}, { signal }), [id]);
   const crumbs = crumbsOf(id, facts.data);
   if (facts.error) return html`<${Page} title="Group" crumbs=${crumbs}><${Problem} error=${facts.error} retry=${facts.reload} /></${Page}>`;
-  if (!facts.data) return html`<${Page} title=${`Group ${cluster}`} crumbs=${crumbs}><${Loading} what="Reading the group" /></${Page}>`;
+  if (!facts.data) return html`<${Page} title=${wordOf(cluster)} crumbs=${crumbs}><${Loading} what="Reading the group" /></${Page}>`;
   const embeddings = facts.data.scored.includes(query.embeddings) ? query.embeddings : facts.data.scored[0];
   return html`<${Group} key=${`${id} ${cluster} ${embeddings}`} ...${{ id, cluster, embeddings, crumbs, query, change }} />`;
 }
@@ -55,7 +55,7 @@ function Group({ id, cluster, embeddings, crumbs, query, change }) {
   const keyOf = (index) => members.item(index)?.row;
   const select = (index, shift) => editable && setSelection((now) => selectAt(now, index, keyOf, { shift }));
   const rows = [...selection.keys];
-  const title = group.data ? titleOf(group.data) : `Group ${root ?? cluster}`;
+  const title = group.data ? titleOf(group.data) : wordOf(root ?? cluster);
   const go = (to) => typeof to === 'number' && navigate(groupPath(id, to, { order: query.order }));
   const resize = (value) => {
     setWidth(value);
@@ -86,7 +86,7 @@ function Group({ id, cluster, embeddings, crumbs, query, change }) {
     '?': () => setDialog({ kind: 'keys' }),
     '[': () => go(members.facts?.previous),
     ']': () => go(members.facts?.next),
-    n: () => (editable && group.data ? setNaming(true) : false),
+    n: () => (editable && group.data && !isNoise(root) ? setNaming(true) : false),
     u: () => (editable ? journal.undo() : false),
     Escape: () => setSelection(NOTHING),
   });
@@ -96,7 +96,7 @@ function Group({ id, cluster, embeddings, crumbs, query, change }) {
 
   const heading = naming
     ? html`<${NameInput} value=${group.data.name} label="Name of the group" onDone=${rename} />`
-    : html`<${Text} value=${title} cut=${false} />${editable && group.data && html` <button class="plain" aria-label="Name the group" title="Name (n)" onClick=${() => setNaming(true)}>✎</button>`}`;
+    : html`<${Text} value=${title} cut=${false} />${editable && group.data && !isNoise(root) && html` <button class="plain" aria-label="Name the group" title="Name (n)" onClick=${() => setNaming(true)}>✎</button>`}`;
   const actions = html`<button aria-label="Previous group" disabled=${typeof members.facts?.previous !== 'number'} onClick=${() => go(members.facts.previous)}>← Larger</button>
     <button aria-label="Next group" disabled=${typeof members.facts?.next !== 'number'} onClick=${() => go(members.facts.next)}>Smaller →</button>`;
   return html`<${Page} title=${title} heading=${heading} crumbs=${crumbs} wide actions=${actions} lead=${group.data && html`<${Lead} group=${group.data} count=${members.count} />`}>
@@ -117,9 +117,11 @@ function Group({ id, cluster, embeddings, crumbs, query, change }) {
       </div>
       <aside class="judgement" aria-label="Nearest groups">
         ${group.data?.top_classes?.length > 0 && html`<h2>Labels</h2><dl class="label-counts">${group.data.top_classes.map((each) => html`<div key=${each.label}><dt><${Text} value=${each.label} /></dt><dd class="number">${number(each.count)}</dd></div>`)}</dl>`}
-        <h2>Nearest groups</h2>
-        ${near.data?.clusters.filter((each) => each.cluster !== root).slice(0, 8).map((each) => html`<${GroupLink} key=${each.cluster} id=${id} group=${each} embeddings=${embeddings} />`)}
-        <p><a href=${pagePath(id, '', { to: root ?? cluster })}>All groups, the nearest first</a></p>
+        ${isNoise(root)
+          ? html`<p class="quiet">Images that are in no group: they are too far from others. Move those that belong to one.</p>`
+          : html`<h2>Nearest groups</h2>
+        ${near.data?.clusters.filter((each) => each.cluster !== root && !isNoise(each.cluster)).slice(0, 8).map((each) => html`<${GroupLink} key=${each.cluster} id=${id} group=${each} embeddings=${embeddings} />`)}
+        <p><a href=${pagePath(id, '', { to: root ?? cluster })}>All groups, the nearest first</a></p>`}
       </aside>
     </div>
     ${rows.length > 0 && html`<div class="selected-bar" role="region" aria-label="Selected images">

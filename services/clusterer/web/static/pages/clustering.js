@@ -1,7 +1,7 @@
 /** The wall: the groups of a clustering, to look at, find, name, merge and flag. */
 import { dataUri, get, may, post } from '../api.js';
 import { FIGURES, chanceOf, isShare, valueOf } from '../figures.js';
-import { NOTHING, base, groupPath, numberOf, readGroups, selectAt, titleOf, useJournal, usePages } from '../groups.js';
+import { NOTHING, base, groupPath, isNoise, numberOf, readGroups, selectAt, titleOf, useJournal, usePages } from '../groups.js';
 import { ChooseGroup, CompareMenu, ExportMenu, KeysDialog, NameInput, Strip, Views } from '../parts.js';
 import { Chip, Dialog, Drop, Empty, Figure, Loading, Menu, Page, Problem, Select, Text, VirtualGrid, fixed, navigate, number, percent, plural, toast, useData, useKeys, useQuery, useSettled } from '../ui.js';
 import { html, useEffect, useRef, useState } from '../vendor/preact.js';
@@ -51,7 +51,7 @@ export default function Clustering({ params }) {
   const crumbs = [['Groups', '/']];
   if (facts.error) return html`<${Page} title="Groups" crumbs=${crumbs}><${Problem} error=${facts.error} retry=${facts.reload} /></${Page}>`;
   if (!facts.data) return html`<${Page} title="Groups" crumbs=${crumbs}><${Loading} what="Reading the groups" /></${Page}>`;
-  const { scored, n, k, train } = facts.data;
+  const { scored, n, k, train, noise } = facts.data;
   const embeddings = scored.includes(query.embeddings) ? query.embeddings : scored[0];
   const actions = html`
     ${scored.length > 1 && html`<${Select} label="Set" value=${embeddings} options=${scored.map((each) => [each, each])} onChange=${(value) => change({ embeddings: value })} />`}
@@ -59,7 +59,7 @@ export default function Clustering({ params }) {
     <${CompareMenu} id=${id} scored=${scored} />
     <${ExportMenu} id=${id} embeddings=${scored.length > 1 ? embeddings : null} />`;
   return html`<${Page} title=${facts.data.name || `${plural(k, 'group')} of ${plural(n, 'image')}`} wide crumbs=${crumbs} actions=${actions}
-    lead=${html`<span class="quiet mono">${id}</span> of <a href=${`/ui/embeddings/${encodeURIComponent(train)}`}><${Text} value=${train} /></a>`}>
+    lead=${html`<span class="quiet mono">${id}</span> of <a href=${`/ui/embeddings/${encodeURIComponent(train)}`}><${Text} value=${train} /></a>${noise?.rows > 0 && html`. <a href=${groupPath(id, -1)}>${plural(noise.rows, 'image')}</a> (${percent(noise.share)}) in no group`}`}>
     <${Wall} key=${`${id} ${embeddings}`} id=${id} embeddings=${embeddings} train=${train} query=${query} change=${change} />
   </${Page}>`;
 }
@@ -90,8 +90,8 @@ function Wall({ id, embeddings, train, query, change }) {
   );
   const journal = useJournal(id, () => groups.reload());
   const keyOf = (index) => groups.item(index)?.cluster;
-  const select = (index, shift) => editable && setSelection((now) => selectAt(now, index, keyOf, { shift }));
-  const chosen = [...selection.keys].map((key) => kept.current.get(key)).filter(Boolean);
+  const select = (index, shift) => editable && !isNoise(keyOf(index)) && setSelection((now) => selectAt(now, index, keyOf, { shift }));
+  const chosen = [...selection.keys].filter((key) => !isNoise(key)).map((key) => kept.current.get(key)).filter(Boolean);
 
   const rename = (group, name) => {
     setNaming(null);
@@ -114,7 +114,7 @@ function Wall({ id, embeddings, train, query, change }) {
     if (!group || event.ctrlKey || event.metaKey || event.altKey) return;
     const list = chosen.length ? chosen : [group];
     const edits = { ' ': () => select(index, event.shiftKey), n: () => setNaming(group.cluster), f: () => flag(list, list.every((each) => each.flag) ? null : 'review'), m: () => startMerge(list) };
-    const action = event.key === 'Enter' ? () => navigate(groupPath(id, group.cluster)) : editable && edits[event.key];
+    const action = event.key === 'Enter' ? () => navigate(groupPath(id, group.cluster)) : editable && !isNoise(group.cluster) && edits[event.key];
     if (!action || event.target.closest('a, button') !== null && event.key === 'Enter') return;
     event.preventDefault();
     action();

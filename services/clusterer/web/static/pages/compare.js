@@ -1,7 +1,7 @@
 /** Compare: how images flow from the groups of one clustering to those of another; which were split and merged. */
 import { useSetNames } from '../analyses.js';
 import { get } from '../api.js';
-import { crumbsOf } from '../groups.js';
+import { crumbsOf, wordOf } from '../groups.js';
 import { Dialog, Figure, Loading, Page, Problem, Select, Tabs, Text, Thumb, fixed, navigate, number, percent, plural, useData, useQuery } from '../ui.js';
 import { html, useEffect, useMemo, useRef, useState } from '../vendor/preact.js';
 
@@ -68,7 +68,7 @@ function namesOf({ found, names }) {
       for (const part of each.parts) labels[1 - side].set(part.cluster, part.label);
     }
   }
-  return (side, cluster) => names[side][cluster]?.name || labels[side].get(cluster) || `group ${cluster}`;
+  return (side, cluster) => names[side][cluster]?.name || labels[side].get(cluster) || wordOf(cluster).toLowerCase();
 }
 
 function Figures({ found }) {

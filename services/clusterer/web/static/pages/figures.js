@@ -2,7 +2,7 @@
 import { get } from '../api.js';
 import { Chart } from '../chart.js';
 import { FIGURES, chanceOf, isShare, valueOf } from '../figures.js';
-import { crumbsOf } from '../groups.js';
+import { crumbsOf, wordOf } from '../groups.js';
 import { Views } from '../parts.js';
 import { Bar, Figure, Loading, Page, Problem, Select, Tabs, Text, bytes, duration, fixed, number, percent, plural, useData, useQuery } from '../ui.js';
 import { html } from '../vendor/preact.js';
@@ -101,7 +101,7 @@ function Classes({ data, base }) {
     <thead><tr><th>Label</th><th class="n">Images</th><th>Right, one to one</th><th>Right, majority</th><th>Where its images are</th></tr></thead>
     <tbody>${data.classes.map((each) => html`<tr key=${each.label}><th><${Text} value=${each.label} /></th><td class="n">${number(each.rows)}</td>
       <td><${Share} value=${each.accuracy_hungarian} /></td><td><${Share} value=${each.accuracy_majority} /></td>
-      <td class="where">${each.top_clusters.slice(0, 4).map(({ cluster, count }) => html`<a href=${`/ui${base}/clusters/${cluster}`}>group ${cluster}</a> <span class="quiet">${number(count)}</span> `)}${each.clusters > 4 ? html`<span class="quiet">in ${number(each.clusters)} groups</span>` : ''}</td></tr>`)}</tbody>
+      <td class="where">${each.top_clusters.slice(0, 4).map(({ cluster, count }) => html`<a href=${`/ui${base}/clusters/${cluster}`}>${wordOf(cluster).toLowerCase()}</a> <span class="quiet">${number(count)}</span> `)}${each.clusters > 4 ? html`<span class="quiet">in ${number(each.clusters)} groups</span>` : ''}</td></tr>`)}</tbody>
   </table></div>${data.total > data.classes.length && html`<p class="quiet">${`${number(data.classes.length)} of ${number(data.total)} labels.`}</p>`}`;
 }
 

@@ -1,7 +1,7 @@
 /** Search: the images of a set that are most like some words, a dropped image, or one of its own rows. */
 import { moveFocus, readSets, setOption, similarity } from '../analyses.js';
 import { dataUri, extractor, get, may, post } from '../api.js';
-import { groupPath } from '../groups.js';
+import { groupPath, wordOf } from '../groups.js';
 import { Drop, Empty, Field, Loading, Page, Problem, Text, Thumb, plural, useData, useKeys, useQuery } from '../ui.js';
 import { html, useEffect, useRef, useState } from '../vendor/preact.js';
 
@@ -139,7 +139,7 @@ function Results({ found, groups, embeddings, change, setImage, stale }) {
         <${Text} value=${name} />
         <small class="quiet number">${similarity(each.similarity)}${each.label ? html` · <${Text} value=${each.label} />` : null}</small>
         <span class="choose"><button onClick=${() => similar(each.row)} aria-label=${`Similar to ${name}`}>Similar</button>
-          ${place && html`<a class="button" href=${groupPath(groups.clustering, place.merged_cluster, { embeddings })} aria-label=${`Group of ${name}`}><${Text} value=${place.name || `Group ${place.merged_cluster}`} /></a>`}</span>
+          ${place && html`<a class="button" href=${groupPath(groups.clustering, place.merged_cluster, { embeddings })} aria-label=${`Group of ${name}`}><${Text} value=${place.name || wordOf(place.merged_cluster)} /></a>`}</span>
       </div>`;
     })}</div>
   </section>`;

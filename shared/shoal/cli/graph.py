@@ -1,0 +1,39 @@
+"""The flag of groups on the graph of nearest rows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shoal.cli.heads import numbers_of
+from shoal.errors import JsonValue
+from shoal.schemas.graph import GRAPH_METHODS
+
+GRAPH = {"graph": "--graph"}
+"""Fields of a request to flags."""
+
+GraphOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--graph",
+        metavar="NAME=VALUE",
+        help="Option of leiden or hdbscan, such as resolution=0.5 or min_cluster_size=20; repeatable.",
+    ),
+]
+
+
+def graph_of(options: list[str] | None) -> dict[str, JsonValue] | None:
+    """The options of the graph as the API takes them.
+
+    Raises
+    ------
+    typer.BadParameter
+        One is not ``NAME=VALUE`` with a number.
+    """
+    return numbers_of(options, "resolution=0.5")
+
+
+def counts_itself(method: str | None) -> bool:
+    """Whether a method finds the number of groups itself."""
+    return method in GRAPH_METHODS
