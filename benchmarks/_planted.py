@@ -10,11 +10,11 @@ Groups = NDArray[np.int64]
 SHAPES = ("round", "unequal", "elongated", "rings")
 
 
-def planted(shape: str, n: int = 3000, dim: int = 32, seed: int = 0) -> tuple[Rows, Groups]:
+def planted(shape: str, n: int = 3000, dim: int = 32, seed: int = 0, groups: int = 8) -> tuple[Rows, Groups]:
     """``(n, dim)`` rows and the group of each.
 
-    ``round``: 8 balanced normal groups. ``unequal``: the same with sizes from 1 to 30. ``elongated``: 6 groups that are
-    long along one direction, the same for all. ``rings``: 3 circles about one axis.
+    ``round``: balanced normal groups. ``unequal``: the same with sizes from 1 to 30. ``elongated``: groups that are
+    long along one direction, the same for all. ``rings``: 3 circles about one axis, whatever ``groups`` is.
     """
     rng = np.random.default_rng(seed)
     if shape == "rings":
@@ -22,7 +22,6 @@ def planted(shape: str, n: int = 3000, dim: int = 32, seed: int = 0) -> tuple[Ro
         rows = np.zeros((n, dim))
         rows[:, :3] = np.stack([(1.0 + of) * np.cos(angle), (1.0 + of) * np.sin(angle), np.full(n, 1.5)], axis=1)
         return (rows + 0.02 * rng.normal(size=rows.shape)).astype(np.float32), of
-    groups = 8
     shares = np.geomspace(1, 30, groups) if shape == "unequal" else np.ones(groups)
     of = np.sort(rng.choice(groups, n, p=shares / shares.sum()))
     centres, noise = rng.normal(size=(groups, dim)), rng.normal(size=(n, dim))

