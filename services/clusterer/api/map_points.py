@@ -76,7 +76,7 @@ def get_values(
     headers = _headers(said.version, by, _state(version(clustering.layout.map)), *labels)
     if _known(headers, if_none_match):
         return Response(status_code=304, headers=headers)
-    found = map_arrays.values(store, clustering, Named.of(said, clustering.k), chosen, by)
+    found = map_arrays.values(store, clustering, Named.of(said, clustering.k, noisy=clustering.noisy), chosen, by)
     return Response(found.encoded(), media_type=BINARY, headers=headers)
 
 

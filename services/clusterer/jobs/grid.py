@@ -13,7 +13,7 @@ from shoal.schemas import SweepRequest
 from shoal.schemas.execution import on_cluster
 from shoal.store import Store
 
-from clusterer.jobs.plan import Plan, make_plan, require_components, require_divisible, resolve_clusters
+from clusterer.jobs.plan import Plan, make_plan, require_components, require_divisible, resolve_clusters, resolve_seeds
 from clusterer.jobs.sets import EmbeddingSets
 
 
@@ -80,7 +80,8 @@ def plan_points(
         require_components(each, base.train)
         require_divisible(each, request.execution)
         k = resolve_clusters(each, base.train, base.train_classes)
-        found.append(Point(index, replace(base, request=each, k=k)))
+        seeds = resolve_seeds(each, bool(base.train_classes))
+        found.append(Point(index, replace(base, request=each, k=k, seeds=seeds)))
     return tuple(found)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic_core import to_json
+from shoal.schemas.graph import NOISE
 from shoal.store import Store
 from shoal.store.clustering import Clustering
 
@@ -71,6 +72,8 @@ class Export:
 
     def name_of(self, merged: int) -> str:
         """The class of the images of a merged cluster."""
+        if merged == NOISE:
+            return "noise"
         return self.named.names[merged].as_py() or f"cluster {merged}"
 
     def placed(self, path: str) -> str:
