@@ -80,10 +80,17 @@ class Voters:
         KeyError
             An array is missing.
         """
-        numbers = {name: int(arrays[name]) for name in ("k", "groups", "samples")}
-        kinds = {"firsts": np.int64, "core": np.float32, "reach": np.float32}
-        kept = {name: np.asarray(arrays[name], kind) for name, kind in kinds.items() if name in arrays}
-        return cls(method=str(arrays["method"]), labels=np.asarray(arrays["labels"], np.int32), **numbers, **kept)  # type: ignore[arg-type]
+        firsts, core, reach = (arrays.get(name) for name in ("firsts", "core", "reach"))
+        return cls(
+            method=str(arrays["method"]),
+            k=int(arrays["k"]),
+            labels=np.asarray(arrays["labels"], np.int32),
+            groups=int(arrays["groups"]),
+            firsts=None if firsts is None else np.asarray(firsts, np.int64),
+            samples=int(arrays["samples"]),
+            core=None if core is None else np.asarray(core, np.float32),
+            reach=None if reach is None else np.asarray(reach, np.float32),
+        )
 
     def elected(self, near: Near) -> tuple[LabelArray, Float32Array]:
         """The group of rows ``(m,)`` with these nearest train rows, or `NOISE`; and by how much it leads.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from shoal.errors import ClusterNotFound, EmbeddingsNotFound, NotFound
+from shoal.errors import ClusterNotFound, EmbeddingsNotFound, JsonValue, NotFound
 from shoal.schemas.graph import NOISE
 from shoal.store import EmbeddingSet, Store
 from shoal.store.clustering import Clustering
@@ -65,7 +66,7 @@ def _facts(clustering: Clustering) -> dict[str, Any]:
     }
 
 
-def _noise(mean: dict[str, Any]) -> dict[str, float] | None:
+def _noise(mean: Mapping[str, JsonValue]) -> dict[str, float] | None:
     """How many rows of a scored set are in no group; None where all must be in one."""
     noise = mean.get("noise")
     return None if noise is None else {"rows": round(noise["rows"]), "share": noise["share"]}

@@ -94,9 +94,9 @@ class Clustering(SealedFolder[ClusteringLayout]):
         """Rows of the tables of clusters: the clusters, and noise."""
         return self.k + self.noisy
 
-    def slot_of(self, clusters: NDArray[Any]) -> NDArray[Any]:
+    def slot_of(self, clusters: NDArray[np.int32]) -> NDArray[np.int32]:
         """Places in the tables of clusters, given the numbers of clusters; noise is the last one."""
-        return np.where(clusters == NOISE, self.k, clusters) if self.noisy else clusters
+        return np.where(clusters == NOISE, np.int32(self.k), clusters) if self.noisy else clusters
 
     def number_of(self, slot: int) -> int:
         """The number of the cluster at a place in the tables of clusters."""
