@@ -26,7 +26,7 @@ from clusterer.heads.training import Check
 from clusterer.jobs import graph, steps
 from clusterer.jobs.aligned import parts_of
 from clusterer.jobs.choose import Choice, choose_clusters
-from clusterer.jobs.heads import HeadFit, Hooks, fit_heads, schedule_of
+from clusterer.jobs.heads import HeadFit, Hooks, fit_heads, runs_of, schedule_of
 from clusterer.jobs.heads import best_seed as best_head
 from clusterer.jobs.map import most_landmarks, place_sets
 from clusterer.jobs.memory import peak_bytes, place, problem_of
@@ -264,18 +264,18 @@ def fit_seeds(
 
 def train_heads(ctx: JobContext, plan: Plan, train: Rows, site: Site, stages: Stages) -> dict[int, HeadFit]:
     """One head per seed. Its run is kept now and then, so that the next attempt resumes there."""
-    steps_each = schedule_of(plan).steps
-    total = len(plan.seeds) * steps_each
+    steps_each, runs = schedule_of(plan).steps, runs_of(plan)
+    total = len(plan.seeds) * runs * steps_each
 
-    def on_step(place: int, done: int, check: Check | None) -> None:
-        detail = None if check is None else {"seed": plan.seeds[place], **asdict(check)}
-        ctx.progress("heads", place * steps_each + done, total, "steps", detail)
+    def on_step(run: int, done: int, check: Check | None) -> None:
+        detail = None if check is None else {"seed": plan.seeds[run // runs], **asdict(check)}
+        ctx.progress("heads", run * steps_each + done, total, "steps", detail)
 
     hooks = Hooks(
         neighbours=lambda done: ctx.progress("neighbours", done, train.n, "rows"),
         rows=lambda _: ctx.raise_if_cancelled(),
         step=on_step,
-        kept=lambda place, done: ctx.advance(HELD + place * steps_each + done),
+        kept=lambda run, done: ctx.advance(HELD + run * steps_each + done),
     )
     with stages("heads"):
         memory = site.placement.searching(site.problem)

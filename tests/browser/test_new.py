@@ -69,6 +69,50 @@ def test_rows_may_be_reduced_before_they_are_grouped(page: Page, embedded: str) 
     expect(page.get_by_role("link", name="See the groups")).to_be_visible(timeout=LONG_MS)
 
 
+def test_a_network_may_group_and_its_options_replace_those_of_k_means(
+    page: Page, embedded: str, tmp_path: Path
+) -> None:
+    page.goto(f"/ui/new?set={embedded}")
+    page.get_by_role("radio", name="This many").check()
+    page.get_by_label("Number of groups").fill("3")
+    page.get_by_text("More settings").click()
+    page.get_by_label("Restarts").fill("4")
+    page.get_by_label("Grouped by").select_option("turtle")
+    expect(page.get_by_label("Restarts")).to_have_count(0)
+    expect(page.get_by_label("Sizes of groups")).to_have_value("auto")
+    page.get_by_label("Steps").fill("20")
+    page.get_by_label("Learning rate").fill("0.01")
+    page.get_by_label("Seeds").fill("0")
+    screenshot(page, tmp_path, "method")
+    check_accessible(page)
+    with page.expect_request(lambda request: request.method == "POST" and "/cluster" in request.url) as sent:
+        page.get_by_role("button", name="Start").click()
+    body = sent.value.post_data_json or {}
+    assert body["heads"] == {"entropy": "auto", "steps": 20, "learning_rate": 0.01}
+    assert (body["method"], "kmeans" in body) == ("turtle", False)
+    groups = page.get_by_role("link", name="See the groups")
+    expect(groups).to_be_visible(timeout=LONG_MS)
+    page.goto(f"{groups.get_attribute('href')}/figures")
+    expect(page.get_by_text("TURTLE, entropy")).to_be_visible()
+
+
+def test_methods_are_compared_by_a_sweep(page: Page, embedded: str, tmp_path: Path) -> None:
+    page.goto(f"/ui/new?set={embedded}&kind=sweep")
+    page.get_by_label("Numbers of groups").fill("3")
+    page.get_by_text("More settings").click()
+    page.get_by_label("Seeds").fill("0")
+    page.get_by_label("Grouped by").select_option(label="All of these, to compare")
+    page.get_by_label("Sizes of groups").select_option("equal")
+    page.get_by_label("Steps").fill("5")
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("link", name="See the sweep").click(timeout=LONG_MS)
+    expect(page.get_by_role("cell", name="TURTLE").first).to_be_visible()
+    expect(page.get_by_role("cell", name="k-means").first).to_be_visible()
+    expect(page.get_by_role("columnheader", name="Agreement with nearest images")).to_be_visible()
+    screenshot(page, tmp_path, "methods")
+    check_accessible(page)
+
+
 def test_images_of_this_computer_are_sent_once(page: Page, stack: Running) -> None:
     sent: list[str] = []
     sets: set[str] = set()

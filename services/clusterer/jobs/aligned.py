@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import DTypeLike, NDArray
-from shoal.errors import SetsNotAligned
+from shoal.errors import InvalidRequest, SetsNotAligned
 from shoal.store import EmbeddingSet
 
 from clusterer.data.rows import Float32Array, IntArray, require_finite
@@ -79,8 +79,22 @@ def widths_of(embeddings: EmbeddingSet) -> tuple[int, ...]:
 
 
 def require_aligned(sets: tuple[EmbeddingSet, ...], field: str = "spaces") -> None:
-    """Raise `SetsNotAligned` unless all sets have the images of the first, in their order."""
+    """Check that all sets have the images of the first, in their order.
+
+    Raises
+    ------
+    InvalidRequest
+        A set is there twice: its columns would count twice.
+    SetsNotAligned
+        A set has other images.
+    """
     first, *others = sets
+    ids = [each.id for each in sets]
+    for place, name in enumerate(ids):
+        if name in ids[:place]:
+            raise InvalidRequest(
+                f"Embeddings {name!r} are there twice. `{field}` needs embeddings by other models.", field=field
+            )
     expected = first.metadata(["image_id", "image_path"]) if others else None
     for each in others:
         same = (

@@ -15,6 +15,7 @@ from shoal.schemas import HeadOptions
 
 from clusterer.data.partitions import OnRows
 from clusterer.data.rows import LabelArray, Rows
+from clusterer.evaluation.agreement import BLOCK_ROWS, SAMPLE_ROWS, Neighbourhood
 from clusterer.evaluation.probe import LinearProbe
 from clusterer.heads.head import Head, Means
 from clusterer.heads.temi import BOTTLENECK, HIDDEN, Temi, TemiOptions
@@ -31,8 +32,13 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T", int, float)
+NOTHING: Final[Mapping[str, float]] = {}
 TURTLE_STEPS, TURTLE_ROWS = 6000, 10_000
 TEMI_PASSES, TEMI_FEWEST_STEPS, TEMI_ROWS, NEIGHBOURS = 100, 1000, 1024, 50
+RUNS: Final = 5
+"""Of a seed, at most, where the job finds how equal its clusters are."""
+SURE: Final = 0.999
+"""Agreement of a run after which no further value is tried."""
 KEEP_EVERY_S: Final = 10.0
 """Seconds between two saves of a run: the most work that a crash loses."""
 PARAMETER_COPIES: Final = 9
@@ -50,12 +56,18 @@ class HeadFit:
     score
         Share of held-out rows that a linear classifier, trained on the clusters of the others, puts into theirs. It
         needs no labels.
+    agreement
+        How much more often than by chance nearest rows are in one cluster; see `Neighbourhood.agreement`.
+    tried
+        Where the job finds how equal clusters are: the option, and the value of this run.
     fit
         The same as k-means would describe it: centroids are the mean rows of the clusters.
     """
 
     trained: Trained
     score: float
+    agreement: float
+    tried: Mapping[str, float]
     fit: KMeansFit
 
     @property
@@ -66,12 +78,53 @@ class HeadFit:
     def record(self) -> dict[str, JsonValue]:
         """For run.json."""
         trained = self.trained
-        steps = trained.history[-1].step
-        return {"steps": steps, "stopped_early": trained.stopped, "loss": trained.loss, "probe_accuracy": self.score}
+        return {
+            "steps": trained.history[-1].step,
+            "stopped_early": trained.stopped,
+            "loss": trained.loss,
+            "probe_accuracy": self.score,
+            "neighbour_agreement": self.agreement,
+            **self.tried,
+        }
+
+    @property
+    def filled(self) -> int:
+        """Clusters that have rows."""
+        return len(np.unique(self.fit.best.fit.labels))
+
+    @property
+    def order(self) -> tuple[int, float, float]:
+        """Of runs with several values, the greatest is the best: it uses most clusters, then agrees most."""
+        return self.filled, self.agreement, self.score
 
 
 HeadFits = Mapping[int, HeadFit]
 """By seed."""
+
+
+@dataclass(frozen=True)
+class Equality:
+    """The option of a method that says how equal clusters are.
+
+    Attributes
+    ----------
+    option
+        Its name.
+    equal
+        The paper's value, which makes them about equal.
+    free
+        A value that leaves most of them empty; halfway in ratio to it lies the second value that is tried.
+    most
+        The greatest value that is allowed.
+    """
+
+    option: str
+    equal: float
+    free: float
+    most: float
+
+
+EQUALITY: Final = {"turtle": Equality("entropy", 10.0, 0.1, 10_000.0), "temi": Equality("beta", 0.6, 1.35, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -83,7 +136,7 @@ class Hooks:
     neighbours, rows
         Get the number of rows done, of the search for neighbours and of passes over the rows.
     step
-        Gets the number of seeds done, the number of steps done with the next one, and its last check.
+        Gets the number of runs done, the number of steps done with the next one, and its last check.
     kept
         Gets both numbers once what was reached is kept.
     """
@@ -104,23 +157,29 @@ def schedule_of(plan: Plan) -> Schedule:
     return Schedule(sent.steps or steps, batch, sent.early_stop)
 
 
-def turtle_options(sent: HeadOptions) -> TurtleOptions:
-    """The options as sent, or their defaults."""
+def runs_of(plan: Plan) -> int:
+    """Runs of each seed, at most: several where the job finds how equal clusters are."""
+    sent = getattr(plan.request.heads or HeadOptions(), EQUALITY[plan.request.method].option)
+    return RUNS if sent == "auto" or (sent is None and plan.request.method == "turtle") else 1
+
+
+def turtle_options(sent: HeadOptions, tried: Mapping[str, float] = NOTHING) -> TurtleOptions:
+    """The options as sent or tried, or their defaults."""
     usual = TurtleOptions()
     return TurtleOptions(
         _or(sent.learning_rate, usual.learning_rate),
         _or(sent.inner_steps, usual.inner_steps),
-        _or(sent.entropy, usual.entropy),
+        _number(tried.get("entropy", sent.entropy), usual.entropy),
     )
 
 
-def temi_options(sent: HeadOptions) -> TemiOptions:
-    """The options as sent, or their defaults."""
+def temi_options(sent: HeadOptions, tried: Mapping[str, float] = NOTHING) -> TemiOptions:
+    """The options as sent or tried, or their defaults."""
     usual = TemiOptions()
     return TemiOptions(
         _or(sent.learning_rate, usual.learning_rate),
         _or(sent.heads, usual.heads),
-        _or(sent.beta, usual.beta),
+        _number(tried.get("beta", sent.beta), usual.beta),
         _or(sent.temperature, usual.temperature),
     )
 
@@ -153,7 +212,8 @@ def training_bytes(plan: Plan) -> int:
         values = 4 * batch * dim + 2 * heads * batch * (3 * HIDDEN + 4 * BOTTLENECK + 6 * k)
         values += PARAMETER_COPIES * weights + min(WATCHED_ROWS, n) * (HIDDEN + BOTTLENECK)
     means = 6 * k * dim
-    return 4 * (values + watched + means)
+    neighbourhood = min(SAMPLE_ROWS, n) * (dim + BLOCK_ROWS)
+    return 4 * max(values + watched + means, neighbourhood)
 
 
 def fit_heads(
@@ -181,28 +241,65 @@ def fit_heads(
     """
     where = open_device(device, step_values(plan))
     nearest = _nearest(plan, train_rows, work, search_bytes, hooks, tag)
+    around, runs = Neighbourhood.of(train_rows), runs_of(plan)
     fits: dict[int, HeadFit] = {}
     for place, seed in enumerate(plan.seeds):
-        trainer = _trainer(plan, train_rows, nearest, seed, where)
-        name = f"head{tag}-{seed}"
-        kept = work.arrays(name)
-        trained = train(
-            trainer,
-            train_rows,
-            schedule_of(plan),
-            on_step=partial(hooks.step, place),
-            keep=_Keeper(work, name, place, hooks),
-            kept=None if kept is None or "state" not in kept else kept["state"].tobytes(),
-        )
-        means = Means.of(train_rows, trained.head, hooks.rows)
-        score = LinearProbe(train_rows, means.labels.astype(np.int64), plan.k).held_out_accuracy
-        fits[seed] = HeadFit(trained, score, _as_fit(means, trained))
+
+        def fit(number: int, tried: Mapping[str, float], seed: int = seed, place: int = place) -> HeadFit:
+            trainer = _trainer(plan, train_rows, nearest, seed, where, tried)
+            name = f"head{tag}-{seed}" + (f"-{number}" if tried else "")
+            trained = _trained(plan, trainer, train_rows, work, name, place * runs + number, hooks)
+            return _described(plan, trained, train_rows, around, tried, hooks)
+
+        fits[seed] = fit(0, NOTHING) if runs == 1 else _most_agreeing(plan, fit)
     return fits
+
+
+def _most_agreeing(plan: Plan, fit: Callable[[int, Mapping[str, float]], HeadFit]) -> HeadFit:
+    """The best run by `HeadFit.order` on the way to the value that makes clusters least equal, none being empty.
+
+    Below it groups get no cluster of their own; above it large groups are cut, through the midst of nearest rows.
+    """
+    between = EQUALITY[plan.request.method]
+    full, empty = between.equal, between.free
+    best = fit(0, {between.option: full})
+    for number in range(1, RUNS):
+        if best.filled == plan.k and best.agreement >= SURE:
+            break
+        value = min(round(math.sqrt(full * empty), 4), between.most)
+        found = fit(number, {between.option: value})
+        full, empty = (full, value) if found.filled < best.filled else (value, empty)
+        best = max(best, found, key=lambda each: each.order)
+    return best
+
+
+def _trained(plan: Plan, trainer: Trainer, rows: Rows, work: Workspace, name: str, run: int, hooks: Hooks) -> Trained:
+    kept = work.arrays(name)
+    return train(
+        trainer,
+        rows,
+        schedule_of(plan),
+        on_step=partial(hooks.step, run),
+        keep=_Keeper(work, name, run, hooks),
+        kept=None if kept is None or "state" not in kept else kept["state"].tobytes(),
+    )
+
+
+def _described(
+    plan: Plan, trained: Trained, rows: Rows, around: Neighbourhood, tried: Mapping[str, float], hooks: Hooks
+) -> HeadFit:
+    means = Means.of(rows, trained.head, hooks.rows)
+    labels = means.labels.astype(np.int64)
+    score = LinearProbe(rows, labels, plan.k).held_out_accuracy
+    return HeadFit(trained, score, around.agreement(labels, plan.k), tried, _as_fit(means, trained))
 
 
 def best_seed(plan: Plan, heads: HeadFits) -> int:
     """The seed of the best head, without labels: with TURTLE the one whose clusters a linear classifier learns best,
-    with TEMI the one of the lowest loss, which also decides between equals."""
+    with TEMI the one of the lowest loss, which also decides between equals. Losses of different options do not
+    compare: where several were tried it is the run that agrees most with nearest rows."""
+    if runs_of(plan) > 1:
+        return max(plan.seeds, key=lambda seed: heads[seed].order)
     if plan.request.method == "turtle":
         return max(plan.seeds, key=lambda seed: (heads[seed].score, -heads[seed].trained.loss))
     return min(plan.seeds, key=lambda seed: heads[seed].trained.loss)
@@ -239,19 +336,26 @@ def _nearest(plan: Plan, rows: Rows, work: Workspace, search_bytes: int, hooks: 
     return found
 
 
-def _trainer(plan: Plan, rows: Rows, nearest: LabelArray | None, seed: int, device: torch.device) -> Trainer:
+def _trainer(
+    plan: Plan,
+    rows: Rows,
+    nearest: LabelArray | None,
+    seed: int,
+    device: torch.device,
+    tried: Mapping[str, float],
+) -> Trainer:
     sent, schedule = plan.request.heads or HeadOptions(), schedule_of(plan)
     if nearest is None:
         apart = plan.components is None and plan.request.reduce is None
         widths = plan.widths if apart else (rows.dim,)
         return Turtle(
-            rows, plan.k, widths, turtle_options(sent), batch_rows=schedule.batch_rows, seed=seed, device=device
+            rows, plan.k, widths, turtle_options(sent, tried), batch_rows=schedule.batch_rows, seed=seed, device=device
         )
     return Temi(
         rows,
         plan.k,
         nearest,
-        temi_options(sent),
+        temi_options(sent, tried),
         steps=schedule.steps,
         batch_rows=schedule.batch_rows,
         seed=seed,
@@ -267,3 +371,7 @@ def _as_fit(means: Means, trained: Trained) -> KMeansFit:
 
 def _or(sent: T | None, usual: T) -> T:
     return usual if sent is None else sent
+
+
+def _number(sent: float | str | None, usual: float) -> float:
+    return sent if isinstance(sent, float | int) else usual

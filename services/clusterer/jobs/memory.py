@@ -398,7 +398,9 @@ def too_small(problem: Problem, limit: int) -> MemoryLimitTooSmall:
     stages = problem.stages()
     largest = max(stages, key=lambda name: stages[name])
     what = f"the stage `{largest}`, even with all rows on disk,"
-    return limit_error(limit, problem.other_bytes, what, stage=largest, remedy=f", or {REMEDIES[largest]}")
+    # Heads are probed too, where no `linear_probe` can be left out.
+    remedy = "leave out `method`" if problem.training and largest == "probe" else REMEDIES[largest]
+    return limit_error(limit, problem.other_bytes, what, stage=largest, remedy=f", or {remedy}")
 
 
 def limit_error(
@@ -456,7 +458,7 @@ REMEDIES = {
     "heads": "send fewer `heads.heads` or `heads.batch_rows`",
     "neighbours": "send fewer `neighbours`",
     "groups": "send fewer `graph.neighbours`",
-    "probe": "leave out `linear_probe`, or `method`",
+    "probe": "leave out `linear_probe`",
 }
 """What makes each stage smaller."""
 

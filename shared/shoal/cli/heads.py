@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from shoal.errors import JsonValue
+from shoal.schemas import HeadOptions
 
 HEADS = {"method": "--method", "heads": "--head", "spaces": "--space"}
 """Fields of a request to flags."""
-OFF = {"true": True, "false": False}
+WORDS: dict[str, JsonValue] = {"true": True, "false": False, "auto": "auto"}
 
 Method = Annotated[
     str | None,
@@ -25,7 +26,7 @@ HeadOption = Annotated[
     typer.Option(
         "--head",
         metavar="NAME=VALUE",
-        help="Option of turtle or temi, such as steps=2000 or learning_rate=0.01; repeatable.",
+        help="Option of turtle or temi, such as steps=2000 or entropy=auto; repeatable.",
     ),
 ]
 Space = Annotated[
@@ -45,7 +46,7 @@ def heads_of(options: list[str] | None) -> dict[str, JsonValue] | None:
     Raises
     ------
     typer.BadParameter
-        One is not ``NAME=VALUE`` with a number.
+        One is not ``NAME=VALUE`` with a number, or its name is unknown or there twice.
     """
     return numbers_of(options, "steps=2000")
 
@@ -61,8 +62,12 @@ def numbers_of(options: list[str] | None, example: str) -> dict[str, JsonValue] 
     found: dict[str, JsonValue] = {}
     for each in options or ():
         name, _, text = each.partition("=")
+        if name not in HeadOptions.model_fields:
+            raise typer.BadParameter(f"{each!r} names no option: give one of {', '.join(HeadOptions.model_fields)}.")
+        if name in found:
+            raise typer.BadParameter(f"`--head {name}` is there twice: give it once.")
         try:
-            found[name] = OFF[text] if text in OFF else float(text) if set(text) & set(".e") else int(text)
+            found[name] = WORDS[text] if text in WORDS else float(text) if set(text) & set(".e") else int(text)
         except ValueError:
             raise typer.BadParameter(f"{each!r} is not valid: give NAME=VALUE, such as {example}.") from None
     return found or None

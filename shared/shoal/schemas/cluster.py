@@ -171,6 +171,47 @@ SPACES_TEXT = (
 OF_TURTLE, OF_TEMI = ("entropy", "inner_steps"), ("heads", "neighbours", "beta", "temperature")
 
 
+class _OrAuto:
+    """Accepts `auto` besides a number; errors of other values are those of a number.
+
+    Parameters
+    ----------
+    number, schema
+        How pydantic and JSON Schema describe the number.
+    """
+
+    def __init__(self, number: core_schema.CoreSchema, schema: dict[str, object]) -> None:
+        self._number, self._schema = number, schema
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        unchanged = core_schema.plain_serializer_function_ser_schema(lambda value: value)
+        return core_schema.no_info_wrap_validator_function(_auto_or, self._number, serialization=unchanged)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [self._schema, {"const": "auto", "type": "string"}]}
+
+
+def _auto_or(value: object, check: Callable[[object], object]) -> object:
+    return value if value == "auto" else check(value)
+
+
+_CLUSTERS_OR_AUTO = _OrAuto(
+    core_schema.int_schema(strict=True, ge=2, le=MAX_CLUSTERS),
+    {"type": "integer", "minimum": 2, "maximum": MAX_CLUSTERS},
+)
+_ENTROPY_OR_AUTO = _OrAuto(
+    core_schema.float_schema(strict=True, allow_inf_nan=False, ge=0, le=10_000),
+    {"type": "number", "minimum": 0, "maximum": 10_000},
+)
+_BETA_OR_AUTO = _OrAuto(
+    core_schema.float_schema(strict=True, allow_inf_nan=False, gt=0, le=1),
+    {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+)
+AUTO_TEXT = "`auto` trains each seed up to five times and keeps the run whose clusters agree best with nearest rows."
+
+
 class HeadOptions(Request):
     """Options of heads, the networks of `method`: `turtle` and `temi`."""
 
@@ -190,8 +231,10 @@ class HeadOptions(Request):
     early_stop: bool = Field(
         True, description="Whether to stop once rows no longer change their cluster and the loss is flat."
     )
-    entropy: float | None = Field(
-        None, ge=0, le=10_000, description="`turtle`: weight of the entropy of the mean labels; 10 if null."
+    entropy: Annotated[float | Literal["auto"], _ENTROPY_OR_AUTO] | None = Field(
+        None,
+        description=f"`turtle`: weight of the entropy of the mean labels: less lets clusters differ in size. "
+        f"`auto` if null; 10 in the paper. {AUTO_TEXT}",
     )
     inner_steps: int | None = Field(
         None, ge=1, le=1000, description="`turtle`: steps of the classifiers in each step; 10 if null."
@@ -202,8 +245,10 @@ class HeadOptions(Request):
     neighbours: int | None = Field(
         None, ge=1, le=1000, description="`temi`: nearest rows of a row that it is paired with; 50 if null."
     )
-    beta: float | None = Field(
-        None, gt=0, le=1, description="`temi`: exponent of the probabilities in the loss; 0.6 if null."
+    beta: Annotated[float | Literal["auto"], _BETA_OR_AUTO] | None = Field(
+        None,
+        description=f"`temi`: exponent of the probabilities in the loss: more lets clusters differ in size. "
+        f"0.6 if null. {AUTO_TEXT}",
     )
     temperature: float | None = Field(
         None, gt=0, le=100, description="`temi`: by which outputs are divided; 0.1 if null."
@@ -230,25 +275,6 @@ class SpaceSets(Request):
     score: list[Id] = Field(
         min_length=1, max_length=100, description="An id for each of the scored sets, in their order."
     )
-
-
-class _OrAuto:
-    """Accepts `auto` besides a number of clusters; errors of other values are those of a number."""
-
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        number = core_schema.int_schema(strict=True, ge=2, le=MAX_CLUSTERS)
-        unchanged = core_schema.plain_serializer_function_ser_schema(lambda value: value)
-        return core_schema.no_info_wrap_validator_function(_auto_or, number, serialization=unchanged)
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        number = {"type": "integer", "minimum": 2, "maximum": MAX_CLUSTERS}
-        return {"anyOf": [number, {"const": "auto", "type": "string"}]}
-
-
-def _auto_or(value: object, check: Callable[[object], object]) -> object:
-    return value if value == "auto" else check(value)
 
 
 class AssignRequest(JobRequest):
@@ -287,7 +313,7 @@ class ClusterRequest(JobRequest):
     )
     # Left out where it is not sent, so that specs of requests without it stay as they were.
     where: Where | None = Field(None, exclude_if=lambda where: where is None, description=WHERE_TEXT)
-    clusters: Annotated[int | Literal["auto"], _OrAuto()] | None = Field(
+    clusters: Annotated[int | Literal["auto"], _CLUSTERS_OR_AUTO] | None = Field(
         None,
         description="Number of clusters k, or `auto` to search for it. Send either `clusters` or `over`; neither with "
         "`method`: `leiden` or `hdbscan`.",

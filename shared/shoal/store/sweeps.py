@@ -74,6 +74,7 @@ SCHEMA = pa.schema(
         ("linear_probe", pa.float64()),
         ("loss", pa.float64()),
         ("probe_accuracy", pa.float64()),
+        ("neighbour_agreement", pa.float64()),
         ("seconds", pa.float64()),
     ]
 )
@@ -239,7 +240,7 @@ def _row(point: Mapping[str, Any], scored: str) -> Row:
         **deviations,
         "stability": (entry.get("stability") or {}).get("ari_mean"),
         "linear_probe": point.get("linear_probe", {}).get(scored),
-        **_of_heads(point.get("heads", {}), ("loss", "probe_accuracy")),
+        **_of_heads(point.get("heads", {}), ("loss", "probe_accuracy", "neighbour_agreement")),
         "seconds": point["seconds"],
     }
     return {name: row[name] for name in SCHEMA.names}
@@ -247,7 +248,11 @@ def _row(point: Mapping[str, Any], scored: str) -> Row:
 
 def _of_heads(heads: Mapping[str, Mapping[str, float]], names: tuple[str, ...]) -> dict[str, float | None]:
     """Means over the seeds of figures of heads, which need no labels; None with k-means."""
-    return {name: sum(each[name] for each in heads.values()) / len(heads) if heads else None for name in names}
+    return {name: _mean([each[name] for each in heads.values() if name in each]) for name in names}
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _look_up(values: Any, path: tuple[str, ...]) -> float | None:

@@ -34,10 +34,10 @@ MakeSet = Callable[..., str]
 RunJob = Callable[..., Clustering]
 Json = dict[str, Any]
 
-TURTLE: Json = {"method": "turtle", "heads": {"steps": 200, "learning_rate": 0.01}}
+TURTLE: Json = {"method": "turtle", "heads": {"steps": 200, "learning_rate": 0.01, "entropy": 10}}
 TEMI: Json = {
     "method": "temi",
-    "heads": {"steps": 100, "learning_rate": 0.002, "heads": 2, "batch_rows": 64, "neighbours": 15},
+    "heads": {"steps": 100, "learning_rate": 0.002, "heads": 2, "batch_rows": 64, "neighbours": 15, "beta": 0.6},
 }
 SAME = ("centroids.npy", "head.npz", "seeds/1/head.npz", "assignments.parquet", "map.parquet", "metrics.json")
 
@@ -86,6 +86,43 @@ def test_temi_finds_groups_of_unequal_size(make_set: MakeSet, run_job: RunJob) -
     embeddings, heads = make_set("mine", vectors, labels), {**TEMI["heads"], "beta": 0.7}
     found = run_job(embeddings, clusters=4, normalize=False, seed=0, method="temi", heads=heads)
     assert adjusted_rand_score(labels, clusters_of(found)) > 0.9
+
+
+@pytest.mark.parametrize(("method", "option"), [(TURTLE, "entropy"), (TEMI, "beta")], ids=["turtle", "temi"])
+def test_how_equal_clusters_are_is_found_without_labels(
+    make_set: MakeSet, run_job: RunJob, method: Json, option: str
+) -> None:
+    heads = {**method["heads"], option: "auto"}
+    for name, (vectors, labels) in {"unequal": unequal(240), "round": elongated(240, long=0.3)}.items():
+        embeddings = make_set(name, vectors)
+        found = run_job(embeddings, clusters=4, normalize=False, seeds=[0, 1], method=method["method"], heads=heads)
+        assert adjusted_rand_score(labels, clusters_of(found)) > 0.98
+        best = found.run()["heads"][str(found.spec["best_seed"])]
+        assert best[option] > 0
+        assert best["neighbour_agreement"] > 0.98
+
+
+def test_a_stopped_job_goes_on_to_the_value_that_an_undisturbed_one_keeps(
+    make_set: MakeSet, run_job: RunJob, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_heads, "KEEP_EVERY_S", 0.0)
+    heads = {"steps": 12, "inner_steps": 2, "early_stop": False}
+    request = {"embeddings": make_set("mine", *unequal(120)), "clusters": 4, "seeds": [0, 1]}
+    request |= {"method": "turtle", "heads": heads}
+    undisturbed = run_job(**request)
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "heads" and progress.done >= 12 + 7:
+            context.stop()
+
+    context = JobContext.local(request, kind="cluster", on_progress=stop)
+    with pytest.raises(Cancelled):
+        pipeline.run(context, settings)
+    again = JobContext.local(request, kind="cluster", attempt=2)
+    again.id = context.id
+    found = store.clustering(pipeline.run(again, settings)["clustering"])
+    assert bytes_of(found) == bytes_of(undisturbed)
+    assert found.run()["heads"] == undisturbed.run()["heads"]
 
 
 @pytest.mark.parametrize("method", [TURTLE, TEMI], ids=["turtle", "temi"])
@@ -212,6 +249,8 @@ def test_sets_of_other_images_are_refused(make_set: MakeSet, run_job: RunJob) ->
     fewer = make_set("mine", vectors[:39, :6])
     with pytest.raises(SetsNotAligned, match="have 39 rows"):
         run_job(first, clusters=4, spaces=[fewer], **TURTLE)
+    with pytest.raises(InvalidRequest, match=f"Embeddings '{first}' are there twice"):
+        run_job(first, clusters=4, spaces=[first], **TURTLE)
 
 
 def test_assigning_needs_the_sets_of_all_models(
@@ -219,7 +258,7 @@ def test_assigning_needs_the_sets_of_all_models(
 ) -> None:
     vectors, _ = elongated(60)
     first, second = make_set("mine", vectors), make_set("mine", vectors[:, :5])
-    method = {**TURTLE, "heads": {"steps": 5}}
+    method = {**TURTLE, "heads": {"steps": 5, "entropy": 1}}
     found = run_job(first, clusters=4, seed=0, spaces=[second], **method)
     request = {"clustering": found.id, "embeddings": first}
     with pytest.raises(InvalidRequest, match="of the embeddings of 2 models, but 1 were sent"):
@@ -285,6 +324,8 @@ def test_a_run_that_diverges_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"heads": {"steps": 5}}, "`heads` needs `method`"),
         ({"method": "turtle", "heads": {"beta": 0.5}}, "`heads.beta` needs `method`: `temi`"),
         ({"method": "temi", "heads": {"entropy": 1}}, "`heads.entropy` needs `method`: `turtle`"),
+        ({"method": "turtle", "heads": {"entropy": "much"}}, "heads.entropy\n  Input should be a valid number"),
+        ({"method": "temi", "heads": {"beta": 1.5}}, "heads.beta\n  Input should be less than or equal to 1"),
         ({"method": "temi", "kmeans": {"spherical": True}}, "`kmeans.spherical` needs `method`: `kmeans`"),
         ({"spaces": ["b"], "pca": {"components": 3}}, "`pca` would mix the models"),
         ({"spaces": [{"train": "b", "score": ["c"]}]}, "must have the form of `embeddings`"),

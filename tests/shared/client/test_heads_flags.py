@@ -25,10 +25,19 @@ def services(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_head_and_further_models_become_fields(script: Script) -> None:
-    options = ["--head", "steps=2000", "--head", "learning_rate=1e-2", "--head", "early_stop=false"]
+    options = [
+        "--head",
+        "steps=2000",
+        "--head",
+        "learning_rate=1e-2",
+        "--head",
+        "early_stop=false",
+        "--head",
+        "entropy=auto",
+    ]
     body = sent_by(script, ["cluster", "e1", "-k", "5", "--method", "turtle", "--space", "e2", *options])
     assert body["method"] == "turtle"
-    assert body["heads"] == {"steps": 2000, "learning_rate": 0.01, "early_stop": False}
+    assert body["heads"] == {"steps": 2000, "learning_rate": 0.01, "early_stop": False, "entropy": "auto"}
     assert body["spaces"] == ["e2"]
     body = sent_by(script, ["cluster", "e1", "-k", "5", "--score", "v1", "--space", "e2:v2"])
     assert body["spaces"] == [{"train": "e2", "score": ["v2"]}]
@@ -45,7 +54,16 @@ def test_further_models_of_rows_to_assign(script: Script) -> None:
     assert body["spaces"] == ["e2"]
 
 
-def test_an_option_that_is_not_a_number_is_refused() -> None:
-    refused = CliRunner().invoke(app, ["cluster", "e1", "-k", "5", "--method", "turtle", "--head", "steps"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["steps"], "NAME=VALUE"),
+        (["stepz=3"], "'stepz=3' names no option: give one of steps, batch_rows, learning_rate"),
+        (["steps=3", "steps=4"], "`--head steps` is there twice"),
+    ],
+)
+def test_an_option_that_is_not_valid_is_refused(options: list[str], message: str) -> None:
+    flags = [word for each in options for word in ("--head", each)]
+    refused = CliRunner().invoke(app, ["cluster", "e1", "-k", "5", "--method", "turtle", *flags])
     assert refused.exit_code == 2
-    assert "NAME=VALUE" in " ".join(refused.output.split())
+    assert message in " ".join(refused.output.replace("│", " ").split())

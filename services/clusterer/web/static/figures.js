@@ -19,6 +19,7 @@ export const FIGURES = [
   { key: 'fowlkes_mallows', name: 'Fowlkes-Mallows', says: 'Of pairs that are together in groups or labels, how many are in both.' },
   { key: 'silhouette', name: 'Silhouette', says: 'How much nearer images are to their own group than to the next, −1 to 1; needs no labels.' },
   { key: 'stability', name: 'Stability', chance: 0, says: 'How alike the groups of two seeds are (ARI); needs no labels.' },
+  { key: 'neighbour_agreement', name: 'Agreement with nearest images', chance: 0, says: 'How much more often than by chance the nearest images are in one group, of groups by a network; needs no labels.' },
   { key: 'davies_bouldin', name: 'Davies-Bouldin', lower: true, plain: true, says: 'Spread of the groups over the distance to their neighbours; lower is better.' },
   { key: 'calinski_harabasz', name: 'Calinski-Harabasz', plain: true, says: 'Variance between groups over variance within; higher is better.' },
   { key: 'inertia', name: 'Inertia', lower: true, plain: true, says: 'Sum of squared distances to the centroids; more groups lower it.' },

@@ -138,7 +138,11 @@ function Iterations({ base, facts }) {
 }
 
 function Run({ facts }) {
+  const head = facts.heads?.[facts.best_seed];
+  const models = 1 + (facts.spec.spaces?.length || 0);
+  const method = head && [facts.spec.method.toUpperCase(), head.entropy && `entropy ${head.entropy}`, head.beta && `beta ${head.beta}`].filter(Boolean).join(', ');
   const rows = [
+    ['Method', method], ['Models', models > 1 ? number(models) : null], ['Nearest images in one group', head?.neighbour_agreement ? `${fixed(head.neighbour_agreement)} beyond chance` : null],
     ['Engine', `${facts.engine}: ${facts.engine_reason}`], ['Rows fitted on', number(facts.rows_trained_on)], ['Dimensions', facts.dim === facts.dim_clustered ? number(facts.dim) : `${number(facts.dim_clustered)} of ${number(facts.dim)}`],
     ['Start', facts.init], ['Restarts', number(facts.restarts)], ['Time', duration(Object.values(facts.timings_s || {}).reduce((sum, each) => sum + each, 0))],
     ['Memory', facts.peak_rss_bytes ? bytes(facts.peak_rss_bytes) : null], ['Version', facts.version],

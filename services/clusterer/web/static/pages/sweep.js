@@ -6,8 +6,9 @@ import { html, useEffect, useRef, useState } from '../vendor/preact.js';
 import { setName } from '../jobs.js';
 import { FIGURES, figureOf } from '../figures.js';
 
-const PARAMETERS = ['embeddings', 'model', 'normalize', 'whiten', 'components', 'reduce', 'over', 'k', 'scored'];
+const PARAMETERS = ['embeddings', 'model', 'normalize', 'whiten', 'components', 'reduce', 'method', 'over', 'k', 'scored'];
 const MOST_LINES = 8;
+const METHODS = { kmeans: 'k-means', turtle: 'TURTLE', temi: 'TEMI' };
 const AXES = { k: 'groups', components: 'PCA components' };
 
 /** A setting as people read it. */
@@ -15,6 +16,7 @@ function say(name, value) {
   if (name === 'components') return value === null ? 'no PCA' : `${value} components`;
   if (name === 'normalize') return value ? 'unit length' : 'not normalised';
   if (name === 'whiten') return value ? 'whitened' : 'not whitened';
+  if (name === 'method') return METHODS[value] || value;
   if (name === 'reduce') return value || 'not reduced';
   if (name === 'k') return `${value} groups`;
   if (name === 'over') return value === null ? '' : `${value} per label`;
@@ -102,7 +104,7 @@ function Plots({ rows, metrics, query, setQuery, onPoint }) {
 function Table({ rows, metrics, query, setQuery }) {
   const vary = varying(rows).filter((name) => name !== 'model');
   const columns = [...new Set(vary.length ? vary : ['k'])];
-  const shown = metrics.filter(({ key }) => ['ari', 'ami', 'accuracy_hungarian_train', 'accuracy_majority_train', 'purity', 'silhouette', 'stability', 'inertia'].includes(key));
+  const shown = metrics.filter(({ key }) => ['ari', 'ami', 'accuracy_hungarian_train', 'accuracy_majority_train', 'purity', 'silhouette', 'stability', 'neighbour_agreement', 'inertia'].includes(key));
   const sort = query.sort || 'point';
   const metric = metrics.find(({ key }) => key === sort);
   const sign = metric ? (metric.lower ? 1 : -1) : 1;

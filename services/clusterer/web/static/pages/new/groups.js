@@ -17,10 +17,27 @@ const REDUCTIONS = [
   ['umap', 'UMAP'],
 ];
 
+const METHODS = [
+  ['kmeans', 'k-means: by distance'],
+  ['turtle', 'TURTLE: a trained network, by what linear classifiers tell apart'],
+  ['temi', 'TEMI: a trained network, by the nearest images of each'],
+];
+const ALL_METHODS = [METHODS.map(([method]) => method).join(), 'All of these, to compare'];
+
+/** How equal groups are, by the option of each method. */
+const SIZES = {
+  auto: ['As the images are', { turtle: { entropy: 'auto' }, temi: { beta: 'auto' } }],
+  equal: ['About equal', { turtle: { entropy: 10 }, temi: { beta: 0.6 } }],
+};
+const OF_K_MEANS = ['restarts', 'iterations', 'balanced'];
+
 export const GROUPS = {
   kind: 'auto', clusters: '10', over: '1', low: '', high: '', numbers: '5, 10, 20, 50', components: '', whiten: false,
   normalize: true, seeds: '', restarts: '', iterations: '', spherical: false, balanced: '', levels: '', memory: '', reduce: '',
+  method: 'kmeans', sizes: 'auto', steps: '', rate: '', spaces: '',
 };
+
+const methodsOf = ({ method, kind }) => (kind === 'sweep' ? method : method.includes(',') ? 'kmeans' : method).split(',');
 
 export function Groups({ values, set, problem, number: step, existing }) {
   const about = (field) => problem?.about(field);
@@ -42,30 +59,41 @@ export function Groups({ values, set, problem, number: step, existing }) {
       ${kind === 'sweep' && html`<${Input} label="Numbers of groups" name="numbers" values=${values} set=${set} error=${lists(problem, 'clusters')} hint="Separated by commas" />
         <${Input} label="PCA components" name="components" placeholder="none" values=${values} set=${set} error=${lists(problem, 'pca')} hint="Separated by commas; “all” for no PCA" />`}
     </div>
-    ${kind !== 'none' && html`<${Advanced} values=${values} set=${set} problem=${problem} />`}
+    ${kind !== 'none' && html`<${Advanced} values=${values} set=${set} problem=${problem} existing=${existing} />`}
   </section>`;
 }
 
 const lists = (problem, field) => problem?.errors.find((each) => each.field.startsWith(field))?.message || problem?.about(field);
 
-function Advanced({ values, set, problem }) {
+function Advanced({ values, set, problem, existing }) {
   const about = (field) => problem?.about(field);
   const check = (name, label, hint) => html`<${Field} inline label=${label} hint=${hint}>${(ids) => html`<input ...${ids} type="checkbox" checked=${values[name]} onChange=${(event) => set({ [name]: event.target.checked })} />`}</${Field}>`;
-  const changed = ['seeds', 'restarts', 'iterations', 'balanced', 'levels', 'memory', 'reduce'].some((name) => problem && values[name]);
-  return html`<details open=${changed || undefined}><summary>More settings</summary><div class="fields inner">
+  const methods = methodsOf(values);
+  const [plain, trained] = [methods.includes('kmeans'), methods.some((each) => each !== 'kmeans')];
+  const changed = trained || ['seeds', ...OF_K_MEANS, 'levels', 'memory', 'reduce', 'spaces'].some((name) => values[name]);
+  return html`<details open=${(problem && changed) || undefined}><summary>More settings</summary><div class="fields inner">
     ${values.kind !== 'sweep' && html`<${Input} label="PCA components" name="components" type="number" min="1" placeholder="no PCA" values=${values} set=${set} error=${about('pca.components')} hint="Fewer directions: less noise, more speed" />`}
+    <${Field} label="Grouped by" error=${about('method')} hint="A network finds groups that k-means cuts; it takes longer">${(ids) => html`<select ...${ids} value=${methods.join()} onChange=${(event) => set({ method: event.target.value })}>
+      ${[...METHODS, ...(values.kind === 'sweep' ? [ALL_METHODS] : [])].map(([method, name]) => html`<option value=${method}>${name}</option>`)}
+    </select>`}</${Field}>
+    ${trained && html`<${Field} label="Sizes of groups" error=${about('heads.entropy') || about('heads.beta')} hint=${values.sizes === 'auto' ? 'Trained up to five times; the run that keeps like images together stays' : 'Trained once; large groups are cut'}>${(ids) => html`<select ...${ids} value=${values.sizes} onChange=${(event) => set({ sizes: event.target.value })}>
+      ${Object.entries(SIZES).map(([name, [text]]) => html`<option value=${name}>${text}</option>`)}
+    </select>`}</${Field}>
+      <${Input} label="Steps" name="steps" type="number" min="1" placeholder="Shoal decides" values=${values} set=${set} error=${about('heads.steps')} hint="Fewer for a first look" />
+      <${Input} label="Learning rate" name="rate" inputmode="decimal" placeholder="Shoal decides" values=${values} set=${set} error=${about('heads.learning_rate')} hint="0.01 for a few hundred steps" />`}
+    ${existing && values.kind !== 'sweep' && html`<${Input} label="Sets by other models" name="spaces" placeholder="none" values=${values} set=${set} error=${lists(problem, 'spaces')} hint="Ids of sets of the same images, grouped together" />`}
     <${Field} label="Before grouping" error=${about('reduce')} hint="From the nearest images of each: groups often become clearer">${(ids) => html`<select ...${ids} value=${values.reduce} onChange=${(event) => set({ reduce: event.target.value })}>
       ${REDUCTIONS.map(([method, name]) => html`<option value=${method}>${name}</option>`)}
     </select>`}</${Field}>
     <${Input} label="Seeds" name="seeds" placeholder="0, 1, 2" values=${values} set=${set} error=${lists(problem, 'seeds')} hint="One run each; figures get their deviation from them" />
-    <${Input} label="Restarts" name="restarts" type="number" min="1" placeholder="Shoal decides" values=${values} set=${set} error=${about('kmeans.restarts')} />
+    ${plain && html`<${Input} label="Restarts" name="restarts" type="number" min="1" placeholder="Shoal decides" values=${values} set=${set} error=${about('kmeans.restarts')} />
     <${Input} label="Iterations" name="iterations" type="number" min="1" placeholder="50" values=${values} set=${set} error=${about('kmeans.iterations')} />
-    <${Input} label="Largest group" name="balanced" inputmode="decimal" placeholder="any size" values=${values} set=${set} error=${about('kmeans.balanced')} hint="As a multiple of the mean, such as 1.2" />
+    <${Input} label="Largest group" name="balanced" inputmode="decimal" placeholder="any size" values=${values} set=${set} error=${about('kmeans.balanced')} hint="As a multiple of the mean, such as 1.2" />`}
     ${values.kind !== 'auto' && html`<${Input} label="Levels above" name="levels" placeholder="none" values=${values} set=${set} error=${lists(problem, 'kmeans.levels')} hint="Numbers of coarser groups, descending: 20, 5" />`}
     <${Input} label="Memory" name="memory" placeholder="a quarter of the machine" values=${values} set=${set} error=${about('memory_limit')} hint="Such as 4GiB" />
     ${check('normalize', 'Scale embeddings to unit length')}
     ${check('whiten', 'Whiten the components', 'With PCA: each direction counts alike')}
-    ${check('spherical', 'Compare directions only', 'Cosine instead of distance')}
+    ${plain && check('spherical', 'Compare directions only', 'Cosine instead of distance')}
   </div></details>`;
 }
 
@@ -97,10 +125,21 @@ export function groupRequest(values) {
   if (values.reduce) body.reduce = values.reduce;
   if (values.seeds.trim()) body.seeds = list(values.seeds);
   if (values.memory.trim()) body.memory_limit = values.memory.trim();
+  const methods = methodsOf(values);
+  const trained = methods.filter((each) => each !== 'kmeans');
+  if (trained.length) {
+    body.method = kind === 'sweep' ? methods : methods[0];
+    body.heads = Object.assign({}, ...trained.map((each) => SIZES[values.sizes][1][each]));
+    if (values.steps.trim()) body.heads.steps = value(values.steps);
+    if (values.rate.trim()) body.heads.learning_rate = value(values.rate);
+  }
+  if (values.spaces.trim() && kind !== 'sweep') body.spaces = values.spaces.split(/[,;\s]+/).filter(Boolean);
   const kmeans = {};
-  for (const name of ['restarts', 'iterations', 'balanced']) if (values[name].trim()) kmeans[name] = value(values[name]);
+  if (methods.includes('kmeans')) {
+    for (const name of OF_K_MEANS) if (values[name].trim()) kmeans[name] = value(values[name]);
+    if (values.spherical) kmeans.spherical = true;
+  }
   if (values.levels.trim() && kind !== 'auto') kmeans.levels = list(values.levels);
-  if (values.spherical) kmeans.spherical = true;
   if (Object.keys(kmeans).length) body.kmeans = kmeans;
   return [kind === 'sweep' ? '/sweep' : '/cluster', body];
 }
