@@ -29,8 +29,12 @@ demo: $(VENV)/laptop ## Install, fetch real images, extract, cluster, print the 
 	$(BIN)/shoal demo
 
 .PHONY: test
-test: $(VENV)/dev ## Install what the tests need and run all of them
+test: $(VENV)/dev ## Install what the tests need and run all of them but the long ones
 	$(BIN)/python -m pytest $(PARALLEL)
+
+.PHONY: test-faults
+test-faults: $(VENV)/dev ## Break things for minutes: a fault at every step of every commit, chaos, memory
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist load -m faults_long
 
 .PHONY: coverage
 coverage: $(VENV)/dev ## Run all tests and say which lines and branches none of them runs, their processes included
