@@ -14,7 +14,8 @@ from shoal.jobs.queue import JobQueue
 from shoal.jobs.workdirs import job_id_of
 from shoal.schemas import Job
 from shoal.store import EmbeddingSet, Store
-from shoal.store.layout import EmbeddingsLayout
+from shoal.store.files import HALF_WRITTEN
+from shoal.store.layout import EmbeddingsLayout, ids_in
 from shoal.store.listing import open_each
 from shoal.store.place import changed, size
 from shoal.store.segments import SEGMENT_NAME
@@ -99,6 +100,9 @@ def find(
     unfinished = {job.id for job in beside}
     for folder in (layout.temporary, layout.trash, layout.root / "inline"):
         yield from _old(_entries(folder), work_age_s)
+    for sweep in map(layout.sweep, ids_in(layout.sweeps_folder)):
+        for folder in (sweep.folder, sweep.points, sweep.plots):
+            yield from _old((each for each in _entries(folder) if HALF_WRITTEN.fullmatch(each.name)), work_age_s)
     for path in _entries(layout.work_folder):
         ended = _ended(queue, job_id_of(path))
         if ended is not False and job_id_of(path) not in unfinished:
@@ -202,6 +206,7 @@ def _work_files(embeddings: EmbeddingSet) -> Iterator[Path]:
     for path in _files_of(layout, layout.work):
         if embeddings.complete or path.name not in committed:
             yield path
+    yield from (path for path in _files_of(layout, layout.folder) if HALF_WRITTEN.fullmatch(path.name))
     # What is saved of a shard is as good as a commit until the shard is committed: only half-written files are dead.
     saved = {layout.parts(shard).name for shard in embeddings.missing_shards()}
     for path in _files_of(layout, layout.all_parts):

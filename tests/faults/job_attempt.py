@@ -2,8 +2,7 @@
 
 As a script::
 
-    job_attempt.py kill REQUESTS           of each kind a job undisturbed, and one whose n-th attempt dies by SIGKILL
-                                           before its n-th step, until one lives; prints kind, attempts, ids of both
+    job_attempt.py undisturbed REQUESTS    a job of each kind; prints kinds and ids
     job_attempt.py worker HALTS            a worker of all kinds, whose children stand still at the points of HALTS
     job_attempt.py child HALTS run-job     such a child
 
@@ -17,7 +16,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,6 @@ from shoal.jobs.child import JobContext
 from shoal.settings import Settings
 from shoal.store import files as store_files
 from shoal.store import sealed
-
-from tests.faults.store_attempt import before_each_step, die_before
 
 BLOCK = 100
 KINDS = ("assign", "duplicates", "quality")
@@ -51,48 +47,15 @@ def small_parts() -> None:
     work.Work.keep_best = always  # type: ignore[method-assign]
 
 
-def kill_all(requests: dict[str, dict[str, Any]]) -> None:
-    """`kill` for each kind; all processes are forked before any thread has started."""
-    from clusterer import ahead
-
-    ahead.import_all()
+def undisturbed(requests: dict[str, dict[str, Any]]) -> None:
+    """A job of each kind that nothing happens to."""
     small_parts()
+    jobs = {}
     for kind, request in requests.items():
-        kill(kind, request)
-
-
-def kill(kind: str, request: dict[str, Any]) -> None:
-    """Attempts at one job, each a process that dies a step later than the one before, until one gets through."""
-    run = import_module(f"clusterer.jobs.{kind}").run
-    settings = Settings()
-    undisturbed, job = (JobContext.local(request, kind=kind) for _ in range(2))
-    if _forked(lambda: _attempt(run, undisturbed, settings, 0)):
-        sys.exit("the job fails undisturbed")
-    step, code = 0, -signal.SIGKILL
-    while code == -signal.SIGKILL:
-        step += 1
-        code = _forked(partial(_attempt, run, job, settings, step))
-    if code:
-        sys.exit(f"attempt {step} ended with {code}")
-    print(json.dumps([kind, step, undisturbed.id, job.id]), flush=True)  # noqa: T201
-
-
-def _attempt(run: Callable[..., Any], context: JobContext, settings: Settings, step: int) -> None:
-    if step:
-        before_each_step(die_before(step))
-    run(context, settings)
-
-
-def _forked(act: Callable[[], None]) -> int:
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            act()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        job = JobContext.local(request, kind=kind)
+        import_module(f"clusterer.jobs.{kind}").run(job, Settings())
+        jobs[kind] = job.id
+    print(json.dumps(jobs))  # noqa: T201
 
 
 def halting(halts: Path) -> None:
@@ -124,8 +87,8 @@ def _point(args: tuple[Any, ...]) -> str:
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    if command == "kill":
-        kill_all(json.loads(arguments[0]))
+    if command == "undisturbed":
+        undisturbed(json.loads(arguments[0]))
     elif command == "worker":
         from shoal.jobs.service import run_worker
 

@@ -1,11 +1,8 @@
-"""What the store's fault tests run, here and in processes that are to be killed: one attempt at a small plan.
+"""What the store's fault tests run, here and in other processes: one attempt at a small plan.
 
 As a script::
 
-    store_attempt.py kill ROOT...            in the n-th ROOT, one attempt that dies by SIGKILL before its n-th step
-    store_attempt.py kill-saving ROOT...     the same, of an attempt that saves after every two images
-    store_attempt.py kill-naming ROOT...     the same, of one entry in the journal of a clustering's names
-    store_attempt.py race-naming ROOT N GO      100 entries, once the file GO is there; prints how many it lost
+    store_attempt.py race-naming ROOT N GO   100 entries, once the file GO is there; prints how many it lost
     store_attempt.py race ROOT OWNER GO      attempts at every shard, once the file GO is there; prints how many it won
     store_attempt.py limit ROOT BYTES        one attempt with files limited to BYTES; prints the error's code
 """
@@ -14,7 +11,6 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +23,7 @@ from shoal.errors import PreconditionFailed, ShoalError
 from shoal.store import ModelRecord, Plan, RowMetadata, Source, Store, image_id
 
 STEPS = ("fsync", "link", "rename", "replace", "mkdir", "unlink", "rmdir")
-"""The calls of `os` that change what others see; one may die, or sleep, before each."""
+"""The calls of `os` that change what others see; one may sleep before each."""
 
 
 def small_plan(count: int = 12, shard_rows: int = 6, dim: int = 4) -> tuple[Plan, pa.Table]:
@@ -101,47 +97,6 @@ def _acting(act: Callable[[], None], real: Callable[..., Any]) -> Callable[..., 
     return call
 
 
-def die_before(step: int) -> Callable[[], None]:
-    """What kills this process when it is called for the ``step``-th time."""
-    count = 0
-
-    def act() -> None:
-        nonlocal count
-        count += 1
-        if count == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return act
-
-
-def _attempt_of(command: str, store: Store) -> None:
-    plan, _ = small_plan()
-    if command == "kill-naming":
-        name_cluster(store, 1, "killed")
-        return
-    if command == "kill-saving":
-        saving_attempt(store, plan, 0)
-    else:
-        attempt(store, plan, 0, "a")
-    store.finish_embeddings(plan.id)
-
-
-def kill(command: str, roots: list[str]) -> None:
-    """One attempt a root, each in a process forked before any thread has started, until one gets through."""
-    pa.array([image_id("")])  # imports pandas where there is one: once here, not once a child
-    for step, root in enumerate(roots, start=1):
-        child = os.fork()
-        if child == 0:
-            before_each_step(die_before(step))
-            _attempt_of(command, Store(Path(root)))
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        code = os.waitstatus_to_exitcode(status)
-        print(-code, flush=True)  # noqa: T201
-        if code != -signal.SIGKILL:
-            break
-
-
 def race(root: str, owner: str, go: str) -> None:
     plan, _ = small_plan(60)
     store = Store(Path(root))
@@ -176,9 +131,7 @@ def limit(root: str, most: str) -> None:
 
 if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
-    if command.startswith("kill"):
-        kill(command, arguments)
-    elif command == "race-naming":
+    if command == "race-naming":
         race_naming(*arguments)
     elif command == "race":
         race(*arguments)

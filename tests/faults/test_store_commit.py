@@ -1,10 +1,8 @@
-"""However attempts at one shard die, sleep or race, exactly one of them counts, whole, and nothing else is left."""
+"""However attempts at one shard sleep or race, exactly one of them counts, whole, and nothing else is left."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -58,69 +56,6 @@ def _check_tidy(store: Store, embeddings_id: str) -> None:
     on_disk = {p.relative_to(folder).as_posix() for kind in kinds for p in (folder / kind).iterdir()}
     assert on_disk == committed
     assert len(list((folder / "commits").iterdir())) == len(found.commits)
-
-
-def test_an_attempt_killed_before_any_of_its_steps_is_made_good_by_the_next(
-    tmp_path: Path, attempts: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan, listing = attempts.small_plan()
-    base = Store(tmp_path / "base")
-    base.create_embeddings(plan, listing)
-    attempts.attempt(base, plan, 1, "b")
-    roots = [tmp_path / f"{n:02}" for n in range(MAX_STEPS)]
-    for root in roots:
-        shutil.copytree(base.root, root)
-    run = subprocess.run(
-        [sys.executable, SCRIPT, "kill", *map(str, roots)], stdout=subprocess.PIPE, text=True, check=True, timeout=240
-    )
-    signals = [int(line) for line in run.stdout.split()]
-    assert signals[-1] == 0, "the last step was not reached: raise MAX_STEPS"
-    assert set(signals[:-1]) == {9}
-    committed_by_the_dead = 0
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    for root, code in zip(roots, signals, strict=False):
-        store = Store(root)
-        _check_whole(store, plan.id, attempts, ("a", "b"))
-        committed_by_the_dead += 0 in store.embeddings(plan.id).commits and code == 9
-        for shard in store.embeddings(plan.id).missing_shards():
-            attempts.attempt(store, plan, shard, "cc")
-        manifest = store.finish_embeddings(plan.id)
-        assert (manifest.rows, manifest.failed) == (10, 2)
-        _check_whole(store, plan.id, attempts, ("a", "b", "cc"))
-        _check_tidy(store, plan.id)
-    assert 0 < committed_by_the_dead < signals.count(9), "deaths before and after the commit were both met"
-
-
-def test_an_attempt_killed_while_it_saves_parts_is_taken_up_from_the_last_whole_one(
-    tmp_path: Path, attempts: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan, listing = attempts.small_plan()
-    base = Store(tmp_path / "base")
-    base.create_embeddings(plan, listing)
-    attempts.attempt(base, plan, 1, "b")
-    roots = [tmp_path / f"{n:02}" for n in range(2 * MAX_STEPS)]
-    for root in roots:
-        shutil.copytree(base.root, root)
-    command = [sys.executable, str(SCRIPT), "kill-saving", *map(str, roots)]
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=240)
-    signals = [int(line) for line in run.stdout.split()]
-    assert signals[-1] == 0, "the last step was not reached: raise MAX_STEPS"
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    saved = []
-    for root, _ in zip(roots, signals, strict=False):
-        store = Store(root)
-        if store.embeddings(plan.id).missing_shards():
-            saved.append(store.saved_images(plan.id) - 6)
-            with store.shard_writer(plan.id, 0, attempt=2, owner="a") as writer:
-                writer.resume()
-                assert writer.done == saved[-1]
-            attempts.saving_attempt(store, plan, 0)
-        store.finish_embeddings(plan.id)
-        _check_whole(store, plan.id, attempts, ("a", "b"))
-        _check_tidy(store, plan.id)
-        assert not (store.layout.embeddings(plan.id).folder / "parts").exists()
-    assert saved == sorted(saved)
-    assert set(saved) == {0, 2, 4, 6}
 
 
 @pytest.mark.parametrize("finish", [False, True])

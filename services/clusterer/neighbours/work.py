@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 from shoal.store.files import replace_file, storage_errors
+from shoal.store.npy import write_npy
 
 from clusterer.data.partitions import OnRows
 from clusterer.data.rows import IntArray
@@ -139,7 +140,7 @@ class Work:
         """Keep an array for the next attempt, or for other processes."""
         if self._folder is not None:
             file = self._folder / f"{name}.npy"
-            replace_file(file, lambda opened: np.lib.format.write_array(opened, array, allow_pickle=False))
+            replace_file(file, lambda opened: write_npy(opened, array))
 
     def start_anew(self) -> None:
         """Remove everything: what it depends on is lost."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -27,6 +28,8 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 _CHUNK = 1 << 22
+HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{16}\.tmp", re.DOTALL)
+"""Names of files whose content is being written; one stays behind when its process is killed."""
 SETTLED_S = 2.0
 """A file that changed more recently may change again without a new time stamp: its check is not remembered."""
 MAX_REMEMBERED = 65_536
@@ -63,12 +66,21 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the entries of ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Make the entries of ``folder`` durable.
+
+    Raises
+    ------
+    StoreError
+        They may not be.
+    FileNotFoundError
+        There is no such folder.
+    """
+    with storage_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def fsync_file(file: BinaryIO) -> None:
@@ -245,9 +257,10 @@ def remove_folder(folder: Path, trash: Path) -> bool:
             folder.rename(trash / f"{folder.name}.{secrets.token_hex(8)}")
         except FileNotFoundError:
             return False
-        fsync_folder(folder.parent)
+    # Before the sync, which a full disk may refuse: this is what frees its space.
     for each in trash.iterdir():
         remove_quietly(each)
+    fsync_folder(folder.parent)
     return True
 
 

@@ -191,6 +191,13 @@ class NpyWriter:
         self._file.seek(0, 2)
 
 
+def write_npy(file: BinaryIO, array: NDArray[np.generic]) -> None:
+    """Write an array as ``np.save`` does, but with the errno of what fails; see `NpyWriter`."""
+    values = np.ascontiguousarray(array)
+    npy_format.write_array_header_1_0(file, npy_format.header_data_from_array_1_0(values))
+    file.write(values.reshape(-1).view(np.uint8).data)
+
+
 def release_pages(array: NDArray[Any]) -> None:
     """Release the pages of an array that is mapped from a file from this process's memory; they stay in the page cache.
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from shoal.errors import StoreCorrupt, StoreError, SweepNotFound
 from shoal.store.documents import first_line
-from shoal.store.files import publish_file, replace_file, storage_errors
+from shoal.store.files import publish_file, publish_folder, remove_quietly, replace_file, storage_errors
 from shoal.store.layout import StoreLayout, SweepLayout, is_id
 
 FORMAT = 1
@@ -177,7 +177,7 @@ class Sweep:
 
 
 def create_sweep(store: StoreLayout, sweep_id: str, spec: Mapping[str, Any]) -> Sweep:
-    """Create a sweep, or open the existing one.
+    """Create a sweep, which appears with its spec, or open the existing one.
 
     Raises
     ------
@@ -187,9 +187,15 @@ def create_sweep(store: StoreLayout, sweep_id: str, spec: Mapping[str, Any]) -> 
     if not is_id(sweep_id):
         raise StoreError(f"{sweep_id!r} is not an id: use letters, digits, `.`, `_` and `-` only.")
     layout = store.sweep(sweep_id)
-    with storage_errors(layout.folder):
-        layout.points.mkdir(parents=True, exist_ok=True)
-    publish_file(layout.spec, lambda file: file.write(_encode({"format": FORMAT, **spec})))
+    if not layout.spec.is_file():
+        prepared = SweepLayout(store.temporary / f"{sweep_id}.{secrets.token_hex(8)}")
+        try:
+            with storage_errors(prepared.folder):
+                prepared.points.mkdir(parents=True)
+                prepared.spec.write_bytes(_encode({"format": FORMAT, **spec}))
+            publish_folder(prepared.folder, layout.folder)
+        finally:
+            remove_quietly(prepared.folder)
     return Sweep(layout)
 
 

@@ -21,7 +21,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from shoal.errors import UploadIncomplete, UploadNotFound
-from shoal.store.files import publish_folder, remove_folder, replace_file, storage_errors
+from shoal.store.files import fsync_folder, publish_folder, remove_folder, remove_quietly, storage_errors
 from shoal.store.layout import StoreLayout, UploadLayout, ids_in, is_id
 from shoal.store.records import Record, Sha256
 
@@ -121,7 +121,10 @@ class Upload:
     def finish(self) -> None:
         """Let no part follow; its files are durable from now on."""
         os.sync()
-        replace_file(self.layout.complete, lambda file: file.write(b"\n"))
+        # That the file exists is all that it says: it needs no hidden one before it, which a crash would leave behind.
+        with storage_errors(self.layout.complete):
+            self.layout.complete.touch()
+            fsync_folder(self.layout.folder)
         self.touch()
 
 
@@ -155,11 +158,14 @@ class Uploads:
                 return self.get(upload_id, owner), False
         record = UploadRecord(id=upload_id, owner=owner, created_at=datetime.now(UTC))
         temporary = self._layout.temporary / f"{upload_id}.{secrets.token_hex(8)}"
-        with storage_errors(temporary):
-            (temporary / "images").mkdir(parents=True)
-            (temporary / "upload.json").write_text(record.model_dump_json())
-            (temporary / "parts.jsonl").touch()
-        made = publish_folder(temporary, self._layout.upload(upload_id).folder)
+        try:
+            with storage_errors(temporary):
+                (temporary / "images").mkdir(parents=True)
+                (temporary / "upload.json").write_text(record.model_dump_json())
+                (temporary / "parts.jsonl").touch()
+            made = publish_folder(temporary, self._layout.upload(upload_id).folder)
+        finally:
+            remove_quietly(temporary)
         return self.get(upload_id, owner), made
 
     def get(self, upload_id: str, owner: str | None, field: str = FIELD) -> Upload:

@@ -103,7 +103,7 @@ class ShardWriter:
         self._files: dict[str, BinaryIO] = {}
         self._tables: dict[str, _Table] = {}
         self._vectors: NpyWriter | None = None
-        self._closed = False
+        self._published = self._closed = False
         self.rows = self.failed = self.reused = 0
 
     def __enter__(self) -> ShardWriter:
@@ -276,6 +276,7 @@ class ShardWriter:
         final = self._layout.commit(self._shard)
         try:
             commit = self._stage()
+            self._published = True
             won = commits.publish_commit(self._layout, commit)
         except FileNotFoundError:
             # `Store.finish_embeddings` removed the staging folder, which requires a commit of this shard.
@@ -327,7 +328,20 @@ class ShardWriter:
         for file in self._files.values():
             with suppress(OSError):
                 file.close()
-        self._layout.remove(self._staging)
+        if not self._may_count():
+            self._layout.remove(self._staging)
+
+    def _may_count(self) -> bool:
+        """Whether the files may be the shard's: the commit may be linked although an error followed."""
+        if not self._published:
+            return False
+        try:
+            self._layout.refresh(self._layout.commit(self._shard))
+            return commits.read_commit(self._layout, self._shard).token == self._token
+        except FileNotFoundError:
+            return False
+        except (OSError, StoreError):  # not known: a later attempt or `shoal gc` removes what does not count
+            return True
 
     def _gone(self) -> EmbeddingsNotFound:
         return EmbeddingsNotFound(f"{self._layout.folder.name} was deleted while shard {self._shard} was written.")
