@@ -50,6 +50,7 @@ def assert_one_run(queue: JobQueue, job_id: str, file: JobFile, wait_until: Wait
 def test_restarted_server_makes_no_job_run_twice(
     own_redis: RedisServer, own_queue: JobQueue, scene: Scene, wait_until: WaitUntil
 ) -> None:
+    """Fails without: all leases starting again after an outage."""
     job_id, file, workers = scene
     own_redis.kill()
     run_on_for(2 * LEASE_S, workers, file)
@@ -61,6 +62,7 @@ def test_restarted_server_makes_no_job_run_twice(
 def test_hanging_server_makes_no_job_run_twice(
     own_redis: RedisServer, own_queue: JobQueue, scene: Scene, wait_until: WaitUntil
 ) -> None:
+    """Fails without: all leases starting again after an outage."""
     job_id, file, workers = scene
     own_redis.pause()
     run_on_for(2 * LEASE_S, workers, file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.schemas import Job
 
-from tests.conftest import JobFile, MakeJobFile, RunWorker, StartWorker, WaitUntil
+from tests.conftest import WORKER_OPTIONS, JobFile, MakeJobFile, RunWorker, StartWorker, WaitUntil
 
 LEASE_S = 3.0
 
@@ -70,6 +71,23 @@ def test_job_of_a_killed_worker_is_finished_by_another(
     assert len(file.lines("end")) == 1
 
 
+def test_a_killed_workers_job_is_claimed_again_when_its_lease_is_over(
+    queue: JobQueue, start_worker: StartWorker, run_worker: RunWorker, running: Running
+) -> None:
+    """Prints how long it took after the lease (`pytest -s`). Fails without: the reaping of leases that are over."""
+    _, file, started = running
+    first = start_worker(lease_s=LEASE_S)
+    started(1)
+    run_worker(lease_s=LEASE_S)
+    first.end()
+    killed = time.monotonic()
+    started(2)
+    took = time.monotonic() - killed
+    file.let_go()
+    assert took > LEASE_S - 2 * WORKER_OPTIONS["beat_s"], "nobody takes a job whose lease is not over"
+    print(f"{took:.2f} s after its worker was killed, with a lease of {LEASE_S:.0f} s")  # noqa: T201
+
+
 def test_child_that_hears_nothing_dies_with_its_worker(
     queue: JobQueue,
     start_worker: StartWorker,
@@ -93,6 +111,7 @@ def test_stopped_worker_is_fenced_when_it_continues(
     wait_until: WaitUntil,
     is_alive: Callable[[int], bool],
 ) -> None:
+    """Fails without: the owner and the attempt that each report of a worker must name."""
     job_id, file, started = running
     zombie = start_worker(lease_s=LEASE_S)
     started(1)

@@ -13,6 +13,8 @@ from clusterer import pipeline
 from clusterer.jobs import map as placing
 from clusterer.jobs.memory import problem_of
 from clusterer.jobs.plan import make_plan
+from clusterer.jobs.workspace import Workspace
+from clusterer.kmeans import State
 from shoal.jobs.child import Cancelled, JobContext
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
@@ -117,6 +119,39 @@ def test_a_stopped_job_goes_on_to_the_same_result(
     seeds = [each["seed"] for each in iterations(undisturbed)]
     assert found.run()["resumed_iterations"] >= {0: 0, 3: 3, 42: seeds.count(0) + 2}[stop_after]
     assert not work.exists()
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 20])
+def test_a_stopped_job_computes_no_iteration_twice_but_the_one_it_was_in(
+    planted: Planted,
+    make_set: MakeSet,
+    store: Store,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_after: int,
+) -> None:
+    """Fails without: the state that is kept after each iteration."""
+    kept: list[tuple[int, int, int]] = []
+    keep = Workspace.keep_state
+    request = {"embeddings": make_set("mine", *planted(500, spread=2.0)), **FIELDS}
+    stopping = JobContext.local(request, kind="cluster")
+    to_stop: list[JobContext] = []
+
+    def counted(self: Workspace, seed: int, restart: int, state: State) -> None:
+        kept.append((seed, restart, len(state.history)))
+        keep(self, seed, restart, state)
+        if len(kept) == stop_after and to_stop:
+            to_stop.pop().stop()
+
+    monkeypatch.setattr(Workspace, "keep_state", counted)
+    pipeline.run(JobContext.local(request, kind="cluster"), settings)
+    undisturbed, kept[:] = tuple(kept), ()
+    to_stop.append(stopping)
+    with pytest.raises(Cancelled):
+        pipeline.run(stopping, settings)
+    assert len(kept) == stop_after < len(undisturbed)
+    gone_on(stopping.id, request, store, settings)
+    assert tuple(kept) == undisturbed
 
 
 def test_a_job_that_stops_at_the_map_does_not_lay_it_out_again(
