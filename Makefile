@@ -36,6 +36,11 @@ test: $(VENV)/dev ## Install what the tests need and run all of them but the lon
 test-faults: $(VENV)/dev ## Break things for minutes: a fault at every step of every commit, chaos, memory
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist load -m faults_long
 
+.PHONY: test-native
+test-native: $(VENV)/dev ## Test the kernels, compiled with AddressSanitizer and UndefinedBehaviorSanitizer; needs g++
+	$(BIN)/python tests/programs/sanitized.py -q tests/clusterer/kmeans/test_fast.py tests/clusterer/map \
+		tests/clusterer/neighbours tests/clusterer/search tests/extractor/images/test_resize.py
+
 .PHONY: coverage
 coverage: $(VENV)/dev ## Run all tests and say which lines and branches none of them runs, their processes included
 	rm -rf build/coverage && mkdir -p build/coverage

@@ -85,16 +85,15 @@ except MemoryError as error:
 """
 
 
-@pytest.fixture(scope="module")
-def loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(folder: Path, *options: str) -> Path:
     """A program that runs the parallel loop of the kernel."""
-    folder = tmp_path_factory.mktemp("loop")
     (folder / "loop.cpp").write_text(LOOP)
     command = [
         "g++",
         "-std=c++17",
         "-O1",
         "-pthread",
+        *options,
         f"-I{SOURCES}",
         str(folder / "loop.cpp"),
         "-o",
@@ -107,9 +106,27 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "loop"
 
 
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("loop"))
+
+
 @pytest.mark.parametrize("case", ["another", "all", "none"])
 def test_a_failure_in_a_thread_reaches_the_caller_and_missing_threads_are_made_up_for(loop: Path, case: str) -> None:
     assert subprocess.run([loop, case], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("case", ["another", "all"])
+def test_threads_share_nothing_without_order(tmp_path: Path, case: str) -> None:
+    """ThreadSanitizer looks at the parallel loop. Fails without: the atomic number of the next piece."""
+    try:
+        program = compiled(tmp_path, "-g", "-fsanitize=thread")
+    except subprocess.CalledProcessError:
+        pytest.skip("the compiler has no ThreadSanitizer")
+    done = subprocess.run([program, case], capture_output=True, text=True, check=False, timeout=120)
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("ThreadSanitizer does not run on this kernel")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not available(), reason="no compiled kernel runs on this processor")
