@@ -1,55 +1,64 @@
-"""Reductions before k-means through the code of POST /cluster, beside plain k-means and other libraries.
+"""Reductions before k-means, and heads, through the code of POST /cluster, beside plain k-means and other libraries.
 
-Sets: Tux Paint's stamps and Google's emoji (those of `shoal demo`), the first --fashion images of Fashion-MNIST's test
-set (all 70,000 with --fashion 70000), embedded by EfficientNet-Lite0, and planted groups of four shapes. Each seed is a
-request of its own in a process of its own, whose peak memory is taken. umap-learn on 50 coordinates followed by
-k-means, which is imcluster's recipe, and scikit-learn's spectral clustering run where they are installed; the latter up
-to 20,000 rows.
+Sets: Tux Paint's stamps and Google's emoji (those of `shoal demo`), Debian's clip art, Fashion-MNIST's 10,000 test
+images and all 70,000, embedded by EfficientNet-Lite0, and planted groups of four shapes. Each seed is a request of its
+own; each method has a process of its own, whose peak memory is taken. umap-learn's 50 coordinates followed by k-means,
+which is imcluster's recipe, and scikit-learn's spectral clustering (up to 20,000 rows) run where they are installed:
 
-    python benchmarks/reduce.py [--sets stamps emoji fashion planted] [--fashion 10000] [--seeds 5] [--work FOLDER]
+    python -m venv peers && peers/bin/pip install -c constraints.txt -e '.[laptop]' umap-learn==0.5.12
+    peers/bin/python benchmarks/reduce.py --work FOLDER [--sets stamps emoji clipart fashion planted] [--seeds 5]
+    python benchmarks/reduce.py --held-out 60000 --work FOLDER
     python benchmarks/reduce.py --scale 1000000 --dim 256 -k 1000 --reduce spectral --work FOLDER [--kill-after SECONDS]
 
-`--scale` clusters so many rows that resemble a network's features within 6 GiB, once. With `--kill-after` the job is
-killed then and started again; its seconds are those of both attempts.
+The table comes at the end, in Markdown. Images, embeddings and figures that FOLDER has of an earlier run are used
+again; figures.jsonl has the latter. `--held-out` fits on so many of Fashion-MNIST's train images and scores its test
+images, through the services, and sends all of them to `/assign` too. `--scale` clusters so many rows that resemble a
+network's features within 6 GiB; with `--kill-after` the job is killed then and started again, and its seconds are those
+of both attempts.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import json
 import multiprocessing
 import statistics
-import sys
 import tempfile
 import time
-from importlib.util import find_spec
-from multiprocessing.connection import Connection
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import _reduce_peers
 import numpy as np
-import pyarrow as pa
 from _common import finish, parser, spread
 from _features import Features
-from _planted import SHAPES, planted
+from _held_out import held_out
+from _labelled_sets import SETS, make_sets, rows_of
+from _large_job import attempt_of
 from clusterer import pipeline as clusterer
 from clusterer.evaluation.label_metrics import score_set
 from clusterer.jobs.memory import peak_bytes
-from extractor import pipeline as extractor
-from fashion_mnist import WHOLE, fetch, models_of, write_images
 from imagenet import embeddings_of
-from numpy.typing import NDArray
-from shoal.cli.demo import fetch_images
 from shoal.cli.reduce import parse_reduce
 from shoal.jobs.child import JobContext
-from shoal.jobs.protocol import ChildJob, Progressed
 from shoal.settings import Settings
-from shoal.store import ModelRecord, Plan, RowMetadata, Source, Store, image_id
+from shoal.store import Store
 
-OURS: dict[str, Any] = {"k-means": None, "smooth": "smooth", "spectral": "spectral", "umap": "umap"}
-UMAP, SPECTRAL = "umap-learn 50, k-means", "scikit-learn spectral"
-MOST_SPECTRAL = 20_000
-_printed = [0.0]
+METHODS: Final[dict[str, dict[str, Any]]] = {
+    "k-means": {},
+    **{name: {"reduce": name} for name in ("smooth", "spectral", "umap")},
+    **{name: {"method": name} for name in ("turtle", "temi")},
+}
+"""Ours, with what the request has."""
+FEW_ROWS: Final = 5000
+HEADS_OF_FEW: Final[dict[str, dict[str, Any]]] = {
+    "turtle": {"steps": 300, "learning_rate": 0.01},
+    "temi": {"steps": 300, "learning_rate": 0.001, "heads": 4, "batch_rows": 256},
+}
+"""For few rows; the defaults are for tens of thousands."""
 FIGURES = {"acc": ("accuracy", "hungarian", "scored"), "nmi": ("nmi_arithmetic",), "ari": ("ari",)}
 
 
@@ -59,25 +68,33 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="shoal-reduce-") as temporary:
         work = options.work or Path(temporary)
         settings = Settings(data=work / "data", models=work / "models", store=work / "store", offline=True)
+        if options.held_out:
+            requests = {name: sent(name, options.held_out) for name in METHODS if name in options.methods}
+            agree = held_out(settings, work, options.held_out, requests)
+            finish({"benchmark": "reduce held out", "train": options.held_out, "methods": agree}, as_json=options.json)
+            return
         if options.scale:
             finish(scale(settings, options), as_json=options.json)
             return
-        sets = dict(make_sets(settings, work, options))
-        found = {name: compare(settings, name, each, options) for name, each in sets.items()}
+        sets = make_sets(settings, work, options.sets, options.fashion)
+        figures = Figures(work / "figures.jsonl")
+        found = {name: compare(settings, figures, name, each, options) for name, each in sets.items()}
+    show(found)
     finish({"benchmark": "reduce", "seeds": options.seeds, "sets": found}, as_json=options.json)
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     made = parser(__doc__)
-    made.add_argument("--sets", nargs="+", default=["stamps", "emoji", "fashion", "planted"])
-    made.add_argument("--fashion", type=int, default=10_000, help="images of Fashion-MNIST (%(default)s)")
+    made.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS, metavar="SET")
+    made.add_argument("--fashion", type=int, nargs="+", default=[10_000, 70_000], help="images of Fashion-MNIST")
     made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--methods", nargs="+", default=[*METHODS, *_reduce_peers.PEERS], metavar="METHOD")
     made.add_argument(
         "--reduce", type=parse_reduce, action="append", help="other options of ours, as of `shoal cluster`"
     )
-    made.add_argument("--no-peers", action="store_true", help="leave other libraries out")
-    made.add_argument("--work", type=Path, help="keep images and store here; a temporary folder by default")
+    made.add_argument("--work", type=Path, help="keep images, store and figures here; a temporary folder by default")
+    made.add_argument("--held-out", type=int, metavar="IMAGES", help="train images of a clustering of test images")
     made.add_argument("--scale", type=int, help="rows of one large clustering in place of the table")
     made.add_argument("--dim", type=int, default=256)
     made.add_argument("-k", type=int, default=1000)
@@ -85,80 +102,42 @@ def arguments() -> argparse.Namespace:
     return made.parse_args()
 
 
-def make_sets(settings: Settings, work: Path, options: argparse.Namespace) -> dict[str, str]:
-    """Ids of embeddings by name."""
-    found: dict[str, str] = {}
-    images = [name for name in options.sets if name != "planted"]
-    if images:
-        settings.data.mkdir(parents=True, exist_ok=True)
-        model = models_of(settings)[WHOLE]
-        for name in images:
-            found[name] = embed(settings, images_of(settings, work, name, options.fashion), model)
-    for shape in SHAPES if "planted" in options.sets else ():
-        rows, of = planted(shape)
-        found[f"planted, {shape}"] = store_rows(Store(settings.store), shape, rows, of)
-    return found
+@dataclass(frozen=True)
+class Figures:
+    """What was measured before, by set, method and seed."""
+
+    file: Path
+
+    def of(self, embeddings: str, what: Any, seeds: int, measure: Callable[[list[int]], list[Any]]) -> list[Any]:
+        """The figures of each seed; those that are missing are measured together."""
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        known = [json.loads(line) for line in lines]
+        found = {each["seed"]: each["found"] for each in known if (each["set"], each["what"]) == (embeddings, what)}
+        missing = [seed for seed in range(seeds) if seed not in found]
+        found |= zip(missing, measure(missing) if missing else [], strict=True)
+        with self.file.open("a", encoding="utf-8") as file:
+            for seed in missing:
+                row = {"set": embeddings, "what": what, "seed": seed, "found": found[seed]}
+                file.write(json.dumps(row) + "\n")
+        return [found[seed] for seed in range(seeds)]
 
 
-def images_of(settings: Settings, work: Path, name: str, fashion: int) -> str:
-    """The folder of a set below the data root."""
-    if name != "fashion":
-        return fetch_images(settings.data, name, print).name
-    package, folder = fetch(work / "package"), settings.data / f"fashion-{fashion}"
-    write_images(package, folder / "test", min(fashion, 10_000))
-    if fashion > 10_000:
-        write_images(package, folder / "train", fashion - 10_000, "train")
-    return folder.name
-
-
-def embed(settings: Settings, path: str, model: Any) -> str:
-    """Embed a folder of images, or find that it is embedded."""
-    labels: Any = {"folder_level": 1} if path.startswith("fashion") else "folder"
-    request = {"images": {"path": path, "labels": labels}, "model": model, "engine": "eager", "thumbnails": False}
-    return str(extractor.run(JobContext.local(request, kind="extract:torch"), settings)["embeddings"])
-
-
-def store_rows(store: Store, name: str, rows: NDArray[np.float32], of: NDArray[np.int64]) -> str:
-    """Put rows with labels into a store."""
-    name = f"{name}-{hashlib.sha256(rows.tobytes()).hexdigest()[:12]}"  # other rows are another set
-    paths, labels = [f"{name}/{row:07d}" for row in range(len(rows))], [f"{each:04d}" for each in of]
-    ids = [image_id(path) for path in paths]
-    listing = pa.table({"image_id": ids, "image_path": paths, "label": labels})
-    record = ModelRecord(name="planted", backend="import", architecture="planted", embedding="rows")
-    plan = Plan(
-        name=name,
-        source=Source.of(listing, kind="images", path=name),
-        model=record,
-        dim=rows.shape[1],
-        dtype="float32",
-        shard_rows=65_536,
-        thumbnails=False,
-        transform={},
-    )
-    made = store.create_embeddings(plan, listing)
-    for shard in range(plan.shards) if not made.complete else ():
-        start, stop = plan.shard_range(shard)
-        with store.shard_writer(made.id, shard, attempt=1, owner="benchmark") as writer:
-            metadata = [RowMetadata(ids[row], paths[row], labels[row]) for row in range(start, stop)]
-            writer.append(rows[start:stop], metadata)
-            writer.commit()
-    if not made.complete:
-        store.finish_embeddings(made.id)
-    return str(made.id)
-
-
-def compare(settings: Settings, name: str, embeddings: str, options: argparse.Namespace) -> dict[str, Any]:
+def compare(
+    settings: Settings, figures: Figures, name: str, embeddings: str, options: argparse.Namespace
+) -> dict[str, Any]:
     """All methods on a set."""
     rows = Store(settings.store).embeddings(embeddings).rows
-    runs: dict[str, tuple[Any, Any]] = {method: (cluster, reduce) for method, reduce in OURS.items()}
-    runs |= {str(each): (cluster, each) for each in options.reduce or ()}
-    if not options.no_peers:
-        runs |= {UMAP: (peer_umap, None)} if find_spec("umap") else {}
-        runs |= {SPECTRAL: (peer_spectral, None)} if rows <= MOST_SPECTRAL else {}
+    runs: dict[str, tuple[Any, Any]] = {method: (cluster, sent(method, rows)) for method in METHODS}
+    runs |= {str(each): (cluster, {"reduce": each}) for each in options.reduce or ()}
+    runs |= {peer: (other, peer) for peer in _reduce_peers.usable(rows)}
+    wanted = [*options.methods, *map(str, options.reduce or ())]
     print(f"{name}, {rows:,} rows")
     found = {}
-    for method, (function, reduce) in runs.items():
-        each = [apart(function, settings, embeddings, seed, reduce) for seed in range(options.seeds)]
+    for method, (function, what) in runs.items():
+        if method not in wanted:
+            continue
+        measure = partial(apart, function, settings, embeddings, what)
+        each = figures.of(embeddings, what, options.seeds, measure)
         found[method] = {figure: spread([one[figure] for one in each]) for figure in FIGURES}
         found[method] |= {
             "seconds": round(statistics.median(one["seconds"] for one in each), 2),
@@ -168,27 +147,69 @@ def compare(settings: Settings, name: str, embeddings: str, options: argparse.Na
     return found
 
 
+def sent(method: str, rows: int) -> dict[str, Any]:
+    """What a request has for a method."""
+    heads = HEADS_OF_FEW.get(method) if rows < FEW_ROWS else None
+    return METHODS[method] | ({"heads": heads} if heads else {})
+
+
 def line(method: str, row: dict[str, Any]) -> str:
-    """A row of the table for people."""
+    """A line while it runs."""
     figures = "  ".join(f"{name} {row[name]['mean']:.3f} ± {row[name]['std']:.3f}" for name in FIGURES)
     return f"  {method:28} {figures}  {row['seconds']:7.1f} s  {row['peak_mib']:6,} MiB"
 
 
-def apart(function: Any, *values: Any) -> dict[str, Any]:
-    """The result of a function in a process of its own."""
+def show(sets: dict[str, Any]) -> None:
+    """The tables in Markdown: figures, of which the best are bold, then seconds and memory."""
+    methods = list(dict.fromkeys(method for found in sets.values() for method in found))
+    head = [f"\n| | {' | '.join(methods)} |", f"| {' | '.join(['---'] * (len(methods) + 1))} |"]
+    print("\n".join(head))
+    for name, found in sets.items():
+        best = {figure: max(round(row[figure]["mean"], 3) for row in found.values()) for figure in FIGURES}
+        cells = [cell(found[method], best) if method in found else "" for method in methods]
+        print(f"| {name} | {' | '.join(cells)} |")
+    print("\n".join(head))
+    for name, found in sets.items():
+        cells = [
+            f"{found[method]['seconds']:.3g} s, {found[method]['peak_mib']:,} MiB" if method in found else ""
+            for method in methods
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def cell(row: dict[str, Any], best: dict[str, float]) -> str:
+    """The figures of a method on a set."""
+    values = {figure: round(row[figure]["mean"], 3) for figure in FIGURES}
+    texts = {figure: f"{value:.3f}".lstrip("0") for figure, value in values.items()}
+    return " / ".join(f"**{texts[each]}**" if values[each] == best[each] else texts[each] for each in FIGURES)
+
+
+def apart(function: Any, settings: Settings, embeddings: str, what: Any, seeds: list[int]) -> list[dict[str, Any]]:
+    """What a method finds with each seed, in a process of its own for its memory."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found: dict[str, Any] = pool.apply(function, values)
+        found: list[dict[str, Any]] = pool.apply(measured, (function, settings, embeddings, what, seeds))
         return found
 
 
-def cluster(settings: Settings, embeddings: str, seed: int, reduce: Any) -> dict[str, Any]:
-    """One request of ours."""
-    request = {"embeddings": embeddings, "over": 1.0, "seed": seed, "reduce": reduce}
+def measured(function: Any, settings: Settings, embeddings: str, what: Any, seeds: list[int]) -> list[dict[str, Any]]:
+    """The figures, seconds and memory of each seed."""
+    found = []
+    for seed in seeds:
+        scored, seconds = function(settings, embeddings, seed, what)
+        found.append({**figures_of(scored), "seconds": seconds, "peak_bytes": peak_bytes()})
+    return found
+
+
+def cluster(settings: Settings, embeddings: str, seed: int, sent: dict[str, Any]) -> tuple[Any, float]:
+    """One request of ours: its figures, its seconds."""
+    request = {"embeddings": embeddings, "over": 1.0, "seed": seed, **sent}
     started = time.perf_counter()
     done = clusterer.run(JobContext.local(request, kind="cluster"), settings)
     seconds = time.perf_counter() - started
-    scored = Store(settings.store).clustering(done["clustering"]).metrics()["scored"][embeddings]["mean"]
-    return {**figures_of(scored), "seconds": seconds, "peak_bytes": peak_bytes()}
+    store = Store(settings.store)
+    scored = store.clustering(done["clustering"]).metrics()["scored"][embeddings]["mean"]
+    store.delete_clustering(done["clustering"])
+    return scored, seconds
 
 
 def figures_of(scored: Any) -> dict[str, float]:
@@ -202,42 +223,14 @@ def figures_of(scored: Any) -> dict[str, float]:
     return found
 
 
-def peer_umap(settings: Settings, embeddings: str, seed: int, _: Any) -> dict[str, Any]:
-    """umap-learn, then k-means, both with the seed."""
-    import umap
-    from sklearn.cluster import KMeans
-
+def other(settings: Settings, embeddings: str, seed: int, peer: str) -> tuple[Any, float]:
+    """Another library, judged by the same metrics; its seconds."""
     x, of = rows_of(settings, embeddings)
+    c = int(of.max()) + 1
     started = time.perf_counter()
-    reducer = umap.UMAP(n_neighbors=15, n_components=50, min_dist=0.0, metric="cosine", random_state=seed)
-    labels = KMeans(int(of.max()) + 1, n_init=10, random_state=seed).fit_predict(reducer.fit_transform(x))
-    return {**judged(labels, of, seed), "seconds": time.perf_counter() - started, "peak_bytes": peak_bytes()}
-
-
-def peer_spectral(settings: Settings, embeddings: str, seed: int, _: Any) -> dict[str, Any]:
-    """scikit-learn's spectral clustering of the graph of 10 nearest rows."""
-    from sklearn.cluster import SpectralClustering
-
-    x, of = rows_of(settings, embeddings)
-    started = time.perf_counter()
-    model = SpectralClustering(int(of.max()) + 1, affinity="nearest_neighbors", n_neighbors=10, random_state=seed)
-    labels = model.fit_predict(x)
-    return {**judged(labels, of, seed), "seconds": time.perf_counter() - started, "peak_bytes": peak_bytes()}
-
-
-def rows_of(settings: Settings, embeddings: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The rows of a set, of length 1, and their classes."""
-    opened = Store(settings.store).embeddings(embeddings)
-    x = np.concatenate([block for _, block in opened.iter_batches()]).astype(np.float32)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    labels = opened.metadata(["label"]).column("label").to_pylist()
-    return x, np.unique(np.array(labels), return_inverse=True)[1]
-
-
-def judged(labels: Any, of: NDArray[np.int64], seed: int) -> dict[str, float]:
-    """The figures of other libraries' labels, by the same metrics."""
-    k, c = int(labels.max()) + 1, int(of.max()) + 1
-    return figures_of(score_set(np.asarray(labels, np.int32), of, k=k, c=c, train=None, inertia=0.0, seed=seed))
+    labels = np.asarray(_reduce_peers.PEERS[peer](x, c, seed), np.int32)
+    seconds = time.perf_counter() - started
+    return score_set(labels, of, k=int(labels.max()) + 1, c=c, train=None, inertia=0.0, seed=seed), seconds
 
 
 def scale(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
@@ -262,44 +255,6 @@ def scale(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     }
     print(found)
     return {"benchmark": "reduce at scale", "rows": options.scale, "dim": options.dim, "k": options.k, **found}
-
-
-def attempt_of(settings: Settings, request: Any, attempt: int, seconds: float | None) -> tuple[Any, int]:
-    """What an attempt in a process of its own ends with, None if it was killed, and its peak resident bytes."""
-    context = multiprocessing.get_context("spawn")
-    receive, send = context.Pipe(duplex=False)
-    process = context.Process(target=large, args=(settings, request, attempt, send))
-    process.start()
-    send.close()
-    if not receive.poll(seconds):
-        peak = peak_of(process.pid)
-        process.kill()
-        process.join()
-        return None, peak
-    done: tuple[Any, int] = receive.recv()
-    process.join()
-    return done
-
-
-def peak_of(pid: int | None) -> int:
-    """Peak resident bytes of a running process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-
-
-def large(settings: Settings, request: Any, attempt: int, send: Connection) -> None:
-    """An attempt of one job; the next one finds its folder."""
-    job = ChildJob("scale", "cluster", attempt, f"scale.{attempt}", request)
-    send.send((clusterer.run(JobContext(job, progress), settings), peak_bytes()))
-
-
-def progress(event: Any) -> None:
-    """Print how far the job is, every ten seconds at most."""
-    now = time.monotonic()
-    if isinstance(event, Progressed) and now >= _printed[-1] + 10:
-        _printed.append(now)
-        done = event.progress
-        print(f"{time.strftime('%X')} {done.stage} {done.done:,} of {done.total:,} {done.unit}", file=sys.stderr)
 
 
 if __name__ == "__main__":
