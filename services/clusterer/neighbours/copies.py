@@ -10,8 +10,9 @@ from typing import Final
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
-from clusterer.data.rows import Float32Array, IntArray, Rows, ranges
+from clusterer.data.rows import ArrayRows, Float32Array, IntArray, Rows, ranges
 from clusterer.neighbours.found import Nearest
 
 COMPARED_VALUES: Final = 2**22
@@ -83,12 +84,7 @@ class Copies:
     @classmethod
     def of(cls, rows: Rows) -> Copies | None:
         """The sets of equal rows; None where no two are equal."""
-        digests = np.empty(rows.n, "V16")
-        for start, batch in rows.batches():
-            digests[start : start + len(batch)] = np.frombuffer(
-                b"".join(xxhash.xxh3_128_digest(row.data) for row in np.ascontiguousarray(batch)), "V16"
-            )
-        _, first_of, inverse = np.unique(digests, return_index=True, return_inverse=True)
+        _, first_of, inverse = np.unique(digests_of(rows), return_index=True, return_inverse=True)
         if len(first_of) == rows.n:
             return None
         first = _proven(rows, np.asarray(first_of, np.int64)[inverse])
@@ -145,6 +141,57 @@ class Copies:
         similarity = np.repeat(np.array(values, np.float32), [len(each) for each in members])
         order = np.lexsort((ids, -similarity))[: k + 1]
         return ids[order], similarity[order]
+
+
+@dataclass(frozen=True)
+class Equals:
+    """Finds the row of a set that equals another row.
+
+    Attributes
+    ----------
+    rows
+        The set.
+    digests
+        ``(n,) V16``: of its rows, sorted, those of equal rows by ascending number.
+    order
+        ``(n,) int64``: the rows' numbers in that order.
+    """
+
+    rows: Rows
+    digests: NDArray[np.void]
+    order: IntArray
+
+    @classmethod
+    def among(cls, rows: Rows) -> Equals:
+        """Those among ``rows``, all of which are read."""
+        digests = digests_of(rows)
+        order = np.argsort(digests, kind="stable").astype(np.int64, copy=False)
+        return cls(rows, digests[order], order)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of memory, beside the rows."""
+        return self.digests.nbytes + self.order.nbytes
+
+    def find(self, rows: Float32Array) -> IntArray:
+        """The number of the first row of the set that has the same bits as each of ``(m, d)`` rows; -1 for none."""
+        sought = digests_of(ArrayRows(rows))
+        at = np.minimum(np.searchsorted(self.digests, sought), len(self.digests) - 1)
+        found = np.where(self.digests[at] == sought, self.order[at], -1)
+        which = np.flatnonzero(found >= 0)
+        other = (self.rows.take(found[which]) != rows[which]).any(axis=1)
+        found[which[other]] = -1
+        return found
+
+
+def digests_of(rows: Rows) -> NDArray[np.void]:
+    """A digest of the bits of each row: ``(n,) V16``."""
+    digests = np.empty(rows.n, "V16")
+    for start, batch in rows.batches():
+        digests[start : start + len(batch)] = np.frombuffer(
+            b"".join(xxhash.xxh3_128_digest(row.data) for row in np.ascontiguousarray(batch)), "V16"
+        )
+    return digests
 
 
 def _proven(rows: Rows, first: IntArray) -> IntArray:

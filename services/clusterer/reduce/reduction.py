@@ -9,14 +9,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from clusterer.data.rows import Float32Array, MappedRows, Rows, in_memory, l2_normalize, ranges
-from clusterer.neighbours import Among, Options
+from clusterer.data.rows import Float32Array, IntArray, MappedRows, Rows, in_memory, l2_normalize, ranges
+from clusterer.neighbours import Among, Equals, Nearest, Options
 from clusterer.reduce.smooth import Numbers, SmoothedRows, averaged, mutual
 
 AT_ONCE: Final = 1024
 """New rows whose neighbours' neighbours are looked up together."""
 LEAST_WEIGHT: Final = np.float32(1e-6)
-"""Of a neighbour that is not similar."""
+"""Of a neighbour whose similarity is negative; one whose is 0 does not count."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,16 @@ class Reduction:
     dim
         Columns of the transformed train rows.
     among
-        Finds those nearest to a row.
+        Finds those nearest to a row, one more than count.
+    equals
+        Finds the one that equals a row.
     """
 
     fitted: Fitted
     steps: tuple[Rows, ...]
     dim: int
     among: Among
+    equals: Equals
 
     @classmethod
     def of(cls, fitted: Fitted, train: Rows, options: Options, steps: Sequence[Rows] = ()) -> Reduction:
@@ -105,7 +108,8 @@ class Reduction:
             steps = [MappedRows(train, l2_normalize, train.dim)]
             for _ in range(1, fitted.steps):
                 steps = [*steps, in_memory(SmoothedRows(steps[-1], np.asarray(fitted.neighbours)))]
-        return cls(replace(fitted, neighbours=None), tuple(steps), train.dim, Among(train, fitted.k, options))
+        among = Among(train, fitted.k + 1, options)
+        return cls(replace(fitted, neighbours=None), tuple(steps), train.dim, among, Equals.among(train))
 
     @property
     def width(self) -> int:
@@ -117,32 +121,46 @@ class Reduction:
     def bytes(self) -> int:
         """Bytes of memory, about, where all rows are in memory."""
         arrays = sum(each.nbytes for each in self.fitted.arrays().values())
-        return 4 * self.fitted.rows * self.dim * max(1, len(self.steps)) + self.among.bytes + arrays
+        rows = 4 * self.fitted.rows * self.dim * max(1, len(self.steps))
+        return rows + self.among.bytes + self.equals.bytes + arrays
 
     def __call__(self, rows: Float32Array) -> Float32Array:
-        """Reduce ``(m, d)`` transformed rows to ``(m, width)``; what a row becomes does not depend on the others."""
+        """Reduce ``(m, d)`` transformed rows to ``(m, width)``; what a row becomes does not depend on the others.
+
+        A row that equals a train row becomes what that one did.
+        """
         found = np.empty((len(rows), self.width), np.float32)
         reduce = self._smoothed if self.fitted.coordinates is None else self._placed
         for part in ranges(len(rows), AT_ONCE):
-            found[part] = reduce(rows[part])
+            found[part] = reduce(rows[part], self.equals.find(rows[part]))
         return found
 
-    def _placed(self, rows: Float32Array) -> Float32Array:
+    def _placed(self, rows: Float32Array, same: IntArray) -> Float32Array:
         """The mean of the neighbours' coordinates, weighted by similarity; its direction where these have length 1."""
-        near, coordinates = self.among.nearest(rows), np.asarray(self.fitted.coordinates)
-        weights = np.maximum(near.similarity, LEAST_WEIGHT)
+        coordinates = np.asarray(self.fitted.coordinates)
         found = np.zeros((len(rows), self.width), np.float32)
+        found[same >= 0] = coordinates[same[same >= 0]]
+        new = np.flatnonzero(same < 0)
+        near = self._nearest(rows[new], same[new])
+        weights = np.where(near.similarity == 0, 0, np.maximum(near.similarity, LEAST_WEIGHT))
+        mean = np.zeros((len(new), self.width), np.float32)
         for column, weight in zip(near.rows.T, weights.T, strict=True):
-            found += weight[:, None] * coordinates[column]
-        if self.fitted.method == "spectral":
-            return l2_normalize(found)
-        found /= weights.sum(axis=1, keepdims=True)
+            mean += weight[:, None] * coordinates[column]
+        unit = self.fitted.method == "spectral"
+        found[new] = l2_normalize(mean) if unit else mean / np.maximum(weights.sum(axis=1, keepdims=True), LEAST_WEIGHT)
         return found
 
-    def _smoothed(self, rows: Float32Array) -> Float32Array:
-        near = mutual(self.among.nearest(rows), np.asarray(self.fitted.least))
+    def _smoothed(self, rows: Float32Array, same: IntArray) -> Float32Array:
+        near = mutual(self._nearest(rows, same), np.asarray(self.fitted.least))
         found = l2_normalize(rows)
         columns = near.astype(np.int64).T
         for rows_before in self.steps:
             found = averaged(found, ((each >= 0, rows_before.take(each[each >= 0])) for each in columns))
         return found
+
+    def _nearest(self, rows: Float32Array, same: IntArray) -> Nearest:
+        """The train rows nearest to each row, without the one that it is."""
+        found, k = self.among.nearest(rows), self.fitted.k
+        itself = found.rows == same[:, None]
+        itself[~itself.any(axis=1), -1] = True  # The last one is one too many.
+        return Nearest(found.rows[~itself].reshape(-1, k), found.similarity[~itself].reshape(-1, k))

@@ -28,6 +28,8 @@ def least_similarities(nearest: Nearest) -> Float32Array:
 def mutual(nearest: Nearest, least: Float32Array) -> Numbers:
     """The nearest rows ``(m, k)`` of some rows that have these among their own nearest ones; -1 for the others.
 
+    One with a similarity of 0 is none: all rows are as near to a row of zeros.
+
     Parameters
     ----------
     nearest
@@ -35,7 +37,8 @@ def mutual(nearest: Nearest, least: Float32Array) -> Numbers:
     least
         `least_similarities` of the set.
     """
-    return np.where(nearest.similarity >= least[nearest.rows], nearest.rows, NOT_MUTUAL).astype(np.int32)
+    both = (nearest.similarity >= least[nearest.rows]) & (nearest.similarity != 0)
+    return np.where(both, nearest.rows, NOT_MUTUAL).astype(np.int32)
 
 
 def averaged(own: Float32Array, others: Iterable[tuple[NDArray[np.bool_], Float32Array]]) -> Float32Array:

@@ -39,6 +39,8 @@ def diffusion_coordinates(
 ) -> Float32Array:
     """Coordinates ``(n, c)`` of length 1, ``c`` at most ``components``; the same bits for any number of threads.
 
+    A row that is similar to none, such as one of zeros, has coordinates of 0.
+
     Parameters
     ----------
     nearest
@@ -52,20 +54,26 @@ def diffusion_coordinates(
 
     # BLAS adds in another order for another number of threads.
     with threadpool_limits(1, "blas"):
-        values, vectors = leading_vectors(normalised_graph(nearest), components, steps, seed=seed, on_round=on_round)
+        graph = normalised_graph(nearest)
+        values, vectors = leading_vectors(graph, components, steps, seed=seed, on_round=on_round)
         for part in _blocks(vectors):
             vectors[part] *= values**steps
+        vectors[np.diff(graph.indptr) == 0] = 0  # Not the direction of what rounding left.
         return l2_normalize(vectors)
 
 
 def normalised_graph(nearest: Nearest) -> csr_matrix:
-    """``D^-1/2 A D^-1/2`` ``(n, n) float32`` of the symmetric graph ``A`` with degrees ``D``."""
+    """``D^-1/2 A D^-1/2`` ``(n, n) float32`` of the symmetric graph ``A`` with degrees ``D``.
+
+    Similarities of 0 are no edges: a row of zeros has no other, and would be connected with the first rows.
+    """
     from scipy.sparse import csr_matrix, diags_array
 
     n, k = nearest.rows.shape
-    ones = np.full(n * k, 0.5, np.float32)
-    graph = csr_matrix((ones, nearest.rows.ravel().astype(np.int32), np.arange(0, n * k + 1, k)), (n, n))
+    halves = np.where(nearest.similarity.ravel() != 0, np.float32(0.5), np.float32(0))
+    graph = csr_matrix((halves, nearest.rows.ravel().astype(np.int32), np.arange(0, n * k + 1, k)), (n, n))
     graph = (graph + graph.T).tocsr()
+    graph.eliminate_zeros()
     graph.sort_indices()
     scale = 1 / np.sqrt(np.maximum(np.asarray(graph.sum(axis=1), np.float64).ravel(), 0.5))
     scaled = diags_array(scale) @ graph @ diags_array(scale)

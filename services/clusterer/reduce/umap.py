@@ -62,15 +62,23 @@ def umap_coordinates(
 
 
 def fuzzy_graph(nearest: Nearest) -> csr_matrix:
-    """Weights ``(n, n) float32`` from 0 to 1 of the edges, the larger the nearer rows are for both of them."""
-    from scipy.sparse import csr_matrix
+    """Weights ``(n, n) float32`` from 0 to 1 of the edges, the larger the nearer rows are for both of them.
+
+    Similarities of 0 are no edges. A row without any, such as one of zeros, is its own neighbour: nothing pulls it.
+    """
+    from scipy.sparse import csr_matrix, diags_array
 
     n, k = nearest.rows.shape
     weights = np.concatenate([_memberships(1 - nearest.similarity[part]) for part in ranges(n, AT_ONCE)])
+    weights[nearest.similarity == 0] = 0
     starts = np.arange(0, n * k + 1, k)
     one = csr_matrix((weights.ravel(), nearest.rows.ravel().astype(np.int32), starts), (n, n))
     other = one.T.tocsr()
     both = csr_matrix(one + other - one.multiply(other), dtype=np.float32)
+    alone = np.asarray(both.sum(axis=1)).ravel() == 0
+    if alone.any():
+        both = csr_matrix(both + diags_array(alone.astype(np.float32)), dtype=np.float32)
+        both.eliminate_zeros()
     both.sort_indices()
     return both
 

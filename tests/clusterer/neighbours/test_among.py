@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from clusterer.data.rows import ArrayRows, Float32Array, IntArray
-from clusterer.neighbours import Among, Options
+from clusterer.neighbours import Among, Equals, Options, copies
 from clusterer.neighbours.similarity import lengths, similarities
 from clusterer.neighbours.work import PLAIN
 
@@ -40,3 +40,19 @@ def test_sketches_that_do_not_fit_lie_in_a_file() -> None:
     x, new = rows_of(2000, 64, 0), rows_of(20, 64, 1)
     usual, tight = (Among(ArrayRows(x), 4, Options(memory_limit=limit)).nearest(new) for limit in (2**30, 1))
     assert np.array_equal(usual.rows, tight.rows)
+
+
+def test_a_row_is_found_by_its_bits() -> None:
+    x = rows_of(200, 8, 0)
+    x[50] = x[3]
+    x[9] = 0
+    new = np.concatenate([x, np.nextafter(x[:20], np.float32(9)), -np.zeros((1, 8), np.float32)])
+    expected = [*range(50), 3, *range(51, 200), *[-1] * 20, -1]
+    assert Equals.among(ArrayRows(x)).find(new).tolist() == expected
+    assert Equals.among(ArrayRows(x)).find(new[:0]).tolist() == []
+
+
+def test_rows_of_the_same_digest_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "digests_of", lambda rows: np.zeros(rows.n, "V16"))
+    x = rows_of(3, 8, 0)
+    assert Equals.among(ArrayRows(x)).find(x).tolist() == [0, -1, -1]

@@ -49,6 +49,16 @@ def test_a_new_row_lies_among_its_nearest_train_rows(method: str, unit: bool) ->
     assert np.allclose(reduced, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["spectral", "umap"])
+def test_a_new_row_of_zeros_is_drawn_to_no_train_row(method: str) -> None:
+    coordinates = l2_normalize(np.random.default_rng(2).normal(size=(120, 3)).astype(np.float32))
+    fitted = Fitted(method, 4, 0, coordinates=coordinates)
+    new = np.zeros((1, 6), np.float32)
+    assert not Reduction.of(fitted, ArrayRows(rows_of(120, 0)), Options())(new).any()
+    with_zeros = np.concatenate([rows_of(119, 0), new])
+    assert np.array_equal(Reduction.of(fitted, ArrayRows(with_zeros), Options())(new), coordinates[-1:])
+
+
 def test_what_was_fitted_is_read_as_it_was_written() -> None:
     fitted = Fitted("smooth", 2, 2, np.ones(3, np.float32), np.zeros((3, 2), np.int32))
     again = Fitted.from_arrays(fitted.arrays())

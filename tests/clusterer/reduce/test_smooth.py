@@ -31,3 +31,11 @@ def test_blocks_of_any_size_have_the_same_bits() -> None:
     whole = np.concatenate([block for _, block in smoothed.batches()])
     parts = np.concatenate([block for _, block in smoothed.batches(7, start=0, stop=80)])
     assert whole.tobytes() == parts.tobytes()
+
+
+def test_a_row_of_zeros_is_averaged_with_none() -> None:
+    x = np.zeros((5, 4), np.float32)
+    x[:2] = np.eye(2, 4)
+    nearest = nearest_rows(ArrayRows(x), 3)
+    neighbours = mutual(nearest, least_similarities(nearest))
+    assert (neighbours == -1).all()

@@ -70,3 +70,12 @@ def test_the_number_of_threads_changes_no_bit(seed: int) -> None:
 def test_few_rows_have_as_many_coordinates_as_rows() -> None:
     x = np.eye(4, 8, dtype=np.float32)
     assert diffusion_coordinates(nearest_rows(ArrayRows(x), 3), 64, 8, seed=0).shape == (4, 4)
+
+
+def test_a_row_without_a_neighbour_has_no_direction_and_changes_no_other() -> None:
+    x = rings()[0]
+    with_zeros = np.insert(x, [0, 300, 700], 0, axis=0)
+    alone = ~with_zeros.any(axis=1)
+    usual, found = (diffusion_coordinates(nearest_rows(ArrayRows(each), 10), 8, 8, seed=0) for each in (x, with_zeros))
+    assert not found[alone].any()
+    assert np.allclose(found[~alone] @ found[~alone].T, usual @ usual.T, atol=1e-3)
