@@ -38,7 +38,7 @@ from shoal.schemas import GraphOptions, ReduceOptions
 Rows = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Method = Callable[[Rows, int], Any]
-SETS = ("round/5/16", "round/8/32", "round/20/32", "unequal/8/32", "elongated/8/32", "elongated/20/64", "rings/3/32")
+SETS = ("round/5/16", "round/8/32", "round/20/32", "unequal/8/32", "elongated/8/32", "rings/3/32")
 OPTIONS = GraphOptions()
 
 

@@ -10,7 +10,12 @@ from shoal.cli.heads import numbers_of
 from shoal.errors import JsonValue
 from shoal.schemas.graph import GRAPH_METHODS
 
-GRAPH = {"graph": "--graph"}
+GRAPH = {
+    "graph": "--graph",
+    **{
+        f"graph.{name}": f"--graph {name}=…" for name in ("neighbours", "resolution", "min_cluster_size", "min_samples")
+    },
+}
 """Fields of a request to flags."""
 
 GraphOption = Annotated[

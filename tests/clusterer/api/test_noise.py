@@ -112,7 +112,7 @@ def test_exports_and_the_map_say_noise(api: TestClient, found: Clustering, embed
     shown = api.get(f"{base}/map/rows", params={"rows": min(noise)}).json()["rows"][0]
     assert (shown["cluster"], shown["merged_cluster"], shown["name"]) == (-1, -1, None)
     report = api.get(f"{base}/report").text
-    assert "<span>Noise</span>" in report
+    assert "<h3><bdi>Noise: in no group</bdi></h3>" in report
     assert f"{len(noise)} images of {embeddings}" in report
 
 

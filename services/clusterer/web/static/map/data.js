@@ -42,7 +42,8 @@ export function coloursOf(values, hidden) {
   const numbers = values.legend?.map((entry, place) => entry.cluster ?? place);
   const ramp = rampColours(dark).slice(0, 255);
   // What people look for stands out: far images, and small margins.
-  const found = values.legend ? groupColours(numbers, dark) : values.by === 'margin' ? ramp.reverse() : ramp;
+  const groups = values.legend && groupColours(numbers, dark).map((colour, place) => (values.by === 'cluster' && isNoise(numbers[place]) ? none : colour));
+  const found = values.legend ? groups : values.by === 'margin' ? ramp.reverse() : ramp;
   const bytes = new Uint8Array(4 * (found.length + 1));
   [...found, none].forEach((colour, value) => bytes.set([...colour, hidden(value) ? 0 : 255], 4 * value));
   return { bytes, swatches: [...found, none].map(css) };

@@ -1,6 +1,6 @@
 /** What the colours mean, and which groups are shown. */
 import { number } from '../format.js';
-import { groupPath } from '../groups.js';
+import { groupPath, isNoise } from '../groups.js';
 import { html, useEffect, useRef, useState } from '../vendor/preact.js';
 import { groupName } from './data.js';
 
@@ -36,7 +36,7 @@ export function GroupLegend({ values, swatches, hidden, onChange, clustering }) 
           <button class="entry" aria-pressed=${hidden.has(value) ? 'false' : 'true'} title=${text} onClick=${() => toggle(value)}>
             <i class="swatch" style=${{ background: swatches[value] }}></i>
             <bdi class="cut">${text}</bdi>
-            ${by === 'cluster' && entry && (entry.name || entry.majority) && html`<span class="quiet number">group ${entry.cluster}</span>`}
+            ${by === 'cluster' && entry && !isNoise(entry.cluster) && (entry.name || entry.majority) && html`<span class="quiet number">group ${entry.cluster}</span>`}
             <span class="count number">${number(count)}</span>
           </button>
           <button class="plain only" aria-label=${`Show only ${text}`} onClick=${() => only(value)}>only</button>

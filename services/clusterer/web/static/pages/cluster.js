@@ -110,7 +110,7 @@ function Group({ id, cluster, embeddings, crumbs, query, change }) {
             <button class="plain" aria-label="Keys" title="Keys" onClick=${() => setDialog({ kind: 'keys' })}>?</button>
           </span>
         </div>
-        <p class="quiet" role="status">${members.loading ? 'Reading the images…' : SAYS[order]}</p>
+        <p class="quiet" role="status">${members.loading ? 'Reading the images…' : isNoise(root) && order === 'nearest' ? 'Those nearest to a group come first.' : SAYS[order]}</p>
         <${VirtualGrid} count=${members.count} width=${width} height=${(wide) => Math.round(wide) + 22} gap=${10} label="Images" onRange=${members.want} onKey=${keys}
           item=${(index, props) => html`<${Member} ...${{ embeddings, props, editable }} member=${members.item(index)} majority=${group.data?.majority} selected=${selection.keys.has(keyOf(index))}
             onSelect=${(shift) => select(index, shift)} onOpen=${() => setOpen({ index })} />`} />

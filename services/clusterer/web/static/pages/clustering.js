@@ -60,11 +60,11 @@ export default function Clustering({ params }) {
     <${ExportMenu} id=${id} embeddings=${scored.length > 1 ? embeddings : null} />`;
   return html`<${Page} title=${facts.data.name || `${plural(k, 'group')} of ${plural(n, 'image')}`} wide crumbs=${crumbs} actions=${actions}
     lead=${html`<span class="quiet mono">${id}</span> of <a href=${`/ui/embeddings/${encodeURIComponent(train)}`}><${Text} value=${train} /></a>${noise?.rows > 0 && html`. <a href=${groupPath(id, -1)}>${plural(noise.rows, 'image')}</a> (${percent(noise.share)}) in no group`}`}>
-    <${Wall} key=${`${id} ${embeddings}`} id=${id} embeddings=${embeddings} train=${train} query=${query} change=${change} />
+    <${Wall} key=${`${id} ${embeddings}`} id=${id} embeddings=${embeddings} noisy=${noise !== null && noise !== undefined} train=${train} query=${query} change=${change} />
   </${Page}>`;
 }
 
-function Wall({ id, embeddings, train, query, change }) {
+function Wall({ id, embeddings, noisy, train, query, change }) {
   const [text, setText] = useState(query.q || '');
   const settled = useSettled(text.trim());
   useEffect(() => { if (settled !== (query.q || '')) change({ q: settled }); }, [settled]);
@@ -78,6 +78,7 @@ function Wall({ id, embeddings, train, query, change }) {
 
   const [sort, order] = query.to !== undefined ? ['distance'] : (query.sort || 'size').split('-');
   const filters = { q: query.q, label: query.label, flag: query.flag, clusters: query.clusters, ...FILTERS[query.show] };
+  const filtered = Object.values(filters).some((each) => each !== undefined && each !== null && each !== '');
   const wanted = { embeddings, sort, order, to: query.to, covers: COVERS, ...filters };
   const groups = usePages(
     async (offset, limit, signal) => {
@@ -130,7 +131,7 @@ function Wall({ id, embeddings, train, query, change }) {
   return html`<div class="wall">
     <div class="wall-main">
       <${Tools} ...${{ id, embeddings, query, change, text, setText, search, editable, onImage: () => setDialog({ kind: 'image' }), onKeys: () => setDialog({ kind: 'keys' }) }} />
-      <p class="quiet wall-count" role="status">${groups.loading ? 'Reading the groups…' : plural(groups.count, 'group')}${query.q || query.label || query.show || query.flag || query.clusters ? ' match' : ''}${query.to !== undefined ? html`, those like group ${query.to} first. <button class="plain" onClick=${() => { setHits({}); change({ to: null }); }}>Sort by size</button>` : ''}
+      <p class="quiet wall-count" role="status">${groups.loading ? 'Reading the groups…' : noisy && !filtered ? `${plural(groups.count - 1, 'group')} and noise` : plural(groups.count, 'group')}${query.q || query.label || query.show || query.flag || query.clusters ? ' match' : ''}${query.to !== undefined ? html`, those like group ${query.to} first. <button class="plain" onClick=${() => { setHits({}); change({ to: null }); }}>Sort by size</button>` : ''}
         ${query.clusters && html` <button class="plain" onClick=${() => change({ clusters: null })}>Show all</button>`}</p>
       <${Problem} error=${groups.error} retry=${groups.reload} />
       ${none && html`<${Empty} title="No group matches"><p>Nothing has this in its name, label or paths.</p><button onClick=${() => { setText(''); change({ q: null, label: null, show: null, flag: null, clusters: null }); }}>Show all groups</button></${Empty}>`}

@@ -1,6 +1,6 @@
 /** The map: every image a point, those that look alike near each other. Colours, selection, and names at their places. */
 import { get } from '../api.js';
-import { base, groupPath, useJournal } from '../groups.js';
+import { base, groupPath, isNoise, useJournal } from '../groups.js';
 import { coloursOf, groupName, readPoints, readValues } from '../map/data.js';
 import { Hovered } from '../map/hovered.js';
 import { GroupLegend, ScaleLegend } from '../map/legend.js';
@@ -43,7 +43,7 @@ export default function MapPage({ params }) {
   const ready = embeddings && [map, clusters].every((each) => each.data?.embeddings === embeddings);
   const sets = facts.data?.scored ?? [];
   return html`<${Page} title="Map" wide crumbs=${crumbsOf(id, facts.data)}
-    lead=${ready && `${plural(map.data.count, 'image')} in ${plural(clusters.data.legend.length, 'group')}: those that look alike lie near each other.`}
+    lead=${ready && `${plural(map.data.count, 'image')} in ${plural(clusters.data.legend.filter((each) => !isNoise(each.cluster)).length, 'group')}: those that look alike lie near each other.`}
     actions=${html`${sets.length > 1 && html`<${Select} label="Set" value=${embeddings} options=${sets.map((each) => [each, each])}
       onChange=${(value) => change({ embeddings: value, clusters: null })} />`}<${Views} id=${id} at="map" />`}>
     ${error
