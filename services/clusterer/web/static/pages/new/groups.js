@@ -18,9 +18,9 @@ const REDUCTIONS = [
 ];
 
 const METHODS = [
-  ['kmeans', 'k-means: by distance'],
-  ['turtle', 'TURTLE: a trained network, by what linear classifiers tell apart'],
-  ['temi', 'TEMI: a trained network, by the nearest images of each'],
+  ['kmeans', 'k-means'],
+  ['turtle', 'TURTLE, a network'],
+  ['temi', 'TEMI, a network'],
 ];
 const ALL_METHODS = [METHODS.map(([method]) => method).join(), 'All of these, to compare'];
 
@@ -73,7 +73,7 @@ function Advanced({ values, set, problem, existing }) {
   const changed = trained || ['seeds', ...OF_K_MEANS, 'levels', 'memory', 'reduce', 'spaces'].some((name) => values[name]);
   return html`<details open=${(problem && changed) || undefined}><summary>More settings</summary><div class="fields inner">
     ${values.kind !== 'sweep' && html`<${Input} label="PCA components" name="components" type="number" min="1" placeholder="no PCA" values=${values} set=${set} error=${about('pca.components')} hint="Fewer directions: less noise, more speed" />`}
-    <${Field} label="Grouped by" error=${about('method')} hint="A network finds groups that k-means cuts; it takes longer">${(ids) => html`<select ...${ids} value=${methods.join()} onChange=${(event) => set({ method: event.target.value })}>
+    <${Field} label="Grouped by" error=${about('method')} hint="A trained network finds groups that k-means cuts, but takes longer">${(ids) => html`<select ...${ids} value=${methods.join()} onChange=${(event) => set({ method: event.target.value })}>
       ${[...METHODS, ...(values.kind === 'sweep' ? [ALL_METHODS] : [])].map(([method, name]) => html`<option value=${method}>${name}</option>`)}
     </select>`}</${Field}>
     ${trained && html`<${Field} label="Sizes of groups" error=${about('heads.entropy') || about('heads.beta')} hint=${values.sizes === 'auto' ? 'Trained up to five times; the run that keeps like images together stays' : 'Trained once; large groups are cut'}>${(ids) => html`<select ...${ids} value=${values.sizes} onChange=${(event) => set({ sizes: event.target.value })}>
