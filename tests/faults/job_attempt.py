@@ -1,4 +1,4 @@
-"""What the fault tests of duplicates, quality and bulk assignment run in processes that are to be killed.
+"""What the fault tests of duplicates, quality, bulk assignment and clusterings run in processes that are to be killed.
 
 As a script::
 
@@ -26,7 +26,9 @@ from shoal.store import files as store_files
 from shoal.store import sealed
 
 BLOCK = 100
-KINDS = ("assign", "duplicates", "quality")
+KINDS = ("assign", "cluster", "duplicates", "quality")
+MODULES = {"cluster": "clusterer.pipeline"}
+"""What runs a kind that has no module of its name."""
 
 
 def small_parts() -> None:
@@ -53,7 +55,7 @@ def undisturbed(requests: dict[str, dict[str, Any]]) -> None:
     jobs = {}
     for kind, request in requests.items():
         job = JobContext.local(request, kind=kind)
-        import_module(f"clusterer.jobs.{kind}").run(job, Settings())
+        import_module(MODULES.get(kind, f"clusterer.jobs.{kind}")).run(job, Settings())
         jobs[kind] = job.id
     print(json.dumps(jobs))  # noqa: T201
 

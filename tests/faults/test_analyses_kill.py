@@ -1,4 +1,4 @@
-"""Duplicates, quality and bulk assignment whose processes are killed: they go on, and publish the same bytes."""
+"""Analyses, bulk assignment and a clustering of reduced rows, whose processes are killed: the same bytes come out."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from clusterer import pipeline
+from clusterer.jobs.workspace import short_name
 from shoal.jobs.child import JobContext
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
@@ -26,9 +27,9 @@ from tests.conftest import alive
 
 SCRIPT = Path(__file__).with_name("job_attempt.py")
 ROWS = 420
-OF_THE_RUN = {"run.json", "files.json"}
+OF_THE_RUN = {"run.json", "files.json", "iterations.parquet"}
 """Files that say when and how long a job ran, or have the checksum of one that does."""
-PREFIX = {"assign": "a", "duplicates": "d", "quality": "q"}
+PREFIX = {"assign": "a", "cluster": "c", "duplicates": "d", "quality": "q"}
 
 
 class Prepared(NamedTuple):
@@ -72,6 +73,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
         {**os.environ, "SHOAL_STORE": str(store.root), "PYTHONPATH": str(SCRIPT.parents[2])},
         {
             "assign": {"clustering": clustering, "embeddings": created.id},
+            "cluster": {**request, "reduce": "umap"},
             "duplicates": {"embeddings": created.id, "threshold": 0.999},
             "quality": {"embeddings": created.id, "neighbours": 5},
         },
@@ -86,7 +88,8 @@ def result_folder(store: Store, kind: str, job_id: str) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """The bytes of a result, but for those of the run."""
-    return {each.name: each.read_bytes() for each in folder.iterdir() if each.name not in OF_THE_RUN}
+    files = (each for each in folder.iterdir() if each.is_file())
+    return {each.name: each.read_bytes() for each in files if each.name not in OF_THE_RUN}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,7 @@ def undisturbed(prepared: Prepared) -> dict[str, str]:
     """The id of a job of each kind that nothing happened to."""
     command = [sys.executable, str(SCRIPT), "undisturbed", json.dumps(prepared.requests)]
     run = subprocess.run(command, env=prepared.environment, stdout=subprocess.PIPE, text=True, check=True, timeout=240)
-    jobs: dict[str, str] = json.loads(run.stdout)
+    jobs: dict[str, str] = json.loads(run.stdout.splitlines()[-1])  # logs come before
     return jobs
 
 
@@ -108,7 +111,11 @@ def check_published(prepared: Prepared, kind: str, job_id: str, undisturbed: str
     assert not prepared.store.layout.work(which).exists()
 
 
+NEAREST, COORDINATES = (
+    f"{name}.npz" for name in (f"nearest-{short_name('', '15')}", f"coordinates-{short_name('', 'umap')}")
+)
 HALTS = {
+    "cluster": (f"cluster.{NEAREST}", f"cluster.{COORDINATES}"),
     "assign": ("assign.part-00001.npz", "assign.published"),
     "duplicates": ("duplicates.pairs-000001.npy", "duplicates.pairs.npz"),
     "quality": ("quality.order-0.npy", "quality.nearest.npz"),
