@@ -30,8 +30,11 @@ STYLE: dict[RcKeyType, object] = {
 }
 SIZE = (7.6, 4.8)
 MOST_SERIES = 4
-PARAMETERS = ("model", "normalize", "whiten", "components", "reduce", "k")
+PARAMETERS = ("model", "normalize", "whiten", "components", "reduce", "method", "k")
 SWITCHES = {"normalize": ("not normalised", "normalised"), "whiten": ("not whitened", "whitened")}
+USUAL = {"reduce": None, "method": "kmeans"}
+"""Values that no caption mentions."""
+METHODS = {"kmeans": "k-means", "turtle": "TURTLE", "temi": "TEMI", "leiden": "Leiden", "hdbscan": "HDBSCAN"}
 
 SIDES = (
     (7, 0, "left", "center"),
@@ -118,6 +121,8 @@ def say(name: str, value: Any) -> str:
         return "no PCA" if value is None else f"{value} components"
     if name == "reduce":
         return "not reduced" if value is None else str(value)
+    if name == "method":
+        return METHODS[value]
     if name in SWITCHES:
         return SWITCHES[name][bool(value)]
     return f"{name} = {value:g}" if isinstance(value, (int, float)) else str(value)
@@ -140,7 +145,7 @@ def second(axes: Axes) -> Axes:
 def caption(figure: Figure, rows: Sequence[Row], left_out: str = "") -> None:
     """Write below the plot what all its points have in common, and the number of seeds of each."""
     same = [name for name in PARAMETERS if len({row[name] for row in rows}) == 1]
-    shared = [say(name, rows[0][name]) for name in same if name != "reduce" or rows[0][name] is not None]
+    shared = [say(name, rows[0][name]) for name in same if rows[0][name] != USUAL.get(name, "")]
     if len({row["scored"] for row in rows}) == 1:
         shared.insert(1 if len({row["model"] for row in rows}) == 1 else 0, f"scored on {rows[0]['scored']}")
     seeds = {row["seeds"] for row in rows}
@@ -149,17 +154,17 @@ def caption(figure: Figure, rows: Sequence[Row], left_out: str = "") -> None:
     figure.supxlabel(", ".join([*shared, *([left_out] if left_out else [])]), fontsize=7.5, color=QUIET)
 
 
-def fill(axes: Axes, x: Sequence[float], mean: Any, std: Any, colour: str, *, most: float = np.inf) -> None:
+def fill(axes: Axes, x: Sequence[float], mean: Any, std: Any, colour: str, *, within: tuple[float, float]) -> None:
     """A band of one standard deviation, clipped to the possible values."""
-    low, high = np.clip(mean - std, 0.0, most), np.clip(mean + std, 0.0, most)
+    low, high = np.clip(mean - std, *within), np.clip(mean + std, *within)
     axes.fill_between(x, low, high, color=colour, alpha=0.16, lw=0)
 
 
-def within_percent(axes: Axes) -> None:
-    """Add a margin to the vertical axis within 0 and 100."""
+def with_margin(axes: Axes, within: tuple[float, float]) -> None:
+    """Add a margin to the vertical axis, within the possible values."""
     low, high = axes.get_ylim()
     room = 0.05 * (high - low)
-    axes.set_ylim(max(0.0, low - room), min(100.0, high + room))
+    axes.set_ylim(max(within[0], low - room), min(within[1], high + room))
 
 
 def logarithmic(axes: Axes, ticks: Sequence[float]) -> None:

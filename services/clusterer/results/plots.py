@@ -21,9 +21,11 @@ DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MODELS = (ACCURACY, "#c2570c", "#2b8a3e", "#8338ad", "#b8860b")
 DPI = 150
-PCA_CURVES = ("model", "normalize", "whiten", "reduce", "k")
-CLUSTER_CURVES = ("model", "normalize", "whiten", "components", "reduce")
+PCA_CURVES = ("model", "normalize", "whiten", "reduce", "method", "k")
+CLUSTER_CURVES = ("model", "normalize", "whiten", "components", "reduce", "method")
 UNLABELLED_CURVES = ("scored", *CLUSTER_CURVES)
+LIMITS = ((0.0, 100.0), (-100.0, 100.0))
+"""The least and most possible accuracy and ARI, in percent: groups worse than chance have an ARI below 0."""
 
 
 def draw(sweep: Sweep, rows: list[Row], reference: str | None) -> None:
@@ -97,7 +99,7 @@ def against_probe(rows: list[Row], reference: str | None) -> Figure:
     low, high = axes.get_xlim()
     axes.set_xlim(max(0.0, low), high)
     axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= min(100.0, high)])
-    plot_parts.within_percent(axes)
+    plot_parts.with_margin(axes, LIMITS[0])
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.01), ncols=2)
     plot_parts.caption(figure, best)
     figure.draw_without_rendering()  # The placement of names needs the size of the axes.
@@ -183,7 +185,7 @@ def _twin(shown: list[Curve], total: int, x_name: str, wanted: str, reference: l
         style: dict[str, Any] = {"marker": marker, "ms": 4.5, "lw": 1.7, "clip_on": False}
         for axes, name, colour, text in ((left, metric, ACCURACY, "accuracy"), (right, "ari", ARI, "ARI")):
             mean, std = curve.band(name)
-            plot_parts.fill(axes, curve.x, mean, std, colour, most=100.0)
+            plot_parts.fill(axes, curve.x, mean, std, colour, within=LIMITS[name == "ari"])
             lines += axes.plot(curve.x, mean, dash, color=colour, label=text + suffix, **style)
     if reference:
         x, note = [point.x for point in reference], "arXiv 2008.10312, ImageNet"
@@ -196,8 +198,8 @@ def _twin(shown: list[Curve], total: int, x_name: str, wanted: str, reference: l
     rule = "mixed" if "mixed" in metric else "one to one"
     left.set_ylabel(f"accuracy ({rule}, map of {_source(metric)}), %", color=ACCURACY)
     right.set_ylabel("adjusted Rand index, %", color=ARI)
-    for axes in (left, right):
-        plot_parts.within_percent(axes)
+    for axes, within in zip((left, right), LIMITS, strict=True):
+        plot_parts.with_margin(axes, within)
     left.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.02), ncols=2)
     left_out = f"{len(shown)} of {total} curves" if total > len(shown) else ""
     plot_parts.caption(figure, [row for curve in shown for row in curve.rows], left_out)

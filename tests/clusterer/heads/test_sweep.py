@@ -25,7 +25,7 @@ def test_methods_are_an_axis_with_figures_that_need_no_labels(
         "embeddings": embeddings,
         "clusters": [2, 3],
         "method": ["kmeans", "turtle", "temi"],
-        "heads": {"steps": 10, "heads": 2, "neighbours": 5, "inner_steps": 3, "entropy": 10},
+        "heads": {"steps": 10, "heads": 2, "neighbours": 5, "inner_steps": 3},
         "seed": 0,
     }
     made = store.sweep(sweep.run(JobContext.local(request, kind="sweep"), settings)["sweep"])

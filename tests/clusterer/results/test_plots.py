@@ -24,6 +24,8 @@ def test_curves_are_named_by_what_differs() -> None:
     rows = [{"k": k, "whiten": white, "model": "m"} for k in (4, 2) for white in (True, False)]
     found = curves(rows, lambda row: row["k"], ("model", "whiten"))
     assert [(curve.name, curve.x) for curve in found] == [("whitened", [2.0, 4.0]), ("not whitened", [2.0, 4.0])]
+    rows = [{"k": k, "method": method, "model": "m"} for k in (2, 4) for method in ("kmeans", "turtle")]
+    assert [curve.name for curve in curves(rows, lambda row: row["k"], ("model", "method"))] == ["k-means", "TURTLE"]
 
 
 def test_of_many_curves_those_that_differ_in_one_thing_are_shown() -> None:
