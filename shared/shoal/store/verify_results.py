@@ -379,7 +379,7 @@ def _check_end(layout: SweepLayout, finished: list[int], total: int, report: Ver
         _json(layout.done)
     except (OSError, ValueError) as error:
         report.add("done.json", _said(error))
-    for path in sorted(layout.plots.glob("*")) if layout.plots.is_dir() else ():
+    for path in sorted(layout.plots.glob("[!.]*")) if layout.plots.is_dir() else ():  # `shoal gc` finds the others
         content = path.read_bytes()
         if not (content.startswith(PNG) if path.suffix == ".png" else b"</svg>" in content[-200:]):
             report.add(layout.name_of(path), "is cut off, or not an image")

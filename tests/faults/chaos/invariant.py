@@ -135,3 +135,4 @@ def _garbage(store: Store, queue: JobQueue) -> Iterator[str]:
     for folder in (store.layout.temporary, store.layout.trash, store.layout.work_folder):
         if folder.is_dir():
             yield from (f"{each} is left for ever" for each in folder.iterdir())
+    yield from (f"{each} is left for ever" for each in store.layout.root.rglob(".*.tmp"))
