@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from clusterer.cleaning.keeping import FILE, NEAR, PIXELS, Facts
 from clusterer.cleaning.links import Groups
 from clusterer.data.partitions import OnRows
-from clusterer.data.rows import Float32Array, IntArray, Rows, block_rows
+from clusterer.data.rows import Float32Array, IntArray, Rows
 from clusterer.neighbours.similarity import lengths, similarities
+
+COMPARED_VALUES = 2**20
+"""Values of each side that are compared at once: callers have little memory left for them."""
 
 Thumbnails = Callable[[IntArray], dict[int, bytes]]
 """The thumbnails of some rows, as far as there are any."""
@@ -36,7 +39,7 @@ def to_kept(rows: Rows, groups: Groups, order: IntArray, on_rows: OnRows) -> tup
     of = groups.rows[order]
     kept = np.repeat(of[groups.starts[:-1]], groups.sizes)
     similarity, equal = np.ones(len(of), np.float32), np.ones(len(of), bool)
-    step = block_rows(rows.dim)
+    step = max(1, COMPARED_VALUES // rows.dim)
     for first in range(0, len(of), step):
         part = slice(first, first + step)
         mine, theirs = rows.take(of[part]), rows.take(kept[part])

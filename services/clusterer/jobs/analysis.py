@@ -22,11 +22,12 @@ from shoal.store.analyses import Analysis, AnalysisKind, AnalysisWriter
 from clusterer.data.rows import IntArray, Rows
 from clusterer.jobs.memory import MIB, PROCESS_BYTES, THREAD_BYTES, default_limit, limit_error, peak_bytes
 from clusterer.jobs.workspace import Workspace, discard
+from clusterer.neighbours.prepare import blocks_bytes
 
 AnalysisRequest = DuplicatesRequest | QualityRequest
 
 LEAST_FREE = 32 * MIB
-"""Bytes that an analysis needs beside the process and what it knows of each row."""
+"""Bytes that an analysis needs beside the process, what it knows of each row and the blocks that it compares."""
 PER_ROW = 120
 """Bytes of a row: its number, its length, its place in a group."""
 WRITTEN_AT_ONCE = 65_536
@@ -80,7 +81,7 @@ class Tools:
         """
         fixed = PROCESS_BYTES + THREAD_BYTES * available_cores() + PER_ROW * rows.n
         memory = Memory(self.limit, self.limit - fixed)
-        memory.require(LEAST_FREE, f"a job on {rows.n:,} rows")
+        memory.require(LEAST_FREE + blocks_bytes(rows.n, rows.dim), f"a job on {rows.n:,} rows")
         return memory
 
 

@@ -27,6 +27,7 @@ from clusterer.jobs.analysis_plan import sets_of
 from clusterer.jobs.memory import MIB, PROCESS_BYTES, THREAD_BYTES, worker_error
 from clusterer.neighbours import Copies, Options, Pairs, pairs_above
 from clusterer.neighbours.apart import piece_bytes
+from clusterer.neighbours.prepare import blocks_bytes
 from clusterer.neighbours.runner import Runner, in_process
 from clusterer.ray.pieces import ClusterRunner
 from clusterer.ray.session import connect
@@ -89,11 +90,12 @@ def find_pairs(plan: Plan, rows: JoinedRows, copies: Copies, tools: Tools) -> Pa
         return Pairs(kept["one"], kept["other"], kept["similarity"])
     memory = tools.memory(rows)
     distinct = rows if len(copies) == rows.n else ChosenRows(rows, copies.firsts)
-    most = memory.free // 2 // PER_PAIR
+    left = memory.free - blocks_bytes(rows.n, rows.dim)
+    most = left // 2 // PER_PAIR
     try:
         with running(plan.request.execution, distinct, tools) as run:
             options = Options(
-                memory_limit=memory.free // 2,
+                memory_limit=left // 2,
                 folder=work.folder("search"),
                 on_rows=progress("compare", distinct.n),
                 run=run,

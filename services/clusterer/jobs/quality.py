@@ -24,6 +24,7 @@ from clusterer.evaluation.contingency import UNLABELLED
 from clusterer.jobs.analysis import FOUND, WRITTEN_AT_ONCE, Memory, Progress, Tools, run_analysis
 from clusterer.jobs.analysis_plan import set_of
 from clusterer.neighbours import Nearest, Options, nearest_rows
+from clusterer.neighbours.prepare import blocks_bytes
 
 IMAGE = ("image_id", "image_path", "label")
 FACTS = ("width", "height", "bytes", "luma_1", "luma_5", "luma_99", "entropy", "sharpness")
@@ -55,7 +56,7 @@ def find_nearest(request: QualityRequest, rows: StoredRows, tools: Tools, memory
     kept = work.arrays("nearest")
     if kept is not None:
         return Nearest(kept["rows"], kept["similarity"])
-    needed = PER_NEIGHBOUR * request.neighbours * rows.n
+    needed = PER_NEIGHBOUR * request.neighbours * rows.n + blocks_bytes(rows.n, rows.dim)
     memory.require(needed, "comparing them", ", or fewer `neighbours`")
     options = Options(
         memory_limit=memory.free - needed, folder=work.folder("search"), on_rows=progress("compare", rows.n)

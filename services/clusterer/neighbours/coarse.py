@@ -21,15 +21,15 @@ PLACED_ROWS: Final = 65_536
 """Rows that find their clusters together."""
 
 
-def sample_of(rows: Rows) -> Float32Array:
-    """Some rows, scaled to length 1: ``(m, d) float32``.
+def sample_of(rows: Rows, most: int = SAMPLED) -> Float32Array:
+    """Some rows, scaled to length 1: ``(m, d) float32``, of which there are at most ``most``.
 
     Raises
     ------
     NotFinite
         One of them contains NaN or infinity.
     """
-    chosen = np.sort(np.random.default_rng(0).choice(rows.n, min(rows.n, SAMPLED), replace=False))
+    chosen = np.sort(np.random.default_rng(0).choice(rows.n, min(rows.n, SAMPLED, most), replace=False))
     found = rows.take(chosen)
     at = first_not_finite(found)
     if at is not None:

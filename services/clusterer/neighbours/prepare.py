@@ -25,6 +25,11 @@ MOST_COLUMNS = 32_768
 DIRECTED = 4096
 """Rows from which the directions of short sketches are found."""
 
+PER_SAMPLED_VALUE = 32
+"""Bytes of a value of the sample while the directions are found: two copies of it, and six of some of its rows."""
+BLOCKS_HELD = 5
+"""Blocks of rows in float32 at once: as they are read, scaled, and as the radii of their groups are measured."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -141,7 +146,9 @@ def begun(
     if kept is not None and all(order is not None for order in orders):
         return work, Shared.from_arrays(kept), [order for order in orders if order is not None]
     work.start_anew()
-    samples = [sample_of(rows) for rows in sets]
+    # With little memory the sample is smaller: less is skipped then, and the same is found.
+    budget = (options.memory_limit + max(blocks_bytes(rows.n, rows.dim) for rows in sets)) // len(sets)
+    samples = [sample_of(rows, max(1, budget // (PER_SAMPLED_VALUE * rows.dim))) for rows in sets]
     shared = Shared.of(kernel, np.concatenate(samples), DIRECTED)
     made = []
     for at, (rows, sample) in enumerate(zip(sets, samples, strict=True)):
@@ -149,6 +156,11 @@ def begun(
         work.keep_mapped(f"order-{at}", made[-1])
     work.keep("shared", **shared.arrays())
     return work, shared, made
+
+
+def blocks_bytes(n: int, dim: int) -> int:
+    """Bytes of the blocks of ``n`` rows that a search holds at once, beside its limit, which is for sketches."""
+    return BLOCKS_HELD * 4 * min(n, SketchedBounds.BLOCK) * dim
 
 
 def blocks_of(n: int, size: int) -> list[slice]:

@@ -44,7 +44,7 @@ class Options:
     Attributes
     ----------
     memory_limit
-        Bytes that the search may use beside its result.
+        Bytes that the search may use beside its result and the blocks of rows that it compares; see `blocks_bytes`.
     folder
         Where its next attempt finds what is done; None keeps all in memory.
     threads

@@ -83,6 +83,7 @@ SHAPES = {
     ),
 }
 
+ANALYSES: dict[str, dict[str, Any]] = {"duplicates": {"threshold": 0.99}}
 QUICK = ("few rows", "many dimensions", "mini-batch", "sweep")
 """Shapes of every run; the others are long."""
 
@@ -123,3 +124,32 @@ def test_the_peak_of_a_job_stays_below_its_limit(name: str, make_set: Callable[.
     assert peak <= limit, f"{peak // MIB} MiB, the limit is {limit // MIB}"
     # A limit that were far above what is needed would send rows to disk, and refuse jobs, for nothing.
     assert peak >= 0.4 * limit, f"{peak // MIB} MiB, the limit is {limit // MIB}"
+
+
+@pytest.mark.faults_long
+@pytest.mark.parametrize("over", [1, 3])
+@pytest.mark.parametrize(("rows", "dim"), [(2000, 16), (60_000, 32), (12_000, 1024)])
+@pytest.mark.parametrize("kind", ["duplicates", "assign"])
+def test_the_peak_of_an_analysis_stays_below_its_limit(
+    kind: str, rows: int, dim: int, over: int, make_set: Callable[..., str], store: Store, run_job: Callable[..., Any]
+) -> None:
+    """Fails without: the rows that are held in files, and the blocks whose size follows from the limit.
+
+    The limit is the smallest that the job accepts by its own word, or has three times as much beside the process.
+    """
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(rows // 2, dim)).astype(np.float32)
+    vectors = np.concatenate([vectors, vectors + 0.01 * rng.normal(size=vectors.shape).astype(np.float32)])
+    embeddings = make_set("mine", vectors, [f"class {row % 50}" for row in range(rows)], shard_rows=5000)
+    fields = ANALYSES.get(kind, {})
+    if kind == "assign":
+        made = run_job(embeddings, clusters=500, seed=0, kmeans={"iterations": 2, "restarts": 1, "init": "random"})
+        fields = {"clustering": made.id}
+    request = {"embeddings": embeddings, **fields}
+    refused = ran(store, kind, {**request, "memory_limit": LEAST})
+    limit = int(refused.stderr.split()[-1]) if refused.returncode else LEAST
+    limit += (over - 1) * max(limit - memory.PROCESS_BYTES, 0)
+    done = ran(store, kind, {**request, "memory_limit": limit})
+    assert done.returncode == 0, done.stderr[-2000:]
+    peak = int(done.stdout.splitlines()[-1])
+    assert peak <= limit, f"{peak // MIB} MiB, the limit is {limit // MIB}"
