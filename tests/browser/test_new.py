@@ -96,6 +96,31 @@ def test_a_network_may_group_and_its_options_replace_those_of_k_means(
     expect(page.get_by_text("TURTLE, entropy")).to_be_visible()
 
 
+def test_methods_that_find_the_number_of_groups_ask_for_none(page: Page, embedded: str, tmp_path: Path) -> None:
+    page.goto(f"/ui/new?set={embedded}")
+    page.get_by_role("radio", name="This many").check()
+    page.get_by_text("More settings").click()
+    page.get_by_label("Grouped by").select_option("leiden")
+    expect(page.get_by_role("radio", name="As many as fit")).to_be_checked()
+    expect(page.get_by_label("At most")).to_have_count(0)
+    expect(page.get_by_label("Resolution")).to_be_visible()
+    page.get_by_role("radio", name="This many").check()
+    expect(page.get_by_label("Grouped by")).to_have_value("kmeans")
+    page.get_by_label("Grouped by").select_option("hdbscan")
+    expect(page.get_by_label("Resolution")).to_have_count(0)
+    page.get_by_label("Smallest group").fill("5")
+    screenshot(page, tmp_path, "density")
+    check_accessible(page)
+    with page.expect_request(lambda request: request.method == "POST" and "/cluster" in request.url) as sent:
+        page.get_by_role("button", name="Start").click()
+    body = sent.value.post_data_json or {}
+    assert {name: value for name, value in body.items() if name != "embeddings"} == {
+        "method": "hdbscan",
+        "graph": {"min_cluster_size": 5},
+    }
+    expect(page.get_by_role("link", name="See the groups")).to_be_visible(timeout=LONG_MS)
+
+
 def test_methods_are_compared_by_a_sweep(page: Page, embedded: str, tmp_path: Path) -> None:
     page.goto(f"/ui/new?set={embedded}&kind=sweep")
     page.get_by_label("Numbers of groups").fill("3")

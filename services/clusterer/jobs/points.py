@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from shoal.errors import ClustersInvalid
 
 from clusterer.data.partitions import OnRows
 from clusterer.data.pca import Pca
@@ -92,7 +93,7 @@ def run_point(
     trains: Callable[[Point, Rows], HeadFits] | None = None,
     grouping: Callable[[Plan], Grouping] | None = None,
 ) -> dict[str, Any]:
-    """Cluster and score one combination; the content of its file.
+    """Cluster and score one combination; the content of its file, with an `error` where it has no two groups.
 
     Parameters
     ----------
@@ -107,7 +108,17 @@ def run_point(
     graphs: graph.GraphFits = {}
     if grouping is not None and plan.by_graph:
         search = grouping(plan)
-        graphs = search.fit(rows[plan.train.id])
+        try:
+            graphs = search.fit(rows[plan.train.id])
+        except ClustersInvalid as error:
+            return {
+                "index": point.index,
+                "request": request.model_dump(mode="json"),
+                "params": {**_params(plan), "k": None},
+                "error": {"code": error.code, "message": error.detail},
+                "scored": {},
+                "seconds": round(time.perf_counter() - started, 3),
+            }
         plan = graph.found_plan(plan, graphs)
     fits = {seed: each.fit for seed, each in (heads or graphs).items()} or {
         seed: steps.fit_seed(
@@ -127,22 +138,7 @@ def run_point(
     return {
         "index": point.index,
         "request": request.model_dump(mode="json"),
-        "params": {
-            "embeddings": plan.train.id,
-            "model": plan.train.plan.model.name,
-            "n": plan.train.rows,
-            "dim": plan.train.dim,
-            "normalize": request.normalize,
-            "components": plan.components,
-            "whiten": bool(request.pca and request.pca.whiten),
-            "reduce": None if request.reduce is None else request.reduce.text,
-            "over": request.over,
-            "k": plan.k,
-            "train_classes": plan.train_classes,
-            "seeds": list(plan.seeds),
-            **({} if request.method == "kmeans" else {"method": request.method}),
-            "restarts": plan.restarts,
-        },
+        "params": _params(plan),
         "best_seed": best_seed,
         "iterations": {
             str(seed): heads[seed].trained.history[-1].step if seed in heads else len(fit.best.fit.history)
@@ -152,4 +148,24 @@ def run_point(
         **({"graph": {str(seed): each.record() for seed, each in graphs.items()}} if graphs else {}),
         "scored": metrics["scored"],
         "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _params(plan: Plan) -> dict[str, object]:
+    request = plan.request
+    return {
+        "embeddings": plan.train.id,
+        "model": plan.train.plan.model.name,
+        "n": plan.train.rows,
+        "dim": plan.train.dim,
+        "normalize": request.normalize,
+        "components": plan.components,
+        "whiten": bool(request.pca and request.pca.whiten),
+        "reduce": None if request.reduce is None else request.reduce.text,
+        "over": request.over,
+        "k": plan.k,
+        "train_classes": plan.train_classes,
+        "seeds": list(plan.seeds),
+        **({} if request.method == "kmeans" else {"method": request.method}),
+        "restarts": plan.restarts,
     }

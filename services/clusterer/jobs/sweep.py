@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from shoal import __version__
+from shoal.errors import ClustersInvalid
 from shoal.jobs.child import JobContext
 from shoal.memory import release_freed_memory
 from shoal.schemas import SweepRequest
@@ -42,6 +43,11 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
     """Run every point and draw the plots; the job's result.
 
     A point counts when its file is in the store, so a further attempt runs only those that are missing.
+
+    Raises
+    ------
+    ClustersInvalid
+        No point has two groups; the error is that of the first.
     """
     store = Store.of(settings)
     request = SweepRequest.model_validate(ctx.request)
@@ -65,8 +71,11 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
             )
             for group in by_space(points):
                 runner.run_space(group)
+        rows = [row for row in tidy(sweep.points()) if row["error_code"] is None]
+        if not rows:
+            raise ClustersInvalid(sweep.points()[0]["error"]["message"], field="method")
         ctx.progress("plots", 0, 1, "plots")
-        draw(sweep, tidy(sweep.points()), request.reference)
+        draw(sweep, rows, request.reference)
         ctx.progress("plots", 1, 1, "plots")
         facts = {"finished_at": datetime.now(UTC).isoformat(), "engine": engine.name, "version": __version__}
         sweep.finish({**facts, "seconds": round(time.perf_counter() - started, 3)})

@@ -273,14 +273,19 @@ def _request(job: Job) -> SweepRequest | None:
 
 def sweep_table(rows: list[Json], title: str | None = None) -> Table:
     """A sweep's table with the columns that vary and the main metrics."""
-    names = ("model", "scored", "normalize", "components", "whiten", "reduce", "over", "k")
-    varying = [name for name in names if len({row.get(name) for row in rows}) > 1] or ["k"]
+    names = ("model", "scored", "normalize", "components", "whiten", "reduce", "method", "over", "k")
+    known = [row for row in rows if not row.get("error_code")]  # The others have neither `k` nor `scored`.
+    varying = [
+        name for name in names if len({row.get(name) for row in (known if name in {"k", "scored"} else rows)}) > 1
+    ] or ["k"]
     metrics = [(key, label) for key, label in SHOWN if any(row[key] is not None for row in rows)]
-    columns = (*varying, *(label for _, label in metrics))
-    table = columns_of(*columns, right=set(columns) - {"model", "scored"}, title=title)
+    failed = len(known) < len(rows)
+    columns = (*varying, *(label for _, label in metrics), *(["error"] if failed else []))
+    table = columns_of(*columns, right=set(columns) - {"model", "scored", "method", "error"}, title=title)
     for row in rows:
         facts = ["all" if row[name] is None and name == "components" else _cell(row[name]) for name in varying]
-        table.add_row(*facts, *(number(row[key], row.get(f"{key}_std")) for key, _ in metrics))
+        error = [row.get("error_message") or ""] if failed else []
+        table.add_row(*facts, *(number(row[key], row.get(f"{key}_std")) for key, _ in metrics), *error)
     return table
 
 
@@ -310,6 +315,8 @@ def differences_table() -> Table:
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

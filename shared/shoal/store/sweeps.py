@@ -76,10 +76,13 @@ SCHEMA = pa.schema(
         ("probe_accuracy", pa.float64()),
         ("neighbour_agreement", pa.float64()),
         ("seconds", pa.float64()),
+        ("error_code", pa.string()),
+        ("error_message", pa.string()),
     ]
 )
 
 Row = dict[str, Any]
+Point = Mapping[str, Any]
 
 
 class Sweep:
@@ -207,9 +210,12 @@ def sweep_not_found(sweep_id: str) -> SweepNotFound:
     )
 
 
-def tidy(points: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """One row per point and scored set, means over the seeds and their standard deviations beside them."""
-    return [_row(point, name) for point in points for name in point["scored"]]
+def tidy(points: Iterable[Point]) -> list[Row]:
+    """One row per point and scored set, means over the seeds and their standard deviations beside them.
+
+    A point without groups has one row: its parameters and its error.
+    """
+    return [row for point in points for row in _rows(point)]
 
 
 def as_csv(rows: list[Row]) -> bytes:
@@ -226,28 +232,51 @@ def as_parquet(rows: list[Row]) -> bytes:
     return out.getvalue()
 
 
-def _row(point: Mapping[str, Any], scored: str) -> Row:
+def _rows(point: Point) -> list[Row]:
+    error = point.get("error")
+    if error is None:
+        return [_row(point, name) for name in point["scored"]]
+    known = {
+        "point": point["index"],
+        **_params(point),
+        "seconds": point["seconds"],
+        "error_code": error["code"],
+        "error_message": error["message"],
+    }
+    return [{name: known.get(name) for name in SCHEMA.names}]
+
+
+def _params(point: Point) -> Row:
+    params = point["params"]
+    return {
+        **{name: params[name] for name in PARAMS if name not in {"reduce", "method"}},
+        "reduce": params.get("reduce"),
+        "method": params.get("method", "kmeans"),
+        "seeds": len(params["seeds"]),
+        "restarts": params.get("restarts"),
+    }
+
+
+def _row(point: Point, scored: str) -> Row:
     entry = point["scored"][scored]
-    mean, std, params = entry["mean"], entry["std"], point["params"]
+    mean, std = entry["mean"], entry["std"]
     values = {name: _look_up(mean, path) for name, path in METRICS.items()}
     deviations = {f"{name}_std": _look_up(std, path) for name, path in METRICS.items()}
     row = {
         "point": point["index"],
-        **{name: params[name] for name in PARAMS if name not in {"reduce", "method"}},
-        "reduce": params.get("reduce"),
-        "method": params.get("method", "kmeans"),
+        **_params(point),
         "scored": scored,
         "scored_n": int(mean["n"]),
         "n_labelled": int(mean["n_labelled"]),
         "classes": int(mean["classes"]),
-        "seeds": len(params["seeds"]),
-        "restarts": params.get("restarts"),
         **values,
         **deviations,
         "stability": (entry.get("stability") or {}).get("ari_mean"),
         "linear_probe": point.get("linear_probe", {}).get(scored),
         **_of_heads(point.get("heads", {}), ("loss", "probe_accuracy", "neighbour_agreement")),
         "seconds": point["seconds"],
+        "error_code": None,
+        "error_message": None,
     }
     return {name: row[name] for name in SCHEMA.names}
 

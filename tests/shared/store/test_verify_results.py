@@ -156,6 +156,17 @@ def test_nonsense_in_a_sweep_is_found(store: Store, name: str, content: bytes) -
     assert store.sweep_ids() == []
 
 
+def test_a_point_of_a_sweep_has_its_error_whole(store: Store) -> None:
+    which = make_sweep(store)
+    point = store.layout.sweep(which).point(1)
+    document = {"index": 1, "request": {}, "params": {}, "scored": {}, "error": {"code": "x", "message": "One group."}}
+    point.write_text(json.dumps(document))
+    assert named(store, which) == set()
+    for wrong in (None, "x", {"code": "x"}):
+        point.write_text(json.dumps({**document, "error": wrong}))
+        assert named(store, which) == {"points/00001.json"}
+
+
 def test_a_sweep_that_lost_a_point_is_found_and_one_that_grows_is_not(store: Store) -> None:
     which = make_sweep(store)
     layout = store.layout.sweep(which)

@@ -55,7 +55,7 @@ export function jobWords({ kind, request }) {
   if (kind === 'sweep') return ['Sweep over', trained(request.embeddings)];
   if (kind === 'cluster') {
     const k = request.clusters;
-    const groups = k === 'auto' ? 'Group' : k ? `Make ${many(k)} groups of` : `Make groups, ${many(request.over)} per label, of`;
+    const groups = k === 'auto' || (!k && !request.over) ? 'Group' : k ? `Make ${many(k)} groups of` : `Make groups, ${many(request.over)} per label, of`;
     return [groups, trained(request.embeddings)];
   }
   const verbs = { duplicates: 'Find duplicates in', quality: 'Check the quality of', assign: 'Assign' };

@@ -8,11 +8,14 @@ import { FIGURES, figureOf } from '../figures.js';
 
 const PARAMETERS = ['embeddings', 'model', 'normalize', 'whiten', 'components', 'reduce', 'method', 'over', 'k', 'scored'];
 const MOST_LINES = 8;
-const METHODS = { kmeans: 'k-means', turtle: 'TURTLE', temi: 'TEMI' };
+const METHODS = { kmeans: 'k-means', turtle: 'TURTLE', temi: 'TEMI', leiden: 'Leiden', hdbscan: 'HDBSCAN' };
+/** What a point without groups does not have. */
+const OF_GROUPS = ['k', 'scored'];
 const AXES = { k: 'groups', components: 'PCA components' };
 
 /** A setting as people read it. */
 function say(name, value) {
+  if (OF_GROUPS.includes(name) && value === null) return '';
   if (name === 'components') return value === null ? 'no PCA' : `${value} components`;
   if (name === 'normalize') return value ? 'unit length' : 'not normalised';
   if (name === 'whiten') return value ? 'whitened' : 'not whitened';
@@ -23,8 +26,10 @@ function say(name, value) {
   return String(value);
 }
 
+const withGroups = (rows) => rows.filter((row) => !row.error_code);
+
 /** What differs between the points: the names of these parameters. */
-const varying = (rows) => PARAMETERS.filter((name) => new Set(rows.map((row) => row[name])).size > 1);
+const varying = (rows) => PARAMETERS.filter((name) => new Set((OF_GROUPS.includes(name) ? withGroups(rows) : rows).map((row) => row[name])).size > 1);
 
 /** Lines of points that differ in `x` alone. */
 function linesOf(rows, x, metric) {
@@ -55,15 +60,16 @@ export default function Sweep({ params }) {
   const { total, finished } = sweep.points;
   const lead = `${sweep.complete ? number(total) : `${number(finished)} of ${number(total)}`} points${sweep.finished_at ? ` · ${ago(sweep.finished_at)} · took ${duration(sweep.seconds)}` : ''}`;
   // Scored on the set itself, both maps from groups to labels are the same.
-  const itself = rows.every((row) => row.scored === row.embeddings);
+  const grouped = withGroups(rows);
+  const itself = grouped.every((row) => row.scored === row.embeddings);
   const metrics = FIGURES.filter(({ key }) => rows.some((row) => typeof row[key] === 'number') && !(itself && key.endsWith('_scored')));
   return html`<${Page} title=${title} crumbs=${[['Groups', '/']]} lead=${lead}
     actions=${html`<a class="button" href=${`${path}?format=csv`} download>CSV</a><a class="button" href=${`${path}?format=parquet`} download>Parquet</a><${Delete} path=${path} name="sweep" />`}>
     ${!sweep.complete && html`<p><${Chip} kind="warn">not finished</${Chip}> <button class="plain" onClick=${reload}>Read again</button></p>`}
     ${rows.length === 0
       ? html`<p class="quiet">No point is finished yet.</p>`
-      : html`<div class="stack"><${Best} rows=${rows} metrics=${metrics} />
-        <${Plots} rows=${rows} metrics=${metrics} query=${query} setQuery=${setQuery} onPoint=${(point) => setQuery({ point: point.point })} />
+      : html`<div class="stack"><${Best} rows=${grouped} metrics=${metrics} />
+        <${Plots} rows=${grouped} metrics=${metrics} query=${query} setQuery=${setQuery} onPoint=${(point) => setQuery({ point: point.point })} />
         ${query.point !== undefined && html`<${Point} path=${path} rows=${rows} number=${query.point} metrics=${metrics} onClose=${() => setQuery({ point: null })} />`}
         <${Table} rows=${rows} metrics=${metrics} query=${query} setQuery=${setQuery} /></div>`}
     ${Object.keys(sweep.plots).length > 0 && html`<p class="quiet more">Plots as files: ${Object.entries(sweep.plots).map(([name, svg]) => html`<a href=${svg} target="_blank">${name}</a> `)}</p>`}
@@ -111,11 +117,11 @@ function Table({ rows, metrics, query, setQuery }) {
   const sorted = [...rows].sort((a, b) => sign * ((a[sort] ?? Infinity * sign) - (b[sort] ?? Infinity * sign)) || a.point - b.point);
   const head = (key, name) => html`<th class="n" aria-sort=${sort === key ? 'descending' : undefined}><button class="plain sort" aria-pressed=${sort === key ? 'true' : 'false'} onClick=${() => setQuery({ sort: key === 'point' ? null : key })}>${name}</button></th>`;
   return html`<section><h2>All points</h2><div class="scroll" tabindex="0" role="region" aria-label="All points"><table class="points">
-    <thead><tr>${head('point', 'Point')}${columns.map((name) => html`<th>${AXES[name] || name}</th>`)}${shown.map(({ key, name }) => head(key, name))}<th><span class="hidden">Open</span></th></tr></thead>
+    <thead><tr>${head('point', 'Point')}${columns.map((name) => html`<th>${AXES[name] || name}</th>`)}${shown.map(({ key, name }) => head(key, name))}${!shown.length && html`<th>Figures</th>`}<th><span class="hidden">Open</span></th></tr></thead>
     <tbody>${sorted.map((row) => html`<tr key=${`${row.point} ${row.scored}`} id=${`point-${row.point}`} class=${String(row.point) === query.point ? 'picked' : ''}>
       <td class="n">${row.point}</td>
       ${columns.map((name) => html`<td><${Text} value=${say(name, row[name])} /></td>`)}
-      ${shown.map(({ key }) => html`<td class="n">${key === 'inertia' ? number(Math.round(row[key] * 100) / 100) : fixed(row[key])}${row[`${key}_std`] ? html`<span class="quiet"> ± ${fixed(row[`${key}_std`])}</span>` : ''}</td>`)}
+      ${row.error_code ? html`<td class="quiet" colspan=${shown.length || 1}>${row.error_message}</td>` : shown.map(({ key }) => html`<td class="n">${key === 'inertia' ? number(Math.round(row[key] * 100) / 100) : fixed(row[key])}${row[`${key}_std`] ? html`<span class="quiet"> ± ${fixed(row[`${key}_std`])}</span>` : ''}</td>`)}
       <td><button class="plain" onClick=${() => setQuery({ point: row.point })} aria-label=${`Open point ${row.point}`}>Open</button></td>
     </tr>`)}</tbody></table></div></section>`;
 }
@@ -139,9 +145,10 @@ function Point({ path, rows, number: point, metrics, onClose }) {
   return html`<section class="card point" ref=${place} aria-label=${`Point ${point}`}>
     <div class="row spread"><h2 class="first">Point ${point}</h2><button class="plain close" aria-label="Close" onClick=${onClose}>×</button></div>
     <${Problem} error=${error || problem} />
-    ${row && html`<div class="figures">${metrics.slice(0, 4).map(({ key, name, says, chance }) => html`<${Figure} name=${name} value=${fixed(row[key])} std=${row[`${key}_std`] ? fixed(row[`${key}_std`]) : null} chance=${chance === 0 ? '0' : null}>${says}</${Figure}>`)}</div>`}
+    ${row?.error_code && html`<p>${row.error_message}</p>`}
+    ${row && !row.error_code && html`<div class="figures">${metrics.slice(0, 4).map(({ key, name, says, chance }) => html`<${Figure} name=${name} value=${fixed(row[key])} std=${row[`${key}_std`] ? fixed(row[`${key}_std`]) : null} chance=${chance === 0 ? '0' : null}>${says}</${Figure}>`)}</div>`}
     ${data && html`<details><summary>Request</summary><pre><code>${JSON.stringify(data.request, null, 2)}</code></pre></details>
-      ${may('submit') && html`<p><button class="primary" onClick=${make}>Make these groups</button></p>`}`}
+      ${may('submit') && !row?.error_code && html`<p><button class="primary" onClick=${make}>Make these groups</button></p>`}`}
   </section>`;
 }
 
