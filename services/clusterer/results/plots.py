@@ -24,8 +24,7 @@ DPI = 150
 PCA_CURVES = ("model", "normalize", "whiten", "reduce", "method", "k")
 CLUSTER_CURVES = ("model", "normalize", "whiten", "components", "reduce", "method")
 UNLABELLED_CURVES = ("scored", *CLUSTER_CURVES)
-LIMITS = ((0.0, 100.0), (-100.0, 100.0))
-"""The least and most possible accuracy and ARI, in percent: groups worse than chance have an ARI below 0."""
+PERCENT = (0.0, 100.0)
 
 
 def draw(sweep: Sweep, rows: list[Row], reference: str | None) -> None:
@@ -99,7 +98,7 @@ def against_probe(rows: list[Row], reference: str | None) -> Figure:
     low, high = axes.get_xlim()
     axes.set_xlim(max(0.0, low), high)
     axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= min(100.0, high)])
-    plot_parts.with_margin(axes, LIMITS[0])
+    plot_parts.with_margin(axes, PERCENT)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.01), ncols=2)
     plot_parts.caption(figure, best)
     figure.draw_without_rendering()  # The placement of names needs the size of the axes.
@@ -178,14 +177,17 @@ def _twin(shown: list[Curve], total: int, x_name: str, wanted: str, reference: l
     """Accuracy on the left axis, ARI on the right, a band of one standard deviation around each."""
     figure, left = plot_parts.canvas()
     right = plot_parts.second(left)
-    metric = _metric([row for curve in shown for row in curve.rows], wanted)
+    rows = [row for curve in shown for row in curve.rows]
+    metric = _metric(rows, wanted)
+    # Groups worse than chance have an ARI below 0.
+    limits = {metric: PERCENT, "ari": PERCENT if min(row["ari"] for row in rows) >= 0 else (-100.0, 100.0)}
     lines: list[Any] = []
     for curve, dash, marker in zip(shown, DASHES, MARKERS, strict=False):
         suffix = f" ({curve.name})" if curve.name else ""
         style: dict[str, Any] = {"marker": marker, "ms": 4.5, "lw": 1.7, "clip_on": False}
         for axes, name, colour, text in ((left, metric, ACCURACY, "accuracy"), (right, "ari", ARI, "ARI")):
             mean, std = curve.band(name)
-            plot_parts.fill(axes, curve.x, mean, std, colour, within=LIMITS[name == "ari"])
+            plot_parts.fill(axes, curve.x, mean, std, colour, within=limits[name])
             lines += axes.plot(curve.x, mean, dash, color=colour, label=text + suffix, **style)
     if reference:
         x, note = [point.x for point in reference], "arXiv 2008.10312, ImageNet"
@@ -198,11 +200,11 @@ def _twin(shown: list[Curve], total: int, x_name: str, wanted: str, reference: l
     rule = "mixed" if "mixed" in metric else "one to one"
     left.set_ylabel(f"accuracy ({rule}, map of {_source(metric)}), %", color=ACCURACY)
     right.set_ylabel("adjusted Rand index, %", color=ARI)
-    for axes, within in zip((left, right), LIMITS, strict=True):
-        plot_parts.with_margin(axes, within)
+    plot_parts.with_margin(left, limits[metric])
+    plot_parts.with_margin(right, limits["ari"])
     left.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.02), ncols=2)
     left_out = f"{len(shown)} of {total} curves" if total > len(shown) else ""
-    plot_parts.caption(figure, [row for curve in shown for row in curve.rows], left_out)
+    plot_parts.caption(figure, rows, left_out)
     return figure
 
 
