@@ -30,6 +30,7 @@ from clusterer.jobs.heads import HeadFit, Hooks, fit_heads, runs_of, schedule_of
 from clusterer.jobs.heads import best_seed as best_head
 from clusterer.jobs.map import most_landmarks, place_sets
 from clusterer.jobs.memory import peak_bytes, place, problem_of
+from clusterer.jobs.pick import Pick, Picking
 from clusterer.jobs.plan import Plan, make_plan, require_levels
 from clusterer.jobs.reduce import Reducing
 from clusterer.jobs.site import Site, open_site
@@ -41,8 +42,9 @@ from clusterer.results.read import result_of
 from clusterer.results.report.page import write_report
 from clusterer.results.write import Outcome, run_record, write
 
-FITTED, HELD, REDUCED = 1, 2, 3
-"""Progress marks of a job that has kept its transform, its transformed rows, reduced ones; each iteration adds 1."""
+FITTED, HELD, REDUCED = 1, 2, 20
+"""Progress marks of a job that has kept its transform, its transformed rows, reduced ones; before the last each option
+that was tried adds 1, after it each iteration."""
 
 
 def run(ctx: JobContext, settings: Settings) -> dict[str, Any]:
@@ -80,6 +82,7 @@ def cluster(ctx: JobContext, plan: Plan, site: Site, sources: Mapping[str, Store
     work, engine = site.work, site.engine
     transform, explained = fit_transform(ctx, plan, work.spread(sources[plan.train.id]), work, stages)
     rows = hold_transformed(ctx, plan, transform, sources, work, stages)
+    plan, picked = pick(ctx, plan, site, rows[plan.train.id], stages)
     rows, reduction = reduce_rows(ctx, plan, site, rows, stages)
     plan, choice = choose(ctx, plan, rows[plan.train.id], engine, stages)
     heads = train_heads(ctx, plan, rows[plan.train.id], site, stages) if plan.by_head else {}
@@ -110,7 +113,7 @@ def cluster(ctx: JobContext, plan: Plan, site: Site, sources: Mapping[str, Store
         del rows
     return Outcome(
         request=plan.request,
-        spec=spec(plan, transform, reduction, best_seed, engine, choice),
+        spec=spec(plan, transform, reduction, best_seed, engine, choice, picked),
         train=plan.train,
         scored=plan.scored,
         sets=sets,
@@ -204,11 +207,25 @@ def hold_transformed(
     return rows
 
 
+def pick(ctx: JobContext, plan: Plan, site: Site, train: Rows, stages: Stages) -> tuple[Plan, Pick | None]:
+    """Try the options of `reduce: "auto"`; the plan with the one that is picked, and the number of clusters."""
+    if not plan.tried:
+        return plan, None
+
+    def on_tried(options: int, done: int, total: int) -> None:
+        ctx.advance(HELD + options)
+        ctx.progress("pick", done, total, "clusterings")
+
+    with stages("pick"):
+        memory = site.placement.searching(site.problem)
+        return Picking(plan, site.engine, site.work, memory, on_tried, lambda _: ctx.raise_if_cancelled())(train)
+
+
 def reduce_rows(
     ctx: JobContext, plan: Plan, site: Site, rows: dict[str, Rows], stages: Stages
 ) -> tuple[dict[str, Rows], Fitted | None]:
-    """Every set reduced as the request says; without a reduction the rows as they are."""
-    if plan.request.reduce is None:
+    """Every set reduced as the plan says; without a reduction the rows as they are."""
+    if plan.reduce is None:
         return rows, None
     with stages("reduce", plan.train.rows + sum(each.rows for each in plan.sets)) as on_rows:
         memory = site.placement.searching(site.problem)
@@ -361,7 +378,13 @@ def score_levels(
 
 
 def spec(
-    plan: Plan, transform: Transform, reduction: Fitted | None, best_seed: int, engine: Engine, choice: Choice | None
+    plan: Plan,
+    transform: Transform,
+    reduction: Fitted | None,
+    best_seed: int,
+    engine: Engine,
+    choice: Choice | None,
+    picked: Pick | None,
 ) -> dict[str, object]:
     """spec.json: the request, with every number that it left open."""
     return {
@@ -381,6 +404,7 @@ def spec(
         "restarts": plan.restarts,
         "engine": engine.name,
         "chosen": None if choice is None else choice.record(),
+        **({} if picked is None else {"picked": picked.record()}),
         "model": plan.train.plan.model.model_dump(mode="json"),
         **({} if plan.request.method == "kmeans" else {"method": plan.request.method}),
         **({"noise": True} if plan.noisy else {}),

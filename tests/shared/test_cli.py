@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from shoal import cli, figures, host
-from shoal.cli import demo, duplicates, jobs, models, output, quality, request
+from shoal.cli import demo, duplicates, jobs, models, output, quality
 from shoal.errors import HostUnsupported, InvalidRequest, PathNotFound
 from typer.testing import CliRunner
 
@@ -40,13 +40,6 @@ def test_labels_are_a_word_or_a_file() -> None:
     assert jobs.parse_labels("l.csv:p:l") == {"file": "l.csv", "path_column": "p", "label_column": "l"}
     with pytest.raises(InvalidRequest):
         jobs.parse_labels("l.csv:p")
-
-
-@pytest.mark.parametrize(
-    ("facts", "choice"), [({"classes": 7, "rows": 200}, (None, 1.0)), ({"classes": 0, "rows": 200}, (10, None))]
-)
-def test_k_is_chosen_from_the_classes_or_the_rows(facts: dict[str, Any], choice: tuple[Any, Any]) -> None:
-    assert request.choose_clusters(facts) == choice
 
 
 def test_durations_and_numbers_read_well() -> None:

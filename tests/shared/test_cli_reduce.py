@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import typer
-from shoal.cli.reduce import parse_reduce
+from shoal.cli.reduce import parse_choice, parse_reduce
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,13 @@ from shoal.cli.reduce import parse_reduce
 )
 def test_a_flag_is_a_method_with_its_options(text: str, sent: Any) -> None:
     assert parse_reduce(text) == sent
+    assert parse_choice(text) == ("none" if sent is None else sent)
+
+
+def test_auto_is_for_commands_that_make_one_clustering() -> None:
+    assert parse_choice("auto") == "auto"
+    with pytest.raises(typer.BadParameter, match="names no method"):
+        parse_reduce("auto")
 
 
 @pytest.mark.parametrize(

@@ -102,16 +102,36 @@ class TestSource:
 @pytest.mark.parametrize(
     ("facts", "choice"),
     [
-        ({"classes": 7, "rows": 200}, (None, 1.0)),
-        ({"classes": 1, "rows": 200}, (10, None)),
-        ({"classes": 0, "rows": 2}, (2, None)),
-        ({"rows": 5000}, (50, None)),
-        ({"classes": 2, "rows": 200, "labelled": 8}, (10, None)),
-        ({"classes": 2, "rows": 200, "labelled": 150}, (None, 1.0)),
+        ({"classes": 7, "rows": 200}, {"over": 1.0, "reduce": "auto"}),
+        ({"classes": 1, "rows": 200}, {"clusters": "auto", "reduce": "auto"}),
+        ({"classes": 0, "rows": 2}, {"clusters": 2}),
+        ({"classes": 0, "rows": 72}, {"clusters": 6}),
+        ({"classes": 7, "rows": 72}, {"over": 1.0}),
+        ({"rows": 5000}, {"clusters": "auto", "reduce": "auto"}),
+        ({"classes": 2, "rows": 200, "labelled": 8}, {"clusters": "auto", "reduce": "auto"}),
+        ({"classes": 2, "rows": 200, "labelled": 150}, {"over": 1.0, "reduce": "auto"}),
     ],
 )
-def test_k_is_chosen_from_the_classes_or_the_rows(facts: dict[str, Any], choice: tuple[Any, Any]) -> None:
-    assert requests.choose_clusters(facts) == choice
+def test_what_a_user_leaves_open_is_classes_or_a_search_and_the_reduction(
+    facts: dict[str, Any], choice: dict[str, Any]
+) -> None:
+    assert requests.choose(facts) == choice
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ({}, {"clusters": "auto", "reduce": "auto"}),
+        ({"clusters": 7}, {"clusters": 7}),
+        ({"over": 2.0}, {"over": 2.0}),
+        ({"clusters": 7, "options": {"reduce": "auto"}}, {"clusters": 7, "reduce": "auto"}),
+        ({"options": {"reduce": "none"}}, {"clusters": "auto"}),
+        ({"options": {"reduce": {"method": "smooth"}}}, {"clusters": "auto", "reduce": {"method": "smooth"}}),
+    ],
+)
+def test_what_a_user_gave_is_sent_as_it_is(folder: Path, asked: dict[str, Any], sent: dict[str, Any]) -> None:
+    ask = requests.RunRequest(Source.of(folder), **asked)
+    assert ask.body("e", {"clusters": "auto", "reduce": "auto"}) == {"embeddings": "e", **sent}
 
 
 @pytest.fixture
@@ -125,7 +145,13 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def publish(store: Store, clustering_id: str, request: dict[str, Any], version: str = __version__) -> None:
+def publish(
+    store: Store,
+    clustering_id: str,
+    request: dict[str, Any],
+    version: str = __version__,
+    more: dict[str, Any] | None = None,
+) -> None:
     """A clustering with as much in it as the summary reads."""
     [embeddings_id] = store.embeddings_ids()
     with ClusteringWriter(store.layout, clustering_id) as writer:
@@ -147,6 +173,7 @@ def publish(store: Store, clustering_id: str, request: dict[str, Any], version: 
             "seeds": [0],
             "best_seed": 0,
             "train_classes": 2,
+            **(more or {}),
         }
         rows = [
             {
@@ -207,7 +234,7 @@ class TestReuse:
 class TestSummary:
     def text(self, store: Store, **fields: Any) -> str:
         [embeddings_id] = store.embeddings_ids()
-        publish(store, "c-old", {"embeddings": embeddings_id, "clusters": 7})
+        publish(store, "c-old", {"embeddings": embeddings_id, "clusters": 7}, more=fields.pop("spec", {}))
         made = summary.RunSummary(
             folder=Path("/photos/[red] cats"),
             embeddings=embeddings_id,
@@ -234,6 +261,12 @@ class TestSummary:
         assert str(store.root / "clusterings/c-old/report/contact-sheet.png") in text
         assert "shoal show c-old" in text
         assert "--again" not in text
+
+    def test_it_says_why_what_was_left_open_is_so(self, store: Store) -> None:
+        why = {"chosen": {"why": "7 has the largest score."}, "picked": {"why": "Groups of smooth keep the most."}}
+        text = self.text(store, spec=why)
+        assert "7 has the largest score." in text
+        assert "Groups of smooth keep the most." in text
 
     def test_it_says_what_was_reused(self, store: Store) -> None:
         text = self.text(store, reused=True, extraction={"resumed_rows": 5, "reused_rows": 7})
@@ -350,6 +383,9 @@ class TestLeftovers:
         job, _ = queue.submit("cluster", {"embeddings": embeddings_id, "over": 1.0})
         assert not ask.same_as(job, store)
         assert requests.RunRequest(ask.source).same_as(job, store)
+        tried, _ = queue.submit("cluster", {"embeddings": embeddings_id, "clusters": "auto", "reduce": "auto"})
+        assert requests.RunRequest(ask.source).same_as(tried, store)
+        assert not requests.RunRequest(ask.source, options={"reduce": "none"}).same_as(tried, store)
         assert not requests.RunRequest(ask.source, options={"pca": {"components": 2}}).same_as(job, store)
         assert not requests.RunRequest(Source(Path("/x/y"), Path("/x"))).same_as(job, store)
 

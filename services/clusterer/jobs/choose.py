@@ -12,7 +12,7 @@ import numpy as np
 from clusterer.data.rows import ArrayRows, Rows
 from clusterer.evaluation.unsupervised import internal_metrics, pairwise_stability
 from clusterer.jobs.plan import SEARCHED_ROWS
-from clusterer.kmeans import Engine, FitOptions, fit_kmeans
+from clusterer.kmeans import Engine, Fit, FitOptions, fit_kmeans
 
 COARSE, FINE = 12, 8
 SEARCH_SEEDS = (0, 1, 2)
@@ -87,7 +87,7 @@ def choose_clusters(
     Parameters
     ----------
     rows
-        ``(n, d)`` transformed train rows; at most 10,000 of them, drawn with a fixed seed, are used.
+        ``(n, d)`` transformed train rows, or reduced ones; at most 10,000 of them, drawn with a fixed seed, are used.
     on_fit
         Called after each number with the count tried so far and the expected total.
 
@@ -96,10 +96,10 @@ def choose_clusters(
     Elbow as the largest distance from the chord: Satopaa et al.: Finding a "kneedle" in a haystack. ICDCSW 2011.
     Stability: Ben-Hur, Elisseeff, Guyon: A stability based method for discovering structure. PSB 2002.
     """
-    sampled = _sample(rows)
+    sampled = sample_of(rows)
     high = max(low, min(high, sampled.n))
     tried: dict[int, tuple[float, float, float | None]] = {}
-    grid = _grid(low, high, COARSE)
+    grid = grid_of(low, high, COARSE)
     expected = len(grid) + (FINE if high - low >= COARSE else 0)
     for wave in range(2):
         for k in grid:
@@ -110,7 +110,7 @@ def choose_clusters(
         if wave == 0:
             ks = sorted(tried)
             at = ks.index(_best(_candidates(tried)).k)
-            grid = _grid(ks[max(at - 1, 0)], ks[min(at + 1, len(ks) - 1)], FINE)
+            grid = grid_of(ks[max(at - 1, 0)], ks[min(at + 1, len(ks) - 1)], FINE)
     found = _candidates(tried)
     return Choice(_best(found).k, found, sampled.n)
 
@@ -118,18 +118,23 @@ def choose_clusters(
 def _try(
     rows: ArrayRows, k: int, engine: Engine, on_rows: Callable[[int], None] | None
 ) -> tuple[float, float, float | None]:
-    restarts = max(1, min(SEARCH_RESTARTS, RESTARTED_CLUSTERS // k))
-    options = FitOptions(iterations=ITERATIONS, restarts=restarts)
-    fits = {
-        seed: fit_kmeans(rows, k, engine=engine, options=options, seed=seed, on_rows=on_rows).best.fit
-        for seed in SEARCH_SEEDS
-    }
+    fits = fits_of(rows, k, engine, on_rows)
     labels = {seed: fit.labels for seed, fit in fits.items()}
     stability = pairwise_stability(labels, k)
     judged = [each["silhouette"] for each in internal_metrics(rows, labels, k).values()]
     silhouette = None if None in judged else float(np.mean(judged))
     inertia = float(np.mean([fit.inertia for fit in fits.values()]))
     return inertia, (1.0 if stability is None else float(stability["ari_mean"])), silhouette
+
+
+def fits_of(rows: Rows, k: int, engine: Engine, on_rows: Callable[[int], None] | None) -> dict[int, Fit]:
+    """A cheap k-means with each of `SEARCH_SEEDS`, the best of its restarts."""
+    restarts = max(1, min(SEARCH_RESTARTS, RESTARTED_CLUSTERS // k))
+    options = FitOptions(iterations=ITERATIONS, restarts=restarts)
+    return {
+        seed: fit_kmeans(rows, k, engine=engine, options=options, seed=seed, on_rows=on_rows).best.fit
+        for seed in SEARCH_SEEDS
+    }
 
 
 def _candidates(tried: dict[int, tuple[float, float, float | None]]) -> tuple[Candidate, ...]:
@@ -150,13 +155,17 @@ def _best(candidates: tuple[Candidate, ...]) -> Candidate:
     return max(candidates, key=lambda each: (each.score, -each.k))
 
 
-def _grid(low: int, high: int, count: int) -> list[int]:
+def grid_of(low: int, high: int, count: int) -> list[int]:
+    """Numbers from ``low`` to ``high``: all of a few, otherwise about ``count`` in equal ratios."""
     if high - low < count:
         return list(range(low, high + 1))
     return sorted({round(math.exp(each)) for each in np.linspace(math.log(low), math.log(high), count)})
 
 
-def _sample(rows: Rows) -> ArrayRows:
+def sample_of(rows: Rows) -> ArrayRows:
+    """The rows that the search uses, in memory: all, or `SEARCHED_ROWS` drawn with a fixed seed."""
+    if isinstance(rows, ArrayRows) and rows.n <= SEARCHED_ROWS:
+        return rows
     if rows.n <= SEARCHED_ROWS:
         return ArrayRows(rows.take(np.arange(rows.n, dtype=np.int64)))
     chosen = np.random.default_rng(_SAMPLE_STREAM).choice(rows.n, size=SEARCHED_ROWS, replace=False)

@@ -13,7 +13,15 @@ from shoal.schemas import SweepRequest
 from shoal.schemas.execution import on_cluster
 from shoal.store import Store
 
-from clusterer.jobs.plan import Plan, make_plan, require_components, require_divisible, resolve_clusters, resolve_seeds
+from clusterer.jobs.plan import (
+    Plan,
+    make_plan,
+    require_components,
+    require_divisible,
+    resolve_clusters,
+    resolve_reduce,
+    resolve_seeds,
+)
 from clusterer.jobs.sets import EmbeddingSets
 
 
@@ -46,7 +54,7 @@ class Point:
     @property
     def reduction(self) -> str:
         """Points of the same space and projection with the same reduction share the reduced rows; empty without one."""
-        reduce = self.plan.request.reduce
+        reduce = self.plan.reduce
         return "" if reduce is None else reduce.model_dump_json()
 
 
@@ -81,7 +89,7 @@ def plan_points(
         require_divisible(each, request.execution)
         k = resolve_clusters(each, base.train, base.train_classes)
         seeds = resolve_seeds(each, bool(base.train_classes))
-        found.append(Point(index, replace(base, request=each, k=k, seeds=seeds)))
+        found.append(Point(index, replace(base, request=each, k=k, seeds=seeds, reduce=resolve_reduce(each)[1])))
     return tuple(found)
 
 

@@ -346,7 +346,7 @@ def _trainer(
 ) -> Trainer:
     sent, schedule = plan.request.heads or HeadOptions(), schedule_of(plan)
     if nearest is None:
-        apart = plan.components is None and plan.request.reduce is None
+        apart = plan.components is None and plan.reduce is None
         widths = plan.widths if apart else (rows.dim,)
         return Turtle(
             rows, plan.k, widths, turtle_options(sent, tried), batch_rows=schedule.batch_rows, seed=seed, device=device

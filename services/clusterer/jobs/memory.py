@@ -24,6 +24,7 @@ from clusterer.evaluation.unsupervised import LABELLING_VALUES, MOST_SAMPLED, SM
 from clusterer.graph.joints import BLOCK, MOST_PARTS
 from clusterer.jobs import graph
 from clusterer.jobs.heads import neighbours_of, training_bytes
+from clusterer.jobs.pick import JUDGED
 from clusterer.jobs.plan import SEARCHED_ROWS, Plan
 from clusterer.kmeans import needs_faiss
 from clusterer.kmeans.seeding import trials_of
@@ -100,6 +101,8 @@ class Problem:
         Whether rows are projected.
     search
         Whether the number of clusters is searched.
+    pick
+        Whether several reductions are tried.
     levels
         Groups of the first level above the clusters, 0 without one.
     neighbours, coordinates
@@ -127,6 +130,7 @@ class Problem:
     sets: int = 1
     pca: bool = True
     search: bool = False
+    pick: bool = False
     levels: int = 0
     neighbours: int = 0
     coordinates: int = 0
@@ -194,6 +198,8 @@ class Problem:
         }
         if self.search:
             found["choose"] = self._reduction_bytes + self._search_bytes()
+        if self.pick:
+            found["pick"] = self._search_bytes() + self._pick_bytes()
         if self.neighbours:
             fitting = max(SEARCH_BYTES, self._eigen_bytes)
             found["reduce"] = self._transform + self.neighbour_bytes + fitting + 4 * self._block
@@ -271,8 +277,15 @@ class Problem:
         """Clusterings of a sample with three seeds, and their metrics."""
         rows = min(self.train_rows, SEARCHED_ROWS)
         sketches = rows * (self.dim + 64 + SHORT_SKETCH + SKETCH_STATS)
-        fits = self._fit_bytes(rows, self.k) + 3 * 4 * self.k * self.dim
-        return self._transform + 4 * rows * self.dim + max(fits + sketches, self._unsupervised_bytes(self.k, 3))
+        k = min(self.k, rows)
+        fits = self._fit_bytes(rows, k) + 3 * 4 * k * self.dim
+        return self._transform + 4 * rows * self.dim + max(fits + sketches, self._unsupervised_bytes(k, 3))
+
+    def _pick_bytes(self) -> int:
+        """The neighbours of a sample, and its rows after a reduction and while that is found."""
+        rows = min(self.train_rows, SEARCHED_ROWS)
+        reduced = max(4 * self.dim, PER_VECTOR * max(self.coordinates + EXTRA, FEWEST) + PER_EDGE * self.neighbours)
+        return rows * (PER_NEIGHBOUR * JUDGED + reduced) + SPARSE_BYTES + SEARCH_BYTES
 
     def _counting_bytes(self) -> int:
         """Tables of counts by cluster and class, of each seed, and the matching of clusters with classes."""
@@ -313,15 +326,16 @@ def problem_of(plans: Sequence[Plan], *, sweep: bool = False, probe: bool = Fals
     train_rows = max(plan.train.rows for plan in plans)
     all_rows = max(sum(each.rows for each in plan.sets) for plan in plans)
     options = [plan.request.kmeans for plan in plans]
-    reduced = [plan.request.reduce for plan in plans if plan.request.reduce is not None]
+    reduced = [each for plan in plans for each in plan.reductions]
     # Averaged rows are held before and after each step but the first, which takes the transformed ones.
     averaged = max((each.step_count - 1 for each in reduced if each.method == "smooth"), default=0) * train_rows
+    coordinates = min(train_rows, max((each.component_count or 0 for each in reduced), default=0))
     return Problem(
         train_rows=train_rows,
         held_rows=averaged + ((3 if reduced else 2) * all_rows if sweep else train_rows + all_rows * bool(reduced)),
         all_rows=all_rows,
         dim_in=max(plan.train.dim for plan in plans),
-        dim=max(max(plan.components or plan.train.dim, min(plan.reduced_dim or 0, train_rows)) for plan in plans),
+        dim=max(max(plan.components or plan.train.dim for plan in plans), coordinates),
         k=max(plan.k for plan in plans),
         seeds=max(len(plan.seeds) for plan in plans),
         sampled_rows=max(plan.sampled_rows for plan in plans),
@@ -330,7 +344,8 @@ def problem_of(plans: Sequence[Plan], *, sweep: bool = False, probe: bool = Fals
         sets=max(len(plan.scored) for plan in plans),
         pca=any(plan.components is not None for plan in plans),
         search=any(plan.search is not None for plan in plans),
-        coordinates=min(train_rows, max((each.component_count or 0 for each in reduced), default=0)),
+        pick=any(plan.tried for plan in plans),
+        coordinates=coordinates,
         levels=max((each.levels or [0])[0] for each in options),
         neighbours=max((each.neighbour_count for each in reduced), default=0),
         balanced=any(each.balanced is not None for each in options),
@@ -455,6 +470,7 @@ REMEDIES = {
     "report": "send fewer clusters, or embeddings with fewer rows",
     "reduce": "leave out `reduce`, or send fewer `reduce.neighbours` or `reduce.components`",
     "choose": "end `clusters_range` at a lower number",
+    "pick": "send `reduce` as one of its methods, or leave it out",
     "heads": "send fewer `heads.heads` or `heads.batch_rows`",
     "neighbours": "send fewer `neighbours`",
     "groups": "send fewer `graph.neighbours`",

@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from shoal.deadline import Deadline
 from shoal.errors import ClustersInvalid, InvalidRequest, LabelsRequired
-from shoal.schemas import DEFAULT_EVALUATION_SEEDS, ClusterRequest
+from shoal.schemas import DEFAULT_EVALUATION_SEEDS, ClusterRequest, ReduceOptions
 from shoal.schemas.cluster import HEAD_METHODS
 from shoal.schemas.execution import Execution, on_cluster
 from shoal.schemas.graph import GRAPH_METHODS
+from shoal.schemas.reduce import TRIED
 from shoal.store import EmbeddingSet, Store
 
 from clusterer.evaluation.class_maps import MappedClasses
@@ -28,7 +29,7 @@ from clusterer.kmeans.lloyd import FitOptions
 
 MOST_TRIED = 200
 SEARCHED_ROWS = 10_000
-"""The search for the number of clusters uses a sample of this many rows where there are more."""
+"""The search for a reduction and the number of clusters uses a sample of this many rows where there are more."""
 MOST_OVER = 1000
 MOST_EXPECTED = 1000
 """Groups that memory is planned for where their number is found later."""
@@ -60,6 +61,10 @@ class Plan:
         k-means runs once with each; HDBSCAN, which has no randomness, with the first alone.
     search
         The fewest and the most clusters to try where ``k`` is not chosen yet; ``k`` is the most until then.
+    tried
+        The reductions to try, None for none, where none is picked yet; empty otherwise.
+    reduce
+        What changes the rows before k-means; None for nothing, and until one of ``tried`` is picked.
     class_maps
         By embeddings id: the classes of a scored set whose classes differ from those of the train set.
     found
@@ -80,6 +85,8 @@ class Plan:
     class_maps: Mapping[str, MappedClasses] = field(default_factory=dict)
     found: Mapping[int, int] = field(default_factory=dict)
     noisy: bool = False
+    tried: tuple[ReduceOptions | None, ...] = ()
+    reduce: ReduceOptions | None = None
 
     @property
     def restarts(self) -> int:
@@ -115,7 +122,7 @@ class Plan:
     @property
     def reduced_places(self) -> bool:
         """Whether rows are places, not directions, once they are reduced."""
-        return self.request.reduce is not None and self.request.reduce.method == "umap"
+        return self.reduce is not None and self.reduce.method == "umap"
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -143,9 +150,14 @@ class Plan:
         return wanted if wanted < self.train.rows else 0
 
     @property
+    def reductions(self) -> tuple[ReduceOptions, ...]:
+        """What may change the rows before k-means."""
+        return tuple(each for each in (*self.tried, self.reduce) if each is not None)
+
+    @property
     def reduced_dim(self) -> int | None:
         """Coordinates of reduced rows, at most; None where they have as many as before."""
-        return None if self.request.reduce is None else self.request.reduce.component_count
+        return None if self.reduce is None else self.reduce.component_count
 
     @property
     def components(self) -> int | None:
@@ -234,7 +246,10 @@ def make_plan(
     if request.method not in GRAPH_METHODS:
         require_levels(request, k)
     seeds = resolve_seeds(request, bool(train_classes))
-    return Plan(request, train, scored, vocabulary, train_classes, k, seeds, search, class_maps)
+    tried, reduce = resolve_reduce(request)
+    return Plan(
+        request, train, scored, vocabulary, train_classes, k, seeds, search, class_maps, tried=tried, reduce=reduce
+    )
 
 
 def resolve_clusters(request: ClusterRequest, train: EmbeddingSet, classes: int) -> int:
@@ -300,6 +315,14 @@ def resolve_search(request: ClusterRequest, train: EmbeddingSet) -> tuple[int, i
             limit=most,
         )
     return low, high
+
+
+def resolve_reduce(request: ClusterRequest) -> tuple[tuple[ReduceOptions | None, ...], ReduceOptions | None]:
+    """The reductions to try for `reduce: "auto"`, with None for none, and the one that was sent."""
+    if request.reduce != "auto":
+        return (), request.reduce
+    methods = [each for each in TRIED if not (each == "umap" and request.kmeans.spherical)]
+    return (None, *(ReduceOptions(method=each) for each in methods)), None
 
 
 def resolve_seeds(request: ClusterRequest, labelled: bool) -> tuple[int, ...]:

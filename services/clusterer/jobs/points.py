@@ -161,7 +161,7 @@ def _params(plan: Plan) -> dict[str, object]:
         "normalize": request.normalize,
         "components": plan.components,
         "whiten": bool(request.pca and request.pca.whiten),
-        "reduce": None if request.reduce is None else request.reduce.text,
+        "reduce": None if plan.reduce is None else plan.reduce.text,
         "over": request.over,
         "k": plan.k,
         "train_classes": plan.train_classes,

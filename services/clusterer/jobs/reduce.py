@@ -40,6 +40,8 @@ class Reducing:
         Bytes that the search for neighbours may use beside its result.
     on_rows
         Progress: rows of the train set once for its neighbours and once for what is fitted, then those of other sets.
+    near
+        The nearest rows of every train row, at least as many as count, where they are known.
     """
 
     options: ReduceOptions
@@ -50,13 +52,14 @@ class Reducing:
     tag: str
     memory: int
     on_rows: OnRows
+    near: Nearest | None = None
 
     @classmethod
     def of(cls, plan: Plan, work: Workspace, tag: str, memory: int, on_rows: OnRows) -> Reducing:
-        """The reduction of a plan whose request has one; it depends on the first seed alone."""
-        if plan.request.reduce is None:
-            raise ValueError("the request has no `reduce`")
-        return cls(plan.request.reduce, plan.train.id, plan.train.rows, plan.seeds[0], work, tag, memory, on_rows)
+        """The reduction of a plan that has one; it depends on the first seed alone."""
+        if plan.reduce is None:
+            raise ValueError("the plan has no reduction")
+        return cls(plan.reduce, plan.train.id, plan.train.rows, plan.seeds[0], work, tag, memory, on_rows)
 
     def fit(self, rows: Rows) -> tuple[Fitted, list[Rows]]:
         """What the reduction of the train rows ``(n, d)`` is, and these rows before each step and reduced, held."""
@@ -142,10 +145,12 @@ class Reducing:
         kept = self.work.arrays(name)
         if kept is not None:
             return Nearest(kept["rows"], kept["similarity"])
-        options = Options(
-            memory_limit=self.memory, folder=self.work.folder(self._name("search", k)), on_rows=self.on_rows
-        )
-        found = nearest_rows(rows, k, options)
+        if self.near is not None:
+            first = slice(None), slice(min(k, self.near.rows.shape[1]))
+            found = Nearest(*(np.ascontiguousarray(each[first]) for each in (self.near.rows, self.near.similarity)))
+        else:
+            folder = self.work.folder(self._name("search", k))
+            found = nearest_rows(rows, k, Options(memory_limit=self.memory, folder=folder, on_rows=self.on_rows))
         self.work.keep_arrays(name, {"rows": found.rows.astype(np.int32), "similarity": found.similarity})
         return found
 

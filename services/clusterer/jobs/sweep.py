@@ -169,7 +169,7 @@ class _Runner:
         plan = points[0].plan
         rows_tag = f"{tag} {points[0].reduction}"
         with ExitStack() as held:
-            if plan.request.reduce is not None:
+            if plan.reduce is not None:
                 # The rows depend on the first seed alone, so one reduction serves all points.
                 reducing = Reducing.of(plan, self.work, tag, self.memory, self._report)
                 held.callback(reducing.release, rows)

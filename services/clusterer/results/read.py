@@ -61,6 +61,7 @@ def _facts(clustering: Clustering) -> dict[str, Any]:
         "levels": first.get("levels", []),
         "noise": _noise(mean),
         "chosen": clustering.spec.get("chosen"),
+        **{name: clustering.spec[name] for name in ("reduce", "picked") if name in clustering.spec},
         "spec": clustering.spec["request"],
         "links": {"self": base, **{name.replace("-", "_"): f"{base}/{name}" for name in links}},
     }

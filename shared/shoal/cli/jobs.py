@@ -297,7 +297,7 @@ def cluster(
             over=over,
             pca={"components": pca, "whiten": whiten} if pca or whiten else None,
             normalize=normalize,
-            reduce=reduce,
+            reduce=None if reduce == "none" else reduce,
             kmeans=kmeans,
             method=method,
             heads=heads_of(head),

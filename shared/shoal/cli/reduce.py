@@ -12,6 +12,11 @@ METAVAR = "METHOD[:OPTION=N,…]"
 EXAMPLES = "`smooth` or `smooth:neighbours=10,steps=2`"
 
 
+def parse_choice(text: str) -> dict[str, object] | str | None:
+    """As `parse_reduce`, or ``auto``, where one reduction is picked; ``none`` as it is."""
+    return text if text in {"auto", "none"} else parse_reduce(text)
+
+
 def parse_reduce(text: str) -> dict[str, object] | None:
     """The value of ``--reduce`` as the API takes it; None for ``none``.
 
@@ -40,9 +45,10 @@ Reduce = Annotated[
     object,
     typer.Option(
         "--reduce",
-        parser=parse_reduce,
+        parser=parse_choice,
         metavar=METAVAR,
-        help=f"Change rows by the rows nearest to them before k-means: {EXAMPLES}.",
+        help=f"Change rows by the rows nearest to them before k-means: {EXAMPLES}, or `auto`, which tries all methods "
+        "and none, and picks one without labels.",
     ),
 ]
 Reductions = Annotated[

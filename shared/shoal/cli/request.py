@@ -19,10 +19,14 @@ from shoal.store import Store
 
 Json = dict[str, Any]
 FEWEST_IMAGES = 2
+FEWEST_SEARCHED = 100
+"""Of fewer images, figures without labels say too little to choose by."""
 MAX_FAILED_FRACTION = 0.5
 """A folder of a user's own often holds files that are not images; the summary names them."""
 SOURCE_SUFFIXES = frozenset({".txt", ".lst", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq", ".tar", ".zip"})
 """Files that are sources of images, rather than images."""
+OPEN = ("clusters", "over", "reduce")
+"""Fields of a request that a user of `shoal run` may leave open."""
 NO_EFFECT = {"execution", "memory_limit"}
 """Fields of a request that do not change its result."""
 
@@ -134,20 +138,25 @@ class RunRequest:
     clusters: int | str | None = None
     over: float | None = None
     options: Json = field(default_factory=dict)
-    """Other fields of the clustering's request."""
+    """Other fields of the clustering's request; `reduce` may be ``none``."""
     again: bool = False
     max_failed_fraction: float = MAX_FAILED_FRACTION
     engine: str | None = None
 
     @property
-    def chooses(self) -> bool:
-        """Whether the number of clusters is left to `choose_clusters`."""
+    def open(self) -> bool:
+        """Whether the user left the number of clusters, and so the reduction, to Shoal."""
         return self.clusters is None and self.over is None and not counts_itself(self.options.get("method"))
 
-    def body(self, embeddings: str, clusters: int | str | None, over: float | None) -> Json:
-        """The clustering's request."""
-        given = {"embeddings": embeddings, "clusters": clusters, "over": over, **self.options}
-        return {name: value for name, value in given.items() if value is not None}
+    def body(self, embeddings: str, chosen: Json) -> Json:
+        """The clustering's request; what was chosen stands where the user left it open."""
+        asked = {"clusters": self.clusters, "over": self.over, **self.options}
+        given = {name: value for name, value in asked.items() if value is not None}
+        chosen = {name: chosen[name] for name in OPEN if name in chosen} if self.open else {}
+        if self.options.get("method", "kmeans") != "kmeans":
+            chosen.pop("reduce", None)  # It compares options of k-means.
+        sent = {"embeddings": embeddings, **chosen, **given}
+        return {name: value for name, value in sent.items() if not (name == "reduce" and value == "none")}
 
     def same_as(self, job: Job, store: Store) -> bool:
         """Whether an unfinished job of an earlier command does the same."""
@@ -159,17 +168,24 @@ class RunRequest:
                 return False
         except (NotFound, StoreError):  # A damaged set: the extraction mends it first.
             return False
-        free = {"clusters", "over"} if self.clusters is None and self.over is None else set()
-        k = {name: job.request.get(name) for name in ("clusters", "over")} if free else {}
-        own = self.body(embeddings, k.get("clusters", self.clusters), k.get("over", self.over))
+        sent = {name: job.request[name] for name in OPEN if job.request.get(name) is not None}
+        own = self.body(embeddings, sent)
         return canonical(own) is not None and canonical(own) == canonical(job.request)
 
 
-def choose_clusters(facts: Json) -> tuple[int | None, float | None]:
-    """`clusters` and `over` for a user who gave neither: the classes where most images have one, else sqrt(n / 2)."""
+def choose(facts: Json) -> Json:
+    """`clusters` or `over`, and `reduce`, for a user who gave no number of groups.
+
+    As many groups as classes where most images have one. Otherwise the number is searched, or of few images the square
+    root of half of them.
+    """
+    few = int(facts["rows"]) < FEWEST_SEARCHED
+    reduce = {} if few else {"reduce": "auto"}
     if (facts.get("classes") or 0) >= FEWEST_IMAGES and not _mostly_unlabelled(facts):
-        return None, 1.0
-    return min(max(2, round(math.sqrt(facts["rows"] / 2))), facts["rows"]), None
+        return {"over": 1.0, **reduce}
+    if few:
+        return {"clusters": min(max(2, round(math.sqrt(facts["rows"] / 2))), facts["rows"])}
+    return {"clusters": "auto", **reduce}
 
 
 def _mostly_unlabelled(facts: Json) -> bool:

@@ -42,7 +42,7 @@ from shoal.cli.request import (
     RunRequest,
     Source,
     canonical,
-    choose_clusters,
+    choose,
     same_clustering,
 )
 from shoal.cli.session import Interrupted, Session, interruptible
@@ -175,12 +175,9 @@ def extract_and_cluster(session: Session, ask: RunRequest, store: Store) -> RunR
         facts = client.embeddings(embeddings)
         _require_images(facts, ask.source, store, extraction)
         facts["labelled"] = _labelled(store, embeddings)
-        clusters, over = ask.clusters, ask.over
-        notes: tuple[str, ...] = ()
-        if ask.chooses:
-            clusters, over = choose_clusters(facts)
-            notes = _chosen(facts, clusters)
-        body = ask.body(embeddings, clusters, over)
+        chosen = choose(facts)
+        notes = _chosen(facts, chosen.get("clusters")) if ask.open else ()
+        body = ask.body(embeddings, chosen)
         known = None if ask.again else same_clustering(store, body)
         if known is not None:
             _drop(session, session.kept)
@@ -264,7 +261,9 @@ def _require_images(facts: Json, source: Source, store: Store, extraction: Json)
     raise ClustersInvalid(f"{what} of {source.folder} could be read; clustering needs at least {FEWEST_IMAGES}.{more}")
 
 
-def _chosen(facts: Json, clusters: int | None) -> tuple[str, ...]:
+def _chosen(facts: Json, clusters: int | str | None) -> tuple[str, ...]:
+    if clusters == "auto":
+        return ()  # The clustering says itself how it was found.
     if clusters is None:
         return (f"Number of groups: {facts['classes']}, one per class. Use `-k` or `--over` for another number.",)
     why = "There is only one class" if facts.get("classes") else "There are no labels"

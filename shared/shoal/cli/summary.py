@@ -88,13 +88,20 @@ def print_summary(console: Console, store: Store, made: RunSummary) -> None:
     recognised = text_in_flags(str(source.get("message") or "").replace("`path`", f"`{made.folder.name}`"), EXTRACT)
     # With a single class, label metrics mean nothing.
     labelled = int(clustering.spec.get("train_classes") or 0) > 1
-    for note in (recognised, _partly(clusters, rows) if labelled else "", *made.notes):
+    for note in (recognised, _partly(clusters, rows) if labelled else "", *made.notes, *reasons(clustering.spec)):
         if note:
             _say(console, note)
     console.print(_groups(store, clusters, made.embeddings, labelled=labelled))
     _quality(console, clustering.metrics()["scored"][made.embeddings], labelled=labelled)
     _left_out(console, store, made)
     _places(console, made, rows, clustering.k)
+
+
+def reasons(spec: Mapping[str, Any]) -> Iterator[str]:
+    """Why the clustering has its number of groups, and how its rows were changed, where it chose."""
+    for name in ("chosen", "picked"):
+        if spec.get(name):
+            yield str(spec[name]["why"])
 
 
 def _partly(clusters: pa.Table, rows: int) -> str:

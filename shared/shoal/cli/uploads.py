@@ -11,7 +11,8 @@ from rich.progress import Progress
 
 from shoal.cli.flags import IMPORT, errors_in_flags, expanded
 from shoal.cli.output import err, metrics_table, out, progress_bars, watch_job
-from shoal.cli.request import FEWEST_IMAGES, Json, RunRequest, choose_clusters
+from shoal.cli.request import FEWEST_IMAGES, Json, RunRequest, choose
+from shoal.cli.summary import reasons
 from shoal.client import Client
 from shoal.client.uploads import UPLOAD, with_label_file
 from shoal.errors import ClustersInvalid
@@ -58,15 +59,14 @@ def run_elsewhere(ask: RunRequest, sheet: Path | None, report: Path | None) -> N
             raise ClustersInvalid(
                 f"{facts['rows']} images of {source.folder} could be read; clustering needs at least {FEWEST_IMAGES}."
             )
-        clusters, over = ask.clusters, ask.over
-        if ask.chooses:
-            clusters, over = choose_clusters(facts)
-        job = client.cluster(**ask.body(embeddings, clusters, over))
+        job = client.cluster(**ask.body(embeddings, choose(facts)))
         clustering = str((watch_job(client, job, progress).result or {})["clustering"])
-        metrics = client.metrics(clustering)
+        metrics, facts = client.metrics(clustering), client.clustering(clustering)
         for what, target in (("report", report), ("contact-sheet", sheet)):
             if target is not None:
                 client.download(clustering, what, target)
+    for why in reasons(facts):
+        out.print(why, markup=False, highlight=False, soft_wrap=True)
     out.print(metrics_table(metrics))
     for name, found in (("embeddings", embeddings), ("clustering", clustering)):
         out.print(f"{name}: {found}", markup=False, highlight=False, soft_wrap=True)

@@ -19,7 +19,7 @@ from pydantic_core import core_schema
 from shoal.schemas.base import MAX_CLUSTERS, Id, JobRequest, RelativePath, Request, Seed
 from shoal.schemas.execution import EXECUTION_TEXT, Execution, MemoryLimit
 from shoal.schemas.graph import GRAPH_METHODS, GRAPH_TEXT, OF_HDBSCAN, OF_LEIDEN, GraphOptions
-from shoal.schemas.reduce import REDUCE_TEXT, ReduceOptions
+from shoal.schemas.reduce import AUTO_REDUCE_TEXT, REDUCE_TEXT, OptionsOrAuto, ReduceOptions
 from shoal.schemas.where import WHERE_TEXT, Where
 
 MAX_POINTS = 2000
@@ -327,7 +327,9 @@ class ClusterRequest(JobRequest):
     pca: PcaOptions | None = Field(None, description="PCA before k-means; null for none.")
     normalize: bool = Field(True, description="Whether to scale each embedding to unit L2 norm first.")
     # Left out where it is not sent, as `where`.
-    reduce: ReduceOptions | None = Field(None, exclude_if=lambda sent: sent is None, description=REDUCE_TEXT)
+    reduce: Annotated[ReduceOptions | Literal["auto"], OptionsOrAuto()] | None = Field(
+        None, exclude_if=lambda sent: sent is None, description=f"{REDUCE_TEXT} {AUTO_REDUCE_TEXT}"
+    )
     kmeans: KMeansOptions = Field(default_factory=lambda: KMeansOptions(), description="Options of k-means.")
     # Left out where they are not sent, as `where`.
     method: Method = Field("kmeans", exclude_if=lambda sent: sent == "kmeans", description=METHOD_TEXT)
@@ -383,7 +385,7 @@ class ClusterRequest(JobRequest):
                 raise ValueError("`clusters_range` needs `clusters`: `auto`")
             if self.clusters_range[0] >= self.clusters_range[1]:
                 raise ValueError("`clusters_range` must ascend: send the smallest, then the largest number of clusters")
-        if self.kmeans.spherical and self.reduce is not None and self.reduce.method == "umap":
+        if self.kmeans.spherical and isinstance(self.reduce, ReduceOptions) and self.reduce.method == "umap":
             raise ValueError("`kmeans.spherical` compares directions, which places by `reduce`: `umap` do not have")
         if self.kmeans.levels is not None and self.clusters == "auto":
             raise ValueError("`kmeans.levels` needs a fixed number of clusters, not `auto`")
@@ -397,7 +399,12 @@ class ClusterRequest(JobRequest):
             raise ValueError("`heads` needs `method`: `turtle` or `temi`")
         if self.graph is not None and self.method not in GRAPH_METHODS:
             raise ValueError("`graph` needs `method`: `leiden` or `hdbscan`")
-        if self.method in GRAPH_METHODS and self.reduce is not None and self.reduce.method == "smooth":
+        if self.method != "kmeans" and self.reduce == "auto":
+            raise ValueError(
+                f"`reduce`: `auto` compares options of k-means: name one, or leave `method`: `{self.method}` out"
+            )
+        smooth = isinstance(self.reduce, ReduceOptions) and self.reduce.method == "smooth"
+        if self.method in GRAPH_METHODS and smooth:
             raise ValueError(
                 f"`method`: `{self.method}` reads the neighbours itself that `reduce`: `smooth` averages: send "
                 "`spectral` or `umap`, or leave `reduce` out"

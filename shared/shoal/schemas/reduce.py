@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Literal
 
-from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import core_schema
 
@@ -14,6 +15,13 @@ REDUCE_TEXT = (
     "How rows change before k-means, from the rows nearest to each by cosine; null for not at all. A text is the "
     "method with its defaults. Scored sets and new images follow the train rows nearest to them; they change nothing."
 )
+AUTO_REDUCE_TEXT = (
+    "`auto` tries all of them and none on at most 10,000 rows, with `clusters`: `auto` at many numbers of clusters, "
+    "and picks what keeps the most of each row's nearest rows together; labels play no part. The result says what was "
+    "tried, and why one was picked."
+)
+TRIED: Final[tuple[Literal["smooth", "spectral", "umap"], ...]] = ("smooth", "spectral", "umap")
+"""Methods that `auto` tries beside none."""
 NEIGHBOURS: Final = {"smooth": 10, "spectral": 10, "umap": 15}
 STEPS: Final = {"smooth": 1, "spectral": 12}
 MOST_STEPS: Final = {"smooth": 4, "spectral": 1000}
@@ -88,6 +96,25 @@ class ReduceOptions(Request):
     def component_count(self) -> int | None:
         """The most coordinates, as sent or by default; None for as many as before."""
         return self.components or COMPONENTS.get(self.method)
+
+
+class OptionsOrAuto:
+    """Accepts `auto` besides `ReduceOptions`; errors of other values are those of options."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        unchanged = core_schema.plain_serializer_function_ser_schema(lambda value: value)
+        options = handler.generate_schema(ReduceOptions)
+        return core_schema.no_info_wrap_validator_function(_auto_or, options, serialization=unchanged)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        options = handler(schema)
+        return {"anyOf": [*options.get("anyOf", [options]), {"const": "auto", "type": "string"}]}
+
+
+def _auto_or(value: object, check: Callable[[object], object]) -> object:
+    return value if value == "auto" else check(value)
 
 
 def _names(methods: dict[str, int]) -> str:

@@ -125,6 +125,18 @@ def test_every_kind_of_k_means_can_be_asked_for(
     assert queue.get(answer.json()["id"]).request == body
 
 
+def test_one_clustering_may_leave_the_reduction_open_and_a_sweep_may_not(
+    api: TestClient, queue: JobQueue, planted: Planted, make_set: MakeSet
+) -> None:
+    body = {"embeddings": make_set("mine", *planted()), "clusters": "auto", "reduce": "auto"}
+    answer = api.post("/cluster", json=body)
+    assert answer.status_code == 202, answer.json()
+    assert queue.get(answer.json()["id"]).request == body
+    assert code_of(api.post("/sweep", json={**body, "clusters": 3})) == (422, "invalid_value")
+    schema = api.get("/openapi.json").json()["components"]["schemas"]["ClusterRequest"]["properties"]["reduce"]
+    assert {"const": "auto", "type": "string"} in schema["anyOf"]
+
+
 @pytest.mark.parametrize(
     ("options", "more", "named"),
     [

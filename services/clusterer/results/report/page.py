@@ -109,6 +109,7 @@ def _facts(clustering: Clustering, embeddings: EmbeddingSet) -> dict[str, object
         "figures": main_figures(scored[embeddings.id]["mean"], scored[embeddings.id]["std"]),
         "tables": tables,
         "choice": choice_table(clustering.spec["chosen"]),
+        "picked": clustering.spec.get("picked"),
         "classes": class_table(clustering, embeddings.id),
         "confusions": confusions(clustering, embeddings.id),
         "map": page_points(clustering, embeddings.id),

@@ -12,7 +12,7 @@ const STATES = {
 };
 const STAGES = {
   load: 'Loading the model', list: 'Listing the images', images: 'Listing the images', reuse: 'Looking for known images',
-  embed: 'Looking at the images', embeddings: 'Reading embeddings', rows: 'Reading embeddings', choose: 'Looking for the number of groups',
+  embed: 'Looking at the images', embeddings: 'Reading embeddings', rows: 'Reading embeddings', choose: 'Looking for the number of groups', pick: 'Trying ways to group', reduce: 'Looking at similar images',
   compare: 'Comparing images', groups: 'Forming groups', labels: 'Judging labels',
   pca: 'Finding the main directions', kmeans: 'Making groups', assign: 'Assigning images', metrics: 'Judging the groups',
   report: 'Writing the report', map: 'Laying out the map', points: 'Trying settings', plots: 'Drawing plots',

@@ -35,6 +35,7 @@ export default function Figures({ params }) {
     ${options.length > 1 && html`<p><${Select} label="Scored on" value=${scored} options=${options} onChange=${(next) => setQuery({ scored: next })} /></p>`}
     <div class="stack">
     <${All} entry=${entry} facts=${facts} scored=${scored} labelled=${labelled} />
+    ${facts.picked && html`<${Picked} picked=${facts.picked} />`}
     ${facts.chosen && html`<${Why} chosen=${facts.chosen} k=${facts.k} />`}
     ${labelled && html`<${Labels} base=${base} scored=${scored} query=${query} setQuery=${setQuery} />`}
     <${Iterations} base=${base} facts=${facts} />
@@ -63,6 +64,17 @@ function All({ entry, facts, scored, labelled }) {
     ? html`<section class="card"><h2 class="first">Beside the labels</h2><p class="quiet">${`${number(entry.mean.n_labelled)} of ${number(entry.mean.n)} images have one of ${number(entry.mean.classes)} labels. Labels were not used to make the groups.`}</p><div class="figures">${withLabels.map(card)}</div></section>`
     : html`<p class="quiet">These images have no labels, so nothing is said about right and wrong.</p>`}
     <section class="card"><h2 class="first">By the groups alone</h2><div class="figures">${without.map(card)}</div></section>`;
+}
+
+/** What was tried to change images before they were grouped. */
+function Picked({ picked }) {
+  const name = (reduce) => reduce || 'plain k-means';
+  return html`<section class="card"><h2 class="first">Why <bdi>${name(picked.reduce)}</bdi></h2><p><bdi>${picked.why}</bdi></p>
+    <p class="quiet">${`Tried on ${plural(picked.rows, 'image')}. Labels played no part.`}</p>
+    ${picked.tried[0].numbers.length > 1 && html`<${Chart} lines=${picked.tried.map((each) => ({ name: name(each.reduce), points: each.numbers.map(({ k, neighbours_kept }) => ({ x: k, y: neighbours_kept })) }))} xName="groups" logarithmic label="Neighbours kept by the number of groups" />`}
+    <div class="scroll" tabindex="0" role="region" aria-label="Options that were tried"><table><thead><tr><th>Option</th><th class="n">Neighbours kept</th><th class="n">Groups</th><th class="n">Stability</th><th class="n">Seconds</th></tr></thead>
+    <tbody>${picked.tried.map((each) => html`<tr class=${each.reduce === picked.reduce ? 'picked' : ''}><td>${name(each.reduce)}${each.reduce === picked.reduce ? ' ✓' : ''}</td><td class="n">${fixed(each.neighbours_kept)}</td><td class="n">${number(each.k)}</td><td class="n">${fixed(each.stability)}</td><td class="n">${fixed(each.seconds, 1)}</td></tr>`)}</tbody></table></div>
+  </section>`;
 }
 
 /** The numbers of groups that were tried. */

@@ -12,6 +12,7 @@ const KINDS = [
 
 const REDUCTIONS = [
   ['', 'Nothing'],
+  ['auto', 'Try all of these, pick without labels'],
   ['smooth', 'Average each image with those like it'],
   ['spectral', 'Random walk over nearest images'],
   ['umap', 'UMAP'],
@@ -97,7 +98,7 @@ function Advanced({ values, set, problem, existing }) {
     ${methods.includes('hdbscan') && html`<${Input} label="Smallest group" name="smallest" type="number" min="2" placeholder="10" values=${values} set=${set} error=${about('graph.min_cluster_size')} hint="Images far from all groups are noise" />`}
     ${existing && !counts(values) && values.kind !== 'sweep' && html`<${Input} label="Sets by other models" name="spaces" placeholder="none" values=${values} set=${set} error=${lists(problem, 'spaces')} hint="Ids of sets of the same images, grouped together" />`}
     <${Field} label="Before grouping" error=${about('reduce')} hint="From the nearest images of each: groups often become clearer">${(ids) => html`<select ...${ids} value=${values.reduce} onChange=${(event) => set({ reduce: event.target.value })}>
-      ${REDUCTIONS.map(([method, name]) => html`<option value=${method}>${name}</option>`)}
+      ${REDUCTIONS.filter(([method]) => method !== 'auto' || values.kind !== 'sweep').map(([method, name]) => html`<option value=${method}>${name}</option>`)}
     </select>`}</${Field}>
     <${Input} label="Seeds" name="seeds" placeholder="0, 1, 2" values=${values} set=${set} error=${lists(problem, 'seeds')} hint="One run each; figures get their deviation from them" />
     ${plain && html`<${Input} label="Restarts" name="restarts" type="number" min="1" placeholder="Shoal decides" values=${values} set=${set} error=${about('kmeans.restarts')} />
@@ -137,7 +138,8 @@ export function groupRequest(values) {
     body.pca = { components, whiten: values.whiten };
   }
   if (!values.normalize) body.normalize = false;
-  if (values.reduce) body.reduce = values.reduce;
+  // Of a sweep, `auto` was picked before its kind was.
+  if (values.reduce && !(kind === 'sweep' && values.reduce === 'auto')) body.reduce = values.reduce;
   if (values.seeds.trim()) body.seeds = list(values.seeds);
   if (values.memory.trim()) body.memory_limit = values.memory.trim();
   const methods = methodsOf(values);
