@@ -7,9 +7,10 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from pydantic import TypeAdapter
 from shoal.schemas import ReduceOptions
 
 from clusterer.data.rows import ArrayRows, Rows
@@ -66,17 +67,10 @@ class Tried:
     numbers: tuple[Figures, ...]
     seconds: float
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """As JSON values."""
         numbers = [asdict(each) for each in self.numbers]
         return {"reduce": self.reduce, **asdict(self.best), "seconds": self.seconds, "numbers": numbers}
-
-    @classmethod
-    def of(cls, record: dict[str, Any]) -> Tried:
-        """The inverse of `record`."""
-        numbers = tuple(Figures(**each) for each in record["numbers"])
-        best = next(each for each in numbers if each.k == record["k"])
-        return cls(record["reduce"], best, numbers, record["seconds"])
 
     @property
     def name(self) -> str:
@@ -109,7 +103,7 @@ class Pick:
         """The picked option."""
         return self.tried[self.at]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """For spec.json."""
         return {
             "reduce": self.best.reduce,
@@ -197,7 +191,7 @@ class Picking:
         name = f"tried-{'plain' if option is None else short_name(option.text)}"
         kept = self.work.arrays(name)
         if kept is not None:
-            return Tried.of(json.loads(str(kept["record"])))
+            return TypeAdapter(Tried).validate_json(str(kept["tried"]))
         started = time.perf_counter()
         space = self._space(rows, near, option)
         found: dict[int, Figures] = {}
@@ -214,7 +208,7 @@ class Picking:
         text = None if option is None else option.text
         numbers = tuple(found[k] for k in sorted(found))
         tried = Tried(text, _best(found), numbers, round(time.perf_counter() - started, 3))
-        self.work.keep_arrays(name, {"record": np.asarray(json.dumps(tried.record()))})
+        self.work.keep_arrays(name, {"tried": np.asarray(json.dumps(asdict(tried)))})
         return tried
 
     def _figures(self, space: Rows, near: Nearest, k: int) -> Figures:
