@@ -97,7 +97,7 @@ def print_summary(console: Console, store: Store, made: RunSummary) -> None:
     _places(console, made, rows, clustering.k)
 
 
-def reasons(spec: Mapping[str, Any]) -> Iterator[str]:
+def reasons(spec: Json) -> Iterator[str]:
     """Why the clustering has its number of groups, and how its rows were changed, where it chose."""
     for name in ("chosen", "picked"):
         if spec.get(name):
