@@ -7,8 +7,8 @@ picking by another figure that needs no labels.
 
 Sets: Tux Paint's stamps and Google's emoji (those of `shoal demo`), all of Google's emoji by subcategory, clip art and
 Oxygen's icons by folder (Debian's `openclipart-png` and `oxygen-icon-theme`), Fashion-MNIST, all embedded by
-EfficientNet-Lite0, Fashion-MNIST's pixels too; scikit-learn's digits, wine, breast cancer and iris; planted groups of
-four shapes, each with several seeds.
+EfficientNet-Lite0; scikit-learn's digits, wine, breast cancer and iris; planted groups of four shapes, each with
+several seeds.
 
     python benchmarks/choice.py [--sets stamps emoji …] [--fashion 10000] [--planted 2] [--work FOLDER] [--json]
 """
@@ -28,6 +28,7 @@ from typing import Any, Final
 
 import numpy as np
 from _common import finish, parser
+from _labelled_sets import embed, make_sets, store_rows
 from _planted import SHAPES, planted
 from clusterer import pipeline
 from clusterer.data.rows import Rows, StoredRows
@@ -40,9 +41,8 @@ from clusterer.jobs.memory import problem_of
 from clusterer.jobs.plan import Plan, make_plan
 from clusterer.jobs.site import Site, open_site
 from clusterer.neighbours import nearest_rows
-from fashion_mnist import WHOLE, models_of
 from numpy.typing import NDArray
-from reduce import embed, figures_of, images_of, store_rows
+from reduce import figures_of
 from shoal.cli.demo import EMOJI_PACKAGE, run, unpack_debian
 from shoal.jobs.child import JobContext
 from shoal.schemas import ClusterRequest, ReduceOptions
@@ -51,12 +51,8 @@ from shoal.store import Store
 
 SEEDS: Final = [0, 1, 2]
 TABLES: Final = ("digits", "wine", "cancer", "iris")
-IMAGES: Final = ("stamps", "emoji", "emoji-all", "clipart", "icons", "fashion", "pixels")
-CLIPART: Final = (
-    *("animals", "buildings", "electronics", "food", "geography", "office", "people", "plants", "tools"),
-    "transportation",
-)
-PER_CLASS, FEWEST, MOST_BYTES = 150, 10, 400_000
+IMAGES: Final = ("stamps", "emoji", "emoji-all", "clipart", "icons", "fashion")
+PER_CLASS, FEWEST = 150, 10
 FIGURES: Final = ("acc", "nmi", "ari")
 PLAIN: Final = "none"
 MOST_NEIGHBOURS: Final = 50
@@ -122,17 +118,15 @@ def table(name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 
 def images(settings: Settings, work: Path, name: str, fashion: int) -> str:
     """The id of embedded images."""
-    lay_out = {"emoji-all": all_emoji, "clipart": clipart, "icons": icons}
-    if name not in lay_out:
-        path = images_of(settings, work, "fashion" if name == "pixels" else name, fashion)
-        return embed(settings, path, "raw_pixels" if name == "pixels" else models_of(settings)[WHOLE])
+    if name not in LAID_OUT:
+        return next(iter(make_sets(settings, work, [name], [fashion]).values()))
     folder = settings.data / name
     if not folder.is_dir():
         with tempfile.TemporaryDirectory() as temporary:
-            for label, files in lay_out[name](Path(temporary)):
+            for label, files in LAID_OUT[name](Path(temporary)):
                 link(settings.data / f"{name}.partial" / label, files)
         (settings.data / f"{name}.partial").rename(folder)
-    return embed(settings, name, models_of(settings)[WHOLE])
+    return embed(settings, name)
 
 
 def link(folder: Path, files: list[Path]) -> None:
@@ -140,13 +134,6 @@ def link(folder: Path, files: list[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for at, file in enumerate(files[:PER_CLASS]):
         (folder / f"{at:04d}{file.suffix}").write_bytes(file.read_bytes())
-
-
-def clipart(work: Path) -> Iterator[tuple[str, list[Path]]]:
-    """Clip art by folder, without very large files."""
-    root = unpack_debian("openclipart-png", work, "files") / "usr/share/openclipart/png"
-    for label in CLIPART:
-        yield label, [file for file in sorted((root / label).rglob("*.png")) if file.stat().st_size < MOST_BYTES]
 
 
 def icons(work: Path) -> Iterator[tuple[str, list[Path]]]:
@@ -168,6 +155,9 @@ def all_emoji(work: Path) -> Iterator[tuple[str, list[Path]]]:
         if row["has_img_google"] and row["category"] != "Component":
             by_label.setdefault(row["subcategory"], []).append(work / "package/img/google/64" / row["image"])
     yield from ((label, files[:60]) for label, files in by_label.items() if len(files) >= FEWEST)
+
+
+LAID_OUT: Final = {"emoji-all": all_emoji, "icons": icons}
 
 
 def measure(settings: Settings, embeddings: str) -> dict[str, Any]:

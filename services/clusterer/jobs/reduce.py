@@ -146,8 +146,8 @@ class Reducing:
         if kept is not None:
             return Nearest(kept["rows"], kept["similarity"])
         if self.near is not None:
-            first = slice(None), slice(min(k, self.near.rows.shape[1]))
-            found = Nearest(*(np.ascontiguousarray(each[first]) for each in (self.near.rows, self.near.similarity)))
+            rows_of, similarity = self.near.rows[:, :k], self.near.similarity[:, :k]
+            found = Nearest(np.ascontiguousarray(rows_of), np.ascontiguousarray(similarity))
         else:
             folder = self.work.folder(self._name("search", k))
             found = nearest_rows(rows, k, Options(memory_limit=self.memory, folder=folder, on_rows=self.on_rows))
