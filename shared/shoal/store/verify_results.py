@@ -362,8 +362,8 @@ def verify_sweep(layout: SweepLayout) -> VerifyReport:
         try:
             document = _json(path)
             wrong = document.get("index") != index or not isinstance(document.get("scored"), dict)
-            error = document.get("error", {"code": "", "message": ""})
-            wrong = wrong or not isinstance(error, dict) or not {"code", "message"} <= set(error)
+            failure = document.get("error", {"code": "", "message": ""})
+            wrong = wrong or not isinstance(failure, dict) or not {"code", "message"} <= set(failure)
             problem = f"is not a result of point {index}" if wrong else None
         except (OSError, ValueError) as error:
             problem = _said(error)
