@@ -8,14 +8,9 @@ import typer
 
 from shoal.cli.heads import numbers_of
 from shoal.errors import JsonValue
-from shoal.schemas.graph import GRAPH_METHODS
+from shoal.schemas.graph import GRAPH_METHODS, GraphOptions
 
-GRAPH = {
-    "graph": "--graph",
-    **{
-        f"graph.{name}": f"--graph {name}=…" for name in ("neighbours", "resolution", "min_cluster_size", "min_samples")
-    },
-}
+GRAPH = {"graph": "--graph", **{f"graph.{name}": f"--graph {name}=…" for name in GraphOptions.model_fields}}
 """Fields of a request to flags."""
 
 GraphOption = Annotated[
@@ -34,9 +29,9 @@ def graph_of(options: list[str] | None) -> dict[str, JsonValue] | None:
     Raises
     ------
     typer.BadParameter
-        One is not ``NAME=VALUE`` with a number.
+        One is not ``NAME=VALUE`` with a number, or its name is unknown or there twice.
     """
-    return numbers_of(options, "resolution=0.5")
+    return numbers_of(options, "--graph", tuple(GraphOptions.model_fields), "resolution=0.5")
 
 
 def counts_itself(method: str | None) -> bool:

@@ -48,24 +48,26 @@ def heads_of(options: list[str] | None) -> dict[str, JsonValue] | None:
     typer.BadParameter
         One is not ``NAME=VALUE`` with a number, or its name is unknown or there twice.
     """
-    return numbers_of(options, "steps=2000")
+    return numbers_of(options, "--head", tuple(HeadOptions.model_fields), "steps=2000")
 
 
-def numbers_of(options: list[str] | None, example: str) -> dict[str, JsonValue] | None:
-    """Options ``NAME=VALUE`` as the API takes them.
+def numbers_of(
+    options: list[str] | None, flag: str, known: tuple[str, ...], example: str
+) -> dict[str, JsonValue] | None:
+    """Options ``NAME=VALUE`` of a flag as the API takes them.
 
     Raises
     ------
     typer.BadParameter
-        A value is not a number.
+        A value is not a number, or its name is not among the ``known`` ones or there twice.
     """
     found: dict[str, JsonValue] = {}
     for each in options or ():
         name, _, text = each.partition("=")
-        if name not in HeadOptions.model_fields:
-            raise typer.BadParameter(f"{each!r} names no option: give one of {', '.join(HeadOptions.model_fields)}.")
+        if name not in known:
+            raise typer.BadParameter(f"{each!r} names no option: give one of {', '.join(known)}.")
         if name in found:
-            raise typer.BadParameter(f"`--head {name}` is there twice: give it once.")
+            raise typer.BadParameter(f"`{flag} {name}` is there twice: give it once.")
         try:
             found[name] = WORDS[text] if text in WORDS else float(text) if set(text) & set(".e") else int(text)
         except ValueError:

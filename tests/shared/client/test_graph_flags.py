@@ -43,3 +43,9 @@ def test_an_option_that_is_not_a_number_is_refused() -> None:
     refused = CliRunner().invoke(app, ["cluster", "e1", "--method", "leiden", "--graph", "resolution"])
     assert refused.exit_code == 2
     assert "resolution=0.5" in refused.output
+
+
+def test_an_option_of_another_method_is_refused_by_its_name() -> None:
+    refused = CliRunner().invoke(app, ["cluster", "e1", "--method", "leiden", "--graph", "steps=3"])
+    assert refused.exit_code == 2
+    assert "min_cluster_size" in refused.output
