@@ -267,6 +267,10 @@ class TestSummary:
         text = self.text(store, spec=why)
         assert "7 has the largest score." in text
         assert "Groups of smooth keep the most." in text
+        assert "--reduce" not in text
+
+    def test_it_says_of_which_rows_figures_are(self, store: Store) -> None:
+        assert "those after `umap`" in self.text(store, spec={"reduce": {"method": "umap"}})
 
     def test_it_says_what_was_reused(self, store: Store) -> None:
         text = self.text(store, reused=True, extraction={"resumed_rows": 5, "reused_rows": 7})

@@ -93,8 +93,16 @@ def print_summary(console: Console, store: Store, made: RunSummary) -> None:
             _say(console, note)
     console.print(_groups(store, clusters, made.embeddings, labelled=labelled))
     _quality(console, clustering.metrics()["scored"][made.embeddings], labelled=labelled)
+    if clustering.spec.get("reduce"):
+        _say(console, DRAWN_TOGETHER.format(method=clustering.spec["reduce"]["method"]))
     _left_out(console, store, made)
     _places(console, made, rows, clustering.k)
+
+
+DRAWN_TOGETHER = (
+    "Silhouette and Davies-Bouldin are those after `{method}`, which draws like images together: compare them with "
+    "`--reduce {method}` alone."
+)
 
 
 def reasons(spec: Json) -> Iterator[str]:
