@@ -43,9 +43,9 @@ PER_ROW = 256
 PER_TRAIN_ROW = 24
 """Bytes of a row of the train set, whose distances are read and sorted."""
 PER_COMPARED_ROW = 96
+"""Bytes of a row of the train set that new rows are compared with: digests that find equal rows, order, length."""
 PER_VOTER = 24
 """Bytes of a train row that votes for the group of others: its group, number and core distance."""
-"""Bytes of a row of the train set that new rows are compared with: digests that find equal rows, order, length."""
 
 
 def run(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
@@ -105,11 +105,8 @@ def part_bytes(plan: AssignPlan) -> int:
     shard = min(embeddings.plan.shard_rows, embeddings.rows)
     reduce = spec.get("reduce") or {}
     data = 12 * dim * width + 16 * k * int(reduce.get("components", width)) + 64 * k + 8 * block
-    if reduce:  # The new rows' sketches too while they are compared.
-        data += int(spec["n"]) * reduced_row_bytes(reduce, width) + 8 * block
-    if plan.clustering.by_graph and not reduce:
-        sketches = -(-width // 64) * 64 + SHORT_SKETCH + SKETCH_STATS
-        data += int(spec["n"]) * (4 * width + sketches + PER_COMPARED_ROW) + 8 * block
+    if reduce or plan.clustering.by_graph:  # The new rows' sketches too while they are compared.
+        data += int(spec["n"]) * compared_row_bytes(reduce, width) + 8 * block
     if plan.clustering.by_graph:
         data += int(spec["n"]) * PER_VOTER
     if plan.clustering.by_head:
@@ -118,10 +115,10 @@ def part_bytes(plan: AssignPlan) -> int:
     return PROCESS_BYTES + THREAD_BYTES * available_cores() + data
 
 
-def reduced_row_bytes(reduce: Mapping[str, int | str], width: int) -> int:
-    """Memory of a train row that new rows are compared with."""
-    steps = int(reduce["steps"]) if reduce["method"] == "smooth" else 1
-    kept = int(reduce.get("components", 0)) + int(reduce["neighbours"])
+def compared_row_bytes(reduce: Mapping[str, int | str], width: int) -> int:
+    """Memory of a train row that new rows are compared with, and of what a reduction keeps of it, if there is one."""
+    steps = int(reduce["steps"]) if reduce.get("method") == "smooth" else 1
+    kept = int(reduce.get("components", 0)) + int(reduce.get("neighbours", 0))
     sketches = -(-width // 64) * 64 + SHORT_SKETCH + SKETCH_STATS
     return 4 * width * steps + sketches + 4 * kept + PER_COMPARED_ROW
 
