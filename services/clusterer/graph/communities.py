@@ -16,6 +16,7 @@ from shoal.errors import BackendNotInstalled
 
 from clusterer.data.rows import LabelArray
 from clusterer.graph.near import Near
+from clusterer.reduce.spectral import connected
 
 ROUNDS: Final = 8
 """Times that the algorithm starts again from the groups that it has found."""
@@ -54,14 +55,9 @@ def communities(near: Near, resolution: float, seed: int) -> Communities:
     BackendNotInstalled
         The library that searches them is not installed.
     """
-    from scipy.sparse import csr_matrix
-
     native = import_leiden()
-    n, k = near.rows.shape
-    halves = np.full(n * k, 0.5)
-    graph = csr_matrix((halves, near.rows.ravel().astype(np.int32), np.arange(0, n * k + 1, k)), (n, n))
-    graph = (graph + graph.T).tocsr()
-    graph.sort_indices()
+    n = len(near.rows)
+    graph = connected(near.rows, np.full(near.rows.shape, 0.5, np.float32))
     modularity, group = native.leiden_csr(
         graph.indptr.astype(np.int64),
         graph.indices.astype(np.int32),
