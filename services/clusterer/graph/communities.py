@@ -16,7 +16,7 @@ from shoal.errors import BackendNotInstalled
 
 from clusterer.data.rows import LabelArray
 from clusterer.graph.near import Near
-from clusterer.reduce.spectral import connected
+from clusterer.neighbours import connected
 
 ROUNDS: Final = 8
 """Times that the algorithm starts again from the groups that it has found."""

@@ -5,9 +5,21 @@ Start with `search`: a pair is compared exactly only if the bound of its similar
 """
 
 from clusterer.neighbours.among import Among
+from clusterer.neighbours.connected import connected
 from clusterer.neighbours.copies import Copies, Equals
 from clusterer.neighbours.found import Nearest, Pairs
 from clusterer.neighbours.search import nearest_rows, pairs_above, pairs_between
 from clusterer.neighbours.work import Options
 
-__all__ = ["Among", "Copies", "Equals", "Nearest", "Options", "Pairs", "nearest_rows", "pairs_above", "pairs_between"]
+__all__ = [
+    "Among",
+    "Copies",
+    "Equals",
+    "Nearest",
+    "Options",
+    "Pairs",
+    "connected",
+    "nearest_rows",
+    "pairs_above",
+    "pairs_between",
+]

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from clusterer.data.rows import Float32Array, Float64Array, IntArray, l2_normalize, ranges
-from clusterer.neighbours import Nearest
+from clusterer.data.rows import Float32Array, Float64Array, l2_normalize, ranges
+from clusterer.neighbours import Nearest, connected
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -74,20 +74,6 @@ def normalised_graph(nearest: Nearest) -> csr_matrix:
     scale = 1 / np.sqrt(np.maximum(np.asarray(graph.sum(axis=1), np.float64).ravel(), 0.5))
     scaled = diags_array(scale) @ graph @ diags_array(scale)
     return csr_matrix(scaled, dtype=np.float32)
-
-
-def connected(rows: IntArray, weights: Float32Array) -> csr_matrix:
-    """The symmetric graph ``(n, n) float32`` of the nearest rows ``(n, k)`` of every row.
-
-    Two rows are connected by the sum of the weights ``(n, k)`` with which each is near to the other.
-    """
-    from scipy.sparse import csr_matrix
-
-    n, k = rows.shape
-    graph = csr_matrix((weights.ravel(), rows.ravel().astype(np.int32), np.arange(0, n * k + 1, k)), (n, n))
-    graph = (graph + graph.T).tocsr()
-    graph.sort_indices()
-    return graph
 
 
 def leading_vectors(
