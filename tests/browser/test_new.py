@@ -66,7 +66,10 @@ def test_rows_may_be_reduced_before_they_are_grouped(page: Page, embedded: str) 
     with page.expect_request(lambda request: request.method == "POST" and "/cluster" in request.url) as sent:
         page.get_by_role("button", name="Start").click()
     assert (sent.value.post_data_json or {})["reduce"] == "spectral"
-    expect(page.get_by_role("link", name="See the groups")).to_be_visible(timeout=LONG_MS)
+    groups = page.get_by_role("link", name="See the groups")
+    expect(groups).to_be_visible(timeout=LONG_MS)
+    page.goto(f"{groups.get_attribute('href')}/figures")
+    expect(page.get_by_text("Taken after “spectral”")).to_be_visible()
 
 
 def test_a_network_may_group_and_its_options_replace_those_of_k_means(
@@ -100,7 +103,9 @@ def test_methods_that_find_the_number_of_groups_ask_for_none(page: Page, embedde
     page.goto(f"/ui/new?set={embedded}")
     page.get_by_role("radio", name="This many").check()
     page.get_by_text("More settings").click()
+    page.get_by_label("Before grouping").select_option("auto")
     page.get_by_label("Grouped by").select_option("leiden")
+    expect(page.get_by_label("Before grouping").locator("option")).to_have_text(["Nothing", re.compile("walk"), "UMAP"])
     expect(page.get_by_role("radio", name="As many as fit")).to_be_checked()
     expect(page.get_by_label("At most")).to_have_count(0)
     expect(page.get_by_label("Resolution")).to_be_visible()

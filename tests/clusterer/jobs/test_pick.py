@@ -74,6 +74,8 @@ def test_long_groups_get_an_option_of_the_graph_and_the_result_says_why(make_set
     assert shown["picked"] == found.spec["picked"]
     page = html.unescape(found.layout.report_html.read_text())
     assert record["why"] in page
+    assert f"taken after “{record['reduce']}”" in page  # its silhouette is no better for that
+    assert "taken after" not in plain.layout.report_html.read_text()
 
 
 def test_round_groups_lose_nothing(planted: Planted, make_set: MakeSet, run_job: RunJob) -> None:

@@ -110,6 +110,7 @@ def _facts(clustering: Clustering, embeddings: EmbeddingSet) -> dict[str, object
         "tables": tables,
         "choice": choice_table(clustering.spec["chosen"]),
         "picked": clustering.spec.get("picked"),
+        "reduce": clustering.spec.get("reduce"),
         "classes": class_table(clustering, embeddings.id),
         "confusions": confusions(clustering, embeddings.id),
         "map": page_points(clustering, embeddings.id),

@@ -63,7 +63,9 @@ function All({ entry, facts, scored, labelled }) {
   return html`${labelled
     ? html`<section class="card"><h2 class="first">Beside the labels</h2><p class="quiet">${`${number(entry.mean.n_labelled)} of ${number(entry.mean.n)} images have one of ${number(entry.mean.classes)} labels. Labels were not used to make the groups.`}</p><div class="figures">${withLabels.map(card)}</div></section>`
     : html`<p class="quiet">These images have no labels, so nothing is said about right and wrong.</p>`}
-    <section class="card"><h2 class="first">By the groups alone</h2><div class="figures">${without.map(card)}</div></section>`;
+    <section class="card"><h2 class="first">By the groups alone</h2>
+      ${facts.reduce && html`<p class="quiet">${`Taken after “${facts.reduce.method}”, which draws like images together: compare silhouette, Davies-Bouldin, Calinski-Harabasz and inertia only with groups made in the same way.`}</p>`}
+      <div class="figures">${without.map(card)}</div></section>`;
 }
 
 /** What was tried to change images before they were grouped. */

@@ -3,7 +3,7 @@ import { Field } from '../../ui.js';
 import { html } from '../../vendor/preact.js';
 
 const KINDS = [
-  ['auto', 'As many as fit', 'Several numbers are tried; the most stable, best separated one is kept.'],
+  ['auto', 'As many as fit', 'Shoal finds a number from the images alone.'],
   ['number', 'This many', 'You know about how many kinds there are.'],
   ['over', 'By the labels', 'As many groups as there are labels, or a multiple of that.'],
   ['sweep', 'Try several', 'A table and plots of what each setting gives, to choose from.'],
@@ -45,6 +45,13 @@ export const GROUPS = {
 
 const methodsOf = ({ method, kind }) => (kind === 'sweep' ? method : method.includes(',') ? 'kmeans' : method).split(',');
 const counts = (values) => methodsOf(values).every((each) => COUNTING.includes(each));
+
+/** `auto` compares runs of k-means; methods that find the number of groups look at the very neighbours that `smooth` averages. */
+const reductionsOf = (values) => REDUCTIONS.filter(([reduction]) => ({
+  auto: values.kind !== 'sweep' && methodsOf(values).join() === 'kmeans',
+  smooth: !methodsOf(values).some((each) => COUNTING.includes(each)),
+}[reduction] ?? true));
+const reductionOf = (values) => (reductionsOf(values).some(([reduction]) => reduction === values.reduce) ? values.reduce : '');
 
 /** A number of groups, or a method that finds it: the later choice holds. */
 const kindPicked = (values, kind) => (counts(values) && !UNCOUNTED.includes(kind) ? { kind, method: 'kmeans' } : { kind });
@@ -97,8 +104,8 @@ function Advanced({ values, set, problem, existing }) {
     ${methods.includes('leiden') && html`<${Input} label="Resolution" name="resolution" inputmode="decimal" placeholder="1" values=${values} set=${set} error=${about('graph.resolution')} hint="Higher: more and smaller groups" />`}
     ${methods.includes('hdbscan') && html`<${Input} label="Smallest group" name="smallest" type="number" min="2" placeholder="10" values=${values} set=${set} error=${about('graph.min_cluster_size')} hint="Images far from all groups are noise" />`}
     ${existing && !counts(values) && values.kind !== 'sweep' && html`<${Input} label="Sets by other models" name="spaces" placeholder="none" values=${values} set=${set} error=${lists(problem, 'spaces')} hint="Ids of sets of the same images, grouped together" />`}
-    <${Field} label="Before grouping" error=${about('reduce')} hint="From the nearest images of each: groups often become clearer">${(ids) => html`<select ...${ids} value=${values.reduce} onChange=${(event) => set({ reduce: event.target.value })}>
-      ${REDUCTIONS.filter(([method]) => method !== 'auto' || values.kind !== 'sweep').map(([method, name]) => html`<option value=${method}>${name}</option>`)}
+    <${Field} label="Before grouping" error=${about('reduce')} hint="From the nearest images of each: groups often become clearer">${(ids) => html`<select ...${ids} value=${reductionOf(values)} onChange=${(event) => set({ reduce: event.target.value })}>
+      ${reductionsOf(values).map(([method, name]) => html`<option value=${method}>${name}</option>`)}
     </select>`}</${Field}>
     <${Input} label="Seeds" name="seeds" placeholder="0, 1, 2" values=${values} set=${set} error=${lists(problem, 'seeds')} hint="One run each; figures get their deviation from them" />
     ${plain && html`<${Input} label="Restarts" name="restarts" type="number" min="1" placeholder="Shoal decides" values=${values} set=${set} error=${about('kmeans.restarts')} />
@@ -138,8 +145,7 @@ export function groupRequest(values) {
     body.pca = { components, whiten: values.whiten };
   }
   if (!values.normalize) body.normalize = false;
-  // Of a sweep, `auto` was picked before its kind was.
-  if (values.reduce && !(kind === 'sweep' && values.reduce === 'auto')) body.reduce = values.reduce;
+  if (reductionOf(values)) body.reduce = reductionOf(values);
   if (values.seeds.trim()) body.seeds = list(values.seeds);
   if (values.memory.trim()) body.memory_limit = values.memory.trim();
   const methods = methodsOf(values);
