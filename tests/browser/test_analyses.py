@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -65,7 +66,8 @@ def test_a_person_starts_a_search_for_duplicates_and_decides(page: Page, mixed: 
     form.get_by_label("Similarity from").fill("1")
     form.get_by_role("button", name="Find duplicates").click()
     expect(page.get_by_role("heading", name="Duplicates in mixed")).to_be_visible(timeout=60_000)
-    [group] = page.get_by_role("region", name="Group of 2 images").all()
+    group = page.get_by_role("region", name="Group of 2 images")
+    expect(group).to_have_count(1)
     expect(group).to_contain_text("Same file")
     expect(group).to_contain_text("same file, equal to")
     members = group.locator("[data-image]")
@@ -141,7 +143,7 @@ def test_a_person_corrects_labels(page: Page, mixed: str, client: Client) -> Non
     # What the neighbours are labelled, as text: no element was made of the name.
     expect(finding).to_contain_text(HOSTILE)
     expect(finding.locator(".neighbour img")).to_have_count(5)
-    assert page.locator("img[src='x']").count() == 0
+    expect(page.locator("img[src='x']")).to_have_count(0)
     check_accessible(page)
     finding.focus()
     page.keyboard.press("s")
@@ -198,11 +200,11 @@ def test_images_are_sought_by_a_row_and_by_a_file(page: Page, stack: Running, cl
     check_accessible(page)
     hits.first.get_by_role("button", name="Similar to").click()
     expect(hits).to_have_count(35)
-    assert "row=" in page.url
+    expect(page).to_have_url(re.compile("row="))
     expect(page.get_by_text(f"Similar to {file.parent.name}/{file.name}")).to_be_visible()
     place = hits.first.get_by_role("link", name="Group of")
     newest = next(each["id"] for each in client.clusterings() if embedded in each["scored"])
-    assert f"/ui/clusterings/{newest}/clusters/" in (place.get_attribute("href") or "")
+    expect(place).to_have_attribute("href", re.compile(f"/ui/clusterings/{newest}/clusters/"))
 
 
 def test_a_reader_sees_what_is_decided_and_no_button(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ COLOURS = ((200, 40, 40), (40, 180, 60), (40, 60, 200))
 PER_COLOUR = 4
 
 SETTLED = "() => document.querySelector('main h1') && !document.querySelector('.loading, [aria-busy=true]')"
+DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+"""Until what watches the size of the page has drawn it anew."""
 FAULTS = r"""() => {
   const found = [...document.querySelectorAll('img[src=x], body script, main style')].map((each) => each.outerHTML);
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -118,6 +121,7 @@ def test_names_are_text(name: str, page: Page, ids: Ids) -> None:
     for text in shown:
         expect(page.get_by_role("main")).to_contain_text(text)
     assert page.evaluate(FAULTS) == []
-    assert page.title().endswith("· Shoal")
+    expect(page).to_have_title(re.compile("· Shoal$"))
     page.set_viewport_size({"width": 390, "height": 800})
+    page.evaluate(DRAWN)
     assert page.evaluate(FAULTS) == []

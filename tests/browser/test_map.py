@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def test_a_lasso_selects_what_can_be_saved(open_map: Open, tmp_path: Path) -> No
     assert len(rows) == count
     assert {14, 15, 20, 21} <= {each["row"] for each in rows}
     assert all(each["image_path"].endswith(".png") for each in saved)
-    assert page.locator(".pictures img").count() == count
+    expect(page.locator(".pictures img")).to_have_count(count)
 
 
 def test_a_rectangle_is_drawn_with_shift(open_map: Open) -> None:
@@ -182,6 +183,7 @@ def test_keys_alone_do_all(open_map: Open) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".touched li")).to_have_count(1)
     page.keyboard.press("Escape")
+    expect(page.locator(".selection")).to_have_count(0)
     for _ in range(3):
         page.keyboard.press("+")
     page.keyboard.press("a")
@@ -207,7 +209,7 @@ def test_a_legend_hides_groups(open_map: Open, wait_until: WaitUntil) -> None:
     page.keyboard.press("a")
     selected(page, 12)
     page.keyboard.press("Escape")
-    assert 2 < colours(page) < all_colours
+    wait_until(lambda: 2 < colours(page) < all_colours, what="the points of two groups to vanish")
     page.get_by_label("Colour by").select_option("margin")
     page.get_by_label("Up to").fill("0")
     page.locator(".plot").focus()
@@ -218,12 +220,12 @@ def test_a_legend_hides_groups(open_map: Open, wait_until: WaitUntil) -> None:
 
     # The map hides points after the page was drawn anew.
     wait_until(lambda: all_shown() < 36, what="points to be hidden")
-    assert "by=margin" in page.url
+    expect(page).to_have_url(re.compile("by=margin"))
 
 
 def test_it_is_drawn_without_webgl(open_map: Open) -> None:
     page = open_map(script=NO_WEBGL)
-    assert page.locator(".plot").get_attribute("data-kind") == "canvas"
+    expect(page.locator(".plot")).to_have_attribute("data-kind", "canvas")
     assert colours(page) > 4
     page.mouse.move(*place(page, 13))
     expect(page.locator(".hovered")).to_contain_text("/001.png")
@@ -234,7 +236,7 @@ def test_names_are_text(open_map: Open, client: Client, mapped: str) -> None:
     try:
         page = open_map(query="?clusters=2")
         expect(page.locator(".touched a")).to_have_text(EVIL)
-        assert page.locator("img[src=x]").count() == 0
+        expect(page.locator("img[src=x]")).to_have_count(0)
         page.get_by_text("The groups as a table").click()
         expect(page.locator(".listed tbody tr")).to_have_count(4)
         expect(page.locator(".listed th", has_text="onerror")).to_be_visible()

@@ -184,7 +184,7 @@ def test_a_sweep_is_drawn_and_its_points_are_reached_by_key(page: Page, embedded
     expect(plot.locator(".tip")).to_contain_text("groups 3")
     page.keyboard.press("Enter")
     expect(page.get_by_role("region", name="Point 1")).to_be_visible()
-    assert page.url.endswith("?point=1")
+    expect(page).to_have_url(re.compile(r"\?point=1$"))
     page.get_by_label("Figure").select_option(label="Purity")
     expect(page.get_by_role("heading", name="Purity", exact=True)).to_be_visible()
     check_accessible(page)

@@ -79,7 +79,7 @@ def test_its_map_finds_clusters(
         canvas.hover(position=place)
         expect(page.locator(".map output")).to_have_text(re.compile(f"^{numbers[row]} "))
         canvas.click(position=place)
-        assert page.evaluate("location.hash") == f"#c{numbers[row]}"
+        expect(page).to_have_url(re.compile(f"#c{numbers[row]}$"))
 
 
 def test_a_name_is_text_in_it(open_pages: OpenPages, stack: Running, client: Client, clustered: str) -> None:
@@ -88,6 +88,6 @@ def test_a_name_is_text_in_it(open_pages: OpenPages, stack: Running, client: Cli
         page, _ = open_pages(stack.clusterer)
         page.goto(f"/clusterings/{clustered}/report")
         expect(page.locator("#c1 h3 b")).to_have_text(EVIL)
-        assert page.locator("img[src=x]").count() == 0
+        expect(page.locator("img[src=x]")).to_have_count(0)
     finally:
         client.undo_names(clustered)

@@ -55,6 +55,7 @@ def watch_jobs(page: Page) -> None:
     expect(groups).to_be_visible(timeout=LONG_MS)
     check_accessible(page)
     groups.click()
+    expect(page).to_have_url(re.compile("/ui/clusterings/[^/]+$"))
 
 
 def name_merge_undo(page: Page) -> None:
