@@ -202,7 +202,9 @@ def write_images(dataset: Path, folder: Path, count: int, split: str = "t10k") -
     for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         path = folder / CLASSES[label] / f"{index:05d}.png"
         if not path.exists():
-            Image.fromarray(image).save(path)
+            half = path.with_suffix(".half")  # an interrupted run leaves no image that is cut short
+            Image.fromarray(image).save(half, "PNG")
+            half.replace(path)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.heads import numbers_of
+from shoal.cli.options import numbers_of
 from shoal.errors import JsonValue
 from shoal.schemas.graph import GRAPH_METHODS, GraphOptions
 

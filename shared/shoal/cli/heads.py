@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from shoal.cli.options import numbers_of
 from shoal.errors import JsonValue
 from shoal.schemas import HeadOptions
 
 HEADS = {"method": "--method", "heads": "--head", "spaces": "--space"}
 """Fields of a request to flags."""
-WORDS: dict[str, JsonValue] = {"true": True, "false": False, "auto": "auto"}
 
 Method = Annotated[
     str | None,
@@ -49,30 +49,6 @@ def heads_of(options: list[str] | None) -> dict[str, JsonValue] | None:
         One is not ``NAME=VALUE`` with a number, or its name is unknown or there twice.
     """
     return numbers_of(options, "--head", tuple(HeadOptions.model_fields), "steps=2000")
-
-
-def numbers_of(
-    options: list[str] | None, flag: str, known: tuple[str, ...], example: str
-) -> dict[str, JsonValue] | None:
-    """Options ``NAME=VALUE`` of a flag as the API takes them.
-
-    Raises
-    ------
-    typer.BadParameter
-        A value is not a number, or its name is not among the ``known`` ones or there twice.
-    """
-    found: dict[str, JsonValue] = {}
-    for each in options or ():
-        name, _, text = each.partition("=")
-        if name not in known:
-            raise typer.BadParameter(f"{each!r} names no option: give one of {', '.join(known)}.")
-        if name in found:
-            raise typer.BadParameter(f"`{flag} {name}` is there twice: give it once.")
-        try:
-            found[name] = WORDS[text] if text in WORDS else float(text) if set(text) & set(".e") else int(text)
-        except ValueError:
-            raise typer.BadParameter(f"{each!r} is not valid: give NAME=VALUE, such as {example}.") from None
-    return found or None
 
 
 def spaces_of(spaces: list[str] | None) -> list[JsonValue] | None:
