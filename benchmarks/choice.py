@@ -36,7 +36,6 @@ from clusterer.evaluation.label_metrics import score_set
 from clusterer.evaluation.neighbourhood import neighbours_kept
 from clusterer.evaluation.unsupervised import internal_metrics
 from clusterer.jobs import steps
-from clusterer.jobs.choose import choose_clusters
 from clusterer.jobs.memory import problem_of
 from clusterer.jobs.plan import Plan, make_plan
 from clusterer.jobs.site import Site, open_site
@@ -191,16 +190,7 @@ def run_all(settings: Settings, embeddings: str, clusters: int | str) -> dict[st
             name_of(option): judge(replace(chosen, reduce=option, k=tried.best.k), ctx, site, rows, stages, near)
             for option, tried in zip(plan.tried, pick.tried, strict=True)
         }
-        elbow = {} if plan.search is None else elbow_of(plan, site, rows[embeddings])
-    found = {"pick": record["reduce"] or PLAIN, "seconds": round(seconds, 1), "picked": record, "options": options}
-    return {**found, **elbow}
-
-
-def elbow_of(plan: Plan, site: Site, train: Rows) -> dict[str, Any]:
-    """The number of clusters that `clusters: "auto"` chooses by itself, on the rows as they are, and its seconds."""
-    started = time.perf_counter()
-    k = choose_clusters(train, *(plan.search or (2, 2)), engine=site.engine).k
-    return {"elbow_k": k, "elbow_seconds": round(time.perf_counter() - started, 1)}
+    return {"pick": record["reduce"] or PLAIN, "seconds": round(seconds, 1), "picked": record, "options": options}
 
 
 def name_of(option: ReduceOptions | None) -> str:
@@ -264,8 +254,7 @@ def show(name: str, found: dict[str, Any]) -> None:
             kept, stability = tried[option]["neighbours_kept"], tried[option]["stability"]
             free = f"kept {kept:.3f}  stability {stability:.3f}  silhouette {row['silhouette']:.3f}"
             print(f"  {what:8}{mark}{option:9} k {row['k']:3}  {figures}  {free}")
-        elbow = f", elbow x stability: k {part['elbow_k']}" if "elbow_k" in part else ""
-        print(f"  {what:8} {part['seconds']:.1f} s to pick{elbow}")
+        print(f"  {what:8} {part['seconds']:.1f} s to pick")
 
 
 def summarize(sets: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -289,8 +278,6 @@ def summarize(sets: dict[str, Any]) -> dict[str, dict[str, Any]]:
                     abs(np.log2(part["options"][choose(part)]["k"] / sets[name]["k"])) for name, part in parts.items()
                 ]
                 found[f"{what}, {rule}"]["k_off_by_factor"] = round(2 ** statistics.fmean(off), 2)
-    elbow = [abs(np.log2(each["unknown"]["elbow_k"] / each["k"])) for each in sets.values()]
-    found["elbow x stability"] = {"k_off_by_factor": round(2 ** statistics.fmean(elbow), 2)}
     return found
 
 

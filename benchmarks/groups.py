@@ -26,7 +26,7 @@ from clusterer.data.rows import ArrayRows
 from clusterer.evaluation.contingency import contingency
 from clusterer.evaluation.label_metrics import adjusted_rand_index
 from clusterer.graph import Near, communities, dense_groups, near_places
-from clusterer.jobs.choose import choose_clusters
+from clusterer.jobs.choose import JUDGED, choose_clusters
 from clusterer.jobs.plan import MOST_TRIED
 from clusterer.kmeans import FitOptions, fit_kmeans, select_engine
 from clusterer.neighbours import nearest_rows
@@ -99,7 +99,8 @@ def _runs(run: Method, shape: str, groups: int, dim: int, options: argparse.Name
 def k_means(rows: Rows, seed: int) -> Any:
     """k-means with the number of clusters that `clusters: "auto"` chooses."""
     engine, given = select_engine("auto"), ArrayRows(rows)
-    chosen = choose_clusters(given, 2, min(MOST_TRIED, len(rows) // 10), engine=engine)
+    near = nearest_rows(given, JUDGED)
+    chosen = choose_clusters(given, near, 2, min(MOST_TRIED, len(rows) // 10), engine=engine)
     options = FitOptions(restarts=6)
     return fit_kmeans(given, chosen.k, engine=engine, options=options, seed=seed).best.fit.labels
 

@@ -25,7 +25,7 @@ from clusterer.evaluation.levels import describe_levels
 from clusterer.heads.training import Check
 from clusterer.jobs import graph, steps
 from clusterer.jobs.aligned import parts_of
-from clusterer.jobs.choose import Choice, choose_clusters
+from clusterer.jobs.choose import Choice, choose_clusters, sample_neighbours, sample_of
 from clusterer.jobs.heads import HeadFit, Hooks, fit_heads, runs_of, schedule_of
 from clusterer.jobs.heads import best_seed as best_head
 from clusterer.jobs.map import most_landmarks, place_sets
@@ -37,6 +37,7 @@ from clusterer.jobs.site import Site, open_site
 from clusterer.jobs.subset import Subset
 from clusterer.jobs.workspace import Workspace, discard
 from clusterer.kmeans import Engine, KMeansFit, Level, State, build_levels
+from clusterer.neighbours import Nearest
 from clusterer.reduce import Fitted
 from clusterer.results.read import result_of
 from clusterer.results.report.page import write_report
@@ -83,8 +84,9 @@ def cluster(ctx: JobContext, plan: Plan, site: Site, sources: Mapping[str, Store
     transform, explained = fit_transform(ctx, plan, work.spread(sources[plan.train.id]), work, stages)
     rows = hold_transformed(ctx, plan, transform, sources, work, stages)
     plan, picked = pick(ctx, plan, site, rows[plan.train.id], stages)
+    near = look_around(ctx, plan, site, rows[plan.train.id], stages)
     rows, reduction = reduce_rows(ctx, plan, site, rows, stages)
-    plan, choice = choose(ctx, plan, rows[plan.train.id], engine, stages)
+    plan, choice = choose(ctx, plan, near, rows[plan.train.id], engine, stages)
     heads = train_heads(ctx, plan, rows[plan.train.id], site, stages) if plan.by_head else {}
     plan, graphs = find_groups(ctx, plan, rows[plan.train.id], site, stages)
     if plan.by_head or plan.by_graph:
@@ -234,13 +236,25 @@ def reduce_rows(
     return reduced, fitted
 
 
-def choose(ctx: JobContext, plan: Plan, train: Rows, engine: Engine, stages: Stages) -> tuple[Plan, Choice | None]:
-    """Search the number of clusters for `clusters: "auto"`; the plan with that number."""
+def look_around(ctx: JobContext, plan: Plan, site: Site, train: Rows, stages: Stages) -> Nearest | None:
+    """The nearest rows that judge numbers of clusters, where one is searched: those before any reduction."""
     if plan.search is None:
+        return None
+    sample = sample_of(train)
+    with stages("neighbours", sample.n) as on_rows:
+        return sample_neighbours(sample, site.work, site.placement.searching(site.problem), on_rows)
+
+
+def choose(
+    ctx: JobContext, plan: Plan, near: Nearest | None, train: Rows, engine: Engine, stages: Stages
+) -> tuple[Plan, Choice | None]:
+    """Search the number of clusters for `clusters: "auto"`; the plan with that number."""
+    if plan.search is None or near is None:
         return plan, None
     with stages("choose"):
         choice = choose_clusters(
             train,
+            near,
             *plan.search,
             engine=engine,
             on_fit=lambda done, total: ctx.progress("choose", done, total, "numbers of clusters"),

@@ -23,8 +23,8 @@ from clusterer.evaluation.label_metrics import PAIRS_AT_ONCE
 from clusterer.evaluation.unsupervised import LABELLING_VALUES, MOST_SAMPLED, SMALLEST_SHARE, TABLE_CELLS
 from clusterer.graph.joints import BLOCK, MOST_PARTS
 from clusterer.jobs import graph
+from clusterer.jobs.choose import JUDGED
 from clusterer.jobs.heads import neighbours_of, training_bytes
-from clusterer.jobs.pick import JUDGED
 from clusterer.jobs.plan import SEARCHED_ROWS, Plan
 from clusterer.kmeans import needs_faiss
 from clusterer.kmeans.seeding import trials_of
@@ -197,7 +197,7 @@ class Problem:
             "report": 0 if self.sweep else results + self._report_bytes(),
         }
         if self.search:
-            found["choose"] = self._reduction_bytes + self._search_bytes()
+            found["choose"] = max(self._reduction_bytes + self._search_bytes(), SEARCH_BYTES) + self._judged_bytes()
         if self.pick:
             found["pick"] = self._search_bytes() + self._pick_bytes()
         if self.neighbours:
@@ -285,7 +285,11 @@ class Problem:
         """The neighbours of a sample, and its rows after a reduction and while that is found."""
         rows = min(self.train_rows, SEARCHED_ROWS)
         reduced = max(4 * self.dim, PER_VECTOR * max(self.coordinates + EXTRA, FEWEST) + PER_EDGE * self.neighbours)
-        return rows * (PER_NEIGHBOUR * JUDGED + reduced) + SPARSE_BYTES + SEARCH_BYTES
+        return self._judged_bytes() + rows * reduced + SPARSE_BYTES + SEARCH_BYTES
+
+    def _judged_bytes(self) -> int:
+        """The nearest rows that judge clusters of a sample."""
+        return PER_NEIGHBOUR * JUDGED * min(self.train_rows, SEARCHED_ROWS)
 
     def _counting_bytes(self) -> int:
         """Tables of counts by cluster and class, of each seed, and the matching of clusters with classes."""

@@ -14,36 +14,24 @@ from pydantic import TypeAdapter
 from shoal.schemas import ReduceOptions
 
 from clusterer.data.rows import ArrayRows, Rows
-from clusterer.evaluation.neighbourhood import neighbours_kept
-from clusterer.evaluation.unsupervised import pairwise_stability
-from clusterer.jobs.choose import COARSE, FINE, SEARCH_SEEDS, fits_of, grid_of, sample_of
+from clusterer.jobs.choose import (
+    SEARCH_SEEDS,
+    Figures,
+    expected_numbers,
+    fits_of,
+    judge,
+    sample_neighbours,
+    sample_of,
+    search_numbers,
+)
 from clusterer.jobs.plan import Plan
 from clusterer.jobs.reduce import Reducing
 from clusterer.jobs.workspace import Workspace, short_name
 from clusterer.kmeans import Engine
-from clusterer.neighbours import Nearest, Options, nearest_rows
+from clusterer.neighbours import Nearest
 
-JUDGED: Final = 20
-"""Nearest rows of each row that clusters should keep: more than an option looks at, lest it judges itself."""
 FEWEST_SAMPLED: Final = 10
 """Rows of a cluster of the sample, at least, on average."""
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What was found with one number of clusters.
-
-    Attributes
-    ----------
-    neighbours_kept
-        Mean over the seeds.
-    stability
-        Mean adjusted Rand index between two seeds; for information only.
-    """
-
-    k: int
-    neighbours_kept: float
-    stability: float
 
 
 @dataclass(frozen=True)
@@ -156,9 +144,9 @@ class Picking:
     def __call__(self, train: Rows) -> tuple[Plan, Pick]:
         """The plan with the picked option and number of clusters."""
         rows, options = sample_of(train), self.plan.tried
-        near = self._nearest(rows)
+        near = sample_neighbours(rows, self.work, self.memory, self.on_rows)
         low, high = self.plan.search or (self._number(rows, train),) * 2
-        each_expected = len(grid_of(low, high, COARSE)) + (FINE if high - low >= COARSE else 0)
+        each_expected = expected_numbers(low, high)
         total = each_expected * len(options)
         tried: list[Tried] = []
         for done, option in enumerate(options):
@@ -194,28 +182,16 @@ class Picking:
             return TypeAdapter(Tried).validate_json(str(kept["tried"]))
         started = time.perf_counter()
         space = self._space(rows, near, option)
-        found: dict[int, Figures] = {}
-        grid = grid_of(*limits, COARSE)
-        for wave in range(2):
-            for k in grid:
-                if k not in found:
-                    found[k] = self._figures(space, near, k)
-                    on_number(len(found))
-            if wave == 0:
-                ks = sorted(found)
-                at = ks.index(_best(found).k)
-                grid = grid_of(ks[max(at - 1, 0)], ks[min(at + 1, len(ks) - 1)], FINE)
+        found = search_numbers(*limits, lambda k: self._figures(space, near, k), on_number)
         text = None if option is None else option.text
         numbers = tuple(found[k] for k in sorted(found))
-        tried = Tried(text, _best(found), numbers, round(time.perf_counter() - started, 3))
+        tried = Tried(text, max(numbers, key=lambda each: each.worth), numbers, round(time.perf_counter() - started, 3))
         self.work.keep_arrays(name, {"tried": np.asarray(json.dumps(asdict(tried)))})
         return tried
 
     def _figures(self, space: Rows, near: Nearest, k: int) -> Figures:
         labels = {seed: fit.labels for seed, fit in fits_of(space, k, self.engine, self.on_rows).items()}
-        stability = pairwise_stability(labels, k)
-        kept = float(np.mean([neighbours_kept(near.rows, each, k) for each in labels.values()]))
-        return Figures(k, kept, 1.0 if stability is None else float(stability["ari_mean"]))
+        return Figures(k, *judge(near, labels, k))
 
     def _space(self, rows: ArrayRows, near: Nearest, option: ReduceOptions | None) -> Rows:
         """The sample as an option changes it."""
@@ -226,16 +202,3 @@ class Picking:
         seed, train = self.plan.seeds[0], self.plan.train.id
         reducing = Reducing(option, train, rows.n, seed, self.work, tag, self.memory, self.on_rows, near)
         return reducing.fit(rows)[1][-1]
-
-    def _nearest(self, rows: ArrayRows) -> Nearest:
-        kept = self.work.arrays("sample-nearest")
-        if kept is not None:
-            return Nearest(kept["rows"], kept["similarity"])
-        folder = self.work.folder("sample-search")
-        found = nearest_rows(rows, JUDGED, Options(memory_limit=self.memory, folder=folder, on_rows=self.on_rows))
-        self.work.keep_arrays("sample-nearest", {"rows": found.rows, "similarity": found.similarity})
-        return found
-
-
-def _best(found: dict[int, Figures]) -> Figures:
-    return max(found.values(), key=lambda each: (each.neighbours_kept, -each.k))

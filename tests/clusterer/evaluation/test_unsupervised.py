@@ -10,14 +10,16 @@ import pytest
 from clusterer.data.rows import ArrayRows
 from clusterer.evaluation import unsupervised as internal
 from clusterer.evaluation.unsupervised import internal_metrics, pairwise_stability
-from clusterer.jobs.choose import choose_clusters
-from clusterer.kmeans import NumpyEngine
+from clusterer.jobs.choose import JUDGED, Choice, choose_clusters
+from clusterer.kmeans import select_engine
+from clusterer.neighbours import nearest_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from shoal.errors import ClustersInvalid
 from shoal.store.clustering import Clustering
 from sklearn import metrics as reference
+from sklearn.datasets import load_digits
 
 Planted = Callable[..., tuple[Any, list[str]]]
 
@@ -72,14 +74,19 @@ def test_stability_is_the_agreement_of_each_two_seeds() -> None:
     assert pairwise_stability({3: a}, 2) is None
 
 
+def chosen(rows: NDArray[np.float32], most: int) -> Choice:
+    held = ArrayRows(rows)
+    return choose_clusters(held, nearest_rows(held, JUDGED), 2, most, engine=select_engine("auto"))
+
+
 @pytest.mark.parametrize("groups", [3, 5])
 def test_the_number_of_planted_groups_is_found_and_explained(planted: Planted, groups: int) -> None:
     vectors, _ = planted(300, groups=groups)
-    found = choose_clusters(ArrayRows(vectors), 2, 14, engine=NumpyEngine())
+    found = chosen(vectors, 14)
     assert found.k == groups
     record = found.record()
     assert str(groups) in record["why"]
-    best = max(record["candidates"], key=lambda each: each["score"])
+    best = max(record["candidates"], key=lambda each: each["neighbours_kept"])
     assert best["k"] == groups
     assert best["stability"] == 1.0
     assert {2, 14} <= {each["k"] for each in record["candidates"]}
@@ -89,7 +96,13 @@ def test_groups_that_one_run_of_k_means_would_merge_are_found_too() -> None:
     rng = np.random.default_rng(1001)
     middles = 2 * rng.normal(size=(10, 32))
     x = middles[rng.integers(0, 10, 600)] + 0.8 * rng.normal(size=(600, 32))
-    assert choose_clusters(ArrayRows(x.astype(np.float32)), 2, 30, engine=NumpyEngine()).k == 10
+    assert chosen(x.astype(np.float32), 30).k == 10
+
+
+def test_overlapping_classes_are_told_apart() -> None:
+    """The elbow of the inertia times the stability, a rule that needs no neighbours, finds 2 groups here."""
+    rows = load_digits().data.astype(np.float32)
+    assert 9 <= chosen(rows / np.linalg.norm(rows, axis=1, keepdims=True), 40).k <= 14
 
 
 def test_a_job_without_labels_finds_its_clusters_and_judges_them(

@@ -90,7 +90,7 @@ def test_a_search_is_explained_with_every_number_tried(planted: Planted, make_se
     text = text_of(found)
     assert "Why 4 groups" in text
     for each in found.spec["chosen"]["candidates"]:
-        assert f" {each['k']} {each['elbow']:.3f} {each['stability']:.3f} {each['score']:.3f} " in text
+        assert f" {each['k']} {each['neighbours_kept']:.3f} {each['stability']:.3f} " in text
     assert "The labels" not in text
     assert "tightest:" in text
     chosen = choice_table(found.spec["chosen"])

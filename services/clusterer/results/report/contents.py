@@ -225,11 +225,11 @@ def extreme_clusters(clustering: Clustering, embeddings_id: str, shown: set[int]
 
 
 def choice_table(chosen: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The numbers of clusters that were tried, with their share of the best score; None if k was given."""
+    """The numbers of clusters that were tried, with their share of the best figure; None if k was given."""
     if chosen is None:
         return None
-    best = max(each["score"] for each in chosen["candidates"]) or 1.0
-    rows = [{**each, "share": max(0.0, each["score"] / best)} for each in chosen["candidates"]]
+    best = max(each["neighbours_kept"] for each in chosen["candidates"]) or 1.0
+    rows = [{**each, "share": max(0.0, each["neighbours_kept"] / best)} for each in chosen["candidates"]]
     return {**chosen, "candidates": rows}
 
 

@@ -81,13 +81,13 @@ function Picked({ picked }) {
 
 /** The numbers of groups that were tried. */
 function Why({ chosen, k }) {
-  const lines = [['score', 'Score'], ['stability', 'Stability'], ['silhouette', 'Silhouette']].map(([key, name]) => ({
+  const lines = [['neighbours_kept', 'Neighbours kept'], ['stability', 'Stability'], ['silhouette', 'Silhouette']].map(([key, name]) => ({
     name, points: chosen.candidates.filter((each) => typeof each[key] === 'number').map((each) => ({ x: each.k, y: each[key] })),
   }));
   return html`<section class="card"><h2 class="first">Why ${plural(k, 'group')}</h2><p><bdi>${chosen.why}</bdi></p>
-    <${Chart} lines=${lines.slice(1)} xName="groups" logarithmic label="Stability and silhouette by the number of groups" />
-    <div class="scroll" tabindex="0" role="region" aria-label="Numbers that were tried"><table><thead><tr><th class="n">Groups</th><th class="n">Score</th><th class="n">Elbow</th><th class="n">Stability</th><th class="n">Silhouette</th><th class="n">Inertia</th></tr></thead>
-    <tbody>${chosen.candidates.map((each) => html`<tr class=${each.k === chosen.k ? 'picked' : ''}><td class="n">${number(each.k)}${each.k === chosen.k ? ' ✓' : ''}</td><td class="n">${fixed(each.score, 4)}</td><td class="n">${fixed(each.elbow)}</td><td class="n">${fixed(each.stability)}</td><td class="n">${fixed(each.silhouette)}</td><td class="n">${fixed(each.inertia, 1)}</td></tr>`)}</tbody></table></div>
+    <${Chart} lines=${lines} xName="groups" logarithmic label="Neighbours kept, stability and silhouette by the number of groups" />
+    <div class="scroll" tabindex="0" role="region" aria-label="Numbers that were tried"><table><thead><tr><th class="n">Groups</th><th class="n">Neighbours kept</th><th class="n">Stability</th><th class="n">Silhouette</th><th class="n">Inertia</th></tr></thead>
+    <tbody>${chosen.candidates.map((each) => html`<tr class=${each.k === chosen.k ? 'picked' : ''}><td class="n">${number(each.k)}${each.k === chosen.k ? ' ✓' : ''}</td><td class="n">${fixed(each.neighbours_kept)}</td><td class="n">${fixed(each.stability)}</td><td class="n">${fixed(each.silhouette)}</td><td class="n">${fixed(each.inertia, 1)}</td></tr>`)}</tbody></table></div>
   </section>`;
 }
 
