@@ -15,6 +15,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 from shoal.store.files import replace_file, storage_errors
+from shoal.store.npy import read_npz
 
 from clusterer.data.filerows import FileRows, write_rows
 from clusterer.data.partitions import OnRows
@@ -163,8 +164,7 @@ class Workspace:
 
     def _load(self, file: Path) -> Arrays | None:
         try:
-            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
+            return read_npz(file)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

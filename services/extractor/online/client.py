@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from shoal.errors import BackendNotInstalled, InvalidRequest, JsonValue, ModelHostDown, Overloaded, ShoalError, relayed
 from shoal.jobs.kinds import host_missing, not_installed
+from shoal.store.npy import read_header
 
 from extractor.jobs import EXTRACT
 from extractor.online import wire
@@ -264,10 +265,8 @@ def _array(content: bytes) -> NDArray[np.float32]:
 @lru_cache(maxsize=256)
 def _layout(header: bytes) -> tuple[tuple[int, ...], np.dtype[np.float32]]:
     """Shape and type in the header of an `.npy` file. Parsing one takes longer than all else about an answer."""
-    file = io.BytesIO(header)
-    np.lib.format.read_magic(file)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    return shape, dtype
+    found = read_header(io.BytesIO(header))
+    return found.shape, found.dtype
 
 
 async def _pieces(inputs: Sequence[bytes]) -> AsyncIterator[bytes]:

@@ -18,7 +18,7 @@ from shoal.errors import ClusteringNotFound, MapNotFound, ShoalError, StoreCorru
 from shoal.schemas.graph import NOISE
 from shoal.store.files import storage_errors
 from shoal.store.layout import ClusteringLayout, StoreLayout
-from shoal.store.npy import read_npy
+from shoal.store.npy import read_npy, read_npz
 from shoal.store.sealed import SealedFolder, SealedWriter
 from shoal.store.table_schemas import (
     ASSIGNMENTS_SCHEMA,
@@ -239,8 +239,8 @@ class Clustering(SealedFolder[ClusteringLayout]):
         return self._table(self.layout.iterations)
 
     def _archive(self, path: Path) -> dict[str, NDArray[Any]]:
-        with self.reading(path), path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        with self.reading(path):
+            return read_npz(path)
 
 
 class ClusteringWriter(SealedWriter[ClusteringLayout]):

@@ -6,7 +6,8 @@ import ast
 import math
 import mmap
 import re
-import tokenize
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
@@ -22,11 +23,16 @@ _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
 _MAX_HEADER = 1 << 16
 _MAX_DIMENSIONS = 64
 _MAX_ROWS = (1 << 63) - 1
+_PLAIN = re.compile(
+    r"\{(?:\s*(?:'descr':\s*'(?P<descr>[^'\\]*)'|'fortran_order':\s*(?P<order>True|False)"
+    r"|'shape':\s*\((?P<shape>[0-9L,\s]*)\))\s*,?){3}\s*\}"
+)
+"""The header of an array of plain values."""
 
 HEADER_BYTES = 128
 """Length of every header written here: constant, so that the row count can be filled in at the end."""
 
-NPY_ERRORS = (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, tokenize.TokenError)
+NPY_ERRORS = (ValueError, OSError, EOFError, OverflowError, MemoryError)
 """The errors of reading an archive of arrays with a missing, truncated or invalid header."""
 
 
@@ -118,11 +124,7 @@ def require_size(header: NpyHeader, found: int) -> None:
 
 
 def _fields(text: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-    try:
-        # Python 2 wrote long integers with an L.
-        fields = ast.literal_eval(re.sub(r"\b([0-9]+)L\b", r"\1", text.strip()))
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise NpyInvalid(f"its header cannot be read: {text.strip()[:80]!r}") from error
+    fields = _plain_fields(text) or _other_fields(text)
     if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
         raise NpyInvalid(f"its header does not describe an array: {text.strip()[:80]!r}")
     shape, order = fields["shape"], fields["fortran_order"]
@@ -141,6 +143,72 @@ def _fields(text: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     if not dtype.itemsize:
         raise NpyInvalid(f"its header says the dtype {dtype}, which has no size")
     return shape, dtype, order
+
+
+def _plain_fields(text: str) -> dict[str, object] | None:
+    """What the header of an array of plain values says; None of another one.
+
+    Threads must not call `ast.literal_eval`: in Python 3.11 and 3.12 they share its count of nested values, and one of
+    them may get a ``SystemError`` (python/cpython#106905).
+    """
+    found = _PLAIN.fullmatch(text.strip())
+    if found is None or None in found.groups():
+        return None
+    sizes = [each.strip().removesuffix("L") for each in found["shape"].split(",")]
+    if not sizes[-1]:  # Behind the last comma, or of no dimension at all.
+        sizes.pop()
+    elif len(sizes) == 1:
+        return None
+    if not all(each.isdecimal() and len(each) < 20 for each in sizes):
+        return None
+    shape = tuple(int(each) for each in sizes)
+    return {"descr": found["descr"], "fortran_order": found["order"] == "True", "shape": shape}
+
+
+def _other_fields(text: str) -> object:
+    """What the header of an array of records says, or of one that is damaged."""
+    try:
+        # Python 2 wrote long integers with an L.
+        return ast.literal_eval(re.sub(r"\b([0-9]+)L\b", r"\1", text.strip()))
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise NpyInvalid(f"its header cannot be read: {text.strip()[:80]!r}") from error
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an archive of ``.npy`` files by name.
+
+    Safe in threads, which `numpy.load` is not: it reads headers by `ast.literal_eval`.
+
+    Raises
+    ------
+    NpyInvalid
+        A member is not an ``.npy`` file, or its size does not match its header.
+    zipfile.BadZipFile, OSError
+        The archive is damaged, or cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {each.filename.removesuffix(".npy"): _member(archive, each) for each in archive.infolist()}
+    except (RuntimeError, zlib.error) as error:
+        raise NpyInvalid(f"it is a damaged archive: {error}") from error
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    with archive.open(member) as file:
+        header = read_header(file)
+        require_size(header, member.file_size - header.offset)
+        values = np.empty(math.prod(header.shape), header.dtype)
+        _fill(values.view(np.uint8), file)
+    return values.reshape(header.shape, order="F" if header.fortran_order else "C")
+
+
+def _fill(buffer: NDArray[np.uint8], file: IO[bytes]) -> None:
+    filled = 0
+    while filled < len(buffer):
+        count = file.readinto(buffer[filled:].data)  # type: ignore[attr-defined]
+        if not count:
+            raise NpyInvalid(f"it ends after {filled:,} of {len(buffer):,} bytes")
+        filled += count
 
 
 def npy_header(rows: int, dim: int, dtype: np.dtype[Any]) -> bytes:

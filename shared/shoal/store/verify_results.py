@@ -31,7 +31,7 @@ from shoal.store.layout import (
     is_id,
     stray_files,
 )
-from shoal.store.npy import NPY_ERRORS, read_npy
+from shoal.store.npy import NPY_ERRORS, read_npy, read_npz
 from shoal.store.sealed import read_records
 from shoal.store.sweeps import Sweep
 from shoal.store.table_schemas import (
@@ -218,14 +218,13 @@ class _ContentChecks:
         self._spec = spec
 
     def _transform(self, path: Path) -> None:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
+        found = read_npz(path)
         taken, dim = int(found["dim_in"]), self._spec["dim"]
         _require(taken == dim, f"is for {taken} dimensions, but spec.json has `dim` {dim}")
 
     def _reduction(self, path: Path) -> None:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            rows, n = len(arrays["coordinates" if "coordinates" in arrays else "least"]), self._spec["n"]
+        arrays, n = read_npz(path), self._spec["n"]
+        rows = len(arrays["coordinates" if "coordinates" in arrays else "least"])
         _require(rows == n, f"is of {rows} rows, but spec.json has `n` {n}")
 
     def _centroids(self, path: Path) -> None:
@@ -251,8 +250,7 @@ class _ContentChecks:
             return "kmeans"  # The report says so already.
 
     def _graph(self, path: Path) -> None:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
+        found = read_npz(path)
         labels, rows, n = found["labels"], found.get("firsts", found["labels"]), self._spec["n"]
         _require(len(labels) == len(rows) <= n, f"is of {len(labels)} rows, but spec.json has `n` {n}")
         _require("firsts" in found or len(labels) == n, f"is of {len(labels)} rows, but spec.json has `n` {n}")
@@ -265,8 +263,7 @@ class _ContentChecks:
         return NOISE if self._spec.get("noise") else 0
 
     def _head(self, path: Path) -> None:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
+        found = read_npz(path)
         _require(all(bool(np.isfinite(each).all()) for each in found.values()), "holds NaN or infinity")
         wide, dim = int(found["widths"].sum()), self._spec.get("dim_clustered", self._spec["dim"])
         _require(wide == dim, f"is for {wide} dimensions; expected {dim}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from shoal.store.npy import NpyInvalid, map_npy
+from shoal.store import npy as npy_files
+from shoal.store.npy import NpyInvalid, map_npy, read_npz
 
 
 def npy(header: str | dict[str, Any], payload: bytes = b"", version: tuple[int, int] = (1, 0)) -> bytes:
@@ -52,6 +54,56 @@ def test_whatever_numpy_writes_is_read(
         found = map_npy(file)
     np.testing.assert_array_equal(found, array)
     assert found.dtype == array.dtype
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z]{1,9}", fullmatch=True),
+        hnp.arrays(st.one_of(hnp.floating_dtypes(), hnp.integer_dtypes()), hnp.array_shapes(min_dims=0, min_side=0)),
+        max_size=4,
+    ),
+    st.sampled_from("CF"),
+)
+def test_archives_that_numpy_writes_are_read(
+    tmp_path_factory: pytest.TempPathFactory, arrays: dict[str, Any], order: Any
+) -> None:
+    arrays = {name: np.array(array, order=order) for name, array in arrays.items()}
+    path = tmp_path_factory.mktemp("x") / "x.npz"
+    np.savez(path, **arrays)
+    found = read_npz(path)
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert found[name].flags.writeable
+
+
+def test_headers_of_plain_arrays_are_read_without_python_s_parser_which_fails_in_threads(
+    mapped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: str) -> None:
+        raise SystemError("AST constructor recursion depth mismatch (before=51, after=65)")
+
+    np.savez(tmp_path / "x.npz", dim_in=3, rows=np.ones((2, 3), np.float16), last=np.zeros(4, "<U3"))
+    monkeypatch.setattr(npy_files.ast, "literal_eval", fails)
+    assert {name: array.shape for name, array in read_npz(tmp_path / "x.npz").items()} == {
+        "dim_in": (),
+        "rows": (2, 3),
+        "last": (4,),
+    }
+    assert mapped(npy("{'shape': (2L,), 'fortran_order': True, 'descr': '<i2'}", bytes(4))).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("at", [0, 10, 40, 140, 200, -60, -30, -10])
+def test_damaged_archives_are_told(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, rows=np.arange(8))
+    content = bytearray(path.read_bytes())
+    for bit in range(8):
+        content[at] ^= 1 << bit
+        path.write_bytes(content)
+        with suppress(NpyInvalid, zipfile.BadZipFile, EOFError, OSError):
+            assert read_npz(path)["rows"].tolist() == list(range(8))
 
 
 def test_headers_of_python_2_and_arrays_without_values_are_read(mapped: Any) -> None:
