@@ -149,7 +149,7 @@ class Installation:
                 process.terminate()
         for process in self._running.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(30)
+                process.wait(120)
 
     def close(self) -> None:
         """Kill everything that is left."""

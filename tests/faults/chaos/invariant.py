@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 from shoal import gc
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
@@ -22,6 +23,8 @@ from tests.faults.chaos.load import Load
 
 SETTLE_S = 120.0
 """How long the next of the jobs that are left may take once nothing is broken any more."""
+GONE_S = 20.0
+"""How long a process may take to be gone once it is killed."""
 HONEST = {"worker_died", "worker_lost", "child_silent"}
 """Codes of jobs whose every attempt was killed."""
 OF_THE_RUN = ("run.json", "report", "iterations.parquet")
@@ -41,7 +44,9 @@ def judge(installation: Installation, load: Load, cancelled: set[str]) -> Judgem
         found = [*load.wrong, *_unsettled(installation, queue)]
         jobs = list(_all_jobs(queue))
         installation.stop()
-        found += [f"process {each.pid} is left: {' '.join(each.cmdline())}" for each in installation.all()]
+        # The kernel kills a child with its worker, but on a busy machine it may take a while to be gone.
+        _, alive = psutil.wait_procs(installation.all(), timeout=GONE_S)
+        found += [f"process {each.pid} is left: {' '.join(each.cmdline())}" for each in alive]
         found += _jobs(jobs, load, cancelled)
         found += _results(installation.store, jobs)
         found += _garbage(installation.store, queue)
