@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from playwright.sync_api import Page, Request, expect
+from shoal import Client
 
 from tests.browser.conftest import Watch, check_accessible, screenshot
 from tests.contracts.conftest import Running
@@ -140,6 +141,20 @@ def test_methods_are_compared_by_a_sweep(page: Page, embedded: str, tmp_path: Pa
     expect(page.get_by_role("cell", name="k-means").first).to_be_visible()
     expect(page.get_by_role("columnheader", name="Agreement with nearest images")).to_be_visible()
     screenshot(page, tmp_path, "methods")
+    check_accessible(page)
+
+
+def test_a_point_without_groups_says_why_beside_the_others(page: Page, client: Client, embedded: str) -> None:
+    graph = {"min_cluster_size": 30}
+    job = client.wait(client.sweep(embedded, clusters=3, method=["kmeans", "hdbscan"], graph=graph, seed=0))
+    assert job.result is not None, job.error
+    page.goto(f"/ui/sweeps/{job.result['sweep']}")
+    why = page.get_by_role("cell", name=re.compile("min_cluster_size"))
+    expect(why).to_have_count(1)
+    expect(page.get_by_role("row").filter(has=why)).to_contain_text("HDBSCAN")
+    page.get_by_role("row").filter(has=why).get_by_role("button", name="Open").click()
+    expect(page.locator("p", has_text="min_cluster_size")).to_be_visible()
+    expect(page.get_by_role("button", name="Make these groups")).to_have_count(0)
     check_accessible(page)
 
 

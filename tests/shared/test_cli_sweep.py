@@ -107,6 +107,25 @@ def test_the_tables_show_what_varies_with_its_spread() -> None:
     assert "mini-batch" in text.lower()
 
 
+def test_a_point_without_groups_has_its_error_in_the_table() -> None:
+    figures = {"accuracy_hungarian_train": 0.5, "ari": 0.25, "ami": 0.3, "silhouette": 0.1}
+    known = {"method": "kmeans", "k": 3, "scored": "a", **figures}
+    failed = {
+        "method": "hdbscan",
+        "k": None,
+        "scored": None,
+        "error_code": "clusters_invalid",
+        "error_message": "None.",
+    }
+    rows = [{**dict.fromkeys(key for key, _ in sweep.SHOWN), **row} for row in (known, failed)]
+    rows[1]["error_message"] = "None found."
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(sweep.sweep_table(rows))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    first, second = [line for line in lines if line and line[0] in {"kmeans", "hdbscan"}]
+    assert (first[0], first[1], second[0], second[-1]) == ("kmeans", "0.500", "hdbscan", "found.")
+
+
 def test_the_papers_figures_are_whole() -> None:
     assert [point.x for point in paper.pca_ablation()] == list(sweep.PCA_GRID)
     assert [point.x for point in paper.over_clustering()] == list(sweep.OVER_GRID)
