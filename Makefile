@@ -10,7 +10,8 @@ export UV_HTTP_TIMEOUT ?= 300
 # The jobs and the tests start hundreds of interpreters: without compiled modules, each would compile PyTorch anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# The tests of two files run at once; those of one file stay together: they share what they started.
+# The tests of two files run at once; those of one file stay together: they share what they started. Which other files
+# do, and which begin first, stands in tests/scheduling.py.
 TEST_PROCESSES ?= 2
 PARALLEL := --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 

