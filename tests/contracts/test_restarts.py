@@ -42,6 +42,11 @@ def small_disk(temporary: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
+def _start(root: Path, ports: tuple[int, ...] = (), **more: str) -> Running:
+    """A system that runs no job: none of its processes imports what jobs need."""
+    return start(root, ports, SHOAL_AHEAD="false", **more)
+
+
 def _up(root: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """What `shoal up` says before it gives up."""
     words = ["up", "--data", f"{root}/data", "--models", f"{root}/models", "--store", f"{root}/store"]
@@ -75,7 +80,7 @@ def test_a_full_disk_and_a_kill_leave_no_second_server_and_no_lost_job(
     small_disk: Path, wait_until: Callable[..., None]
 ) -> None:
     paint(small_disk / "data" / "colours", per_class=2)
-    first = start(small_disk)
+    first = _start(small_disk)
     try:
         wait_until(lambda: is_ready(first), deadline_s=START_S, what="readiness")
         running = find_stack(small_disk / "store")
@@ -95,7 +100,7 @@ def test_a_full_disk_and_a_kill_leave_no_second_server_and_no_lost_job(
     assert re.search(r"The disk of the store .* has \d+ MiB free", refused.stderr)
     (small_disk / "filler").unlink()
 
-    second = start(small_disk)
+    second = _start(small_disk)
     try:
         wait_until(lambda: is_ready(second), deadline_s=START_S, what="readiness")
         assert http.get(f"{second.extractor}/jobs/{job.id}").json()["request"] == {"n": 1}
@@ -128,13 +133,13 @@ def test_a_killed_system_is_started_again_at_once_on_the_same_ports(
     # A path that no socket can have, so that the queue's is in a temporary folder.
     root = tmp_path / ("x" * 100)
     paint(root / "data" / "colours", per_class=2)
-    first = start(root, TMPDIR=str(temporary))
+    first = _start(root, TMPDIR=str(temporary))
     wait_until(lambda: is_ready(first), deadline_s=START_S, what="readiness")
     assert len(list(temporary.glob("shoal-*"))) == 1
     _end(first)
     ports = tuple(httpx.URL(url).port or 0 for url in (first.extractor, first.clusterer))
     said = (root / "up.log").read_text()
-    again = start(root, ports, TMPDIR=str(temporary))
+    again = _start(root, ports, TMPDIR=str(temporary))
     try:
         ready = said.count("ready;") + 1
         wait_until(lambda: (root / "up.log").read_text().count("ready;") == ready, deadline_s=START_S, what="readiness")
@@ -169,7 +174,7 @@ def test_who_is_asked_for_keys_can_make_one_before_it_starts(tmp_path: Path, wai
         [sys.executable, "-m", "shoal.cli", *words], env=env, capture_output=True, text=True, check=True
     )
     token = made.stdout.strip()
-    running = start(tmp_path, SHOAL_AUTH="required")
+    running = _start(tmp_path, SHOAL_AUTH="required")
     try:
         wait_until(lambda: is_ready(running), deadline_s=START_S, what="readiness")
         assert http.get(f"{running.extractor}/jobs").status_code == 401

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.contracts.conftest import paint
 
 PER_CLASS = 1500
@@ -37,7 +39,11 @@ def found(pattern: str, text: str) -> str:
     return match[1]
 
 
-def test_a_run_is_stopped_gone_on_with_and_found_again(tmp_path: Path, wait_until: Callable[..., None]) -> None:
+def test_a_run_is_stopped_gone_on_with_and_found_again(
+    tmp_path: Path, wait_until: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # raw_pixels needs no PyTorch, which each of the runs would import ahead.
+    monkeypatch.setenv("SHOAL_AHEAD", "false")
     paint(tmp_path / "many", per_class=PER_CLASS)
     first = start(tmp_path, "many")
 

@@ -51,6 +51,8 @@ def start(tmp_path: Path, redis_server: str) -> Iterator[Callable[[str], subproc
         "SHOAL_LEASE_S": "3",
         "SHOAL_BEAT_S": "0.5",
         "SHOAL_DECODE_WORKERS": "1",
+        # raw_pixels needs no PyTorch, which a child that is started ahead would import.
+        "SHOAL_AHEAD": "false",
     }
 
     def run(cache: str) -> subprocess.Popen[bytes]:

@@ -58,6 +58,8 @@ def start(root: Path, redis_server: str) -> Iterator[Start]:
         "SHOAL_LEASE_S": str(LEASE_S),
         "SHOAL_BEAT_S": "0.5",
         "SHOAL_DECODE_WORKERS": "1",
+        # raw_pixels needs no PyTorch, which a child that is started ahead would import.
+        "SHOAL_AHEAD": "false",
     }
 
     def run() -> subprocess.Popen[bytes]:

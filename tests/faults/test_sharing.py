@@ -41,6 +41,8 @@ class Stack:
             "SHOAL_LEASE_S": "3",
             "SHOAL_BEAT_S": "0.5",
             "SHOAL_DECODE_WORKERS": "1",
+            # raw_pixels needs no PyTorch, which a child that is started ahead would import.
+            "SHOAL_AHEAD": "false",
         }
         folder = root / "data" / "set"
         folder.mkdir(parents=True)
