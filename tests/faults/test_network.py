@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -142,7 +143,9 @@ def test_an_api_whose_queue_is_silent_says_so_in_time_and_makes_one_job_of_what_
 ) -> None:
     assert httpx.get(f"{api}/jobs", timeout=ANSWER_S).status_code == httpx.codes.OK
     proxy.silence()
-    answers = [post(api), httpx.get(f"{api}/jobs", timeout=ANSWER_S)]
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(post, api), pool.submit(httpx.get, f"{api}/jobs", timeout=ANSWER_S)]
+        answers = [each.result() for each in asked]
     assert [(each.status_code, each.json()["code"]) for each in answers] == [(503, "queue_unavailable")] * 2
     assert httpx.get(f"{api}/healthz", timeout=ANSWER_S).is_success
     proxy.flow()

@@ -19,7 +19,15 @@ from tests.clusterer.ray.conftest import RayCluster
 
 CHUNKS = 40_000
 """Rows: three chunks, so that both workers have some."""
-REQUEST: dict[str, Any] = {"clusters": 12, "pca": {"components": 8}, "seeds": [0, 1], "memory_limit": "1GiB"}
+KMEANS = {"iterations": 8, "restarts": 2}
+"""Each iteration is a call of every worker."""
+REQUEST: dict[str, Any] = {
+    "clusters": 12,
+    "pca": {"components": 8},
+    "seeds": [0, 1],
+    "kmeans": KMEANS,
+    "memory_limit": "1GiB",
+}
 TWO = {"engine": "ray", "workers": 2}
 
 
@@ -73,7 +81,7 @@ def test_a_chosen_and_sampled_set_gives_the_same_groups_of_unit_centroids(
     store: Store, ray_settings: Settings, make_set: MakeSet, vectors: Any
 ) -> None:
     embeddings = make_set("mine", *vectors, shard_rows=7000)
-    options = {"max_points_per_centroid": 1500, "spherical": True, "levels": [4]}
+    options = {**KMEANS, "max_points_per_centroid": 1500, "spherical": True, "levels": [4]}
     fields = {"where": {"labels": ["a", "b", "c", "d", "e"]}, "seeds": [3], "kmeans": options}
     here = clustered(store, ray_settings, embeddings, **fields)
     assert_same(clustered(store, ray_settings, embeddings, **fields, execution=TWO), here)
@@ -83,7 +91,7 @@ def test_sums_that_float64_rounds_agree_to_its_rounding(
     store: Store, ray_settings: Settings, make_set: MakeSet, vectors: Any
 ) -> None:
     embeddings = make_set("mine", *vectors, shard_rows=7000)
-    fields = {"seeds": [3], "pca": None, "kmeans": {"engine": "faiss", "balanced": 2.0, "iterations": 4}}
+    fields = {"seeds": [3], "pca": None, "kmeans": {"engine": "faiss", "balanced": 2.0, "iterations": 4, "restarts": 2}}
     here = clustered(store, ray_settings, embeddings, **fields)
     there = clustered(store, ray_settings, embeddings, **fields, execution=TWO)
     assert np.allclose(there.centroids(), here.centroids(), rtol=1e-6, atol=1e-6)

@@ -23,6 +23,7 @@ GRID: dict[str, Any] = {
     "pca": {"components": [None, 8, 4], "whiten": [False, True]},
     "normalize": [True, False],
     "seeds": [0, 1],
+    "kmeans": {"iterations": 10, "restarts": 2},
 }
 RAY = {"engine": "ray", "resources": {"memory": "1GiB"}}
 
