@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import struct
 import zipfile
@@ -14,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from shoal.store import npy as npy_files
 from shoal.store.npy import NpyInvalid, map_npy, read_npz
 
 
@@ -85,7 +85,7 @@ def test_headers_of_plain_arrays_are_read_without_python_s_parser_which_fails_in
         raise SystemError("AST constructor recursion depth mismatch (before=51, after=65)")
 
     np.savez(tmp_path / "x.npz", dim_in=3, rows=np.ones((2, 3), np.float16), last=np.zeros(4, "<U3"))
-    monkeypatch.setattr(npy_files.ast, "literal_eval", fails)
+    monkeypatch.setattr(ast, "literal_eval", fails)
     assert {name: array.shape for name, array in read_npz(tmp_path / "x.npz").items()} == {
         "dim_in": (),
         "rows": (2, 3),
