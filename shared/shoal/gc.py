@@ -103,6 +103,7 @@ def find(
     for sweep in map(layout.sweep, ids_in(layout.sweeps_folder)):
         for folder in (sweep.folder, sweep.points, sweep.plots):
             yield from _old((each for each in _entries(folder) if HALF_WRITTEN.fullmatch(each.name)), work_age_s)
+    yield from _old((each for upload in Uploads(layout).all() for each in upload.lost()), work_age_s)
     for path in _entries(layout.work_folder):
         ended = _ended(queue, job_id_of(path))
         if ended is not False and job_id_of(path) not in unfinished:

@@ -12,6 +12,7 @@ from typing import BinaryIO, Final, Protocol
 from shoal.deadline import Deadline
 from shoal.errors import QuotaExceeded, UploadInvalid
 from shoal.store.files import storage_errors
+from shoal.store.uploads import as_invalid
 from shoal.userfiles import shortened
 
 MAX_MEMBERS: Final = 50_000
@@ -132,7 +133,7 @@ class Files:
             raise QuotaExceeded("The uploads of this API key have reached the limit of files. Delete one of them.")
         target = self.folder / path
         with storage_errors(target):
-            with _as_invalid(path):
+            with as_invalid(path):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 file = target.open("xb")
             with file:
@@ -187,32 +188,3 @@ class Writer:
         self._files.grow(len(data))
         if self._file is not None:
             self._file.write(data)
-
-
-@contextmanager
-def _as_invalid(path: str) -> Iterator[None]:
-    """A name that is a file here and a folder there is the sender's fault."""
-    try:
-        yield
-    except (FileExistsError, NotADirectoryError, IsADirectoryError):
-        raise UploadInvalid(
-            f"The name {shortened(path)!r} is a file in one place and a folder in another. Rename one of them."
-        ) from None
-
-
-def move_into(folder: Path, files: Files) -> None:
-    """Move the written files below ``folder``, over older ones of the same name.
-
-    Raises
-    ------
-    UploadInvalid
-        A name is a file in one part and a folder in another.
-    """
-    made: set[Path] = set()
-    for path in files.paths:
-        target = folder / path
-        with storage_errors(target), _as_invalid(path):
-            if target.parent not in made:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                made.add(target.parent)
-            (files.folder / path).replace(target)

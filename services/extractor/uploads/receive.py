@@ -19,7 +19,7 @@ from shoal.store.files import remove_quietly, storage_errors
 from shoal.store.uploads import MAX_PARTS, PartRecord, Upload, Uploads
 from shoal.web.spool import Spooled
 
-from extractor.uploads.files import Files, move_into
+from extractor.uploads.files import Files
 from extractor.uploads.unpack import unpack
 
 AT_ONCE: Final = 8
@@ -137,7 +137,7 @@ class Receiver:
             remove_quietly(folder)
 
     def _commit(self, upload_id: str, owner: str | None, number: int, body: Spooled, files: Files) -> PartRecord:
-        """Put unpacked files in place, one part at a time, so that the quota holds and each part counts once."""
+        """Make unpacked files a part, one at a time, so that the quota holds and each part counts once."""
         with self._lock:
             upload = self.uploads.get(upload_id, owner)
             self.check_open(upload, number)
@@ -149,10 +149,9 @@ class Receiver:
                     "The uploads of this API key have reached their limit. Delete one with `DELETE /uploads/{id}`.",
                     room_bytes=room_bytes,
                 )
-            move_into(upload.layout.images, files)
             size = sum(files.paths.values())
             part = PartRecord(part=number, images=len(files.paths), bytes=size, sha256=body.sha256)
-            upload.add(part)
+            upload.add(part, files.folder)
             return part
 
 

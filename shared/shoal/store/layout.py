@@ -236,6 +236,8 @@ class UploadLayout(_FolderLayout):
         Exists once no part may follow.
     images
         The unpacked files.
+    arrived
+        Files of parts on their way to ``images``, a folder for each part.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -244,6 +246,7 @@ class UploadLayout(_FolderLayout):
         self.parts = folder / "parts.jsonl"
         self.complete = folder / "complete"
         self.images = folder / "images"
+        self.arrived = folder / "arrived"
 
 
 class StoreLayout:

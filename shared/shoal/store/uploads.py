@@ -1,7 +1,8 @@
 """Uploads: folders of files that clients send, each of one API key, until they expire.
 
 An upload grows part by part, and is read once it is complete. A line of ``parts.jsonl`` is what makes a part count: it
-is written when the part's files are in place.
+names the folder in ``arrived/`` with the part's files. Then these, and those of no other part, are moved to
+``images/``, now or by whoever adds the next part or completes the upload.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +21,11 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from shoal.errors import UploadIncomplete, UploadNotFound
+from shoal.errors import UploadIncomplete, UploadInvalid, UploadNotFound
 from shoal.store.files import fsync_folder, publish_folder, remove_folder, remove_quietly, storage_errors
 from shoal.store.layout import StoreLayout, UploadLayout, ids_in, is_id
 from shoal.store.records import Record, Sha256
+from shoal.userfiles import shortened
 
 DAY_S = 86_400.0
 FIELD = "images.upload"
@@ -58,12 +60,16 @@ class PartRecord(Record):
         Its files, and their size unpacked.
     sha256
         Of its body as it was sent.
+    arrived
+        Name of the folder that its files were in when it began to count; None for a part that an older version wrote,
+        whose files were in place by then.
     """
 
     part: int = Field(ge=0, lt=MAX_PARTS)
     images: int = Field(ge=0)
     bytes: int = Field(ge=0)
     sha256: Sha256
+    arrived: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,25 +113,108 @@ class Upload:
         with suppress(FileNotFoundError), storage_errors(self.layout.record):
             os.utime(self.layout.record)
 
-    def add(self, part: PartRecord) -> None:
-        """Record a part whose files are in place."""
+    def add(self, part: PartRecord, folder: Path) -> None:
+        """Take the files in ``folder``, which goes, as a part: all of them, or none if this raises before it counts.
+
+        Raises
+        ------
+        UploadInvalid
+            A name is a file in this part and a folder in another.
+        StoreFull, StoreError
+        """
+        self.place()
+        self._check_names(folder)
+        arrived = self.layout.arrived / f"{part.part}-{secrets.token_hex(8)}"
+        with storage_errors(arrived):
+            arrived.parent.mkdir(exist_ok=True)
+            folder.rename(arrived)
+        part = part.model_copy(update={"arrived": arrived.name})
         # A line that a crash cut off ends where the next begins.
         line = f"\n{part.model_dump_json()}\n".encode()
-        with storage_errors(self.layout.parts), self.layout.parts.open("ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with storage_errors(self.layout.parts), self.layout.parts.open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            if part not in _read_parts(self.layout.parts).values():
+                remove_quietly(arrived)
+            raise
         self.parts[part.part] = part
+        self.place()
         self.touch()
+
+    def place(self) -> None:
+        """Move the files of parts that count to their places, where that was cut off."""
+        names = _names(self.layout.arrived)
+        for part in self.parts.values() if names else ():
+            if part.arrived in names:
+                self._place(self.layout.arrived / part.arrived)
+
+    def lost(self) -> list[Path]:
+        """Folders of parts that do not count: they arrive now, or their process died."""
+        counted = {part.arrived for part in self.parts.values()}
+        return [self.layout.arrived / name for name in sorted(_names(self.layout.arrived)) if name not in counted]
 
     def finish(self) -> None:
         """Let no part follow; its files are durable from now on."""
+        self.place()
         os.sync()
         # That the file exists is all that it says: it needs no hidden one before it, which a crash would leave behind.
         with storage_errors(self.layout.complete):
             self.layout.complete.touch()
             fsync_folder(self.layout.folder)
         self.touch()
+
+    def _check_names(self, folder: Path) -> None:
+        """Refuse files that cannot lie beside those of other parts."""
+        seen: set[Path] = set()
+        for path in _files(folder):
+            with as_invalid(str(path)):
+                if (self.layout.images / path).is_dir():
+                    raise IsADirectoryError
+                for above in path.parents:
+                    if above in seen:
+                        break
+                    seen.add(above)
+                    if (self.layout.images / above).is_file():
+                        raise NotADirectoryError
+
+    def _place(self, arrived: Path) -> None:
+        """Move the files of a part below ``images``, over older ones of the same name."""
+        made: set[Path] = set()
+        for path in _files(arrived):
+            target = self.layout.images / path
+            # Another process may have moved it.
+            with storage_errors(target), as_invalid(str(path)), suppress(FileNotFoundError):
+                if target.parent not in made:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    made.add(target.parent)
+                (arrived / path).replace(target)
+        remove_quietly(arrived)
+
+
+@contextmanager
+def as_invalid(path: str) -> Iterator[None]:
+    """A name that is a file here and a folder there is the sender's fault."""
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise UploadInvalid(
+            f"The name {shortened(path)!r} is a file in one place and a folder in another. Rename one of them."
+        ) from None
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return {each.name for each in folder.iterdir()}
+    except FileNotFoundError:
+        return set()
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    """The files below a folder, relative to it."""
+    return [Path(where, name).relative_to(folder) for where, _, names in os.walk(folder) for name in sorted(names)]
 
 
 class Uploads:

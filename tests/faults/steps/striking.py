@@ -18,6 +18,8 @@ from shoal import gc
 from shoal.errors import ShoalError
 from shoal.jobs.child import as_shoal_error
 from shoal.store import Store
+from shoal.store.files import files_below
+from shoal.store.uploads import Uploads
 from shoal.store.verify_results import verify_all
 
 VOLATILE = re.compile(
@@ -252,10 +254,16 @@ def contents(root: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def damage(store: Store) -> list[str]:
-    """What `shoal verify` finds."""
-    return [
+    """What `shoal verify` finds, and uploads with other files than those of the parts that count."""
+    found = [
         f"{report.id}/{each.file} {each.problem}" for report in verify_all(store.layout) for each in report.problems
     ]
+    for upload in Uploads(store.layout).all():
+        folders = [upload.layout.images, *(upload.layout.arrived / str(part.arrived) for part in upload.parts.values())]
+        files = sum(len(files_below(folder)) for folder in folders)
+        if files != upload.images:
+            found.append(f"{upload.id} has {files} files of the {upload.images} of its parts")
+    return found
 
 
 def _forked(act: Callable[[], object], *, may_die: bool = False) -> int:
