@@ -98,6 +98,19 @@ class Bounded(io.FileIO):
             raise UploadInvalid("The archive's table of contents is too large. Send it in several parts.")
         return found
 
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a place, which an archive names.
+
+        Raises
+        ------
+        ValueError
+            There is no such place.
+        """
+        try:
+            return super().seek(offset, whence)
+        except OSError as error:
+            raise ValueError("it names places that are not in it") from error
+
 
 @contextmanager
 def _readable(kind: str) -> Iterator[None]:
@@ -131,7 +144,7 @@ def _unpack_zip(source: Bounded, files: Files) -> None:
     with zipfile.ZipFile(source) as archive:
         for member in archive.infolist():
             files.count()
-            if member.is_dir():
+            if member.filename.endswith("/"):  # `is_dir` raises for an empty name.
                 continue
             shown = shortened(member.filename)
             if stat.S_IFMT(member.external_attr >> 16) not in {0, stat.S_IFREG}:
