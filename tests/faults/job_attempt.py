@@ -3,6 +3,7 @@
 As a script::
 
     job_attempt.py undisturbed REQUESTS    a job of each kind; prints kinds and ids
+    job_attempt.py spoilt REQUESTS         two of each kind, whose files are spoilt before they publish; prints the same
     job_attempt.py worker HALTS            a worker of all kinds, whose children stand still at the points of HALTS
     job_attempt.py child HALTS run-job     such a child
 
@@ -16,6 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from shoal.jobs.child import JobContext
 from shoal.settings import Settings
 from shoal.store import files as store_files
 from shoal.store import sealed
+from shoal.store.files import files_below
 
 BLOCK = 100
 KINDS = ("assign", "cluster", "duplicates", "quality")
@@ -60,6 +63,34 @@ def undisturbed(requests: dict[str, dict[str, Any]]) -> None:
     print(json.dumps(jobs))  # noqa: T201
 
 
+def spoilt(requests: dict[str, dict[str, Any]]) -> None:
+    """Jobs of each kind that lose their power before they publish: all that they kept is empty, or cut off."""
+    small_parts()
+    jobs = {}
+    publish = sealed.publish_folder
+
+    class PowerCut(BaseException):
+        """No handler of an error takes it for its own."""
+
+    def cut(*_: Path) -> bool:
+        raise PowerCut
+
+    for kind, request in requests.items():
+        run = import_module(MODULES.get(kind, f"clusterer.jobs.{kind}")).run
+        for keep in (0.0, 0.6):
+            job = JobContext.local(request, kind=kind)
+            sealed.publish_folder = cut
+            with suppress(PowerCut):
+                run(job, Settings())
+            sealed.publish_folder = publish
+            kept = files_below(Settings().store / ".work" / f"{kind[0]}-{job.id}")
+            for file in kept:
+                os.truncate(file, int(keep * file.stat().st_size))
+            run(job, Settings())
+            jobs[f"{kind} {keep}"] = [job.id, len(kept)]
+    print(json.dumps(jobs))  # noqa: T201
+
+
 def halting(halts: Path) -> None:
     """Have the child stand still once it has kept a file whose name is in the folder ``halts``; once for each."""
 
@@ -91,6 +122,8 @@ if __name__ == "__main__":
     command, *arguments = sys.argv[1:]
     if command == "undisturbed":
         undisturbed(json.loads(arguments[0]))
+    elif command == "spoilt":
+        spoilt(json.loads(arguments[0]))
     elif command == "worker":
         from shoal.jobs.service import run_worker
 

@@ -95,9 +95,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def undisturbed(prepared: Prepared) -> dict[str, str]:
     """The id of a job of each kind that nothing happened to."""
-    command = [sys.executable, str(SCRIPT), "undisturbed", json.dumps(prepared.requests)]
+    return dict(attempted(prepared, "undisturbed"))
+
+
+def attempted(prepared: Prepared, how: str) -> dict[str, Any]:
+    """What a command of the script prints."""
+    command = [sys.executable, str(SCRIPT), how, json.dumps(prepared.requests)]
     run = subprocess.run(command, env=prepared.environment, stdout=subprocess.PIPE, text=True, check=True, timeout=240)
-    jobs: dict[str, str] = json.loads(run.stdout.splitlines()[-1])  # logs come before
+    jobs: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])  # logs come before
     return jobs
 
 
@@ -109,6 +114,13 @@ def check_published(prepared: Prepared, kind: str, job_id: str, undisturbed: str
     which = f"{PREFIX[kind]}-{job_id}"
     assert verify_any(prepared.store.layout, which).ok
     assert not prepared.store.layout.work(which).exists()
+
+
+def test_working_files_that_a_power_cut_spoilt_are_made_again(prepared: Prepared, undisturbed: dict[str, str]) -> None:
+    for name, (job_id, kept) in attempted(prepared, "spoilt").items():
+        kind = name.split()[0]
+        assert kept >= 2, name
+        check_published(prepared, kind, job_id, undisturbed[kind])
 
 
 NEAREST, COORDINATES = (

@@ -18,7 +18,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 from shoal.store.files import replace_file, storage_errors
-from shoal.store.npy import write_npy
+from shoal.store.npy import map_npy, write_npy
 
 from clusterer.data.partitions import OnRows
 from clusterer.data.rows import IntArray
@@ -182,7 +182,7 @@ class Work:
     def _open(self, folder: Path) -> None:
         plan = folder / "search.json"
         with storage_errors(folder):
-            if not plan.is_file() or plan.read_text(encoding="utf-8") != self._text:
+            if not plan.is_file() or plan.read_bytes() != self._text.encode():
                 self._make(folder)
             for file in sorted(folder.glob("pairs-*.npy")):
                 try:
@@ -238,11 +238,9 @@ class Room:
 
 
 def _mapped(file: Path) -> NDArray[np.generic]:
-    """An array in its file, mapped while it is read; an empty one cannot be mapped."""
-    try:
-        found: NDArray[np.generic] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except ValueError:
-        found = np.load(file, allow_pickle=False)
+    """An array in its file, mapped while it is read."""
+    with file.open("rb") as opened:
+        found: NDArray[np.generic] = map_npy(opened)
     return found
 
 
