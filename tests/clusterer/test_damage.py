@@ -70,6 +70,7 @@ def damage_set(store: Store, which: str, files: str, damage: Damage) -> None:
 def test_damaged_embeddings_are_never_clustered(
     store: Store, mine: str, make_set: MakeSet, planted: Planted, run_job: RunJob, files: str, damage: Damage, role: str
 ) -> None:
+    """Fails without: the checksums, which are compared when a file is first read."""
     other = make_set("other", *planted(seed=5))
     damage_set(store, mine, files, damage)
     sets = (mine, [other]) if role == "train" else (other, [mine])

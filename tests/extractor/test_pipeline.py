@@ -283,6 +283,7 @@ class TestResume:
     def test_a_file_edited_between_attempts_is_an_error_never_a_mixture(
         self, settings: Settings, make: Make, job: NewJob, hooked: Callable[..., None]
     ) -> None:
+        """Fails without: the stamp of the listing, which the open file must have."""
         self.stop_in(1, hooked, RuntimeError("power cut"))
         first = job()
         with pytest.raises(RuntimeError):
@@ -300,6 +301,8 @@ class TestResume:
     def test_a_file_replaced_while_the_job_runs_is_an_error(
         self, settings: Settings, make: Make, job: NewJob, hooked: Callable[..., None]
     ) -> None:
+        """Fails without: the stamp of the listing, which the open file must have."""
+
         def replace(rows: np.ndarray) -> np.ndarray:
             other = make("other.png", 98)
             other.replace(settings.data / "set" / "19.png")

@@ -4,7 +4,7 @@ As a script::
 
     store_attempt.py race-naming ROOT N GO   100 entries, once the file GO is there; prints how many it lost
     store_attempt.py race ROOT OWNER GO      attempts at every shard, once the file GO is there; prints how many it won
-    store_attempt.py limit ROOT BYTES        one attempt with files limited to BYTES; prints the error's code
+    store_attempt.py limit ROOT BYTES        one attempt with files limited to BYTES; prints the error's code and path
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def limit(root: str, most: str) -> None:
     try:
         attempt(store, plan, 0, "limited")
     except ShoalError as error:
-        print(error.code)  # noqa: T201
+        print(error.code, error.problem().get("path"))  # noqa: T201
 
 
 if __name__ == "__main__":

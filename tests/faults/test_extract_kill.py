@@ -200,6 +200,7 @@ def test_an_unfinished_shard_is_taken_up_where_it_was_saved(
     monkeypatch: pytest.MonkeyPatch,
     end: signal.Signals,
 ) -> None:
+    """Fails without: the reading of what was saved of a shard."""
     monkeypatch.setenv("SHOAL_SAVE_S", "0.001")
     job, _ = queue.submit("extract:torch", ONE_SHARD)
     first = start()

@@ -27,6 +27,7 @@ def attempts() -> ModuleType:
 
 @pytest.mark.parametrize("most", [100, 600, 50_000])
 def test_a_write_that_the_system_refuses_is_store_full(tmp_path: Path, attempts: ModuleType, most: int) -> None:
+    """Fails without: the errors of a full disk being told from others."""
     plan, listing = attempts.small_plan(12, 6, 4096)
     store = Store(tmp_path)
     store.create_embeddings(plan, listing)
@@ -38,7 +39,9 @@ def test_a_write_that_the_system_refuses_is_store_full(tmp_path: Path, attempts:
         check=True,
         timeout=120,
     )
-    assert run.stdout.split() == ["store_full"]
+    code, path = run.stdout.split()
+    assert code == "store_full"
+    assert Path(path).is_relative_to(store.layout.embeddings(plan.id).folder)
     assert run.stderr == ""
     found = store.embeddings(plan.id)
     assert (found.missing_shards(), store.verify(plan.id).ok) == ([0], True)
@@ -48,6 +51,7 @@ def test_a_write_that_the_system_refuses_is_store_full(tmp_path: Path, attempts:
 
 
 def test_freeing_space_on_a_full_disk_is_all_it_takes(tiny_disk: Path, attempts: ModuleType) -> None:
+    """Fails without: the errors of a full disk being told from others."""
     plan, listing = attempts.small_plan(24, 6, 4096)
     store = Store(tiny_disk)
     store.create_embeddings(plan, listing)

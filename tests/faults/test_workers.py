@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
+import redis
 from shoal.jobs.queue import JobQueue
+from shoal.jobs.redis_scripts import micros
 from shoal.jobs.states import JobState
 from shoal.schemas import Job
 
 from tests.conftest import WORKER_OPTIONS, JobFile, MakeJobFile, RunWorker, StartWorker, WaitUntil
 
 LEASE_S = 3.0
+SOON_S = 2.0
+"""Within so long after the end of a lease the job has its next owner: `docs/RELIABILITY.md`, "How soon"."""
 
 Running = tuple[str, JobFile, Callable[..., None]]
 
@@ -71,21 +76,60 @@ def test_job_of_a_killed_worker_is_finished_by_another(
     assert len(file.lines("end")) == 1
 
 
+@pytest.fixture
+def written(redis_client: redis.Redis) -> Iterator[Callable[[], list[list[str]]]]:
+    """``written()``: the words of all commands since the start that the server has run, those of scripts included."""
+    lines: list[list[str]] = []
+    watching = threading.Event()
+
+    def watch() -> None:
+        with redis_client.monitor() as monitor:
+            watching.set()
+            for each in monitor.listen():
+                lines.append(str(each["command"]).split())
+                if lines[-1][-1] == "watched":
+                    return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    watching.wait()
+
+    def stop() -> list[list[str]]:
+        redis_client.echo("watched")
+        thread.join()
+        return lines
+
+    yield stop
+    if thread.is_alive():
+        stop()
+
+
 def test_a_killed_workers_job_is_claimed_again_when_its_lease_is_over(
-    queue: JobQueue, start_worker: StartWorker, run_worker: RunWorker, running: Running
+    start_worker: StartWorker, run_worker: RunWorker, running: Running, written: Callable[[], list[list[str]]]
 ) -> None:
-    """Prints how long it took after the lease (`pytest -s`). Fails without: the reaping of leases that are over."""
-    _, file, started = running
+    """By the queue's clock; prints how soon (`pytest -s`). Fails without: the reaping of leases that are over."""
+    job_id, file, started = running
     first = start_worker(lease_s=LEASE_S)
     started(1)
     run_worker(lease_s=LEASE_S)
     first.end()
-    killed = time.monotonic()
     started(2)
-    took = time.monotonic() - killed
     file.let_go()
-    assert took > LEASE_S - 2 * WORKER_OPTIONS["beat_s"], "nobody takes a job whose lease is not over"
-    print(f"{took:.2f} s after its worker was killed, with a lease of {LEASE_S:.0f} s")  # noqa: T201
+
+    lines = written()
+    owners = [at for at, each in enumerate(lines) if each[:3] == ["HSET", f"shoal:job:{job_id}", "owner"]]
+    leases = [
+        (at, int(each[2])) for at, each in enumerate(lines) if each[:2] == ["ZADD", "shoal:leases"] and job_id in each
+    ]
+    assert len(owners) == 2
+    over = max(ends for at, ends in leases if at < owners[1])
+    claimed = next(ends for at, ends in leases if at > owners[1]) - micros(LEASE_S)
+    looks = [int(each[-1]) for each in lines if each[:2] == ["HSET", "shoal:reaper"]]
+    # What kept the idle worker from looking, on a machine that is busy, is no delay of the queue.
+    kept = max(later - sooner for sooner, later in pairwise(looks) if over - micros(LEASE_S) < later)
+    allowed = micros(SOON_S) + max(0, kept - micros(WORKER_OPTIONS["beat_s"]))
+    assert 0 <= claimed - over < allowed
+    print(f"{(claimed - over) / 1e6:.2f} s after a lease of {LEASE_S:.0f} s was over")  # noqa: T201
 
 
 def test_child_that_hears_nothing_dies_with_its_worker(
@@ -95,6 +139,7 @@ def test_child_that_hears_nothing_dies_with_its_worker(
     wait_until: WaitUntil,
     is_alive: Callable[[int], bool],
 ) -> None:
+    """Fails without: the death signal that a child asks the kernel for."""
     file = job_file()
     queue.submit("work", file.request("deaf"))
     worker = start_worker(lease_s=LEASE_S)

@@ -239,6 +239,7 @@ def test_a_stopped_balanced_job_goes_on_with_its_prices_to_the_same_result(
 def test_work_files_that_a_power_cut_spoilt_are_made_again(
     planted: Planted, make_set: MakeSet, run_job: RunJob, store: Store, settings: Settings
 ) -> None:
+    """Fails without: a work file that cannot be read counting as missing."""
     embeddings = make_set("mine", *planted(500, spread=2.0))
     request = {"embeddings": embeddings, **FIELDS, "memory_limit": tight_limit(store, embeddings)}
     context = JobContext.local(request, kind="cluster")

@@ -78,14 +78,16 @@ def test_outcomes_come_in_order_with_the_right_pixels(folder: Path, make: Make) 
 
 
 def test_bad_files_between_good_ones_cost_only_themselves(folder: Path, make: Make) -> None:
+    """Fails without: the errors of an image being an outcome of it."""
     make("0.png")
     (folder / "1.png").write_bytes(b"")
     (folder / "2.jpg").write_text("text")
     make("4.png")
     (folder / "5.png").symlink_to("/etc/hostname")
     make("6.png", size=(2000, 1000))
+    (folder / "7.png").write_bytes((folder / "0.png").read_bytes()[:-40])
     with pool_of(folder) as pool:
-        items = drain(pool, ["0.png", "1.png", "2.jpg", "3.png", "4.png", "5.png", "6.png"])
+        items = drain(pool, ["0.png", "1.png", "2.jpg", "3.png", "4.png", "5.png", "6.png", "7.png"])
     codes = [item.outcome.code if isinstance(item.outcome, Undecodable) else None for item in items]
     assert codes == [
         None,
@@ -95,10 +97,12 @@ def test_bad_files_between_good_ones_cost_only_themselves(folder: Path, make: Ma
         None,
         "image_outside_root",
         "image_too_large",
+        "image_truncated",
     ]
 
 
 def test_a_file_that_is_not_the_listed_one_is_an_error(folder: Path, make: Make) -> None:
+    """Fails without: the stamp of the listing, which the open file must have."""
     names = ["edited.png", "removed.png", "replaced.png", "same.png", "touched.png"]
     images = [ListedImage((name,), stamp_of(make(name).stat())) for name in names]
     make("edited.png", 7)
@@ -174,24 +178,32 @@ def test_no_more_images_are_decoded_ahead_than_there_are_slots(folder: Path, mak
     assert drawn == paths
 
 
-def test_an_image_that_kills_its_decoder_costs_only_itself(folder: Path, make: Make) -> None:
+@pytest.mark.parametrize(
+    ("harm", "why", "timeout_s"),
+    [("os.kill(os.getpid(), signal.SIGKILL)", "was killed", 120), ("time.sleep(600)", "took longer than", 3)],
+)
+def test_an_image_that_kills_or_hangs_its_decoder_costs_only_itself(
+    folder: Path, make: Make, harm: str, why: str, timeout_s: float
+) -> None:
+    """Fails without: the limit of how often an image is tried."""
     paths = [make(f"{i}.png", i).name for i in range(8)]
     os.mkfifo(folder / "evil")  # Reading it would block; the name is special to the program below.
     program = folder / "program" / "extractor_killer.py"
     program.parent.mkdir()
     program.write_text(
-        "import os, signal\nfrom extractor.images import located\nreal = located.read_image_file\n"
-        "def read(root, path, stamp):\n    if path.name == 'evil':\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, time\nfrom extractor.images import located\nreal = located.read_image_file\n"
+        f"def read(root, path, stamp):\n    if path.name == 'evil':\n        {harm}\n"
         "    return real(root, path, stamp)\nlocated.read_image_file = read\n"
     )
     (program.parent / "sitecustomize.py").write_text("import extractor_killer\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(program.parent))
-        with pool_of(folder) as pool:
+        with pool_of(folder, timeout_s=timeout_s) as pool:
             items = drain(pool, [*paths[:4], "evil", *paths[4:]])
     died = items[4].outcome
     assert isinstance(died, Undecodable)
     assert died.code == "image_decoder_died"
+    assert why in died.message
     assert "2 times" in died.message
     assert [item.index for item in items if isinstance(item.outcome, Decoded)] == [0, 1, 2, 3, 5, 6, 7, 8]
 

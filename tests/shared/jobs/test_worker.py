@@ -116,6 +116,7 @@ def test_silent_child_is_killed_and_the_attempt_counts(
     ended: Callable[[str], Job],
     is_alive: Callable[[int], bool],
 ) -> None:
+    """Fails without: the look at when the child last said something."""
     run_worker(child_silence_s=1.0)
     file = job_file()
     job = ended(queue.submit("work", file.request("silent"), max_attempts=2)[0].id)
@@ -157,6 +158,20 @@ def test_cancelled_job_that_ignores_sigterm_is_killed_within_ten_seconds(
     assert ended(job.id).state is JobState.CANCELLED
     assert time.monotonic() - began < 10
     assert not is_alive(file.pids()[0])
+
+
+def test_a_job_that_has_published_when_it_is_cancelled_has_succeeded(
+    queue: JobQueue, run_worker: RunWorker, job_file: MakeJobFile, wait_until: WaitUntil, ended: Callable[[str], Job]
+) -> None:
+    run_worker(kill_grace_s=50.0)
+    file = job_file()
+    job, _ = queue.submit("work", file.request("late", value=7))
+    wait_until(lambda: file.lines("done"))
+    queue.cancel(job.id)
+    wait_until(lambda: file.lines("told"))
+    file.let_go()
+    done = ended(job.id)
+    assert (done.state, done.result, done.cancel_requested) == (JobState.SUCCEEDED, {"value": 7, "attempt": 1}, True)
 
 
 @pytest.mark.parametrize("end", ["finish", "cancel"])
