@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow.compute as pc
 from _labelled_sets import TEST_IMAGES, embed, images_of
 from imagenet import services
 from shoal import Client
@@ -26,13 +27,13 @@ def held_out(
     set; ``train`` is that of the train images' vectors.
     """
     folder = images_of(settings, work, "fashion", TEST_IMAGES + train_images)
-    train, test = (embed(settings, f"{folder}/{split}") for split in ("train", "test"))
+    train, test = (embed(settings, f"{folder}/{split}", engine="openvino") for split in ("train", "test"))
     opened = {name: Store(settings.store).embeddings(name) for name in (train, test)}
     vectors = {name: np.concatenate([block for _, block in each.iter_batches()]) for name, each in opened.items()}
     paths = opened[test].metadata(["image_path"]).column("image_path").to_pylist()
     files = [settings.data / folder / "test" / path for path in paths[:: len(paths) // IMAGES]]
     found = {}
-    with services(settings.store, work) as client:
+    with services(settings.store, work, settings.models) as client:
         for name, request in requests.items():
             found[name] = _one(client, train, test, vectors, files, request)
             print(f"  {name:12} {found[name]}", flush=True)
@@ -50,7 +51,7 @@ def _one(
     scored = client.metrics(clustering)["scored"]
     accuracy = [scored[name]["mean"]["accuracy"]["hungarian"]["train"] for name in (train, test)]
     table = client.assignments_table(clustering).to_arrow()
-    clusters = {name: table.filter(table["embeddings"] == name)["cluster"].to_numpy() for name in (train, test)}
+    clusters = {name: table.filter(pc.equal(table["embeddings"], name))["cluster"].to_numpy() for name in (train, test)}
     assigned = {name: client.assign(clustering, vectors=vectors[name]).cluster for name in (train, test)}
     sent = client.assign(clustering, images=files).cluster
     return {

@@ -70,9 +70,9 @@ def write_shards(store: Store, embeddings_id: str, plan: Plan, features: Feature
 
 
 @contextmanager
-def services(store: Path, folder: Path) -> Iterator[Client]:
+def services(store: Path, folder: Path, models: Path | None = None) -> Iterator[Client]:
     """What `shoal up` starts, on ``store``."""
-    stack = Stack(folder, folder, store, extractor_port=0, clusterer_port=0)
+    stack = Stack(folder, models or folder, store, extractor_port=0, clusterer_port=0)
     stack.start()
     try:
         with Client(stack.extractor_url, stack.clusterer_url) as client:
