@@ -132,3 +132,11 @@ def test_a_label_file_is_looked_for_in_the_working_directory_first(
 def test_a_level_of_folders_is_said_as_the_flag_takes_it() -> None:
     said = in_flags(InvalidRequest('Send `images.labels`: {"folder_level": 0} takes each, "none" none.'), EXTRACT)
     assert said.detail == "Give `--labels`: `folder:0` takes each, `none` none."
+
+
+def test_a_field_with_its_value_is_a_flag_with_its_value() -> None:
+    said = in_flags(InvalidRequest("`reduce`: `auto` compares options: leave `method`: `leiden` out."), CLUSTER)
+    assert said.detail == "`--reduce auto` compares options: leave `--method leiden` out."
+    assert in_flags(InvalidRequest("`embeddings.train`: `x`"), CLUSTER).detail == "`EMBEDDINGS`: `x`"
+    said = in_flags(refused(("", "`heads.entropy` needs `method`: `turtle`")), CLUSTER)
+    assert said.detail == "`--head entropy=…` needs `--method turtle`"

@@ -34,3 +34,10 @@ def test_auto_is_for_commands_that_make_one_clustering() -> None:
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="smooth:neighbours=10,steps=2"):
         parse_reduce(text)
+
+
+def test_a_refusal_names_every_word_that_the_command_takes() -> None:
+    with pytest.raises(typer.BadParameter, match="smooth, spectral, umap, auto or none"):
+        parse_choice("smoth")
+    with pytest.raises(typer.BadParameter, match="smooth, spectral, umap or none"):
+        parse_reduce("smoth")

@@ -86,7 +86,8 @@ ROUTES = {
     "`GET /clusterings`": "`shoal ls`",
 }
 """Routes that the services' errors name, as commands."""
-_FIELD = re.compile(r"`([a-z_]+(?:\.[a-z_0-9]+)*)`")
+_FIELD = re.compile(r"`([a-z_]+(?:\.[a-z_0-9]+)*)`(?:: `([a-z-]+)`)?")
+"""A field, and maybe its value: `reduce` or `reduce`: `umap`."""
 _LEVEL = re.compile(r'`?\{"folder_level": (\w+)\}`?')
 """A level of folders as the API takes it; ``--labels`` takes ``folder:1``."""
 NO_CLUSTERS = "Say how many clusters: `-k 50`, `-k auto` or `--over 1.5`; or let `--method leiden` find out."
@@ -121,8 +122,10 @@ def text_in_flags(text: str, flags: Flags) -> str:
     """A service's message with flags and commands in place of fields and routes."""
 
     def flag(match: re.Match[str]) -> str:
-        found = _flag(match[1], flags)
-        return f"`{found}`" if found else match[0]
+        found, value = _flag(match[1], flags), match[2]
+        if not found or value is None:
+            return f"`{found}`" if found else match[0]
+        return f"`{found} {value}`" if found.startswith("-") and not found.endswith("…") else f"`{found}`: `{value}`"
 
     for route, command in ROUTES.items():
         text = text.replace(route, command)

@@ -10,7 +10,12 @@ from shoal.cli.options import numbers_of
 from shoal.errors import JsonValue
 from shoal.schemas import HeadOptions
 
-HEADS = {"method": "--method", "heads": "--head", "spaces": "--space"}
+HEADS = {
+    "method": "--method",
+    "heads": "--head",
+    **{f"heads.{name}": f"--head {name}=…" for name in HeadOptions.model_fields},
+    "spaces": "--space",
+}
 """Fields of a request to flags."""
 
 Method = Annotated[

@@ -25,11 +25,13 @@ def numbers_of(
     for each in options or ():
         name, _, text = each.partition("=")
         if name not in known:
-            raise typer.BadParameter(f"{each!r} names no option: give one of {', '.join(known)}.")
+            raise typer.BadParameter(f"{each!r} names no option: give one of {', '.join(known)}.", param_hint=flag)
         if name in found:
-            raise typer.BadParameter(f"`{flag} {name}` is there twice: give it once.")
+            raise typer.BadParameter(f"`{flag} {name}` is there twice: give it once.", param_hint=flag)
         try:
             found[name] = WORDS[text] if text in WORDS else float(text) if set(text) & set(".e") else int(text)
         except ValueError:
-            raise typer.BadParameter(f"{each!r} is not valid: give NAME=VALUE, such as {example}.") from None
+            raise typer.BadParameter(
+                f"{each!r} is not valid: give NAME=VALUE, such as {example}.", param_hint=flag
+            ) from None
     return found or None

@@ -9,12 +9,13 @@ import typer
 from shoal.schemas.reduce import NEIGHBOURS
 
 METAVAR = "METHOD[:OPTION=N,…]"
+METHODS = ", ".join(f"`{each}`" for each in NEIGHBOURS)
 EXAMPLES = "`smooth` or `smooth:neighbours=10,steps=2`"
 
 
 def parse_choice(text: str) -> dict[str, object] | str | None:
     """As `parse_reduce`, or ``auto``, where one reduction is picked; ``none`` as it is."""
-    return text if text in {"auto", "none"} else parse_reduce(text)
+    return text if text in {"auto", "none"} else _parsed(text, ("auto", "none"))
 
 
 def parse_reduce(text: str) -> dict[str, object] | None:
@@ -25,11 +26,14 @@ def parse_reduce(text: str) -> dict[str, object] | None:
     typer.BadParameter
         It names no method, or an option is not a number.
     """
+    return None if text == "none" else _parsed(text, ("none",))
+
+
+def _parsed(text: str, words: tuple[str, ...]) -> dict[str, object]:
     method, _, options = text.partition(":")
-    if text == "none":
-        return None
     if method not in NEIGHBOURS:
-        raise typer.BadParameter(f"{text!r} names no method: give {', '.join(NEIGHBOURS)}, such as {EXAMPLES}.")
+        *first, last = *NEIGHBOURS, *words
+        raise typer.BadParameter(f"{text!r} names no method: give {', '.join(first)} or {last}, such as {EXAMPLES}.")
     found: dict[str, object] = {"method": method}
     for option in options.split(",") if options else ():
         name, _, value = option.partition("=")
@@ -47,8 +51,8 @@ Reduce = Annotated[
         "--reduce",
         parser=parse_choice,
         metavar=METAVAR,
-        help=f"Change rows by the rows nearest to them before k-means: {EXAMPLES}, or `auto`, which tries all methods "
-        "and none, and picks one without labels.",
+        help=f"Change rows by the rows nearest to them before k-means: by {METHODS}, with options such as "
+        "`smooth:neighbours=10,steps=2`; `none`; or `auto`, which tries all of these and picks one without labels.",
     ),
 ]
 Reductions = Annotated[
@@ -57,6 +61,7 @@ Reductions = Annotated[
         "--reduce",
         parser=parse_reduce,
         metavar=METAVAR,
-        help=f"Change rows by the rows nearest to them before k-means: {EXAMPLES}, or `none`; repeatable.",
+        help=f"Change rows by the rows nearest to them before k-means: by {METHODS}, with options such as "
+        "`smooth:neighbours=10,steps=2`; or `none`; repeatable.",
     ),
 ]

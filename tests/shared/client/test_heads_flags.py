@@ -66,4 +66,6 @@ def test_an_option_that_is_not_valid_is_refused(options: list[str], message: str
     flags = [word for each in options for word in ("--head", each)]
     refused = CliRunner().invoke(app, ["cluster", "e1", "-k", "5", "--method", "turtle", *flags])
     assert refused.exit_code == 2
-    assert message in " ".join(refused.output.replace("│", " ").split())
+    said = " ".join(refused.output.replace("│", " ").split())
+    assert message in said
+    assert "Invalid value for --head" in said
