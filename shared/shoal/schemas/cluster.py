@@ -547,9 +547,10 @@ class SweepRequest(JobRequest):
             for name in ("clusters", "over"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"`{name}` needs `method`: `kmeans`, `turtle` or `temi`: leave it out")
-        # Rules across fields fail for all points of a method or for none, and methods vary first.
-        for _ in zip(_once(_as_list(self.method)), self._combinations(), strict=False):
-            pass
+        # Rules across fields fail for all points of a method and a reduction, or for none.
+        *firsts, reductions, over, clusters, _ = (_once(_as_list(each)) for each in self._axes())
+        for reduce, method in product(reductions, _once(_as_list(self.method))):
+            self._point(*(each[0] for each in firsts), reduce, over[0], clusters[0], method)
         return self
 
     def points(self) -> list[ClusterRequest]:
@@ -565,26 +566,31 @@ class SweepRequest(JobRequest):
     def _combinations(self) -> Iterator[ClusterRequest]:
         axes = (_once(_as_list(each)) for each in self._axes())
         first_over, first_clusters = _as_list(self.over)[0], _as_list(self.clusters)[0]
-        for sets, normalize, kept, white, reduce, over, clusters, method in product(*axes):
-            by_head, by_graph = method in HEAD_METHODS, method in GRAPH_METHODS
-            if by_graph and (over, clusters) != (first_over, first_clusters):
+        for *others, over, clusters, method in product(*axes):
+            if method in GRAPH_METHODS and (over, clusters) != (first_over, first_clusters):
                 continue
-            yield ClusterRequest(
-                embeddings=sets,
-                where=self.where,
-                clusters=None if by_graph else clusters,
-                over=None if by_graph else over,
-                pca=PcaOptions(components=kept, whiten=white) if self.pca else None,
-                normalize=normalize,
-                reduce=reduce,
-                kmeans=self.kmeans if method == "kmeans" else KMeansOptions(engine=self.kmeans.engine),
-                method=method,
-                heads=self.heads.of(method) if self.heads is not None and by_head else None,
-                graph=self.graph.of(method) if self.graph is not None and by_graph else None,
-                seed=self.seed,
-                seeds=self.seeds,
-                label_map=self.label_map,
-            )
+            yield self._point(*others, over, clusters, method)
+
+    def _point(self, *values: Any) -> ClusterRequest:
+        """The request with one value of each of `_axes`."""
+        sets, normalize, kept, white, reduce, over, clusters, method = values
+        by_head, by_graph = method in HEAD_METHODS, method in GRAPH_METHODS
+        return ClusterRequest(
+            embeddings=sets,
+            where=self.where,
+            clusters=None if by_graph else clusters,
+            over=None if by_graph else over,
+            pca=PcaOptions(components=kept, whiten=white) if self.pca else None,
+            normalize=normalize,
+            reduce=reduce,
+            kmeans=self.kmeans if method == "kmeans" else KMeansOptions(engine=self.kmeans.engine),
+            method=method,
+            heads=self.heads.of(method) if self.heads is not None and by_head else None,
+            graph=self.graph.of(method) if self.graph is not None and by_graph else None,
+            seed=self.seed,
+            seeds=self.seeds,
+            label_map=self.label_map,
+        )
 
 
 def _as_list(value: Any) -> list[Any]:

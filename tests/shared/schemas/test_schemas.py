@@ -133,3 +133,17 @@ def test_a_sweep_of_too_many_points_or_of_impossible_ones_is_refused() -> None:
     ):
         with pytest.raises(ValidationError, match=said):
             SweepRequest.model_validate({"embeddings": "a", **fields})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reduce": [None, "smooth"], "method": ["kmeans", "leiden"]},
+        {"reduce": [None, "umap"], "kmeans": {"spherical": True}},
+    ],
+)
+def test_a_sweep_is_refused_for_a_reduction_behind_the_first_that_a_method_does_not_take(
+    fields: dict[str, Any],
+) -> None:
+    with pytest.raises(ValidationError, match=r"`reduce`: `(smooth|umap)`"):
+        SweepRequest.model_validate({"embeddings": "a", "clusters": [2, 3], **fields})
