@@ -57,11 +57,13 @@ class Neighbourhood:
 
 
 def _nearest(sample: Float32Array, count: int) -> NDArray[np.int32]:
-    half = np.einsum("ij,ij->i", sample, sample) / 2
+    with np.errstate(over="ignore"):
+        half = np.einsum("ij,ij->i", sample, sample) / 2
     found = np.empty((len(sample), count), np.int32)
     for first in range(0, len(sample), BLOCK_ROWS):
         block = sample[first : first + BLOCK_ROWS]
-        distances = half - block @ sample.T
+        with np.errstate(over="ignore", invalid="ignore"):  # The probe of the head refuses such rows.
+            distances = half - block @ sample.T
         distances[np.arange(len(block)), np.arange(first, first + len(block))] = np.inf
         found[first : first + len(block)] = np.argpartition(distances, count - 1, axis=1)[:, :count]
     return found

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
+from shoal.errors import InvalidRequest
 
 from clusterer.data.rows import Float32Array, Float64Array, IntArray, Rows
 from clusterer.evaluation.contingency import ClassPairs
@@ -33,6 +34,11 @@ class LinearProbe:
         ``(n,)``: class of each, or -1 for rows to exclude.
     count
         Number of classes.
+
+    Raises
+    ------
+    InvalidRequest
+        Products of values do not fit float32.
     """
 
     def __init__(self, rows: Rows, classes: IntArray, count: int) -> None:
@@ -70,8 +76,15 @@ class _Ridge:
         by_class = np.zeros((count, rows.dim))
         for part, block in _picked(rows, mask):
             x = block - self._mean.astype(np.float32)
-            products += x.T @ x
+            with np.errstate(over="ignore", invalid="ignore"):
+                products += x.T @ x
             by_class += sum_by_label(x, classes[part].astype(np.int32), count)
+        if not np.isfinite(products).all():
+            raise InvalidRequest(
+                "The embeddings have values whose products do not fit float32. Send `normalize` true, or divide them "
+                "by a constant before they are imported.",
+                field="normalize",
+            )
         values, vectors = eigh(products)
         self._values, self._vectors = np.maximum(values, 0.0), vectors
         # The rows are centred, so centring the targets would not change the products.
