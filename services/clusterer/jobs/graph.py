@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 import numpy as np
 from shoal.errors import ClustersInvalid, JsonValue
@@ -25,6 +26,9 @@ from clusterer.kmeans.engine import sum_by_label
 from clusterer.kmeans.fit import Run
 from clusterer.kmeans.lloyd import Fit
 from clusterer.neighbours import Copies, Options, nearest_rows
+
+FEWEST_DISTINCT: Final = 3
+"""Rows that differ from each other, at least, so that there can be two groups."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,9 @@ class Grouping:
             import_leiden()
         copies = Copies.of(rows)
         distinct = rows if copies is None else ChosenRows(rows, copies.firsts)
-        if distinct.n < 3:
-            raise self._refusal(f"has {distinct.n} different rows; groups need at least 3", "Embed more images")
+        if distinct.n < FEWEST_DISTINCT:
+            has = "has rows that are all equal" if distinct.n == 1 else f"has {distinct.n} different rows"
+            raise self._refusal(f"{has}; groups need at least {FEWEST_DISTINCT} different ones", "Embed more images")
         near = self._near(distinct)
         return {seed: self._fit(rows, copies, distinct, near, seed) for seed in self.plan.seeds}
 
@@ -138,7 +143,7 @@ class Grouping:
             self.work.keep_arrays(name, kept)
         method, labels = self.plan.request.method, kept["labels"]
         groups = int(labels.max(initial=NOISE)) + 1
-        self._require(groups, len(labels))
+        self._require(groups, near)
         options, dense = options_of(self.plan), "core" in kept
         voters = Voters(
             method=method,
@@ -197,22 +202,33 @@ class Grouping:
             self.on_rows(first + len(batch))
         return joined(parts), centroids
 
-    def _require(self, groups: int, rows: int) -> None:
-        method = self.plan.request.method
+    def _require(self, groups: int, near: Near) -> None:
+        method, (rows, neighbours) = self.plan.request.method, near.rows.shape
         if groups > MAX_CLUSTERS:
             remedy = "lower `graph.resolution`" if method == "leiden" else "larger `graph.min_cluster_size`"
             raise self._refusal(f"falls into {groups} groups; {MAX_CLUSTERS} are the most", f"Send a {remedy}")
         if groups >= 2:
             return
-        if method == "leiden":
-            raise self._refusal(
-                "is one group for `leiden`", "Send a higher `graph.resolution`, such as twice the present one"
-            )
         options = options_of(self.plan)
+        if method == "leiden":
+            fewer = ""
+            if neighbours == rows - 1:
+                fewer = f", or `graph.neighbours` below {neighbours}, since all rows are connected with each other"
+            raise self._refusal(
+                "is one group for `leiden`",
+                f"Send a higher `graph.resolution` than {options.gamma:g}, such as {2 * options.gamma:g}{fewer}",
+            )
+        remedies = [
+            f"send `graph.{name}` below {value}"
+            for name, value in (("min_cluster_size", options.smallest), ("min_samples", options.samples))
+            if value > 2
+        ]
+        if not self.plan.reduced_places:
+            remedies.append("send `reduce`: `umap`")
+        remedy = ", ".join([*remedies, "or use `leiden`" if remedies else "use `leiden`"])
         raise self._refusal(
             f"has no two groups for `hdbscan`: all {rows} different rows are noise",
-            f"Send a smaller `graph.min_cluster_size` than {options.smallest} or `graph.min_samples` than "
-            f"{options.samples}, send `reduce`: `umap`, or use `leiden`",
+            remedy[:1].upper() + remedy[1:],
         )
 
     def _refusal(self, problem: str, remedy: str) -> ClustersInvalid:

@@ -267,7 +267,7 @@ def resolve_clusters(request: ClusterRequest, train: EmbeddingSet, classes: int)
         return max(2, min(MOST_EXPECTED, rows // 2))
     if isinstance(request.clusters, int):
         k = request.clusters
-        source, remedy = f"`clusters` is {k}", ""
+        field, source, remedy = "clusters", f"`clusters` is {k}", ""
     elif request.over is None or not classes:
         raise LabelsRequired(
             f"`over` is a multiple of the number of classes, but embeddings {train.id!r} have no labels. "
@@ -275,13 +275,14 @@ def resolve_clusters(request: ClusterRequest, train: EmbeddingSet, classes: int)
             field="over",
         )
     else:
-        k = math.floor(request.over * classes + 0.5)
+        field, k = "over", math.floor(request.over * classes + 0.5)
         named = "1 class" if classes == 1 else f"{classes} classes"
         source = f"`over` {request.over:g} times {named} is {k} cluster{'' if k == 1 else 's'}"
         remedy = f"`over` {_over_range(rows, classes)}, or "
     if not 2 <= k <= rows:
         raise ClustersInvalid(
             f"{source}, but embeddings {train.id!r} {how_many_rows(train)}. Send {remedy}`clusters` from 2 to {rows}.",
+            field=field,
             clusters=k,
             rows=rows,
         )

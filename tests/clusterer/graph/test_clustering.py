@@ -230,11 +230,28 @@ def test_one_group_or_noise_alone_is_an_error_that_says_what_to_change(make_set:
     blob = make_set("blob", (rng.normal(size=(1, 8)) + 0.1 * rng.normal(size=(60, 8))).astype(np.float32))
     with pytest.raises(ClustersInvalid, match=r"is one group for `leiden`. Send a higher `graph.resolution`"):
         run_job(blob, method="leiden", graph={"resolution": 0.01})
-    with pytest.raises(ClustersInvalid, match=r"all 60 different rows are noise. Send a smaller"):
+    with pytest.raises(
+        ClustersInvalid, match=r"all 60 different rows are noise. Send `graph.min_cluster_size` below 40"
+    ):
         run_job(blob, method="hdbscan", graph={"min_cluster_size": 40})
     same = make_set("same", np.ones((20, 8), np.float32))
-    with pytest.raises(ClustersInvalid, match=r"has 1 different rows"):
+    with pytest.raises(ClustersInvalid, match=r"has rows that are all equal; groups need at least 3"):
         run_job(same, method="hdbscan")
+
+
+def test_what_to_change_is_possible(make_set: MakeSet, run_job: RunJob) -> None:
+    three = make_set("three", np.eye(3, 8, dtype=np.float32))
+    smallest = {"min_cluster_size": 2, "min_samples": 2}
+    with pytest.raises(ClustersInvalid, match=r"are noise. Send `reduce`: `umap`, or use `leiden`\.$"):
+        run_job(three, method="hdbscan", graph=smallest)
+    with pytest.raises(ClustersInvalid, match=r"are noise. Use `leiden`\.$"):
+        run_job(three, method="hdbscan", graph=smallest, reduce="umap")
+    # Among rows that are all connected with each other a higher resolution leaves every row alone.
+    ring = np.linspace(0, np.pi, 12, endpoint=False)
+    few = make_set("few", np.stack([np.cos(ring), np.sin(ring)], axis=1).astype(np.float32))
+    with pytest.raises(ClustersInvalid, match=r"than 1, such as 2, or `graph.neighbours` below 11"):
+        run_job(few, method="leiden")
+    assert run_job(few, method="leiden", graph={"neighbours": 3}).k >= 2
 
 
 def test_groups_need_the_rows_that_they_were_found_among(make_set: MakeSet, run_job: RunJob, store: Store) -> None:

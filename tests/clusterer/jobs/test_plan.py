@@ -77,7 +77,9 @@ def test_numbers_that_cannot_be_are_refused_with_those_that_can(
     planted: Planted, make_set: MakeSet, refused: Refused, fields: dict[str, Any], words: str
 ) -> None:
     embeddings = make_set("mine", *planted(20))
-    assert words.format(id=embeddings) in str(refused(embeddings, **fields))
+    said = refused(embeddings, **fields)
+    assert words.format(id=embeddings) in str(said)
+    assert said.members["field"].partition(".")[0] in fields
 
 
 def test_the_range_of_over_that_is_proposed_works_at_both_ends(
