@@ -173,6 +173,7 @@ def test_next_attempt_gets_the_checkpoint(bench: Bench) -> None:
 
 
 def test_cancelling_a_queued_job_ends_it(queue: JobQueue) -> None:
+    """Fails without: the end of a job that no worker has."""
     job, _ = queue.submit("work", {})
     assert queue.cancel(job.id).state is JobState.CANCELLED
     assert queue.claim(["work"], "worker") is None
@@ -205,6 +206,7 @@ def test_cancelling_an_ended_job_is_refused(queue: JobQueue, end: str) -> None:
 
 @pytest.mark.parametrize("way", ["hand_back", "fail", "reap"])
 def test_job_asked_to_cancel_is_never_queued_again(bench: Bench, way: str) -> None:
+    """Fails without: the look at the wish to cancel before a job is queued again."""
     job, _ = bench.queue.submit("work", {})
     taken = claim(bench.queue)
     bench.queue.cancel(job.id)

@@ -132,6 +132,7 @@ def test_cancelled_job_stops_at_its_next_safe_point(
     ended: Callable[[str], Job],
     is_alive: Callable[[int], bool],
 ) -> None:
+    """Fails without: the wish to cancel in the answer to a renewal."""
     run_worker(kill_grace_s=50.0)
     file = job_file()
     job, _ = queue.submit("work", file.request("wait"))
