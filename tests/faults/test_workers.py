@@ -83,7 +83,7 @@ def written(redis_client: redis.Redis) -> Iterator[Callable[[], list[list[str]]]
     watching = threading.Event()
 
     def watch() -> None:
-        with redis_client.monitor() as monitor:
+        with redis_client.monitor() as monitor:  # type: ignore[no-untyped-call]
             watching.set()
             for each in monitor.listen():
                 lines.append(str(each["command"]).split())

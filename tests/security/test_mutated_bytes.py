@@ -26,7 +26,7 @@ from safetensors.numpy import save as to_safetensors
 from shoal import errors
 from shoal.errors import ShoalError
 from shoal.importer import import_embeddings
-from shoal.store import Store
+from shoal.store import RowMetadata, Store, image_id
 from shoal.store.journal import check_journal
 from shoal.store.npy import NpyInvalid, map_npy
 from shoal.store.records import seal_of
@@ -289,7 +289,7 @@ def test_changed_parts_of_a_shard(store: Store) -> None:
     store.create_embeddings(plan, listing)
     with store.shard_writer(plan.id, 0, attempt=1, owner="a") as writer:
         writer.keep_unsaved()
-        record = attempts.RowMetadata(attempts.image_id("0.png"), "0.png", sha256=f"{1:064}")
+        record = RowMetadata(image_id("0.png"), "0.png", sha256=f"{1:064}")
         writer.append(attempts.vectors(range(1), plan.dim, "a"), [record], [b"a"])
         segment = writer.take_unsaved()
         assert segment is not None
