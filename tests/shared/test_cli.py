@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from shoal import cli, figures, host
-from shoal.cli import demo, duplicates, jobs, models, output, quality
+from shoal.cli import demo, duplicates, jobs, models, output, quality, store
 from shoal.errors import HostUnsupported, InvalidRequest, PathNotFound
 from typer.testing import CliRunner
 
@@ -233,3 +233,20 @@ def test_tables_show_paths_with_brackets_as_they_are(monkeypatch: pytest.MonkeyP
     output.print_table(quality.found_table("outliers", [{**row, "distance": 0.5, "p": 0.1}], ("distance", "p")))
     text = console.export_text()
     assert text.count("[red]a[/]/b[/c].jpg") == 2
+
+
+def test_a_clustering_is_shown_with_what_made_it_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts: dict[str, Any] = {"k": 4, "n": 90, "engine": "graph", "method": "leiden", "seeds": [0], "metrics": {}}
+    metrics = {"scored": {"e-1": {"mean": {"ari": 1.0}, "std": {}}}}
+    by_leiden = store.clustering_table("c-1", {**facts, "reduce": {"method": "umap"}}, metrics)
+    assert by_leiden.title == "c-1: k = 4, n = 90, leiden after umap, seeds [0]"
+    assert (
+        store.clustering_table("c-1", {**facts, "method": None}, metrics).title
+        == "c-1: k = 4, n = 90, graph, seeds [0]"
+    )
+    monkeypatch.setattr(
+        store, "local", lambda *_: ({**facts, "picked": {"why": "Of 4 options, none is best."}}, by_leiden)
+    )
+    shown = CliRunner().invoke(cli.app, ["show", "c-1"])
+    assert shown.exit_code == 0
+    assert "Of 4 options, none is best." in shown.output

@@ -113,10 +113,12 @@ class Pick:
         def said(each: Tried) -> str:
             return f"{each.name} with {each.best.k} groups" if self.searched else each.name
 
+        equal = other.best.neighbours_kept == best.best.neighbours_kept
+        keeps = "as many; of equals the simplest is picked" if equal else f"{other.best.neighbours_kept:.3f}"
         return (
             f"Of {len(self.tried)} options{numbers}, {said(best)} keeps the most of the {self.neighbours} images "
             f"nearest to each in its group: a share of {best.best.neighbours_kept:.3f} above chance; {said(other)} "
-            f"keeps {other.best.neighbours_kept:.3f}."
+            f"keeps {keeps}."
         )
 
 

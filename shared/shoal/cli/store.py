@@ -16,6 +16,7 @@ from rich.table import Table
 
 from shoal.cli.flags import AsJson, StoreRoot
 from shoal.cli.output import columns_of, err, metrics_table, out, print_table
+from shoal.cli.summary import reasons
 from shoal.cli.sweep import sweep_table
 from shoal.client import Client
 from shoal.embedded import open_queue
@@ -111,6 +112,8 @@ def show(
         out.print_json(json.dumps(facts))
     else:
         out.print(table)
+        for reason in reasons(facts):
+            out.print(reason, markup=False, highlight=False)
 
 
 def entries(store: Store) -> Iterator[Entry]:
@@ -168,7 +171,9 @@ def local(store: Store, which: str) -> tuple[Json, Table | None] | None:
 
 def clustering_table(which: str, facts: Json, metrics: Json) -> Table:
     """A clustering's metrics under a title with its parameters."""
-    title = f"{which}: k = {facts['k']}, n = {facts['n']:,}, {facts['engine']}, seeds {facts['seeds']}"
+    by = facts.get("method") or facts["engine"]
+    after = f" after {facts['reduce']['method']}" if facts.get("reduce") else ""
+    title = f"{which}: k = {facts['k']}, n = {facts['n']:,}, {by}{after}, seeds {facts['seeds']}"
     return metrics_table(metrics, title)
 
 

@@ -155,6 +155,7 @@ def test_equal_rows_and_few_rows_are_picked_for(make_set: MakeSet, run_job: RunJ
     rows = np.eye(8, dtype=np.float32)[np.arange(12) % 3]
     found = run_job(make_set("equal", rows), clusters=3, reduce="auto", seed=0)
     assert len({*clusters_of(found)}) == 3
+    assert found.spec["picked"]["why"].endswith("keeps as many; of equals the simplest is picked.")
     assert run_job(make_set("two", rows[:2]), clusters=2, reduce="auto", seed=0).spec["picked"]["rows"] == 2
 
 
