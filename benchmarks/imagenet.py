@@ -71,8 +71,8 @@ def write_shards(store: Store, embeddings_id: str, plan: Plan, features: Feature
 
 @contextmanager
 def services(store: Path, folder: Path, models: Path | None = None) -> Iterator[Client]:
-    """What `shoal up` starts, on ``store``."""
-    stack = Stack(folder, models or folder, store, extractor_port=0, clusterer_port=0)
+    """What `shoal up` starts, on ``store``; with a host where there are models."""
+    stack = Stack(folder, models or folder, store, extractor_port=0, clusterer_port=0, hosts=models is not None)
     stack.start()
     try:
         with Client(stack.extractor_url, stack.clusterer_url) as client:
