@@ -21,6 +21,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from shoal.jobs.child import JobContext
 from shoal.settings import Settings
@@ -67,22 +68,16 @@ def spoilt(requests: dict[str, dict[str, Any]]) -> None:
     """Jobs of each kind that lose their power before they publish: all that they kept is empty, or cut off."""
     small_parts()
     jobs = {}
-    publish = sealed.publish_folder
 
     class PowerCut(BaseException):
         """No handler of an error takes it for its own."""
-
-    def cut(*_: Path) -> bool:
-        raise PowerCut
 
     for kind, request in requests.items():
         run = import_module(MODULES.get(kind, f"clusterer.jobs.{kind}")).run
         for keep in (0.0, 0.6):
             job = JobContext.local(request, kind=kind)
-            sealed.publish_folder = cut
-            with suppress(PowerCut):
+            with patch.object(sealed, "publish_folder", side_effect=PowerCut), suppress(PowerCut):
                 run(job, Settings())
-            sealed.publish_folder = publish
             kept = files_below(Settings().store / ".work" / f"{kind[0]}-{job.id}")
             for file in kept:
                 os.truncate(file, int(keep * file.stat().st_size))
