@@ -128,6 +128,7 @@ class Upload:
         with storage_errors(arrived):
             arrived.parent.mkdir(exist_ok=True)
             folder.rename(arrived)
+        os.sync()  # A part that counts has its files after a power cut, too.
         part = part.model_copy(update={"arrived": arrived.name})
         # A line that a crash cut off ends where the next begins.
         line = f"\n{part.model_dump_json()}\n".encode()

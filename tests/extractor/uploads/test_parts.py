@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,22 @@ def test_a_part_that_counts_comes_to_its_place_with_whatever_comes_next(
     send(receiver, upload_id, number, SECOND)
     receiver.uploads.get(upload_id, None).finish()
     assert images(upload) == {**FIRST, **SECOND}
+
+
+def test_the_files_of_a_part_are_on_the_disk_before_it_counts(
+    receiver: Receiver, upload_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails without: the sync before a part's line is written."""
+    upload, seen = receiver.uploads.get(upload_id, None), []
+
+    def sync() -> None:
+        [folder] = upload.layout.arrived.iterdir()
+        counted = list(receiver.uploads.get(upload_id, None).parts)
+        seen.append((counted, sorted(path.name for path in folder.rglob("*.png"))))
+
+    monkeypatch.setattr(os, "sync", sync)
+    send(receiver, upload_id, 1, SECOND)
+    assert seen == [([0], ["a.png", "new.png"])]
 
 
 def test_a_part_that_never_counted_is_garbage(receiver: Receiver, upload_id: str) -> None:
