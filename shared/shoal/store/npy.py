@@ -9,8 +9,9 @@ import re
 import zipfile
 import zlib
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal
+from typing import IO, Any, BinaryIO, Literal, cast
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -193,19 +194,19 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise NpyInvalid(f"it is a damaged archive: {error}") from error
 
 
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[np.generic]:
     with archive.open(member) as file:
         header = read_header(file)
         require_size(header, member.file_size - header.offset)
         values = np.empty(math.prod(header.shape), header.dtype)
-        _fill(values.view(np.uint8), file)
+        _fill(values.view(np.uint8), cast("BufferedIOBase", file))
     return values.reshape(header.shape, order="F" if header.fortran_order else "C")
 
 
-def _fill(buffer: NDArray[np.uint8], file: IO[bytes]) -> None:
+def _fill(buffer: NDArray[np.uint8], file: BufferedIOBase) -> None:
     filled = 0
     while filled < len(buffer):
-        count = file.readinto(buffer[filled:].data)  # type: ignore[attr-defined]
+        count = file.readinto(buffer[filled:].data)
         if not count:
             raise NpyInvalid(f"it ends after {filled:,} of {len(buffer):,} bytes")
         filled += count
@@ -266,7 +267,7 @@ def write_npy(file: BinaryIO, array: NDArray[np.generic]) -> None:
     file.write(values.reshape(-1).view(np.uint8).data)
 
 
-def release_pages(array: NDArray[Any]) -> None:
+def release_pages(array: NDArray[np.generic]) -> None:
     """Release the pages of an array that is mapped from a file from this process's memory; they stay in the page cache.
 
     The array stays valid: reading it maps the pages again.

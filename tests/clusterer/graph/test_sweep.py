@@ -79,7 +79,7 @@ def test_a_point_without_groups_keeps_its_error_and_costs_no_other(
         (2, "kmeans", 3, None),
         (3, "kmeans", 4, None),
     ]
-    assert "`graph.min_cluster_size` than 100" in rows[0]["error_message"]
+    assert "`graph.min_cluster_size` below 100" in rows[0]["error_message"]
     assert rows[0]["ari"] is None
     assert rows[1]["ari"] is not None
     assert set(made.plots()) == {"clusters", "ari-accuracy"}
