@@ -532,6 +532,15 @@ class SweepRequest(JobRequest):
         None, description="Figures of arXiv 2008.10312 to draw next to the results of this sweep."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_given(cls, sent: object) -> object:
+        fields = sent if isinstance(sent, dict) else {}
+        for name in ("clusters", "reduce"):
+            if "auto" in _as_list(fields.get(name)):
+                raise ValueError(f"a sweep does not support `{name}`: `auto`: list values, or send it to `/cluster`")
+        return sent
+
     @model_validator(mode="after")
     def _points_are_requests(self) -> SweepRequest:
         if self.kmeans.levels is not None:

@@ -175,8 +175,9 @@ def test_what_cannot_be_tried_is_refused(fields: dict[str, Any], words: str) -> 
 
 
 def test_neither_a_sweep_nor_a_cluster_of_machines_takes_it(make_set: MakeSet, store: Store) -> None:
-    with pytest.raises(ValidationError, match="'smooth', 'spectral' or 'umap'"):
-        SweepRequest.model_validate({"embeddings": "a", "clusters": 3, "reduce": "auto"})
+    for fields, name in (({"reduce": [None, "auto"]}, "reduce"), ({"clusters": "auto"}, "clusters")):
+        with pytest.raises(ValidationError, match=f"a sweep does not support `{name}`: `auto`"):
+            SweepRequest.model_validate({"embeddings": "a", "clusters": 3, **fields})
     request = {"embeddings": make_set("a", *long_groups(60)), **AUTO, "execution": {"engine": "ray", "workers": 2}}
     with pytest.raises(InvalidRequest, match="`reduce`"):
         make_plan(store, ClusterRequest.model_validate(request), deadline=None)
