@@ -155,7 +155,8 @@ class Load:
     def _extraction(self, rng: random.Random, images: dict[str, str]) -> dict[str, Any]:
         """A few requests only, so that several jobs want the same embeddings."""
         sizes = {"batch_size": 10, "shard_rows": rng.choice([15, 50])}
-        return {"images": images, "model": "raw_pixels", "thumbnails": False, **sizes}
+        # Faults may spoil more of the images than a job takes by default.
+        return {"images": images, "model": "raw_pixels", "thumbnails": False, "max_failed_fraction": 1.0, **sizes}
 
     def _upload(self, client: httpx.Client, rng: random.Random) -> None:
         """Images that are sent, under one key until they have arrived, and then embedded."""
