@@ -197,7 +197,8 @@ class Problem:
             "report": 0 if self.sweep else results + self._report_bytes(),
         }
         if self.search:
-            found["choose"] = max(self._reduction_bytes + self._search_bytes(), SEARCH_BYTES) + self._judged_bytes()
+            judging = self._sample_bytes() + SEARCH_BYTES
+            found["choose"] = self._judged_bytes() + max(judging, self._reduction_bytes + self._search_bytes())
         if self.pick:
             found["pick"] = self._search_bytes() + self._pick_bytes()
         if self.neighbours:
@@ -279,7 +280,11 @@ class Problem:
         sketches = rows * (self.dim + 64 + SHORT_SKETCH + SKETCH_STATS)
         k = min(self.k, rows)
         fits = self._fit_bytes(rows, k) + 3 * 4 * k * self.dim
-        return self._transform + 4 * rows * self.dim + max(fits + sketches, self._unsupervised_bytes(k, 3))
+        return self._sample_bytes() + max(fits + sketches, self._unsupervised_bytes(k, 3))
+
+    def _sample_bytes(self) -> int:
+        """The transform, and the rows of a sample."""
+        return self._transform + 4 * min(self.train_rows, SEARCHED_ROWS) * self.dim
 
     def _pick_bytes(self) -> int:
         """The neighbours of a sample, and its rows after a reduction and while that is found."""
