@@ -19,13 +19,14 @@ from clusterer.graph import GraphStep, Near, Voters, among, communities, dense_g
 from clusterer.graph.communities import import_leiden
 from clusterer.graph.vote import joined, measured
 from clusterer.jobs.plan import Plan
-from clusterer.jobs.workspace import Arrays, Workspace, short_name
+from clusterer.jobs.workspace import Workspace, short_name
 from clusterer.kmeans import KMeansFit
 from clusterer.kmeans.assigned import Assigned
 from clusterer.kmeans.engine import sum_by_label
 from clusterer.kmeans.fit import Run
 from clusterer.kmeans.lloyd import Fit
 from clusterer.neighbours import Copies, Options, nearest_rows
+from clusterer.neighbours.work import Arrays
 
 FEWEST_DISTINCT: Final = 3
 """Rows that differ from each other, at least, so that there can be two groups."""

@@ -5,17 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import structlog
-from numpy.typing import NDArray
 from shoal.store.files import replace_file, storage_errors
-from shoal.store.npy import read_npz
 
 from clusterer.data.filerows import FileRows, write_rows
 from clusterer.data.partitions import OnRows
@@ -23,10 +18,7 @@ from clusterer.data.pca import Pca
 from clusterer.data.rows import Rows, in_memory
 from clusterer.kmeans import Iteration, State
 from clusterer.kmeans.assigned import Assigned, Assigning, assign_by
-
-Arrays = dict[str, NDArray[Any]]
-
-_log = structlog.get_logger(__name__)
+from clusterer.neighbours.work import Arrays, read_kept
 
 
 class Workspace:
@@ -49,7 +41,7 @@ class Workspace:
 
     def pca(self, name: str) -> Pca | None:
         """A PCA that an earlier attempt fitted. Another machine would compute other last bits."""
-        arrays = self._load(self._folder / f"{name}.npz")
+        arrays = read_kept(self._folder / f"{name}.npz")
         try:
             return None if arrays is None else Pca.from_arrays(arrays)
         except KeyError:  # Another version of Shoal kept other arrays.
@@ -111,7 +103,7 @@ class Workspace:
 
         Centroids of balanced k-means (``priced``) have their prices as one more column, but for the initial ones.
         """
-        arrays = self._load(self._state_file(seed, restart))
+        arrays = read_kept(self._state_file(seed, restart))
         if arrays is None:
             return None
         centroids, labels = arrays["centroids"], arrays.get("labels")
@@ -141,7 +133,7 @@ class Workspace:
 
     def arrays(self, name: str) -> Arrays | None:
         """Arrays that an earlier attempt kept under ``name``."""
-        return self._load(self._folder / f"{name}.npz")
+        return read_kept(self._folder / f"{name}.npz")
 
     def keep_arrays(self, name: str, arrays: Arrays) -> None:
         """Keep arrays for the next attempt, durably."""
@@ -161,15 +153,6 @@ class Workspace:
     def _save(self, file: Path, arrays: Arrays, *, durable: bool = True) -> None:
         self._make_folder()
         replace_file(file, lambda opened: np.savez(opened, allow_pickle=False, **arrays), durable=durable)
-
-    def _load(self, file: Path) -> Arrays | None:
-        try:
-            return read_npz(file)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            _log.warning("work file unreadable, computed again", file=file.name, error=str(error))
-            return None
 
 
 def discard(folder: Path) -> None:

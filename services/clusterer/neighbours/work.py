@@ -12,13 +12,13 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 from shoal.store.files import replace_file, storage_errors
-from shoal.store.npy import map_npy, write_npy
+from shoal.store.npy import map_npy, read_npz, write_npy
 
 from clusterer.data.partitions import OnRows
 from clusterer.data.rows import IntArray
@@ -33,6 +33,8 @@ VERSION: Final = 2
 MOST_RANGES: Final = 2048
 """Ranges of blocks that are compared with all later ones; each leaves a file of its own."""
 DEFAULT_MEMORY: Final = 2**30
+
+Arrays = dict[str, NDArray[Any]]
 
 _log = structlog.get_logger(__name__)
 
@@ -97,16 +99,7 @@ class Work:
 
     def arrays(self, name: str) -> dict[str, NDArray[np.generic]] | None:
         """Arrays that an earlier attempt kept under a name."""
-        if self._folder is None:
-            return None
-        try:
-            with np.load(self._folder / f"{name}.npz", allow_pickle=False) as archive:
-                return {key: archive[key] for key in archive.files}
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            _log.warning("work file unreadable, computed again", file=f"{name}.npz", error=str(error))
-            return None
+        return None if self._folder is None else read_kept(self._folder / f"{name}.npz")
 
     def keep(self, name: str, **arrays: NDArray[np.generic]) -> None:
         """Keep arrays for the next attempt.
@@ -235,6 +228,17 @@ class Room:
         """Let the pages of the files go: they stay in the system's page cache, but do not count as memory."""
         for each in self._maps:
             each.madvise(mmap.MADV_DONTNEED)
+
+
+def read_kept(file: Path) -> Arrays | None:
+    """The arrays in a file by name; None if it is missing, or cannot be read and is to be made again."""
+    try:
+        return read_npz(file)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        _log.warning("work file unreadable, computed again", file=file.name, error=str(error))
+        return None
 
 
 def _mapped(file: Path) -> NDArray[np.generic]:
