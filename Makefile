@@ -37,6 +37,10 @@ test: $(VENV)/dev ## Install what the tests need and run all of them but the lon
 test-faults: $(VENV)/dev ## Break things for minutes: a fault at every step of every commit, chaos, memory
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist load -m faults_long
 
+.PHONY: test-protections
+test-protections: $(VENV)/dev ## Take each protection of the promises out of a copy of the code, and see its tests fail
+	$(BIN)/python -m tests.faults.protections
+
 .PHONY: test-native
 test-native: $(VENV)/dev ## Test the kernels, compiled with AddressSanitizer and UndefinedBehaviorSanitizer; needs g++
 	$(BIN)/python tests/programs/sanitized.py -q tests/clusterer/kmeans/test_fast.py tests/clusterer/map \

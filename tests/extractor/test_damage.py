@@ -54,6 +54,7 @@ def run_again(settings: Settings, store: Store, context: JobContext) -> dict[str
 def test_exactly_the_damaged_shards_are_embedded_again(
     settings: Settings, store: Store, embeddings_id: str, job: NewJob, kind: str, lost: bool, resumed: bool
 ) -> None:
+    """Fails without: the look at each committed file before a job goes on from it."""
     before = store.embeddings(embeddings_id)
     vectors, owners = before.take(np.arange(15)), {shard: each.token for shard, each in before.commits.items()}
     path = sorted((before.layout.folder / kind).iterdir())[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,6 +17,8 @@ import pytest
 from extractor import pipeline
 from extractor.backends import loading
 from extractor.backends.pixels import PixelsBackend
+from extractor.jobs.extract import Failure
+from extractor.stream.sink import ShardSink
 from shoal.errors import (
     EmbeddingsNotFound,
     JobError,
@@ -438,6 +441,38 @@ class TestResume:
         done(settings, result)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 10])
+def test_no_more_than_a_shard_is_neither_committed_nor_saved(
+    settings: Settings, make: Make, job: NewJob, monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    """Commits come to an end only once they are waited for. Fails without: the wait for commits under way."""
+    from shoal.store import commits
+
+    for i in range(40):
+        make(f"{i:02d}.png", i)
+    waited_for, at_risk = threading.Event(), []
+    publish, finish, write = commits.publish_commit, ShardSink._finish_write, ShardSink._write
+
+    def slow(*arguments: Any) -> bool:
+        assert waited_for.wait(60)
+        waited_for.clear()
+        return publish(*arguments)
+
+    def finish_one(sink: ShardSink) -> None:
+        waited_for.set()
+        finish(sink)
+
+    def count(sink: ShardSink, shard: Any, outcomes: Any, *arguments: Any) -> list[Failure]:
+        at_risk.append(sink.at_risk + len(outcomes))
+        return write(sink, shard, outcomes, *arguments)
+
+    monkeypatch.setattr(commits, "publish_commit", slow)
+    monkeypatch.setattr(ShardSink, "_finish_write", finish_one)
+    monkeypatch.setattr(ShardSink, "_write", count)
+    done(settings, pipeline.run(job(batch_size=batch_size, shard_rows=5), settings))
+    assert max(at_risk) == 5
+
+
 def test_a_failed_commit_leaves_no_open_shard_behind(
     settings: Settings, make: Make, job: NewJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,7 +485,7 @@ def test_a_failed_commit_leaves_no_open_shard_behind(
     def full(layout: Any, commit: Any) -> bool:
         raise StoreFull(os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(sink, "COMMITS_WAITING", 1)
+    monkeypatch.setattr(sink, "WRITES_WAITING", 1)
     monkeypatch.setattr(commits, "publish_commit", full)
     with pytest.raises(StoreFull):
         pipeline.run(job(batch_size=1, shard_rows=2), settings)

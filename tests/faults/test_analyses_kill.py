@@ -117,6 +117,7 @@ def check_published(prepared: Prepared, kind: str, job_id: str, undisturbed: str
 
 
 def test_working_files_that_a_power_cut_spoilt_are_made_again(prepared: Prepared, undisturbed: dict[str, str]) -> None:
+    """Fails without: a work file that cannot be read counting as missing."""
     for name, (job_id, kept) in attempted(prepared, "spoilt").items():
         kind = name.split()[0]
         assert kept >= 2, name
@@ -183,6 +184,7 @@ def test_jobs_outlive_their_killed_children_and_their_killed_workers(
     workers: Workers,
     wait_until: Callable[..., None],
 ) -> None:
+    """Fails without: another attempt after a child that died."""
     jobs = {kind: queue.submit(kind, prepared.requests[kind])[0].id for kind in HALTS}
     for _ in range(2 * len(HALTS)):
         # A job whose child has died waits a little: which one runs next is the queue's choice.

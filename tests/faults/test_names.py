@@ -20,7 +20,7 @@ def _problems(store: Store) -> list[str]:
 
 
 def test_of_processes_that_append_at_once_each_entry_is_kept(tmp_path: Path) -> None:
-    """Fails without: the link, which fails where the number is taken."""
+    """Fails without: the link, which fails where the name is taken."""
     store = Store(tmp_path / "store")
     store.layout.clustering("named").folder.mkdir(parents=True)
     go = tmp_path / "go"

@@ -55,6 +55,7 @@ def assert_ran(queue: JobQueue, job_id: str, file: JobFile, wait_until: WaitUnti
 def test_a_slow_network_makes_no_job_run_twice(
     proxy: Proxy, own_queue: JobQueue, start_worker: StartWorker, job_file: MakeJobFile, wait_until: WaitUntil
 ) -> None:
+    """Fails without: the renewal of a lease several times before it is over."""
     file = job_file()
     proxy.delay_s = 0.2
     job, _ = own_queue.submit("work", file.request("wait"))
@@ -68,6 +69,7 @@ def test_a_slow_network_makes_no_job_run_twice(
 def test_cut_connections_make_no_job_run_twice(
     proxy: Proxy, own_queue: JobQueue, start_worker: StartWorker, job_file: MakeJobFile, wait_until: WaitUntil
 ) -> None:
+    """Fails without: going on with the job while the queue is unreachable."""
     file = job_file()
     job, _ = own_queue.submit("work", file.request("wait"))
     workers = [start_worker(url=proxy.url, lease_s=LEASE_S) for _ in range(2)]
@@ -141,6 +143,7 @@ def post(url: str) -> httpx.Response:
 def test_an_api_whose_queue_is_silent_says_so_in_time_and_makes_one_job_of_what_arrives_late(
     proxy: Proxy, own_queue: JobQueue, api: str, wait_until: WaitUntil
 ) -> None:
+    """Fails without: the limit of time for an answer of the queue."""
     assert httpx.get(f"{api}/jobs", timeout=ANSWER_S).status_code == httpx.codes.OK
     proxy.silence()
     with ThreadPoolExecutor() as pool:
@@ -157,6 +160,7 @@ def test_an_api_whose_queue_is_silent_says_so_in_time_and_makes_one_job_of_what_
 def test_an_api_that_is_cut_off_says_so_and_goes_on_once_it_is_not(
     proxy: Proxy, own_queue: JobQueue, api: str, wait_until: WaitUntil
 ) -> None:
+    """Fails without: a lost connection meaning that the queue is unavailable."""
     proxy.cut(refuse=True)
     answer = post(api)
     assert (answer.status_code, answer.json()["code"]) == (503, "queue_unavailable")

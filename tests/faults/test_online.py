@@ -297,6 +297,8 @@ def memory(stack: Stack) -> dict[str, int]:
 def test_every_answer_is_right_while_weights_are_replaced_and_the_host_is_killed(
     settings: Settings, stack: Stack, images: list[bytes], known: dict[str, Weights], wait_until: WaitUntil
 ) -> None:
+    """Fails without: the look at the weights before a request, and without: 503 for a host that has gone."""
+
     def last(condition: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + SECONDS / 3
         wait_until(lambda: time.monotonic() >= end and condition(), deadline_s=SECONDS + DEADLINE_S, what=what)

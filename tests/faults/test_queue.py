@@ -70,6 +70,7 @@ def stack(tmp_path: Path, own_redis: RedisServer, own_queue: JobQueue, wait_unti
 def test_after_the_queues_data_is_lost_the_same_request_goes_on(
     stack: Stack, own_redis: RedisServer, own_queue: JobQueue, wait_until: WaitUntil
 ) -> None:
+    """Fails without: the end of a child whose worker has lost its lease."""
     job, _ = own_queue.submit(KIND, REQUEST)
     _, child = stack.held(job)
     kept = commits(stack)
@@ -170,6 +171,7 @@ def test_a_post_repeated_to_an_api_that_died_in_it_makes_one_job(
 def test_a_worker_whose_clock_is_an_hour_off_holds_its_job_until_it_dies(
     offset: str, queue: JobQueue, redis_server: str, job_file: MakeJobFile, wait_until: WaitUntil
 ) -> None:
+    """Fails without: the server's own clock, by which each script measures leases."""
     file = job_file()
     job, _ = queue.submit("work", file.request("wait"))
     options = json.dumps({"url": redis_server, "name": "off", **WORKER_OPTIONS, "lease_s": CLOCK_LEASE_S})

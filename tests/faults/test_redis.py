@@ -74,6 +74,7 @@ def test_hanging_server_makes_no_job_run_twice(
 def test_result_of_an_outage_is_delivered_after_it(
     own_redis: RedisServer, own_queue: JobQueue, scene: Scene, wait_until: WaitUntil, is_alive: Callable[[int], bool]
 ) -> None:
+    """Fails without: the report of an end being repeated until the queue has it."""
     job_id, file, _ = scene
     own_redis.kill()
     file.let_go()
@@ -97,6 +98,7 @@ def test_everything_submitted_and_ended_survives_a_crash(own_redis: RedisServer,
 def test_worker_started_before_its_server_waits_for_it(
     own_redis: RedisServer, own_queue: JobQueue, start_worker: StartWorker, job_file: MakeJobFile, wait_until: WaitUntil
 ) -> None:
+    """Fails without: going on with the job while the queue is unreachable."""
     job, _ = own_queue.submit("work", job_file().request())
     own_redis.kill()
     worker = start_worker(url=own_redis.url)

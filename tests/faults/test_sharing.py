@@ -19,6 +19,8 @@ from shoal.jobs.sharing import worker_of
 from shoal.jobs.states import JobState
 from shoal.schemas import Job
 from shoal.store import EmbeddingSet, Store
+from shoal.store.layout import EmbeddingsLayout
+from shoal.store.segments import saved_images
 
 IMAGES, SHARD = 150, 5
 KIND = "extract:torch"
@@ -131,6 +133,7 @@ def stack(tmp_path: Path, redis_server: str, queue: JobQueue, wait_until: Callab
 
 
 def test_two_workers_embed_each_shard_of_a_job_once(stack: Stack) -> None:
+    """Fails without: the unit that a worker must take before it begins a shard."""
     job, _ = stack.queue.submit(KIND, {**REQUEST, "model": NETWORK, "engine": "eager"})
     first, child = stack.held(job)
     second = stack.start()
@@ -151,6 +154,7 @@ def test_two_workers_embed_each_shard_of_a_job_once(stack: Stack) -> None:
 
 
 def test_a_killed_helper_loses_nothing(stack: Stack) -> None:
+    """Fails without: the look at who still renews, before a shard counts as taken."""
     job, _ = stack.queue.submit(KIND, REQUEST)
     _, child = stack.held(job)
     helper, _ = stack.helped(job)
@@ -161,6 +165,24 @@ def test_a_killed_helper_loses_nothing(stack: Stack) -> None:
     _, result = stack.whole(job)
     assert (result["workers"], stack.queue.get(job.id).attempt) == (2, 1)
     assert 3 <= kept < IMAGES // SHARD
+
+
+def test_what_a_killed_helper_had_saved_of_a_shard_is_used(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails without: the reading of what was saved of a shard."""
+    monkeypatch.setenv("SHOAL_SAVE_S", "0.001")
+    job, _ = stack.queue.submit(KIND, {**REQUEST, "model": NETWORK, "engine": "eager", "shard_rows": IMAGES // 2})
+    saved = stack.root / "store" / "embeddings"
+    child = stack.stopped(stack.start(), lambda: list(saved.glob("*/parts/00000/*.segment")), job)
+    helper = stack.start()
+    stack.stopped(helper, lambda: len(list(saved.glob("*/parts/00001/*.segment"))) >= 2, job)
+    helper.kill()
+    helper.wait()
+    [folder] = saved.iterdir()
+    kept = saved_images(EmbeddingsLayout(folder), 1)
+    assert 0 < kept < IMAGES // 2
+    child.resume()
+    _, result = stack.whole(job)
+    assert (result["workers"], result["resumed_rows"]) == (1, kept)
 
 
 def test_the_helper_of_a_killed_worker_takes_the_job_over(stack: Stack) -> None:

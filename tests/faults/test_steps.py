@@ -60,7 +60,7 @@ def check(steps: int, blows: list[dict[str, Any]], faults: list[str], every: int
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_fault_at_a_step_loses_nothing_and_leaves_nothing(shim: Path, path: str) -> None:
-    """Fails without: the hidden file or folder in which everything is prepared before one call makes it visible."""
+    """Fails without: the file beside a document in which its new content is written before it takes its place."""
     every = EVERY.get(path, JOB_EVERY if path in JOBS else OTHER_EVERY)
     check(*struck(shim, path, FAULTS, every), FAULTS, every)
 
@@ -70,5 +70,5 @@ def test_a_fault_at_a_step_loses_nothing_and_leaves_nothing(shim: Path, path: st
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("path", PATHS)
 def test_each_fault_at_each_step_loses_nothing_and_leaves_nothing(shim: Path, path: str, fault: str) -> None:
-    """Fails without: the hidden file or folder in which everything is prepared before one call makes it visible."""
+    """Fails without: the file beside a document in which its new content is written before it takes its place."""
     check(*struck(shim, path, [fault], 1), [fault], 1)

@@ -62,7 +62,7 @@ def _check_tidy(store: Store, embeddings_id: str) -> None:
 def test_an_attempt_that_sleeps_before_any_of_its_steps_does_no_harm(
     tmp_path: Path, attempts: ModuleType, monkeypatch: pytest.MonkeyPatch, finish: bool
 ) -> None:
-    """Fails without: the link, which fails where the shard is committed."""
+    """Fails without: the link, which fails where the name is taken."""
     plan, listing = attempts.small_plan()
     sleeper = threading.local()
     gate: dict[str, threading.Event] = {}
@@ -113,7 +113,7 @@ def test_an_attempt_that_sleeps_before_any_of_its_steps_does_no_harm(
 
 
 def test_of_many_threads_one_commits(tmp_path: Path, attempts: ModuleType) -> None:
-    """Fails without: the link, which fails where the shard is committed."""
+    """Fails without: the link, which fails where the name is taken."""
     plan, listing = attempts.small_plan()
     store = Store(tmp_path)
     store.create_embeddings(plan, listing)
@@ -138,7 +138,7 @@ def test_of_many_threads_one_commits(tmp_path: Path, attempts: ModuleType) -> No
 
 
 def test_of_many_processes_one_commits_each_shard(tmp_path: Path, attempts: ModuleType) -> None:
-    """Fails without: the link, which fails where the shard is committed."""
+    """Fails without: the link, which fails where the name is taken."""
     plan, listing = attempts.small_plan(60)
     store = Store(tmp_path / "store")
     store.create_embeddings(plan, listing)

@@ -44,6 +44,7 @@ def ended(queue: JobQueue, job_id: str, wait_until: WaitUntil) -> Job:
 def test_killed_child_is_replaced(
     queue: JobQueue, run_worker: RunWorker, running: Running, wait_until: WaitUntil
 ) -> None:
+    """Fails without: another attempt after a child that died."""
     job_id, file, started = running
     run_worker(lease_s=LEASE_S)
     started(1)
@@ -63,6 +64,7 @@ def test_job_of_a_killed_worker_is_finished_by_another(
     wait_until: WaitUntil,
     is_alive: Callable[[int], bool],
 ) -> None:
+    """Fails without: the reaping of leases that are over."""
     job_id, file, started = running
     first = start_worker(lease_s=LEASE_S)
     started(1)
@@ -176,6 +178,7 @@ def test_stopped_worker_is_fenced_when_it_continues(
 def test_job_that_takes_its_workers_down_fails_in_the_end(
     queue: JobQueue, start_worker: StartWorker, run_worker: RunWorker, job_file: MakeJobFile, wait_until: WaitUntil
 ) -> None:
+    """Fails without: the reaping of leases that are over."""
     file = job_file()
     job, _ = queue.submit("work", file.request("wait"), max_attempts=2)
     for starts in (1, 2):
@@ -191,6 +194,7 @@ def test_job_that_takes_its_workers_down_fails_in_the_end(
 def test_worker_killed_while_its_job_is_cancelled_leaves_it_cancelled(
     queue: JobQueue, start_worker: StartWorker, run_worker: RunWorker, running: Running, wait_until: WaitUntil
 ) -> None:
+    """Fails without: the look at the wish to cancel before a job is queued again."""
     job_id, _, started = running
     worker = start_worker(lease_s=LEASE_S)
     started(1)

@@ -85,6 +85,7 @@ def _bomb_tiff() -> bytes:
     "data", [_png(50_000, 50_000), _png(2**31 - 1, 1), _bomb_gif(), _bomb_bmp(), _bomb_ppm(), _bomb_tiff()]
 )
 def test_a_small_file_of_many_pixels_is_refused_by_its_header(data: bytes) -> None:
+    """Fails without: the limit of pixels that a header may claim."""
     assert len(data) < 200_000
     with pytest.raises(ImageInvalid) as caught:
         decode_image(data, max_pixels=MAX_PIXELS)

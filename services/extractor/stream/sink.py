@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec
 
@@ -25,8 +26,11 @@ from extractor.stream.batches import Batch
 from extractor.stream.busy import Clock
 from extractor.stream.shards import Shards
 
-COMMITS_WAITING = 2
-"""With more unfinished commits than this `ShardSink.add` waits, so that a slow disk cannot fill the memory."""
+WRITES_WAITING = 2
+"""With more unfinished commits and saves `ShardSink.add` waits, so that a slow disk cannot fill the memory."""
+LEAST_SAVED = 500
+"""Of an open shard with fewer new images, half a shard is not saved before its time: that would take longer than the
+commits which it spares the waiting for."""
 MOST_UNSAVED_BYTES = 128 << 20
 """An open shard is saved early when so much of it is only in memory."""
 
@@ -52,8 +56,24 @@ class _OpenShard:
         return len(self.rows) - self.position
 
 
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """A commit, or the save of a part, in the background."""
+
+    finished: Future[bool]
+    images: int
+    """How many more images are safe with it."""
+    done: int
+    """`ShardSink.done` when it began."""
+    shard: _OpenShard | None
+    """The shard that is committed."""
+
+
 class ShardSink:
     """Writes batches, which may span shards, and commits each full shard in a background thread.
+
+    At most as many images as a shard has are written and neither committed nor saved, so that a killed job repeats no
+    more of them: `add` waits for commits. So that it rarely has to, an open shard is saved once half a shard is new.
 
     As a context manager it waits for running commits at its end. When the job is stopped it saves the rows of the
     unfinished shard for the next attempt.
@@ -108,8 +128,10 @@ class ShardSink:
         self._next: _OpenShard | None = None
         self._current: _OpenShard | None = None
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        self._commits: deque[tuple[Future[bool], int, _OpenShard | None]] = deque()
+        self._writes: deque[_Write] = deque()
+        self._fresh = 0
         self._save_s = save_s
+        self._most_at_risk = embeddings.plan.shard_rows
         self._safe_at = time.monotonic()
         self.done = 0
         self.resumed_rows = 0
@@ -175,7 +197,7 @@ class ShardSink:
 
     def open(self) -> dict[int, int]:
         """How many images of each shard that is begun and not committed are embedded or failed."""
-        shards = [shard for finished, _, shard in self._commits if shard is not None and not finished.done()]
+        shards = [write.shard for write in self._writes if write.shard is not None and not write.finished.done()]
         shards += [*self._begun] if self._current is None else [self._current, *self._begun]
         return {shard.number: shard.position for shard in shards}
 
@@ -201,6 +223,8 @@ class ShardSink:
         while outcomes:
             shard = self._open()
             part = outcomes[: shard.left]
+            while self._writes and self.at_risk + len(part) > self._most_at_risk:
+                self._finish_write()
             embedded = sum(isinstance(outcome, Decoded) for outcome in part)
             failed = self._write(shard, part, vectors[:embedded], stored[:embedded])
             self._written(failed, len(part))
@@ -208,12 +232,18 @@ class ShardSink:
             outcomes, vectors, stored = outcomes[len(part) :], vectors[embedded:], stored[embedded:]
             shard.position += len(part)
             self.done += len(part)
+            self._fresh += len(part)
             if not shard.left:
                 self._current = None
                 self._commit(shard)
         if self._current is not None and self._save_is_due(self._current):
             self._save(self._current)
         return failures
+
+    @property
+    def at_risk(self) -> int:
+        """How many images were added that are neither committed nor saved."""
+        return self._fresh + sum(write.images for write in self._writes if not write.finished.done())
 
     def finish(self) -> None:
         """Wait for all commits.
@@ -223,8 +253,8 @@ class ShardSink:
         StoreFull, StoreError
             A commit failed.
         """
-        while self._commits:
-            self._finish_commit()
+        while self._writes:
+            self._finish_write()
 
     def _open(self) -> _OpenShard:
         if self._current is None:
@@ -238,25 +268,30 @@ class ShardSink:
 
     def _commit(self, shard: _OpenShard) -> None:
         # Submitted before an earlier commit's failure is raised here, so that the writer is closed in any case.
-        finished = self._committer.submit(self._timed, _commit_or_discard, shard.writer)
-        self._commits.append((finished, self.done, shard))
-        self._finish_commits()
+        self._submit(shard, _commit_or_discard, shard.writer)
 
-    def _finish_commits(self) -> None:
-        while self._commits and (self._commits[0][0].done() or len(self._commits) > COMMITS_WAITING):
-            self._finish_commit()
+    def _submit(self, shard: _OpenShard | None, write: Callable[_P, bool], *args: _P.args, **kwargs: _P.kwargs) -> None:
+        finished = self._committer.submit(partial(self._timed, write, *args, **kwargs))
+        self._writes.append(_Write(finished, self._fresh, self.done, shard))
+        self._fresh = 0
+        while self._writes and (self._writes[0].finished.done() or len(self._writes) > WRITES_WAITING):
+            self._finish_write()
 
-    def _finish_commit(self) -> None:
-        finished, done, _ = self._commits.popleft()
-        if finished.result():
-            self.kept = max(self.kept, done)
+    def _finish_write(self) -> None:
+        write = self._writes.popleft()
+        if write.finished.result():
+            self.kept = max(self.kept, write.done)
 
     def _timed(self, write: Callable[_P, bool], *arguments: _P.args, **options: _P.kwargs) -> bool:
         with self._writing.work():
             return write(*arguments, **options)
 
     def _save_is_due(self, shard: _OpenShard) -> bool:
-        return time.monotonic() - self._safe_at >= self._save_s or shard.writer.unsaved_bytes >= MOST_UNSAVED_BYTES
+        return (
+            time.monotonic() - self._safe_at >= self._save_s
+            or shard.writer.unsaved_bytes >= MOST_UNSAVED_BYTES
+            or self._fresh >= max(self._most_at_risk // 2, LEAST_SAVED)
+        )
 
     def _save(self, shard: _OpenShard) -> None:
         """Save what was added to ``shard`` since the last time, in the background."""
@@ -264,9 +299,7 @@ class ShardSink:
         segment = shard.writer.take_unsaved()
         if segment is not None:
             segment.reused, shard.unsaved_reused = shard.unsaved_reused, 0
-            finished = self._committer.submit(self._timed, _save_if_possible, shard, segment)
-            self._commits.append((finished, self.done, None))
-            self._finish_commits()
+            self._submit(None, _save_if_possible, shard, segment)
 
     def _write(
         self,

@@ -20,6 +20,7 @@ def test_a_killed_sweep_keeps_its_points_and_ends(
     clusterer_worker: subprocess.Popen[bytes],
     wait_until: Callable[..., None],
 ) -> None:
+    """Fails without: the points that are there being left out, and the link, which fails where one is."""
     embeddings = make_set("mine", *planted(2000, spread=2.0), shard_rows=2000)
     request = {"embeddings": embeddings, "clusters": list(range(20, 44)), "seeds": [0]}
     job, _ = queue.submit("sweep", request)

@@ -143,6 +143,7 @@ class Doomed(ArrayRows):
 def test_pieces_of_a_lost_node_are_computed_on_others(
     ray_cluster: RayCluster, ray_settings: Settings, tmp_path: Path
 ) -> None:
+    """Fails without: the pieces of a lost node being computed on others."""
     rows = vectors()
     wanted = pairs_of(pairs_above(ArrayRows(rows), 0.9))
     node = ray_cluster.add_node()

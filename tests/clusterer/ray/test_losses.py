@@ -40,6 +40,7 @@ def helpers(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def test_a_lost_head_is_an_error_that_may_pass() -> None:
+    """Fails without: the limit of time for which a head does not answer."""
     cluster = RayCluster()
     try:
         with driving(RAY_ADDRESS=cluster.address) as process:

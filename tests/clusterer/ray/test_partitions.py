@@ -117,6 +117,7 @@ def test_a_lost_node_costs_one_iteration_of_its_rows(
     vectors: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Fails without: the rows of a lost worker being taken over."""
     embeddings = make_set("mine", *vectors, shard_rows=7000)
     fields = {"seeds": [1], "kmeans": {"restarts": 1, "iterations": 8, "init": "random"}}
     here = clustered(store, ray_settings, embeddings, **fields)

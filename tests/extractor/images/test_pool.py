@@ -185,7 +185,7 @@ def test_no_more_images_are_decoded_ahead_than_there_are_slots(folder: Path, mak
 def test_an_image_that_kills_or_hangs_its_decoder_costs_only_itself(
     folder: Path, make: Make, harm: str, why: str, timeout_s: float
 ) -> None:
-    """Fails without: the limit of how often an image is tried."""
+    """Fails without: the limit of how often an image is tried, and without: the limit of how long an image may take."""
     paths = [make(f"{i}.png", i).name for i in range(8)]
     os.mkfifo(folder / "evil")  # Reading it would block; the name is special to the program below.
     program = folder / "program" / "extractor_killer.py"
@@ -226,6 +226,7 @@ def test_a_process_killed_by_chance_costs_no_image(folder: Path, make: Make) -> 
 
 
 def test_an_image_that_takes_for_ever_is_given_up(folder: Path, make: Make) -> None:
+    """Fails without: the limit of how long an image may take."""
     paths = [make(f"{i}.png", i).name for i in range(4)]
     stopped: list[int] = []
     with pool_of(folder, workers=1, slots=2, timeout_s=2) as pool:

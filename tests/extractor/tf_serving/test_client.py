@@ -238,6 +238,7 @@ class TestAway:
         assert (backend.submit(images(2)).result(60) == wanted(images(2))).all()
 
     def test_a_restarted_server_is_found_again(self, server: Server, backend: TFServingBackend) -> None:
+        """Fails without: calls being repeated while the server is away."""
         port = server.port
         backend.submit(images(1)).result(30)
         server.stop()
@@ -250,6 +251,7 @@ class TestAway:
     def test_a_server_that_stays_away_ends_the_job_so_that_it_can_go_on_later(
         self, server: Server, client_settings: Callable[..., Settings]
     ) -> None:
+        """Fails without: the limit of time for which calls are repeated."""
         backend = opened(client_settings(server.port, tf_serving_gone_s=0.5))
         server.stop()
         begun = time.monotonic()

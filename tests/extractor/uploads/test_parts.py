@@ -52,6 +52,7 @@ def images(upload: Upload) -> dict[str, bytes]:
 def test_a_part_that_cannot_lie_beside_another_leaves_none_of_its_files(
     receiver: Receiver, upload_id: str, clash: dict[str, bytes]
 ) -> None:
+    """Fails without: the look at all names of a part before it counts."""
     with pytest.raises(UploadInvalid, match="a file in one place and a folder in another"):
         send(receiver, upload_id, 1, {**SECOND, **clash})
     upload = receiver.uploads.get(upload_id, None)
@@ -66,7 +67,10 @@ def test_a_part_that_cannot_lie_beside_another_leaves_none_of_its_files(
 def test_a_part_that_counts_comes_to_its_place_with_whatever_comes_next(
     receiver: Receiver, upload_id: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that dies between the two; the same part again, or another one."""
+    """A process that dies between the two; the same part again, or another one.
+
+    Fails without: parts that count being moved to their places with the next one.
+    """
     with monkeypatch.context() as patch:
         patch.setattr(Upload, "place", lambda self: None)
         send(receiver, upload_id, 1, SECOND)
@@ -95,6 +99,7 @@ def test_the_files_of_a_part_are_on_the_disk_before_it_counts(
 
 
 def test_a_part_that_never_counted_is_garbage(receiver: Receiver, upload_id: str) -> None:
+    """Fails without: the parts that do not count among what `shoal gc` finds."""
     upload = receiver.uploads.get(upload_id, None)
     arrived = upload.layout.arrived / "1-0123456789abcdef"
     arrived.mkdir(parents=True)

@@ -164,6 +164,7 @@ def test_cancelled_job_that_ignores_sigterm_is_killed_within_ten_seconds(
 def test_a_job_that_has_published_when_it_is_cancelled_has_succeeded(
     queue: JobQueue, run_worker: RunWorker, job_file: MakeJobFile, wait_until: WaitUntil, ended: Callable[[str], Job]
 ) -> None:
+    """Fails without: a result counting for more than the wish to cancel."""
     run_worker(kill_grace_s=50.0)
     file = job_file()
     job, _ = queue.submit("work", file.request("late", value=7))
@@ -208,6 +209,7 @@ def test_drained_worker_hands_its_job_back_uncounted_and_exits(
     ended: Callable[[str], Job],
     is_alive: Callable[[int], bool],
 ) -> None:
+    """Fails without: the attempt being taken off when a job is handed back."""
     worker = start_worker()
     file = job_file()
     job, _ = queue.submit("work", file.request("wait"))

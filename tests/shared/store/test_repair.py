@@ -64,6 +64,7 @@ def test_a_whole_set_stays_as_it_is(toy: Toy) -> None:
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", [flip, Path.unlink, lambda path: path.write_bytes(b"")])
 def test_a_damaged_shard_is_taken_out_and_written_again(toy: Toy, name: str, damage: Callable[[Path], object]) -> None:
+    """Fails without: the look of a repair at each committed file."""
     sound = {
         key: value for key, value in content_of(toy.folder).items() if "00001" not in key and "manifest" not in key
     }

@@ -151,10 +151,10 @@ local function finish(job, state, field, value)
   move(job, state)
 end
 
--- Back into the queue. A wish to cancel that came meanwhile wins.
 -- Says to the workers that wait that there is a job. One that may not publish need not: workers ask now and then.
 local function ring(kind) redis.pcall('PUBLISH', key('bell', kind), '') end
 
+-- Back into the queue. A wish to cancel that came meanwhile wins.
 local function requeue(job, ready_at)
   if job.cancel_requested then return finish(job, 'cancelled') end
   redis.call('ZREM', LEASES, job.id)

@@ -1,0 +1,40 @@
+"""What the tests are said to fail without stands in the code, and each of them says so itself."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.faults.protections.catalogue import PROTECTIONS, Protection
+
+ROOT = Path(__file__).parents[2]
+FAILS_WITHOUT = "Fails without: "
+
+
+@pytest.mark.parametrize("protection", PROTECTIONS, ids=lambda each: each.name)
+def test_each_protection_can_be_removed(protection: Protection) -> None:
+    for edit in protection.edits:
+        assert (ROOT / edit.file).read_text().count(edit.old) == 1, edit
+
+
+def test_each_test_says_what_it_fails_without() -> None:
+    expected: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for protection in PROTECTIONS:
+        for test in protection.tests:
+            file, *_, name = re.sub(r"\[.*", "", test).split("::")
+            expected[file, name].append(protection.name)
+    said = {
+        (str(path.relative_to(ROOT)), test.name): why.removesuffix(".").split(", and without: ")
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if FAILS_WITHOUT in path.read_text()
+        for test in ast.walk(ast.parse(path.read_text()))
+        if isinstance(test, ast.FunctionDef)
+        for paragraph in (ast.get_docstring(test) or "").split("\n\n")
+        for _, found, why in [" ".join(paragraph.split()).partition(FAILS_WITHOUT)]
+        if found
+    }
+    assert said == expected
