@@ -75,6 +75,7 @@ def test_a_job_goes_on_after_the_shards_of_a_killed_worker(
     wait_until: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Fails without: the commits of earlier attempts, whose shards are left out of the next one."""
     for i in range(IMAGES):
         path = tmp_path / "data/set" / "ab"[i % 2] / f"{i:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 
+import psutil
 import pytest
+import redis
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 
@@ -38,6 +41,19 @@ def run_on_for(seconds: float, workers: list[WorkerProcess], file: JobFile) -> N
         time.sleep(0.1)
 
 
+def come_back(start: Callable[[], None], server: RedisServer, scene: Scene, wait_until: WaitUntil) -> None:
+    """Let the server answer again, first the worker that has no job: it looks for leases that are over."""
+    _, file, workers = scene
+    [owner] = [each for each in workers if each.process.pid == psutil.Process(file.pids()[0]).ppid()]
+    owner.send(signal.SIGSTOP)
+    start()
+    client = redis.Redis.from_url(server.url)
+    before = client.hget("shoal:reaper", "at")
+    wait_until(lambda: client.hget("shoal:reaper", "at") != before, what="a look for leases that are over")
+    client.close()
+    owner.send(signal.SIGCONT)
+
+
 def assert_one_run(queue: JobQueue, job_id: str, file: JobFile, wait_until: WaitUntil) -> None:
     file.let_go()
     wait_until(lambda: queue.get(job_id).state.terminal, what="end of the job")
@@ -54,7 +70,7 @@ def test_restarted_server_makes_no_job_run_twice(
     job_id, file, workers = scene
     own_redis.kill()
     run_on_for(2 * LEASE_S, workers, file)
-    own_redis.start()
+    come_back(own_redis.start, own_redis, scene, wait_until)
     run_on_for(1.5 * LEASE_S, workers, file)
     assert_one_run(own_queue, job_id, file, wait_until)
 
@@ -66,7 +82,7 @@ def test_hanging_server_makes_no_job_run_twice(
     job_id, file, workers = scene
     own_redis.pause()
     run_on_for(2 * LEASE_S, workers, file)
-    own_redis.resume()
+    come_back(own_redis.resume, own_redis, scene, wait_until)
     run_on_for(1.5 * LEASE_S, workers, file)
     assert_one_run(own_queue, job_id, file, wait_until)
 

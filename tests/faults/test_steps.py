@@ -60,7 +60,9 @@ def check(steps: int, blows: list[dict[str, Any]], faults: list[str], every: int
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_fault_at_a_step_loses_nothing_and_leaves_nothing(shim: Path, path: str) -> None:
-    """Fails without: the file beside a document in which its new content is written before it takes its place."""
+    """Fails without: the file beside a document in which its new content is written before it takes its place, and
+    without: the error of a sync that failed.
+    """
     every = EVERY.get(path, JOB_EVERY if path in JOBS else OTHER_EVERY)
     check(*struck(shim, path, FAULTS, every), FAULTS, every)
 

@@ -195,10 +195,11 @@ def test_worker_killed_while_its_job_is_cancelled_leaves_it_cancelled(
     queue: JobQueue, start_worker: StartWorker, run_worker: RunWorker, running: Running, wait_until: WaitUntil
 ) -> None:
     """Fails without: the look at the wish to cancel before a job is queued again."""
-    job_id, _, started = running
+    job_id, file, started = running
     worker = start_worker(lease_s=LEASE_S)
     started(1)
     worker.end()
     queue.cancel(job_id)
     run_worker(lease_s=LEASE_S)
-    assert ended(queue, job_id, wait_until).state is JobState.CANCELLED
+    job = ended(queue, job_id, wait_until)
+    assert (job.state, job.attempt, len(file.lines("start"))) == (JobState.CANCELLED, 1, 1)

@@ -153,6 +153,7 @@ def check(read: Read, changed: Iterator[bytes], *, own: type[Exception] = ShoalE
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_changed_bodies_of_uploads(tmp_path: Path, kind: str) -> None:
+    """Fails without: the errors of an archive that names places beyond its end."""
     body = tmp_path / "body"
 
     def read(data: bytes) -> None:
@@ -176,6 +177,7 @@ def _npy(array: np.ndarray, version: tuple[int, int] = (1, 0)) -> bytes:
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 def test_changed_npy_files(tmp_path: Path, version: tuple[int, int]) -> None:
+    """Fails without: the check of a shape that a header claims."""
     path = tmp_path / "a.npy"
 
     def read(data: bytes) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterer.data.partitions import OnRows
-from clusterer.data.rows import Float32Array, Float64Array, IntArray, Rows, l2_normalize
+from clusterer.data.rows import Float32Array, Float64Array, IntArray, Rows, block_rows, l2_normalize
 
 FOLDS: Final = 5
 SHRINKAGE: Final = 1.0
@@ -167,19 +167,42 @@ def _folds(classes: IntArray) -> IntArray:
     return folds
 
 
-def _fit(rows: Rows, classes: IntArray, folds: IntArray, count: int) -> _Model:
-    """Sum the moments of each fold in one pass, then solve for the classes' weights without each."""
+def model_bytes(n: int, dim: int, classes: int) -> int:
+    """Bytes that the model of ``n`` rows of ``dim`` columns takes while it is fitted."""
+    squares, moments = 8 * dim**2, 8 * 3 * FOLDS * dim * classes
+    # Of a block: as it is stored, of length 1, and in float64, of which the rows of a fold are copied twice.
+    block = min(n, block_rows(dim)) * dim * (4 + 4 + 8 + 2 * 8 // FOLDS + 1)
+    return FOLDS * squares + moments + max(3 * squares, squares + block)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Sums of the rows of each fold: ``(f, c, d)`` of each class, their ``(f, c)`` counts, ``(f, d, d)`` of squares."""
+
+    sums: Float64Array
+    counts: Float64Array
+    second: Float64Array
+
+
+def _moments(rows: Rows, classes: IntArray, folds: IntArray, count: int) -> _Moments:
     dim = rows.dim
-    sums, counts = np.zeros((FOLDS, count, dim)), np.zeros((FOLDS, count))
-    second = np.zeros((FOLDS, dim, dim))
+    found = _Moments(np.zeros((FOLDS, count, dim)), np.zeros((FOLDS, count)), np.zeros((FOLDS, dim, dim)))
     for first, block in rows.batches():
         batch = l2_normalize(block).astype(np.float64)
         labels, own = classes[first : first + len(block)], folds[first : first + len(block)]
         for fold in range(FOLDS):
             mine = (own == fold) & (labels >= 0)
-            second[fold] += batch[mine].T @ batch[mine]
-            np.add.at(sums[fold], labels[mine], batch[mine])
-            counts[fold] += np.bincount(labels[mine], minlength=count)
+            found.second[fold] += batch[mine].T @ batch[mine]
+            np.add.at(found.sums[fold], labels[mine], batch[mine])
+            found.counts[fold] += np.bincount(labels[mine], minlength=count)
+    return found
+
+
+def _fit(rows: Rows, classes: IntArray, folds: IntArray, count: int) -> _Model:
+    """Sum the moments of each fold in one pass, then solve for the classes' weights without each."""
+    dim = rows.dim
+    moments = _moments(rows, classes, folds, count)
+    sums, counts, second = moments.sums, moments.counts, moments.second
     weights, bias = np.zeros((FOLDS, dim, count)), np.full((FOLDS, count), np.log(FLOOR))
     for fold in range(FOLDS):
         total, number = sums.sum(axis=0) - sums[fold], counts.sum(axis=0) - counts[fold]

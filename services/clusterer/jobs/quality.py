@@ -16,7 +16,7 @@ from shoal.settings import Settings
 from shoal.store import EmbeddingSet
 from shoal.store.analyses import QUALITY, AnalysisWriter
 
-from clusterer.cleaning.label_errors import FOLDS, MOST_CLASSES, LabelErrors, find_label_errors
+from clusterer.cleaning.label_errors import MOST_CLASSES, LabelErrors, find_label_errors, model_bytes
 from clusterer.cleaning.outliers import Outliers, find_outliers
 from clusterer.cleaning.properties import find_issues, small_images
 from clusterer.data.rows import IntArray, StoredRows
@@ -39,9 +39,18 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
     def find(sets: tuple[EmbeddingSet, ...], tools: Tools) -> Found:
         rows = StoredRows(sets[0], sets[0].id)
         memory = tools.memory(rows)
-        return judge(sets[0], rows, find_nearest(request, rows, tools, memory), tools.progress, memory)
+        require_model(sets[0], memory)
+        return judge(sets[0], rows, find_nearest(request, rows, tools, memory), tools.progress)
 
     return run_analysis(ctx, settings, QUALITY, request, lambda store: (set_of(store, request),), find)
+
+
+def require_model(embeddings: EmbeddingSet, memory: Memory) -> None:
+    """Raise `MemoryLimitTooSmall` before the search if the model of the classes, which comes after it, does not fit."""
+    classes = pc.count_distinct(embeddings.metadata(["label"]).column("label"), mode="only_valid").as_py()
+    if 0 < classes <= MOST_CLASSES:
+        needed = model_bytes(embeddings.rows, embeddings.dim, classes)
+        memory.require(needed, f"the model of {classes:,} classes of {embeddings.dim:,} dimensions")
 
 
 def find_nearest(request: QualityRequest, rows: StoredRows, tools: Tools, memory: Memory) -> Nearest:
@@ -67,7 +76,7 @@ def find_nearest(request: QualityRequest, rows: StoredRows, tools: Tools, memory
     return found
 
 
-def judge(embeddings: EmbeddingSet, rows: StoredRows, nearest: Nearest, progress: Progress, memory: Memory) -> Found:
+def judge(embeddings: EmbeddingSet, rows: StoredRows, nearest: Nearest, progress: Progress) -> Found:
     """Outliers and label errors from the neighbours."""
     table = embeddings.metadata([*IMAGE, *FACTS])
     last = nearest.similarity[:, -1] if nearest.similarity.shape[1] else np.ones(rows.n, np.float32)
@@ -75,9 +84,6 @@ def judge(embeddings: EmbeddingSet, rows: StoredRows, nearest: Nearest, progress
     codes = column.dictionary_encode()
     names: list[str] = codes.dictionary.to_pylist()
     classes = np.asarray(codes.indices.fill_null(UNLABELLED).to_numpy(zero_copy_only=False), np.int64)
-    if names and len(names) <= MOST_CLASSES:
-        model = 8 * ((FOLDS + 3) * rows.dim**2 + 3 * FOLDS * rows.dim * len(names))
-        memory.require(model, f"the model of {len(names):,} classes of {rows.dim:,} dimensions")
     errors = find_label_errors(rows, classes, nearest.rows, progress("labels", rows.n))
     return Found(table, names, find_outliers(last), errors)
 

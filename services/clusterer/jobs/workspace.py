@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from shoal.store.files import replace_file, storage_errors
+from shoal.store.files import remove_quietly, replace_file, storage_errors
 
 from clusterer.data.filerows import FileRows, write_rows
 from clusterer.data.partitions import OnRows
@@ -74,8 +73,8 @@ class Workspace:
             return FileRows.open(file, rows.n, rows.dim)
 
     def release(self, name: str) -> None:
-        """Remove the file of held rows, if it exists."""
-        (self._folder / f"{name}.f32").unlink(missing_ok=True)
+        """Remove the file of held rows, if it exists; one that cannot be removed goes with the folder."""
+        remove_quietly(self._folder / f"{name}.f32")
 
     @contextmanager
     def holding(self, views: Mapping[str, Rows], tag: str, on_rows: OnRows) -> Iterator[dict[str, Rows]]:
@@ -157,7 +156,7 @@ class Workspace:
 
 def discard(folder: Path) -> None:
     """Remove the working folder of a job that has published: its attempt may have died before it did so."""
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_quietly(folder)
 
 
 def short_name(*names: str) -> str:

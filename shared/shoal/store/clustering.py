@@ -259,11 +259,8 @@ class ClusteringWriter(SealedWriter[ClusteringLayout]):
     def __init__(self, store: StoreLayout, clustering_id: str) -> None:
         super().__init__(store.clustering(clustering_id), store.temporary)
 
-    def __enter__(self) -> ClusteringWriter:
-        super().__enter__()
-        with storage_errors(self.layout.report):
-            self.layout.report.mkdir()
-        return self
+    def _folders(self) -> list[Path]:
+        return [*super()._folders(), self.layout.report]
 
     def metrics(self, document: Mapping[str, Any]) -> None:
         """Write metrics.json."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 
 from shoal.errors import JsonValue, ShoalError, StoreError
 from shoal.store.documents import first_line
-from shoal.store.files import damage_of, files_below, publish_folder, record_file, storage_errors
+from shoal.store.files import damage_of, files_below, publish_folder, record_file, remove_quietly, storage_errors
 from shoal.store.layout import SealedLayout, is_id
 from shoal.store.npy import NPY_ERRORS
 from shoal.store.records import FileRecord, FilesRecord, seal_of
@@ -139,14 +138,23 @@ class SealedWriter(Generic[L]):
         self.layout = type(final)(temporary / f"{name}.{secrets.token_hex(8)}")
 
     def __enter__(self) -> Self:
-        with storage_errors(self.layout.folder):
-            self.layout.folder.mkdir(parents=True)
+        try:
+            with storage_errors(self.layout.folder):
+                for each in self._folders():
+                    each.mkdir(parents=True)
+        except BaseException:
+            remove_quietly(self.layout.folder)
+            raise
         return self
+
+    def _folders(self) -> list[Path]:
+        """The folders that a result has, the outer one first."""
+        return [self.layout.folder]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        shutil.rmtree(self.layout.folder, ignore_errors=True)
+        remove_quietly(self.layout.folder)
 
     def spec(self, document: Mapping[str, JsonValue]) -> None:
         """Write spec.json."""

@@ -10,7 +10,9 @@ from typing import BinaryIO
 
 import pytest
 from shoal.errors import StoreError, StoreFull
+from shoal.store.clustering import ClusteringWriter
 from shoal.store.files import publish_file, publish_folder, remove_folder, replace_file
+from shoal.store.layout import StoreLayout
 
 
 def test_a_published_file_is_never_overwritten(tmp_path: Path) -> None:
@@ -92,3 +94,24 @@ def test_a_removed_folder_is_gone_with_what_was_left_in_the_trash(tmp_path: Path
     assert remove_folder(tmp_path / "x", trash)
     assert not remove_folder(tmp_path / "x", trash)
     assert list(tmp_path.rglob("*")) == [trash]
+
+
+@pytest.mark.parametrize("made", [0, 1])
+def test_a_result_whose_folders_cannot_be_made_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: int
+) -> None:
+    store = StoreLayout(tmp_path)
+    store.temporary.mkdir()
+    mkdir, left = Path.mkdir, [made]
+
+    def until_full(path: Path, *arguments: object, **options: object) -> None:
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        left[0] -= 1
+        mkdir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", until_full)
+        with pytest.raises(StoreFull), ClusteringWriter(store, "c-1"):
+            pass
+    assert list(store.temporary.iterdir()) == []
