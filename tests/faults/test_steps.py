@@ -72,5 +72,5 @@ def test_a_fault_at_a_step_loses_nothing_and_leaves_nothing(shim: Path, path: st
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("path", PATHS)
 def test_each_fault_at_each_step_loses_nothing_and_leaves_nothing(shim: Path, path: str, fault: str) -> None:
-    """Fails without: the file beside a document in which its new content is written before it takes its place."""
+    """Fails without: the error of a sync that failed."""
     check(*struck(shim, path, [fault], 1), [fault], 1)

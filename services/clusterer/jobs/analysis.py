@@ -50,6 +50,15 @@ class Found(Protocol):
 
 
 @dataclass(frozen=True)
+class Need:
+    """Bytes that a stage needs, what it is, and how a request can do with less beside a larger limit."""
+
+    bytes: int
+    what: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
 class Tools:
     """What an analysis works with.
 
@@ -71,18 +80,22 @@ class Tools:
     settings: Settings
     execution: dict[str, JsonValue] = field(default_factory=lambda: {"engine": "local"})
 
-    def memory(self, rows: Rows) -> Memory:
-        """What is left for the data of a job on ``rows``.
+    def free_memory(self, rows: Rows, *stages: Need) -> int:
+        """Bytes that are left for the data of a job on ``rows``, of which each of its stages needs some.
 
         Raises
         ------
         MemoryLimitTooSmall
-            The limit leaves nothing.
+            They are fewer than a stage needs.
         """
         fixed = PROCESS_BYTES + THREAD_BYTES * available_cores() + PER_ROW * rows.n
-        memory = Memory(self.limit, self.limit - fixed)
-        memory.require(LEAST_FREE + blocks_bytes(rows.n, rows.dim), f"a job on {rows.n:,} rows")
-        return memory
+        free = self.limit - fixed
+        least = Need(LEAST_FREE + blocks_bytes(rows.n, rows.dim), f"a job on {rows.n:,} rows")
+        # The largest: who has met one demand would only hear of the next.
+        most = max([least, *stages], key=lambda need: need.bytes)
+        if free < most.bytes:
+            raise limit_error(self.limit, fixed + most.bytes, most.what, remedy=most.remedy)
+        return free
 
 
 def run_analysis(
@@ -146,19 +159,6 @@ class Progress:
             "peak_bytes": peak_bytes(),
             "version": __version__,
         }
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What a job may use: ``limit`` in all, ``free`` for its data."""
-
-    limit: int
-    free: int
-
-    def require(self, needed: int, what: str, remedy: str = "") -> None:
-        """Raise `MemoryLimitTooSmall` unless ``needed`` bytes are free."""
-        if self.free < needed:
-            raise limit_error(self.limit, self.limit - self.free + needed, what, remedy=remedy)
 
 
 def members_of(sets: Sequence[EmbeddingSet], rows: IntArray, columns: Sequence[str]) -> pa.Table:

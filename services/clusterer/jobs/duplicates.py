@@ -65,7 +65,7 @@ def find_copies(plan: Plan, rows: JoinedRows, tools: Tools) -> Copies:
     kept = work.arrays("copies")
     if kept is not None:
         return Copies(kept["firsts"], kept["rows"], kept["starts"], kept["own"])
-    tools.memory(rows)
+    tools.free_memory(rows)
     found = Copies.of(rows)
     if found is None:
         return Copies.none(rows.n)
@@ -88,9 +88,8 @@ def find_pairs(plan: Plan, rows: JoinedRows, copies: Copies, tools: Tools) -> Pa
     kept = work.arrays("pairs")
     if kept is not None and "one" in kept:  # Of rows instead of sets in earlier versions, under other names.
         return Pairs(kept["one"], kept["other"], kept["similarity"])
-    memory = tools.memory(rows)
     distinct = rows if len(copies) == rows.n else ChosenRows(rows, copies.firsts)
-    left = memory.free - blocks_bytes(rows.n, rows.dim)
+    left = tools.free_memory(rows) - blocks_bytes(rows.n, rows.dim)
     most = left // 2 // PER_PAIR
     try:
         with running(plan.request.execution, distinct, tools) as run:
@@ -102,7 +101,7 @@ def find_pairs(plan: Plan, rows: JoinedRows, copies: Copies, tools: Tools) -> Pa
             )
             parts = list(pairs_above(distinct, plan.request.threshold, options, most=most))
     except TooManyPairs as error:
-        raise too_many(plan.request.threshold, most, memory.limit) from error
+        raise too_many(plan.request.threshold, most, tools.limit) from error
     parts.append(Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)))
     found = Pairs(
         np.concatenate([each.i for each in parts]),
@@ -197,7 +196,7 @@ def describe(plan: Plan, rows: JoinedRows, copies: Copies, pairs: Pairs, tools: 
     if len(groups):
         groups = replace(groups, least=np.minimum(groups.least, np.minimum.reduceat(similarity, groups.starts[:-1])))
     kinds = copies_of_kept(groups, facts, order, equal, _Thumbnails(plan.sets))
-    listed = listed_pairs(pairs, copies, tools.memory(rows).free // 2 // PER_PAIR)
+    listed = listed_pairs(pairs, copies, tools.free_memory(rows) // 2 // PER_PAIR)
     return Found(plan, rows, listed, groups, facts, order, similarity, kinds)
 
 

@@ -21,7 +21,7 @@ from clusterer.cleaning.outliers import Outliers, find_outliers
 from clusterer.cleaning.properties import find_issues, small_images
 from clusterer.data.rows import IntArray, StoredRows
 from clusterer.evaluation.contingency import UNLABELLED
-from clusterer.jobs.analysis import FOUND, WRITTEN_AT_ONCE, Memory, Progress, Tools, run_analysis
+from clusterer.jobs.analysis import FOUND, WRITTEN_AT_ONCE, Need, Progress, Tools, run_analysis
 from clusterer.jobs.analysis_plan import set_of
 from clusterer.neighbours import Nearest, Options, nearest_rows
 from clusterer.neighbours.prepare import blocks_bytes
@@ -38,42 +38,40 @@ def run(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
 
     def find(sets: tuple[EmbeddingSet, ...], tools: Tools) -> Found:
         rows = StoredRows(sets[0], sets[0].id)
-        memory = tools.memory(rows)
-        require_model(sets[0], memory)
-        return judge(sets[0], rows, find_nearest(request, rows, tools, memory), tools.progress)
+        return judge(sets[0], rows, find_nearest(request, sets[0], rows, tools), tools.progress)
 
     return run_analysis(ctx, settings, QUALITY, request, lambda store: (set_of(store, request),), find)
 
 
-def require_model(embeddings: EmbeddingSet, memory: Memory) -> None:
-    """Raise `MemoryLimitTooSmall` before the search if the model of the classes, which comes after it, does not fit."""
-    classes = pc.count_distinct(embeddings.metadata(["label"]).column("label"), mode="only_valid").as_py()
-    if 0 < classes <= MOST_CLASSES:
-        needed = model_bytes(embeddings.rows, embeddings.dim, classes)
-        memory.require(needed, f"the model of {classes:,} classes of {embeddings.dim:,} dimensions")
-
-
-def find_nearest(request: QualityRequest, rows: StoredRows, tools: Tools, memory: Memory) -> Nearest:
+def find_nearest(request: QualityRequest, embeddings: EmbeddingSet, rows: StoredRows, tools: Tools) -> Nearest:
     """The nearest rows of every row, or those that an earlier attempt kept.
 
     Raises
     ------
     MemoryLimitTooSmall
-        The neighbours do not fit.
+        The neighbours, or the model of the classes that is fitted after them, do not fit.
     """
     work, progress = tools.work, tools.progress
+    compared = PER_NEIGHBOUR * request.neighbours * rows.n + blocks_bytes(rows.n, rows.dim)
+    fewer = Need(compared, "comparing them", ", or fewer `neighbours`")
+    free = tools.free_memory(rows, fewer, *model_needs(embeddings))
     kept = work.arrays("nearest")
     if kept is not None:
         return Nearest(kept["rows"], kept["similarity"])
-    needed = PER_NEIGHBOUR * request.neighbours * rows.n + blocks_bytes(rows.n, rows.dim)
-    memory.require(needed, "comparing them", ", or fewer `neighbours`")
-    options = Options(
-        memory_limit=memory.free - needed, folder=work.folder("search"), on_rows=progress("compare", rows.n)
-    )
+    options = Options(memory_limit=free - compared, folder=work.folder("search"), on_rows=progress("compare", rows.n))
     found = nearest_rows(rows, request.neighbours, options)
     work.keep_arrays("nearest", {"rows": found.rows, "similarity": found.similarity})
     progress.ctx.advance(FOUND)
     return found
+
+
+def model_needs(embeddings: EmbeddingSet) -> list[Need]:
+    """What the model of the classes needs; nothing without labels."""
+    classes = pc.count_distinct(embeddings.metadata(["label"]).column("label"), mode="only_valid").as_py()
+    if not 0 < classes <= MOST_CLASSES:
+        return []
+    needed = model_bytes(embeddings.rows, embeddings.dim, classes)
+    return [Need(needed, f"the model of {classes:,} classes of {embeddings.dim:,} dimensions")]
 
 
 def judge(embeddings: EmbeddingSet, rows: StoredRows, nearest: Nearest, progress: Progress) -> Found:

@@ -307,10 +307,7 @@ PROTECTIONS = (
                 "            fsync_file(file)\n",
             ),
         ),
-        (
-            f"{FAULTS}/test_steps.py::test_a_fault_at_a_step_loses_nothing_and_leaves_nothing",
-            f"{FAULTS}/test_steps.py::test_each_fault_at_each_step_loses_nothing_and_leaves_nothing[shard-KILL]",
-        ),
+        (f"{FAULTS}/test_steps.py::test_a_fault_at_a_step_loses_nothing_and_leaves_nothing",),
     ),
     Protection(
         "the error of a sync that failed",
@@ -321,7 +318,10 @@ PROTECTIONS = (
                 "    file.flush()\n    with suppress(OSError):\n        os.fsync(file.fileno())",
             ),
         ),
-        (f"{FAULTS}/test_steps.py::test_a_fault_at_a_step_loses_nothing_and_leaves_nothing",),
+        (
+            f"{FAULTS}/test_steps.py::test_a_fault_at_a_step_loses_nothing_and_leaves_nothing",
+            f"{FAULTS}/test_steps.py::test_each_fault_at_each_step_loses_nothing_and_leaves_nothing[shard-IO_ERROR]",
+        ),
     ),
     Protection(
         "the link, which fails where the name is taken",
