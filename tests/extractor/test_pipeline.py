@@ -32,7 +32,7 @@ from shoal.errors import (
 from shoal.jobs.child import Cancelled, JobContext
 from shoal.schemas import Progress
 from shoal.settings import Settings
-from shoal.store import EmbeddingSet, Store
+from shoal.store import EmbeddingSet, ShardWriter, Store
 
 Make = Callable[..., Path]
 NewJob = Callable[..., JobContext]
@@ -471,6 +471,46 @@ def test_no_more_than_a_shard_is_neither_committed_nor_saved(
     monkeypatch.setattr(ShardSink, "_write", count)
     done(settings, pipeline.run(job(batch_size=batch_size, shard_rows=5), settings))
     assert max(at_risk) == 5
+
+
+@pytest.mark.parametrize(("saves", "kept"), [(True, 4), (False, 0)])
+def test_half_a_shard_is_saved_before_its_time_and_counts_only_if_it_is(
+    settings: Settings,
+    make: Make,
+    job: NewJob,
+    hooked: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    saves: bool,
+    kept: int,
+) -> None:
+    for i in range(8):
+        make(f"{i}.png", i)
+    sinks: list[ShardSink] = []
+    add = ShardSink.add
+
+    def stop_at_seven(sink: ShardSink, batch: Any) -> list[Failure]:
+        failures = add(sink, batch)
+        while sink._writes:
+            sink._finish_write()
+        sinks.append(sink)
+        if sink.done == 7:
+            raise RuntimeError("power cut")
+        return failures
+
+    def refuse(*segment: Any) -> None:
+        raise StoreFull(os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("extractor.stream.sink.LEAST_SAVED", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardSink, "add", stop_at_seven)
+        if not saves:
+            patch.setattr(ShardWriter, "save", refuse)
+        with pytest.raises(RuntimeError, match="power cut"):
+            pipeline.run(job(batch_size=1, shard_rows=8), settings)
+    assert (sinks[-1].kept, sinks[-1].at_risk) == (kept, 7 - kept)
+    result = pipeline.run(job(batch_size=1, shard_rows=8), settings)
+    assert result["resumed_rows"] == kept
+    done(settings, result)
 
 
 def test_a_failed_commit_leaves_no_open_shard_behind(

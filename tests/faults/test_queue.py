@@ -32,7 +32,7 @@ LIBFAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
 
 def test_of_many_workers_each_job_goes_to_one(queue: JobQueue, redis_server: str) -> None:
-    """Fails without: the claim taking the job out of the line, and looking at its state, in one script."""
+    """Fails without: the claim, which takes a job out of the line."""
     jobs = [queue.submit("work", {"number": number})[0].id for number in range(JOBS)]
     begin = threading.Barrier(WORKERS)
     claimed: list[tuple[str, str]] = []

@@ -175,6 +175,36 @@ def test_stopped_worker_is_fenced_when_it_continues(
     assert len(file.lines("start")) == 2
 
 
+def test_the_end_that_a_stopped_worker_reports_late_is_refused(
+    queue: JobQueue,
+    start_worker: StartWorker,
+    running: Running,
+    job_file: MakeJobFile,
+    wait_until: WaitUntil,
+    is_alive: Callable[[int], bool],
+) -> None:
+    """Fails without: the owner and the attempt that each report of a worker must name."""
+    job_id, file, started = running
+    zombie = start_worker(lease_s=LEASE_S)
+    started(1)
+    zombie.send(signal.SIGSTOP)
+    start_worker(lease_s=LEASE_S)
+    started(2)
+    first, second = file.pids()
+    os.kill(second, signal.SIGSTOP)
+    file.let_go()
+    wait_until(lambda: not is_alive(first), what="end of the stopped worker's child")
+    zombie.send(signal.SIGCONT)
+    # It takes this one when it has told the queue how the other ended.
+    after, _ = queue.submit("work", job_file("after").request())
+    ended(queue, after.id, wait_until)
+    job = queue.get(job_id)
+    assert (job.state, job.attempt) == (JobState.RUNNING, 2)
+    os.kill(second, signal.SIGCONT)
+    job = ended(queue, job_id, wait_until)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
+
+
 def test_job_that_takes_its_workers_down_fails_in_the_end(
     queue: JobQueue, start_worker: StartWorker, run_worker: RunWorker, job_file: MakeJobFile, wait_until: WaitUntil
 ) -> None:

@@ -177,7 +177,7 @@ def _npy(array: np.ndarray, version: tuple[int, int] = (1, 0)) -> bytes:
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 def test_changed_npy_files(tmp_path: Path, version: tuple[int, int]) -> None:
-    """Fails without: the check of a shape that a header claims."""
+    """Fails without: the errors of a header that cannot be read."""
     path = tmp_path / "a.npy"
 
     def read(data: bytes) -> None:

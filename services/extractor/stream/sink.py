@@ -64,7 +64,7 @@ class _Write:
     images: int
     """How many more images are safe with it."""
     done: int
-    """`ShardSink.done` when it began."""
+    """`ShardSink.kept` once it is finished."""
     shard: _OpenShard | None
     """The shard that is committed."""
 
@@ -141,13 +141,15 @@ class ShardSink:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        # After an error the last save must do: the rows since may have caused the error.
-        if self._current is not None and not isinstance(error, Exception):
-            self._save(self._current)
-        self._committer.shutdown(wait=True)
-        for shard in (self._current, *self._begun):
-            if shard is not None:
-                shard.writer.discard()
+        try:
+            # After an error the last save must do: the rows since may have caused the error.
+            if self._current is not None and not isinstance(error, Exception):
+                self._save(self._current)
+        finally:
+            self._committer.shutdown(wait=True)
+            for shard in (self._current, *self._begun):
+                if shard is not None:
+                    shard.writer.discard()
 
     def begin(self) -> bool:
         """Begin the next shard; false when there is none.
@@ -175,7 +177,7 @@ class ShardSink:
             if shard.left:
                 self._next = shard
             else:
-                self._commit(self._begun.pop())
+                self._submit(self._begun.pop(), 0, _commit_or_discard, writer)
         return self._next is not None
 
     def _resume(self, shard: _OpenShard) -> None:
@@ -235,7 +237,8 @@ class ShardSink:
             self._fresh += len(part)
             if not shard.left:
                 self._current = None
-                self._commit(shard)
+                # Submitted before an earlier commit's failure is raised, so that the writer is closed in any case.
+                self._submit(shard, self._taken(), _commit_or_discard, shard.writer)
         if self._current is not None and self._save_is_due(self._current):
             self._save(self._current)
         return failures
@@ -266,14 +269,21 @@ class ShardSink:
     def _slice(self, shard: int) -> pa.Table:
         return self._embeddings.listing(*self._embeddings.plan.shard_range(shard))
 
-    def _commit(self, shard: _OpenShard) -> None:
-        # Submitted before an earlier commit's failure is raised here, so that the writer is closed in any case.
-        self._submit(shard, _commit_or_discard, shard.writer)
+    def _taken(self) -> int:
+        """The images that were added since the last save or commit, which one makes safe now."""
+        fresh, self._fresh = self._fresh, 0
+        return fresh
 
-    def _submit(self, shard: _OpenShard | None, write: Callable[_P, bool], *args: _P.args, **kwargs: _P.kwargs) -> None:
+    def _submit(
+        self,
+        shard: _OpenShard | None,
+        images: int,
+        write: Callable[_P, bool],
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> None:
         finished = self._committer.submit(partial(self._timed, write, *args, **kwargs))
-        self._writes.append(_Write(finished, self._fresh, self.done, shard))
-        self._fresh = 0
+        self._writes.append(_Write(finished, images, self.done if images else self.kept, shard))
         while self._writes and (self._writes[0].finished.done() or len(self._writes) > WRITES_WAITING):
             self._finish_write()
 
@@ -281,6 +291,8 @@ class ShardSink:
         write = self._writes.popleft()
         if write.finished.result():
             self.kept = max(self.kept, write.done)
+        else:
+            self._fresh += write.images
 
     def _timed(self, write: Callable[_P, bool], *arguments: _P.args, **options: _P.kwargs) -> bool:
         with self._writing.work():
@@ -299,7 +311,7 @@ class ShardSink:
         segment = shard.writer.take_unsaved()
         if segment is not None:
             segment.reused, shard.unsaved_reused = shard.unsaved_reused, 0
-            self._submit(None, _save_if_possible, shard, segment)
+            self._submit(None, self._taken(), _save_if_possible, shard, segment)
 
     def _write(
         self,

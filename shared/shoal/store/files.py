@@ -271,10 +271,10 @@ def files_below(folder: Path) -> list[Path]:
 
 def remove_quietly(path: Path) -> None:
     """Delete a file or a folder; what cannot be deleted stays."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

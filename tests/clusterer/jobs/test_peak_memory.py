@@ -109,7 +109,7 @@ def shape_of(name: str) -> Any:
 
 @pytest.mark.parametrize("name", [shape_of(name) for name in SHAPES])
 def test_the_peak_of_a_job_stays_below_its_limit(name: str, make_set: Callable[..., str], store: Store) -> None:
-    """Fails without: the account of what a job holds, of which its limit leaves the rest to rows and blocks."""
+    """Fails without: the account of what a job holds beside its rows."""
     shape = SHAPES[name]
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(50, shape.dim)).astype(np.float32)
@@ -133,7 +133,7 @@ def test_the_peak_of_a_job_stays_below_its_limit(name: str, make_set: Callable[.
 def test_the_peak_of_an_analysis_stays_below_its_limit(
     kind: str, rows: int, dim: int, over: int, make_set: Callable[..., str], store: Store, run_job: Callable[..., Any]
 ) -> None:
-    """Fails without: the rows that are held in files, and the blocks whose size follows from the limit.
+    """Fails without: the files that hold rows and sketches where the limit has no room for them.
 
     The limit is the smallest that the job accepts by its own word, or has three times as much beside the process.
     """

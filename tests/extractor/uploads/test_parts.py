@@ -70,10 +70,6 @@ def test_a_part_that_counts_comes_to_its_place_with_whatever_comes_next(
     """A process that dies between the two; the same part again, or another one.
 
     Fails without: parts that count being moved to their places with the next one.
-
-    Fails without: parts that count being moved to their places with the next one.
-
-    Fails without: parts that count being moved to their places with the next one.
     """
     with monkeypatch.context() as patch:
         patch.setattr(Upload, "place", lambda self: None)

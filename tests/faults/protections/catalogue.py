@@ -81,6 +81,7 @@ PROTECTIONS = (
         ),
         (
             f"{FAULTS}/test_workers.py::test_stopped_worker_is_fenced_when_it_continues",
+            f"{FAULTS}/test_workers.py::test_the_end_that_a_stopped_worker_reports_late_is_refused",
             f"{FAULTS}/test_network.py::test_a_worker_that_the_network_forgot_loses_its_lease_and_is_fenced",
         ),
     ),
@@ -104,7 +105,7 @@ PROTECTIONS = (
         ),
     ),
     Protection(
-        "the end of a job that no worker has",
+        "the end of a waiting job when it is cancelled",
         (Edit(f"{LUA}/cancel.lua", "if job.state == 'queued' then", "if false then"),),
         (f"{QUEUE}::test_cancelling_a_queued_job_ends_it",),
     ),
@@ -187,7 +188,7 @@ PROTECTIONS = (
         (f"{FAULTS}/test_sharing.py::test_two_workers_embed_each_shard_of_a_job_once",),
     ),
     Protection(
-        "the claim taking the job out of the line, and looking at its state, in one script",
+        "the claim, which takes a job out of the line",
         (
             Edit(f"{LUA}/claim.lua", "    redis.call('ZREM', ready_key(arg(i)), id)\n", ""),
             Edit(f"{LUA}/claim.lua", "if not job or job.state ~= 'queued' then return {'none'} end", ""),
@@ -425,8 +426,14 @@ PROTECTIONS = (
         ("tests/extractor/uploads/test_parts.py::test_a_part_that_never_counted_is_garbage",),
     ),
     Protection(
-        "the check of a shape that a header claims",
-        (Edit(f"{STORE}/npy.py", "if not isinstance(shape, tuple) or", "if False and"),),
+        "the errors of a header that cannot be read",
+        (
+            Edit(
+                f"{STORE}/npy.py",
+                "except (ValueError, SyntaxError, MemoryError, RecursionError) as error",
+                NEVER,
+            ),
+        ),
         ("tests/security/test_mutated_bytes.py::test_changed_npy_files",),
     ),
     Protection(
@@ -477,7 +484,7 @@ PROTECTIONS = (
     ),
     # Memory, and the kernels.
     Protection(
-        "the account of what a job holds, of which its limit leaves the rest to rows and blocks",
+        "the account of what a job holds beside its rows",
         (
             Edit(
                 f"{CLUSTERER}/jobs/memory.py",
@@ -488,8 +495,19 @@ PROTECTIONS = (
         ("tests/clusterer/jobs/test_peak_memory.py::test_the_peak_of_a_job_stays_below_its_limit[many dimensions]",),
     ),
     Protection(
-        "the rows that are held in files, and the blocks whose size follows from the limit",
-        (Edit(f"{CLUSTERER}/jobs/analysis.py", "rows_in_memory=False", "rows_in_memory=True"),),
+        "the files that hold rows and sketches where the limit has no room for them",
+        (
+            Edit(
+                f"{CLUSTERER}/neighbours/prepare.py",
+                "hold = sum(4 * rows.n * rows.dim for rows in sets) <= options.memory_limit",
+                "hold = True",
+            ),
+            Edit(
+                f"{CLUSTERER}/neighbours/work.py",
+                "self.in_memory = size <= options.memory_limit",
+                "self.in_memory = True",
+            ),
+        ),
         (
             "tests/clusterer/jobs/test_peak_memory.py"
             "::test_the_peak_of_an_analysis_stays_below_its_limit[duplicates-12000-1024-1]",

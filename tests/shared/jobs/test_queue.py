@@ -173,7 +173,7 @@ def test_next_attempt_gets_the_checkpoint(bench: Bench) -> None:
 
 
 def test_cancelling_a_queued_job_ends_it(queue: JobQueue) -> None:
-    """Fails without: the end of a job that no worker has."""
+    """Fails without: the end of a waiting job when it is cancelled."""
     job, _ = queue.submit("work", {})
     assert queue.cancel(job.id).state is JobState.CANCELLED
     assert queue.claim(["work"], "worker") is None
