@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clusterer.data.partitions import OnRows
-from clusterer.data.rows import Float32Array, Float64Array, IntArray, Rows, block_rows, l2_normalize
+from clusterer.data.rows import Float32Array, Float64Array, IntArray, Rows, block_rows, l2_normalize, ranges
 
 FOLDS: Final = 5
 SHRINKAGE: Final = 1.0
@@ -23,6 +23,10 @@ SHRINKAGE: Final = 1.0
 MOST_CLASSES: Final = 2000
 """With more classes only the neighbours are asked."""
 FLOOR: Final = 1e-12
+SCORED_VALUES: Final = 2**20
+"""Of rows times classes that are scored at once, or one row."""
+PER_SCORED_VALUE: Final = 8 * 8
+"""Bytes of one: confidences, shares and logarithms in float64, some of them of the block before, eight at once."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,9 @@ def find_label_errors(rows: Rows, classes: IntArray, nearest: IntArray, on_rows:
         suggested[first : first + len(labels)] = np.where(confident.max(axis=1) >= 0, best, labels)
         on_rows(first + len(labels))
     disagreeing = np.empty(len(chosen), np.int32)
-    theirs = classes[nearest[chosen]]
-    disagreeing[:] = ((theirs != classes[chosen, None]) & (theirs >= 0)).sum(axis=1)
+    for part in ranges(len(chosen), max(1, SCORED_VALUES // max(1, nearest.shape[1]))):
+        theirs = classes[nearest[chosen[part]]]
+        disagreeing[part] = ((theirs != classes[chosen[part], None]) & (theirs >= 0)).sum(axis=1)
     error = suggested[chosen] != classes[chosen]
     return LabelErrors(chosen, suggested[chosen], own[chosen].astype(np.float32), disagreeing, error)
 
@@ -132,7 +137,7 @@ class _Scorer:
 
     def batches(self) -> Iterator[tuple[int, Float64Array, IntArray]]:
         """Yield the first row, ``(b, c)`` confidences and ``(b,)`` classes of each block."""
-        step = max(1, 2**22 // self._count)
+        step = max(1, SCORED_VALUES // self._count)
         for start, block in self._rows.batches():
             for offset in range(0, len(block), step):
                 batch = block[offset : offset + step]
@@ -169,10 +174,24 @@ def _folds(classes: IntArray) -> IntArray:
 
 def model_bytes(n: int, dim: int, classes: int) -> int:
     """Bytes that the model of ``n`` rows of ``dim`` columns takes while it is fitted."""
+    # Of each fold the sums of the classes and their weights, and as much again while those of a fold are found.
     squares, moments = 8 * dim**2, 8 * 3 * FOLDS * dim * classes
-    # Of a block: as it is stored, of length 1, and in float64, of which the rows of a fold are copied twice.
-    block = min(n, block_rows(dim)) * dim * (4 + 4 + 8 + 2 * 8 // FOLDS + 1)
-    return FOLDS * squares + moments + max(3 * squares, squares + block)
+    # The squares of each fold, and three more: their sum, what is within classes, and a copy that is solved. While they
+    # are added up it is the product of one fold.
+    return FOLDS * squares + moments + max(3 * squares, squares + _block_bytes(n, dim))
+
+
+def scoring_bytes(n: int, dim: int, classes: int) -> int:
+    """Bytes that scoring ``n`` rows takes beside their neighbours, with the model where there is one."""
+    values = min(n * classes, max(SCORED_VALUES, classes))
+    weights = 8 * FOLDS * dim * classes if classes <= MOST_CLASSES else 0
+    return PER_SCORED_VALUE * values + weights + _block_bytes(n, dim)
+
+
+def _block_bytes(n: int, dim: int) -> int:
+    """Of a block of rows."""
+    # As it is stored, of length 1, and in float64, of which the rows of a fold are copied twice.
+    return min(n, block_rows(dim)) * dim * (4 + 4 + 8 + 2 * 8 // FOLDS + 1)
 
 
 @dataclass(frozen=True)
@@ -195,6 +214,7 @@ def _moments(rows: Rows, classes: IntArray, folds: IntArray, count: int) -> _Mom
             found.second[fold] += batch[mine].T @ batch[mine]
             np.add.at(found.sums[fold], labels[mine], batch[mine])
             found.counts[fold] += np.bincount(labels[mine], minlength=count)
+        del batch, block  # Else they lie beside the next ones.
     return found
 
 

@@ -16,7 +16,7 @@ from shoal.settings import Settings
 from shoal.store import EmbeddingSet
 from shoal.store.analyses import QUALITY, AnalysisWriter
 
-from clusterer.cleaning.label_errors import MOST_CLASSES, LabelErrors, find_label_errors, model_bytes
+from clusterer.cleaning.label_errors import MOST_CLASSES, LabelErrors, find_label_errors, model_bytes, scoring_bytes
 from clusterer.cleaning.outliers import Outliers, find_outliers
 from clusterer.cleaning.properties import find_issues, small_images
 from clusterer.data.rows import IntArray, StoredRows
@@ -30,6 +30,8 @@ IMAGE = ("image_id", "image_path", "label")
 FACTS = ("width", "height", "bytes", "luma_1", "luma_5", "luma_99", "entropy", "sharpness")
 PER_NEIGHBOUR = 40
 """Bytes of a neighbour of a row: its number and similarity, and copies of both while they are merged."""
+PER_KEPT_NEIGHBOUR = 12
+"""Bytes of one that was found: both."""
 
 
 def run(ctx: JobContext, settings: Settings) -> dict[str, JsonValue]:
@@ -49,12 +51,12 @@ def find_nearest(request: QualityRequest, embeddings: EmbeddingSet, rows: Stored
     Raises
     ------
     MemoryLimitTooSmall
-        The neighbours, or the model of the classes that is fitted after them, do not fit.
+        The neighbours, or what compares labels with them and with a model of the classes, do not fit.
     """
     work, progress = tools.work, tools.progress
     compared = PER_NEIGHBOUR * request.neighbours * rows.n + blocks_bytes(rows.n, rows.dim)
     fewer = Need(compared, "comparing them", ", or fewer `neighbours`")
-    free = tools.free_memory(rows, fewer, *model_needs(embeddings))
+    free = tools.free_memory(rows, fewer, *label_needs(embeddings, request.neighbours))
     kept = work.arrays("nearest")
     if kept is not None:
         return Nearest(kept["rows"], kept["similarity"])
@@ -65,13 +67,18 @@ def find_nearest(request: QualityRequest, embeddings: EmbeddingSet, rows: Stored
     return found
 
 
-def model_needs(embeddings: EmbeddingSet) -> list[Need]:
-    """What the model of the classes needs; nothing without labels."""
+def label_needs(embeddings: EmbeddingSet, neighbours: int) -> list[Need]:
+    """What it takes to judge labels, beside all neighbours; nothing without labels."""
+    n, dim = embeddings.rows, embeddings.dim
     classes = pc.count_distinct(embeddings.metadata(["label"]).column("label"), mode="only_valid").as_py()
-    if not 0 < classes <= MOST_CLASSES:
+    if not classes:
         return []
-    needed = model_bytes(embeddings.rows, embeddings.dim, classes)
-    return [Need(needed, f"the model of {classes:,} classes of {embeddings.dim:,} dimensions")]
+    kept = PER_KEPT_NEIGHBOUR * neighbours * n
+    needs = [Need(kept + scoring_bytes(n, dim, classes), f"comparing the labels with {classes:,} classes")]
+    if classes <= MOST_CLASSES:
+        model = f"the model of {classes:,} classes of {dim:,} dimensions"
+        needs.append(Need(kept + model_bytes(n, dim, classes), model))
+    return needs
 
 
 def judge(embeddings: EmbeddingSet, rows: StoredRows, nearest: Nearest, progress: Progress) -> Found:
