@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -98,12 +102,35 @@ def test_sums_that_float64_rounds_agree_to_its_rounding(
     assert there.run()["balance"] == here.run()["balance"]
 
 
+DYING_DRIVER = """
+import json, os, signal, sys
+from clusterer import pipeline
+from clusterer.jobs.workspace import Workspace
+from shoal.jobs.child import ChildJob, JobContext
+from shoal.settings import Settings
+
+def die_at_three(work, seed, restart, state):
+    keep_state(work, seed, restart, state)
+    if len(state.history) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+keep_state, Workspace.keep_state = Workspace.keep_state, die_at_three
+pipeline.run(JobContext(ChildJob("killed", "cluster", 1, "worker.1", json.loads(sys.argv[1])), print), Settings())
+"""
+
+
+@pytest.mark.parametrize("how", ["told to stop", "killed"])
 def test_a_driver_that_ends_resumes_at_its_iteration(
-    store: Store, ray_settings: Settings, make_set: MakeSet, vectors: Any
+    store: Store, ray_settings: Settings, make_set: MakeSet, vectors: Any, how: str
 ) -> None:
     embeddings = make_set("mine", *vectors, shard_rows=7000)
     request = {**REQUEST, "embeddings": embeddings, "seeds": [1], "execution": TWO}
-    job = stopped(request, ray_settings, stop_after=3)
+    if how == "killed":
+        job = "killed"
+        dead = subprocess.run([sys.executable, "-c", DYING_DRIVER, json.dumps(request)], check=False, timeout=200)
+        assert dead.returncode == -signal.SIGKILL
+    else:
+        job = stopped(request, ray_settings, stop_after=3)
     there = gone_on(job, request, store, ray_settings)
     assert there.run()["resumed_iterations"] >= 3
     assert_same(there, clustered(store, ray_settings, embeddings, seeds=[1]))
