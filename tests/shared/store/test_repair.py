@@ -61,15 +61,23 @@ def test_a_whole_set_stays_as_it_is(toy: Toy) -> None:
     assert not toy.store.layout.trash.exists()
 
 
+def cut_short(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", [flip, Path.unlink, lambda path: path.write_bytes(b"")])
-def test_a_damaged_shard_is_taken_out_and_written_again(toy: Toy, name: str, damage: Callable[[Path], object]) -> None:
+@pytest.mark.parametrize("damage", [flip, cut_short, Path.unlink, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("deep", [True, False])
+def test_a_damaged_shard_is_taken_out_and_written_again(
+    toy: Toy, name: str, damage: Callable[[Path], object], deep: bool
+) -> None:
     """Fails without: the look of a repair at each committed file."""
     sound = {
         key: value for key, value in content_of(toy.folder).items() if "00001" not in key and "manifest" not in key
     }
     damage(toy.folder / name)
-    report = toy.store.repair(toy.id)
+    report = toy.store.repair(toy.id, deep=deep)
     if not (name.startswith("commits") and damage is flip):
         assert report.removed == [1]
         assert toy.store.embeddings(toy.id).missing_shards() == [1]
