@@ -448,6 +448,17 @@ PROTECTIONS = (
         ("tests/extractor/images/test_pool.py::test_bad_files_between_good_ones_cost_only_themselves",),
     ),
     Protection(
+        "the content, and not the suffix, deciding the format",
+        (
+            Edit(
+                f"{EXTRACTOR}/images/decode.py",
+                'return (*DECODED, *_BY_SUFFIX.get(suffix_of(name) or "", ()))',
+                'return tuple(each for each in DECODED if (suffix_of(name) or "")[1:3] == each[:2].lower())',
+            ),
+        ),
+        ("tests/extractor/test_bad_images.py::test_an_image_under_another_formats_suffix_is_embedded_like_itself",),
+    ),
+    Protection(
         "the stamp of the listing, which the open file must have",
         (Edit(f"{EXTRACTOR}/images/decode.py", "if stamp is not None and stamp_of(before) != stamp:", "if False:"),),
         (
