@@ -41,19 +41,37 @@ def ended(queue: JobQueue, job_id: str, wait_until: WaitUntil) -> Job:
     return queue.get(job_id)
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT], ids=lambda number: number.name)
 def test_killed_child_is_replaced(
-    queue: JobQueue, run_worker: RunWorker, running: Running, wait_until: WaitUntil
+    queue: JobQueue, run_worker: RunWorker, running: Running, wait_until: WaitUntil, number: signal.Signals
 ) -> None:
-    """Fails without: another attempt after a child that died."""
+    """As the kernel kills it when memory is used up, or as it crashes.
+
+    Fails without: another attempt after a child that died.
+    """
     job_id, file, started = running
     run_worker(lease_s=LEASE_S)
     started(1)
-    os.kill(file.pids()[0], signal.SIGKILL)
+    os.kill(file.pids()[0], number)
     started(2)
     file.let_go()
     job = ended(queue, job_id, wait_until)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
     assert len(file.lines("end")) == 1
+
+
+def test_a_job_that_asks_for_more_memory_than_it_gets_fails_at_once_with_what_to_lower(
+    queue: JobQueue, run_worker: RunWorker, job_file: MakeJobFile, wait_until: WaitUntil
+) -> None:
+    """The same request would ask for as much again."""
+    file = job_file()
+    job, _ = queue.submit("work", file.request("hoard"))
+    run_worker(lease_s=LEASE_S)
+    job = ended(queue, job.id, wait_until)
+    assert (job.state, job.error["code"], job.attempt) == (JobState.FAILED, "out_of_memory", 1)
+    assert "`memory_limit`" in job.error["detail"]
+    after, _ = queue.submit("work", file.request())
+    assert ended(queue, after.id, wait_until).state is JobState.SUCCEEDED
 
 
 def test_job_of_a_killed_worker_is_finished_by_another(

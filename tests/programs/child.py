@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -71,6 +72,12 @@ def crash(context: JobContext) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def hoard(context: JobContext) -> None:
+    """Ask for more memory than the system gives to a process."""
+    resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+    bytearray(2**32)
+
+
 def leave(context: JobContext) -> None:
     os._exit(3)
 
@@ -93,7 +100,6 @@ def fail(context: JobContext) -> None:
     raise {
         "known": WeightsMissing("no weights", file="a.pth"),
         "transient": TransientFailure("come again"),
-        "memory": MemoryError(),
         "disk": OSError(errno.ENOSPC, "No space left on device", "/store/x"),
         "defect": KeyError("nothing"),
     }[context.request["error"]]
