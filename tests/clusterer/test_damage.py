@@ -68,12 +68,12 @@ METADATA = "metadata/metadata_0000{}.parquet"
 
 
 def damage_set(store: Store, which: str, files: str, damage: Damage) -> list[str]:
-    """Damage the first two ``files`` of a set; return those whose bytes changed."""
+    """Damage the first two ``files`` of a set; return those that are not as before."""
     folder = store.layout.embeddings(which).folder
-    paths = [folder / files.format(shard) for shard in (0, 1)]
-    before = [path.read_bytes() for path in paths]
-    damage(*paths)
-    changed = [path for path, content in zip(paths, before, strict=True) if path.read_bytes() != content]
+    one, other = folder / files.format(0), folder / files.format(1)
+    before = {path: path.read_bytes() for path in (one, other)}
+    damage(one, other)
+    changed = [path for path, content in before.items() if not path.exists() or path.read_bytes() != content]
     return [path.relative_to(store.root).as_posix() for path in changed]
 
 
