@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import shutil
@@ -28,6 +29,7 @@ KINDS = (FAILED, "error", "passed", "skipped")
 LEFT_OUT = (".git", ".venv", "*.pyc", "demo", "build", "dist", "site")
 DEADLINE_S = 30
 """What a test waits for rarely comes without a protection: so long it waits."""
+POLL_S, END_S = 0.2, 5.0
 LIMIT_S = 900
 """So long the tests of a protection may take; what has not failed by then has not noticed."""
 
@@ -79,8 +81,12 @@ def without(protection: Protection) -> dict[str, str]:
             process = subprocess.Popen(
                 command, cwd=copy, env=environment, stdout=log, stderr=log, start_new_session=True
             )
+            end = time.monotonic() + (LIMIT_S if protection.edits else math.inf)
+            while process.poll() is None and not report.exists() and time.monotonic() < end:
+                time.sleep(POLL_S)
+            # Without a protection a thread may keep it from ending for ever.
             with suppress(subprocess.TimeoutExpired):
-                process.wait(LIMIT_S if protection.edits else None)
+                process.wait(END_S)
             kill_group(process.pid)
             process.wait()
             if not report.exists():
