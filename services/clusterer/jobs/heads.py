@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 from shoal.errors import JsonValue
+from shoal.memory import release_freed_memory
 from shoal.schemas import HeadOptions
 
 from clusterer.data.partitions import OnRows
@@ -209,7 +210,7 @@ def training_bytes(plan: Plan) -> int:
     else:
         heads = temi_options(plan.request.heads or HeadOptions()).heads
         weights = heads * (dim * HIDDEN + HIDDEN * BOTTLENECK + BOTTLENECK * k)
-        values = 4 * batch * dim + 2 * heads * batch * (3 * HIDDEN + 4 * BOTTLENECK + 6 * k)
+        values = 4 * batch * dim + 2 * heads * batch * (3 * HIDDEN + 4 * BOTTLENECK + 7 * k)
         values += PARAMETER_COPIES * weights + min(WATCHED_ROWS, n) * (HIDDEN + BOTTLENECK)
     means = 6 * k * dim
     neighbourhood = min(SAMPLE_ROWS, n) * (dim + BLOCK_ROWS)
@@ -246,9 +247,12 @@ def fit_heads(
     for place, seed in enumerate(plan.seeds):
 
         def fit(number: int, tried: Mapping[str, float], seed: int = seed, place: int = place) -> HeadFit:
-            trainer = _trainer(plan, train_rows, nearest, seed, where, tried)
-            name = f"head{tag}-{seed}" + (f"-{number}" if tried else "")
-            trained = _trained(plan, trainer, train_rows, work, name, place * runs + number, hooks)
+            name, run = f"head{tag}-{seed}" + (f"-{number}" if tried else ""), place * runs + number
+            # The trainer is held no longer than this takes.
+            trained = _trained(
+                plan, _trainer(plan, train_rows, nearest, seed, where, tried), train_rows, work, name, run, hooks
+            )
+            release_freed_memory()  # Pieces that PyTorch freed do not fit what the next run needs.
             return _described(plan, trained, train_rows, around, tried, hooks)
 
         fits[seed] = fit(0, NOTHING) if runs == 1 else _most_agreeing(plan, fit)

@@ -28,6 +28,7 @@ from clusterer.jobs.heads import neighbours_of, training_bytes
 from clusterer.jobs.plan import SEARCHED_ROWS, Plan
 from clusterer.kmeans import needs_faiss
 from clusterer.kmeans.seeding import trials_of
+from clusterer.neighbours.prepare import blocks_bytes
 from clusterer.reduce.spectral import EXTRA, FEWEST
 
 MIB = 2**20
@@ -68,7 +69,7 @@ by scipy's sparse matrices."""
 PER_LINK, PER_LINKED_ROW = 120, 700
 """Bytes of a neighbour of a row in the graph whose groups are sought, and of a row in the tree of linkages."""
 SEARCH_BYTES = 64 * MIB
-"""Least memory of a search for neighbours beside its result."""
+"""Least memory of a search for neighbours beside its result and the blocks of rows that it compares."""
 PER_REPORTED_ROW = 260
 """Bytes of a row's class, its place in the order of its cluster, its image's id and path."""
 PER_CLUSTER, PER_CLUSTER_AND_SET = 2500, 600
@@ -197,17 +198,17 @@ class Problem:
             "report": 0 if self.sweep else results + self._report_bytes(),
         }
         if self.search:
-            judging = self._sample_bytes() + SEARCH_BYTES
+            judging = self._sample_bytes() + SEARCH_BYTES + self._compared_bytes(SEARCHED_ROWS)
             found["choose"] = self._judged_bytes() + max(judging, self._reduction_bytes + self._search_bytes())
         if self.pick:
             found["pick"] = self._search_bytes() + self._pick_bytes()
         if self.neighbours:
-            fitting = max(SEARCH_BYTES, self._eigen_bytes)
-            found["reduce"] = self._transform + self.neighbour_bytes + fitting + 4 * self._block
+            searching, fitting = SEARCH_BYTES + self._compared_bytes(), self._eigen_bytes + 4 * self._block
+            found["reduce"] = self._transform + self.neighbour_bytes + max(searching, fitting)
         if self.training:
             found["heads"] = kept + self.neighbour_bytes // 4 + self.training
         if self.paired:
-            found["neighbours"] = kept + self.neighbour_bytes + SEARCH_BYTES
+            found["neighbours"] = kept + self.neighbour_bytes + SEARCH_BYTES + self._compared_bytes()
         if self.linked:
             graph_bytes = SPARSE_BYTES + (PER_LINKED_ROW + PER_LINK * self.linked) * self.train_rows
             found["groups"] = kept + graph_bytes + self._joint_bytes()
@@ -219,6 +220,16 @@ class Problem:
     def neighbour_bytes(self) -> int:
         """The nearest rows of each row of the train set."""
         return PER_NEIGHBOUR * max(self.neighbours, self.paired) * self.train_rows
+
+    @property
+    def beside_search_bytes(self) -> int:
+        """What is held while neighbours are sought, beside the rows and what the search may use."""
+        sampled = self._judged_bytes() + self._sample_bytes() if self.search or self.pick else self._transform
+        return max(sampled, self._transform + self.neighbour_bytes) + self._compared_bytes()
+
+    def _compared_bytes(self, most: int | None = None) -> int:
+        """Blocks of rows that a search compares; the train set's, or those of a sample."""
+        return blocks_bytes(self.train_rows if most is None else min(self.train_rows, most), self.dim)
 
     @property
     def _reduction_bytes(self) -> int:
@@ -290,7 +301,8 @@ class Problem:
         """The neighbours of a sample, and its rows after a reduction and while that is found."""
         rows = min(self.train_rows, SEARCHED_ROWS)
         reduced = max(4 * self.dim, PER_VECTOR * max(self.coordinates + EXTRA, FEWEST) + PER_EDGE * self.neighbours)
-        return self._judged_bytes() + rows * reduced + SPARSE_BYTES + SEARCH_BYTES
+        searching = SEARCH_BYTES + self._compared_bytes(SEARCHED_ROWS)
+        return self._judged_bytes() + rows * reduced + SPARSE_BYTES + searching
 
     def _judged_bytes(self) -> int:
         """The nearest rows that judge clusters of a sample."""
@@ -387,9 +399,9 @@ class Placement:
     keep_bytes: int
 
     def searching(self, problem: Problem) -> int:
-        """Bytes that are left for a search for neighbours, beside held rows and its result."""
+        """Bytes that are left for a search for neighbours, beside held rows, its result and what it compares."""
         held = problem.row_bytes if self.rows_in_memory else 0
-        return max(SEARCH_BYTES, self.limit - problem.process_bytes - held - problem.neighbour_bytes)
+        return max(SEARCH_BYTES, self.limit - problem.process_bytes - held - problem.beside_search_bytes)
 
     def record(self) -> dict[str, int | str | bool]:
         """For run.json."""

@@ -54,7 +54,8 @@ class Shape:
     """Whether the limit has room for rows and sketches in memory; otherwise it is the smallest that works."""
 
     def request(self, embeddings: str) -> dict[str, Any]:
-        return {"embeddings": embeddings, **self.fields, "kmeans": {"iterations": 2, "restarts": 1, **self.kmeans}}
+        asked = {"embeddings": embeddings, **self.fields}
+        return asked if "method" in asked else {**asked, "kmeans": {"iterations": 2, "restarts": 1, **self.kmeans}}
 
 
 SHAPES = {
@@ -81,6 +82,19 @@ SHAPES = {
         {"max_points_per_centroid": 3},
         kind="sweep",
     ),
+    "smooth": Shape(9000, 2048, 10, {"clusters": 20, "seed": 0, "reduce": {"method": "smooth", "steps": 2}}),
+    "spectral": Shape(20_000, 32, 10, {"clusters": 20, "seed": 0, "reduce": {"method": "spectral", "components": 200}}),
+    "umap": Shape(8000, 64, 10, {"clusters": 20, "seed": 0, "reduce": {"method": "umap", "neighbours": 100}}),
+    "the number of clusters and the reduction": Shape(
+        3000, 64, 0, {"clusters": "auto", "clusters_range": [20, 22], "reduce": "auto", "seed": 0}
+    ),
+    "leiden": Shape(20_000, 32, 10, {"method": "leiden", "seed": 0, "graph": {"neighbours": 60}}),
+    "hdbscan": Shape(20_000, 32, 10, {"method": "hdbscan", "graph": {"neighbours": 60}}),
+    "hdbscan of places": Shape(6000, 64, 10, {"method": "hdbscan", "reduce": "umap"}),
+    "turtle, several runs": Shape(
+        8000, 128, 10, {"method": "turtle", "clusters": 500, "seed": 0, "heads": {"steps": 2, "inner_steps": 2}}
+    ),
+    "temi": Shape(4000, 128, 10, {"method": "temi", "clusters": 2000, "seed": 0, "heads": {"steps": 2, "heads": 4}}),
 }
 
 SIZES = [(2000, 16), (60_000, 32), (12_000, 1024)]
