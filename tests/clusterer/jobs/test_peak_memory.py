@@ -152,6 +152,8 @@ def test_the_peak_of_a_job_stays_below_its_limit(name: str, make_set: Callable[.
             for kind in ("duplicates", "assign", "quality")
             for size in SIZES
         ),
+        # With so many columns that the rows alone exceed the limit.
+        pytest.param("duplicates", 20_000, 2048, 50, id="duplicates-20000-2048"),
         # With a model of the classes, and with too many of them for one.
         *(("quality", 12_000, 16, classes) for classes in (2000, 6000)),
     ],
