@@ -54,7 +54,7 @@ class Ending(Enum):
     CANCEL = "the job was cancelled"
     DRAIN = "the worker is stopping"
     SILENT = "the child sent no event for too long"
-    FENCED = "another worker holds the job"
+    FENCED = "another worker has the job, or the queue no longer knows it"
     WAITED_FOR = "the worker has another job"
 
 

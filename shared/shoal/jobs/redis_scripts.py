@@ -62,7 +62,9 @@ def unavailable_when_unreachable() -> Iterator[None]:
     try:
         yield
     except (RedisConnectionError, RedisTimeoutError) as error:
-        raise QueueUnavailable(f"The job queue's server does not answer: {error}. Check REDIS_URL.") from error
+        raise QueueUnavailable(
+            f"The job queue's server does not answer: {str(error).rstrip('.')}. Check REDIS_URL."
+        ) from error
     except (OutOfMemoryError, ReadOnlyError, MasterDownError) as error:
         raise QueueUnavailable(
             f"The job queue's server refuses commands ({error}). Check its memory, disk and log."
@@ -184,6 +186,7 @@ def to_job(flat: Sequence[str]) -> Job:
         request=json.loads(fields["request"]),
         result=from_json(fields.get("result")),
         error=from_json(fields.get("error")),
+        last_error=from_json(fields.get("last_error")),
         callback=_to_callback(fields),
     )
 

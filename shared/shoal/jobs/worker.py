@@ -19,6 +19,7 @@ from typing import ParamSpec, TypeVar
 
 import structlog
 
+from shoal import disk
 from shoal.errors import QueueUnavailable, WorkerDied
 from shoal.jobs.attempt import Attempt
 from shoal.jobs.childprocess import ChildProcess, NextChild
@@ -144,6 +145,7 @@ class Worker:
         os.set_blocking(self._wake_write, False)
         self._beat_at = 0.0
         self._reachable = True
+        self._full = False
         # Several reapings a lease, or the queue takes the gap for an outage.
         self._beat_period_s = min(settings.beat_s, queue.lease_s / 5)
 
@@ -174,7 +176,7 @@ class Worker:
 
     def _step(self) -> None:
         self._housekeep()
-        claim = self._call_queue(self._queue.claim, self._kinds, self.name) or self._helping.look()
+        claim = None if self._store_is_full() else self._look_for_work()
         if claim is not None:
             while claim is not None:
                 self._work(claim)
@@ -191,6 +193,23 @@ class Worker:
             self._drain_wakeups()
         else:
             self._sleep(1.0)
+
+    def _look_for_work(self) -> Claim | None:
+        return self._call_queue(self._queue.claim, self._kinds, self.name) or self._helping.look()
+
+    def _store_is_full(self) -> bool:
+        """Whether jobs must wait for space: claimed now, one after the other would fail."""
+        shortage = None
+        if self._store is not None:
+            with contextlib.suppress(OSError):  # Then a job says what is wrong.
+                shortage = disk.shortage(self._store)
+        if bool(shortage) != self._full:
+            self._full = bool(shortage)
+            if shortage:
+                log.warning("no job is claimed until the store's disk has room", disk=shortage)
+            else:
+                log.info("the store's disk has room again")
+        return self._full
 
     def _work(self, claim: Claim) -> None:
         with structlog.contextvars.bound_contextvars(job=claim.job.id, attempt=claim.attempt):
@@ -248,11 +267,12 @@ class Worker:
         how = ended[0] if ended else "lost"
         self._observer.ended(claim, "helped" if claim.helper else how)
         if ended is None:
-            log.warning("job left to another worker")
+            log.warning("the job is no longer this worker's: nothing is reported")
             self._report(claim, how, lambda: True)
             return True
         tell_queue = ended[1]
-        log.info("help ended" if claim.helper else "job ended", how=how, status=status)
+        say = log.warning if how == "fail" else log.info
+        say("help ended" if claim.helper else "job ended", how=how, status=status)
 
         def report() -> bool:
             attempt.flush()
@@ -284,7 +304,7 @@ class Worker:
                 return
             self._sleep(0.5)
         if not held:
-            log.warning("another worker holds the job: nothing was reported")
+            log.warning("the job was no longer this worker's: nothing was reported")
         # A job that has failed or was cancelled has no next attempt.
         self._cleaned_at = -CLEAN_PERIOD_S
         self._remove_workdirs()

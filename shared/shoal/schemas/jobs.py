@@ -78,6 +78,9 @@ class Job(BaseModel):
     error: dict[str, Any] | None = Field(
         None, description="Why the job failed, as an RFC 9457 problem; null unless it has failed."
     )
+    last_error: dict[str, Any] | None = Field(
+        None, description="Why the latest attempt that another one follows failed, as an RFC 9457 problem."
+    )
     callback: Callback | None = Field(
         None, description="Delivery of the webhook at the job's end; null if the request had no `callback_url`."
     )

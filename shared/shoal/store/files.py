@@ -52,8 +52,8 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             raise StoreFull(
-                f"No space is left to write {path.name} ({os.strerror(error.errno)}). Free some space in {path.parent} "
-                "and submit the job again; it continues after the last committed shard.",
+                f"No space is left to write {path.name} ({os.strerror(error.errno)}). Free space in {path.parent}. "
+                "Workers go on with their jobs then; one that has failed goes on when it is submitted again.",
                 path=str(path),
             ) from error
         if error.errno in _READ_ONLY:

@@ -15,11 +15,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from pydantic import BaseModel, Field
 
-from shoal import __version__
+from shoal import __version__, disk
 from shoal.errors import ShoalError
 from shoal.jobs.kinds import waiting_for
 from shoal.jobs.queue import JobQueue
-from shoal.settings import MIN_FREE_BYTES, Settings
+from shoal.settings import Settings
 from shoal.store import Store
 from shoal.web.pools import QUICK
 from shoal.web.route import QueueDep, StoreDep
@@ -119,12 +119,9 @@ def _check_store(store: Store) -> str:
 
 def _check_disk(store: Store) -> str:
     try:
-        free = shutil.disk_usage(store.root).free
+        return disk.shortage(store.root) or "ok"
     except OSError as error:
         return f"the store's disk cannot be read: {error.strerror}"
-    if free >= MIN_FREE_BYTES:
-        return "ok"
-    return f"only {free >> 20} MiB are free for the store; it needs {MIN_FREE_BYTES >> 20} MiB"
 
 
 def _check_workers(workers: Mapping[str, float | None]) -> str:

@@ -86,6 +86,11 @@ PROTECTIONS = (
         ),
     ),
     Protection(
+        "the look at the disk before a job is claimed",
+        (Edit(f"{JOBS}/worker.py", "claim = None if self._store_is_full() else", "claim ="),),
+        (f"{WORKER}::test_jobs_wait_while_the_stores_disk_is_full",),
+    ),
+    Protection(
         "the look at when the child last said something",
         (
             Edit(

@@ -93,7 +93,7 @@ def test_passing_failure_is_tried_again_after_growing_pauses(bench: Bench) -> No
         assert taken.attempt == attempt
         assert bench.queue.fail(taken, PROBLEM, retry=True)
         waiting = bench.queue.get(job.id)
-        assert (waiting.state, waiting.error) == (JobState.QUEUED, None)
+        assert (waiting.state, waiting.error, waiting.last_error) == (JobState.QUEUED, None, PROBLEM)
         bench.jump(pause - 1)
         assert bench.queue.claim(["work"], "w") is None
         bench.jump(1)
@@ -224,8 +224,12 @@ def test_lost_lease_gives_the_job_to_the_next_worker(bench: Bench) -> None:
     claim(bench.queue)
     assert bench.pass_time(9) == []
     assert bench.pass_time(2) == [job.id]
-    assert bench.queue.get(job.id).state is JobState.QUEUED
-    assert claim(bench.queue).attempt == 2
+    lost = bench.queue.get(job.id)
+    assert (lost.state, lost.last_error and lost.last_error["code"]) == (JobState.QUEUED, "worker_died")
+    second = claim(bench.queue)
+    assert second.attempt == 2
+    bench.queue.succeed(second, {})
+    assert bench.queue.get(job.id).last_error == lost.last_error
 
 
 def test_renewed_lease_is_not_lost(bench: Bench) -> None:

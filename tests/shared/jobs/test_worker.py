@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from shoal import disk
 from shoal.jobs.queue import JobQueue
 from shoal.jobs.states import JobState
 from shoal.jobs.worker import Worker
@@ -66,6 +67,26 @@ def test_failure_that_may_pass_is_tried_three_times(
     job = ended(queue.submit("work", file.request("fail", error="transient"))[0].id)
     assert (job.state, job.error["code"], job.attempt) == (JobState.FAILED, "transient_failure", 3)
     assert len(file.lines("start")) == 3
+
+
+def test_jobs_wait_while_the_stores_disk_is_full(
+    queue: JobQueue,
+    run_worker: RunWorker,
+    job_file: MakeJobFile,
+    ended: Callable[[str], Job],
+    wait_until: WaitUntil,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fails without: the look at the disk before a job is claimed."""
+    looks: list[Path] = []
+    monkeypatch.setattr(disk, "shortage", lambda folder: looks.append(folder) or "only 3 MiB are free")
+    job, _ = queue.submit("work", job_file().request())
+    run_worker(store=tmp_path)
+    wait_until(lambda: len(looks) > 2, what="looks at the disk")
+    assert queue.get(job.id).state is JobState.QUEUED
+    monkeypatch.setattr(disk, "shortage", lambda folder: None)
+    assert (ended(job.id).state, queue.get(job.id).attempt) == (JobState.SUCCEEDED, 1)
 
 
 def test_failure_that_cannot_pass_is_tried_once(

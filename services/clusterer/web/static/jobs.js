@@ -85,7 +85,7 @@ export function resultOf(job) {
 /** The stage, the bar, the rate and the time left of a job that has not ended. */
 export function JobProgress({ job }) {
   if (job.state === 'queued') {
-    return html`<div class="job-progress"><p class="quiet">${job.waiting_for || 'Waits for its turn.'}</p></div>`;
+    return html`<div class="job-progress"><p class="quiet">${job.waiting_for || (job.last_error ? `Waits for its next attempt. The last one failed: ${job.last_error.detail}` : 'Waits for its turn.')}</p></div>`;
   }
   const now = job.progress;
   const facts = now

@@ -135,7 +135,7 @@ local function finish(job, state, field, value)
   redis.call('ZREM', LEASES, job.id)
   redis.call('ZREM', shared_key(job.kind), job.id)
   redis.call('DEL', helpers_key(job.id), taken_key(job.id))
-  redis.call('HDEL', job_key(job.id), 'checkpoint', 'last_error', 'mark', 'advanced', 'most')
+  redis.call('HDEL', job_key(job.id), 'checkpoint', 'mark', 'advanced', 'most')
   redis.call('HSET', job_key(job.id), 'finished_at', str(NOW))
   if field then redis.call('HSET', job_key(job.id), field, value) end
   redis.call('ZADD', EXPIRY, str(NOW + RETENTION), state .. ' ' .. job.kind .. ' ' .. job.id)

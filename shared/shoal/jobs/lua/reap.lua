@@ -29,6 +29,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', str(NOW), 'LIMIT
   else
     redis.call('HDEL', job_key(id), 'owner')
     if job.cancel_requested or may_retry(job) then
+      redis.call('HSET', job_key(id), 'last_error', arg(2))
       requeue(job, job.created_at)
     else
       finish(job, 'failed', 'error', arg(2))
