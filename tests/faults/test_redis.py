@@ -65,7 +65,7 @@ def assert_one_run(queue: JobQueue, job_id: str, file: JobFile, wait_until: Wait
     assert len(file.lines("end")) == 1
 
 
-OUTAGES_S = [1.0, 2 * LEASE_S, *(pytest.param(each, marks=pytest.mark.faults_long) for each in (15.0, 60.0))]
+OUTAGES_S = [2 * LEASE_S, *(pytest.param(each, marks=pytest.mark.faults_long) for each in (1.0, 15.0, 60.0))]
 
 
 @pytest.mark.parametrize("outage_s", OUTAGES_S)

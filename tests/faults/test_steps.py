@@ -24,7 +24,7 @@ FOLDER = Path(__file__).with_name("steps")
 FAULTS = [each.name for each in Fault if each is not Fault.COUNT]
 EVERY = {"parts": 9, "repair": 9, "upload": 5}
 """Of these paths the quick test strikes each so-manieth step, which ones depends on the fault."""
-JOB_EVERY, OTHER_EVERY = 40, 3
+JOB_EVERY, OTHER_EVERY = 60, 3
 
 
 @pytest.fixture(scope="session")

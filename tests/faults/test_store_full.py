@@ -57,7 +57,7 @@ def test_freeing_space_on_a_full_disk_is_all_it_takes(tiny_disk: Path, attempts:
     store.create_embeddings(plan, listing)
     ballast = tiny_disk / "ballast"
     ballast.write_bytes(b"x" * 250_000)
-    with pytest.raises(StoreFull, match="Free some"):
+    with pytest.raises(StoreFull, match="Free space"):
         _write_missing(store, plan.id, attempts)
     committed = store.embeddings(plan.id)
     assert 0 < committed.rows < 20
