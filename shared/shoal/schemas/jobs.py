@@ -78,7 +78,7 @@ class Job(BaseModel):
     error: dict[str, Any] | None = Field(
         None, description="Why the job failed, as an RFC 9457 problem; null unless it has failed."
     )
-    last_error: dict[str, Any] | None = Field(
+    last_error: dict[str, object] | None = Field(
         None, description="Why the latest attempt that another one follows failed, as an RFC 9457 problem."
     )
     callback: Callback | None = Field(
