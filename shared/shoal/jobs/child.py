@@ -338,7 +338,7 @@ def as_shoal_error(error: Exception) -> ShoalError:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(
-            "The disk is full. Free space on it. A job that has failed goes on from what it kept when it is submitted again.",
+            "The disk is full. Free space on it. A job that has failed goes on when it is submitted again.",
             path=str(error.filename) if error.filename else None,
         )
     message = " ".join(str(error).split())[:500]
