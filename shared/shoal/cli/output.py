@@ -107,7 +107,7 @@ class _JobBars:
         waited_s = time.monotonic() - self._started_at
         if job.state == "queued" and "" not in self._bars and waited_s > QUEUED_SHOWN_S:
             self._bars[""] = self._add(f"{job.kind}: {_waits_for(self._client, job)}", None)
-        if job.last_error is not None:
+        if job.last_error is not None and not job.state.terminal:
             self._print_once(f"{job.id} starts over: {job.last_error.get('detail')}")
         if job.waiting_for and waited_s > WORKER_START_S:
             self._print_once(f"{job.id} is queued: {job.waiting_for}")
