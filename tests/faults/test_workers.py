@@ -15,7 +15,7 @@ from shoal.jobs.redis_scripts import micros
 from shoal.jobs.states import JobState
 from shoal.schemas import Job
 
-from tests.conftest import WORKER_OPTIONS, JobFile, MakeJobFile, RunWorker, StartWorker, WaitUntil
+from tests.conftest import WORKER_OPTIONS, JobFile, MakeJobFile, RunWorker, StartWorker, WaitUntil, WorkerProcess
 
 LEASE_S = 3.0
 SOON_S = 2.0
@@ -168,6 +168,20 @@ def test_child_that_hears_nothing_dies_with_its_worker(
     wait_until(lambda: not is_alive(file.pids()[0]), what="end of the child")
 
 
+def taken_over(
+    running: Running, start_worker: StartWorker, start_other: Callable[..., object]
+) -> tuple[WorkerProcess, int, int]:
+    """A worker that stands still past its lease, its child, and that of the other worker that has its job now."""
+    _, file, started = running
+    zombie = start_worker(lease_s=LEASE_S)
+    started(1)
+    zombie.send(signal.SIGSTOP)
+    start_other(lease_s=LEASE_S)
+    started(2)
+    first, second = file.pids()
+    return zombie, first, second
+
+
 def test_stopped_worker_is_fenced_when_it_continues(
     queue: JobQueue,
     start_worker: StartWorker,
@@ -177,13 +191,8 @@ def test_stopped_worker_is_fenced_when_it_continues(
     is_alive: Callable[[int], bool],
 ) -> None:
     """Fails without: the owner and the attempt that each report of a worker must name."""
-    job_id, file, started = running
-    zombie = start_worker(lease_s=LEASE_S)
-    started(1)
-    zombie.send(signal.SIGSTOP)
-    run_worker(lease_s=LEASE_S)
-    started(2)
-    first, second = file.pids()
+    job_id, file, _ = running
+    zombie, first, second = taken_over(running, start_worker, run_worker)
     zombie.send(signal.SIGCONT)
     wait_until(lambda: not is_alive(first), what="the fenced worker kills its child")
     assert is_alive(second)
@@ -202,13 +211,8 @@ def test_the_end_that_a_stopped_worker_reports_late_is_refused(
     is_alive: Callable[[int], bool],
 ) -> None:
     """Fails without: the owner and the attempt that each report of a worker must name."""
-    job_id, file, started = running
-    zombie = start_worker(lease_s=LEASE_S)
-    started(1)
-    zombie.send(signal.SIGSTOP)
-    start_worker(lease_s=LEASE_S)
-    started(2)
-    first, second = file.pids()
+    job_id, file, _ = running
+    zombie, first, second = taken_over(running, start_worker, start_worker)
     os.kill(second, signal.SIGSTOP)
     file.let_go()
     wait_until(lambda: not is_alive(first), what="end of the stopped worker's child")

@@ -191,38 +191,32 @@ def scoring_bytes(n: int, dim: int, classes: int) -> int:
 def _block_bytes(n: int, dim: int) -> int:
     """Of a block of rows."""
     # As it is stored, of length 1, and in float64, of which the rows of a fold are copied twice.
-    return min(n, block_rows(dim)) * dim * (4 + 4 + 8 + 2 * 8 // FOLDS + 1)
+    return min(n, block_rows(dim)) * dim * (4 + 4 + 8 - (-2 * 8 // FOLDS))
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Sums of the rows of each fold: ``(f, c, d)`` of each class, their ``(f, c)`` counts, ``(f, d, d)`` of squares."""
-
-    sums: Float64Array
-    counts: Float64Array
-    second: Float64Array
-
-
-def _moments(rows: Rows, classes: IntArray, folds: IntArray, count: int) -> _Moments:
+def _moments(
+    rows: Rows, classes: IntArray, folds: IntArray, count: int
+) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """Of each fold the ``(f, c, d)`` sums of each class, the ``(f, c)`` counts and the ``(f, d, d)`` squares."""
     dim = rows.dim
-    found = _Moments(np.zeros((FOLDS, count, dim)), np.zeros((FOLDS, count)), np.zeros((FOLDS, dim, dim)))
+    sums, counts = np.zeros((FOLDS, count, dim)), np.zeros((FOLDS, count))
+    second = np.zeros((FOLDS, dim, dim))
     for first, block in rows.batches():
         batch = l2_normalize(block).astype(np.float64)
         labels, own = classes[first : first + len(block)], folds[first : first + len(block)]
         for fold in range(FOLDS):
             mine = (own == fold) & (labels >= 0)
-            found.second[fold] += batch[mine].T @ batch[mine]
-            np.add.at(found.sums[fold], labels[mine], batch[mine])
-            found.counts[fold] += np.bincount(labels[mine], minlength=count)
+            second[fold] += batch[mine].T @ batch[mine]
+            np.add.at(sums[fold], labels[mine], batch[mine])
+            counts[fold] += np.bincount(labels[mine], minlength=count)
         del batch, block  # Else they lie beside the next ones.
-    return found
+    return sums, counts, second
 
 
 def _fit(rows: Rows, classes: IntArray, folds: IntArray, count: int) -> _Model:
     """Sum the moments of each fold in one pass, then solve for the classes' weights without each."""
     dim = rows.dim
-    moments = _moments(rows, classes, folds, count)
-    sums, counts, second = moments.sums, moments.counts, moments.second
+    sums, counts, second = _moments(rows, classes, folds, count)
     weights, bias = np.zeros((FOLDS, dim, count)), np.full((FOLDS, count), np.log(FLOOR))
     for fold in range(FOLDS):
         total, number = sums.sum(axis=0) - sums[fold], counts.sum(axis=0) - counts[fold]

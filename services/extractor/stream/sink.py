@@ -63,7 +63,7 @@ class _Write:
     finished: Future[bool]
     images: int
     """How many more images are safe with it."""
-    done: int
+    kept: int
     """`ShardSink.kept` once it is finished."""
     shard: _OpenShard | None
     """The shard that is committed."""
@@ -290,7 +290,7 @@ class ShardSink:
     def _finish_write(self) -> None:
         write = self._writes.popleft()
         if write.finished.result():
-            self.kept = max(self.kept, write.done)
+            self.kept = max(self.kept, write.kept)
         else:
             self._fresh += write.images
 

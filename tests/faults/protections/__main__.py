@@ -111,7 +111,8 @@ def outcomes(report: Path) -> list[tuple[str, str]]:
         how = "passed"
         for kind in ("skipped", "error", "failure"):
             for each in case.findall(kind):
-                how = f"{FAILED if kind == 'failure' else kind}: {(each.get('message') or '').splitlines()[0][:150]}"
+                why, _, _ = (each.get("message") or "").partition("\n")
+                how = f"{FAILED if kind == 'failure' else kind}: {why[:150]}"
         found.append((f"{case.get('classname')}::{case.get('name')}", how))
     return found
 
@@ -126,12 +127,12 @@ def interpreter(folder: Path, copy: Path) -> Path:
     return made / "bin" / "python"
 
 
-def matches(test: str, failed: str) -> bool:
-    """Whether ``failed`` is the test with this id, or one of its cases."""
+def matches(test: str, case: str) -> bool:
+    """Whether ``case`` is the test with this id, or one of its cases."""
     file, *names = test.split("::")
     dotted = ".".join([file.removesuffix(".py").replace("/", "."), *names[:-1]])
     name = f"{dotted}::{names[-1]}"
-    return failed == name or re.sub(r"\[.*\]$", "", failed) == name
+    return case == name or re.sub(r"\[.*\]$", "", case) == name
 
 
 if __name__ == "__main__":
